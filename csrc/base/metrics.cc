@@ -1,0 +1,10 @@
+#include "base/metrics.h"
+
+namespace fst {
+
+Metrics& Metrics::Get() {
+  static Metrics* metrics = new Metrics;
+  return *metrics;
+}
+
+}  // namespace fst

@@ -1,0 +1,60 @@
+#include "base/status.h"
+
+#include <cstdarg>
+#include <cstdio>
+#include <cstring>
+
+namespace fst {
+
+const char* CodeName(Code code) {
+  switch (code) {
+    case Code::kOk:
+      return "OK";
+#define X(name)    \
+  case Code::name: \
+    return #name;
+      FST_ERROR_CODES(X)
+#undef X
+  }
+  return "UNKNOWN";
+}
+
+namespace {
+const std::string kEmpty;
+}
+
+const std::string& Status::message() const { return state_ ? state_->message : kEmpty; }
+const std::string& Status::path() const { return state_ ? state_->path : kEmpty; }
+const std::string& Status::tensor() const { return state_ ? state_->tensor : kEmpty; }
+
+Status Status::At(const std::string& path, const std::string& tensor, int64_t offset) const {
+  if (ok()) return *this;
+  auto state = std::make_shared<State>(*state_);
+  if (state->path.empty()) state->path = path;
+  if (state->tensor.empty()) state->tensor = tensor;
+  if (state->offset < 0) state->offset = offset;
+  Status placed;
+  placed.state_ = std::move(state);
+  return placed;
+}
+
+std::string ErrnoText(int error) {
+  char buffer[128];
+  const char* text = strerror_r(error, buffer, sizeof buffer);
+  const char* name = strerrorname_np(error);
+  return name ? Format("%s (%s)", text, name) : Format("%s (errno %d)", text, error);
+}
+
+std::string Format(const char* format, ...) {
+  va_list args, again;
+  va_start(args, format);
+  va_copy(again, args);
+  int length = vsnprintf(nullptr, 0, format, args);
+  va_end(args);
+  std::string text(length > 0 ? static_cast<size_t>(length) : 0, '\0');
+  if (length > 0) vsnprintf(text.data(), text.size() + 1, format, again);
+  va_end(again);
+  return text;
+}
+
+}  // namespace fst

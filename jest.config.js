@@ -1,0 +1,15 @@
+/** Unit and acceptance tests over the sources; what takes minutes is in jest.long.config.js. */
+module.exports = {
+  testEnvironment: 'node',
+  roots: ['<rootDir>/test'],
+  testMatch: ['**/*.test.ts'],
+  testPathIgnorePatterns: ['/test/long/'],
+  transform: { '^.+\\.ts$': ['ts-jest', { tsconfig: 'test/tsconfig.json', transpilation: true }] },
+  moduleNameMapper: {
+    '^fastsafetensors-node$': '<rootDir>/src/index.ts',
+    '^fastsafetensors-node/testing$': '<rootDir>/src/testing/index.ts',
+    '^fastsafetensors-node/ort$': '<rootDir>/adapters/ort/index.ts',
+    '^(\\.{1,2}/.*)\\.js$': '$1',
+  },
+  testTimeout: 60_000,
+};

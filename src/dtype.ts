@@ -1,0 +1,62 @@
+/** Bits of one element, in the order of csrc/base/dtype.h. */
+export const DTYPE_BITS = {
+  BOOL: 8,
+  U8: 8,
+  I8: 8,
+  U16: 16,
+  I16: 16,
+  F16: 16,
+  BF16: 16,
+  U32: 32,
+  I32: 32,
+  F32: 32,
+  U64: 64,
+  I64: 64,
+  F64: 64,
+  C64: 64,
+  F8_E5M2: 8,
+  F8_E4M3: 8,
+  F8_E8M0: 8,
+  F8_E4M3FNUZ: 8,
+  F8_E5M2FNUZ: 8,
+  F6_E2M3: 6,
+  F6_E3M2: 6,
+  F4: 4,
+} as const;
+
+export type DTypeName = keyof typeof DTYPE_BITS;
+
+/** Names by the number that the core uses. */
+export const DTYPE_NAMES = Object.keys(DTYPE_BITS) as readonly DTypeName[];
+
+type TypedArrayConstructor =
+  | typeof Uint8Array
+  | typeof Int8Array
+  | typeof Uint16Array
+  | typeof Int16Array
+  | typeof Uint32Array
+  | typeof Int32Array
+  | typeof Float32Array
+  | typeof BigUint64Array
+  | typeof BigInt64Array
+  | typeof Float64Array;
+
+const ARRAYS: Partial<Record<DTypeName, TypedArrayConstructor>> = {
+  I8: Int8Array,
+  U16: Uint16Array,
+  I16: Int16Array,
+  F16: Uint16Array,
+  BF16: Uint16Array,
+  U32: Uint32Array,
+  I32: Int32Array,
+  F32: Float32Array,
+  U64: BigUint64Array,
+  I64: BigInt64Array,
+  F64: Float64Array,
+  C64: Float32Array,
+};
+
+/** The typed array nearest to a dtype: 16-bit floats are Uint16Array, 8-bit and smaller ones Uint8Array, C64 pairs of float32. */
+export function typedArrayOf(dtype: DTypeName): TypedArrayConstructor {
+  return ARRAYS[dtype] ?? Uint8Array;
+}

@@ -1,0 +1,73 @@
+/** Every error code of the package, in the order of csrc/base/status.h. */
+export const ERROR_CODES = [
+  'HEADER_TOO_SMALL',
+  'HEADER_TOO_LARGE',
+  'INVALID_HEADER_LENGTH',
+  'INVALID_HEADER',
+  'DUPLICATE_KEY',
+  'UNKNOWN_DTYPE',
+  'INVALID_OFFSET',
+  'TENSOR_INVALID_INFO',
+  'METADATA_INCOMPLETE_BUFFER',
+  'UNEXPECTED_EOF',
+  'SHORT_READ',
+  'IO_ERROR',
+  'FILE_CHANGED',
+  'UNKNOWN_TENSOR',
+  'DUPLICATE_TENSOR',
+  'MISSING_SHARD',
+  'UNSAFE_SHARD_PATH',
+  'INVALID_INDEX',
+  'NO_FILES',
+  'UNKNOWN_COPIER',
+  'COPIER_UNAVAILABLE',
+  'DEVICE_UNAVAILABLE',
+  'PLATFORM_UNSUPPORTED',
+  'OUT_OF_DEVICE_MEMORY',
+  'OUT_OF_HOST_MEMORY',
+  'BUDGET_INFEASIBLE',
+  'CUDA_ERROR',
+  'GDS_ERROR',
+  'NOT_3FS',
+  'THREEFS_DISCONNECTED',
+  'THREEFS_ERROR',
+  'STALLED',
+  'TIMEOUT',
+  'CHECKSUM_MISMATCH',
+  'UNSUPPORTED_DTYPE',
+  'CLOSED',
+  'INVALID_ARGUMENT',
+] as const;
+
+export type ErrorCode = (typeof ERROR_CODES)[number];
+
+/** Where an error happened, as far as it is known. */
+export interface ErrorPlace {
+  path?: string;
+  tensor?: string;
+  /** Bytes from the start of the file. */
+  offset?: number;
+  cause?: unknown;
+}
+
+/** The one error class of the package. `code` is stable; messages may change. */
+export class FastSafetensorsError extends Error {
+  readonly code: ErrorCode;
+  readonly path?: string;
+  readonly tensor?: string;
+  readonly offset?: number;
+
+  constructor(code: ErrorCode, message: string, place: ErrorPlace = {}) {
+    super(message, place.cause === undefined ? undefined : { cause: place.cause });
+    this.name = 'FastSafetensorsError';
+    this.code = code;
+    if (place.path !== undefined) this.path = place.path;
+    if (place.tensor !== undefined) this.tensor = place.tensor;
+    if (place.offset !== undefined) this.offset = place.offset;
+  }
+}
+
+/** Misuse of an option or argument: a TypeError by name and prototype for those who check that, with the package's code. */
+export class InvalidArgumentError extends TypeError {
+  readonly code = 'INVALID_ARGUMENT' as const;
+}
