@@ -1,0 +1,42 @@
+#include "base/thread.h"
+
+#include <pthread.h>
+#include <signal.h>
+
+#include <memory>
+
+namespace fst {
+namespace {
+
+void* Run(void* argument) {
+  std::unique_ptr<std::function<void()>> body(static_cast<std::function<void()>*>(argument));
+  (*body)();
+  return nullptr;
+}
+
+}  // namespace
+
+Status StartThread(const char* name, std::function<void()> body) {
+  auto argument = std::make_unique<std::function<void()>>(std::move(body));
+  pthread_attr_t attributes;
+  pthread_attr_init(&attributes);
+  pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
+  pthread_attr_setstacksize(&attributes, 1 << 20);
+  sigset_t all, before;
+  sigfillset(&all);
+  pthread_sigmask(SIG_SETMASK, &all, &before);
+  pthread_t thread;
+  int error = pthread_create(&thread, &attributes, Run, argument.get());
+  if (error == 0) {
+    argument.release();  // NOLINT: the thread owns it now
+    pthread_setname_np(thread, std::string(name).substr(0, 15).c_str());
+  }
+  pthread_sigmask(SIG_SETMASK, &before, nullptr);
+  pthread_attr_destroy(&attributes);
+  if (error == 0) return Status::Ok();
+  return Status(Code::OUT_OF_HOST_MEMORY,
+                Format("cannot start the thread \"%s\": %s; raise the limit of processes (ulimit -u) or lower maxThreads", name,
+                       ErrnoText(error).c_str()));
+}
+
+}  // namespace fst

@@ -1,0 +1,126 @@
+#include "device/host_device.h"
+
+#include <algorithm>
+#include <condition_variable>
+#include <cstring>
+#include <mutex>
+#include <thread>
+
+#include "base/metrics.h"
+#include "base/task_pool.h"
+#include "device/host_memory.h"
+
+namespace fst {
+namespace {
+
+template <class T>
+T* At(uint64_t address) {
+  return reinterpret_cast<T*>(address);  // NOLINT(performance-no-int-to-ptr): addresses travel as numbers, devices differ
+}
+
+// Copy threads of the whole process: memcpy is limited by memory, not by the number of loaders.
+TaskPool& CopyThreads() {
+  static TaskPool* pool = new TaskPool("fst-copy", static_cast<int>(std::clamp(std::thread::hardware_concurrency(), 2U, 8U)));
+  return *pool;
+}
+
+class HostStaging : public StagingMemory {
+ public:
+  HostStaging(void* memory, size_t size)
+      : StagingMemory(reinterpret_cast<uint64_t>(memory), size, /*on_device=*/false) {
+    Metrics::Get().staging_bytes.fetch_add(static_cast<int64_t>(size), std::memory_order_relaxed);
+  }
+  ~HostStaging() override {
+    Metrics::Get().staging_bytes.fetch_sub(static_cast<int64_t>(size()), std::memory_order_relaxed);
+    FreeHost(At<void>(address()), size());
+  }
+};
+
+class HostStream : public CopyStream {
+ public:
+  explicit HostStream(std::shared_ptr<CompletionQueue> queue) : queue_(std::move(queue)) {}
+
+  ~HostStream() override {
+    std::unique_lock<std::mutex> lock(pending_->mutex);
+    pending_->drained.wait(lock, [this] { return pending_->count == 0; });
+  }
+
+  Status Submit(const CopyPiece* pieces, size_t count, bool /*from_device*/, uint64_t tag) override {
+    {
+      std::lock_guard<std::mutex> lock(pending_->mutex);
+      ++pending_->count;
+    }
+    auto task = [pending = pending_, queue = queue_, list = std::vector<CopyPiece>(pieces, pieces + count), tag] {
+      for (const CopyPiece& piece : list) memcpy(At<void>(piece.destination), At<void>(piece.source), piece.length);
+      queue->Put({Completion::Kind::kCopy, tag, Status::Ok()});
+      pending->Finish();
+    };
+    Status posted = CopyThreads().Post(std::move(task));
+    if (!posted.ok()) pending_->Finish();
+    return posted;
+  }
+
+ private:
+  struct Pending {
+    std::mutex mutex;
+    std::condition_variable drained;
+    int count = 0;
+    void Finish() {
+      std::lock_guard<std::mutex> lock(mutex);
+      if (--count == 0) drained.notify_all();
+    }
+  };
+  std::shared_ptr<CompletionQueue> queue_;
+  std::shared_ptr<Pending> pending_ = std::make_shared<Pending>();
+};
+
+}  // namespace
+
+Status AllocateHostStaging(size_t bytes, std::unique_ptr<StagingMemory>* out) {
+  bytes = std::max<size_t>(bytes, 4096);
+  void* memory = nullptr;
+  FST_RETURN_IF_ERROR(AllocateHost(bytes, &memory));
+  *out = std::make_unique<HostStaging>(memory, bytes);
+  return Status::Ok();
+}
+
+Status HostDevice::Allocate(size_t bytes, std::shared_ptr<DeviceBuffer>* out) {
+  void* memory = nullptr;
+  FST_RETURN_IF_ERROR(AllocateHost(bytes, &memory));
+  *out = MakeBuffer(shared_from_this(), reinterpret_cast<uint64_t>(memory), bytes, &Metrics::Get().host_bytes,
+                    [memory, bytes] { FreeHost(memory, bytes); });
+  return Status::Ok();
+}
+
+Status HostDevice::CheckRoom(uint64_t bytes) {
+  uint64_t available = AvailableHostBytes();
+  if (bytes <= available) return Status::Ok();
+  return Status(Code::OUT_OF_HOST_MEMORY,
+                Format("this load needs %llu bytes of host memory and %llu are available; load fewer tensors at a time (filter, maxBatchBytes)",
+                       static_cast<unsigned long long>(bytes), static_cast<unsigned long long>(available)));
+}
+
+Status HostDevice::AllocateStaging(size_t bytes, std::unique_ptr<StagingMemory>* out) { return AllocateHostStaging(bytes, out); }
+
+Status HostDevice::NewStream(std::shared_ptr<CompletionQueue> queue, std::unique_ptr<CopyStream>* out) {
+  *out = std::make_unique<HostStream>(std::move(queue));
+  return Status::Ok();
+}
+
+Status HostDevice::Read(const DeviceBuffer& source, size_t offset, size_t length, void* host) {
+  memcpy(host, At<char>(source.address()) + offset, length);
+  return Status::Ok();
+}
+
+Status HostDevice::Write(const DeviceBuffer& destination, size_t offset, size_t length, const void* host) {
+  memcpy(At<char>(destination.address()) + offset, host, length);
+  return Status::Ok();
+}
+
+Status HostDevice::Copy(const DeviceBuffer& source, size_t source_offset, const DeviceBuffer& destination, size_t destination_offset,
+                        size_t length) {
+  memmove(At<char>(destination.address()) + destination_offset, At<char>(source.address()) + source_offset, length);
+  return Status::Ok();
+}
+
+}  // namespace fst

@@ -1,0 +1,30 @@
+// The host as a device ("cpu"): tensors in huge-page memory, a "stream" that is a pool of copy threads.
+#pragma once
+#include "device/device.h"
+
+namespace fst {
+
+class HostDevice : public Device {
+ public:
+  explicit HostDevice(std::string name = "cpu") : name_(std::move(name)) {}
+  const std::string& name() const override { return name_; }
+  bool host_accessible() const override { return true; }
+  Status Allocate(size_t bytes, std::shared_ptr<DeviceBuffer>* out) override;
+  Status CheckRoom(uint64_t bytes) override;
+  Status AllocateStaging(size_t bytes, std::unique_ptr<StagingMemory>* out) override;
+  Status PinHostMemory(void*, size_t) override { return Status::Ok(); }
+  Status UnpinHostMemory(void*) override { return Status::Ok(); }
+  Status NewStream(std::shared_ptr<CompletionQueue> queue, std::unique_ptr<CopyStream>* out) override;
+  Status Read(const DeviceBuffer& source, size_t offset, size_t length, void* host) override;
+  Status Write(const DeviceBuffer& destination, size_t offset, size_t length, const void* host) override;
+  Status Copy(const DeviceBuffer& source, size_t source_offset, const DeviceBuffer& destination, size_t destination_offset,
+              size_t length) override;
+
+ private:
+  const std::string name_;
+};
+
+// Pageable staging memory, counted in nativeMetrics().stagingBytes.
+Status AllocateHostStaging(size_t bytes, std::unique_ptr<StagingMemory>* out);
+
+}  // namespace fst

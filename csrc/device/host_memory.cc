@@ -1,0 +1,82 @@
+#include "device/host_memory.h"
+
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstdio>
+#include <cstdlib>
+#include <limits>
+
+namespace fst {
+namespace {
+
+constexpr size_t kHugePage = size_t{2} << 20;
+
+Status Refused(size_t bytes, int error) {
+  return Status(Code::OUT_OF_HOST_MEMORY,
+                Format("asked for %zu bytes of host memory, %llu are available: %s; load fewer tensors at a time (maxBatchBytes, filter)",
+                       bytes, static_cast<unsigned long long>(AvailableHostBytes()), ErrnoText(error).c_str()));
+}
+
+size_t MappedBytes(size_t bytes) { return (bytes + kHugePage - 1) / kHugePage * kHugePage; }
+
+// The first number in a file, or max when there is none ("max").
+uint64_t NumberIn(const char* path) {
+  uint64_t value = std::numeric_limits<uint64_t>::max();
+  if (FILE* file = fopen(path, "re")) {
+    unsigned long long number;
+    if (fscanf(file, "%llu", &number) == 1) value = number;
+    fclose(file);
+  }
+  return value;
+}
+
+}  // namespace
+
+Status AllocateHost(size_t bytes, void** out) {
+  if (bytes < kHugePage) {
+    int error = posix_memalign(out, bytes < 4096 ? 256 : 4096, bytes);
+    return error == 0 ? Status::Ok() : Refused(bytes, error);
+  }
+  if (bytes > std::numeric_limits<size_t>::max() / 4) return Refused(bytes, ENOMEM);
+  size_t length = MappedBytes(bytes);
+  void* reserved =
+      mmap(nullptr, length + kHugePage, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (reserved == MAP_FAILED) return Refused(bytes, errno);
+  uintptr_t start = reinterpret_cast<uintptr_t>(reserved);
+  uintptr_t aligned = (start + kHugePage - 1) / kHugePage * kHugePage;
+  if (aligned > start) munmap(reserved, aligned - start);
+  uintptr_t end = start + length + kHugePage;
+  if (end > aligned + length) munmap(reinterpret_cast<void*>(aligned + length), end - aligned - length);
+  *out = reinterpret_cast<void*>(aligned);
+  madvise(*out, length, MADV_HUGEPAGE);  // a hint: kernels without it fault small pages
+  return Status::Ok();
+}
+
+void FreeHost(void* address, size_t bytes) {
+  if (bytes < kHugePage) {
+    free(address);
+  } else {
+    munmap(address, MappedBytes(bytes));
+  }
+}
+
+uint64_t AvailableHostBytes() {
+  uint64_t available = std::numeric_limits<uint64_t>::max();
+  if (FILE* file = fopen("/proc/meminfo", "re")) {
+    char line[128];
+    unsigned long long kib;
+    while (fgets(line, sizeof line, file)) {
+      if (sscanf(line, "MemAvailable: %llu kB", &kib) == 1) available = kib * 1024;
+    }
+    fclose(file);
+  }
+  // Inside a container the group's own limit stands at the mount's root (cgroup v2, then v1). What the group uses now is not subtracted: most of it is
+  // page cache that makes room.
+  available = std::min(available, NumberIn("/sys/fs/cgroup/memory.max"));
+  available = std::min(available, NumberIn("/sys/fs/cgroup/memory/memory.limit_in_bytes"));
+  return available;
+}
+
+}  // namespace fst
