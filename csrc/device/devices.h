@@ -1,0 +1,15 @@
+// The devices of this process by name.
+#pragma once
+#include "device/device.h"
+#include "device/fake_device.h"
+
+namespace fst {
+
+// Any thread but the event loop's: opening a GPU takes time. Each device is opened once a process and kept. `name` is "cpu" or "cuda:N".
+// DEVICE_UNAVAILABLE says what was tried.
+Status OpenDevice(const std::string& name, std::shared_ptr<Device>* out);
+
+// For tests: from now on every "cuda:N" is a FakeDevice with these options; null ends it.
+void UseFakeDevices(const FakeDevice::Options* options);
+
+}  // namespace fst

@@ -1,0 +1,99 @@
+#include "transfer/engine.h"
+
+#include <algorithm>
+
+#include "base/thread.h"
+#include "transfer/loop.h"
+
+namespace fst {
+namespace {
+
+constexpr uint64_t kLargestGap = 32 << 10;  // unwanted bytes that cost less than another read
+
+}  // namespace
+
+Status Engine::Create(std::shared_ptr<Device> device, std::unique_ptr<Reader> reader, EngineOptions options,
+                      std::shared_ptr<Engine>* out) {
+  auto shared = std::make_shared<Shared>();
+  shared->device = std::move(device);
+  shared->reader = std::move(reader);
+  shared->options = options;
+  const ReaderNeeds& needs = shared->reader->needs();
+  uint64_t chunk = options.slot_bytes > 0 ? options.slot_bytes : needs.chunk;
+  uint64_t alignment = std::max({needs.offset_alignment, needs.length_alignment, needs.memory_alignment, size_t{1}});
+  chunk = std::max(chunk / alignment * alignment, alignment);
+  bool fills = shared->device->host_accessible() ? needs.fills_host : needs.fills_device;
+  shared->rules = {needs, fills && !options.always_stage, chunk, kLargestGap};
+  // A read that begins and ends inside aligned blocks carries up to one block more at either end.
+  shared->slot_bytes = alignment > 1 ? chunk + 2 * alignment : std::max<uint64_t>((chunk + 4095) / 4096 * 4096, 4096);
+  shared->slot_count = static_cast<int>(
+      std::clamp<uint64_t>(options.staging_limit / shared->slot_bytes, 1, static_cast<uint64_t>(std::max(needs.slots, 1))));
+  FST_RETURN_IF_ERROR(StartThread("fst-io", [shared] {
+    {
+      Loop loop(shared);
+      loop.Run();
+    }  // the stream, then the slots
+    shared->reader.reset();
+    std::vector<std::function<void()>> closed;
+    {
+      std::lock_guard<std::mutex> lock(shared->mutex);
+      shared->ended = true;
+      closed.swap(shared->closed);
+    }
+    for (auto& callback : closed) callback();
+  }));
+  out->reset(new Engine(std::move(shared)));
+  return Status::Ok();
+}
+
+Engine::~Engine() { Close(nullptr); }
+
+Status Engine::Start(Plan plan, TransferOptions options, std::shared_ptr<Transfer>* out) {
+  auto transfer = std::make_shared<Transfer>(std::move(plan), std::move(options));
+  {
+    std::lock_guard<std::mutex> lock(shared_->mutex);
+    if (shared_->closing) return Status(Code::CLOSED, "the loader is closed");
+    shared_->started.push_back(transfer);
+  }
+  shared_->queue->Wake();
+  *out = std::move(transfer);
+  return Status::Ok();
+}
+
+void Engine::SetWindow(const std::shared_ptr<Transfer>& transfer, uint32_t window) {
+  transfer->window_.store(window, std::memory_order_relaxed);
+  shared_->queue->Wake();
+}
+
+void Engine::Cancel(const std::shared_ptr<Transfer>& transfer, Status status) {
+  {
+    std::lock_guard<std::mutex> lock(shared_->mutex);
+    if (shared_->ended) return;
+    shared_->cancelled.emplace_back(transfer, std::move(status));
+  }
+  shared_->queue->Wake();
+}
+
+void Engine::Close(std::function<void()> closed) {
+  {
+    std::lock_guard<std::mutex> lock(shared_->mutex);
+    shared_->closing = true;
+    if (closed && !shared_->ended) {
+      shared_->closed.push_back(std::move(closed));
+      closed = nullptr;
+    }
+  }
+  shared_->queue->Wake();
+  if (closed) closed();
+}
+
+std::vector<Reader::Fallback> Engine::TakeFallbacks() {
+  std::lock_guard<std::mutex> lock(shared_->mutex);
+  return std::move(shared_->fallbacks);
+}
+
+uint64_t Engine::StagingBytes() const {
+  return shared_->rules.direct && shared_->rules.needs.offset_alignment == 1 ? 0 : shared_->slot_bytes * static_cast<uint64_t>(shared_->slot_count);
+}
+
+}  // namespace fst

@@ -1,0 +1,47 @@
+// A reader, a device and the one thread between them. Loads of an engine share its slots and its depth; the stream of reads runs on across files and loads.
+#pragma once
+#include <functional>
+#include <memory>
+
+#include "transfer/transfer.h"
+
+namespace fst {
+
+struct EngineOptions {
+  bool always_stage = false;           // slots even where the reader could fill tensor memory
+  uint64_t max_bytes_per_second = 0;   // 0: no limit
+  std::chrono::milliseconds stall_timeout{90000};
+  uint64_t slot_bytes = 0;             // 0: the reader's chunk
+  uint64_t staging_limit = uint64_t{1} << 30;  // all slots together
+};
+
+class Engine {
+ public:
+  // Starts the thread; never blocks. What goes wrong in the reader's own start fails every load.
+  static Status Create(std::shared_ptr<Device> device, std::unique_ptr<Reader> reader, EngineOptions options,
+                       std::shared_ptr<Engine>* out);
+  // Closes, if Close has not been called. Never waits.
+  ~Engine();
+
+  // Any thread, never blocks. The plan has been validated. CLOSED after Close.
+  Status Start(Plan plan, TransferOptions options, std::shared_ptr<Transfer>* out);
+  // Allows batches below `window`.
+  void SetWindow(const std::shared_ptr<Transfer>& transfer, uint32_t window);
+  // Ends a load with this status unless it has ended. Its memory goes when its last read and copy have been reaped.
+  void Cancel(const std::shared_ptr<Transfer>& transfer, Status status);
+  // Cancels every load with CLOSED, drains, gives slots and reader back; then `closed` is called on the I/O thread, once. A read that never comes back delays
+  // it for ever: wait with a limit.
+  void Close(std::function<void()> closed);
+
+  // Files that were read in another way than asked, since the last call.
+  std::vector<Reader::Fallback> TakeFallbacks();
+  uint64_t StagingBytes() const;  // what the slots take when they are used
+
+ private:
+  struct Shared;
+  explicit Engine(std::shared_ptr<Shared> shared) : shared_(std::move(shared)) {}
+  std::shared_ptr<Shared> shared_;
+  friend class Loop;
+};
+
+}  // namespace fst

@@ -1,0 +1,24 @@
+#include "transfer/plan.h"
+
+namespace fst {
+
+Status Plan::Validate() const {
+  auto wrong = [](size_t item, const char* what) {
+    return Status(Code::INVALID_ARGUMENT, Format("item %zu of the plan: %s", item, what));
+  };
+  uint32_t batch = 0;
+  for (size_t i = 0; i < items.size(); ++i) {
+    const PlanItem& item = items[i];
+    if (item.file >= files.size()) return wrong(i, "there is no such file");
+    if (item.allocation >= allocations.size()) return wrong(i, "there is no such allocation");
+    if (item.destination % 256 != 0) return wrong(i, "its destination is no multiple of 256");
+    uint64_t file_size = files[item.file].expected.size, room = allocations[item.allocation].size;
+    if (item.offset > file_size || item.length > file_size - item.offset) return wrong(i, "it ends after its file");
+    if (item.destination > room || item.length > room - item.destination) return wrong(i, "it ends after its allocation");
+    if (BatchOf(i) < batch) return wrong(i, "its batch comes before that of the item before it");
+    batch = BatchOf(i);
+  }
+  return Status::Ok();
+}
+
+}  // namespace fst

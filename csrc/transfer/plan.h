@@ -1,0 +1,43 @@
+// What a load is to do, in the order in which tensors are to be ready. Made by src/plan.ts, checked by Validate at the door.
+#pragma once
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "base/file_identity.h"
+#include "base/status.h"
+
+namespace fst {
+
+struct PlanFile {
+  std::string path;
+  FileIdentity expected;  // as it was when the header was read
+};
+
+struct PlanAllocation {
+  uint64_t size;   // bytes; 0 when it holds empty tensors only
+  uint32_t batch;  // memory is taken batch by batch, as far as the window allows
+};
+
+// One tensor.
+struct PlanItem {
+  uint32_t file;
+  uint32_t allocation;
+  uint64_t offset;       // of its first byte in the file
+  uint64_t length;       // bytes, may be 0
+  uint64_t destination;  // its first byte in the allocation, a multiple of 256
+};
+
+struct Plan {
+  std::vector<PlanFile> files;
+  std::vector<PlanAllocation> allocations;
+  std::vector<PlanItem> items;
+
+  // On OK: every index is in range, batches do not decrease from item to item, offsets stay inside their files and destinations inside their
+  // allocations. INVALID_ARGUMENT otherwise.
+  Status Validate() const;
+
+  uint32_t BatchOf(size_t item) const { return allocations[items[item].allocation].batch; }
+};
+
+}  // namespace fst

@@ -1,0 +1,62 @@
+#include "transfer/transfer.h"
+
+namespace fst {
+
+Transfer::Transfer(Plan plan, TransferOptions options)
+    : plan_(std::move(plan)), options_(std::move(options)), window_(options_.window) {
+  memory_.resize(plan_.allocations.size());
+  files_.resize(plan_.files.size());
+  bytes_left_.reserve(plan_.items.size());
+  std::vector<bool> seen(plan_.files.size());
+  for (size_t i = 0; i < plan_.items.size(); ++i) {
+    const PlanItem& item = plan_.items[i];
+    bytes_left_.push_back(item.length);
+    ++memory_[item.allocation].items_left;
+    if (item.length > 0 && !seen[item.file]) {
+      seen[item.file] = true;
+      file_sequence_.push_back(item.file);
+      file_first_.push_back(i);
+    }
+  }
+}
+
+Status Transfer::status() const {
+  std::lock_guard<std::mutex> lock(mutex_);
+  return status_;
+}
+
+std::vector<uint32_t> Transfer::TakeReady() {
+  std::lock_guard<std::mutex> lock(mutex_);
+  return std::move(ready_);
+}
+
+std::shared_ptr<DeviceBuffer> Transfer::TakeAllocation(uint32_t index) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  Memory& memory = memory_[index];
+  memory.taken = true;
+  if (memory.items_left > 0) return memory.buffer;
+  return std::move(memory.buffer);
+}
+
+void Transfer::CompleteBytes(uint32_t item, uint64_t bytes) {
+  bytes_loaded_.fetch_add(bytes, std::memory_order_relaxed);
+  bytes_left_[item] -= bytes;
+  if (bytes_left_[item] == 0) CompleteItem(item);
+}
+
+void Transfer::CompleteItem(uint32_t item) {
+  {
+    std::lock_guard<std::mutex> lock(mutex_);
+    Memory& memory = memory_[plan_.items[item].allocation];
+    if (--memory.items_left == 0 && memory.taken) memory.buffer.reset();
+    if (options_.collect_ready) ready_.push_back(item);
+  }
+  ready_count_.fetch_add(1, std::memory_order_release);
+  // Empty items ahead of the cursor have no bytes left either, but are complete only when the cursor passes them.
+  size_t prefix = ready_prefix_.load(std::memory_order_relaxed);
+  while (prefix < cursor_.item && bytes_left_[prefix] == 0) ++prefix;
+  ready_prefix_.store(prefix, std::memory_order_release);
+  news_ = true;
+}
+
+}  // namespace fst
