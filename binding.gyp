@@ -5,14 +5,65 @@
       "sources": [
         "csrc/base/metrics.cc",
         "csrc/base/shared_library.cc",
-        "csrc/base/status.cc"
+        "csrc/base/status.cc",
+        "csrc/base/task_pool.cc",
+        "csrc/base/thread.cc",
+        "csrc/device/device.cc",
+        "csrc/device/devices.cc",
+        "csrc/device/fake_device.cc",
+        "csrc/device/host_device.cc",
+        "csrc/device/host_memory.cc",
+        "csrc/napi/addon.cc",
+        "csrc/napi/convert.cc",
+        "csrc/napi/engine_api.cc",
+        "csrc/napi/env_state.cc",
+        "csrc/napi/header_api.cc",
+        "csrc/napi/header_napi.cc",
+        "csrc/napi/memory_api.cc",
+        "csrc/reader/fake_reader.cc",
+        "csrc/reader/file_reader.cc",
+        "csrc/safetensors/header.cc",
+        "csrc/safetensors/header_file.cc",
+        "csrc/safetensors/header_text.cc",
+        "csrc/safetensors/json.cc",
+        "csrc/transfer/chunker.cc",
+        "csrc/transfer/engine.cc",
+        "csrc/transfer/loop.cc",
+        "csrc/transfer/plan.cc",
+        "csrc/transfer/transfer.cc"
       ],
-      "defines": ["NAPI_VERSION=9", "NAPI_DISABLE_CPP_EXCEPTIONS", "NODE_ADDON_API_DISABLE_DEPRECATED", "_FILE_OFFSET_BITS=64"],
-      "include_dirs": ["csrc", "<!(node -p \"require('node-addon-api').include_dir\")", "<!(node -p \"require('node-api-headers').include_dir\")"],
-      "cflags_cc": ["-std=c++17", "-O3", "-fvisibility=hidden", "-fno-gnu-unique", "-Wall", "-Wextra"],
-      "cflags_cc!": ["-std=gnu++17", "-std=gnu++20"],
-      "ldflags": ["-Wl,-z,nodelete", "-Wl,-z,now"],
-      "libraries": ["-ldl", "-lpthread", "-lrt"]
+      "defines": [
+        "NAPI_VERSION=9",
+        "NAPI_DISABLE_CPP_EXCEPTIONS",
+        "NODE_ADDON_API_DISABLE_DEPRECATED",
+        "_FILE_OFFSET_BITS=64"
+      ],
+      "include_dirs": [
+        "csrc",
+        "<!(node -p \"require('node-addon-api').include_dir\")",
+        "<!(node -p \"require('node-api-headers').include_dir\")"
+      ],
+      "cflags_cc": [
+        "-std=c++17",
+        "-O3",
+        "-fvisibility=hidden",
+        "-fno-gnu-unique",
+        "-Wall",
+        "-Wextra"
+      ],
+      "cflags_cc!": [
+        "-std=gnu++17",
+        "-std=gnu++20"
+      ],
+      "ldflags": [
+        "-Wl,-z,nodelete",
+        "-Wl,-z,now"
+      ],
+      "libraries": [
+        "-ldl",
+        "-lpthread",
+        "-lrt"
+      ]
     }
   ]
 }

@@ -92,7 +92,7 @@ struct Store {
     if (left > 0) return Status(Code::SHORT_READ, "the pieces of the read are shorter than what it wants");
     FileIdentity now;
     FST_RETURN_IF_ERROR(FileIdentity::Of(fd, request.file->path(), &now));
-    return request.file->identity().Compare(now, request.file->path());
+    return request.file->identity().CheckSame(now, request.file->path());
   }
 };
 

@@ -74,7 +74,7 @@ Status ReadFully(const ReadRequest& request) {
   }
   FileIdentity now;
   FST_RETURN_IF_ERROR(FileIdentity::Of(file.fd(), file.path(), &now));
-  FST_RETURN_IF_ERROR(file.identity().Compare(now, file.path()));
+  FST_RETURN_IF_ERROR(file.identity().CheckSame(now, file.path()));
   return failed;
 }
 
@@ -157,7 +157,7 @@ Status OpenUnchanged(const std::string& path, int flags, const FileIdentity& exp
   }
   FileIdentity now;
   FST_RETURN_IF_ERROR(FileIdentity::Of(fd.get(), path, &now));
-  FST_RETURN_IF_ERROR(expected.Compare(now, path));
+  FST_RETURN_IF_ERROR(expected.CheckSame(now, path));
   *out = std::move(fd);
   return Status::Ok();
 }

@@ -1,0 +1,57 @@
+// The addon: tables and metrics, and the parts of api.h.
+#include "base/dtype.h"
+#include "base/metrics.h"
+#include "napi/api.h"
+#include "napi/env_state.h"
+
+namespace fst {
+namespace {
+
+// metrics(): what the whole process holds
+Napi::Value MetricsJs(const Napi::CallbackInfo& info) {
+  Napi::Object result = Napi::Object::New(info.Env());
+  const Metrics& metrics = Metrics::Get();
+  auto set = [&](const char* name, const std::atomic<int64_t>& value) {
+    result[name] = Napi::Number::New(info.Env(), static_cast<double>(value.load(std::memory_order_relaxed)));
+  };
+  set("deviceBytes", metrics.device_bytes);
+  set("hostBytes", metrics.host_bytes);
+  set("stagingBytes", metrics.staging_bytes);
+  set("openFiles", metrics.open_files);
+  set("rings", metrics.rings);
+  set("inFlight", metrics.in_flight);
+  return result;
+}
+
+// tables(): {codes: string[], dtypes: {[name]: bits}}, for the test that compares both languages' copies
+Napi::Value Tables(const Napi::CallbackInfo& info) {
+  Napi::Env env = info.Env();
+  Napi::Array codes = Napi::Array::New(env);
+  uint32_t count = 0;
+#define X(name) codes[count++] = Napi::String::New(env, #name);
+  FST_ERROR_CODES(X)
+#undef X
+  Napi::Object dtypes = Napi::Object::New(env);
+  for (size_t i = 0; i < kDTypeCount; ++i) dtypes[kDTypeNames[i]] = Napi::Number::New(env, kDTypeBits[i]);
+  Napi::Object result = Napi::Object::New(env);
+  result["codes"] = codes;
+  result["dtypes"] = dtypes;
+  return result;
+}
+
+Napi::Object Init(Napi::Env env, Napi::Object exports) {
+  env.SetInstanceData(new EnvState(env));
+  Export<MetricsJs>(env, exports, "metrics");
+  Export<Tables>(env, exports, "tables");
+  ExportHeaders(env, exports);
+  ExportMemory(env, exports);
+  ExportEngine(env, exports);
+  return exports;
+}
+
+}  // namespace
+
+Napi::Object InitAddon(Napi::Env env, Napi::Object exports) { return Init(env, exports); }
+}  // namespace fst
+
+NODE_API_MODULE(fastsafetensors, fst::InitAddon)

@@ -1,0 +1,43 @@
+// Between C++ values and JavaScript ones.
+#pragma once
+#include <napi.h>
+
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "base/status.h"
+#include "napi/env_state.h"
+
+namespace fst {
+
+// {code, message, path?, tensor?, offset?}: src/native.ts makes a FastSafetensorsError of it.
+Napi::Object StatusToJs(Napi::Env env, const Status& status);
+
+// A shared pointer as a JavaScript value; collected with it. Type-checked by FromExternal.
+template <class T>
+Napi::Value ToExternal(Napi::Env env, std::shared_ptr<T> value) {
+  return Napi::External<std::shared_ptr<T>>::New(env, new std::shared_ptr<T>(std::move(value)),
+                                                 [](Napi::Env, std::shared_ptr<T>* dead) { delete dead; });
+}
+
+// src/native.ts is the only caller and passes what ToExternal made.
+template <class T>
+std::shared_ptr<T>& FromExternal(const Napi::Value& value) {
+  return *value.As<Napi::External<std::shared_ptr<T>>>().Data();
+}
+
+// A promise for work on another thread: `work` runs there, then `done` on the environment's thread makes the value. The event loop stays alive until then.
+class AsyncWork {
+ public:
+  using Work = std::function<Status()>;
+  using Done = std::function<Napi::Value(Napi::Env)>;
+  // The promise; rejected with StatusToJs of what `work` returns. `keep` is not collected before it settles. Neither function may own JavaScript values: both
+  // may be destroyed on any thread.
+  static Napi::Value Run(Napi::Env env, Work work, Done done, napi_value keep = nullptr);
+
+  // The same for what ends by a callback: resolve with the function returned, from any thread, once.
+  static Napi::Value Pending(Napi::Env env, std::function<void(Status)>* finish, Done done, napi_value keep = nullptr);
+};
+
+}  // namespace fst

@@ -1,0 +1,274 @@
+// Engines and loads for JavaScript.
+#include <atomic>
+#include <deque>
+
+#include "device/devices.h"
+#include "napi/api.h"
+#include "napi/convert.h"
+#include "reader/fake_reader.h"
+#include "reader/file_reader.h"
+#include "transfer/engine.h"
+
+namespace fst {
+namespace {
+
+// A load as JavaScript sees it: the transfer, and who waits for news of it.
+struct Load {
+  std::shared_ptr<Transfer> transfer;
+  std::shared_ptr<Dispatcher> dispatcher;
+  std::atomic<bool> posted{false};  // a wake-up is on its way
+  // The environment's thread alone.
+  bool news = false;
+  std::vector<Napi::Promise::Deferred> waiting;
+};
+
+double NumberOr(const Napi::Object& object, const char* name, double otherwise) {
+  Napi::Value value = object.Get(name);
+  return value.IsNumber() ? value.As<Napi::Number>().DoubleValue() : otherwise;
+}
+bool Flag(const Napi::Object& object, const char* name) { return object.Get(name).ToBoolean(); }
+
+Status MakeReader(const Napi::Object& options, std::unique_ptr<Reader>* out) {
+  std::string kind = options.Get("kind").ToString();
+  if (kind == "file") {
+    FileReaderOptions file;
+    file.threads = static_cast<int>(NumberOr(options, "threads", 0));
+    file.direct = Flag(options, "direct");
+    file.drop_cache = Flag(options, "dropCache");
+    file.chunk = static_cast<size_t>(NumberOr(options, "chunk", 0));
+    *out = NewFileReader(file);
+    return Status::Ok();
+  }
+  if (kind == "fake") {
+    FakeReaderOptions fake;
+    fake.gb_per_second = NumberOr(options, "gbPerSecond", 0);
+    fake.ms_per_io = NumberOr(options, "msPerIo", 0);
+    fake.in_flight = static_cast<int>(NumberOr(options, "inFlight", fake.in_flight));
+    fake.chunk = static_cast<size_t>(NumberOr(options, "chunk", static_cast<double>(fake.chunk)));
+    fake.alignment = static_cast<size_t>(NumberOr(options, "alignment", 1));
+    fake.fills_host = NumberOr(options, "fillsHost", 1) != 0;
+    fake.reorder = Flag(options, "reorder");
+    fake.fail_at = static_cast<int>(NumberOr(options, "failAt", 0));
+    fake.short_at = static_cast<int>(NumberOr(options, "shortAt", 0));
+    fake.stall_at = static_cast<int>(NumberOr(options, "stallAt", 0));
+    *out = NewFakeReader(fake);
+    return Status::Ok();
+  }
+  return Status(Code::COPIER_UNAVAILABLE, Format("there is no reader \"%s\" in this build", kind.c_str()));
+}
+
+Napi::Value Throw(Napi::Env env, const Status& status) {
+  napi_throw(env, StatusToJs(env, status));
+  return Napi::Value();
+}
+
+// createEngine(device, reader: {kind, …}, options: {alwaysStage, maxBytesPerSecond, stallTimeoutMs, slotBytes}): External; throws a status object.
+Napi::Value CreateEngine(const Napi::CallbackInfo& info) {
+  Napi::Env env = info.Env();
+  std::unique_ptr<Reader> reader;
+  Status status = MakeReader(info[1].As<Napi::Object>(), &reader);
+  std::shared_ptr<Engine> engine;
+  if (status.ok()) {
+    auto object = info[2].As<Napi::Object>();
+    EngineOptions options;
+    options.always_stage = Flag(object, "alwaysStage");
+    options.max_bytes_per_second = static_cast<uint64_t>(NumberOr(object, "maxBytesPerSecond", 0));
+    options.stall_timeout = std::chrono::milliseconds(static_cast<int64_t>(NumberOr(object, "stallTimeoutMs", 90000)));
+    options.slot_bytes = static_cast<uint64_t>(NumberOr(object, "slotBytes", 0));
+    status = Engine::Create(FromExternal<Device>(info[0]), std::move(reader), options, &engine);
+  }
+  if (!status.ok()) return Throw(env, status);
+  EnvState::Of(env).Track(engine);
+  return ToExternal<Engine>(env, std::move(engine));
+}
+
+// closeEngine(engine): Promise<void>, when nothing is in flight any more.
+Napi::Value CloseEngine(const Napi::CallbackInfo& info) {
+  std::function<void(Status)> finish;
+  Napi::Value promise = AsyncWork::Pending(info.Env(), &finish, nullptr);
+  FromExternal<Engine>(info[0])->Close([finish] { finish(Status::Ok()); });
+  return promise;
+}
+
+// abandonEngine(engine): the same, but nobody waits and nothing keeps the event loop alive.
+Napi::Value AbandonEngine(const Napi::CallbackInfo& info) {
+  FromExternal<Engine>(info[0])->Close(nullptr);
+  return info.Env().Undefined();
+}
+
+Napi::Value StagingBytes(const Napi::CallbackInfo& info) {
+  return Napi::Number::New(info.Env(), static_cast<double>(FromExternal<Engine>(info[0])->StagingBytes()));
+}
+
+// takeFallbacks(engine): {path, from, to, reason}[]
+Napi::Value TakeFallbacks(const Napi::CallbackInfo& info) {
+  Napi::Env env = info.Env();
+  auto list = FromExternal<Engine>(info[0])->TakeFallbacks();
+  Napi::Array result = Napi::Array::New(env, list.size());
+  for (size_t i = 0; i < list.size(); ++i) {
+    Napi::Object entry = Napi::Object::New(env);
+    entry["path"] = Napi::String::New(env, list[i].path);
+    entry["from"] = Napi::String::New(env, list[i].from);
+    entry["to"] = Napi::String::New(env, list[i].to);
+    entry["reason"] = Napi::String::New(env, list[i].reason);
+    result[static_cast<uint32_t>(i)] = entry;
+  }
+  return result;
+}
+
+uint64_t BigIntOf(const Napi::Value& value) {
+  bool lossless;
+  return value.As<Napi::BigInt>().Uint64Value(&lossless);
+}
+
+// {files: {path, identity}[], allocationSizes: Float64Array, allocationBatches: Uint32Array,
+//  itemFiles, itemAllocations: Uint32Array, itemOffsets, itemLengths, itemDestinations: Float64Array}
+Plan PlanFromJs(const Napi::Object& object) {
+  Plan plan;
+  auto files = object.Get("files").As<Napi::Array>();
+  for (uint32_t i = 0; i < files.Length(); ++i) {
+    Napi::HandleScope scope(object.Env());
+    auto file = files.Get(i).As<Napi::Object>();
+    auto identity = file.Get("identity").As<Napi::Object>();
+    PlanFile planned;
+    planned.path = file.Get("path").As<Napi::String>();
+    planned.expected.dev = BigIntOf(identity.Get("dev"));
+    planned.expected.ino = BigIntOf(identity.Get("ino"));
+    planned.expected.size = BigIntOf(identity.Get("size"));
+    planned.expected.mtime_ns = static_cast<int64_t>(BigIntOf(identity.Get("mtimeNs")));
+    plan.files.push_back(std::move(planned));
+  }
+  auto sizes = object.Get("allocationSizes").As<Napi::Float64Array>();
+  auto batches = object.Get("allocationBatches").As<Napi::Uint32Array>();
+  plan.allocations.reserve(sizes.ElementLength());
+  for (size_t i = 0; i < sizes.ElementLength(); ++i) plan.allocations.push_back({static_cast<uint64_t>(sizes[i]), batches[i]});
+  auto item_files = object.Get("itemFiles").As<Napi::Uint32Array>();
+  auto allocations = object.Get("itemAllocations").As<Napi::Uint32Array>();
+  auto offsets = object.Get("itemOffsets").As<Napi::Float64Array>();
+  auto lengths = object.Get("itemLengths").As<Napi::Float64Array>();
+  auto destinations = object.Get("itemDestinations").As<Napi::Float64Array>();
+  const size_t count = item_files.ElementLength();
+  const uint32_t *file = item_files.Data(), *allocation = allocations.Data();
+  const double *offset = offsets.Data(), *length = lengths.Data(), *destination = destinations.Data();
+  plan.items.reserve(count);
+  for (size_t i = 0; i < count; ++i) {
+    plan.items.push_back({file[i], allocation[i], static_cast<uint64_t>(offset[i]), static_cast<uint64_t>(length[i]),
+                          static_cast<uint64_t>(destination[i])});
+  }
+  return plan;
+}
+
+void Wake(const std::shared_ptr<Load>& load) {
+  if (load->posted.exchange(true)) return;
+  load->dispatcher->Post([load](Napi::Env env) {
+    load->posted.store(false);
+    load->news = load->waiting.empty();
+    for (auto& deferred : load->waiting) {
+      load->dispatcher->Release();
+      deferred.Resolve(env.Undefined());
+    }
+    load->waiting.clear();
+  });
+}
+
+// startTransfer(engine, plan, {window, collectReady, timeoutMs}): External; throws a status object.
+Napi::Value StartTransfer(const Napi::CallbackInfo& info) {
+  Napi::Env env = info.Env();
+  Plan plan = PlanFromJs(info[1].As<Napi::Object>());
+  Status status = plan.Validate();
+  if (!status.ok()) return Throw(env, status);
+  auto object = info[2].As<Napi::Object>();
+  auto load = std::make_shared<Load>();
+  load->dispatcher = EnvState::Of(env).dispatcher();
+  TransferOptions options;
+  options.window = static_cast<uint32_t>(NumberOr(object, "window", UINT32_MAX));
+  options.collect_ready = Flag(object, "collectReady");
+  double timeout = NumberOr(object, "timeoutMs", 0);
+  if (timeout > 0) options.deadline = Clock::now() + std::chrono::microseconds(static_cast<int64_t>(timeout * 1000));
+  // Weak: the transfer belongs to the load, not the other way round.
+  options.notify = [weak = std::weak_ptr<Load>(load)] {
+    if (auto alive = weak.lock()) Wake(alive);
+  };
+  status = FromExternal<Engine>(info[0])->Start(std::move(plan), std::move(options), &load->transfer);
+  if (!status.ok()) return Throw(env, status);
+  return ToExternal<Load>(env, std::move(load));
+}
+
+// pollTransfer(load, out: Float64Array(6)): [readyPrefix, readyCount, bytesLoaded, maxInFlight, drained, failed]
+Napi::Value PollTransfer(const Napi::CallbackInfo& info) {
+  const Transfer& transfer = *FromExternal<Load>(info[0])->transfer;
+  auto out = info[1].As<Napi::Float64Array>();
+  out[0] = static_cast<double>(transfer.ready_prefix());
+  out[1] = static_cast<double>(transfer.ready_count());
+  out[2] = static_cast<double>(transfer.bytes_loaded());
+  out[3] = transfer.max_in_flight();
+  out[4] = transfer.drained() ? 1 : 0;
+  out[5] = transfer.status().ok() ? 0 : 1;
+  return info.Env().Undefined();
+}
+
+// transferError(load): {code, message, …} | null
+Napi::Value TransferError(const Napi::CallbackInfo& info) {
+  Status status = FromExternal<Load>(info[0])->transfer->status();
+  return status.ok() ? info.Env().Null() : Napi::Value(StatusToJs(info.Env(), status));
+}
+
+// waitTransfer(load): Promise<void>, when there is news since the last one resolved. The event loop stays alive until then.
+Napi::Value WaitTransfer(const Napi::CallbackInfo& info) {
+  auto& load = FromExternal<Load>(info[0]);
+  auto deferred = Napi::Promise::Deferred::New(info.Env());
+  if (load->news) {
+    load->news = false;
+    deferred.Resolve(info.Env().Undefined());
+  } else {
+    load->dispatcher->Hold();
+    load->waiting.push_back(deferred);
+  }
+  return deferred.Promise();
+}
+
+// takeReady(load): Uint32Array of items, in the order in which they became ready
+Napi::Value TakeReady(const Napi::CallbackInfo& info) {
+  std::vector<uint32_t> ready = FromExternal<Load>(info[0])->transfer->TakeReady();
+  auto result = Napi::Uint32Array::New(info.Env(), ready.size());
+  std::copy(ready.begin(), ready.end(), result.Data());
+  return result;
+}
+
+// takeAllocation(load, index): External | null
+Napi::Value TakeAllocation(const Napi::CallbackInfo& info) {
+  auto buffer = FromExternal<Load>(info[0])->transfer->TakeAllocation(info[1].As<Napi::Number>().Uint32Value());
+  return buffer == nullptr ? info.Env().Null() : ToExternal<DeviceBuffer>(info.Env(), std::move(buffer));
+}
+
+// setWindow(engine, load, batches)
+Napi::Value SetWindow(const Napi::CallbackInfo& info) {
+  FromExternal<Engine>(info[0])->SetWindow(FromExternal<Load>(info[1])->transfer, info[2].As<Napi::Number>().Uint32Value());
+  return info.Env().Undefined();
+}
+
+// cancelTransfer(engine, load): its memory goes when its last read and copy have been reaped.
+Napi::Value CancelTransfer(const Napi::CallbackInfo& info) {
+  FromExternal<Engine>(info[0])->Cancel(FromExternal<Load>(info[1])->transfer, Status(Code::CLOSED, "the load was cancelled"));
+  return info.Env().Undefined();
+}
+
+}  // namespace
+
+void ExportEngine(Napi::Env env, Napi::Object exports) {
+  Export<CreateEngine>(env, exports, "createEngine");
+  Export<CloseEngine>(env, exports, "closeEngine");
+  Export<AbandonEngine>(env, exports, "abandonEngine");
+  Export<StagingBytes>(env, exports, "stagingBytes");
+  Export<TakeFallbacks>(env, exports, "takeFallbacks");
+  Export<StartTransfer>(env, exports, "startTransfer");
+  Export<PollTransfer>(env, exports, "pollTransfer");
+  Export<TransferError>(env, exports, "transferError");
+  Export<WaitTransfer>(env, exports, "waitTransfer");
+  Export<TakeReady>(env, exports, "takeReady");
+  Export<TakeAllocation>(env, exports, "takeAllocation");
+  Export<SetWindow>(env, exports, "setWindow");
+  Export<CancelTransfer>(env, exports, "cancelTransfer");
+}
+
+}  // namespace fst

@@ -1,0 +1,56 @@
+// What belongs to one JavaScript environment (the main thread's or a worker's): the way back to its thread, and what must end with it.
+#pragma once
+#include <napi.h>
+
+#include <functional>
+#include <list>
+#include <memory>
+#include <mutex>
+#include <vector>
+
+#include "transfer/engine.h"
+
+namespace fst {
+
+// Runs functions on the thread of an environment. Shared by everything that may outlive it: after the environment's end what is posted is dropped.
+class Dispatcher : public std::enable_shared_from_this<Dispatcher> {
+ public:
+  explicit Dispatcher(Napi::Env env);
+
+  // Any thread. The function runs on the environment's thread with a handle scope open, or never.
+  void Post(std::function<void(Napi::Env)> task);
+
+  // The environment's thread: while held, the event loop stays alive for what is still to come.
+  void Hold();
+  void Release();
+
+  // The environment's thread, at its end.
+  void Close();
+
+ private:
+  static void Drain(napi_env env, napi_value callback, void* context, void* data);
+
+  napi_env env_;
+  std::mutex mutex_;  // guards what follows
+  napi_threadsafe_function function_ = nullptr;
+  std::vector<std::function<void(Napi::Env)>> tasks_;
+  int holds_ = 0;  // the environment's thread alone
+};
+
+class EnvState {
+ public:
+  explicit EnvState(Napi::Env env);
+  static EnvState& Of(Napi::Env env) { return *env.GetInstanceData<EnvState>(); }
+
+  const std::shared_ptr<Dispatcher>& dispatcher() const { return dispatcher_; }
+  // Closed when the environment ends; it is waited for, at most a second for all.
+  void Track(const std::shared_ptr<Engine>& engine);
+
+ private:
+  void End();
+
+  std::shared_ptr<Dispatcher> dispatcher_;
+  std::vector<std::weak_ptr<Engine>> engines_;
+};
+
+}  // namespace fst

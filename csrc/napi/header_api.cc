@@ -1,0 +1,46 @@
+// Headers for JavaScript: read and checked on a worker, handed over packed.
+#include "napi/api.h"
+#include "napi/convert.h"
+#include "napi/header_napi.h"
+#include "safetensors/header.h"
+
+namespace fst {
+namespace {
+
+struct Read {
+  Header header;
+  FileIdentity identity;
+};
+
+// readHeader(path, allowTrailingBytes): Promise<NativeHeader>
+Napi::Value ReadHeaderJs(const Napi::CallbackInfo& info) {
+  auto read = std::make_shared<Read>();
+  std::string path = info[0].As<Napi::String>();
+  HeaderOptions options;
+  options.allow_trailing_bytes = info[1].ToBoolean();
+  return AsyncWork::Run(
+      info.Env(), [=] { return ReadHeader(path, options, &read->header, &read->identity); },
+      [read](Napi::Env env) { return HeaderToJs(env, read->header, &read->identity); });
+}
+
+// parseHeader(bytes: Uint8Array of a whole file, allowTrailingBytes): Promise<NativeHeader>. The bytes must not change until it resolves.
+Napi::Value ParseHeaderJs(const Napi::CallbackInfo& info) {
+  auto read = std::make_shared<Read>();
+  auto bytes = info[0].As<Napi::Uint8Array>();
+  const uint8_t* data = bytes.Data();
+  size_t length = bytes.ByteLength();
+  HeaderOptions options;
+  options.allow_trailing_bytes = info[1].ToBoolean();
+  return AsyncWork::Run(
+      info.Env(), [=] { return ParseHeader(data, length, length, options, "", &read->header); },
+      [read](Napi::Env env) { return HeaderToJs(env, read->header, nullptr); }, bytes);
+}
+
+}  // namespace
+
+void ExportHeaders(Napi::Env env, Napi::Object exports) {
+  Export<ReadHeaderJs>(env, exports, "readHeader");
+  Export<ParseHeaderJs>(env, exports, "parseHeader");
+}
+
+}  // namespace fst

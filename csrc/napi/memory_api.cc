@@ -1,0 +1,159 @@
+// Devices and tensor memory for JavaScript.
+#include <cstring>
+
+#include "device/devices.h"
+#include "device/host_memory.h"
+#include "napi/api.h"
+#include "napi/convert.h"
+
+namespace fst {
+namespace {
+
+size_t SizeArgument(const Napi::Value& value) { return static_cast<size_t>(value.As<Napi::Number>().Int64Value()); }
+
+// openDevice(name): Promise<External>
+Napi::Value OpenDeviceJs(const Napi::CallbackInfo& info) {
+  auto device = std::make_shared<std::shared_ptr<Device>>();
+  std::string name = info[0].As<Napi::String>();
+  return AsyncWork::Run(
+      info.Env(), [device, name] { return OpenDevice(name, device.get()); },
+      [device](Napi::Env env) { return ToExternal<Device>(env, *device); });
+}
+
+// allocate(device, bytes): Promise<External>
+Napi::Value AllocateJs(const Napi::CallbackInfo& info) {
+  auto device = FromExternal<Device>(info[0]);
+  size_t bytes = SizeArgument(info[1]);
+  auto buffer = std::make_shared<std::shared_ptr<DeviceBuffer>>();
+  return AsyncWork::Run(
+      info.Env(),
+      [=] {
+        FST_RETURN_IF_ERROR(device->CheckRoom(bytes));
+        return device->Allocate(bytes, buffer.get());
+      },
+      [buffer](Napi::Env env) { return ToExternal<DeviceBuffer>(env, std::move(*buffer)); });
+}
+
+// pointerOf(allocation): bigint
+Napi::Value PointerOf(const Napi::CallbackInfo& info) {
+  return Napi::BigInt::New(info.Env(), FromExternal<DeviceBuffer>(info[0])->address());
+}
+
+// release(allocation): the handle holds nothing from here on.
+Napi::Value ReleaseJs(const Napi::CallbackInfo& info) {
+  FromExternal<DeviceBuffer>(info[0]).reset();
+  return info.Env().Undefined();
+}
+
+// arrayBufferOf(allocation, offset, length): an ArrayBuffer over host memory that holds a reference of its own.
+Napi::Value ArrayBufferOf(const Napi::CallbackInfo& info) {
+  auto* reference = new std::shared_ptr<DeviceBuffer>(FromExternal<DeviceBuffer>(info[0]));
+  auto* address = reinterpret_cast<char*>((*reference)->address()) + SizeArgument(info[1]);
+  napi_value result;
+  napi_status status = napi_create_external_arraybuffer(
+      info.Env(), address, SizeArgument(info[2]),
+      [](napi_env, void*, void* hint) { delete static_cast<std::shared_ptr<DeviceBuffer>*>(hint); }, reference, &result);
+  if (status != napi_ok) {
+    delete reference;
+    Napi::Error::New(info.Env(), "this runtime allows no ArrayBuffer over foreign memory: use toHost()").ThrowAsJavaScriptException();
+    return Napi::Value();
+  }
+  return Napi::Value(info.Env(), result);
+}
+
+// readAllocation(allocation, offset, length): Promise<ArrayBuffer>, a copy.
+Napi::Value ReadAllocation(const Napi::CallbackInfo& info) {
+  auto buffer = FromExternal<DeviceBuffer>(info[0]);
+  size_t offset = SizeArgument(info[1]), length = SizeArgument(info[2]);
+  struct Copy {
+    void* memory = nullptr;
+    size_t length = 0;
+    ~Copy() {
+      if (memory != nullptr) FreeHost(memory, length);
+    }
+  };
+  auto copy = std::make_shared<Copy>();
+  return AsyncWork::Run(
+      info.Env(),
+      [=]() -> Status {
+        copy->length = length > 0 ? length : 1;
+        FST_RETURN_IF_ERROR(AllocateHost(copy->length, &copy->memory));
+        return length > 0 ? buffer->device().Read(*buffer, offset, length, copy->memory) : Status::Ok();
+      },
+      [copy, length](Napi::Env env) -> Napi::Value {
+        auto* owner = new std::shared_ptr<Copy>(copy);
+        napi_value result;
+        napi_status status = napi_create_external_arraybuffer(
+            env, copy->memory, length, [](napi_env, void*, void* hint) { delete static_cast<std::shared_ptr<Copy>*>(hint); }, owner,
+            &result);
+        if (status == napi_ok) return Napi::Value(env, result);
+        delete owner;
+        if (env.IsExceptionPending()) env.GetAndClearPendingException();
+        Napi::ArrayBuffer copied = Napi::ArrayBuffer::New(env, length);
+        memcpy(copied.Data(), copy->memory, length);
+        return copied;
+      });
+}
+
+// writeAllocation(allocation, offset, bytes: Uint8Array): Promise<void>. The bytes are read before the promise resolves; they must not change until then.
+Napi::Value WriteAllocation(const Napi::CallbackInfo& info) {
+  auto buffer = FromExternal<DeviceBuffer>(info[0]);
+  size_t offset = SizeArgument(info[1]);
+  auto bytes = info[2].As<Napi::Uint8Array>();
+  const void* source = bytes.Data();
+  size_t length = bytes.ByteLength();
+  return AsyncWork::Run(
+      info.Env(), [=] { return buffer->device().Write(*buffer, offset, length, source); }, nullptr, bytes);
+}
+
+// copyAllocation(source, destination, regions: Float64Array of [sourceOffset, destinationOffset, length]…): Promise<void>, on the device.
+Napi::Value CopyAllocation(const Napi::CallbackInfo& info) {
+  auto source = FromExternal<DeviceBuffer>(info[0]), destination = FromExternal<DeviceBuffer>(info[1]);
+  auto numbers = info[2].As<Napi::Float64Array>();
+  std::vector<double> regions(numbers.Data(), numbers.Data() + numbers.ElementLength());
+  return AsyncWork::Run(
+      info.Env(),
+      [=] {
+        for (size_t i = 0; i + 2 < regions.size(); i += 3) {
+          FST_RETURN_IF_ERROR(source->device().Copy(*source, static_cast<size_t>(regions[i]), *destination,
+                                                    static_cast<size_t>(regions[i + 1]), static_cast<size_t>(regions[i + 2])));
+        }
+        return Status::Ok();
+      },
+      nullptr);
+}
+
+// setFakeDevices({copyDelayUs, failCopy, memoryLimit} | null)
+Napi::Value SetFakeDevices(const Napi::CallbackInfo& info) {
+  if (!info[0].IsObject()) {
+    UseFakeDevices(nullptr);
+    return info.Env().Undefined();
+  }
+  auto object = info[0].As<Napi::Object>();
+  FakeDevice::Options options;
+  auto number = [&](const char* name, double otherwise) {
+    Napi::Value value = object.Get(name);
+    return value.IsNumber() ? value.As<Napi::Number>().DoubleValue() : otherwise;
+  };
+  options.copy_delay_us = static_cast<int>(number("copyDelayUs", options.copy_delay_us));
+  options.fail_copy = static_cast<int>(number("failCopy", 0));
+  options.memory_limit = static_cast<uint64_t>(number("memoryLimit", 0));
+  UseFakeDevices(&options);
+  return info.Env().Undefined();
+}
+
+}  // namespace
+
+void ExportMemory(Napi::Env env, Napi::Object exports) {
+  Export<OpenDeviceJs>(env, exports, "openDevice");
+  Export<AllocateJs>(env, exports, "allocate");
+  Export<PointerOf>(env, exports, "pointerOf");
+  Export<ReleaseJs>(env, exports, "release");
+  Export<ArrayBufferOf>(env, exports, "arrayBufferOf");
+  Export<ReadAllocation>(env, exports, "readAllocation");
+  Export<WriteAllocation>(env, exports, "writeAllocation");
+  Export<CopyAllocation>(env, exports, "copyAllocation");
+  Export<SetFakeDevices>(env, exports, "setFakeDevices");
+}
+
+}  // namespace fst

@@ -1,0 +1,91 @@
+// The trust boundary: bytes that anybody may have written become a Header whose numbers can be relied on, or an error.
+//
+// Checks run in this order, each over the whole header before the next: HEADER_TOO_SMALL, HEADER_TOO_LARGE,
+// INVALID_HEADER_LENGTH, then the text (INVALID_HEADER, DUPLICATE_KEY: whichever comes first in the text), then the
+// entries in the order of the text (UNKNOWN_DTYPE, TENSOR_INVALID_INFO), then the offsets (INVALID_OFFSET), then the
+// end (METADATA_INCOMPLETE_BUFFER). Source of the format: huggingface/safetensors, README ("Format") and
+// safetensors/src/tensor.rs (validate).
+//
+// All functions are pure or touch only the file they are given: safe from any thread.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "base/dtype.h"
+#include "base/file_identity.h"
+#include "base/status.h"
+
+namespace fst {
+
+constexpr uint64_t kMaxHeaderLength = 100000000;  // bytes of JSON
+constexpr uint64_t kMaxSafeInteger = uint64_t{1}
+                                     << 53;  // offsets and dimensions above it do not fit a JavaScript number
+
+struct HeaderOptions {
+  // Accepts bytes after the last tensor's end and tells their number in Header::trailing_bytes. A file cut short is
+  // still refused.
+  bool allow_trailing_bytes = false;
+};
+
+// A checked header. After OK, over all entries i in order:
+//   entries[0].begin == 0, entries[i].begin <= entries[i].end == entries[i + 1].begin,
+//   entries.back().end == data_size(), data_start + data_size() + trailing_bytes == size_bytes,
+//   end - begin == product(dims) * bits(dtype) / 8 without overflow, names are unique and valid UTF-8, all numbers <=
+//   2^53.
+class Header {
+ public:
+  struct Entry {
+    uint64_t begin = 0;  // bytes from data_start
+    uint64_t end = 0;    // bytes from data_start
+    uint32_t name_offset = 0, name_length = 0;
+    uint32_t dims_offset = 0, rank = 0;
+    DType dtype = DType::U8;
+  };
+
+  uint64_t header_length = 0;   // n: bytes of JSON, padding included
+  uint64_t size_bytes = 0;      // of the whole file
+  uint64_t data_start = 0;      // 8 + header_length
+  uint64_t trailing_bytes = 0;  // after the last tensor; not 0 only when they were allowed
+  std::vector<Entry> entries;   // by begin, then end, then order in the text
+  std::string names;            // every name, one after the other in the order of entries, UTF-8 (NUL is possible)
+  std::vector<uint64_t> dims;   // every shape, one after the other in the order of entries
+  std::vector<std::pair<std::string, std::string>> metadata;  // of __metadata__, in the order of the text
+
+  std::string_view NameOf(const Entry& entry) const {
+    return std::string_view(names).substr(entry.name_offset, entry.name_length);
+  }
+  // `rank` numbers, outermost first.
+  const uint64_t* DimsOf(const Entry& entry) const { return dims.data() + entry.dims_offset; }
+  uint64_t data_size() const { return entries.empty() ? 0 : entries.back().end; }
+
+  // The entry of that name, or null. Valid as long as this header is neither changed nor moved.
+  const Entry* Find(std::string_view name) const;
+
+  // Open addressing over `names`, a power of two of slots, each an index into entries plus one. Filled by ParseHeader.
+  std::vector<uint32_t> slots;
+};
+
+// Checks a file's first 8 bytes against its size: HEADER_TOO_LARGE, INVALID_HEADER_LENGTH (and HEADER_TOO_SMALL when
+// file_size < 8, in which case first8 is not read). On OK, *n <= kMaxHeaderLength and 8 + *n <= file_size.
+Status CheckHeaderLength(const uint8_t first8[8], uint64_t file_size, const std::string& path, uint64_t* n);
+
+// Checks a whole header. `bytes` starts at the file's first byte and must hold its 8 + n bytes; fewer is
+// UNEXPECTED_EOF. What is behind them is not read: tensors are checked against `file_size`. `path` is for messages;
+// empty when the bytes came from memory. On failure *out is unspecified.
+Status ParseHeader(const uint8_t* bytes, size_t length, uint64_t file_size, const HeaderOptions& options,
+                   const std::string& path, Header* out);
+
+// Opens, reads and checks a file's header; blocks. Besides ParseHeader's codes: IO_ERROR (also for what is no regular
+// file), UNEXPECTED_EOF, FILE_CHANGED when size, mtime or inode moved meanwhile, INVALID_ARGUMENT for a path with a
+// NUL, OUT_OF_HOST_MEMORY. `identity` (may be null) receives what the file was.
+Status ReadHeader(const std::string& path, const HeaderOptions& options, Header* out, FileIdentity* identity);
+
+// `"name"` for messages: at most 80 bytes of it, control and bidirectional characters escaped, so that a hostile name
+// can neither flood nor forge a log line.
+std::string QuoteName(std::string_view name);
+
+}  // namespace fst

@@ -1,0 +1,82 @@
+#include <algorithm>
+#include <cerrno>
+#include <memory>
+#include <new>
+
+#include "base/fd.h"
+#include "safetensors/header.h"
+
+namespace fst {
+
+namespace {
+
+// The first read takes this much, so that most files cost one round trip to their storage.
+constexpr uint64_t kFirstRead = 64 * 1024;
+
+// Reads exactly `length` bytes at `offset`.
+Status ReadExactly(int fd, uint8_t* to, uint64_t length, uint64_t offset, const std::string& path) {
+  while (length > 0) {
+    ssize_t got = pread(fd, to, length, static_cast<off_t>(offset));
+    if (got < 0) {
+      if (errno == EINTR) continue;
+      return Status(Code::IO_ERROR,
+                    Format("cannot read %llu bytes at byte %llu of %s: %s", static_cast<unsigned long long>(length),
+                           static_cast<unsigned long long>(offset), path.c_str(), ErrnoText(errno).c_str()))
+          .At(path, {}, static_cast<int64_t>(offset));
+    }
+    if (got == 0) {
+      return Status(
+                 Code::UNEXPECTED_EOF,
+                 Format("%s ends at byte %llu, expected %llu more bytes of its header: it shrank while it was read",
+                        path.c_str(), static_cast<unsigned long long>(offset), static_cast<unsigned long long>(length)))
+          .At(path, {}, static_cast<int64_t>(offset));
+    }
+    to += got;
+    offset += static_cast<uint64_t>(got);
+    length -= static_cast<uint64_t>(got);
+  }
+  return Status::Ok();
+}
+
+}  // namespace
+
+Status ReadHeader(const std::string& path, const HeaderOptions& options, Header* out, FileIdentity* identity) {
+  if (path.empty() || path.find('\0') != std::string::npos) {
+    return Status(Code::INVALID_ARGUMENT, path.empty() ? "the path is empty" : "the path holds a NUL").At(path);
+  }
+  // O_NONBLOCK: opening a FIFO must not wait for its writer; regular files ignore it.
+  UniqueFd fd(open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
+  if (!fd.valid()) return Status(Code::IO_ERROR, "cannot open " + path + ": " + ErrnoText(errno)).At(path);
+
+  FileIdentity before, after;
+  FST_RETURN_IF_ERROR(FileIdentity::Of(fd.get(), path, &before));
+  const uint64_t first = std::min(before.size, kFirstRead);
+  auto allocate = [](uint64_t size) { return std::unique_ptr<uint8_t[]>(new (std::nothrow) uint8_t[size]); };
+  std::unique_ptr<uint8_t[]> bytes = allocate(kFirstRead);
+  uint64_t n = 0, total = first;
+  if (bytes) {
+    FST_RETURN_IF_ERROR(ReadExactly(fd.get(), bytes.get(), first, 0, path));
+    FST_RETURN_IF_ERROR(CheckHeaderLength(bytes.get(), before.size, path, &n));
+    if (8 + n > first) {
+      total = 8 + n;
+      std::unique_ptr<uint8_t[]> whole = allocate(total);
+      if (whole) {
+        std::copy(bytes.get(), bytes.get() + first, whole.get());
+        FST_RETURN_IF_ERROR(ReadExactly(fd.get(), whole.get() + first, total - first, first, path));
+      }
+      bytes = std::move(whole);
+    }
+  }
+  if (!bytes) {
+    return Status(Code::OUT_OF_HOST_MEMORY, Format("no memory for the header of %s, %llu bytes", path.c_str(),
+                                                   static_cast<unsigned long long>(total)))
+        .At(path);
+  }
+  FST_RETURN_IF_ERROR(FileIdentity::Of(fd.get(), path, &after));
+  FST_RETURN_IF_ERROR(before.CheckSame(after, path));
+  FST_RETURN_IF_ERROR(ParseHeader(bytes.get(), total, before.size, options, path, out));
+  if (identity) *identity = before;
+  return Status::Ok();
+}
+
+}  // namespace fst

@@ -1,0 +1,293 @@
+#include "safetensors/header_text.h"
+
+#include <cstring>
+#include <random>
+
+namespace fst {
+
+namespace {
+
+constexpr size_t kTextStart = 8;  // of the header's text in the file
+
+// Keyed by a secret of this process, so that nobody can write a file whose names all meet in one slot.
+struct HashSecret {
+  uint64_t a, b;
+  HashSecret() {
+    std::random_device random;
+    a = (uint64_t{random()} << 32 | random()) | 1;
+    b = (uint64_t{random()} << 32 | random()) | 1;
+  }
+};
+
+uint64_t Mix(uint64_t x, uint64_t y) {
+  __extension__ using Wide = unsigned __int128;
+  Wide product = static_cast<Wide>(x) * y;
+  return static_cast<uint64_t>(product) ^ static_cast<uint64_t>(product >> 64);
+}
+
+uint64_t HashName(std::string_view name) {
+  static const HashSecret secret;
+  uint64_t hash = secret.a ^ name.size();
+  size_t at = 0;
+  uint64_t word;
+  for (; name.size() - at >= sizeof word; at += sizeof word) {
+    memcpy(&word, name.data() + at, sizeof word);
+    hash = Mix(hash ^ word, secret.b);
+  }
+  word = 0;
+  memcpy(&word, name.data() + at, name.size() - at);
+  return Mix(Mix(hash ^ word, secret.b), secret.a);
+}
+
+void GrowSlots(Header* header) {
+  size_t count = header->slots.empty() ? 64 : header->slots.size() * 2;
+  header->slots.assign(count, 0);
+  for (size_t i = 0; i < header->entries.size(); ++i) {
+    header->slots[FindSlot(*header, header->NameOf(header->entries[i]))] = static_cast<uint32_t>(i + 1);
+  }
+}
+
+std::string ShapeText(const uint64_t* dims, size_t rank) {
+  constexpr size_t kShown = 8;
+  std::string text = "[";
+  for (size_t i = 0; i < rank && i < kShown; ++i) text += (i ? ", " : "") + std::to_string(dims[i]);
+  if (rank > kShown) text += Format(", and %zu more", rank - kShown);
+  return text + "]";
+}
+
+}  // namespace
+
+std::string FileLabel(const std::string& path) {
+  if (path.empty()) return "buffer";
+  size_t slash = path.find_last_of('/');
+  return slash == std::string::npos || slash + 1 == path.size() ? path : path.substr(slash + 1);
+}
+
+size_t FindSlot(const Header& header, std::string_view name) {
+  size_t mask = header.slots.size() - 1;
+  for (size_t slot = HashName(name) & mask;; slot = (slot + 1) & mask) {
+    uint32_t index = header.slots[slot];
+    if (index == 0 || header.NameOf(header.entries[index - 1]) == name) return slot;
+  }
+}
+
+// Errors of an entry wait here until its end: syntax and duplicates behind them go first.
+struct HeaderText::Draft {
+  Header::Entry entry;
+  bool has_dtype = false, has_shape = false, has_offsets = false;
+  Code code = Code::kOk;
+  std::string problem;
+
+  // UNKNOWN_DTYPE beats the rest; otherwise the first stays.
+  void Fail(Code new_code, std::string text) {
+    if (code != Code::kOk && (code == Code::UNKNOWN_DTYPE || new_code != Code::UNKNOWN_DTYPE)) return;
+    code = new_code;
+    problem = std::move(text);
+  }
+};
+
+Status HeaderText::Parse() {
+  bool metadata_seen = false;
+  bool scanned = scanner_.Object([&](std::string_view key) {
+    if (key != "__metadata__") return ScanTensor(key);
+    if (metadata_seen) return scanner_.FailDuplicate(key);
+    metadata_seen = true;
+    return ScanMetadata();
+  });
+  if (!scanned || !scanner_.End()) return TextError();
+  return entry_error_;
+}
+
+Status HeaderText::TextError() const {
+  const size_t offset = kTextStart + scanner_.position();
+  const std::string where = current_tensor_.empty() ? "" : ", at tensor " + QuoteName(current_tensor_);
+  auto fail = [&](Code code, const std::string& problem) {
+    return Status(code, Format("%s: invalid header at byte %zu%s: %s", label_.c_str(), offset, where.c_str(),
+                               problem.c_str()))
+        .At(path_, current_tensor_, static_cast<int64_t>(offset));
+  };
+  if (scanner_.error() == JsonScanner::Error::kDuplicateKey) {
+    return fail(Code::DUPLICATE_KEY, "key " + QuoteName(scanner_.duplicate_key()) +
+                                         " is there already; keys must be unique in their object");
+  }
+  return fail(Code::INVALID_HEADER, scanner_.what());
+}
+
+bool HeaderText::ScanMetadata() {
+  if (scanner_.Peek() != '{') return scanner_.Fail("__metadata__ must be an object of strings");
+  JsonKeys keys;
+  return scanner_.Object([&](std::string_view key) {
+    auto [place, inserted] = keys.emplace(key);
+    if (!inserted) return scanner_.FailDuplicate(key);
+    if (scanner_.Peek() != '"') return scanner_.Fail("a value in __metadata__ must be a string");
+    std::string_view value;
+    if (!scanner_.String(&value)) return false;
+    header_.metadata.emplace_back(*place, value);
+    return true;
+  });
+}
+
+bool HeaderText::AddName(std::string_view name, Header::Entry* entry) {
+  if (header_.entries.size() * 2 >= header_.slots.size()) GrowSlots(&header_);
+  size_t slot = FindSlot(header_, name);
+  if (header_.slots[slot] != 0) return scanner_.FailDuplicate(name);
+  header_.slots[slot] = static_cast<uint32_t>(header_.entries.size() + 1);
+  entry->name_offset = static_cast<uint32_t>(header_.names.size());  // the text is no longer than kMaxHeaderLength
+  entry->name_length = static_cast<uint32_t>(name.size());
+  header_.names += name;
+  return true;
+}
+
+bool HeaderText::ScanTensor(std::string_view name) {
+  Draft draft;
+  current_tensor_ = name;
+  if (!AddName(name, &draft.entry)) return false;
+  size_t start = kTextStart + scanner_.key_position();
+  draft.entry.dims_offset = static_cast<uint32_t>(header_.dims.size());
+  if (scanner_.Peek() != '{') {
+    draft.Fail(Code::TENSOR_INVALID_INFO, "expected an object with dtype, shape and data_offsets");
+    if (!scanner_.Skip(1)) return false;
+  } else {
+    JsonKeys others;
+    bool scanned = scanner_.Object([&](std::string_view key) {
+      bool* seen = key == "dtype"          ? &draft.has_dtype
+                   : key == "shape"        ? &draft.has_shape
+                   : key == "data_offsets" ? &draft.has_offsets
+                                           : nullptr;
+      if (seen == nullptr) return others.emplace(key).second ? scanner_.Skip(2) : scanner_.FailDuplicate(key);
+      if (*seen) return scanner_.FailDuplicate(key);
+      *seen = true;
+      return seen == &draft.has_dtype   ? ScanDType(&draft)
+             : seen == &draft.has_shape ? ScanShape(&draft)
+                                        : ScanOffsets(&draft);
+    });
+    if (!scanned) return false;
+    CheckSize(&draft);
+  }
+  header_.entries.push_back(draft.entry);
+  current_tensor_.clear();
+  if (draft.code != Code::kOk && entry_error_.ok()) {
+    std::string message = label_ + ": tensor " + QuoteName(header_.NameOf(draft.entry)) + ": " + draft.problem;
+    entry_error_ = Status(draft.code, std::move(message))
+                       .At(path_, std::string(header_.NameOf(draft.entry)), static_cast<int64_t>(start));
+  }
+  return true;
+}
+
+bool HeaderText::ScanDType(Draft* draft) {
+  if (scanner_.Peek() != '"') {
+    draft->Fail(Code::TENSOR_INVALID_INFO, "dtype must be a string");
+    return scanner_.Skip(2);
+  }
+  std::string_view text;
+  if (!scanner_.String(&text)) return false;
+  for (size_t i = 0; i < kDTypeCount; ++i) {
+    if (text == kDTypeNames[i]) {
+      draft->entry.dtype = static_cast<DType>(i);
+      return true;
+    }
+  }
+  std::string known;
+  for (const char* dtype : kDTypeNames) known += (known.empty() ? "" : " ") + std::string(dtype);
+  draft->Fail(Code::UNKNOWN_DTYPE, "unknown dtype " + QuoteName(text) + ", expected one of " + known);
+  return true;
+}
+
+bool HeaderText::ScanInteger(uint64_t* out, std::string* reason) {
+  *out = 0;
+  if (!scanner_.AtNumber()) {
+    *reason = "holds what is no number";
+    return scanner_.Skip(3);
+  }
+  std::string_view text;
+  if (!scanner_.Number(&text)) return false;
+  std::string shown(text.substr(0, 40));
+  if (text.size() > shown.size()) shown += "...";
+  for (char c : text) {
+    if (c < '0' || c > '9') {
+      *reason = "holds " + shown + ", expected plain digits of an integer that is not negative";
+      return true;
+    }
+    *out = *out * 10 + static_cast<uint64_t>(c - '0');
+    if (*out > kMaxSafeInteger) {
+      *reason = "holds " + shown + ", expected at most 2^53";
+      return true;
+    }
+  }
+  return true;
+}
+
+bool HeaderText::ScanShape(Draft* draft) {
+  if (scanner_.Peek() != '[') {
+    draft->Fail(Code::TENSOR_INVALID_INFO, "shape must be an array of integers");
+    return scanner_.Skip(2);
+  }
+  return scanner_.Array([&] {
+    uint64_t dim;
+    std::string reason;
+    if (!ScanInteger(&dim, &reason)) return false;
+    if (!reason.empty()) draft->Fail(Code::TENSOR_INVALID_INFO, "shape " + reason);
+    header_.dims.push_back(dim);
+    ++draft->entry.rank;
+    return true;
+  });
+}
+
+bool HeaderText::ScanOffsets(Draft* draft) {
+  if (scanner_.Peek() != '[') {
+    draft->Fail(Code::TENSOR_INVALID_INFO, "data_offsets must be an array of two integers");
+    return scanner_.Skip(2);
+  }
+  size_t count = 0;
+  bool scanned = scanner_.Array([&] {
+    uint64_t value;
+    std::string reason;
+    if (!ScanInteger(&value, &reason)) return false;
+    if (!reason.empty()) draft->Fail(Code::TENSOR_INVALID_INFO, "data_offsets " + reason);
+    if (count == 0) draft->entry.begin = value;
+    if (count == 1) draft->entry.end = value;
+    ++count;
+    return true;
+  });
+  if (scanned && count != 2) {
+    draft->Fail(Code::TENSOR_INVALID_INFO, Format("data_offsets has %zu elements, expected [begin, end]", count));
+  }
+  return scanned;
+}
+
+void HeaderText::CheckSize(Draft* draft) const {
+  if (draft->code != Code::kOk) return;
+  const Header::Entry& entry = draft->entry;
+  const char* missing = !draft->has_dtype     ? "dtype"
+                        : !draft->has_shape   ? "shape"
+                        : !draft->has_offsets ? "data_offsets"
+                                              : nullptr;
+  if (missing) return draft->Fail(Code::TENSOR_INVALID_INFO, Format("%s is missing", missing));
+
+  const uint64_t* dims = header_.dims.data() + entry.dims_offset;
+  const char* dtype = kDTypeNames[static_cast<size_t>(entry.dtype)];
+  uint64_t bits = kDTypeBits[static_cast<size_t>(entry.dtype)];
+  bool overflow = false;
+  uint64_t elements = 1;
+  for (uint32_t i = 0; i < entry.rank; ++i) overflow |= __builtin_mul_overflow(elements, dims[i], &elements);
+  overflow |= __builtin_mul_overflow(elements, bits, &bits);
+  if (overflow) {
+    return draft->Fail(Code::TENSOR_INVALID_INFO, Format("shape %s of %s has more bits than 64-bit numbers count",
+                                                         ShapeText(dims, entry.rank).c_str(), dtype));
+  }
+  if (bits % 8 != 0) {
+    return draft->Fail(Code::TENSOR_INVALID_INFO,
+                       Format("shape %s of %s takes %llu bits, which is no whole number of bytes",
+                              ShapeText(dims, entry.rank).c_str(), dtype, static_cast<unsigned long long>(bits)));
+  }
+  // begin > end is INVALID_OFFSET and told by the check of the offsets.
+  if (entry.begin <= entry.end && entry.end - entry.begin != bits / 8) {
+    return draft->Fail(Code::TENSOR_INVALID_INFO,
+                       Format("shape %s of %s takes %llu bytes, but data_offsets [%llu, %llu] span %llu",
+                              ShapeText(dims, entry.rank).c_str(), dtype, static_cast<unsigned long long>(bits / 8),
+                              static_cast<unsigned long long>(entry.begin), static_cast<unsigned long long>(entry.end),
+                              static_cast<unsigned long long>(entry.end - entry.begin)));
+  }
+}
+
+}  // namespace fst

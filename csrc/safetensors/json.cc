@@ -1,0 +1,235 @@
+#include "safetensors/json.h"
+
+#include <cstring>
+
+namespace fst {
+
+namespace {
+
+bool IsDigit(const char* at, const char* end) { return at < end && *at >= '0' && *at <= '9'; }
+
+void AppendUtf8(uint32_t c, std::string* out) {
+  if (c < 0x80) {
+    out->push_back(static_cast<char>(c));
+  } else if (c < 0x800) {
+    out->push_back(static_cast<char>(0xC0 | c >> 6));
+    out->push_back(static_cast<char>(0x80 | (c & 0x3F)));
+  } else if (c < 0x10000) {
+    out->push_back(static_cast<char>(0xE0 | c >> 12));
+    out->push_back(static_cast<char>(0x80 | (c >> 6 & 0x3F)));
+    out->push_back(static_cast<char>(0x80 | (c & 0x3F)));
+  } else {
+    out->push_back(static_cast<char>(0xF0 | c >> 18));
+    out->push_back(static_cast<char>(0x80 | (c >> 12 & 0x3F)));
+    out->push_back(static_cast<char>(0x80 | (c >> 6 & 0x3F)));
+    out->push_back(static_cast<char>(0x80 | (c & 0x3F)));
+  }
+}
+
+// Bytes of the sequence at `at`, or 0 when it is none (Unicode 15, table 3-7).
+size_t SequenceLength(const unsigned char* at, size_t left) {
+  auto continues = [&](size_t i, unsigned char low = 0x80, unsigned char high = 0xBF) {
+    return i < left && at[i] >= low && at[i] <= high;
+  };
+  unsigned char lead = at[0];
+  if (lead < 0x80) return 1;
+  if (lead < 0xC2) return 0;  // a continuation byte, or an overlong form
+  if (lead < 0xE0) return continues(1) ? 2 : 0;
+  if (lead < 0xF0) {
+    unsigned char low = lead == 0xE0 ? 0xA0 : 0x80, high = lead == 0xED ? 0x9F : 0xBF;  // overlong; surrogates
+    return continues(1, low, high) && continues(2) ? 3 : 0;
+  }
+  if (lead > 0xF4) return 0;
+  unsigned char low = lead == 0xF0 ? 0x90 : 0x80, high = lead == 0xF4 ? 0x8F : 0xBF;  // overlong; past U+10FFFF
+  return continues(1, low, high) && continues(2) && continues(3) ? 4 : 0;
+}
+
+}  // namespace
+
+size_t FindInvalidUtf8(const char* text, size_t length) {
+  size_t at = 0;
+  while (at < length) {
+    uint64_t eight;
+    if (length - at >= sizeof eight) {
+      memcpy(&eight, text + at, sizeof eight);
+      if ((eight & 0x8080808080808080u) == 0) {
+        at += sizeof eight;
+        continue;
+      }
+    }
+    size_t step = SequenceLength(reinterpret_cast<const unsigned char*>(text) + at, length - at);
+    if (step == 0) return at;
+    at += step;
+  }
+  return length;
+}
+
+bool JsonScanner::Fail(Error error, const char* what, const char* at) {
+  if (error_ == Error::kNone) {
+    error_ = error;
+    what_ = what;
+    failed_at_ = at;
+  }
+  return false;
+}
+
+bool JsonScanner::FailDuplicate(std::string_view key) {
+  if (error_ == Error::kNone) duplicate_key_ = key;
+  return Fail(Error::kDuplicateKey, "", key_start_);
+}
+
+bool JsonScanner::String(std::string_view* out) {
+  if (!Take('"', "expected a string")) return false;
+  const char* run = at_;
+  bool escaped = false;
+  while (at_ < end_) {
+    unsigned char c = static_cast<unsigned char>(*at_);
+    if (c == '"') {
+      std::string_view tail(run, at_ - run);
+      ++at_;
+      if (!escaped) {
+        *out = tail;
+      } else {
+        decoded_ += tail;
+        *out = decoded_;
+      }
+      return true;
+    }
+    if (c < 0x20) return Fail("a control character in a string must be escaped");
+    if (c != '\\') {
+      ++at_;
+      continue;
+    }
+    if (!escaped) decoded_.clear();
+    escaped = true;
+    decoded_.append(run, at_ - run);
+    ++at_;
+    if (!Escape()) return false;
+    run = at_;
+  }
+  return Fail("a string has no end");
+}
+
+bool JsonScanner::Hex4(uint32_t* unit) {
+  *unit = 0;
+  for (int i = 0; i < 4; ++i, ++at_) {
+    char c = at_ < end_ ? *at_ : '\0';
+    uint32_t digit;
+    if (c >= '0' && c <= '9') {
+      digit = c - '0';
+    } else if (c >= 'a' && c <= 'f') {
+      digit = c - 'a' + 10;
+    } else if (c >= 'A' && c <= 'F') {
+      digit = c - 'A' + 10;
+    } else {
+      return Fail("expected four hexadecimal digits behind \\u");
+    }
+    *unit = *unit << 4 | digit;
+  }
+  return true;
+}
+
+// Behind the backslash.
+bool JsonScanner::Escape() {
+  char c = at_ < end_ ? *at_ : '\0';
+  switch (c) {
+    case '"':
+    case '\\':
+    case '/':
+      decoded_.push_back(c);
+      break;
+    case 'b':
+      decoded_.push_back('\b');
+      break;
+    case 'f':
+      decoded_.push_back('\f');
+      break;
+    case 'n':
+      decoded_.push_back('\n');
+      break;
+    case 'r':
+      decoded_.push_back('\r');
+      break;
+    case 't':
+      decoded_.push_back('\t');
+      break;
+    case 'u': {
+      const char* lone = "a \\u escape is half of a surrogate pair";
+      const char* start = at_ - 1;
+      uint32_t high, low;
+      ++at_;
+      if (!Hex4(&high)) return false;
+      if (high >= 0xDC00 && high <= 0xDFFF) return Fail(Error::kSyntax, lone, start);
+      if (high >= 0xD800 && high <= 0xDBFF) {
+        if (end_ - at_ < 2 || at_[0] != '\\' || at_[1] != 'u') return Fail(Error::kSyntax, lone, start);
+        at_ += 2;
+        if (!Hex4(&low)) return false;
+        if (low < 0xDC00 || low > 0xDFFF) return Fail(Error::kSyntax, lone, start);
+        high = 0x10000 + ((high - 0xD800) << 10) + (low - 0xDC00);
+      }
+      AppendUtf8(high, &decoded_);
+      return true;
+    }
+    default:
+      return Fail("an unknown escape in a string");
+  }
+  ++at_;
+  return true;
+}
+
+bool JsonScanner::Number(std::string_view* out) {
+  if (!AtNumber()) return Fail("expected a number");
+  const char* start = at_;
+  if (*at_ == '-') ++at_;
+  if (!IsDigit(at_, end_)) return Fail("expected a digit in a number");
+  bool zero = *at_++ == '0';
+  if (zero && IsDigit(at_, end_)) return Fail(Error::kSyntax, "a number has a leading zero", start);
+  while (IsDigit(at_, end_)) ++at_;
+  if (at_ < end_ && *at_ == '.') {
+    ++at_;
+    if (!IsDigit(at_, end_)) return Fail("expected a digit behind the point of a number");
+    while (IsDigit(at_, end_)) ++at_;
+  }
+  if (at_ < end_ && (*at_ == 'e' || *at_ == 'E')) {
+    ++at_;
+    if (at_ < end_ && (*at_ == '+' || *at_ == '-')) ++at_;
+    if (!IsDigit(at_, end_)) return Fail("expected a digit in the exponent of a number");
+    while (IsDigit(at_, end_)) ++at_;
+  }
+  *out = std::string_view(start, at_ - start);
+  return true;
+}
+
+bool JsonScanner::Literal(std::string_view word) {
+  if (std::string_view(at_, end_ - at_).substr(0, word.size()) != word) return Fail("expected a value");
+  at_ += word.size();
+  return true;
+}
+
+bool JsonScanner::Skip(int depth) {
+  std::string_view text;
+  char next = Peek();
+  if ((next == '{' || next == '[') && depth >= kMaxDepth)
+    return Fail("more than 128 arrays and objects inside one another");
+  switch (next) {
+    case '"':
+      return String(&text);
+    case '{': {
+      JsonKeys keys;
+      return Object(
+          [&](std::string_view key) { return keys.emplace(key).second ? Skip(depth + 1) : FailDuplicate(key); });
+    }
+    case '[':
+      return Array([&] { return Skip(depth + 1); });
+    case 't':
+      return Literal("true");
+    case 'f':
+      return Literal("false");
+    case 'n':
+      return Literal("null");
+    default:
+      return AtNumber() ? Number(&text) : Fail("expected a value");
+  }
+}
+
+}  // namespace fst

@@ -1,0 +1,111 @@
+// A strict scanner for the JSON of a header (RFC 8259). Own rather than a library's because the format asks for what
+// those hide: equal keys at every level, also when one is written with \u escapes; the text of a number; limits; no
+// tree and no copies on the way.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+#include <set>
+#include <string>
+#include <string_view>
+
+namespace fst {
+
+// The first byte that breaks UTF-8 (overlong forms, surrogates and what is past U+10FFFF included), or `length` when
+// there is none.
+size_t FindInvalidUtf8(const char* text, size_t length);
+
+// Walks over one JSON text that is valid UTF-8. Every method returns false on an error, which stays: see error() and
+// position(). The text must outlive the scanner. For one thread.
+class JsonScanner {
+ public:
+  enum class Error { kNone, kSyntax, kDuplicateKey };
+  // Arrays and objects deeper than this are kSyntax: a bound on the stack, the same as serde_json's.
+  static constexpr int kMaxDepth = 128;
+
+  JsonScanner(const char* text, size_t length) : begin_(text), at_(text), end_(text + length) {}
+
+  // The first byte of the next token, white space skipped; '\0' at the end.
+  char Peek() {
+    while (at_ < end_ && (*at_ == ' ' || *at_ == '\n' || *at_ == '\r' || *at_ == '\t')) ++at_;
+    return at_ < end_ ? *at_ : '\0';
+  }
+  bool AtNumber() {
+    char next = Peek();
+    return next == '-' || (next >= '0' && next <= '9');
+  }
+
+  // A string, escapes decoded. The view is into the text or into the scanner and holds until the next call.
+  bool String(std::string_view* out);
+
+  // A number; the view is its text, which follows JSON's grammar (it may have a sign, a fraction, an exponent).
+  bool Number(std::string_view* out);
+
+  // Any value, checked whole, equal keys included. `depth`: arrays and objects around it.
+  bool Skip(int depth);
+
+  // An object: on_member(key) is called behind each colon and must scan the value; it returns false to stop with an
+  // error of this scanner. Equal keys are the caller's to find. The key holds until the scanner's next call.
+  template <typename OnMember>
+  bool Object(OnMember on_member) {
+    if (!Take('{', "expected '{'")) return false;
+    if (Peek() == '}') return ++at_, true;
+    while (true) {
+      std::string_view key;
+      if (Peek() != '"') return Fail("expected a key in double quotes");
+      key_start_ = at_;
+      if (!String(&key) || !Take(':', "expected ':' behind a key") || !on_member(key)) return false;
+      if (Peek() == '}') return ++at_, true;
+      if (!Take(',', "expected ',' or '}' in an object")) return false;
+    }
+  }
+
+  // An array: on_element() is called before each value and must scan it.
+  template <typename OnElement>
+  bool Array(OnElement on_element) {
+    if (!Take('[', "expected '['")) return false;
+    if (Peek() == ']') return ++at_, true;
+    while (true) {
+      if (!on_element()) return false;
+      if (Peek() == ']') return ++at_, true;
+      if (!Take(',', "expected ',' or ']' in an array")) return false;
+    }
+  }
+
+  // True when only white space is left.
+  bool End() {
+    return Peek() == '\0' && at_ == end_ ? true : Fail("expected nothing but spaces behind the header's object");
+  }
+
+  // Records the first error, at the current position; always false.
+  bool Fail(const char* what) { return Fail(Error::kSyntax, what, at_); }
+  // A second key of the same name in one object, at the key's position; always false.
+  bool FailDuplicate(std::string_view key);
+
+  Error error() const { return error_; }
+  const char* what() const { return what_; }  // of a kSyntax error: what was expected or wrong
+  const std::string& duplicate_key() const { return duplicate_key_; }
+  size_t position() const { return failed_at_ - begin_; }      // of the error: bytes from the text's start
+  size_t key_position() const { return key_start_ - begin_; }  // of the key that Object met last
+
+ private:
+  bool Fail(Error error, const char* what, const char* at);
+  bool Take(char expected, const char* what) { return Peek() == expected && at_ < end_ ? (++at_, true) : Fail(what); }
+  bool Literal(std::string_view word);
+  bool Escape();
+  bool Hex4(uint32_t* unit);
+
+  const char* const begin_;
+  const char* at_;
+  const char* const end_;
+  const char* key_start_ = begin_;
+  std::string decoded_;
+  Error error_ = Error::kNone;
+  const char* what_ = "";
+  const char* failed_at_ = begin_;
+  std::string duplicate_key_;
+};
+
+// The keys of one object. A tree and not a hash table: equal hashes cannot be forged.
+using JsonKeys = std::set<std::string, std::less<>>;
+
+}  // namespace fst

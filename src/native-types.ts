@@ -1,0 +1,42 @@
+/** What the addon hands over for one checked header: packed, one entry per tensor in the order of offsets. */
+export interface NativeHeader {
+  /** Bytes of JSON, padding included. */
+  readonly headerLength: number;
+  /** Bytes of the whole file. */
+  readonly sizeBytes: number;
+  /** Where the data begins: 8 + headerLength. */
+  readonly dataStart: number;
+  readonly tensorCount: number;
+  /** Bytes after the last tensor; not 0 only with allowTrailingBytes. */
+  readonly trailingBytes: number;
+  /** What the file was when it was read; null when the header came from memory. */
+  readonly identity: NativeFileIdentity | null;
+  /** Every name, one after the other. */
+  readonly names: string;
+  /** Where each name ends in `names`, in UTF-16 units. */
+  readonly nameEnds: Uint32Array;
+  /** Indices into DTYPE_NAMES. */
+  readonly dtypes: Uint8Array;
+  /** Bytes from dataStart. */
+  readonly begins: Float64Array;
+  /** Bytes from dataStart. */
+  readonly ends: Float64Array;
+  /** Where each shape ends in `dims`. */
+  readonly rankEnds: Uint32Array;
+  /** Every shape, one after the other. */
+  readonly dims: Float64Array;
+  /** Of `__metadata__`: key, value, key, value, … */
+  readonly metadata: readonly string[];
+}
+
+/** Device and inode, size in bytes, nanoseconds since the epoch. */
+export interface NativeFileIdentity {
+  readonly dev: bigint;
+  readonly ino: bigint;
+  readonly size: bigint;
+  readonly mtimeNs: bigint;
+}
+
+export interface HeaderReadOptions {
+  readonly allowTrailingBytes?: boolean;
+}
