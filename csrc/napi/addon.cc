@@ -50,8 +50,7 @@ Napi::Object Init(Napi::Env env, Napi::Object exports) {
 }
 
 }  // namespace
-
-Napi::Object InitAddon(Napi::Env env, Napi::Object exports) { return Init(env, exports); }
 }  // namespace fst
 
-NODE_API_MODULE(fastsafetensors, fst::InitAddon)
+static Napi::Object InitAddon(Napi::Env env, Napi::Object exports) { return fst::Init(env, exports); }
+NODE_API_MODULE(fastsafetensors, InitAddon)
