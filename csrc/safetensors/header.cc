@@ -49,8 +49,8 @@ void SortByOffset(Header* header) {
     moved_to[old_index] = static_cast<uint32_t>(entries.size());
     entries.push_back(entry);
   }
-  for (uint32_t& slot : header->slots) {
-    if (slot != 0) slot = moved_to[slot - 1] + 1;
+  for (Header::Slot& slot : header->slots) {
+    if (slot.index_plus_one != 0) slot.index_plus_one = moved_to[slot.index_plus_one - 1] + 1;
   }
   header->entries = std::move(entries);
   header->names = std::move(names);
@@ -106,7 +106,7 @@ Status CheckOffsets(const HeaderOptions& options, const std::string& path, Heade
 
 const Header::Entry* Header::Find(std::string_view name) const {
   if (slots.empty()) return nullptr;
-  uint32_t index = slots[FindSlot(*this, name)];
+  uint32_t index = slots[FindSlot(*this, name, HashName(name))].index_plus_one;
   return index == 0 ? nullptr : &entries[index - 1];
 }
 

@@ -9,7 +9,6 @@ namespace {
 
 constexpr size_t kTextStart = 8;  // of the header's text in the file
 
-// Keyed by a secret of this process, so that nobody can write a file whose names all meet in one slot.
 struct HashSecret {
   uint64_t a, b;
   HashSecret() {
@@ -25,26 +24,16 @@ uint64_t Mix(uint64_t x, uint64_t y) {
   return static_cast<uint64_t>(product) ^ static_cast<uint64_t>(product >> 64);
 }
 
-uint64_t HashName(std::string_view name) {
-  static const HashSecret secret;
-  uint64_t hash = secret.a ^ name.size();
-  size_t at = 0;
-  uint64_t word;
-  for (; name.size() - at >= sizeof word; at += sizeof word) {
-    memcpy(&word, name.data() + at, sizeof word);
-    hash = Mix(hash ^ word, secret.b);
-  }
-  word = 0;
-  memcpy(&word, name.data() + at, name.size() - at);
-  return Mix(Mix(hash ^ word, secret.b), secret.a);
-}
-
 void GrowSlots(Header* header) {
-  size_t count = header->slots.empty() ? 64 : header->slots.size() * 2;
-  header->slots.assign(count, 0);
-  for (size_t i = 0; i < header->entries.size(); ++i) {
-    header->slots[FindSlot(*header, header->NameOf(header->entries[i]))] = static_cast<uint32_t>(i + 1);
+  std::vector<Header::Slot> slots(header->slots.empty() ? 64 : header->slots.size() * 2);
+  const size_t mask = slots.size() - 1;
+  for (const Header::Slot& old : header->slots) {
+    if (old.index_plus_one == 0) continue;
+    size_t at = old.hash & mask;
+    while (slots[at].index_plus_one != 0) at = (at + 1) & mask;
+    slots[at] = old;
   }
+  header->slots = std::move(slots);
 }
 
 std::string ShapeText(const uint64_t* dims, size_t rank) {
@@ -63,11 +52,25 @@ std::string FileLabel(const std::string& path) {
   return slash == std::string::npos || slash + 1 == path.size() ? path : path.substr(slash + 1);
 }
 
-size_t FindSlot(const Header& header, std::string_view name) {
-  size_t mask = header.slots.size() - 1;
-  for (size_t slot = HashName(name) & mask;; slot = (slot + 1) & mask) {
-    uint32_t index = header.slots[slot];
-    if (index == 0 || header.NameOf(header.entries[index - 1]) == name) return slot;
+uint32_t HashName(std::string_view name) {
+  static const HashSecret secret;
+  uint64_t hash = secret.a ^ name.size();
+  uint64_t word;
+  for (; name.size() >= sizeof word; name.remove_prefix(sizeof word)) {
+    memcpy(&word, name.data(), sizeof word);
+    hash = Mix(hash ^ word, secret.b);
+  }
+  word = 0;
+  if (!name.empty()) memcpy(&word, name.data(), name.size());
+  return static_cast<uint32_t>(Mix(Mix(hash ^ word, secret.b), secret.a));
+}
+
+size_t FindSlot(const Header& header, std::string_view name, uint32_t hash) {
+  const size_t mask = header.slots.size() - 1;
+  for (size_t at = hash & mask;; at = (at + 1) & mask) {
+    const Header::Slot& slot = header.slots[at];
+    if (slot.index_plus_one == 0) return at;
+    if (slot.hash == hash && header.NameOf(header.entries[slot.index_plus_one - 1]) == name) return at;
   }
 }
 
@@ -129,9 +132,10 @@ bool HeaderText::ScanMetadata() {
 
 bool HeaderText::AddName(std::string_view name, Header::Entry* entry) {
   if (header_.entries.size() * 2 >= header_.slots.size()) GrowSlots(&header_);
-  size_t slot = FindSlot(header_, name);
-  if (header_.slots[slot] != 0) return scanner_.FailDuplicate(name);
-  header_.slots[slot] = static_cast<uint32_t>(header_.entries.size() + 1);
+  const uint32_t hash = HashName(name);
+  Header::Slot& slot = header_.slots[FindSlot(header_, name, hash)];
+  if (slot.index_plus_one != 0) return scanner_.FailDuplicate(name);
+  slot = {static_cast<uint32_t>(header_.entries.size() + 1), hash};
   entry->name_offset = static_cast<uint32_t>(header_.names.size());  // the text is no longer than kMaxHeaderLength
   entry->name_length = static_cast<uint32_t>(name.size());
   header_.names += name;

@@ -11,8 +11,11 @@ namespace fst {
 // What messages call the file: the last part of its path, or "buffer".
 std::string FileLabel(const std::string& path);
 
-// The slot of Header::slots that holds `name`, or the free one where it belongs. `slots` must not be full.
-size_t FindSlot(const Header& header, std::string_view name);
+// Keyed by a secret of this process, so that nobody can write a file whose names all meet in one slot.
+uint32_t HashName(std::string_view name);
+
+// The slot of Header::slots that holds `name`, or the free one where it belongs. There must be slots.
+size_t FindSlot(const Header& header, std::string_view name, uint32_t hash);
 
 class HeaderText {
  public:

@@ -44,6 +44,15 @@ size_t SequenceLength(const unsigned char* at, size_t left) {
   return continues(1, low, high) && continues(2) && continues(3) ? 4 : 0;
 }
 
+constexpr uint64_t Repeat(uint64_t byte) { return byte * 0x0101010101010101u; }
+
+// Whether one of 8 bytes ends a run of plain characters in a string: a quote, a backslash, a control character.
+bool HasSpecial(uint64_t eight) {
+  auto has_zero = [](uint64_t x) { return (x - Repeat(0x01)) & ~x & Repeat(0x80); };
+  uint64_t control = (eight - Repeat(0x20)) & ~eight & Repeat(0x80);
+  return (control | has_zero(eight ^ Repeat('"')) | has_zero(eight ^ Repeat('\\'))) != 0;
+}
+
 }  // namespace
 
 size_t FindInvalidUtf8(const char* text, size_t length) {
@@ -83,6 +92,9 @@ bool JsonScanner::String(std::string_view* out) {
   const char* run = at_;
   bool escaped = false;
   while (at_ < end_) {
+    uint64_t eight;
+    while (end_ - at_ >= 8 && (memcpy(&eight, at_, sizeof eight), !HasSpecial(eight))) at_ += 8;
+    if (at_ == end_) break;
     unsigned char c = static_cast<unsigned char>(*at_);
     if (c == '"') {
       std::string_view tail(run, at_ - run);

@@ -1,0 +1,147 @@
+import { setImmediate } from 'node:timers/promises';
+import { isUint8Array } from 'node:util/types';
+import { DTYPE_NAMES } from './dtype.js';
+import { InvalidArgumentError } from './errors.js';
+import { parseHeader, readHeader } from './native.js';
+import type { HeaderReadOptions, NativeFileIdentity, NativeHeader } from './native-types.js';
+import { TensorFrame } from './tensor-frame.js';
+
+export { TensorFrame } from './tensor-frame.js';
+
+export interface SafeTensorsMetadataOptions {
+  /** Accept bytes behind the last tensor; `trailingBytes` then tells how many. Default: refuse them. */
+  readonly allowTrailingBytes?: boolean;
+}
+
+const OPTIONS: readonly string[] = ['allowTrailingBytes'];
+
+/** Names put into the lookup table in one turn of the event loop: about a millisecond's worth. */
+const NAMES_A_TURN = 4096;
+
+/**
+ * A file's checked header. Names, shapes and offsets stay packed as the core made them; a TensorFrame is made when it is asked for. Tensors are
+ * in the order of their offsets. Immutable.
+ */
+export class SafeTensorsMetadata {
+  /** '' when it was made from a buffer. */
+  readonly path: string;
+  /** Bytes of JSON, padding included. */
+  readonly headerLength: number;
+  /** Bytes of the whole file. */
+  readonly sizeBytes: number;
+  /** Of `__metadata__`. */
+  readonly metadata: ReadonlyMap<string, string>;
+  readonly tensorCount: number;
+  /** Bytes behind the last tensor; 0 unless allowTrailingBytes accepted some. */
+  readonly trailingBytes: number;
+  /** Where the data begins in the file: offsets of tensors count from here. */
+  readonly dataStart: number;
+  /** What the file was when its header was read, to find out whether it changed; null for a buffer. @internal */
+  readonly identity: NativeFileIdentity | null;
+
+  readonly #header: NativeHeader;
+  readonly #indices = new Map<string, number>(); // of the first #indices.size names
+
+  /** @internal Use fromFile, fromBuffer or, in this package, fromNative. */
+  constructor(header: NativeHeader, path: string) {
+    this.path = path;
+    this.headerLength = header.headerLength;
+    this.sizeBytes = header.sizeBytes;
+    this.tensorCount = header.tensorCount;
+    this.trailingBytes = header.trailingBytes;
+    this.dataStart = header.dataStart;
+    this.identity = header.identity;
+    this.#header = header;
+    const metadata = new Map<string, string>();
+    for (let i = 0; i < header.metadata.length; i += 2) metadata.set(header.metadata[i]!, header.metadata[i + 1]!);
+    this.metadata = metadata;
+  }
+
+  /** Reads and checks a file's header, off the event loop. Rejects with the codes of the format's checks, IO_ERROR or FILE_CHANGED. */
+  static async fromFile(path: string, options: SafeTensorsMetadataOptions = {}): Promise<SafeTensorsMetadata> {
+    if (typeof path !== 'string' || path === '' || path.includes('\0')) {
+      throw new InvalidArgumentError(`fromFile: expected a path, found ${describe(path)}`);
+    }
+    return SafeTensorsMetadata.fromNative(await readHeader(path, checkOptions(options)), path);
+  }
+
+  /** Checks a whole file in memory; METADATA_INCOMPLETE_BUFFER when its data is cut short. The bytes must not change until the promise settles. */
+  static async fromBuffer(buffer: Uint8Array, options: SafeTensorsMetadataOptions = {}): Promise<SafeTensorsMetadata> {
+    if (!isUint8Array(buffer)) {
+      throw new InvalidArgumentError(`fromBuffer: expected a Uint8Array, found ${describe(buffer)}`);
+    }
+    return SafeTensorsMetadata.fromNative(await parseHeader(buffer, checkOptions(options)), '');
+  }
+
+  /** Makes the lookup table without holding the event loop: get() and has() of 100,000 names would do so for 30 ms. @internal */
+  static async fromNative(header: NativeHeader, path: string): Promise<SafeTensorsMetadata> {
+    const metadata = new SafeTensorsMetadata(header, path);
+    for (let end = NAMES_A_TURN; end < header.tensorCount; end += NAMES_A_TURN) {
+      metadata.#indexUpTo(end);
+      await setImmediate();
+    }
+    return metadata;
+  }
+
+  /** Every tensor's name, in the order of offsets. */
+  keys(): string[] {
+    return Array.from({ length: this.tensorCount }, (_, i) => this.nameAt(i));
+  }
+
+  has(name: string): boolean {
+    return this.indexOf(name) >= 0;
+  }
+
+  get(name: string): TensorFrame | undefined {
+    const index = this.indexOf(name);
+    return index < 0 ? undefined : this.frameAt(index);
+  }
+
+  *[Symbol.iterator](): Generator<TensorFrame, void, void> {
+    for (let i = 0; i < this.tensorCount; ++i) yield this.frameAt(i);
+  }
+
+  /** The place of a tensor in the order of offsets, -1 for none. @internal */
+  indexOf(name: string): number {
+    if (this.#indices.size < this.tensorCount) this.#indexUpTo(this.tensorCount);
+    return this.#indices.get(name) ?? -1;
+  }
+
+  #indexUpTo(end: number): void {
+    for (let i = this.#indices.size; i < end; ++i) this.#indices.set(this.nameAt(i), i);
+  }
+
+  /** @internal */
+  nameAt(index: number): string {
+    const { names, nameEnds } = this.#header;
+    return names.slice(index === 0 ? 0 : nameEnds[index - 1], nameEnds[index]);
+  }
+
+  /** @internal */
+  frameAt(index: number): TensorFrame {
+    const { dtypes, begins, ends, rankEnds, dims } = this.#header;
+    const shape: number[] = [];
+    for (let i = index === 0 ? 0 : rankEnds[index - 1]!; i < rankEnds[index]!; ++i) shape.push(dims[i]!);
+    return new TensorFrame(this.nameAt(index), DTYPE_NAMES[dtypes[index]!]!, shape, [begins[index]!, ends[index]!]);
+  }
+}
+
+function checkOptions(options: unknown): HeaderReadOptions {
+  if (typeof options !== 'object' || options === null) {
+    throw new InvalidArgumentError(`options: expected an object, found ${describe(options)}`);
+  }
+  for (const key of Object.keys(options)) {
+    if (!OPTIONS.includes(key)) {
+      throw new InvalidArgumentError(`unknown option '${key}', expected ${OPTIONS.join(', ')}`);
+    }
+  }
+  const { allowTrailingBytes } = options as SafeTensorsMetadataOptions;
+  if (allowTrailingBytes !== undefined && typeof allowTrailingBytes !== 'boolean') {
+    throw new InvalidArgumentError(`allowTrailingBytes: expected a boolean, found ${describe(allowTrailingBytes)}`);
+  }
+  return { allowTrailingBytes: allowTrailingBytes ?? false };
+}
+
+function describe(value: unknown): string {
+  return typeof value === 'string' ? JSON.stringify(value) : value === null ? 'null' : typeof value;
+}

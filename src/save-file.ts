@@ -1,0 +1,240 @@
+import { randomBytes } from 'node:crypto';
+import { type FileHandle, open, rename, unlink } from 'node:fs/promises';
+import { dirname, join } from 'node:path';
+import { isUint8Array } from 'node:util/types';
+import { DTYPE_BITS, type DTypeName } from './dtype.js';
+import { type ErrorCode, FastSafetensorsError, InvalidArgumentError } from './errors.js';
+
+export interface SaveTensor {
+  readonly name: string;
+  readonly dtype: DTypeName;
+  readonly shape: readonly number[];
+  /** The elements, row-major, little-endian; product(shape) x bits / 8 bytes. Must not change until the promise settles. */
+  readonly data: Uint8Array;
+}
+
+export interface SaveFileOptions {
+  /** Written as `__metadata__`. */
+  readonly metadata?: Readonly<Record<string, string>>;
+}
+
+const MAX_HEADER_LENGTH = 100_000_000;
+/** Tensors smaller than this are put together to chunks of this size, larger ones written in place, in parts that every platform takes. */
+const CHUNK = 1024 * 1024;
+const MAX_WRITE = 64 * 1024 * 1024;
+/** File systems that cannot sync a folder answer with one of these; there is nothing to be done about it. */
+const FOLDER_SYNC_UNSUPPORTED = new Set(['EINVAL', 'ENOTSUP', 'ENOSYS', 'EISDIR', 'EPERM']);
+
+interface Item extends SaveTensor {
+  readonly nameBytes: Buffer;
+}
+
+/**
+ * Writes a .safetensors file as the format's writers do: tensors by element size (largest first), then name; the header padded with spaces to a
+ * multiple of 8. Atomic: a temporary file in the same folder is written, synced and renamed over `path`, so that readers see the old
+ * file or the whole new one; on failure the temporary file is removed and `path` is as it was.
+ *
+ * Rejects with UNKNOWN_DTYPE, TENSOR_INVALID_INFO (shape and data disagree), DUPLICATE_TENSOR, HEADER_TOO_LARGE, IO_ERROR or, for
+ * what is no tensor, name, path or option, INVALID_ARGUMENT; all but IO_ERROR before anything is written.
+ */
+export async function saveFile(
+  tensors: Iterable<SaveTensor>,
+  path: string,
+  options: SaveFileOptions = {},
+): Promise<void> {
+  if (typeof path !== 'string' || path === '' || path.includes('\0')) {
+    throw new InvalidArgumentError(`saveFile: expected a path, found ${JSON.stringify(path) ?? typeof path}`);
+  }
+  const metadata = checkMetadata(options);
+  const items = checkTensors(tensors, path).sort(
+    (a, b) => DTYPE_BITS[b.dtype] - DTYPE_BITS[a.dtype] || Buffer.compare(a.nameBytes, b.nameBytes),
+  );
+  const header = encodeHeader(items, metadata, path);
+  await writeAtomically(path, chunksOf([header, ...items.map((item) => item.data)]));
+}
+
+function checkMetadata(options: unknown): [string, string][] | undefined {
+  if (typeof options !== 'object' || options === null) {
+    throw new InvalidArgumentError(
+      `saveFile: options must be an object, found ${options === null ? 'null' : typeof options}`,
+    );
+  }
+  for (const key of Object.keys(options)) {
+    if (key !== 'metadata') throw new InvalidArgumentError(`saveFile: unknown option '${key}', expected 'metadata'`);
+  }
+  const { metadata } = options as SaveFileOptions;
+  if (metadata === undefined) return undefined;
+  if (typeof metadata !== 'object' || metadata === null || Array.isArray(metadata)) {
+    throw new InvalidArgumentError('saveFile: metadata must be an object of strings');
+  }
+  const entries = Object.entries(metadata);
+  for (const [key, value] of entries) {
+    if (typeof value !== 'string') {
+      throw new InvalidArgumentError(`saveFile: metadata ${JSON.stringify(key)} is ${typeof value}, expected a string`);
+    }
+    if (!isWellFormed(key) || !isWellFormed(value)) {
+      throw new InvalidArgumentError(
+        `saveFile: metadata ${JSON.stringify(key)} has a lone surrogate, which UTF-8 cannot hold`,
+      );
+    }
+  }
+  return entries;
+}
+
+function checkTensors(tensors: unknown, path: string): Item[] {
+  if (typeof tensors !== 'object' || tensors === null || !(Symbol.iterator in tensors)) {
+    throw new InvalidArgumentError('saveFile: tensors must be an iterable of { name, dtype, shape, data }');
+  }
+  const names = new Set<string>();
+  const items: Item[] = [];
+  for (const tensor of tensors as Iterable<SaveTensor>) {
+    const item = checkTensor(tensor, path);
+    if (names.has(item.name)) {
+      throw new FastSafetensorsError(
+        'DUPLICATE_TENSOR',
+        `saveFile: tensor ${JSON.stringify(item.name)} is given twice`,
+        {
+          path,
+          tensor: item.name,
+        },
+      );
+    }
+    names.add(item.name);
+    items.push(item);
+  }
+  return items;
+}
+
+function checkTensor(tensor: SaveTensor, path: string): Item {
+  if (typeof tensor !== 'object' || tensor === null || typeof tensor.name !== 'string') {
+    throw new InvalidArgumentError(
+      'saveFile: each tensor must be { name, dtype, shape, data } with a name that is a string',
+    );
+  }
+  const { name, dtype, shape, data } = tensor;
+  const fail = (code: ErrorCode, problem: string) =>
+    new FastSafetensorsError(code, `saveFile: tensor ${JSON.stringify(name)}: ${problem}`, { path, tensor: name });
+
+  if (name === '__metadata__') throw fail('INVALID_ARGUMENT', 'the format keeps this name for itself');
+  if (!isWellFormed(name)) throw fail('INVALID_ARGUMENT', 'its name has a lone surrogate, which UTF-8 cannot hold');
+  if (!Object.hasOwn(DTYPE_BITS, dtype)) {
+    throw fail('UNKNOWN_DTYPE', `unknown dtype ${String(dtype)}, expected one of ${Object.keys(DTYPE_BITS).join(' ')}`);
+  }
+  if (!Array.isArray(shape) || !shape.every((size) => Number.isSafeInteger(size) && size >= 0)) {
+    throw fail('TENSOR_INVALID_INFO', `shape ${JSON.stringify(shape)} is no array of integers that are not negative`);
+  }
+  if (!isUint8Array(data)) throw fail('INVALID_ARGUMENT', 'data must be a Uint8Array');
+  // BigInt: products of sizes can leave 2^53 and come back through a 0.
+  const bits = shape.reduce((product, size) => product * BigInt(size), BigInt(DTYPE_BITS[dtype]));
+  if (bits >= 2n ** 64n) throw fail('TENSOR_INVALID_INFO', `shape [${shape.join(', ')}] of ${dtype} overflows 64 bits`);
+  if (bits % 8n !== 0n) {
+    throw fail(
+      'TENSOR_INVALID_INFO',
+      `shape [${shape.join(', ')}] of ${dtype} takes ${bits} bits, which is no whole number of bytes`,
+    );
+  }
+  if (bits / 8n !== BigInt(data.byteLength)) {
+    throw fail(
+      'TENSOR_INVALID_INFO',
+      `shape [${shape.join(', ')}] of ${dtype} takes ${bits / 8n} bytes, but data has ${data.byteLength}`,
+    );
+  }
+  return { name, dtype, shape: [...shape], data, nameBytes: Buffer.from(name) };
+}
+
+/** The length and the padded text. */
+function encodeHeader(items: readonly Item[], metadata: [string, string][] | undefined, path: string): Buffer {
+  const parts: string[] = [];
+  if (metadata) {
+    const members = metadata.map(([key, value]) => `${JSON.stringify(key)}:${JSON.stringify(value)}`);
+    parts.push(`"__metadata__":{${members.join(',')}}`);
+  }
+  let begin = 0;
+  for (const { name, dtype, shape, data } of items) {
+    const end = begin + data.byteLength;
+    parts.push(
+      `${JSON.stringify(name)}:{"dtype":"${dtype}","shape":[${shape.join(',')}],"data_offsets":[${begin},${end}]}`,
+    );
+    begin = end;
+  }
+  const text = `{${parts.join(',')}}`;
+  const length = Buffer.byteLength(text);
+  const padded = Math.ceil(length / 8) * 8;
+  if (padded > MAX_HEADER_LENGTH) {
+    throw new FastSafetensorsError(
+      'HEADER_TOO_LARGE',
+      `saveFile: the header takes ${padded} bytes, expected at most ${MAX_HEADER_LENGTH}; write several files`,
+      { path },
+    );
+  }
+  const header = Buffer.alloc(8 + padded, ' ');
+  header.writeBigUInt64LE(BigInt(padded), 0);
+  header.write(text, 8);
+  return header;
+}
+
+/** The same bytes in pieces fit for one write each. A piece holds until the next is asked for. */
+function* chunksOf(pieces: Iterable<Uint8Array>): Generator<Uint8Array, void, void> {
+  const chunk = Buffer.allocUnsafe(CHUNK);
+  let filled = 0;
+  for (const piece of pieces) {
+    if (filled > 0 && filled + piece.byteLength > CHUNK) {
+      yield chunk.subarray(0, filled);
+      filled = 0;
+    }
+    if (piece.byteLength < CHUNK) {
+      chunk.set(piece, filled);
+      filled += piece.byteLength;
+    } else {
+      for (let at = 0; at < piece.byteLength; at += MAX_WRITE) yield piece.subarray(at, at + MAX_WRITE);
+    }
+  }
+  if (filled > 0) yield chunk.subarray(0, filled);
+}
+
+async function writeAtomically(path: string, chunks: Iterable<Uint8Array>): Promise<void> {
+  const folder = dirname(path);
+  const temporary = join(folder, `.fst-${process.pid}-${randomBytes(8).toString('hex')}.tmp`);
+  let created = false;
+  try {
+    const file = await open(temporary, 'wx', 0o666);
+    created = true;
+    try {
+      for (const chunk of chunks) await writeWhole(file, chunk);
+      await file.sync();
+    } finally {
+      await file.close();
+    }
+    await rename(temporary, path);
+    created = false;
+    await syncFolder(folder);
+  } catch (cause) {
+    // Best effort: the first error is the one to tell.
+    if (created) await unlink(temporary).catch(() => undefined);
+    const reason = cause instanceof Error ? cause.message : String(cause);
+    throw new FastSafetensorsError('IO_ERROR', `saveFile: cannot write ${path}: ${reason}`, { path, cause });
+  }
+}
+
+async function writeWhole(file: FileHandle, bytes: Uint8Array): Promise<void> {
+  for (let at = 0; at < bytes.byteLength; ) {
+    const { bytesWritten } = await file.write(bytes, at, bytes.byteLength - at);
+    at += bytesWritten;
+  }
+}
+
+/** Makes the rename last through a power failure. */
+async function syncFolder(folder: string): Promise<void> {
+  const handle = await open(folder, 'r');
+  try {
+    await handle.sync();
+  } catch (error) {
+    if (!FOLDER_SYNC_UNSUPPORTED.has((error as NodeJS.ErrnoException).code ?? '')) throw error;
+  } finally {
+    await handle.close();
+  }
+}
+
+function isWellFormed(text: string): boolean {
+  return !/\p{Surrogate}/u.test(text);
+}
