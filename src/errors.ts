@@ -50,7 +50,13 @@ export interface ErrorPlace {
   cause?: unknown;
 }
 
-/** The one error class of the package. `code` is stable; messages may change. */
+// By name: an error made through the CommonJS entry is an instance for who imported the ES one, and across jest's realms.
+const BRAND = Symbol.for('fastsafetensors-node.error');
+
+/**
+ * The one error class of the package. `code` is stable, messages may change. A wrong argument is a TypeError as well as an instance of this class:
+ * see InvalidArgumentError.
+ */
 export class FastSafetensorsError extends Error {
   readonly code: ErrorCode;
   readonly path?: string;
@@ -64,10 +70,21 @@ export class FastSafetensorsError extends Error {
     if (place.path !== undefined) this.path = place.path;
     if (place.tensor !== undefined) this.tensor = place.tensor;
     if (place.offset !== undefined) this.offset = place.offset;
+    Object.defineProperty(this, BRAND, { value: true });
+  }
+
+  static override [Symbol.hasInstance](value: unknown): boolean {
+    if (this !== FastSafetensorsError) return Function.prototype[Symbol.hasInstance].call(this, value);
+    return typeof value === 'object' && value !== null && BRAND in value;
   }
 }
 
-/** Misuse of an option or argument: a TypeError by name and prototype for those who check that, with the package's code. */
+/** A misused option or argument: a TypeError, and an instance of FastSafetensorsError with the code INVALID_ARGUMENT. */
 export class InvalidArgumentError extends TypeError {
   readonly code = 'INVALID_ARGUMENT' as const;
+
+  constructor(message: string) {
+    super(message);
+    Object.defineProperty(this, BRAND, { value: true });
+  }
 }

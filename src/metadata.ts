@@ -111,6 +111,11 @@ export class SafeTensorsMetadata {
     for (let i = this.#indices.size; i < end; ++i) this.#indices.set(this.nameAt(i), i);
   }
 
+  /** The arrays themselves. @internal */
+  get packed(): NativeHeader {
+    return this.#header;
+  }
+
   /** @internal */
   nameAt(index: number): string {
     const { names, nameEnds } = this.#header;
@@ -118,11 +123,20 @@ export class SafeTensorsMetadata {
   }
 
   /** @internal */
-  frameAt(index: number): TensorFrame {
-    const { dtypes, begins, ends, rankEnds, dims } = this.#header;
+  shapeAt(index: number): number[] {
+    const { rankEnds, dims } = this.#header;
     const shape: number[] = [];
     for (let i = index === 0 ? 0 : rankEnds[index - 1]!; i < rankEnds[index]!; ++i) shape.push(dims[i]!);
-    return new TensorFrame(this.nameAt(index), DTYPE_NAMES[dtypes[index]!]!, shape, [begins[index]!, ends[index]!]);
+    return shape;
+  }
+
+  /** @internal */
+  frameAt(index: number): TensorFrame {
+    const { dtypes, begins, ends } = this.#header;
+    return new TensorFrame(this.nameAt(index), DTYPE_NAMES[dtypes[index]!]!, this.shapeAt(index), [
+      begins[index]!,
+      ends[index]!,
+    ]);
   }
 }
 

@@ -171,7 +171,7 @@ void Wake(const std::shared_ptr<Load>& load) {
   });
 }
 
-// startTransfer(engine, plan, {window, collectReady, timeoutMs}): External; throws a status object.
+// startTransfer(engine, plan, {window, collectReady, timeoutMs, alwaysStage}): External; throws a status object.
 Napi::Value StartTransfer(const Napi::CallbackInfo& info) {
   Napi::Env env = info.Env();
   Plan plan = PlanFromJs(info[1].As<Napi::Object>());
@@ -183,6 +183,12 @@ Napi::Value StartTransfer(const Napi::CallbackInfo& info) {
   TransferOptions options;
   options.window = static_cast<uint32_t>(NumberOr(object, "window", UINT32_MAX));
   options.collect_ready = Flag(object, "collectReady");
+  options.always_stage = Flag(object, "alwaysStage");
+  Napi::Value memory = info[1].As<Napi::Object>().Get("memory");
+  for (uint32_t i = 0; memory.IsArray() && i < memory.As<Napi::Array>().Length(); ++i) {
+    Napi::Value given = memory.As<Napi::Array>().Get(i);
+    options.memory.push_back(given.IsExternal() ? FromExternal<DeviceBuffer>(given) : nullptr);
+  }
   double timeout = NumberOr(object, "timeoutMs", 0);
   if (timeout > 0) options.deadline = Clock::now() + std::chrono::microseconds(static_cast<int64_t>(timeout * 1000));
   // Weak: the transfer belongs to the load, not the other way round.

@@ -19,7 +19,10 @@ Loop::Loop(std::shared_ptr<Engine::Shared> shared)
       reader_(*shared_->reader),
       device_(*shared_->device),
       slots_(shared_->slot_bytes, shared_->slot_count),
-      openers_(std::make_shared<TaskPool>("fst-open", kOpeners)) {}
+      openers_(std::make_shared<TaskPool>("fst-open", kOpeners)),
+      staged_rules_(shared_->rules) {
+  staged_rules_.direct = false;
+}
 
 void Loop::Run() {
   broken_ = device_.NewStream(shared_->queue, &stream_);
@@ -64,8 +67,9 @@ void Loop::TakeRequests() {
 // What the window allows at once is refused before anything is allocated.
 Status Loop::CheckRoom(const Transfer& transfer) {
   uint64_t bytes = 0;
-  for (const PlanAllocation& allocation : transfer.plan_.allocations) {
-    if (allocation.batch < transfer.options_.window) bytes += allocation.size;
+  for (size_t i = 0; i < transfer.plan_.allocations.size(); ++i) {
+    bool there = i < transfer.options_.memory.size() && transfer.options_.memory[i] != nullptr;
+    if (!there && transfer.plan_.allocations[i].batch < transfer.options_.window) bytes += transfer.plan_.allocations[i].size;
   }
   return device_.CheckRoom(bytes);
 }
@@ -197,7 +201,8 @@ bool Loop::IssueRead(const TransferPtr& transfer) {
   Status status = BufferOf(t, first.allocation, &memory);
   int slot = -1;
   if (status.ok()) {
-    Chunk chunk = NextChunk(t.plan_, shared_->rules, t.cursor_, t.allowed_, memory->address());
+    const ChunkRules& rules = t.options_.always_stage ? staged_rules_ : shared_->rules;
+    Chunk chunk = NextChunk(t.plan_, rules, t.cursor_, t.allowed_, memory->address());
     if (!chunk.direct) {
       status = slots_.Take(reader_, device_, &slot);
       if (status.ok() && slot < 0) return false;

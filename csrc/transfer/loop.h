@@ -79,6 +79,7 @@ class Loop {
   std::unique_ptr<CopyStream> stream_;
   Slots slots_;
   std::shared_ptr<TaskPool> openers_;
+  ChunkRules staged_rules_;
   std::deque<TransferPtr> transfers_;
   std::deque<Op> ops_;  // a deque: references stay valid while it grows
   std::vector<uint32_t> free_ops_;

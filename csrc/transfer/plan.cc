@@ -11,7 +11,6 @@ Status Plan::Validate() const {
     const PlanItem& item = items[i];
     if (item.file >= files.size()) return wrong(i, "there is no such file");
     if (item.allocation >= allocations.size()) return wrong(i, "there is no such allocation");
-    if (item.destination % 256 != 0) return wrong(i, "its destination is no multiple of 256");
     uint64_t file_size = files[item.file].expected.size, room = allocations[item.allocation].size;
     if (item.offset > file_size || item.length > file_size - item.offset) return wrong(i, "it ends after its file");
     if (item.destination > room || item.length > room - item.destination) return wrong(i, "it ends after its allocation");

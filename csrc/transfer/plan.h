@@ -25,7 +25,7 @@ struct PlanItem {
   uint32_t allocation;
   uint64_t offset;       // of its first byte in the file
   uint64_t length;       // bytes, may be 0
-  uint64_t destination;  // its first byte in the allocation, a multiple of 256
+  uint64_t destination;  // its first byte in the allocation; a multiple of 256 for a whole tensor
 };
 
 struct Plan {

@@ -5,6 +5,7 @@ namespace fst {
 Transfer::Transfer(Plan plan, TransferOptions options)
     : plan_(std::move(plan)), options_(std::move(options)), window_(options_.window) {
   memory_.resize(plan_.allocations.size());
+  for (size_t i = 0; i < options_.memory.size() && i < memory_.size(); ++i) memory_[i].buffer = options_.memory[i];
   files_.resize(plan_.files.size());
   bytes_left_.reserve(plan_.items.size());
   std::vector<bool> seen(plan_.files.size());

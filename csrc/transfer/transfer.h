@@ -15,6 +15,8 @@ namespace fst {
 
 struct TransferOptions {
   uint32_t window = UINT32_MAX;  // batches below this number may be loaded; see Engine::SetWindow
+  bool always_stage = false;     // through slots, as the engine's option says for all
+  std::vector<std::shared_ptr<DeviceBuffer>> memory;  // memory that is there already, by allocation; may be shorter, with nulls
   bool collect_ready = false;    // TakeReady is used: tensors in the order in which they arrive
   Clock::time_point deadline = Clock::time_point::max();  // TIMEOUT after it
   // Called on the I/O thread when there is something new to see. Short, and never calls the engine.

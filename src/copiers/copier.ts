@@ -1,0 +1,50 @@
+import type { Device } from '../device.js';
+import type { SafeTensorsMetadata } from '../metadata.js';
+import type { EngineOptions, ReaderOptions } from '../native.js';
+
+/** Bytes [fileOffset, fileOffset + length) of the file go to byte destOffset of the destination. */
+export interface CopyRange {
+  readonly fileOffset: number;
+  readonly length: number;
+  readonly destOffset: number;
+}
+
+/** Device memory that a copier fills. */
+export interface Destination {
+  readonly device: Device;
+  readonly byteLength: number;
+  readonly pointer: bigint;
+  /** Copies bytes in, off the event loop; they must not change until the promise settles. INVALID_ARGUMENT outside the memory. */
+  write(destOffset: number, bytes: Uint8Array): Promise<void>;
+}
+
+export interface CopyRequest {
+  readonly path: string;
+  readonly ranges: readonly CopyRange[];
+  readonly destination: Destination;
+  /** Aborted when the load fails elsewhere or is given up. */
+  readonly signal: AbortSignal;
+}
+
+/** Moves ranges of one file: submitIo starts and returns at once, waitIo resolves when every byte is in place or rejects. */
+export interface Copier<P = unknown> {
+  submitIo(request: CopyRequest): P;
+  waitIo(pending: P): Promise<void>;
+  close(): Promise<void>;
+}
+
+export type CopierConstructor = (metadata: SafeTensorsMetadata, device: Device) => Copier;
+export type CopierFactory = (device: Device, options: Readonly<Record<string, unknown>>) => CopierConstructor;
+
+/** What a built-in copier is made of: a reader and how the engine uses it. Loaders drive such copiers through one engine, across files. */
+export interface EngineSpec {
+  readonly reader: ReaderOptions;
+  readonly engine: EngineOptions;
+}
+
+export const ENGINE: unique symbol = Symbol('fastsafetensors-node.engine');
+export type EngineConstructor = CopierConstructor & { readonly [ENGINE]: EngineSpec };
+
+export function engineOf(constructor: CopierConstructor): EngineSpec | undefined {
+  return (constructor as Partial<EngineConstructor>)[ENGINE];
+}

@@ -1,0 +1,114 @@
+import { Device, openDevice } from '../device.js';
+import { FastSafetensorsError, InvalidArgumentError } from '../errors.js';
+import type { CopierConstructor, CopierFactory } from './copier.js';
+import { nogds } from './nogds.js';
+
+export type CopierType = 'auto' | '3fs' | 'gds' | 'nogds' | 'unified' | (string & {});
+
+export interface Availability {
+  available: boolean;
+  /** Why not. */
+  reason?: string;
+  /** What to do about it. */
+  remedy?: string;
+  library?: string;
+  version?: string;
+}
+
+interface Builtin {
+  readonly factory: CopierFactory;
+  /** Off the event loop; never rejects for an unavailable copier. */
+  readonly availability: (device: Device) => Promise<Availability>;
+}
+
+/** A copier whose part is not in this version: it can be named and registered, and says so when it is used. */
+function missing(type: string, what: string): Builtin {
+  const reason = `the copier "${type}" (${what}) is not in this version yet`;
+  const remedy = "use copier: 'nogds', which reads every file system";
+  return {
+    factory: () => {
+      throw new FastSafetensorsError('COPIER_UNAVAILABLE', `${reason}; ${remedy}`);
+    },
+    availability: async () => ({ available: false, reason, remedy }),
+  };
+}
+
+const BUILTINS: ReadonlyMap<string, Builtin> = new Map([
+  ['3fs', missing('3fs', 'DeepSeek 3FS through USRBIO')],
+  ['gds', missing('gds', 'GPUDirect Storage through cuFile')],
+  [
+    'nogds',
+    {
+      factory: nogds,
+      availability: async (device: Device) => {
+        try {
+          await openDevice(device);
+          return { available: true };
+        } catch (error) {
+          return { available: false, reason: (error as Error).message, remedy: "use device: 'cpu'" };
+        }
+      },
+    },
+  ],
+  ['unified', missing('unified', 'memory shared by host and device')],
+]);
+
+/** Registered copiers by name. Once a JavaScript realm: the ES module entry re-exports the CommonJS one. */
+const registry = new Map<string, CopierFactory>([...BUILTINS].map(([type, { factory }]) => [type, factory]));
+
+/**
+ * Registers a copier under a name, replacing one of that name; without a factory the built-in of that name (built-ins are registered on import, so this does
+ * nothing but say that the name is right). UNKNOWN_COPIER, INVALID_ARGUMENT.
+ */
+export function registerCopier(type: CopierType, factory?: CopierFactory): void {
+  if (typeof type !== 'string' || type === '')
+    throw new InvalidArgumentError(`registerCopier: expected a name, found ${typeof type}`);
+  if (type === 'auto')
+    throw new InvalidArgumentError("registerCopier: 'auto' is the choice among copiers and no copier");
+  if (factory === undefined) {
+    const builtin = BUILTINS.get(type);
+    if (!builtin) throw unknown(type, [...BUILTINS.keys()]);
+    registry.set(type, builtin.factory);
+    return;
+  }
+  if (typeof factory !== 'function')
+    throw new InvalidArgumentError(`registerCopier: expected a factory function, found ${typeof factory}`);
+  registry.set(type, factory);
+}
+
+/** Names of all registered copiers, built-ins first. */
+export function registeredCopiers(): string[] {
+  return [...registry.keys()];
+}
+
+/** The constructor of a copier for one device. UNKNOWN_COPIER lists those there are; COPIER_UNAVAILABLE says why. */
+export function createCopierConstructor(
+  type: CopierType,
+  device: Device | string,
+  options: Readonly<Record<string, unknown>> = {},
+): CopierConstructor {
+  const target = typeof device === 'string' ? Device.parse(device) : device;
+  const factory = registry.get(type === 'auto' ? 'nogds' : type);
+  if (!factory) throw unknown(type, registeredCopiers());
+  const constructor = factory(target, options);
+  if (typeof constructor !== 'function') {
+    throw new InvalidArgumentError(
+      `the factory of copier "${type}" returned ${typeof constructor}, expected a function (metadata, device) => Copier`,
+    );
+  }
+  return constructor;
+}
+
+/** Whether a copier can be used here, and what to do if not. Off the event loop; does not open the cuFile driver. Rejects with UNKNOWN_COPIER only. */
+export async function copierAvailability(type: CopierType, device = 'cpu'): Promise<Availability> {
+  const target = Device.parse(device);
+  const name = type === 'auto' ? 'nogds' : type;
+  const factory = registry.get(name);
+  if (!factory) throw unknown(type, registeredCopiers());
+  const builtin = BUILTINS.get(name);
+  return builtin && builtin.factory === factory ? builtin.availability(target) : { available: true };
+}
+
+function unknown(type: string, known: readonly string[]): FastSafetensorsError {
+  return new FastSafetensorsError('UNKNOWN_COPIER', `there is no copier "${type}"; there are ${known.join(', ')}`);
+}

@@ -1,0 +1,34 @@
+export type {
+  Copier,
+  CopierConstructor,
+  CopierFactory,
+  CopyRange,
+  CopyRequest,
+  Destination,
+} from './copiers/copier.js';
+export {
+  type Availability,
+  type CopierType,
+  copierAvailability,
+  createCopierConstructor,
+  registerCopier,
+  registeredCopiers,
+} from './copiers/registry.js';
+export { Device } from './device.js';
+export { DeviceTensor } from './device-tensor.js';
+export type { DTypeName } from './dtype.js';
+export { type ErrorCode, FastSafetensorsError, InvalidArgumentError } from './errors.js';
+export { FilesBufferOnDevice } from './files-buffer.js';
+export type { Framework } from './framework.js';
+export { fastsafeOpen, type OpenFiles } from './loaders/fastsafe-open.js';
+export { type CopyOptions, SafeTensorsFileLoader } from './loaders/file-loader.js';
+export { ParallelLoader } from './loaders/parallel-loader.js';
+export type { LoadReport } from './loaders/session.js';
+export { SafeTensorsMetadata, type SafeTensorsMetadataOptions, TensorFrame } from './metadata.js';
+export { type Metrics, nativeMetrics } from './native.js';
+export type { LoaderOptions, Logger, ParallelOptions } from './options.js';
+export { type ProcessGroup, SingleGroup } from './process-group.js';
+export type { Progress } from './progress.js';
+export { saveFile } from './save-file.js';
+export type { Files } from './shards.js';
+export type { SliceRange } from './tensor-frame.js';

@@ -1,0 +1,266 @@
+import { stat } from 'node:fs/promises';
+import type { Copier, CopierConstructor, CopyRange } from '../copiers/copier.js';
+import { MemoryDestination } from '../destination.js';
+import { type Device, openDevice } from '../device.js';
+import { FastSafetensorsError } from '../errors.js';
+import { Memory } from '../memory.js';
+import type { SafeTensorsMetadata } from '../metadata.js';
+import { native, settled } from '../native.js';
+import type { Plan } from '../plan.js';
+import { Load, type LoadOptions } from './load.js';
+
+/** Requests that a copier has in hand at a time. */
+const MAX_REQUESTS = 64;
+
+/** A load by a copier of the user's own: the loader plans and allocates, the copier moves ranges. One request for each file and allocation. */
+export class CopierLoad extends Load {
+  readonly #make: CopierConstructor;
+  readonly #collectReady: boolean;
+  readonly #abort = new AbortController();
+  readonly #memory: (Memory | undefined)[] = [];
+  readonly #done: Uint8Array; // by item
+  readonly #itemsLeft: Uint32Array; // by allocation
+  readonly #taken: Uint8Array; // by allocation
+  readonly #copiers = new Map<number, Copier>(); // by file
+  #window: number;
+  #ready: number[] = [];
+  #readyPrefix = 0;
+  #readyCount = 0;
+  #bytesLoaded = 0;
+  #inFlight = 0;
+  #maxInFlight = 0;
+  #drained = false;
+  #error: Error | null = null;
+  #waiting: (() => void)[] = [];
+  #news = false;
+
+  constructor(constructor: CopierConstructor, plan: Plan, device: Device, options: LoadOptions) {
+    super(plan, device);
+    this.#make = constructor;
+    this.#collectReady = options.collectReady;
+    this.#window = options.window;
+    this.#done = new Uint8Array(plan.count);
+    this.#itemsLeft = new Uint32Array(plan.allocationSizes.length);
+    this.#taken = new Uint8Array(plan.allocationSizes.length);
+    for (let item = 0; item < plan.count; ++item) ++this.#itemsLeft[plan.allocations[item]!]!;
+    const timer =
+      options.timeoutMs === undefined
+        ? undefined
+        : setTimeout(() => {
+            this.#fail(
+              new FastSafetensorsError(
+                'TIMEOUT',
+                `the load was not complete after ${options.timeoutMs} ms: ${this.#bytesLoaded} of ${plan.bytes} bytes had arrived; raise timeoutMs`,
+              ),
+            );
+          }, options.timeoutMs);
+    void this.#run()
+      .catch((error) => this.#fail(error))
+      .then(() => this.#finish())
+      .finally(() => clearTimeout(timer));
+  }
+
+  get readyPrefix(): number {
+    return this.#readyPrefix;
+  }
+  get readyCount(): number {
+    return this.#readyCount;
+  }
+  get bytesLoaded(): number {
+    return this.#bytesLoaded;
+  }
+  get maxInFlight(): number {
+    return this.#maxInFlight;
+  }
+  get drained(): boolean {
+    return this.#drained;
+  }
+  get error(): Error | null {
+    return this.#error;
+  }
+
+  async wait(): Promise<void> {
+    if (!this.#news) await new Promise<void>((resolve) => this.#waiting.push(resolve));
+    this.#news = false;
+  }
+
+  takeReady(): ArrayLike<number> {
+    const ready = this.#ready;
+    this.#ready = [];
+    return ready;
+  }
+
+  allow(batches: number): void {
+    this.#window = batches;
+    this.#tell();
+  }
+
+  cancel(): void {
+    this.#fail(new FastSafetensorsError('CLOSED', 'the load was cancelled'));
+  }
+
+  protected takeMemory(allocation: number): Memory | null {
+    const memory = this.#memory[allocation];
+    if (this.#error || !memory) return null;
+    memory.retain();
+    this.#taken[allocation] = 1;
+    if (this.#itemsLeft[allocation] === 0) this.#release(allocation);
+    return memory;
+  }
+
+  async #run(): Promise<void> {
+    const { plan } = this;
+    const pending = new Set<Promise<void>>();
+    try {
+      for (let item = 0; item < plan.count && !this.#error; ) {
+        while (plan.batchOf(item) >= this.#window && !this.#error) await this.#changed();
+        while (pending.size >= MAX_REQUESTS && !this.#error) await Promise.race(pending);
+        if (this.#error) break;
+        const first = item;
+        const file = plan.files[item]!;
+        const allocation = plan.allocations[item]!;
+        while (item < plan.count && plan.files[item] === file && plan.allocations[item] === allocation) ++item;
+        const memory = await this.#allocate(allocation);
+        const request = this.#request(first, item, memory)
+          .catch((error) => this.#fail(error))
+          .finally(() => pending.delete(request));
+        pending.add(request);
+      }
+    } finally {
+      await Promise.all(pending);
+    }
+  }
+
+  async #allocate(allocation: number): Promise<Memory | null> {
+    const size = this.plan.allocationSizes[allocation]!;
+    if (size === 0) return null;
+    let memory = this.#memory[allocation];
+    if (!memory) {
+      const device = await openDevice(this.device);
+      memory = new Memory(await settled(native().allocate(device, size)), this.device, size).retain();
+      this.#memory[allocation] = memory;
+    }
+    return memory;
+  }
+
+  /** Items [first, end), all of one file and one allocation. */
+  async #request(first: number, end: number, memory: Memory | null): Promise<void> {
+    const { plan } = this;
+    const { metadata } = plan.inputs[plan.files[first]!]!;
+    const ranges: CopyRange[] = [];
+    for (let item = first; item < end; ++item) {
+      if (plan.lengths[item] === 0) continue;
+      ranges.push({
+        fileOffset: plan.offsets[item]!,
+        length: plan.lengths[item]!,
+        destOffset: plan.destinations[item]!,
+      });
+    }
+    if (memory && ranges.length > 0) {
+      memory.retain(); // until the copier lets go of it
+      this.#maxInFlight = Math.max(this.#maxInFlight, ++this.#inFlight);
+      try {
+        await checkUnchanged(metadata);
+        if (this.#error) return;
+        const copier = this.#copier(plan.files[first]!, metadata);
+        const destination = new MemoryDestination(memory);
+        await copier.waitIo(copier.submitIo({ path: metadata.path, ranges, destination, signal: this.#abort.signal }));
+        await checkUnchanged(metadata);
+      } finally {
+        --this.#inFlight;
+        memory.release();
+      }
+    }
+    if (this.#error) return;
+    for (let item = first; item < end; ++item) {
+      this.#done[item] = 1;
+      this.#bytesLoaded += plan.lengths[item]!;
+      if (this.#collectReady) this.#ready.push(item);
+    }
+    this.#readyCount += end - first;
+    const allocation = plan.allocations[first]!;
+    this.#itemsLeft[allocation]! -= end - first;
+    if (this.#itemsLeft[allocation] === 0 && this.#taken[allocation]) this.#release(allocation);
+    while (this.#readyPrefix < plan.count && this.#done[this.#readyPrefix]) ++this.#readyPrefix;
+    this.#tell();
+  }
+
+  #copier(file: number, metadata: SafeTensorsMetadata): Copier {
+    let copier = this.#copiers.get(file);
+    if (!copier) {
+      copier = this.#make(metadata, this.device);
+      this.#copiers.set(file, copier);
+    }
+    return copier;
+  }
+
+  #fail(error: unknown): void {
+    if (this.#error || this.#drained) return;
+    this.#error =
+      error instanceof Error
+        ? error
+        : new FastSafetensorsError('IO_ERROR', `a copier threw ${String(error)}`, { cause: error });
+    this.#abort.abort(this.#error);
+    this.#tell();
+  }
+
+  async #finish(): Promise<void> {
+    for (const copier of this.#copiers.values()) {
+      try {
+        await copier.close();
+      } catch (error) {
+        this.#fail(error);
+      }
+    }
+    this.#drained = true;
+    if (this.#error) this.#releaseAll();
+    this.#tell();
+  }
+
+  override end(): void {
+    super.end();
+    // What is still in hand of a copier is released when it lets go.
+    if (this.#drained) this.#releaseAll();
+  }
+
+  #release(allocation: number): void {
+    this.#memory[allocation]?.release();
+    this.#memory[allocation] = undefined;
+  }
+
+  #releaseAll(): void {
+    for (let i = 0; i < this.#memory.length; ++i) this.#release(i);
+  }
+
+  #tell(): void {
+    this.#news = true;
+    for (const resolve of this.#waiting.splice(0)) resolve();
+  }
+
+  #changed(): Promise<void> {
+    return new Promise((resolve) => this.#waiting.push(resolve));
+  }
+}
+
+async function checkUnchanged(metadata: SafeTensorsMetadata): Promise<void> {
+  const { identity, path } = metadata;
+  if (!identity) return;
+  let now: { dev: bigint; ino: bigint; size: bigint; mtimeNs: bigint };
+  try {
+    now = await stat(path, { bigint: true });
+  } catch (cause) {
+    throw new FastSafetensorsError('IO_ERROR', `cannot read ${path}: ${(cause as Error).message}`, { path, cause });
+  }
+  if (
+    now.size === identity.size &&
+    now.ino === identity.ino &&
+    now.dev === identity.dev &&
+    now.mtimeNs === identity.mtimeNs
+  )
+    return;
+  throw new FastSafetensorsError(
+    'FILE_CHANGED',
+    `${path} changed since its header was read; load it again when nobody writes to it`,
+    { path },
+  );
+}

@@ -1,0 +1,127 @@
+import type { Device } from '../device.js';
+import { DeviceTensor } from '../device-tensor.js';
+import { FastSafetensorsError } from '../errors.js';
+import type { SafeTensorsMetadata } from '../metadata.js';
+import { checkLoaderOptions, type LoaderOptions } from '../options.js';
+import { Plan } from '../plan.js';
+import { type Files, readShards, type ShardSet } from '../shards.js';
+import type { SliceRange, TensorFrame } from '../tensor-frame.js';
+import { Session } from './session.js';
+
+/** Files that were opened lazily: their headers are checked, a tensor is read when it is asked for. */
+export interface OpenFiles<T = DeviceTensor> {
+  /** Names of all tensors (those that the filter wants), in the order of files and offsets. */
+  keys(): string[];
+  /** `__metadata__` of each file, by path. */
+  metadata(): Map<string, ReadonlyMap<string, string>>;
+  getTensor(name: string): Promise<T>;
+  /** Python's slicing, one range per dimension; reads only what it returns (and holes too small to be worth another read). */
+  getSlice(name: string, ...ranges: unknown[]): Promise<T>;
+  close(): Promise<void>;
+  [Symbol.asyncDispose](): Promise<void>;
+}
+
+/** Opens files and checks their headers. Rejects with INVALID_ARGUMENT, UNKNOWN_COPIER and the codes of headers and files. */
+export async function fastsafeOpen<T = DeviceTensor>(
+  files: Files,
+  options: LoaderOptions<T> = {},
+): Promise<OpenFiles<T>> {
+  checkLoaderOptions(options as LoaderOptions);
+  const session = new Session({ ...options } as LoaderOptions);
+  session.check();
+  const shards = await session.race(
+    readShards(files, { allowTrailingBytes: options.allowTrailingBytes }, options.signal),
+  );
+  return new LazyFiles(session, shards, options);
+}
+
+class LazyFiles<T> implements OpenFiles<T> {
+  readonly #session: Session;
+  readonly #shards: ShardSet;
+  readonly #options: LoaderOptions<T>;
+
+  constructor(session: Session, shards: ShardSet, options: LoaderOptions<T>) {
+    this.#session = session;
+    this.#shards = shards;
+    this.#options = options;
+  }
+
+  keys(): string[] {
+    this.#session.check();
+    const { filter } = this.#options;
+    return this.#shards.metadata.flatMap((file) =>
+      filter ? [...file].filter((frame) => filter(frame.name, frame)).map((frame) => frame.name) : file.keys(),
+    );
+  }
+
+  metadata(): Map<string, ReadonlyMap<string, string>> {
+    this.#session.check();
+    return new Map(this.#shards.metadata.map((file) => [file.path, file.metadata]));
+  }
+
+  async getTensor(name: string): Promise<T> {
+    const { metadata, index } = this.#find(name);
+    const plan = Plan.ofTensors([{ metadata, selection: Uint32Array.of(index) }]);
+    const started = performance.now();
+    const { timeoutMs } = this.#options;
+    const load = await this.#session.race(this.#session.begin(plan, { window: 1, collectReady: false, timeoutMs }));
+    let tensor: DeviceTensor;
+    try {
+      await this.#session.race(load.complete());
+      tensor = load.tensor(0);
+    } finally {
+      this.#session.finish(load, started);
+    }
+    return this.#adopt(tensor);
+  }
+
+  async getSlice(name: string, ...ranges: unknown[]): Promise<T> {
+    const { metadata, index } = this.#find(name);
+    const slice = metadata.frameAt(index).slice(...(ranges as SliceRange[]));
+    return this.#adopt(await this.#readSlice(metadata, slice));
+  }
+
+  async #readSlice(metadata: SafeTensorsMetadata, slice: TensorFrame): Promise<DeviceTensor> {
+    const device: Device = this.#session.device;
+    const { name, dtype, shape, byteLength } = slice;
+    if (byteLength === 0) return new DeviceTensor(name, dtype, shape, 0, device, null, 0);
+    const plan = Plan.ofSlice(metadata, slice);
+    const started = performance.now();
+    const { timeoutMs } = this.#options;
+    // Runs that lie near each other are read together and copied apart.
+    const load = await this.#session.race(
+      this.#session.begin(plan, { window: 1, collectReady: false, timeoutMs, alwaysStage: plan.count > 1 }),
+    );
+    try {
+      await this.#session.race(load.complete());
+      return new DeviceTensor(name, dtype, shape, byteLength, device, load.memoryOf(0), 0);
+    } finally {
+      this.#session.finish(load, started);
+    }
+  }
+
+  close(): Promise<void> {
+    return this.#session.close();
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.close();
+  }
+
+  #find(name: string): { metadata: SafeTensorsMetadata; index: number } {
+    this.#session.check();
+    const file = this.#shards.fileOf(name);
+    const metadata = file === undefined ? undefined : this.#shards.metadata[file]!;
+    const index = metadata?.indexOf(name) ?? -1;
+    const { filter } = this.#options;
+    if (!metadata || index < 0 || (filter && !filter(name, metadata.frameAt(index)))) {
+      throw new FastSafetensorsError('UNKNOWN_TENSOR', `no opened file has a tensor "${name}"`, { tensor: name });
+    }
+    return { metadata, index };
+  }
+
+  async #adopt(tensor: DeviceTensor): Promise<T> {
+    const { framework } = this.#options;
+    return framework ? framework.adopt(tensor) : (tensor as T);
+  }
+}

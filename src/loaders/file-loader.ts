@@ -1,0 +1,137 @@
+import type { DeviceTensor } from '../device-tensor.js';
+import { FastSafetensorsError, InvalidArgumentError } from '../errors.js';
+import { FilesBufferOnDevice } from '../files-buffer.js';
+import { COPY_CHECKS, checkLoaderOptions, checkOptions, type LoaderOptions } from '../options.js';
+import { Plan } from '../plan.js';
+import { SingleGroup } from '../process-group.js';
+import type { Progress } from '../progress.js';
+import { type Files, readShards, type ShardSet } from '../shards.js';
+import { selectTensors } from './select.js';
+import { type LoadReport, Session } from './session.js';
+
+export interface CopyOptions {
+  dtype?: LoaderOptions['dtype'];
+  signal?: AbortSignal;
+  onProgress?: (progress: Progress) => void;
+}
+
+/** Loads whole files into device memory, after their headers were read: as fastsafetensors' class of that name does. */
+export class SafeTensorsFileLoader<T = DeviceTensor> {
+  readonly #options: LoaderOptions<T>;
+  readonly #session: Session;
+  #shards: ShardSet | undefined;
+  #plan: Plan | undefined;
+
+  /** Checks the options: INVALID_ARGUMENT, UNKNOWN_COPIER. */
+  constructor(options: LoaderOptions<T> = {}) {
+    checkLoaderOptions(options as LoaderOptions);
+    this.#options = { ...options };
+    this.#session = new Session(this.#options as LoaderOptions);
+  }
+
+  /** Figures of the last load. */
+  get report(): LoadReport {
+    return this.#session.report;
+  }
+
+  /** Reads and checks every header, in place of those added before. Files belong to rank 0 unless given by rank; those of other ranks are left to them. */
+  async addFilenames(files: Files | Readonly<Record<number, Files>>): Promise<void> {
+    const session = this.#session;
+    session.check();
+    const { pg = new SingleGroup(), allowTrailingBytes, signal, filter } = this.#options;
+    let mine = files as Files;
+    if (typeof files === 'object' && files !== null && !Array.isArray(files)) {
+      for (const rank of Object.keys(files)) {
+        if (!/^\d+$/.test(rank) || Number(rank) >= pg.size) {
+          throw new InvalidArgumentError(`addFilenames: expected ranks from 0 to ${pg.size - 1}, found "${rank}"`);
+        }
+      }
+      mine = (files as Record<number, Files>)[pg.rank] ?? [];
+    }
+    const shards = await session.race(readShards(mine, { allowTrailingBytes }, signal));
+    const plan = Plan.ofTensors(await session.race(selectTensors(shards.metadata, filter)));
+    await session.prepare();
+    this.#shards = shards;
+    this.#plan = plan;
+  }
+
+  /** Names of all tensors that will be loaded, in the order of files and offsets. */
+  keys(): string[] {
+    const plan = this.#planned();
+    return Array.from({ length: plan.count }, (_, item) => plan.nameOf(item));
+  }
+
+  /** UNKNOWN_TENSOR. */
+  getShape(name: string): readonly number[] {
+    this.#planned();
+    const file = this.#shards!.fileOf(name);
+    const frame = file === undefined ? undefined : this.#shards!.metadata[file]!.get(name);
+    if (!frame)
+      throw new FastSafetensorsError('UNKNOWN_TENSOR', `no file that was added has a tensor "${name}"`, {
+        tensor: name,
+      });
+    return frame.shape;
+  }
+
+  /** Loads every tensor. Rejects with the codes of files, copier and device, CLOSED, TIMEOUT, STALLED, or the reason of an aborted signal. */
+  async copyFilesToDevice(options: CopyOptions = {}): Promise<FilesBufferOnDevice<T>> {
+    const session = this.#session;
+    const { signal, onProgress } = options;
+    checkOptions(options, COPY_CHECKS);
+    session.check(signal);
+    if (options.dtype !== undefined) {
+      throw new FastSafetensorsError(
+        'UNSUPPORTED_DTYPE',
+        `dtype: converting to ${options.dtype} on the way is not supported by this version yet; load as stored and convert in the framework`,
+      );
+    }
+    const plan = this.#planned();
+    const started = performance.now();
+    const { timeoutMs, framework, pg = new SingleGroup() } = this.#options;
+    const load = await session.race(
+      session.begin(plan, { window: 0xffffffff, collectReady: false, timeoutMs }),
+      signal,
+    );
+    const meter = session.meter(load, onProgress);
+    try {
+      await session.race(load.complete(), signal);
+      meter?.stop();
+      const buffer = new FilesBufferOnDevice<T>(load, framework, pg);
+      session.keep(load, started);
+      return buffer;
+    } catch (error) {
+      session.finish(load, started);
+      throw error;
+    } finally {
+      meter?.abandon();
+    }
+  }
+
+  /** What a load will take: bytes of tensors with their padding, bytes of staging at most, and the number of tensors. */
+  estimate(): { deviceBytes: number; stagingBytes: number; tensors: number } {
+    const plan = this.#planned();
+    return { deviceBytes: plan.deviceBytes, stagingBytes: this.#session.estimateStaging(), tensors: plan.count };
+  }
+
+  /** Forgets the files that were added. */
+  reset(): void {
+    this.#session.check();
+    this.#shards = undefined;
+    this.#plan = undefined;
+  }
+
+  /** Ends loads in progress (they reject with CLOSED), waits until nothing is in flight (at most stallTimeoutMs) and gives everything back but buffers and tensors. */
+  close(): Promise<void> {
+    return this.#session.close();
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.close();
+  }
+
+  #planned(): Plan {
+    this.#session.check();
+    if (!this.#plan) throw new FastSafetensorsError('NO_FILES', 'no files were added: call addFilenames() first');
+    return this.#plan;
+  }
+}

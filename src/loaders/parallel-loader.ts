@@ -1,0 +1,149 @@
+import type { DeviceTensor } from '../device-tensor.js';
+import { checkParallelOptions, type ParallelOptions } from '../options.js';
+import { DEFAULT_BATCH_BYTES, Plan } from '../plan.js';
+import { readShards } from '../shards.js';
+import type { Load } from './load.js';
+import { selectTensors } from './select.js';
+import { type LoadReport, Session } from './session.js';
+
+/** The event loop gets a turn at least this often. */
+const TURN_MS = 4;
+
+/**
+ * Streams a model's tensors, file by file in the order of offsets by default: a tensor waits for its own bytes and for those yielded before it, never for the rest
+ * of its batch. Memory is taken batch by batch, `queueSize` ahead of what was yielded.
+ */
+export class ParallelLoader<T = DeviceTensor> {
+  readonly #options: ParallelOptions<T>;
+  readonly #session: Session;
+
+  /** Checks the options: INVALID_ARGUMENT, UNKNOWN_COPIER. Reads nothing yet. */
+  constructor(options: ParallelOptions<T>) {
+    checkParallelOptions(options as ParallelOptions);
+    this.#options = { ...options };
+    this.#session = new Session(this.#options as ParallelOptions);
+  }
+
+  /** Figures of the last iteration, complete when it has ended. */
+  get report(): LoadReport {
+    return this.#session.report;
+  }
+
+  /**
+   * Yields every tensor once. Each call is a load of its own. Ending early (`break`, `return()`) cancels what is in flight and gives its memory back. Rejects with
+   * the codes of headers, files, copier and device, CLOSED, TIMEOUT, STALLED, or the reason of the aborted signal.
+   */
+  async *iterateWeights(): AsyncGenerator<[name: string, tensor: T], void, void> {
+    const session = this.#session;
+    const {
+      files,
+      allowTrailingBytes,
+      filter,
+      queueSize = 0,
+      maxBatchBytes = DEFAULT_BATCH_BYTES,
+      order,
+      timeoutMs,
+    } = this.#options;
+    session.check();
+    const shards = await session.race(readShards(files, { allowTrailingBytes }, this.#options.signal));
+    const plan = Plan.ofTensors(await session.race(selectTensors(shards.metadata, filter)), maxBatchBytes);
+    const window = queueSize + 2;
+    const started = performance.now();
+    const load = await session.race(session.begin(plan, { window, collectReady: order === 'ready', timeoutMs }));
+    const meter = session.meter(load);
+    try {
+      yield* order === 'ready' ? this.#asReady(load, window) : this.#inOrder(load, window);
+      meter?.stop();
+    } finally {
+      meter?.abandon();
+      session.finish(load, started);
+    }
+  }
+
+  async *#inOrder(load: Load, window: number): AsyncGenerator<[string, T], void, void> {
+    const { plan } = load;
+    const { borrow } = this.#options;
+    let turn = performance.now();
+    let ready = 0;
+    for (let item = 0; item < plan.count; ++item) {
+      if (item > 0 && plan.batchOf(item) !== plan.batchOf(item - 1)) load.allow(plan.batchOf(item) + window);
+      while (item >= ready) {
+        ready = await this.#progress(load, () => load.readyPrefix, ready);
+        turn = performance.now();
+      }
+      const tensor = load.tensor(item);
+      load.pass(item);
+      const adopted = this.#adopt(tensor);
+      try {
+        yield [tensor.name, isPromise(adopted) ? await adopted : adopted];
+      } finally {
+        if (borrow) tensor.dispose();
+      }
+      if ((item & 15) === 15 && performance.now() - turn > TURN_MS) {
+        await new Promise((resolve) => setImmediate(resolve));
+        turn = performance.now();
+      }
+    }
+  }
+
+  async *#asReady(load: Load, window: number): AsyncGenerator<[string, T], void, void> {
+    const { plan } = load;
+    const { borrow } = this.#options;
+    const left = new Uint32Array(plan.batchCount);
+    for (let item = 0; item < plan.count; ++item) ++left[plan.batchOf(item)]!;
+    let firstOpen = 0; // batches before it were yielded whole
+    let turn = performance.now();
+    let seen = 0;
+    for (let yielded = 0; yielded < plan.count; ) {
+      seen = await this.#progress(load, () => load.readyCount, seen);
+      const ready = load.takeReady();
+      for (let i = 0; i < ready.length; ++i, ++yielded) {
+        const item = ready[i]!;
+        const tensor = load.tensor(item);
+        load.pass(item);
+        const adopted = this.#adopt(tensor);
+        try {
+          yield [tensor.name, isPromise(adopted) ? await adopted : adopted];
+        } finally {
+          if (borrow) tensor.dispose();
+        }
+        --left[plan.batchOf(item)]!;
+        while (firstOpen < plan.batchCount && left[firstOpen] === 0) load.allow(++firstOpen + window);
+        if ((i & 15) === 15 && performance.now() - turn > TURN_MS) {
+          await new Promise((resolve) => setImmediate(resolve));
+          turn = performance.now();
+        }
+      }
+    }
+  }
+
+  /** Waits until a counter of the load passes `from`; its new value. Rejects with the load's error. */
+  async #progress(load: Load, counter: () => number, from: number): Promise<number> {
+    for (;;) {
+      this.#session.check();
+      if (load.error) throw load.error;
+      const now = counter();
+      if (now > from) return now;
+      await this.#session.race(load.wait());
+    }
+  }
+
+  #adopt(tensor: DeviceTensor): T | Promise<T> {
+    const { framework, borrow } = this.#options;
+    if (borrow) tensor.borrowed = true;
+    return framework ? framework.adopt(tensor) : (tensor as T);
+  }
+
+  /** Ends iterations in progress (they reject with CLOSED), waits until nothing is in flight (at most stallTimeoutMs) and gives everything back but the tensors. */
+  close(): Promise<void> {
+    return this.#session.close();
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.close();
+  }
+}
+
+function isPromise<T>(value: T | Promise<T>): value is Promise<T> {
+  return typeof (value as { then?: unknown } | null)?.then === 'function';
+}

@@ -1,0 +1,28 @@
+import type { SafeTensorsMetadata, TensorFrame } from '../metadata.js';
+import type { PlanInput } from '../plan.js';
+
+/** Time that a callback of the user may take before the event loop gets a turn. */
+const TURN_MS = 4;
+
+/** The tensors of each file that the filter wants; all without one. The filter is called in slices of time, in the order of files and offsets. */
+export async function selectTensors(
+  files: readonly SafeTensorsMetadata[],
+  filter: ((name: string, frame: TensorFrame) => boolean) | undefined,
+): Promise<PlanInput[]> {
+  if (!filter) return files.map((metadata) => ({ metadata, selection: null }));
+  const inputs: PlanInput[] = [];
+  let turn = performance.now();
+  for (const metadata of files) {
+    const wanted: number[] = [];
+    for (let i = 0; i < metadata.tensorCount; ++i) {
+      const frame = metadata.frameAt(i);
+      if (filter(frame.name, frame)) wanted.push(i);
+      if ((i & 63) === 63 && performance.now() - turn > TURN_MS) {
+        await new Promise((resolve) => setImmediate(resolve));
+        turn = performance.now();
+      }
+    }
+    inputs.push({ metadata, selection: Uint32Array.from(wanted) });
+  }
+  return inputs;
+}

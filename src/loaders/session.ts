@@ -1,0 +1,248 @@
+import type { CopierConstructor } from '../copiers/copier.js';
+import { engineOf } from '../copiers/copier.js';
+import { createCopierConstructor } from '../copiers/registry.js';
+import { Device, openDevice } from '../device.js';
+import { FastSafetensorsError } from '../errors.js';
+import { checked, type Fallback, type NativeEngine, native } from '../native.js';
+import type { LoaderOptions, Logger } from '../options.js';
+import type { Plan } from '../plan.js';
+import { type Progress, ProgressMeter, progressBar } from '../progress.js';
+import { CopierLoad } from './copier-load.js';
+import { EngineLoad, type Load, type LoadOptions } from './load.js';
+
+/** What a loader did, as far as it is; all zero before its first load. */
+export interface LoadReport {
+  copier: string;
+  device: string;
+  files: number;
+  tensors: number;
+  bytes: number;
+  seconds: number;
+  bytesPerSecond: number;
+  /** Reads (requests, for a copier of your own) in flight at a time, at most. */
+  maxInFlight: number;
+  fallbacks: { path: string; from: string; to: string; reason: string }[];
+}
+
+const DEFAULT_STALL_TIMEOUT_MS = 90_000;
+
+const CONSOLE: Logger = {
+  debug: (message) => console.debug(message),
+  info: (message) => console.info(message),
+  warn: (message) => console.warn(message),
+};
+
+/** What a loader keeps between its loads: the device, the copier's engine, the report; and what ends with it. */
+export class Session {
+  readonly options: LoaderOptions;
+  readonly device: Device;
+  readonly #copier: string;
+  readonly #logger: Logger;
+  readonly #debug: boolean;
+  readonly #stallTimeoutMs: number;
+  readonly #loads = new Set<Load>();
+  readonly #closing = new AbortController();
+  #make: CopierConstructor | undefined;
+  #engine: Promise<NativeEngine> | undefined;
+  #closed: Promise<void> | undefined;
+  #stagingBytes = 0;
+  #report: LoadReport;
+
+  constructor(options: LoaderOptions) {
+    this.options = options;
+    this.device = Device.parse(options.device ?? 'cpu');
+    this.#copier = options.copier === undefined || options.copier === 'auto' ? 'nogds' : options.copier;
+    this.#logger = options.logger ?? CONSOLE;
+    this.#debug = options.debugLog ?? Boolean(process.env.FASTSAFETENSORS_DEBUG);
+    this.#stallTimeoutMs = options.stallTimeoutMs ?? DEFAULT_STALL_TIMEOUT_MS;
+    this.#report = this.#emptyReport();
+    if (options.dtype !== undefined) {
+      throw new FastSafetensorsError(
+        'UNSUPPORTED_DTYPE',
+        `dtype: converting to ${options.dtype} on the way is not supported by this version yet; load as stored and convert in the framework`,
+      );
+    }
+  }
+
+  get report(): LoadReport {
+    return { ...this.#report, fallbacks: [...this.#report.fallbacks] };
+  }
+
+  get closed(): boolean {
+    return this.#closed !== undefined;
+  }
+
+  debug(message: string): void {
+    if (this.#debug) this.#logger.debug(`fastsafetensors: ${message}`);
+  }
+
+  /** CLOSED after close(); the signal's reason when it is aborted. */
+  check(signal?: AbortSignal): void {
+    if (this.closed) throw new FastSafetensorsError('CLOSED', 'the loader is closed');
+    this.options.signal?.throwIfAborted();
+    signal?.throwIfAborted();
+  }
+
+  /** Opens the device and starts the copier's engine, so that estimateStaging() can tell. What goes wrong is begin()'s to say. */
+  async prepare(): Promise<void> {
+    try {
+      await this.#open();
+    } catch {
+      // Said again by begin().
+    }
+  }
+
+  /** The engine of a built-in copier; undefined for a copier of the user's own. */
+  async #open(): Promise<NativeEngine | undefined> {
+    this.#make ??= createCopierConstructor(this.#copier, this.device, { ...this.options });
+    const spec = engineOf(this.#make);
+    if (!spec) return undefined;
+    this.#engine ??= openDevice(this.device).then((device) =>
+      checked(() =>
+        native().createEngine(device, spec.reader, { stallTimeoutMs: this.#stallTimeoutMs, ...defined(spec.engine) }),
+      ),
+    );
+    try {
+      const engine = await this.#engine;
+      this.#stagingBytes = native().stagingBytes(engine);
+      return engine;
+    } catch (error) {
+      this.#engine = undefined;
+      throw error;
+    }
+  }
+
+  /** Begins a load and a new report. Rejects with DEVICE_UNAVAILABLE, COPIER_UNAVAILABLE and what check() throws. */
+  async begin(plan: Plan, options: LoadOptions): Promise<Load> {
+    this.check();
+    const engine = await this.#open();
+    this.check();
+    const load = engine
+      ? new EngineLoad(engine, plan, this.device, options)
+      : new CopierLoad(this.#make!, plan, this.device, options);
+    this.#loads.add(load);
+    this.#report = { ...this.#emptyReport(), files: plan.inputs.length };
+    this.debug(
+      `${plan.count} tensors, ${plan.bytes} bytes from ${plan.inputs.length} files to ${this.device} through ${this.#copier}`,
+    );
+    return load;
+  }
+
+  /** finish() for a load whose memory somebody keeps, and ends. */
+  keep(load: Load, startedMs: number): void {
+    this.#note(load, startedMs);
+    this.#loads.delete(load);
+  }
+
+  /** Takes a load's figures into the report and lets go of it. */
+  finish(load: Load, startedMs: number): void {
+    this.#note(load, startedMs);
+    load.end();
+    // A load that is not drained yet is close()'s to wait for.
+    if (load.drained) this.#loads.delete(load);
+  }
+
+  #note(load: Load, startedMs: number): void {
+    const seconds = (performance.now() - startedMs) / 1000;
+    const bytes = load.bytesLoaded;
+    const report = this.#report;
+    report.tensors = load.readyCount;
+    report.bytes = bytes;
+    report.seconds = seconds;
+    report.bytesPerSecond = seconds > 0 ? bytes / seconds : 0;
+    report.maxInFlight = load.maxInFlight;
+    void this.#engine?.then((engine) => this.#noteFallbacks(native().takeFallbacks(engine)));
+    this.debug(
+      `${report.tensors} tensors, ${bytes} bytes in ${seconds.toFixed(3)} s, at most ${report.maxInFlight} reads in flight`,
+    );
+  }
+
+  #noteFallbacks(fallbacks: readonly Fallback[]): void {
+    if (fallbacks.length === 0) return;
+    this.#report.fallbacks.push(...fallbacks);
+    const { path, from, to, reason } = fallbacks[0]!;
+    this.#logger.warn(
+      `fastsafetensors: ${path} is read ${to} instead of ${from}: ${reason}${fallbacks.length > 1 ? ` (and ${fallbacks.length - 1} more files)` : ''}`,
+    );
+  }
+
+  meter(load: Load, onProgress?: (progress: Progress) => void): ProgressMeter | undefined {
+    const callbacks = [onProgress ?? this.options.onProgress].filter((callback) => callback !== undefined);
+    if (this.options.progress && (this.options.pg?.rank ?? 0) === 0) callbacks.push(progressBar());
+    if (callbacks.length === 0) return undefined;
+    return new ProgressMeter(load, (progress) => {
+      for (const callback of callbacks) callback(progress);
+    });
+  }
+
+  /** The promise's result, or at once the reason of an aborted signal, or CLOSED when the loader is closed meanwhile. */
+  race<T>(promise: Promise<T>, signal?: AbortSignal): Promise<T> {
+    const signals = [this.options.signal, signal, this.#closing.signal].filter((s) => s !== undefined);
+    return new Promise<T>((resolve, reject) => {
+      const stop = (): void => {
+        for (const s of signals) s.removeEventListener('abort', abort);
+      };
+      const abort = (): void => {
+        stop();
+        reject(signals.find((s) => s.aborted)!.reason);
+      };
+      for (const s of signals) s.addEventListener('abort', abort);
+      promise.then(resolve, reject).finally(stop);
+      if (signals.some((s) => s.aborted)) abort();
+    });
+  }
+
+  /** Ends every load, waits until nothing is in flight, at most stallTimeoutMs, and gives back slots and threads. A second call waits for the first. */
+  close(): Promise<void> {
+    this.#closed ??= this.#close();
+    return this.#closed;
+  }
+
+  async #close(): Promise<void> {
+    this.#closing.abort(new FastSafetensorsError('CLOSED', 'the loader was closed while this was in progress'));
+    const loads = [...this.#loads];
+    for (const load of loads) load.end();
+    const drained = (async () => {
+      const engine = await this.#engine?.catch(() => undefined);
+      if (engine) await native().closeEngine(engine);
+      for (const load of loads) {
+        while (!load.drained) await load.wait();
+      }
+    })();
+    let timer: NodeJS.Timeout | undefined;
+    const late = new Promise<void>((resolve) => {
+      timer = setTimeout(() => {
+        this.#logger.warn(
+          `fastsafetensors: a read has not come back ${this.#stallTimeoutMs} ms after close(); its memory is kept until it does`,
+        );
+        resolve();
+      }, this.#stallTimeoutMs);
+    });
+    await Promise.race([drained, late]);
+    clearTimeout(timer);
+    this.#loads.clear();
+  }
+
+  #emptyReport(): LoadReport {
+    return {
+      copier: this.#copier,
+      device: this.device.toString(),
+      files: 0,
+      tensors: 0,
+      bytes: 0,
+      seconds: 0,
+      bytesPerSecond: 0,
+      maxInFlight: 0,
+      fallbacks: [],
+    };
+  }
+
+  /** Bytes of staging that a load takes at most; 0 before prepare(), and for a copier of the user's own. */
+  estimateStaging(): number {
+    return this.#stagingBytes;
+  }
+}
+
+function defined<T extends object>(object: T): Partial<T> {
+  return Object.fromEntries(Object.entries(object).filter(([, value]) => value !== undefined)) as Partial<T>;
+}

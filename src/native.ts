@@ -1,0 +1,183 @@
+/** The only file that touches the addon. Native errors become FastSafetensorsErrors here. */
+import { existsSync } from 'node:fs';
+import { dirname, join } from 'node:path';
+import { type ErrorCode, FastSafetensorsError } from './errors.js';
+import type { NativeFileIdentity, NativeHeader } from './native-types.js';
+
+declare const brand: unique symbol;
+/** Values that only the addon can make and read. */
+export type NativeDevice = { readonly [brand]: 'device' };
+export type NativeEngine = { readonly [brand]: 'engine' };
+export type NativeLoad = { readonly [brand]: 'load' };
+export type NativeMemory = { readonly [brand]: 'memory' };
+
+/** How an engine reads: `kind` names the reader of csrc/reader, the rest are its options. */
+export interface ReaderOptions {
+  readonly kind: string;
+  readonly [option: string]: unknown;
+}
+
+export interface EngineOptions {
+  readonly alwaysStage?: boolean;
+  readonly maxBytesPerSecond?: number;
+  readonly stallTimeoutMs?: number;
+  readonly slotBytes?: number;
+}
+
+/** csrc/transfer/plan.h, packed. */
+export interface NativePlan {
+  readonly files: readonly { readonly path: string; readonly identity: NativeFileIdentity }[];
+  readonly allocationSizes: Float64Array;
+  readonly allocationBatches: Uint32Array;
+  readonly itemFiles: Uint32Array;
+  readonly itemAllocations: Uint32Array;
+  readonly itemOffsets: Float64Array;
+  readonly itemLengths: Float64Array;
+  readonly itemDestinations: Float64Array;
+  /** Memory that is there already, by allocation; the engine allocates the rest. */
+  readonly memory?: readonly (NativeMemory | null)[];
+}
+
+export interface TransferOptions {
+  readonly window?: number;
+  readonly collectReady?: boolean;
+  readonly timeoutMs?: number;
+  readonly alwaysStage?: boolean;
+}
+
+export interface Fallback {
+  path: string;
+  from: string;
+  to: string;
+  reason: string;
+}
+
+export interface Metrics {
+  deviceBytes: number;
+  hostBytes: number;
+  stagingBytes: number;
+  openFiles: number;
+  rings: number;
+  inFlight: number;
+}
+
+interface Addon {
+  metrics(): Metrics;
+  tables(): { codes: string[]; dtypes: Record<string, number> };
+  readHeader(path: string, allowTrailingBytes: boolean): Promise<NativeHeader>;
+  parseHeader(bytes: Uint8Array, allowTrailingBytes: boolean): Promise<NativeHeader>;
+  openDevice(name: string): Promise<NativeDevice>;
+  allocate(device: NativeDevice, bytes: number): Promise<NativeMemory>;
+  pointerOf(memory: NativeMemory): bigint;
+  release(memory: NativeMemory): void;
+  arrayBufferOf(memory: NativeMemory, offset: number, length: number): ArrayBuffer;
+  readAllocation(memory: NativeMemory, offset: number, length: number): Promise<ArrayBuffer>;
+  writeAllocation(memory: NativeMemory, offset: number, bytes: Uint8Array): Promise<void>;
+  copyAllocation(source: NativeMemory, destination: NativeMemory, regions: Float64Array): Promise<void>;
+  setFakeDevices(options: object | null): void;
+  createEngine(device: NativeDevice, reader: ReaderOptions, options: EngineOptions): NativeEngine;
+  closeEngine(engine: NativeEngine): Promise<void>;
+  abandonEngine(engine: NativeEngine): void;
+  stagingBytes(engine: NativeEngine): number;
+  takeFallbacks(engine: NativeEngine): Fallback[];
+  startTransfer(engine: NativeEngine, plan: NativePlan, options: TransferOptions): NativeLoad;
+  pollTransfer(load: NativeLoad, out: Float64Array): void;
+  transferError(load: NativeLoad): StatusObject | null;
+  waitTransfer(load: NativeLoad): Promise<void>;
+  takeReady(load: NativeLoad): Uint32Array;
+  takeAllocation(load: NativeLoad, index: number): NativeMemory | null;
+  setWindow(engine: NativeEngine, load: NativeLoad, batches: number): void;
+  cancelTransfer(engine: NativeEngine, load: NativeLoad): void;
+}
+
+/** What the core says of an error. */
+export interface StatusObject {
+  code: ErrorCode;
+  message: string;
+  path?: string;
+  tensor?: string;
+  offset?: number;
+}
+
+let addon: Addon | undefined;
+
+function packageFolder(): string {
+  let folder = __dirname;
+  while (!existsSync(join(folder, 'package.json'))) {
+    const parent = dirname(folder);
+    if (parent === folder) return __dirname;
+    folder = parent;
+  }
+  return folder;
+}
+
+function load(): Addon {
+  const supported = process.platform === 'linux' && (process.arch === 'x64' || process.arch === 'arm64');
+  if (!supported) {
+    throw new FastSafetensorsError(
+      'PLATFORM_UNSUPPORTED',
+      `fastsafetensors-node loads weights on Linux x64 and arm64, this is ${process.platform} ${process.arch}; metadata types and tests with mocks work everywhere`,
+    );
+  }
+  const folder = packageFolder();
+  // The developers' build first: who has one means it.
+  const built = process.env.FASTSAFETENSORS_NATIVE || join(folder, 'build', 'cmake', 'Release', 'fastsafetensors.node');
+  try {
+    if (existsSync(built)) return require(built) as Addon;
+    return (require('node-gyp-build') as (folder: string) => Addon)(folder);
+  } catch (cause) {
+    throw new FastSafetensorsError(
+      'PLATFORM_UNSUPPORTED',
+      `the native part of fastsafetensors-node cannot be loaded: ${(cause as Error).message}; run \`npm run setup\` in a clone, or \`npx node-gyp rebuild\` in ${folder}`,
+      { cause },
+    );
+  }
+}
+
+/** The addon, loaded when it is first needed: importing the package works on every platform. */
+export function native(): Addon {
+  addon ??= load();
+  return addon;
+}
+
+/** A FastSafetensorsError for what the core says. Its stack begins here, in the caller's turn. */
+export function statusError(status: StatusObject): FastSafetensorsError {
+  return new FastSafetensorsError(status.code, status.message, status);
+}
+
+function isStatus(value: unknown): value is StatusObject {
+  return (
+    typeof value === 'object' && value !== null && !(value instanceof Error) && 'code' in value && 'message' in value
+  );
+}
+
+/** Awaits a native promise and turns its rejection into the package's error. */
+export async function settled<T>(promise: Promise<T>): Promise<T> {
+  try {
+    return await promise;
+  } catch (error) {
+    throw isStatus(error) ? statusError(error) : error;
+  }
+}
+
+/** Calls a native function that throws status objects. */
+export function checked<T>(call: () => T): T {
+  try {
+    return call();
+  } catch (error) {
+    throw isStatus(error) ? statusError(error) : error;
+  }
+}
+
+export async function readHeader(path: string, options: { allowTrailingBytes?: boolean }): Promise<NativeHeader> {
+  return settled(native().readHeader(path, options.allowTrailingBytes ?? false));
+}
+
+export async function parseHeader(bytes: Uint8Array, options: { allowTrailingBytes?: boolean }): Promise<NativeHeader> {
+  return settled(native().parseHeader(bytes, options.allowTrailingBytes ?? false));
+}
+
+/** What the whole process holds: all zero when everything is closed and disposed (and, for what was dropped without dispose, collected). */
+export function nativeMetrics(): Metrics {
+  return native().metrics();
+}

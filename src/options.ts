@@ -1,0 +1,252 @@
+import { type CopierType, registeredCopiers } from './copiers/registry.js';
+import { Device } from './device.js';
+import { DTYPE_BITS, type DTypeName } from './dtype.js';
+import { FastSafetensorsError, InvalidArgumentError } from './errors.js';
+import type { Framework } from './framework.js';
+import type { TensorFrame } from './metadata.js';
+import type { ProcessGroup } from './process-group.js';
+import type { Progress } from './progress.js';
+import type { Files } from './shards.js';
+
+export interface Logger {
+  debug(message: string): void;
+  info(message: string): void;
+  warn(message: string): void;
+}
+
+export interface LoaderOptions<T = unknown> {
+  /** Where tensors go: 'cpu' (default), 'cuda', 'cuda:N', 'gpu', 'gpu:N'. */
+  device?: string;
+  /** 'auto' (default): what suits the device and the files best. */
+  copier?: CopierType;
+  pg?: ProcessGroup;
+  framework?: Framework<T>;
+  /** Never use GPUDirect Storage. */
+  nogds?: boolean;
+  setNuma?: boolean;
+  debugLog?: boolean;
+  logger?: Logger;
+  mountPoint?: string;
+  entries?: number;
+  ioDepth?: number;
+  /** Bytes of the 3FS reader's shared buffer. */
+  bufferSize?: number;
+  reader?: unknown;
+  fallback?: 'nogds' | false;
+  /** Bytes of one read that passes through a staging slot. */
+  bounceBufferSize?: number;
+  /** Threads that read. */
+  maxThreads?: number;
+  /** Read past the page cache: 'auto' (default) decides, true insists where the file system takes it. */
+  odirect?: 'auto' | boolean;
+  /** 'always' sends every byte through staging slots, also where it could go straight into place. */
+  staging?: 'auto' | 'always';
+  /** Ask the kernel to forget each file's pages after it was read. */
+  dropCache?: boolean;
+  /** Convert on the way. */
+  dtype?: DTypeName;
+  filter?: (name: string, frame: TensorFrame) => boolean;
+  allowTrailingBytes?: boolean;
+  signal?: AbortSignal;
+  /** Of the whole load, milliseconds. */
+  timeoutMs?: number;
+  /** An open, read or copy that takes longer is STALLED; milliseconds, 90,000. */
+  stallTimeoutMs?: number;
+  maxBytesPerSecond?: number;
+  onProgress?: (progress: Progress) => void;
+  /** Draws a bar on stderr. */
+  progress?: boolean;
+}
+
+export interface ParallelOptions<T = unknown> extends LoaderOptions<T> {
+  files: Files;
+  /** Batches that may be loaded ahead: -1 none (one batch in memory), 0 (default) one, n n + 1. */
+  queueSize?: number;
+  /** Bytes of a batch, cut at tensor boundaries; 1 GiB. */
+  maxBatchBytes?: number;
+  deviceMemoryBudget?: number | `${number}%`;
+  /** 'file' (default): the order of files and offsets; 'ready': as tensors arrive. */
+  order?: 'file' | 'ready';
+  /** A tensor is only valid until the next one is asked for: its memory is given back then. */
+  borrow?: boolean;
+}
+
+type Check = (value: unknown, name: string) => void;
+
+function fail(name: string, expected: string, value: unknown): never {
+  const found =
+    typeof value === 'string'
+      ? JSON.stringify(value)
+      : typeof value === 'number'
+        ? String(value)
+        : value === null
+          ? 'null'
+          : typeof value;
+  throw new InvalidArgumentError(`${name}: expected ${expected}, found ${found}`);
+}
+
+const boolean: Check = (value, name) => {
+  if (typeof value !== 'boolean') fail(name, 'a boolean', value);
+};
+const callback: Check = (value, name) => {
+  if (typeof value !== 'function') fail(name, 'a function', value);
+};
+const text: Check = (value, name) => {
+  if (typeof value !== 'string' || value.includes('\0')) fail(name, 'a string', value);
+};
+const integer =
+  (least: number, most = Number.MAX_SAFE_INTEGER): Check =>
+  (value, name) => {
+    if (!Number.isSafeInteger(value) || (value as number) < least || (value as number) > most) {
+      fail(
+        name,
+        most === Number.MAX_SAFE_INTEGER ? `a whole number from ${least}` : `a whole number from ${least} to ${most}`,
+        value,
+      );
+    }
+  };
+const positive: Check = (value, name) => {
+  if (typeof value !== 'number' || !(value > 0)) fail(name, 'a positive number', value);
+};
+const oneOf =
+  (...values: readonly unknown[]): Check =>
+  (value, name) => {
+    if (!values.includes(value))
+      fail(name, values.map((v) => (typeof v === 'string' ? `'${v}'` : String(v))).join(' or '), value);
+  };
+const methods =
+  (expected: string, ...names: readonly string[]): Check =>
+  (value, name) => {
+    const object = value as Record<string, unknown> | null;
+    if (typeof object !== 'object' || object === null || names.some((method) => typeof object[method] !== 'function'))
+      fail(name, expected, value);
+  };
+
+const LOADER_CHECKS: Record<keyof LoaderOptions, Check> = {
+  device: (value) => void Device.parse(value as string),
+  copier: (value, name) => {
+    if (typeof value !== 'string' || value === '') fail(name, 'the name of a copier', value);
+    if (value !== 'auto' && !registeredCopiers().includes(value)) {
+      throw new FastSafetensorsError(
+        'UNKNOWN_COPIER',
+        `copier: "${value}" is not registered; there are ${['auto', ...registeredCopiers()].join(', ')}`,
+      );
+    }
+  },
+  pg: (value, name) => {
+    const pg = value as ProcessGroup | null;
+    if (typeof pg !== 'object' || pg === null) fail(name, 'a process group { rank, size }', value);
+    integer(1)(pg.size, 'pg.size');
+    integer(0, pg.size - 1)(pg.rank, 'pg.rank');
+    if (pg.size > 1) {
+      throw new InvalidArgumentError(
+        `pg: ${pg.size} ranks are not supported by this version yet, expected a group of one; give each process its own files`,
+      );
+    }
+  },
+  framework: methods('a framework: onnxruntime(ort)', 'adopt'),
+  nogds: boolean,
+  setNuma: boolean,
+  debugLog: boolean,
+  logger: methods('an object with debug, info and warn', 'debug', 'info', 'warn'),
+  mountPoint: text,
+  entries: integer(1, 65536),
+  ioDepth: integer(-65536, 65536),
+  bufferSize: integer(4096),
+  reader: () => {},
+  fallback: oneOf('nogds', false),
+  bounceBufferSize: integer(4096, 2 ** 30),
+  maxThreads: integer(1, 1024),
+  odirect: oneOf('auto', true, false),
+  staging: oneOf('auto', 'always'),
+  dropCache: boolean,
+  dtype: (value, name) => {
+    if (typeof value !== 'string' || !Object.hasOwn(DTYPE_BITS, value))
+      fail(name, `one of ${Object.keys(DTYPE_BITS).join(', ')}`, value);
+  },
+  filter: callback,
+  allowTrailingBytes: boolean,
+  signal: (value, name) => {
+    const signal = value as AbortSignal | null;
+    if (typeof signal !== 'object' || signal === null || typeof signal.aborted !== 'boolean')
+      fail(name, 'an AbortSignal', value);
+  },
+  timeoutMs: positive,
+  stallTimeoutMs: positive,
+  maxBytesPerSecond: positive,
+  onProgress: callback,
+  progress: boolean,
+};
+
+const PARALLEL_CHECKS: Record<keyof ParallelOptions, Check> = {
+  ...LOADER_CHECKS,
+  files: () => {}, // checked by resolveFiles
+  queueSize: integer(-1, 65536),
+  maxBatchBytes: integer(1),
+  deviceMemoryBudget: (value, name) => {
+    const percent = typeof value === 'string' ? Number(/^(\d+(?:\.\d+)?)%$/.exec(value)?.[1]) : Number.NaN;
+    const valid =
+      typeof value === 'string' ? percent > 0 && percent <= 100 : Number.isSafeInteger(value) && (value as number) > 0;
+    if (!valid) fail(name, "a number of bytes or a percentage like '80%'", value);
+    throw new InvalidArgumentError(
+      `${name}: budgets are not supported by this version yet; use maxBatchBytes and queueSize to bound what is loaded ahead`,
+    );
+  },
+  order: oneOf('file', 'ready'),
+  borrow: boolean,
+};
+
+/** Checks names and values of options: INVALID_ARGUMENT for an unknown name (naming the nearest right one) or a wrong value. undefined means not given. */
+export function checkOptions(options: unknown, checks: Readonly<Record<string, Check>>): void {
+  if (options === undefined) return;
+  if (typeof options !== 'object' || options === null || Array.isArray(options)) fail('options', 'an object', options);
+  for (const [name, value] of Object.entries(options as object)) {
+    const check = Object.hasOwn(checks, name) ? checks[name] : undefined;
+    if (!check) {
+      throw new InvalidArgumentError(
+        `there is no option "${name}"; did you mean "${nearest(name, Object.keys(checks))}"?`,
+      );
+    }
+    if (value !== undefined) check(value, name);
+  }
+}
+
+export function checkLoaderOptions(options: LoaderOptions | undefined): void {
+  checkOptions(options, LOADER_CHECKS as Record<string, Check>);
+}
+
+export function checkParallelOptions(options: ParallelOptions): void {
+  if (typeof options !== 'object' || options === null) fail('options', 'an object with files', options);
+  checkOptions(options, PARALLEL_CHECKS as Record<string, Check>);
+  if (options.files === undefined)
+    throw new InvalidArgumentError('files: expected a path or an array of paths, found nothing');
+}
+
+export const COPY_CHECKS: Readonly<Record<string, Check>> = {
+  dtype: LOADER_CHECKS.dtype,
+  signal: LOADER_CHECKS.signal,
+  onProgress: LOADER_CHECKS.onProgress,
+};
+
+/** The candidate with the fewest edits. */
+function nearest(name: string, candidates: readonly string[]): string {
+  let best = candidates[0]!;
+  let fewest = Number.POSITIVE_INFINITY;
+  for (const candidate of candidates) {
+    const edits = editDistance(name.toLowerCase(), candidate.toLowerCase());
+    if (edits < fewest) [best, fewest] = [candidate, edits];
+  }
+  return best;
+}
+
+function editDistance(a: string, b: string): number {
+  let row = Array.from({ length: b.length + 1 }, (_, i) => i);
+  for (let i = 1; i <= a.length; ++i) {
+    const next = [i];
+    for (let j = 1; j <= b.length; ++j) {
+      next.push(Math.min(row[j]! + 1, next[j - 1]! + 1, row[j - 1]! + (a[i - 1] === b[j - 1] ? 0 : 1)));
+    }
+    row = next;
+  }
+  return row[b.length]!;
+}

@@ -1,0 +1,2 @@
+export { type FakeDeviceOptions, type FakeReaderOptions, fakeReader, useFakeDevices } from './fakes.js';
+export { type MockCopierOptions, mockCopier } from './mock-copier.js';
