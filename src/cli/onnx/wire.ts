@@ -1,5 +1,5 @@
 import { Reader, Writer } from 'protobufjs/minimal';
-import { FastSafetensorsError } from '../../errors.js';
+import { type ErrorCode, FastSafetensorsError } from '../../errors.js';
 
 /** Wire types of the protobuf encoding (protobuf.dev/programming-guides/encoding). */
 const VARINT = 0;
@@ -21,15 +21,18 @@ interface Field {
  */
 export class Message {
   private readonly source: Uint8Array;
-  private readonly where: string;
+  private readonly where: Where;
   private fields: Field[];
   private edited = false;
 
-  /** Parses one level. `where` names the message in errors. Throws UNEXPECTED_EOF (cut short) or INVALID_ARGUMENT (not protobuf). */
-  constructor(source: Uint8Array = new Uint8Array(0), where = 'new message') {
+  /**
+   * Parses one level. `path` is the file, and `trail` the field numbers from its root to this message: errors name both.
+   * Throws UNEXPECTED_EOF (cut short) or INVALID_ARGUMENT (not protobuf).
+   */
+  constructor(source: Uint8Array = new Uint8Array(0), path = 'new message', trail = '') {
     this.source = source;
-    this.where = where;
-    this.fields = parseFields(source, where);
+    this.where = { path, trail };
+    this.fields = parseFields(source, this.where);
   }
 
   /** The sub-messages with this field number, in order. Edits to them become part of this message. */
@@ -39,7 +42,7 @@ export class Message {
       .map((field) => {
         if (field.wireType !== LEN)
           throw this.malformed(`field ${id} has wire type ${field.wireType}, expected a message (2)`);
-        field.child ??= new Message(field.body, `${this.where}.${id}`);
+        field.child ??= new Message(field.body, this.where.path, `${this.where.trail}.${id}`);
         return field.child;
       });
   }
@@ -114,22 +117,15 @@ export class Message {
   }
 
   addBytes(id: number, body: Uint8Array | string): void {
-    const bytes = typeof body === 'string' ? Buffer.from(body, 'utf8') : body;
-    this.add(
-      Writer.create()
-        .uint32((id << 3) | LEN)
-        .bytes(bytes)
-        .finish(),
-    );
+    this.add(lenField(id, body));
   }
 
   addInteger(id: number, value: number): void {
-    this.add(
-      Writer.create()
-        .uint32((id << 3) | VARINT)
-        .int64(value)
-        .finish(),
-    );
+    const tag = Writer.create()
+      .uint32((id << 3) | VARINT)
+      .finish();
+    const body = Writer.create().int64(value).finish();
+    this.add({ id, wireType: VARINT, record: Buffer.concat([tag, body]), body });
   }
 
   addMessage(id: number, child: Message): void {
@@ -144,13 +140,7 @@ export class Message {
       const after = rename(before);
       if (after === before) return field;
       this.edited = true;
-      return parseFields(
-        Writer.create()
-          .uint32((id << 3) | LEN)
-          .string(after)
-          .finish(),
-        this.where,
-      )[0]!;
+      return lenField(id, after);
     });
   }
 
@@ -164,20 +154,13 @@ export class Message {
     return Buffer.concat(
       this.fields.flatMap((field) => {
         if (!field.child?.changed) return [field.record];
-        const body = field.child.encode();
-        return [
-          Writer.create()
-            .uint32((field.id << 3) | LEN)
-            .uint32(body.length)
-            .finish(),
-          body,
-        ];
+        return [lenField(field.id, field.child.encode()).record];
       }),
     );
   }
 
-  private add(record: Uint8Array): void {
-    this.fields.push(...parseFields(record, this.where));
+  private add(field: Field): void {
+    this.fields.push(field);
     this.edited = true;
   }
 
@@ -188,12 +171,27 @@ export class Message {
   }
 
   private malformed(what: string): FastSafetensorsError {
-    return new FastSafetensorsError('INVALID_ARGUMENT', `not a valid ONNX model: ${this.where}: ${what}`);
+    return malformed('INVALID_ARGUMENT', this.where, what);
   }
 }
 
-function parseFields(source: Uint8Array, where: string): Field[] {
-  // A plain view, not a Buffer: protobufjs' reader for Buffers treats some values specially.
+/** The file, and the field numbers from its root to a message, each after a dot. */
+interface Where {
+  readonly path: string;
+  readonly trail: string;
+}
+
+function lenField(id: number, value: Uint8Array | string): Field {
+  const body = typeof value === 'string' ? Buffer.from(value, 'utf8') : value;
+  const head = Writer.create()
+    .uint32((id << 3) | LEN)
+    .uint32(body.length)
+    .finish();
+  return { id, wireType: LEN, record: Buffer.concat([head, body]), body };
+}
+
+function parseFields(source: Uint8Array, where: Where): Field[] {
+  // A plain view, not a Buffer: protobufjs would hand out Buffers, whose slice() and friends differ.
   const view = new Uint8Array(source.buffer, source.byteOffset, source.byteLength);
   const reader = Reader.create(view);
   const fields: Field[] = [];
@@ -208,13 +206,16 @@ function parseFields(source: Uint8Array, where: string): Field[] {
       const body = wireType === LEN ? reader.bytes() : reader.skipType(wireType, 0, id).raw(from, reader.pos);
       fields.push({ id, wireType, record: reader.raw(start, reader.pos), body });
     } catch (cause) {
-      const cut = cause instanceof RangeError;
-      throw new FastSafetensorsError(
-        cut ? 'UNEXPECTED_EOF' : 'INVALID_ARGUMENT',
-        `not a valid ONNX model: ${where}: ${(cause as Error).message} at byte ${start} of ${view.length}${cut ? '; the file is cut short or no protobuf' : ''}`,
-        { cause },
-      );
+      const at = `the record at byte ${start} of ${view.length} is broken (${(cause as Error).message})`;
+      if (cause instanceof RangeError)
+        throw malformed('UNEXPECTED_EOF', where, `${at}; the file is cut short, or no ONNX model`, cause);
+      throw malformed('INVALID_ARGUMENT', where, at, cause);
     }
   }
   return fields;
+}
+
+function malformed(code: ErrorCode, { path, trail }: Where, what: string, cause?: unknown): FastSafetensorsError {
+  const message = `${path}: expected an ONNX model, but in ${trail === '' ? 'its root' : `message ${trail.slice(1)}`} ${what}`;
+  return new FastSafetensorsError(code, message, { path, cause });
 }
