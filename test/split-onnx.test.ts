@@ -204,6 +204,30 @@ describe('the new graph', () => {
     },
   );
 
+  test('of IR version 3 moves to 4, where Constants can become initializers and inputs no constants', async () => {
+    const path = await write(
+      model(
+        {
+          nodes: [
+            node('Constant', [], ['w'], { value: { tensor: rawTensor('', [512], W) } }),
+            node('Add', ['x', 'w'], ['sum']),
+            node('Add', ['sum', 'small'], ['y']),
+          ],
+          initializers: [rawTensor('small', [1], floats(1))],
+          inputs: [value('x', [512]), value('small', [1])],
+          outputs: [value('y', [512])],
+        },
+        3,
+      ),
+    );
+    const { graph: split } = await splitOnnx(path);
+    expect(new Message(await readFile(split)).integer(MODEL.irVersion)).toBe(4);
+    const after = await graphOf(split);
+    expect(after.children(GRAPH.input).map((input) => input.string(VALUE_INFO.name))).toEqual(['x']);
+    expect(after.children(GRAPH.initializer).map((tensor) => tensor.string(TENSOR.name))).toEqual(['small', 'w']);
+    expect((await infer(split, { x: x() })).y!.data).toEqual((await infer(path, { x: x() })).y!.data);
+  });
+
   test('requires a weight that callers could override before', async () => {
     const path = await write(addModel(rawTensor('w', [512], W), 8, [value('w', [512])]));
     const { graph: split } = await splitOnnx(path, { asInputs: true });
@@ -346,6 +370,7 @@ describe('hostile and broken models', () => {
 
     test.each([
       '../secret.bin',
+      '../none.bin',
       'sub/../../secret.bin',
       '/etc/passwd',
       'file:///etc/passwd',
