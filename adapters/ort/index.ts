@@ -5,17 +5,12 @@ import type { Framework } from '../../src/framework.js';
 
 /** The part of `onnxruntime-node`, `onnxruntime-web` or `onnxruntime-common` that is used here: pass the module itself. */
 export interface OnnxRuntime {
-  // biome-ignore lint/suspicious/noExplicitAny: ort's constructor is overloaded, and a type of it here would tie users to one version.
-  readonly Tensor: new (
-    ...args: any[]
-  ) => unknown;
-  readonly InferenceSession: {
-    create(model: Uint8Array): Promise<{
-      // biome-ignore lint/suspicious/noExplicitAny: as above.
-      run(feeds: any): Promise<any>;
-    }>;
-  };
+  readonly Tensor: new (...args: Loose[]) => unknown;
+  readonly InferenceSession: { create(model: Uint8Array): Promise<{ run(feeds: Loose): Promise<Loose> }> };
 }
+
+// biome-ignore lint/suspicious/noExplicitAny: ort's signatures are overloaded, and naming them would tie users to one version of its types.
+type Loose = any;
 
 /** safetensors dtypes that ONNX Runtime's JavaScript has a tensor type for. */
 const ORT_TYPES: Partial<Record<DTypeName, string>> = {
