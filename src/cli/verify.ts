@@ -83,8 +83,7 @@ async function verifyFile(path: string, allowTrailingBytes: boolean): Promise<Ve
   try {
     const header = await SafeTensorsMetadata.fromFile(path, { allowTrailingBytes });
     const bytes = [...header].reduce((sum, { byteLength }) => sum + byteLength, 0);
-    const trailing = (await stat(path)).size - 8 - header.headerLength - bytes;
-    const warnings = trailing > 0 ? [`${trailing} bytes after the last tensor`] : [];
+    const warnings = header.trailingBytes > 0 ? [`${header.trailingBytes} bytes after the last tensor`] : [];
     return { path, ok: true, tensors: header.tensorCount, bytes, warnings };
   } catch (error) {
     return failed(path, error);

@@ -64,7 +64,7 @@ async function byHeader(report: SplitReport) {
     const handle = await open(report.weights, 'r');
     try {
       const bytes = Buffer.alloc(end - begin);
-      const { bytesRead } = await handle.read(bytes, 0, bytes.length, 8 + header.headerLength + begin);
+      const { bytesRead } = await handle.read(bytes, 0, bytes.length, header.dataStart + begin);
       return bytes.subarray(0, bytesRead);
     } finally {
       await handle.close();

@@ -83,7 +83,7 @@ async function weightTensors(ort: Runtime, path: string): Promise<Record<string,
         `onnxruntime-node cannot be fed weight "${name}" of type ${dtype}`,
         { tensor: name },
       );
-    const start = 8 + header.headerLength;
+    const start = header.dataStart;
     // A copy, because the data in the file need not be aligned for their type.
     const { buffer } = Uint8Array.from(bytes.subarray(start + dataOffsets[0], start + dataOffsets[1]));
     tensors[name] = new ort.Tensor(type, new (typedArrayOf(dtype))(buffer) as Float32Array, shape);

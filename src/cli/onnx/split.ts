@@ -116,7 +116,7 @@ export async function splitOnnx(modelPath: string, options: SplitOptions = {}): 
     const header = await SafeTensorsMetadata.fromFile(files.weights);
     pointOutside(model, lifted, (weight) => {
       const [begin, end] = header.get(names.get(weight)!)!.dataOffsets;
-      return { location: basename(files.weights), offset: 8 + header.headerLength + begin, length: end - begin };
+      return { location: basename(files.weights), offset: header.dataStart + begin, length: end - begin };
     });
   }
   await writeModel(files.graph, model);
