@@ -1,0 +1,51 @@
+import type { Command } from 'commander';
+import { type DTypeName, type LoaderOptions, ParallelLoader } from '../index.js';
+import { formatBytes, formatRate, printJson, printLine } from './output.js';
+
+interface LoadOptions {
+  device: string;
+  copier: string;
+  dtype?: string;
+  progress?: boolean;
+  json?: boolean;
+  allowTrailingBytes?: boolean;
+}
+
+export function registerLoad(program: Command): void {
+  program
+    .command('load')
+    .description('load every tensor once and say how fast that was')
+    .argument('<files...>', 'files, a folder, or an index.json')
+    .option('--device <device>', "'cpu', 'cuda' or 'cuda:N'", 'cpu')
+    .option('--copier <type>', "'auto', '3fs', 'gds', 'nogds' or 'unified'", 'auto')
+    .option('--dtype <dtype>', 'convert floating tensors while loading, for example F32')
+    .option('--allow-trailing-bytes', 'accept bytes after the last tensor')
+    .option('--progress', 'show a progress bar on stderr')
+    .option('--json', 'print JSON')
+    .action(load);
+}
+
+async function load(files: string[], options: LoadOptions): Promise<void> {
+  const loaderOptions: LoaderOptions = { device: options.device, copier: options.copier };
+  // The loader checks the name, so that its message is the same everywhere.
+  if (options.dtype !== undefined) loaderOptions.dtype = options.dtype as DTypeName;
+  if (options.allowTrailingBytes) loaderOptions.allowTrailingBytes = true;
+  if (options.progress) loaderOptions.progress = true;
+  const loader = new ParallelLoader({ ...loaderOptions, files: files.length === 1 ? files[0]! : files });
+  try {
+    for await (const [, tensor] of loader.iterateWeights()) tensor.dispose();
+    const { report } = loader;
+    if (options.json) {
+      printJson(report);
+      return;
+    }
+    printLine(
+      `${report.files} files, ${report.tensors} tensors, ${formatBytes(report.bytes)} in ${report.seconds.toFixed(3)} s: ` +
+        `${formatRate(report.bytesPerSecond)} with copier ${report.copier} on ${report.device}`,
+    );
+    for (const { path, from, to, reason } of report.fallbacks)
+      printLine(`  ${path}: ${to} instead of ${from}, because ${reason}`);
+  } finally {
+    await loader.close();
+  }
+}

@@ -1,0 +1,80 @@
+import { open } from 'node:fs/promises';
+import { FastSafetensorsError } from '../../errors.js';
+import { SafeTensorsMetadata } from '../../metadata.js';
+import { parseModel } from './graph.js';
+import { type LiftedTensor, readModel, type SplitReport } from './split.js';
+import { readTensorBytes } from './tensor-proto.js';
+
+/**
+ * Reads both written files again and compares every lifted tensor with the original model, byte for byte, at the place where the new graph
+ * or the weights file says it is. Answers the bytes compared. Rejects with CHECKSUM_MISMATCH naming the first tensor that differs.
+ */
+export async function checkSplit(report: SplitReport): Promise<number> {
+  const original = parseModel(await readModel(report.model), report.model, report.minBytes);
+  const lifted = original.weights.filter((weight) => weight.stays === undefined);
+  if (lifted.length !== report.tensors.length) {
+    throw new FastSafetensorsError(
+      'FILE_CHANGED',
+      `${report.model}: has ${lifted.length} weights to lift, but ${report.tensors.length} were lifted`,
+      { path: report.model },
+    );
+  }
+  const readLifted = report.mode === 'inputs' ? await byHeader(report) : await byGraph(report);
+  let bytes = 0;
+  for (const [index, weight] of lifted.entries()) {
+    const tensor = report.tensors[index]!;
+    const expected = await readTensorBytes(weight.tensor, weight.info, report.model);
+    if (Buffer.compare(await readLifted(tensor), expected) !== 0) {
+      throw new FastSafetensorsError(
+        'CHECKSUM_MISMATCH',
+        `${report.weights}: tensor "${tensor.name}" differs from "${tensor.modelName}" in ${report.model}`,
+        {
+          path: report.weights,
+          tensor: tensor.name,
+        },
+      );
+    }
+    bytes += expected.length;
+  }
+  return bytes;
+}
+
+/** Bytes of a lifted tensor at the place that the new graph gives to a runtime. */
+async function byGraph(report: SplitReport) {
+  const graph = parseModel(await readModel(report.graph), report.graph, 0);
+  const outside = new Map(
+    graph.weights
+      .filter(({ info }) => info.external)
+      .map((weight) => [`${weight.graph.path}\0${weight.info.name}`, weight]),
+  );
+  return async (tensor: LiftedTensor): Promise<Uint8Array> => {
+    const weight = outside.get(`${tensor.graph}\0${tensor.modelName}`);
+    if (weight === undefined) throw unknown(report.graph, tensor, 'is no external tensor');
+    return readTensorBytes(weight.tensor, weight.info, report.graph);
+  };
+}
+
+/** Bytes of a lifted tensor at the place that the header of the weights file gives. */
+async function byHeader(report: SplitReport) {
+  const header = await SafeTensorsMetadata.fromFile(report.weights);
+  return async (tensor: LiftedTensor): Promise<Uint8Array> => {
+    const frame = header.get(tensor.name);
+    if (frame === undefined) throw unknown(report.weights, tensor, 'is missing');
+    const [begin, end] = frame.dataOffsets;
+    const handle = await open(report.weights, 'r');
+    try {
+      const bytes = Buffer.alloc(end - begin);
+      const { bytesRead } = await handle.read(bytes, 0, bytes.length, header.dataStart + begin);
+      return bytes.subarray(0, bytesRead);
+    } finally {
+      await handle.close();
+    }
+  };
+}
+
+function unknown(path: string, tensor: LiftedTensor, what: string): FastSafetensorsError {
+  return new FastSafetensorsError('UNKNOWN_TENSOR', `${path}: tensor "${tensor.name}" ${what}`, {
+    path,
+    tensor: tensor.name,
+  });
+}

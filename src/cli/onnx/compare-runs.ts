@@ -1,0 +1,92 @@
+import { readFile } from 'node:fs/promises';
+import type * as Ort from 'onnxruntime-node';
+import { type DTypeName, typedArrayOf } from '../../dtype.js';
+import { FastSafetensorsError } from '../../errors.js';
+import { SafeTensorsMetadata } from '../../metadata.js';
+import { compareOutputs, type Difference } from './compare.js';
+import { noise } from './noise.js';
+import type { SplitReport } from './split.js';
+
+type Runtime = Pick<typeof Ort, 'InferenceSession' | 'Tensor'>;
+
+export interface Comparison extends Difference {
+  /** Shapes of the random inputs that both graphs were given. */
+  readonly inputs: Readonly<Record<string, readonly number[]>>;
+}
+
+/**
+ * Runs the original and the new graph on the same random inputs and compares their outputs. Dimensions that the model leaves open are 1 unless
+ * `shapes` has the input. Rejects with the runtime's error when the model does not run on such inputs.
+ */
+export async function compareRuns(
+  ort: Runtime,
+  report: SplitReport,
+  shapes: Readonly<Record<string, readonly number[]>> = {},
+): Promise<Comparison> {
+  const original = await ort.InferenceSession.create(report.model, { logSeverityLevel: 3 });
+  const feeds: Record<string, Ort.Tensor> = {};
+  for (const input of original.inputMetadata) {
+    if (!input.isTensor)
+      throw new FastSafetensorsError('INVALID_ARGUMENT', `${report.model}: input "${input.name}" is no tensor`);
+    const dims = shapes[input.name] ?? input.shape.map((dim) => (typeof dim === 'number' ? dim : 1));
+    feeds[input.name] = randomTensor(ort, input.name, input.type, dims);
+  }
+  const split = await ort.InferenceSession.create(report.graph, { logSeverityLevel: 3 });
+  const weights = report.mode === 'inputs' ? await weightTensors(ort, report.weights) : {};
+  const found = await split.run({ ...feeds, ...weights });
+  const difference = compareOutputs(found, await original.run(feeds));
+  return { ...difference, inputs: Object.fromEntries(Object.entries(feeds).map(([name, { dims }]) => [name, dims])) };
+}
+
+function randomTensor(ort: Runtime, name: string, type: Ort.Tensor.Type, dims: readonly number[]): Ort.Tensor {
+  const values = noise(dims.reduce((a, b) => a * b, 1));
+  switch (type) {
+    case 'float32':
+      return new ort.Tensor(type, values, dims);
+    case 'float64':
+      return new ort.Tensor(type, Float64Array.from(values), dims);
+    case 'int64':
+      return new ort.Tensor(
+        type,
+        BigInt64Array.from(values, (value) => (value < 0 ? 0n : 1n)),
+        dims,
+      );
+    case 'int32':
+      return new ort.Tensor(
+        type,
+        Int32Array.from(values, (value) => (value < 0 ? 0 : 1)),
+        dims,
+      );
+    case 'uint8':
+    case 'bool':
+      return new ort.Tensor(
+        type,
+        Uint8Array.from(values, (value) => (value < 0 ? 0 : 1)),
+        dims,
+      );
+    default:
+      throw new FastSafetensorsError('UNSUPPORTED_DTYPE', `no random values for input "${name}" of type ${type}`);
+  }
+}
+
+const INPUT_TYPES: Partial<Record<DTypeName, Ort.Tensor.Type>> = { F32: 'float32', F64: 'float64', F16: 'float16' };
+
+async function weightTensors(ort: Runtime, path: string): Promise<Record<string, Ort.Tensor>> {
+  const header = await SafeTensorsMetadata.fromFile(path);
+  const bytes = await readFile(path);
+  const tensors: Record<string, Ort.Tensor> = {};
+  for (const { name, dtype, shape, dataOffsets } of header) {
+    const type = INPUT_TYPES[dtype];
+    if (type === undefined)
+      throw new FastSafetensorsError(
+        'UNSUPPORTED_DTYPE',
+        `onnxruntime-node cannot be fed weight "${name}" of type ${dtype}`,
+        { tensor: name },
+      );
+    const start = header.dataStart;
+    // A copy, because the data in the file need not be aligned for their type.
+    const { buffer } = Uint8Array.from(bytes.subarray(start + dataOffsets[0], start + dataOffsets[1]));
+    tensors[name] = new ort.Tensor(type, new (typedArrayOf(dtype))(buffer) as Float32Array, shape);
+  }
+  return tensors;
+}

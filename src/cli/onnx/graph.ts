@@ -1,0 +1,132 @@
+import { FastSafetensorsError } from '../../errors.js';
+import { ATTRIBUTE, FUNCTION, GRAPH, isFloating, MODEL, NODE, TENSOR, VALUE_INFO } from './proto.js';
+import { describeTensor, type TensorInfo, typedDataField } from './tensor-proto.js';
+import { Message } from './wire.js';
+
+/** Graphs nested deeper than this are no model but an attack on the stack. */
+const MAX_DEPTH = 64;
+
+/** A tensor of the model, where it stands, and whether it can be lifted. */
+export interface Weight {
+  readonly info: TensorInfo;
+  readonly tensor: Message;
+  readonly graph: Graph;
+  /** The Constant node that holds it; undefined for an initializer. */
+  readonly node: Message | undefined;
+  /** Why it stays in the model; undefined when it is lifted. */
+  readonly stays: string | undefined;
+}
+
+/** A graph and the graphs in the attributes of its nodes. `path` is '' for the model's own graph. */
+export interface Graph {
+  readonly path: string;
+  readonly message: Message;
+  readonly nodes: readonly Message[];
+  readonly inner: ReadonlyMap<Message, readonly Graph[]>;
+}
+
+export interface Model {
+  readonly path: string;
+  readonly message: Message;
+  readonly graph: Graph;
+  /** Every tensor in initializers and Constant nodes, in file order, inner graphs after the node that holds them. */
+  readonly weights: readonly Weight[];
+}
+
+/** Parses a model and finds its weights. Throws INVALID_ARGUMENT or UNEXPECTED_EOF for what is no ONNX model, TENSOR_INVALID_INFO for impossible tensors. */
+export function parseModel(bytes: Uint8Array, path: string, minBytes: number): Model {
+  const message = new Message(bytes, path);
+  const root = message.child(MODEL.graph);
+  if (root === undefined || message.integer(MODEL.irVersion) === undefined) {
+    throw new FastSafetensorsError('INVALID_ARGUMENT', `${path}: no ONNX model: expected an ir_version and a graph`, {
+      path,
+    });
+  }
+  const weights: Weight[] = [];
+  const graph = walk(root, '', 0);
+  for (const body of message.children(MODEL.functions)) {
+    for (const node of body.children(FUNCTION.node))
+      constant(
+        node,
+        { path: `function ${body.string(FUNCTION.name)}`, message: body, nodes: [], inner: new Map() },
+        true,
+      );
+  }
+  return { path, message, graph, weights };
+
+  function walk(graphMessage: Message, at: string, depth: number): Graph {
+    if (depth > MAX_DEPTH)
+      throw new FastSafetensorsError('INVALID_ARGUMENT', `${path}: graphs are nested deeper than ${MAX_DEPTH}`, {
+        path,
+      });
+    const nodes = graphMessage.children(GRAPH.node);
+    const inner = new Map<Message, readonly Graph[]>();
+    const here: Graph = { path: at, message: graphMessage, nodes, inner };
+    for (const tensor of graphMessage.children(GRAPH.initializer))
+      add(tensor, here, undefined, describeTensor(tensor, path));
+    for (const node of nodes) {
+      constant(node, here, false);
+      const graphs = node.children(NODE.attribute).flatMap((attribute) =>
+        [...attribute.children(ATTRIBUTE.graph), ...attribute.children(ATTRIBUTE.graphs)].map((body, index) => {
+          const name = node.string(NODE.name) || node.string(NODE.opType);
+          return walk(body, `${at}/${name}.${attribute.string(ATTRIBUTE.name)}${index || ''}`, depth + 1);
+        }),
+      );
+      if (graphs.length > 0) inner.set(node, graphs);
+    }
+    return here;
+  }
+
+  function constant(node: Message, here: Graph, inFunction: boolean) {
+    if (node.string(NODE.opType) !== 'Constant' || !['', 'ai.onnx'].includes(node.string(NODE.domain))) return;
+    for (const attribute of node.children(NODE.attribute)) {
+      const tensor = attribute.string(ATTRIBUTE.name) === 'value' ? attribute.child(ATTRIBUTE.tensor) : undefined;
+      if (tensor) add(tensor, here, node, describeTensor(tensor, path, node.string(NODE.output)), inFunction);
+    }
+  }
+
+  function add(tensor: Message, here: Graph, node: Message | undefined, info: TensorInfo, inFunction = false) {
+    weights.push({
+      info,
+      tensor,
+      graph: here,
+      node,
+      stays: inFunction ? 'inside a function' : reason(tensor, here, node, info, minBytes),
+    });
+  }
+}
+
+/** Names that a graph itself defines: its inputs, initializers and node outputs. */
+export function definedNames(graph: Graph): string[] {
+  return [
+    ...graph.message.children(GRAPH.input).map((value) => value.string(VALUE_INFO.name)),
+    ...graph.message.children(GRAPH.initializer).map((tensor) => tensor.string(TENSOR.name)),
+    ...graph.nodes.flatMap((node) => node.strings(NODE.output)),
+  ].filter((name) => name !== '');
+}
+
+export function outputNames(graph: Graph): string[] {
+  return graph.message.children(GRAPH.output).map((value) => value.string(VALUE_INFO.name));
+}
+
+function reason(
+  tensor: Message,
+  graph: Graph,
+  node: Message | undefined,
+  info: TensorInfo,
+  minBytes: number,
+): string | undefined {
+  if (info.name === '') return 'has no name';
+  if (info.dtype === undefined) return `safetensors has no dtype for ONNX type ${info.dataType}`;
+  // What already is in a file gives no shapes, so it is moved whatever its type and size.
+  if (!info.external) {
+    if (!isFloating(info.dtype)) return 'no floating type';
+    if (info.byteLength < minBytes) return `below the floor of ${minBytes} bytes`;
+    if (tensor.has(TENSOR.segment)) return 'stored in segments';
+    if (!tensor.has(TENSOR.rawData) && typedDataField(info.dtype) === undefined) return 'has no raw_data';
+  }
+  // A runtime may refuse to return an outer graph's value, or an initializer, as a graph's own output.
+  if (outputNames(graph).includes(info.name))
+    return node || graph.path !== '' ? 'is an output of its graph' : undefined;
+  return undefined;
+}

@@ -1,0 +1,131 @@
+import { definedNames, type Graph, type Model, type Weight } from './graph.js';
+import {
+  ANNOTATION,
+  DIM,
+  ENTRY,
+  EXTERNAL,
+  GRAPH,
+  IR_VERSION_WITHOUT_INPUTS,
+  MODEL,
+  NODE,
+  SHAPE,
+  TENSOR,
+  TENSOR_TYPE,
+  TYPE,
+  VALUE_INFO,
+} from './proto.js';
+import { Message } from './wire.js';
+
+/** Where a lifted tensor lies in the weights file. */
+export interface Place {
+  readonly location: string;
+  readonly offset: number;
+  readonly length: number;
+}
+
+/** Points each weight at its place in the weights file. Constant nodes become initializers of their own graph. */
+export function pointOutside(model: Model, weights: readonly Weight[], place: (weight: Weight) => Place): void {
+  dropWeightInputs(model);
+  for (const weight of weights) {
+    const { tensor } = weight;
+    tensor.remove(...DATA_FIELDS);
+    const { location, offset, length } = place(weight);
+    for (const [key, value] of Object.entries({ location, offset, length })) {
+      const entry = new Message();
+      entry.addBytes(ENTRY.key, key);
+      entry.addBytes(ENTRY.value, String(value));
+      tensor.addMessage(TENSOR.externalData, entry);
+    }
+    tensor.addInteger(TENSOR.dataLocation, EXTERNAL);
+    if (weight.node) {
+      tensor.remove(TENSOR.name);
+      tensor.addBytes(TENSOR.name, weight.info.name);
+      const moved = tensor.encode();
+      weight.graph.message.removeChild(weight.node);
+      weight.graph.message.addBytes(GRAPH.initializer, moved);
+    }
+  }
+}
+
+/**
+ * Makes each weight an input of the model's own graph, under the name that `inputName` gives. Inner graphs see it from there;
+ * their references follow when the name changes.
+ */
+export function turnIntoInputs(model: Model, weights: readonly Weight[], inputName: (weight: Weight) => string): void {
+  dropWeightInputs(model);
+  const top = model.graph.message;
+  const inputs = new Set(top.children(GRAPH.input).map((value) => value.string(VALUE_INFO.name)));
+  for (const weight of weights) {
+    const name = inputName(weight);
+    const { graph, info } = weight;
+    if (name !== info.name) renameUses(graph, info.name, name);
+    graph.message.removeChild(weight.node ?? weight.tensor);
+    for (const value of graph.message.children(GRAPH.valueInfo)) {
+      if (value.string(VALUE_INFO.name) === info.name) graph.message.removeChild(value);
+    }
+    // An initializer that was an input already (a default that callers may override) only loses its default.
+    if (!inputs.has(name)) top.addMessage(GRAPH.input, valueInfo(name, info.dataType, info.shape));
+  }
+}
+
+/** Puts bytes from an external file into the model: for tensors that cannot be lifted but whose file is not beside the new model. */
+export function bringInside(tensor: Message, bytes: Uint8Array): void {
+  tensor.remove(...DATA_FIELDS);
+  tensor.addBytes(TENSOR.rawData, bytes);
+}
+
+const DATA_FIELDS = [
+  TENSOR.floatData,
+  TENSOR.int32Data,
+  TENSOR.stringData,
+  TENSOR.int64Data,
+  TENSOR.rawData,
+  TENSOR.doubleData,
+  TENSOR.uint64Data,
+  TENSOR.externalData,
+  TENSOR.dataLocation,
+];
+
+/** Old IR versions want each initializer among the inputs, where it still is a constant. Later ones let callers override such an input, so there it has to go. */
+function dropWeightInputs(model: Model): void {
+  const { message } = model;
+  if (message.integer(MODEL.irVersion)! >= IR_VERSION_WITHOUT_INPUTS) return;
+  message.remove(MODEL.irVersion);
+  message.addInteger(MODEL.irVersion, IR_VERSION_WITHOUT_INPUTS);
+  const top = model.graph.message;
+  const initializers = new Set(top.children(GRAPH.initializer).map((tensor) => tensor.string(TENSOR.name)));
+  for (const value of top.children(GRAPH.input)) {
+    if (initializers.has(value.string(VALUE_INFO.name))) top.removeChild(value);
+  }
+}
+
+/** Renames every use of a value in a graph and in the graphs inside it, up to those that define the name anew. */
+function renameUses(graph: Graph, from: string, to: string): void {
+  const rename = (name: string) => (name === from ? to : name);
+  for (const annotation of graph.message.children(GRAPH.quantization))
+    annotation.mapStrings(ANNOTATION.tensorName, rename);
+  for (const node of graph.nodes) {
+    node.mapStrings(NODE.input, rename);
+    for (const inner of graph.inner.get(node) ?? []) {
+      if (!definedNames(inner).includes(from)) renameUses(inner, from, to);
+    }
+  }
+}
+
+function valueInfo(name: string, dataType: number, shape: readonly number[]): Message {
+  const dims = new Message();
+  for (const size of shape) {
+    const dim = new Message();
+    dim.addInteger(DIM.value, size);
+    dims.addMessage(SHAPE.dim, dim);
+  }
+  const tensorType = new Message();
+  tensorType.addInteger(TENSOR_TYPE.elemType, dataType);
+  tensorType.addMessage(TENSOR_TYPE.shape, dims);
+  const type = new Message();
+  type.addMessage(TYPE.tensor, tensorType);
+  const value = new Message();
+  value.addBytes(VALUE_INFO.name, name);
+  value.addMessage(VALUE_INFO.type, type);
+  return value;
+}

@@ -1,0 +1,184 @@
+import { open, realpath, stat } from 'node:fs/promises';
+import { dirname, isAbsolute, relative, resolve, sep } from 'node:path';
+import { DTYPE_BITS, type DTypeName } from '../../dtype.js';
+import { FastSafetensorsError } from '../../errors.js';
+import { dtypeOf, ENTRY, EXTERNAL, TENSOR } from './proto.js';
+import type { Message } from './wire.js';
+
+/** What a TensorProto says about itself. Its data are fetched by `readTensorBytes`. */
+export interface TensorInfo {
+  readonly name: string;
+  readonly dataType: number;
+  /** Undefined for types that safetensors cannot express. */
+  readonly dtype: DTypeName | undefined;
+  readonly shape: readonly number[];
+  /** Bytes of the elements; 0 where `dtype` is undefined. */
+  readonly byteLength: number;
+  readonly external: boolean;
+}
+
+/** Throws TENSOR_INVALID_INFO for a shape that no tensor can have. `name` replaces an absent one (the output of a Constant). */
+export function describeTensor(tensor: Message, path: string, name = tensor.string(TENSOR.name)): TensorInfo {
+  const shape = tensor.integers(TENSOR.dims);
+  const dataType = tensor.integer(TENSOR.dataType) ?? 0;
+  const dtype = dtypeOf(dataType);
+  const byteLength = dtype ? (shape.reduce((product, dim) => product * dim, 1) * DTYPE_BITS[dtype]) / 8 : 0;
+  if (shape.some((dim) => dim < 0 || !Number.isSafeInteger(dim)) || !Number.isSafeInteger(byteLength)) {
+    throw invalid(
+      path,
+      name,
+      `shape [${shape.join(', ')}] is impossible; expected dimensions of 0 or more, together below 2^53 bytes`,
+    );
+  }
+  return { name, dataType, dtype, shape, byteLength, external: tensor.integer(TENSOR.dataLocation) === EXTERNAL };
+}
+
+/**
+ * The elements as little-endian bytes, wherever the tensor keeps them: raw_data, float_data, double_data, int32_data (16-bit and
+ * 8-bit floats), or an external file in the model's folder. Inline raw data are a view of the model, not a copy.
+ * Throws TENSOR_INVALID_INFO when they do not fill the shape, and for external data also UNSAFE_SHARD_PATH, MISSING_SHARD, UNEXPECTED_EOF.
+ */
+export async function readTensorBytes(tensor: Message, info: TensorInfo, path: string): Promise<Uint8Array> {
+  const bytes = info.external ? await readExternal(tensor, info, path) : inlineBytes(tensor, info, path);
+  if (bytes.length !== info.byteLength) {
+    throw invalid(
+      path,
+      info.name,
+      `${bytes.length} bytes of data, expected ${info.byteLength} for ${info.dtype} [${info.shape.join(', ')}]`,
+    );
+  }
+  return bytes;
+}
+
+/** Which of the data fields a tensor of this type uses when it has no raw_data; undefined where this program does not read it. */
+export function typedDataField(dtype: DTypeName): number | undefined {
+  if (dtype === 'F32') return TENSOR.floatData;
+  if (dtype === 'F64') return TENSOR.doubleData;
+  if (dtype === 'F16' || dtype === 'BF16' || dtype.startsWith('F8_')) return TENSOR.int32Data;
+  return undefined;
+}
+
+function inlineBytes(tensor: Message, info: TensorInfo, path: string): Uint8Array {
+  if (tensor.has(TENSOR.rawData)) return tensor.bytes(TENSOR.rawData).at(-1)!;
+  const field = info.dtype && typedDataField(info.dtype);
+  if (field === undefined) throw invalid(path, info.name, `no raw_data for type ${info.dtype ?? info.dataType}`);
+  // Packed floats and doubles are little-endian on the wire already.
+  if (field !== TENSOR.int32Data) return tensor.joined(field);
+  const values = tensor.integers(field);
+  const wide = DTYPE_BITS[info.dtype!] === 16;
+  const bytes = Buffer.alloc(values.length * (wide ? 2 : 1));
+  for (const [index, value] of values.entries()) {
+    if (value < 0 || value > (wide ? 0xffff : 0xff)) {
+      throw invalid(path, info.name, `int32_data[${index}] is ${value}, expected the bits of one ${info.dtype}`);
+    }
+    if (wide) bytes.writeUInt16LE(value, index * 2);
+    else bytes[index] = value;
+  }
+  return bytes;
+}
+
+/** Location, offset and length as the external_data entries have them. */
+export function externalPlace(
+  tensor: Message,
+  info: TensorInfo,
+  path: string,
+): { location: string; offset: number; length: number } {
+  const entries = new Map(
+    tensor.children(TENSOR.externalData).map((entry) => [entry.string(ENTRY.key), entry.string(ENTRY.value)]),
+  );
+  const location = entries.get('location');
+  if (location === undefined) throw invalid(path, info.name, 'external data without a location');
+  const number = (key: string, fallback: number) => {
+    const text = entries.get(key);
+    if (text === undefined) return fallback;
+    const value = /^\d{1,16}$/.test(text) ? Number(text) : Number.NaN;
+    if (!Number.isSafeInteger(value))
+      throw invalid(
+        path,
+        info.name,
+        `external data with ${key} ${JSON.stringify(text)}, expected a whole number below 2^53`,
+      );
+    return value;
+  };
+  return { location, offset: number('offset', 0), length: number('length', info.byteLength) };
+}
+
+/** The file that a location names, with links followed. Throws UNSAFE_SHARD_PATH unless it lies in the model's folder, MISSING_SHARD when it is not there. */
+export async function resolveLocation(location: string, path: string, tensor: string): Promise<string> {
+  const unsafe = (why: string) =>
+    new FastSafetensorsError(
+      'UNSAFE_SHARD_PATH',
+      `${path}: tensor "${tensor}" has its data in ${JSON.stringify(location)}, which ${why}; expected a file in the model's folder`,
+      { path, tensor },
+    );
+  if (location === '' || location.includes('\0') || location.includes('\\')) throw unsafe('is no plain relative path');
+  if (isAbsolute(location) || /^[a-z][a-z0-9+.-]*:/i.test(location)) throw unsafe('is absolute');
+  if (location.split('/').includes('..')) throw unsafe('leaves that folder');
+  const folder = await realpath(dirname(path));
+  let file: string;
+  try {
+    file = await realpath(resolve(folder, location));
+  } catch (cause) {
+    throw new FastSafetensorsError(
+      'MISSING_SHARD',
+      `${path}: tensor "${tensor}" has its data in ${JSON.stringify(location)}, which cannot be opened (${(cause as Error).message})`,
+      {
+        path,
+        tensor,
+        cause,
+      },
+    );
+  }
+  const inside = relative(folder, file);
+  if (inside === '' || inside === '..' || inside.startsWith(`..${sep}`) || isAbsolute(inside))
+    throw unsafe('is a link that leaves that folder');
+  // Opening a pipe would wait for its writer.
+  if (!(await stat(file)).isFile()) throw unsafe('is no regular file');
+  return file;
+}
+
+async function readExternal(tensor: Message, info: TensorInfo, path: string): Promise<Uint8Array> {
+  const { location, offset, length } = externalPlace(tensor, info, path);
+  if (info.dtype && length !== info.byteLength) {
+    throw invalid(
+      path,
+      info.name,
+      `external data of ${length} bytes, expected ${info.byteLength} for ${info.dtype} [${info.shape.join(', ')}]`,
+    );
+  }
+  const file = await resolveLocation(location, path, info.name);
+  const handle = await open(file, 'r');
+  try {
+    // Checked before anything is allocated: the length is the model's claim.
+    const { size } = await handle.stat();
+    if (offset + length > size) {
+      throw new FastSafetensorsError(
+        'UNEXPECTED_EOF',
+        `${file}: tensor "${info.name}" ends at byte ${offset + length}, but the file has ${size}`,
+        {
+          path: file,
+          tensor: info.name,
+          offset,
+        },
+      );
+    }
+    const bytes = Buffer.alloc(length);
+    for (let done = 0; done < length; ) {
+      const { bytesRead } = await handle.read(bytes, done, Math.min(length - done, 1 << 30), offset + done);
+      if (bytesRead === 0)
+        throw new FastSafetensorsError(
+          'SHORT_READ',
+          `${file}: the file ended at byte ${offset + done} while it was read`,
+          { path: file },
+        );
+      done += bytesRead;
+    }
+    return bytes;
+  } finally {
+    await handle.close();
+  }
+}
+
+function invalid(path: string, tensor: string, what: string): FastSafetensorsError {
+  return new FastSafetensorsError('TENSOR_INVALID_INFO', `${path}: tensor "${tensor}": ${what}`, { path, tensor });
+}

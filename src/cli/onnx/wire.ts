@@ -1,0 +1,221 @@
+import { Reader, Writer } from 'protobufjs/minimal';
+import { type ErrorCode, FastSafetensorsError } from '../../errors.js';
+
+/** Wire types of the protobuf encoding (protobuf.dev/programming-guides/encoding). */
+const VARINT = 0;
+const LEN = 2;
+
+/** One record of a message. `record` is tag and value as they stand in the file, `body` the value without a length prefix. */
+interface Field {
+  readonly id: number;
+  readonly wireType: number;
+  readonly record: Uint8Array;
+  readonly body: Uint8Array;
+  child?: Message;
+}
+
+/**
+ * A protobuf message as the list of its records. What is not edited is written back byte for byte: fields that this program
+ * does not know, their order, and encodings that another writer would choose differently. Children are parsed when asked for.
+ * Bytes are views of the buffer given, never copies.
+ */
+export class Message {
+  private readonly source: Uint8Array;
+  private readonly where: Where;
+  private fields: Field[];
+  private edited = false;
+
+  /**
+   * Parses one level. `path` is the file, and `trail` the field numbers from its root to this message: errors name both.
+   * Throws UNEXPECTED_EOF (cut short) or INVALID_ARGUMENT (not protobuf).
+   */
+  constructor(source: Uint8Array = new Uint8Array(0), path = 'new message', trail = '') {
+    this.source = source;
+    this.where = { path, trail };
+    this.fields = parseFields(source, this.where);
+  }
+
+  /** The sub-messages with this field number, in order. Edits to them become part of this message. */
+  children(id: number): Message[] {
+    return this.fields
+      .filter((field) => field.id === id)
+      .map((field) => {
+        if (field.wireType !== LEN)
+          throw this.malformed(`field ${id} has wire type ${field.wireType}, expected a message (2)`);
+        field.child ??= new Message(field.body, this.where.path, `${this.where.trail}.${id}`);
+        return field.child;
+      });
+  }
+
+  /** The sub-message with this field number; a second one would have to be merged and is refused. */
+  child(id: number): Message | undefined {
+    const all = this.children(id);
+    if (all.length > 1) throw this.malformed(`field ${id} occurs ${all.length} times, expected once`);
+    return all[0];
+  }
+
+  /** Values of a bytes, string or sub-message field. */
+  bytes(id: number): Uint8Array[] {
+    return this.fields
+      .filter((field) => field.id === id)
+      .map((field) => {
+        if (field.wireType !== LEN)
+          throw this.malformed(`field ${id} has wire type ${field.wireType}, expected bytes (2)`);
+        return field.child?.encode() ?? field.body;
+      });
+  }
+
+  strings(id: number): string[] {
+    return this.bytes(id).map((body) => Buffer.from(body.buffer, body.byteOffset, body.byteLength).toString('utf8'));
+  }
+
+  /** The last value wins, as protobuf has it; '' when absent. */
+  string(id: number): string {
+    return this.strings(id).at(-1) ?? '';
+  }
+
+  /** Values of an integer field, packed or not, as signed numbers (exact up to 2^53). */
+  integers(id: number): number[] {
+    const values: number[] = [];
+    for (const { body, wireType } of this.fields.filter((field) => field.id === id)) {
+      if (wireType !== VARINT && wireType !== LEN) {
+        throw this.malformed(`field ${id} has wire type ${wireType}, expected an integer (0) or packed integers (2)`);
+      }
+      const reader = Reader.create(body);
+      try {
+        while (reader.pos < reader.len) values.push(Number(reader.int64()));
+      } catch (cause) {
+        throw this.malformed(`field ${id} holds a broken integer (${(cause as Error).message})`);
+      }
+    }
+    return values;
+  }
+
+  /** The last value wins; undefined when absent. */
+  integer(id: number): number | undefined {
+    return this.integers(id).at(-1);
+  }
+
+  /** Bodies of a fixed32, fixed64 (packed or not) or bytes field, put together. A single record is not copied. */
+  joined(id: number): Uint8Array {
+    const bodies = this.fields.filter((field) => field.id === id).map((field) => field.body);
+    return bodies.length === 1 ? bodies[0]! : Buffer.concat(bodies);
+  }
+
+  has(id: number): boolean {
+    return this.fields.some((field) => field.id === id);
+  }
+
+  /** Removes every record of these field numbers. */
+  remove(...ids: number[]): void {
+    this.keep((field) => !ids.includes(field.id));
+  }
+
+  /** Removes one sub-message that `children` returned. */
+  removeChild(child: Message): void {
+    this.keep((field) => field.child !== child);
+  }
+
+  addBytes(id: number, body: Uint8Array | string): void {
+    this.add(lenField(id, body));
+  }
+
+  addInteger(id: number, value: number): void {
+    const tag = Writer.create()
+      .uint32((id << 3) | VARINT)
+      .finish();
+    const body = Writer.create().int64(value).finish();
+    this.add({ id, wireType: VARINT, record: Buffer.concat([tag, body]), body });
+  }
+
+  addMessage(id: number, child: Message): void {
+    this.addBytes(id, child.encode());
+  }
+
+  /** Replaces the strings of a field one by one where `rename` answers another. Positions among other fields stay. */
+  mapStrings(id: number, rename: (value: string) => string): void {
+    this.fields = this.fields.map((field) => {
+      if (field.id !== id) return field;
+      const before = Buffer.from(field.body).toString('utf8');
+      const after = rename(before);
+      if (after === before) return field;
+      this.edited = true;
+      return lenField(id, after);
+    });
+  }
+
+  get changed(): boolean {
+    return this.edited || this.fields.some((field) => field.child?.changed);
+  }
+
+  /** The message's bytes; the very ones it was parsed from when nothing was edited. */
+  encode(): Uint8Array {
+    if (!this.changed) return this.source;
+    return Buffer.concat(
+      this.fields.flatMap((field) => {
+        if (!field.child?.changed) return [field.record];
+        return [lenField(field.id, field.child.encode()).record];
+      }),
+    );
+  }
+
+  private add(field: Field): void {
+    this.fields.push(field);
+    this.edited = true;
+  }
+
+  private keep(which: (field: Field) => boolean): void {
+    const kept = this.fields.filter(which);
+    if (kept.length !== this.fields.length) this.edited = true;
+    this.fields = kept;
+  }
+
+  private malformed(what: string): FastSafetensorsError {
+    return malformed('INVALID_ARGUMENT', this.where, what);
+  }
+}
+
+/** The file, and the field numbers from its root to a message, each after a dot. */
+interface Where {
+  readonly path: string;
+  readonly trail: string;
+}
+
+function lenField(id: number, value: Uint8Array | string): Field {
+  const body = typeof value === 'string' ? Buffer.from(value, 'utf8') : value;
+  const head = Writer.create()
+    .uint32((id << 3) | LEN)
+    .uint32(body.length)
+    .finish();
+  return { id, wireType: LEN, record: Buffer.concat([head, body]), body };
+}
+
+function parseFields(source: Uint8Array, where: Where): Field[] {
+  // A plain view, not a Buffer: protobufjs would hand out Buffers, whose slice() and friends differ.
+  const view = new Uint8Array(source.buffer, source.byteOffset, source.byteLength);
+  const reader = Reader.create(view);
+  const fields: Field[] = [];
+  while (reader.pos < reader.len) {
+    const start = reader.pos;
+    try {
+      const tag = reader.tag();
+      const id = tag >>> 3;
+      const wireType = tag & 7;
+      if (id === 0) throw new Error('field number 0');
+      const from = reader.pos;
+      const body = wireType === LEN ? reader.bytes() : reader.skipType(wireType, 0, id).raw(from, reader.pos);
+      fields.push({ id, wireType, record: reader.raw(start, reader.pos), body });
+    } catch (cause) {
+      const at = `the record at byte ${start} of ${view.length} is broken (${(cause as Error).message})`;
+      if (cause instanceof RangeError)
+        throw malformed('UNEXPECTED_EOF', where, `${at}; the file is cut short, or no ONNX model`, cause);
+      throw malformed('INVALID_ARGUMENT', where, at, cause);
+    }
+  }
+  return fields;
+}
+
+function malformed(code: ErrorCode, { path, trail }: Where, what: string, cause?: unknown): FastSafetensorsError {
+  const message = `${path}: expected an ONNX model, but in ${trail === '' ? 'its root' : `message ${trail.slice(1)}`} ${what}`;
+  return new FastSafetensorsError(code, message, { path, cause });
+}

@@ -1,0 +1,52 @@
+/** Numbers and text as every command prints them. */
+
+export function formatBytes(bytes: number): string {
+  const units = ['B', 'KiB', 'MiB', 'GiB', 'TiB'];
+  const power = bytes < 1 ? 0 : Math.min(Math.floor(Math.log2(bytes) / 10), units.length - 1);
+  return power === 0 ? `${bytes} B` : `${(bytes / 1024 ** power).toFixed(1)} ${units[power]}`;
+}
+
+/** Rates are decimal, as storage vendors give them. */
+export function formatRate(bytesPerSecond: number): string {
+  return `${(bytesPerSecond / 1e9).toFixed(2)} GB/s`;
+}
+
+export function printJson(value: unknown): void {
+  process.stdout.write(`${JSON.stringify(value, null, 2)}\n`);
+}
+
+export function printLine(line = ''): void {
+  process.stdout.write(`${printable(line)}\n`);
+}
+
+/** One line, `error: CODE: message`; with `debug` the stack and the causes follow. */
+export function printError(thrown: unknown, debug: boolean): void {
+  const error: NodeJS.ErrnoException = thrown instanceof Object ? (thrown as Error) : new Error(String(thrown));
+  const lines = [`error: ${error.code ?? 'INTERNAL'}: ${error.message}`];
+  if (debug) {
+    for (let at: unknown = error; at instanceof Object; at = (at as Error).cause)
+      lines.push(...String((at as Error).stack).split('\n'));
+  }
+  process.stderr.write(lines.map((line) => `${printable(line)}\n`).join(''));
+}
+
+/** Columns padded to their widest cell; numbers to the right. */
+export function printTable(rows: readonly (readonly (string | number)[])[]): void {
+  const widths: number[] = [];
+  for (const row of rows) {
+    for (const [column, cell] of row.entries())
+      widths[column] = Math.max(widths[column] ?? 0, printable(String(cell)).length);
+  }
+  for (const row of rows) {
+    const cells = row.map((cell, column) => {
+      const text = printable(String(cell));
+      return typeof cell === 'number' ? text.padStart(widths[column]!) : text.padEnd(widths[column]!);
+    });
+    printLine(cells.join('  ').trimEnd());
+  }
+}
+
+/** Names come from files: what could steer a terminal (control and direction characters) is shown as an escape. */
+function printable(text: string): string {
+  return text.replace(/[\p{Cc}\p{Bidi_Control}]/gu, (c) => `\\u${c.charCodeAt(0).toString(16).padStart(4, '0')}`);
+}

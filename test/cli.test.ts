@@ -1,0 +1,247 @@
+/** @jest-environment ./test/support/native-arrays-environment.js */
+import { appendFile, cp, mkdtemp, readFile, rm, truncate, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { MODELS } from '../examples/models.js';
+import { main } from '../src/cli/main.js';
+import { ERROR_CODES } from '../src/errors.js';
+import { saveFile } from '../src/save-file.js';
+
+let folder: string;
+const originalExitCode = process.exitCode;
+beforeEach(async () => {
+  folder = await mkdtemp(join(tmpdir(), 'cli-'));
+});
+afterEach(async () => {
+  process.exitCode = originalExitCode;
+  jest.restoreAllMocks();
+  await rm(folder, { recursive: true });
+});
+
+/** Runs one command line in this process. */
+async function cli(...args: string[]) {
+  let stdout = '';
+  let stderr = '';
+  process.exitCode = undefined;
+  jest.spyOn(process.stdout, 'write').mockImplementation((text) => {
+    stdout += text;
+    return true;
+  });
+  jest.spyOn(process.stderr, 'write').mockImplementation((text) => {
+    stderr += text;
+    return true;
+  });
+  await main(['node', 'fastsafetensors', ...args]);
+  jest.restoreAllMocks();
+  return { stdout, stderr, exitCode: process.exitCode ?? 0 };
+}
+
+const save = async (name: string, tensors: Record<string, number[]>) => {
+  const path = join(folder, name);
+  const list = Object.entries(tensors).map(([tensor, values]) => ({
+    name: tensor,
+    dtype: 'F32' as const,
+    shape: [values.length],
+    data: new Uint8Array(Float32Array.from(values).buffer),
+  }));
+  await saveFile(list, path, { metadata: { made: 'here' } });
+  return path;
+};
+
+describe('errors', () => {
+  test('are one line with a code and end with 1', async () => {
+    const path = join(folder, 'short.safetensors');
+    await writeFile(path, 'short');
+    const { stdout, stderr, exitCode } = await cli('inspect', path);
+    expect([stdout, exitCode]).toEqual(['', 1]);
+    expect(stderr).toMatch(/^error: HEADER_TOO_SMALL: [^\n]+\n$/);
+  });
+
+  test('show where they came from with --debug', async () => {
+    const { stderr } = await cli('--debug', 'split-onnx', join(folder, 'none.onnx'));
+    expect(stderr).toMatch(/^error: IO_ERROR: .*\n(.*\n)* +at .*\n/);
+    expect(stderr).toContain('ENOENT');
+  });
+
+  test.each([
+    [['split-onnx', 'm.onnx', '--min-byte', '1'], '--min-bytes'],
+    [['split-onnx', 'm.onnx', '--min-bytes', '1e3'], 'whole number'],
+    [['split-onnx', 'm.onnx', '--shape', 'x'], 'name=dims'],
+    [['inspekt'], 'inspect'],
+    [['inspect'], "'file'"],
+  ])('name misuse: %j', async (args, hint) => {
+    const { stdout, stderr, exitCode } = await cli(...args);
+    expect([stdout, exitCode]).toEqual(['', 1]);
+    expect(stderr).toMatch(/^error: INVALID_ARGUMENT: /);
+    expect(stderr).toContain(hint);
+  });
+
+  test('are not what --help is', async () => {
+    const { stdout, stderr, exitCode } = await cli('--help');
+    expect([stderr, exitCode]).toEqual(['', 0]);
+    for (const command of ['inspect', 'verify', 'load', 'split-onnx']) expect(stdout).toContain(command);
+  });
+
+  test('cannot steer a terminal', async () => {
+    const { stderr } = await cli('split-onnx', join(folder, 'a\u001b[2Jb.onnx'));
+    expect(stderr).toContain('\\u001b[2Jb');
+    expect(stderr).not.toContain('\u001b');
+  });
+});
+
+describe('inspect', () => {
+  test('lists tensors', async () => {
+    const path = await save('a.safetensors', { w: [1, 2, 3], b: [4] });
+    const { stdout } = await cli('inspect', path);
+    expect(stdout).toContain('2 tensors, 16 B');
+    expect(stdout).toContain('made: here');
+    expect(stdout).toMatch(/^F32 +\[3\] +12 +w$/m);
+  });
+
+  test('as JSON', async () => {
+    const path = await save('a.safetensors', { w: [1, 2, 3] });
+    const { stdout, exitCode } = await cli('inspect', path, '--json');
+    expect(JSON.parse(stdout)).toMatchObject({
+      path,
+      tensorCount: 1,
+      metadata: [{ key: 'made', value: 'here' }],
+      tensors: [{ name: 'w', dtype: 'F32', shape: [3], byteLength: 12, dataOffsets: [0, 12] }],
+    });
+    expect(exitCode).toBe(0);
+  });
+});
+
+describe('verify', () => {
+  const verify = async (...args: string[]) => {
+    const { stdout, exitCode } = await cli('verify', '--json', ...args);
+    return {
+      ...(JSON.parse(stdout) as {
+        ok: boolean;
+        files: { path: string; ok: boolean; code?: string; warnings: string[] }[];
+      }),
+      exitCode,
+    };
+  };
+  const index = async (total: number, map: Record<string, string>) => {
+    const path = join(folder, 'model.safetensors.index.json');
+    await writeFile(path, JSON.stringify({ metadata: { total_size: total }, weight_map: map }));
+    return path;
+  };
+
+  test('reports each file, and fails when one does', async () => {
+    const good = await save('good.safetensors', { w: [1] });
+    const bad = await save('bad.safetensors', { w: [1, 2] });
+    await truncate(bad, (await readFile(bad)).length - 1);
+    expect(await verify(good)).toMatchObject({
+      ok: true,
+      exitCode: 0,
+      files: [{ path: good, ok: true, tensors: 1, bytes: 4 }],
+    });
+    const both = await verify(good, bad, join(folder, 'none.safetensors'));
+    expect(both).toMatchObject({ ok: false, exitCode: 1 });
+    expect(both.files.map(({ ok }) => ok)).toEqual([true, false, false]);
+    expect(both.files[1]!.code).toBe('METADATA_INCOMPLETE_BUFFER');
+    expect(ERROR_CODES).toContain(both.files[2]!.code);
+    const { stdout, exitCode } = await cli('verify', good, bad);
+    expect(stdout).toMatch(/good\.safetensors: ok, 1 tensors, 4 B\n.*bad\.safetensors: METADATA_INCOMPLETE_BUFFER: /);
+    expect(exitCode).toBe(1);
+  });
+
+  test('refuses trailing bytes, or warns about them', async () => {
+    const path = await save('a.safetensors', { w: [1] });
+    await appendFile(path, 'xyz');
+    expect(await verify(path)).toMatchObject({ ok: false, exitCode: 1 });
+    expect(await verify(path, '--allow-trailing-bytes')).toMatchObject({
+      ok: true,
+      exitCode: 0,
+      files: [{ warnings: ['3 bytes after the last tensor'] }],
+    });
+  });
+
+  test('checks a folder as a whole', async () => {
+    await save('a.safetensors', { w: [1] });
+    await save('b.safetensors', { v: [1] });
+    expect(await verify(folder)).toMatchObject({ ok: true, files: [{ ok: true }, { ok: true }] });
+    await save('c.safetensors', { w: [1] });
+    expect(await verify(folder)).toMatchObject({
+      ok: false,
+      exitCode: 1,
+      files: [{ path: folder, code: 'DUPLICATE_TENSOR' }, {}, {}, {}],
+    });
+  });
+
+  test('checks an index: a wrong total_size is a warning', async () => {
+    await save('a.safetensors', { w: [1] });
+    await save('b.safetensors', { v: [1, 2] });
+    const map = { w: 'a.safetensors', v: 'b.safetensors' };
+    const path = await index(12, map);
+    expect(await verify(path)).toMatchObject({ ok: true, files: [{ path, warnings: [] }, { ok: true }, { ok: true }] });
+    await index(13, map);
+    const found = await verify(folder);
+    expect(found).toMatchObject({ ok: true, exitCode: 0 });
+    expect(found.files[0]).toMatchObject({ path, warnings: ['total_size is 13, but the tensors have 12 bytes'] });
+  });
+
+  test('checks an index: shards that are absent or outside are errors', async () => {
+    await save('a.safetensors', { w: [1] });
+    const path = await index(4, { w: 'a.safetensors', v: 'none.safetensors' });
+    expect((await verify(path)).files).toContainEqual(expect.objectContaining({ path, code: 'MISSING_SHARD' }));
+    await index(4, { w: '../a.safetensors' });
+    const outside = await verify(path);
+    expect(outside).toMatchObject({ ok: false, exitCode: 1 });
+    expect(outside.files).toEqual([expect.objectContaining({ path, code: 'UNSAFE_SHARD_PATH' })]);
+  });
+});
+
+describe('load', () => {
+  test('prints its report', async () => {
+    const path = await save('a.safetensors', { w: [1, 2, 3], b: [4] });
+    const { stdout, exitCode } = await cli('load', path, '--json');
+    expect(JSON.parse(stdout)).toMatchObject({ files: 1, tensors: 2, bytes: 16, device: 'cpu', copier: 'nogds' });
+    expect(exitCode).toBe(0);
+    expect((await cli('load', path)).stdout).toMatch(
+      /^1 files, 2 tensors, 16 B in [\d.]+ s: [\d.]+ GB\/s with copier nogds on cpu\n$/,
+    );
+  });
+});
+
+describe('split-onnx', () => {
+  const classifier = MODELS.find(({ name }) => name === 'PP-OCR classifier')!;
+  const copy = async () => {
+    const path = join(folder, 'm.onnx');
+    await cp(classifier.file, path);
+    return path;
+  };
+
+  test('says what it lifted and what it left', async () => {
+    const { stdout, stderr, exitCode } = await cli('split-onnx', await copy());
+    expect([stderr, exitCode]).toEqual(['', 0]);
+    expect(stdout).toContain(`45 weights, 480.6 KiB, are now external data of ${join(folder, 'm.split.onnx')}`);
+    expect(stdout).toMatch(/^ +204 +[\d.]+ KiB +below the floor of 1024 bytes$/m);
+  });
+
+  test.each([[[]], [['--as-inputs']]])('checks bytes and results (%j)', async (flags) => {
+    const { stdout, exitCode } = await cli(
+      'split-onnx',
+      await copy(),
+      '--check',
+      '--json',
+      '--shape',
+      'x=1,3,48,192',
+      ...flags,
+    );
+    const printed = JSON.parse(stdout);
+    expect(printed).toMatchObject({
+      bytes: 492_096,
+      check: { bytesCompared: 492_096, run: { withinTolerance: true, inputs: { x: [1, 3, 48, 192] } } },
+    });
+    expect(printed.tensors).toHaveLength(45);
+    expect(exitCode).toBe(0);
+  });
+
+  test('says when the graphs could not be run', async () => {
+    const { stdout, exitCode } = await cli('split-onnx', await copy(), '--check', '--shape', 'x=1,2,3');
+    expect(stdout).toMatch(/check: 480\.6 KiB equal\ncheck: not run: .*--shape/);
+    expect(exitCode).toBe(0);
+  });
+});

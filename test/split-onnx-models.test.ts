@@ -1,0 +1,164 @@
+/** @jest-environment ./test/support/native-arrays-environment.js */
+import { mkdtemp, open, readFile, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import * as ort from 'onnxruntime-node';
+import { type ExampleModel, MODELS } from '../examples/models.js';
+import { checkSplit } from '../src/cli/onnx/check.js';
+import { compareOutputs } from '../src/cli/onnx/compare.js';
+import { compareRuns } from '../src/cli/onnx/compare-runs.js';
+import { type SplitReport, splitOnnx } from '../src/cli/onnx/split.js';
+
+let folder: string;
+beforeEach(async () => {
+  folder = await mkdtemp(join(tmpdir(), 'split-onnx-'));
+});
+afterEach(() => rm(folder, { recursive: true }));
+
+async function infer(file: string, feeds: Record<string, ort.Tensor>) {
+  const session = await ort.InferenceSession.create(file, { logSeverityLevel: 3 });
+  try {
+    return await session.run(feeds);
+  } finally {
+    await session.release();
+  }
+}
+
+const feedsOf = (model: ExampleModel) =>
+  Object.fromEntries(
+    Object.entries(model.feeds()).map(([name, { type, data, dims }]) => [name, new ort.Tensor(type, data, dims)]),
+  );
+
+const bits = (outputs: ort.InferenceSession.ReturnType) =>
+  Object.entries(outputs).map(([name, { data }]) => {
+    const { buffer, byteOffset, byteLength } = data as Float32Array;
+    return [name, Buffer.from(buffer, byteOffset, byteLength).toString('hex')];
+  });
+
+/** Where tensors start in a .safetensors file, and their offsets from there. */
+async function layout(path: string) {
+  const bytes = await readFile(path);
+  const start = 8 + Number(bytes.readBigUInt64LE());
+  const { __metadata__, ...entries } = JSON.parse(bytes.toString('utf8', 8, start)) as Record<
+    string,
+    { shape: number[]; data_offsets: [number, number] }
+  >;
+  return { bytes, start, entries: Object.entries(entries) };
+}
+
+async function weightFeeds(path: string) {
+  const { bytes, start, entries } = await layout(path);
+  return Object.fromEntries(
+    entries.map(
+      ([
+        name,
+        {
+          shape,
+          data_offsets: [begin, end],
+        },
+      ]) => {
+        const data = new Float32Array(Uint8Array.from(bytes.subarray(start + begin, start + end)).buffer);
+        return [name, new ort.Tensor('float32', data, shape)];
+      },
+    ),
+  );
+}
+
+/** Turns all weights into zeros. */
+async function blank(path: string) {
+  const { bytes, start } = await layout(path);
+  const handle = await open(path, 'r+');
+  await handle.write(Buffer.alloc(bytes.length - start), 0, bytes.length - start, start);
+  await handle.close();
+}
+
+async function flipLastByte(report: SplitReport) {
+  const { bytes } = await layout(report.weights);
+  const handle = await open(report.weights, 'r+');
+  await handle.write(Buffer.of(bytes.at(-1)! ^ 1), 0, 1, bytes.length - 1);
+  await handle.close();
+}
+
+test('the models cover nested graphs and Constant nodes', async () => {
+  const named = (name: string) => splitOnnx(MODELS.find((model) => model.name === name)!.file, { out: folder });
+  const nested = await named('silero-vad');
+  expect(nested.tensors.length).toBe(18);
+  expect(nested.tensors.every(({ graph, from }) => graph.startsWith('/If_0.') && from === 'constant')).toBe(true);
+  const constants = await named('PP-OCRv4 recogniser');
+  expect(constants.tensors.length).toBe(61);
+  expect(constants.bytes).toBe(10_730_532);
+  expect(constants.tensors.every(({ graph, from }) => graph === '' && from === 'constant')).toBe(true);
+  expect(constants.inline.map(({ reason }) => reason)).toContain('below the floor of 1024 bytes');
+});
+
+const supporting = (mode: ExampleModel['modes'][number]) => MODELS.filter(({ modes }) => modes.includes(mode));
+
+describe('a graph that points into the .safetensors file', () => {
+  test.each(supporting('external-data'))('gives the same bits: $name', async (model) => {
+    const report = await splitOnnx(model.file, { out: folder });
+    const expected = bits(await infer(model.file, feedsOf(model)));
+    expect(bits(await infer(report.graph, feedsOf(model)))).toEqual(expected);
+    expect(await checkSplit(report)).toBe(report.bytes);
+
+    await blank(report.weights);
+    expect(bits(await infer(report.graph, feedsOf(model)))).not.toEqual(expected);
+    await expect(checkSplit(report)).rejects.toMatchObject({ code: 'CHECKSUM_MISMATCH' });
+  });
+});
+
+describe('a graph that takes its weights as inputs', () => {
+  test.each(supporting('inputs'))('gives the same numbers: $name', async (model) => {
+    const report = await splitOnnx(model.file, { out: folder, asInputs: true });
+    const expected = await infer(model.file, feedsOf(model));
+    const weights = await weightFeeds(report.weights);
+    expect(Object.keys(weights).sort()).toEqual(report.tensors.map(({ name }) => name).sort());
+    const found = await infer(report.graph, { ...feedsOf(model), ...weights });
+    expect(compareOutputs(found, expected)).toMatchObject({ withinTolerance: true });
+    expect(await checkSplit(report)).toBe(report.bytes);
+
+    await blank(report.weights);
+    const wrong = await infer(report.graph, { ...feedsOf(model), ...(await weightFeeds(report.weights)) });
+    expect(compareOutputs(wrong, expected)).toMatchObject({ withinTolerance: false });
+  });
+});
+
+describe('--check', () => {
+  const classifier = MODELS.find(({ name }) => name === 'PP-OCR classifier')!;
+
+  test.each([false, true])('finds a single wrong bit (as inputs: %s)', async (asInputs) => {
+    const report = await splitOnnx(classifier.file, { out: folder, asInputs });
+    await flipLastByte(report);
+    await expect(checkSplit(report)).rejects.toMatchObject({ code: 'CHECKSUM_MISMATCH', path: report.weights });
+  });
+
+  test.each([false, true])('runs both graphs on random inputs (as inputs: %s)', async (asInputs) => {
+    const report = await splitOnnx(classifier.file, { out: folder, asInputs });
+    const shapes = { x: [1, 3, 48, 192] };
+    expect(await compareRuns(ort, report, shapes)).toMatchObject({ withinTolerance: true, inputs: shapes });
+    await blank(report.weights);
+    expect(await compareRuns(ort, report, shapes)).toMatchObject({ withinTolerance: false });
+  });
+});
+
+describe('compareOutputs', () => {
+  const outputs = (...data: number[]) => ({ y: { data } });
+  test.each([
+    [[1], [1], 0, true],
+    [[1 + 9e-5], [1], 9e-5, true],
+    [[1 + 2e-4], [1], 2e-4, false],
+    [[9e-6], [0], 9e-6, true],
+    [[2e-5], [0], 2e-5, false],
+    [[Number.NaN], [1], Number.POSITIVE_INFINITY, false],
+    [[Number.NaN], [Number.NaN], 0, true],
+    [[1], [Number.POSITIVE_INFINITY], Number.POSITIVE_INFINITY, false],
+    [[1, 2], [1], Number.POSITIVE_INFINITY, false],
+  ])('of %j and %j', (found, expected, largest, withinTolerance) => {
+    const difference = compareOutputs(outputs(...found), outputs(...expected));
+    expect(difference.withinTolerance).toBe(withinTolerance);
+    expect(difference.largest).toBeCloseTo(largest, 9);
+  });
+
+  test('misses no output', () => {
+    expect(compareOutputs({}, outputs(1))).toMatchObject({ withinTolerance: false });
+  });
+});
