@@ -1,5 +1,6 @@
 import { type CopierType, registeredCopiers } from './copiers/registry.js';
 import { Device } from './device.js';
+import type { DeviceTensor } from './device-tensor.js';
 import { DTYPE_BITS, type DTypeName } from './dtype.js';
 import { FastSafetensorsError, InvalidArgumentError } from './errors.js';
 import type { Framework } from './framework.js';
@@ -14,7 +15,7 @@ export interface Logger {
   warn(message: string): void;
 }
 
-export interface LoaderOptions<T = unknown> {
+export interface LoaderOptions<T = DeviceTensor> {
   /** Where tensors go: 'cpu' (default), 'cuda', 'cuda:N', 'gpu', 'gpu:N'. */
   device?: string;
   /** 'auto' (default): what suits the device and the files best. */
@@ -58,7 +59,7 @@ export interface LoaderOptions<T = unknown> {
   progress?: boolean;
 }
 
-export interface ParallelOptions<T = unknown> extends LoaderOptions<T> {
+export interface ParallelOptions<T = DeviceTensor> extends LoaderOptions<T> {
   files: Files;
   /** Batches that may be loaded ahead: -1 none (one batch in memory), 0 (default) one, n n + 1. */
   queueSize?: number;

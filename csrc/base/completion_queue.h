@@ -1,5 +1,5 @@
-// Where readers and copy streams report what has finished. Many threads put, one I/O thread takes: it sleeps in one place only, whatever
-// it waits for.
+// Where readers and copy streams report what has finished. Many threads put, one I/O thread takes: it sleeps in one
+// place only, whatever it waits for.
 #pragma once
 #include <chrono>
 #include <condition_variable>

@@ -8,7 +8,8 @@ namespace fst {
 
 class SharedLibrary {
  public:
-  // Opens `name` (a path or a soname) with RTLD_NOW | RTLD_LOCAL. The status (COPIER_UNAVAILABLE) carries dlerror()'s text.
+  // Opens `name` (a path or a soname) with RTLD_NOW | RTLD_LOCAL. The status (COPIER_UNAVAILABLE) carries dlerror()'s
+  // text.
   static Status Open(const std::string& name, SharedLibrary* out);
 
   // The address of `symbol`, or null when the library lacks it.

@@ -1,5 +1,5 @@
-// The result of everything in the core that can fail: a code of the public table, a message that says expected, found, where
-// and what to do, and the place (file, tensor, offset). The core never throws.
+// The result of everything in the core that can fail: a code of the public table, a message that says expected, found,
+// where and what to do, and the place (file, tensor, offset). The core never throws.
 #pragma once
 #include <cstdint>
 #include <memory>
@@ -9,14 +9,15 @@
 namespace fst {
 
 // The public error codes, once for C++; src/errors.ts holds the same list, and test/errors.test.ts compares the two.
-#define FST_ERROR_CODES(X)                                                                                         \
-  X(HEADER_TOO_SMALL) X(HEADER_TOO_LARGE) X(INVALID_HEADER_LENGTH) X(INVALID_HEADER) X(DUPLICATE_KEY)              \
-  X(UNKNOWN_DTYPE) X(INVALID_OFFSET) X(TENSOR_INVALID_INFO) X(METADATA_INCOMPLETE_BUFFER) X(UNEXPECTED_EOF)        \
-  X(SHORT_READ) X(IO_ERROR) X(FILE_CHANGED) X(UNKNOWN_TENSOR) X(DUPLICATE_TENSOR) X(MISSING_SHARD)                 \
-  X(UNSAFE_SHARD_PATH) X(INVALID_INDEX) X(NO_FILES) X(UNKNOWN_COPIER) X(COPIER_UNAVAILABLE) X(DEVICE_UNAVAILABLE)  \
-  X(PLATFORM_UNSUPPORTED) X(OUT_OF_DEVICE_MEMORY) X(OUT_OF_HOST_MEMORY) X(BUDGET_INFEASIBLE) X(CUDA_ERROR)         \
-  X(GDS_ERROR) X(NOT_3FS) X(THREEFS_DISCONNECTED) X(THREEFS_ERROR) X(STALLED) X(TIMEOUT) X(CHECKSUM_MISMATCH)      \
-  X(UNSUPPORTED_DTYPE) X(CLOSED) X(INVALID_ARGUMENT)
+#define FST_ERROR_CODES(X)                                                                                             \
+  X(HEADER_TOO_SMALL)                                                                                                  \
+  X(HEADER_TOO_LARGE) X(INVALID_HEADER_LENGTH) X(INVALID_HEADER) X(DUPLICATE_KEY) X(UNKNOWN_DTYPE) X(INVALID_OFFSET)   \
+      X(TENSOR_INVALID_INFO) X(METADATA_INCOMPLETE_BUFFER) X(UNEXPECTED_EOF) X(SHORT_READ) X(IO_ERROR) X(FILE_CHANGED) \
+          X(UNKNOWN_TENSOR) X(DUPLICATE_TENSOR) X(MISSING_SHARD) X(UNSAFE_SHARD_PATH) X(INVALID_INDEX) X(NO_FILES)     \
+              X(UNKNOWN_COPIER) X(COPIER_UNAVAILABLE) X(DEVICE_UNAVAILABLE) X(PLATFORM_UNSUPPORTED)                    \
+                  X(OUT_OF_DEVICE_MEMORY) X(OUT_OF_HOST_MEMORY) X(BUDGET_INFEASIBLE) X(CUDA_ERROR) X(GDS_ERROR)        \
+                      X(NOT_3FS) X(THREEFS_DISCONNECTED) X(THREEFS_ERROR) X(STALLED) X(TIMEOUT) X(CHECKSUM_MISMATCH)   \
+                          X(UNSUPPORTED_DTYPE) X(CLOSED) X(INVALID_ARGUMENT)
 
 enum class Code : uint8_t {
   kOk = 0,
@@ -32,15 +33,16 @@ const char* CodeName(Code code);
 class [[nodiscard]] Status {
  public:
   Status() = default;
-  Status(Code code, std::string message) : state_(std::make_shared<State>(State{code, std::move(message), {}, {}, -1})) {}
+  Status(Code code, std::string message)
+      : state_(std::make_shared<State>(State{code, std::move(message), {}, {}, -1})) {}
 
   static Status Ok() { return {}; }
 
   bool ok() const { return state_ == nullptr; }
   Code code() const { return state_ ? state_->code : Code::kOk; }
   const std::string& message() const;
-  const std::string& path() const;    // empty when the error is about no file
-  const std::string& tensor() const;  // empty when it is about no tensor
+  const std::string& path() const;                                 // empty when the error is about no file
+  const std::string& tensor() const;                               // empty when it is about no tensor
   int64_t offset() const { return state_ ? state_->offset : -1; }  // bytes from the file's start, -1 for none
 
   // Returns this status with the place filled in where it was not known yet.
@@ -61,9 +63,9 @@ std::string ErrnoText(int error);
 // printf into a std::string.
 std::string Format(const char* format, ...) __attribute__((format(printf, 1, 2)));
 
-#define FST_RETURN_IF_ERROR(expr)             \
-  do {                                        \
-    ::fst::Status fst_status_ = (expr);       \
+#define FST_RETURN_IF_ERROR(expr)              \
+  do {                                         \
+    ::fst::Status fst_status_ = (expr);        \
     if (!fst_status_.ok()) return fst_status_; \
   } while (0)
 

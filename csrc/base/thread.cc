@@ -34,9 +34,10 @@ Status StartThread(const char* name, std::function<void()> body) {
   pthread_sigmask(SIG_SETMASK, &before, nullptr);
   pthread_attr_destroy(&attributes);
   if (error == 0) return Status::Ok();
-  return Status(Code::OUT_OF_HOST_MEMORY,
-                Format("cannot start the thread \"%s\": %s; raise the limit of processes (ulimit -u) or lower maxThreads", name,
-                       ErrnoText(error).c_str()));
+  return Status(
+      Code::OUT_OF_HOST_MEMORY,
+      Format("cannot start the thread \"%s\": %s; raise the limit of processes (ulimit -u) or lower maxThreads", name,
+             ErrnoText(error).c_str()));
 }
 
 }  // namespace fst

@@ -17,13 +17,14 @@ std::shared_ptr<DeviceBuffer> MakeBuffer(std::shared_ptr<Device> device, uint64_
                                          std::atomic<int64_t>* bytes_counter, std::function<void()> free_memory) {
   bytes_counter->fetch_add(static_cast<int64_t>(size), std::memory_order_relaxed);
   auto* buffer = new DeviceBuffer(std::move(device), address, size);
-  return std::shared_ptr<DeviceBuffer>(buffer, [bytes_counter, free_memory = std::move(free_memory)](DeviceBuffer* dead) {
-    bytes_counter->fetch_sub(static_cast<int64_t>(dead->size()), std::memory_order_relaxed);
-    // The device outlives the freeing of its memory.
-    auto task = [device = dead->shared_device(), free_memory] { free_memory(); };
-    if (!FreeingThread().Post(task).ok()) task();
-    delete dead;
-  });
+  return std::shared_ptr<DeviceBuffer>(
+      buffer, [bytes_counter, free_memory = std::move(free_memory)](DeviceBuffer* dead) {
+        bytes_counter->fetch_sub(static_cast<int64_t>(dead->size()), std::memory_order_relaxed);
+        // The device outlives the freeing of its memory.
+        auto task = [device = dead->shared_device(), free_memory] { free_memory(); };
+        if (!FreeingThread().Post(task).ok()) task();
+        delete dead;
+      });
 }
 
 }  // namespace fst

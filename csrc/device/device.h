@@ -15,8 +15,8 @@ namespace fst {
 
 class Device;
 
-// One allocation of tensor memory. Shared pointers to it are its reference count; the last one may go on any thread: the memory is
-// then given back on a thread of the device, never on the caller's.
+// One allocation of tensor memory. Shared pointers to it are its reference count; the last one may go on any thread:
+// the memory is then given back on a thread of the device, never on the caller's.
 class DeviceBuffer {
  public:
   DeviceBuffer(std::shared_ptr<Device> device, uint64_t address, size_t size)
@@ -32,8 +32,8 @@ class DeviceBuffer {
   size_t size_;
 };
 
-// Memory that data passes through on its way to the device: slots are cut from it. Freed by its destructor (any thread), which must not run
-// while a read or copy may touch it.
+// Memory that data passes through on its way to the device: slots are cut from it. Freed by its destructor (any
+// thread), which must not run while a read or copy may touch it.
 class StagingMemory {
  public:
   virtual ~StagingMemory() = default;
@@ -42,7 +42,8 @@ class StagingMemory {
   bool on_device() const { return on_device_; }  // device memory (a GDS ring), not addressable by the host
 
  protected:
-  StagingMemory(uint64_t address, size_t size, bool on_device) : address_(address), size_(size), on_device_(on_device) {}
+  StagingMemory(uint64_t address, size_t size, bool on_device)
+      : address_(address), size_(size), on_device_(on_device) {}
 
  private:
   uint64_t address_;
@@ -56,14 +57,15 @@ struct CopyPiece {
   size_t length;
 };
 
-// Copies out of staging memory, in order or not. Used by one I/O thread. Completions go to the queue given at its creation, one for each Submit, with
-// Kind::kCopy: only when it has arrived may the slot be reused or the tensor be handed out.
+// Copies out of staging memory, in order or not. Used by one I/O thread. Completions go to the queue given at its
+// creation, one for each Submit, with Kind::kCopy: only when it has arrived may the slot be reused or the tensor be
+// handed out.
 class CopyStream {
  public:
   // Waits until no copy of this stream can touch memory any more (errors included).
   virtual ~CopyStream() = default;
-  // The pieces are read before this returns or kept alive by the stream; source and destination memory stays valid until the completion. A failure is
-  // returned or completes with a status, never both.
+  // The pieces are read before this returns or kept alive by the stream; source and destination memory stays valid
+  // until the completion. A failure is returned or completes with a status, never both.
   virtual Status Submit(const CopyPiece* pieces, size_t count, bool from_device, uint64_t tag) = 0;
 };
 
@@ -76,13 +78,15 @@ class Device : public std::enable_shared_from_this<Device> {
   // True when the host may read and write tensor memory: readers then fill it directly.
   virtual bool host_accessible() const = 0;
 
-  // Any thread, may block. OK: 256-aligned memory of `bytes` > 0 with any content. OUT_OF_HOST_MEMORY, OUT_OF_DEVICE_MEMORY, CUDA_ERROR.
+  // Any thread, may block. OK: 256-aligned memory of `bytes` > 0 with any content. OUT_OF_HOST_MEMORY,
+  // OUT_OF_DEVICE_MEMORY, CUDA_ERROR.
   virtual Status Allocate(size_t bytes, std::shared_ptr<DeviceBuffer>* out) = 0;
   // Fails where `bytes` more can surely not be had, before anything is allocated.
   virtual Status CheckRoom(uint64_t bytes) = 0;
   // Host memory that this device copies from fastest (page-locked on CUDA), 4096-aligned.
   virtual Status AllocateStaging(size_t bytes, std::unique_ptr<StagingMemory>* out) = 0;
-  // Makes existing host memory (an iov in shared memory) as fast to copy from as AllocateStaging's, and back. Nothing to do on the host.
+  // Makes existing host memory (an iov in shared memory) as fast to copy from as AllocateStaging's, and back. Nothing
+  // to do on the host.
   virtual Status PinHostMemory(void* address, size_t bytes) = 0;
   virtual Status UnpinHostMemory(void* address) = 0;
   virtual Status NewStream(std::shared_ptr<CompletionQueue> queue, std::unique_ptr<CopyStream>* out) = 0;
@@ -96,8 +100,8 @@ class Device : public std::enable_shared_from_this<Device> {
                       size_t destination_offset, size_t length) = 0;
 };
 
-// Wraps memory into a counted buffer: `free_memory` runs on the process's freeing thread when the last reference has gone. `bytes_counter` of
-// nativeMetrics() falls at once, with the last reference.
+// Wraps memory into a counted buffer: `free_memory` runs on the process's freeing thread when the last reference has
+// gone. `bytes_counter` of nativeMetrics() falls at once, with the last reference.
 std::shared_ptr<DeviceBuffer> MakeBuffer(std::shared_ptr<Device> device, uint64_t address, size_t size,
                                          std::atomic<int64_t>* bytes_counter, std::function<void()> free_memory);
 

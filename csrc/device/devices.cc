@@ -30,8 +30,10 @@ Status OpenDevice(const std::string& name, std::shared_ptr<Device>* out) {
     } else if (registry.fake) {
       device = std::make_shared<FakeDevice>(name, *registry.fake);
     } else {
-      return Status(Code::DEVICE_UNAVAILABLE,
-                    Format("device \"%s\" is not there yet: this version loads into host memory only; use device: 'cpu'", name.c_str()));
+      return Status(
+          Code::DEVICE_UNAVAILABLE,
+          Format("device \"%s\" is not there yet: this version loads into host memory only; use device: 'cpu'",
+                 name.c_str()));
     }
   }
   *out = device;

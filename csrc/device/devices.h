@@ -5,8 +5,8 @@
 
 namespace fst {
 
-// Any thread but the event loop's: opening a GPU takes time. Each device is opened once a process and kept. `name` is "cpu" or "cuda:N".
-// DEVICE_UNAVAILABLE says what was tried.
+// Any thread but the event loop's: opening a GPU takes time. Each device is opened once a process and kept. `name` is
+// "cpu" or "cuda:N". DEVICE_UNAVAILABLE says what was tried.
 Status OpenDevice(const std::string& name, std::shared_ptr<Device>* out);
 
 // For tests: from now on every "cuda:N" is a FakeDevice with these options; null ends it.

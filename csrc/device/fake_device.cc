@@ -69,7 +69,8 @@ class FakeStream : public CopyStream {
           status = Status(Code::CUDA_ERROR, Format("the fake device was told to fail its copy %d", options.fail_copy));
         } else {
           for (const CopyPiece& piece : copy.pieces) {
-            memcpy(reinterpret_cast<void*>(piece.destination), reinterpret_cast<const void*>(piece.source), piece.length);
+            memcpy(reinterpret_cast<void*>(piece.destination), reinterpret_cast<const void*>(piece.source),
+                   piece.length);
           }
         }
         queue->Put({Completion::Kind::kCopy, copy.tag, status});
@@ -90,8 +91,8 @@ Status FakeDevice::CheckRoom(uint64_t bytes) {
   uint64_t used = static_cast<uint64_t>(used_->load());
   if (options_.memory_limit == 0 || used + bytes <= options_.memory_limit) return Status::Ok();
   return Status(Code::OUT_OF_DEVICE_MEMORY,
-                Format("asked for %llu bytes on %s, %llu of %llu are free", static_cast<unsigned long long>(bytes), name().c_str(),
-                       static_cast<unsigned long long>(options_.memory_limit - used),
+                Format("asked for %llu bytes on %s, %llu of %llu are free", static_cast<unsigned long long>(bytes),
+                       name().c_str(), static_cast<unsigned long long>(options_.memory_limit - used),
                        static_cast<unsigned long long>(options_.memory_limit)));
 }
 

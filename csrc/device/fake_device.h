@@ -1,5 +1,6 @@
-// A device for tests: asynchronous as a GPU is. Tensor memory is kept apart from the host (readers cannot fill it), copies run on a thread of their own, in
-// order, and late, so that a tensor handed out or a slot reused before its copy has completed shows as wrong bytes.
+// A device for tests: asynchronous as a GPU is. Tensor memory is kept apart from the host (readers cannot fill it),
+// copies run on a thread of their own, in order, and late, so that a tensor handed out or a slot reused before its copy
+// has completed shows as wrong bytes.
 #pragma once
 #include "device/host_device.h"
 
@@ -8,8 +9,8 @@ namespace fst {
 class FakeDevice : public HostDevice {
  public:
   struct Options {
-    int copy_delay_us = 300;   // each copy starts this long after it was submitted
-    int fail_copy = 0;         // the nth copy fails with CUDA_ERROR; 0 for none
+    int copy_delay_us = 300;    // each copy starts this long after it was submitted
+    int fail_copy = 0;          // the nth copy fails with CUDA_ERROR; 0 for none
     uint64_t memory_limit = 0;  // bytes; 0 for no limit
   };
   FakeDevice(std::string name, Options options);

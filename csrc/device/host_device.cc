@@ -15,12 +15,14 @@ namespace {
 
 template <class T>
 T* At(uint64_t address) {
-  return reinterpret_cast<T*>(address);  // NOLINT(performance-no-int-to-ptr): addresses travel as numbers, devices differ
+  return reinterpret_cast<T*>(
+      address);  // NOLINT(performance-no-int-to-ptr): addresses travel as numbers, devices differ
 }
 
 // Copy threads of the whole process: memcpy is limited by memory, not by the number of loaders.
 TaskPool& CopyThreads() {
-  static TaskPool* pool = new TaskPool("fst-copy", static_cast<int>(std::clamp(std::thread::hardware_concurrency(), 2U, 8U)));
+  static TaskPool* pool =
+      new TaskPool("fst-copy", static_cast<int>(std::clamp(std::thread::hardware_concurrency(), 2U, 8U)));
   return *pool;
 }
 
@@ -96,11 +98,14 @@ Status HostDevice::CheckRoom(uint64_t bytes) {
   uint64_t available = AvailableHostBytes();
   if (bytes <= available) return Status::Ok();
   return Status(Code::OUT_OF_HOST_MEMORY,
-                Format("this load needs %llu bytes of host memory and %llu are available; load fewer tensors at a time (filter, maxBatchBytes)",
+                Format("this load needs %llu bytes of host memory and %llu are available; load fewer tensors at a time "
+                       "(filter, maxBatchBytes)",
                        static_cast<unsigned long long>(bytes), static_cast<unsigned long long>(available)));
 }
 
-Status HostDevice::AllocateStaging(size_t bytes, std::unique_ptr<StagingMemory>* out) { return AllocateHostStaging(bytes, out); }
+Status HostDevice::AllocateStaging(size_t bytes, std::unique_ptr<StagingMemory>* out) {
+  return AllocateHostStaging(bytes, out);
+}
 
 Status HostDevice::NewStream(std::shared_ptr<CompletionQueue> queue, std::unique_ptr<CopyStream>* out) {
   *out = std::make_unique<HostStream>(std::move(queue));
@@ -117,8 +122,8 @@ Status HostDevice::Write(const DeviceBuffer& destination, size_t offset, size_t 
   return Status::Ok();
 }
 
-Status HostDevice::Copy(const DeviceBuffer& source, size_t source_offset, const DeviceBuffer& destination, size_t destination_offset,
-                        size_t length) {
+Status HostDevice::Copy(const DeviceBuffer& source, size_t source_offset, const DeviceBuffer& destination,
+                        size_t destination_offset, size_t length) {
   memmove(At<char>(destination.address()) + destination_offset, At<char>(source.address()) + source_offset, length);
   return Status::Ok();
 }

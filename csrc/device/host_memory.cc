@@ -15,7 +15,8 @@ constexpr size_t kHugePage = size_t{2} << 20;
 
 Status Refused(size_t bytes, int error) {
   return Status(Code::OUT_OF_HOST_MEMORY,
-                Format("asked for %zu bytes of host memory, %llu are available: %s; load fewer tensors at a time (maxBatchBytes, filter)",
+                Format("asked for %zu bytes of host memory, %llu are available: %s; load fewer tensors at a time "
+                       "(maxBatchBytes, filter)",
                        bytes, static_cast<unsigned long long>(AvailableHostBytes()), ErrnoText(error).c_str()));
 }
 
@@ -72,8 +73,8 @@ uint64_t AvailableHostBytes() {
     }
     fclose(file);
   }
-  // Inside a container the group's own limit stands at the mount's root (cgroup v2, then v1). What the group uses now is not subtracted: most of it is
-  // page cache that makes room.
+  // Inside a container the group's own limit stands at the mount's root (cgroup v2, then v1). What the group uses now
+  // is not subtracted: most of it is page cache that makes room.
   available = std::min(available, NumberIn("/sys/fs/cgroup/memory.max"));
   available = std::min(available, NumberIn("/sys/fs/cgroup/memory/memory.limit_in_bytes"));
   return available;

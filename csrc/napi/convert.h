@@ -27,13 +27,14 @@ std::shared_ptr<T>& FromExternal(const Napi::Value& value) {
   return *value.As<Napi::External<std::shared_ptr<T>>>().Data();
 }
 
-// A promise for work on another thread: `work` runs there, then `done` on the environment's thread makes the value. The event loop stays alive until then.
+// A promise for work on another thread: `work` runs there, then `done` on the environment's thread makes the value. The
+// event loop stays alive until then.
 class AsyncWork {
  public:
   using Work = std::function<Status()>;
   using Done = std::function<Napi::Value(Napi::Env)>;
-  // The promise; rejected with StatusToJs of what `work` returns. `keep` is not collected before it settles. Neither function may own JavaScript values: both
-  // may be destroyed on any thread.
+  // The promise; rejected with StatusToJs of what `work` returns. `keep` is not collected before it settles. Neither
+  // function may own JavaScript values: both may be destroyed on any thread.
   static Napi::Value Run(Napi::Env env, Work work, Done done, napi_value keep = nullptr);
 
   // The same for what ends by a callback: resolve with the function returned, from any thread, once.

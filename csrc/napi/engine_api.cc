@@ -62,7 +62,8 @@ Napi::Value Throw(Napi::Env env, const Status& status) {
   return Napi::Value();
 }
 
-// createEngine(device, reader: {kind, …}, options: {alwaysStage, maxBytesPerSecond, stallTimeoutMs, slotBytes}): External; throws a status object.
+// createEngine(device, reader: {kind, …}, options: {alwaysStage, maxBytesPerSecond, stallTimeoutMs, slotBytes}):
+// External; throws a status object.
 Napi::Value CreateEngine(const Napi::CallbackInfo& info) {
   Napi::Env env = info.Env();
   std::unique_ptr<Reader> reader;
@@ -141,7 +142,8 @@ Plan PlanFromJs(const Napi::Object& object) {
   auto sizes = object.Get("allocationSizes").As<Napi::Float64Array>();
   auto batches = object.Get("allocationBatches").As<Napi::Uint32Array>();
   plan.allocations.reserve(sizes.ElementLength());
-  for (size_t i = 0; i < sizes.ElementLength(); ++i) plan.allocations.push_back({static_cast<uint64_t>(sizes[i]), batches[i]});
+  for (size_t i = 0; i < sizes.ElementLength(); ++i)
+    plan.allocations.push_back({static_cast<uint64_t>(sizes[i]), batches[i]});
   auto item_files = object.Get("itemFiles").As<Napi::Uint32Array>();
   auto allocations = object.Get("itemAllocations").As<Napi::Uint32Array>();
   auto offsets = object.Get("itemOffsets").As<Napi::Float64Array>();
@@ -219,7 +221,8 @@ Napi::Value TransferError(const Napi::CallbackInfo& info) {
   return status.ok() ? info.Env().Null() : Napi::Value(StatusToJs(info.Env(), status));
 }
 
-// waitTransfer(load): Promise<void>, when there is news since the last one resolved. The event loop stays alive until then.
+// waitTransfer(load): Promise<void>, when there is news since the last one resolved. The event loop stays alive until
+// then.
 Napi::Value WaitTransfer(const Napi::CallbackInfo& info) {
   auto& load = FromExternal<Load>(info[0]);
   auto deferred = Napi::Promise::Deferred::New(info.Env());
@@ -249,13 +252,15 @@ Napi::Value TakeAllocation(const Napi::CallbackInfo& info) {
 
 // setWindow(engine, load, batches)
 Napi::Value SetWindow(const Napi::CallbackInfo& info) {
-  FromExternal<Engine>(info[0])->SetWindow(FromExternal<Load>(info[1])->transfer, info[2].As<Napi::Number>().Uint32Value());
+  FromExternal<Engine>(info[0])->SetWindow(FromExternal<Load>(info[1])->transfer,
+                                           info[2].As<Napi::Number>().Uint32Value());
   return info.Env().Undefined();
 }
 
 // cancelTransfer(engine, load): its memory goes when its last read and copy have been reaped.
 Napi::Value CancelTransfer(const Napi::CallbackInfo& info) {
-  FromExternal<Engine>(info[0])->Cancel(FromExternal<Load>(info[1])->transfer, Status(Code::CLOSED, "the load was cancelled"));
+  FromExternal<Engine>(info[0])->Cancel(FromExternal<Load>(info[1])->transfer,
+                                        Status(Code::CLOSED, "the load was cancelled"));
   return info.Env().Undefined();
 }
 

@@ -20,7 +20,8 @@ std::atomic<bool>& Exiting() {
 Dispatcher::Dispatcher(Napi::Env env) : env_(env) {
   napi_value name;
   napi_create_string_utf8(env, "fastsafetensors", NAPI_AUTO_LENGTH, &name);
-  napi_status status = napi_create_threadsafe_function(env, nullptr, nullptr, name, 0, 1, nullptr, nullptr, this, Drain, &function_);
+  napi_status status =
+      napi_create_threadsafe_function(env, nullptr, nullptr, name, 0, 1, nullptr, nullptr, this, Drain, &function_);
   if (status != napi_ok) Napi::Error::Fatal("fastsafetensors", "the environment gives no thread-safe function");
   napi_unref_threadsafe_function(env, function_);
 }
@@ -76,7 +77,8 @@ EnvState::EnvState(Napi::Env env) : dispatcher_(std::make_shared<Dispatcher>(env
 }
 
 void EnvState::Track(const std::shared_ptr<Engine>& engine) {
-  engines_.erase(std::remove_if(engines_.begin(), engines_.end(), [](const auto& weak) { return weak.expired(); }), engines_.end());
+  engines_.erase(std::remove_if(engines_.begin(), engines_.end(), [](const auto& weak) { return weak.expired(); }),
+                 engines_.end());
   engines_.push_back(engine);
 }
 

@@ -1,4 +1,5 @@
-// What belongs to one JavaScript environment (the main thread's or a worker's): the way back to its thread, and what must end with it.
+// What belongs to one JavaScript environment (the main thread's or a worker's): the way back to its thread, and what
+// must end with it.
 #pragma once
 #include <napi.h>
 
@@ -12,7 +13,8 @@
 
 namespace fst {
 
-// Runs functions on the thread of an environment. Shared by everything that may outlive it: after the environment's end what is posted is dropped.
+// Runs functions on the thread of an environment. Shared by everything that may outlive it: after the environment's end
+// what is posted is dropped.
 class Dispatcher : public std::enable_shared_from_this<Dispatcher> {
  public:
   explicit Dispatcher(Napi::Env env);

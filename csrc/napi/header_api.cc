@@ -23,7 +23,8 @@ Napi::Value ReadHeaderJs(const Napi::CallbackInfo& info) {
       [read](Napi::Env env) { return HeaderToJs(env, read->header, &read->identity); });
 }
 
-// parseHeader(bytes: Uint8Array of a whole file, allowTrailingBytes): Promise<NativeHeader>. The bytes must not change until it resolves.
+// parseHeader(bytes: Uint8Array of a whole file, allowTrailingBytes): Promise<NativeHeader>. The bytes must not change
+// until it resolves.
 Napi::Value ParseHeaderJs(const Napi::CallbackInfo& info) {
   auto read = std::make_shared<Read>();
   auto bytes = info[0].As<Napi::Uint8Array>();

@@ -52,10 +52,12 @@ Napi::Value ArrayBufferOf(const Napi::CallbackInfo& info) {
   napi_value result;
   napi_status status = napi_create_external_arraybuffer(
       info.Env(), address, SizeArgument(info[2]),
-      [](napi_env, void*, void* hint) { delete static_cast<std::shared_ptr<DeviceBuffer>*>(hint); }, reference, &result);
+      [](napi_env, void*, void* hint) { delete static_cast<std::shared_ptr<DeviceBuffer>*>(hint); }, reference,
+      &result);
   if (status != napi_ok) {
     delete reference;
-    Napi::Error::New(info.Env(), "this runtime allows no ArrayBuffer over foreign memory: use toHost()").ThrowAsJavaScriptException();
+    Napi::Error::New(info.Env(), "this runtime allows no ArrayBuffer over foreign memory: use toHost()")
+        .ThrowAsJavaScriptException();
     return Napi::Value();
   }
   return Napi::Value(info.Env(), result);
@@ -84,8 +86,8 @@ Napi::Value ReadAllocation(const Napi::CallbackInfo& info) {
         auto* owner = new std::shared_ptr<Copy>(copy);
         napi_value result;
         napi_status status = napi_create_external_arraybuffer(
-            env, copy->memory, length, [](napi_env, void*, void* hint) { delete static_cast<std::shared_ptr<Copy>*>(hint); }, owner,
-            &result);
+            env, copy->memory, length,
+            [](napi_env, void*, void* hint) { delete static_cast<std::shared_ptr<Copy>*>(hint); }, owner, &result);
         if (status == napi_ok) return Napi::Value(env, result);
         delete owner;
         if (env.IsExceptionPending()) env.GetAndClearPendingException();
@@ -95,7 +97,8 @@ Napi::Value ReadAllocation(const Napi::CallbackInfo& info) {
       });
 }
 
-// writeAllocation(allocation, offset, bytes: Uint8Array): Promise<void>. The bytes are read before the promise resolves; they must not change until then.
+// writeAllocation(allocation, offset, bytes: Uint8Array): Promise<void>. The bytes are read before the promise
+// resolves; they must not change until then.
 Napi::Value WriteAllocation(const Napi::CallbackInfo& info) {
   auto buffer = FromExternal<DeviceBuffer>(info[0]);
   size_t offset = SizeArgument(info[1]);
@@ -106,7 +109,8 @@ Napi::Value WriteAllocation(const Napi::CallbackInfo& info) {
       info.Env(), [=] { return buffer->device().Write(*buffer, offset, length, source); }, nullptr, bytes);
 }
 
-// copyAllocation(source, destination, regions: Float64Array of [sourceOffset, destinationOffset, length]…): Promise<void>, on the device.
+// copyAllocation(source, destination, regions: Float64Array of [sourceOffset, destinationOffset, length]…):
+// Promise<void>, on the device.
 Napi::Value CopyAllocation(const Napi::CallbackInfo& info) {
   auto source = FromExternal<DeviceBuffer>(info[0]), destination = FromExternal<DeviceBuffer>(info[1]);
   auto numbers = info[2].As<Napi::Float64Array>();
@@ -116,7 +120,8 @@ Napi::Value CopyAllocation(const Napi::CallbackInfo& info) {
       [=] {
         for (size_t i = 0; i + 2 < regions.size(); i += 3) {
           FST_RETURN_IF_ERROR(source->device().Copy(*source, static_cast<size_t>(regions[i]), *destination,
-                                                    static_cast<size_t>(regions[i + 1]), static_cast<size_t>(regions[i + 2])));
+                                                    static_cast<size_t>(regions[i + 1]),
+                                                    static_cast<size_t>(regions[i + 2])));
         }
         return Status::Ok();
       },

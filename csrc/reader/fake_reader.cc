@@ -15,7 +15,8 @@ namespace {
 
 class FakeFile : public ReaderFile {
  public:
-  FakeFile(const std::string& path, const FileIdentity& identity, UniqueFd fd) : ReaderFile(path, identity), fd_(std::move(fd)) {}
+  FakeFile(const std::string& path, const FileIdentity& identity, UniqueFd fd)
+      : ReaderFile(path, identity), fd_(std::move(fd)) {}
   int fd() const { return fd_.get(); }
 
  private:
@@ -63,10 +64,11 @@ struct Store {
     const auto& file = static_cast<const FakeFile&>(*read.request.file);
     Status status;
     if (read.number == options.fail_at) {
-      status = Status(Code::IO_ERROR, Format("%s: the fake reader was told to fail its read %d", file.path().c_str(), read.number));
+      status = Status(Code::IO_ERROR,
+                      Format("%s: the fake reader was told to fail its read %d", file.path().c_str(), read.number));
     } else if (read.number == options.short_at) {
-      status = Status(Code::SHORT_READ, Format("%s: %zu of %zu bytes arrived", file.path().c_str(), read.request.wanted / 2,
-                                               read.request.wanted));
+      status = Status(Code::SHORT_READ, Format("%s: %zu of %zu bytes arrived", file.path().c_str(),
+                                               read.request.wanted / 2, read.request.wanted));
     } else {
       status = Deliver(read.request, file.fd());
     }
@@ -133,8 +135,9 @@ class FakeReader : public Reader {
     const FakeReaderOptions& options = store_->options;
     if (request.offset % options.alignment != 0 || request.length % options.alignment != 0 ||
         request.pieces.front().address % options.alignment != 0) {
-      return Status(Code::IO_ERROR, Format("the fake reader wants multiples of %zu, got offset %llu, length %zu", options.alignment,
-                                           static_cast<unsigned long long>(request.offset), request.length));
+      return Status(Code::IO_ERROR,
+                    Format("the fake reader wants multiples of %zu, got offset %llu, length %zu", options.alignment,
+                           static_cast<unsigned long long>(request.offset), request.length));
     }
     if (options.poison) {
       for (const ReadPiece& piece : request.pieces) memset(reinterpret_cast<void*>(piece.address), 0x5A, piece.length);
@@ -142,7 +145,8 @@ class FakeReader : public Reader {
     std::lock_guard<std::mutex> lock(store_->mutex);
     auto now = Clock::now();
     if (options.gb_per_second > 0) {
-      auto busy = std::chrono::nanoseconds(static_cast<int64_t>(static_cast<double>(request.wanted) / options.gb_per_second));
+      auto busy =
+          std::chrono::nanoseconds(static_cast<int64_t>(static_cast<double>(request.wanted) / options.gb_per_second));
       store_->link_free = std::max(store_->link_free, now) + busy;
     } else {
       store_->link_free = now;
@@ -166,6 +170,8 @@ class FakeReader : public Reader {
 
 }  // namespace
 
-std::unique_ptr<Reader> NewFakeReader(const FakeReaderOptions& options) { return std::make_unique<FakeReader>(options); }
+std::unique_ptr<Reader> NewFakeReader(const FakeReaderOptions& options) {
+  return std::make_unique<FakeReader>(options);
+}
 
 }  // namespace fst

@@ -29,14 +29,17 @@ class OpenedFile : public ReaderFile {
 
 Status TooShort(const ReadRequest& request, size_t got) {
   const std::string& path = request.file->path();
-  return Status(Code::UNEXPECTED_EOF,
-                Format("%s ends at byte %llu, but its header promises bytes up to %llu; was it cut short while it was read?", path.c_str(),
-                       static_cast<unsigned long long>(request.offset + got),
-                       static_cast<unsigned long long>(request.offset + request.wanted)))
+  return Status(
+             Code::UNEXPECTED_EOF,
+             Format(
+                 "%s ends at byte %llu, but its header promises bytes up to %llu; was it cut short while it was read?",
+                 path.c_str(), static_cast<unsigned long long>(request.offset + got),
+                 static_cast<unsigned long long>(request.offset + request.wanted)))
       .At(path, {}, static_cast<int64_t>(request.offset + got));
 }
 
-// Reads until everything wanted has arrived. A file that got shorter is FILE_CHANGED before it is UNEXPECTED_EOF: that names the reason.
+// Reads until everything wanted has arrived. A file that got shorter is FILE_CHANGED before it is UNEXPECTED_EOF: that
+// names the reason.
 Status ReadFully(const ReadRequest& request) {
   const auto& file = static_cast<const OpenedFile&>(*request.file);
   std::vector<iovec> vectors;
@@ -52,10 +55,11 @@ Status ReadFully(const ReadRequest& request) {
     if (got < 0 && errno == EINTR) continue;
     if (got < 0) {
       int error = errno;
-      failed = Status(Code::IO_ERROR, Format("%s: reading %zu bytes at offset %llu failed: %s", file.path().c_str(),
-                                             request.wanted - done, static_cast<unsigned long long>(request.offset + done),
-                                             ErrnoText(error).c_str()))
-                   .At(file.path(), {}, static_cast<int64_t>(request.offset + done));
+      failed =
+          Status(Code::IO_ERROR,
+                 Format("%s: reading %zu bytes at offset %llu failed: %s", file.path().c_str(), request.wanted - done,
+                        static_cast<unsigned long long>(request.offset + done), ErrnoText(error).c_str()))
+              .At(file.path(), {}, static_cast<int64_t>(request.offset + done));
       break;
     }
     if (got == 0) {
@@ -81,7 +85,9 @@ Status ReadFully(const ReadRequest& request) {
 class FileReader : public Reader {
  public:
   explicit FileReader(const FileReaderOptions& options)
-      : options_(options), threads_(options.threads > 0 ? options.threads : DefaultThreads()), pool_("fst-read", threads_) {
+      : options_(options),
+        threads_(options.threads > 0 ? options.threads : DefaultThreads()),
+        pool_("fst-read", threads_) {
     needs_.chunk = options.chunk > 0 ? options.chunk : size_t{4} << 20;
     // Two more than there are threads: a thread that has finished finds its next read waiting.
     needs_.in_flight = threads_ + 2;
@@ -162,6 +168,8 @@ Status OpenUnchanged(const std::string& path, int flags, const FileIdentity& exp
   return Status::Ok();
 }
 
-std::unique_ptr<Reader> NewFileReader(const FileReaderOptions& options) { return std::make_unique<FileReader>(options); }
+std::unique_ptr<Reader> NewFileReader(const FileReaderOptions& options) {
+  return std::make_unique<FileReader>(options);
+}
 
 }  // namespace fst

@@ -13,8 +13,8 @@ struct FileReaderOptions {
 
 std::unique_ptr<Reader> NewFileReader(const FileReaderOptions& options);
 
-// Opens for reading and compares with `expected`. Shared by all readers that begin with an ordinary file descriptor. `flags` is added to
-// O_RDONLY | O_CLOEXEC. IO_ERROR, FILE_CHANGED.
+// Opens for reading and compares with `expected`. Shared by all readers that begin with an ordinary file descriptor.
+// `flags` is added to O_RDONLY | O_CLOEXEC. IO_ERROR, FILE_CHANGED.
 class UniqueFd;
 Status OpenUnchanged(const std::string& path, int flags, const FileIdentity& expected, UniqueFd* out);
 

@@ -1,5 +1,5 @@
-// The contract of a reader: it fills memory with ranges of files, many at a time, and says what it needs and what it can fill.
-// To add one: derive Reader. The transfer loop knows nothing else of it.
+// The contract of a reader: it fills memory with ranges of files, many at a time, and says what it needs and what it
+// can fill. To add one: derive Reader. The transfer loop knows nothing else of it.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -34,27 +34,29 @@ class ReaderFile {
 struct ReadPiece {
   uint64_t address;  // in host memory, in a slot, or (readers that fill devices) in device memory
   size_t length;
-  uint64_t base;  // the start of the DeviceBuffer or StagingMemory that holds `address`: what is registered with a driver
+  uint64_t
+      base;  // the start of the DeviceBuffer or StagingMemory that holds `address`: what is registered with a driver
 };
 
 struct ReadRequest {
   std::shared_ptr<ReaderFile> file;
   uint64_t offset = 0;  // a multiple of needs().offset_alignment
-  size_t length = 0;    // a multiple of needs().length_alignment, in all pieces together; may pass the end of the file by the alignment only
-  size_t wanted = 0;    // bytes that must arrive, <= length: fewer is an error, never data
-  bool last = false;    // no further read of this file follows: the file must still be the same version after it
+  size_t length = 0;  // a multiple of needs().length_alignment, in all pieces together; may pass the end of the file by
+                      // the alignment only
+  size_t wanted = 0;  // bytes that must arrive, <= length: fewer is an error, never data
+  bool last = false;  // no further read of this file follows: the file must still be the same version after it
   std::vector<ReadPiece> pieces;
 };
 
 struct ReaderNeeds {
   size_t offset_alignment = 1, length_alignment = 1, memory_alignment = 1;  // powers of two
-  uint64_t boundary = 0;   // no read crosses a multiple of this offset in the file; 0: no such rule
-  size_t chunk = 4 << 20;  // the length of a read that suits this reader best
-  int in_flight = 4;       // reads that it takes at a time
-  int slots = 8;           // slots to cycle when reads go through slots
-  bool fills_host = true;    // straight into host tensors
+  uint64_t boundary = 0;      // no read crosses a multiple of this offset in the file; 0: no such rule
+  size_t chunk = 4 << 20;     // the length of a read that suits this reader best
+  int in_flight = 4;          // reads that it takes at a time
+  int slots = 8;              // slots to cycle when reads go through slots
+  bool fills_host = true;     // straight into host tensors
   bool fills_device = false;  // straight into device tensors (GDS)
-  bool scatters = false;     // a read may have many pieces (at most 1024)
+  bool scatters = false;      // a read may have many pieces (at most 1024)
 };
 
 // Used by one I/O thread, but for Open.
@@ -68,17 +70,19 @@ class Reader {
   // Called once on the I/O thread, before anything else: what must be made on that thread is made here.
   virtual Status Start(std::shared_ptr<CompletionQueue> queue, const std::shared_ptr<Device>& device) = 0;
 
-  // Any thread but the event loop's, may block, several at a time. Compares with `expected`, as it was when the header was read: FILE_CHANGED, IO_ERROR,
-  // NOT_3FS …
+  // Any thread but the event loop's, may block, several at a time. Compares with `expected`, as it was when the header
+  // was read: FILE_CHANGED, IO_ERROR, NOT_3FS …
   virtual Status Open(const std::string& path, const FileIdentity& expected, std::shared_ptr<ReaderFile>* out) = 0;
 
-  // The memory of all slots: the device's staging memory unless the reader brings its own (an iov, a registered device ring).
+  // The memory of all slots: the device's staging memory unless the reader brings its own (an iov, a registered device
+  // ring).
   virtual Status AllocateSlots(Device& device, size_t bytes, std::unique_ptr<StagingMemory>* out) {
     return device.AllocateStaging(bytes, out);
   }
 
-  // Starts one read. A failure is returned, or completes with a status (Kind::kRead, this tag), never both. An OK completion means: `wanted` bytes are in
-  // place and, as far as this reader can tell without delay, the file is still the same version; for the last read of a file it has been compared.
+  // Starts one read. A failure is returned, or completes with a status (Kind::kRead, this tag), never both. An OK
+  // completion means: `wanted` bytes are in place and, as far as this reader can tell without delay, the file is still
+  // the same version; for the last read of a file it has been compared.
   virtual Status Submit(ReadRequest request, uint64_t tag) = 0;
 
   // After a load: {path, to, reason} of files that were read in another way than asked.

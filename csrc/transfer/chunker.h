@@ -1,4 +1,5 @@
-// Cuts a plan into reads: contiguous tensors are merged, no read crosses a boundary of the reader, and each is either straight into place or through a slot.
+// Cuts a plan into reads: contiguous tensors are merged, no read crosses a boundary of the reader, and each is either
+// straight into place or through a slot.
 #pragma once
 #include <cstdint>
 #include <vector>
@@ -22,12 +23,12 @@ struct ChunkPart {
 };
 
 struct Chunk {
-  bool direct = false;         // straight into tensor memory; otherwise through a slot
-  uint64_t offset = 0;         // of the read in the file, aligned as the reader needs
-  uint64_t length = 0;         // of the read, aligned as the reader needs
-  uint64_t wanted = 0;         // bytes up to the last byte of the last part
+  bool direct = false;           // straight into tensor memory; otherwise through a slot
+  uint64_t offset = 0;           // of the read in the file, aligned as the reader needs
+  uint64_t length = 0;           // of the read, aligned as the reader needs
+  uint64_t wanted = 0;           // bytes up to the last byte of the last part
   std::vector<ChunkPart> parts;  // in the order of the file
-  Cursor next;                 // where the next chunk begins
+  Cursor next;                   // where the next chunk begins
 };
 
 struct ChunkRules {
@@ -37,8 +38,8 @@ struct ChunkRules {
   uint64_t largest_gap;  // unwanted bytes between two tensors that a slot read may carry along
 };
 
-// The chunk at `cursor`, whose item must have bytes left. `end` is one past the last item that may be started. Addresses of allocations are needed for
-// alignment only and may be 0 while nothing is direct.
+// The chunk at `cursor`, whose item must have bytes left. `end` is one past the last item that may be started.
+// Addresses of allocations are needed for alignment only and may be 0 while nothing is direct.
 Chunk NextChunk(const Plan& plan, const ChunkRules& rules, Cursor cursor, size_t end, uint64_t allocation_address);
 
 }  // namespace fst

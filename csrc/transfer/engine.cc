@@ -26,8 +26,8 @@ Status Engine::Create(std::shared_ptr<Device> device, std::unique_ptr<Reader> re
   shared->rules = {needs, fills && !options.always_stage, chunk, kLargestGap};
   // A read that begins and ends inside aligned blocks carries up to one block more at either end.
   shared->slot_bytes = alignment > 1 ? chunk + 2 * alignment : std::max<uint64_t>((chunk + 4095) / 4096 * 4096, 4096);
-  shared->slot_count = static_cast<int>(
-      std::clamp<uint64_t>(options.staging_limit / shared->slot_bytes, 1, static_cast<uint64_t>(std::max(needs.slots, 1))));
+  shared->slot_count = static_cast<int>(std::clamp<uint64_t>(options.staging_limit / shared->slot_bytes, 1,
+                                                             static_cast<uint64_t>(std::max(needs.slots, 1))));
   FST_RETURN_IF_ERROR(StartThread("fst-io", [shared] {
     {
       Loop loop(shared);
@@ -93,7 +93,9 @@ std::vector<Reader::Fallback> Engine::TakeFallbacks() {
 }
 
 uint64_t Engine::StagingBytes() const {
-  return shared_->rules.direct && shared_->rules.needs.offset_alignment == 1 ? 0 : shared_->slot_bytes * static_cast<uint64_t>(shared_->slot_count);
+  return shared_->rules.direct && shared_->rules.needs.offset_alignment == 1
+             ? 0
+             : shared_->slot_bytes * static_cast<uint64_t>(shared_->slot_count);
 }
 
 }  // namespace fst

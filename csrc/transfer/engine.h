@@ -1,4 +1,5 @@
-// A reader, a device and the one thread between them. Loads of an engine share its slots and its depth; the stream of reads runs on across files and loads.
+// A reader, a device and the one thread between them. Loads of an engine share its slots and its depth; the stream of
+// reads runs on across files and loads.
 #pragma once
 #include <functional>
 #include <memory>
@@ -8,10 +9,10 @@
 namespace fst {
 
 struct EngineOptions {
-  bool always_stage = false;           // slots even where the reader could fill tensor memory
-  uint64_t max_bytes_per_second = 0;   // 0: no limit
+  bool always_stage = false;          // slots even where the reader could fill tensor memory
+  uint64_t max_bytes_per_second = 0;  // 0: no limit
   std::chrono::milliseconds stall_timeout{90000};
-  uint64_t slot_bytes = 0;             // 0: the reader's chunk
+  uint64_t slot_bytes = 0;                     // 0: the reader's chunk
   uint64_t staging_limit = uint64_t{1} << 30;  // all slots together
 };
 
@@ -29,8 +30,8 @@ class Engine {
   void SetWindow(const std::shared_ptr<Transfer>& transfer, uint32_t window);
   // Ends a load with this status unless it has ended. Its memory goes when its last read and copy have been reaped.
   void Cancel(const std::shared_ptr<Transfer>& transfer, Status status);
-  // Cancels every load with CLOSED, drains, gives slots and reader back; then `closed` is called on the I/O thread, once. A read that never comes back delays
-  // it for ever: wait with a limit.
+  // Cancels every load with CLOSED, drains, gives slots and reader back; then `closed` is called on the I/O thread,
+  // once. A read that never comes back delays it for ever: wait with a limit.
   void Close(std::function<void()> closed);
 
   // Files that were read in another way than asked, since the last call.

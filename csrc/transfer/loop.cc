@@ -69,7 +69,8 @@ Status Loop::CheckRoom(const Transfer& transfer) {
   uint64_t bytes = 0;
   for (size_t i = 0; i < transfer.plan_.allocations.size(); ++i) {
     bool there = i < transfer.options_.memory.size() && transfer.options_.memory[i] != nullptr;
-    if (!there && transfer.plan_.allocations[i].batch < transfer.options_.window) bytes += transfer.plan_.allocations[i].size;
+    if (!there && transfer.plan_.allocations[i].batch < transfer.options_.window)
+      bytes += transfer.plan_.allocations[i].size;
   }
   return device_.CheckRoom(bytes);
 }
@@ -167,10 +168,11 @@ bool Loop::OpenAhead(const TransferPtr& transfer) {
     op.file = file;
     t.files_[file].state = Transfer::File::kOpening;
     // The op stays in place until its completion has been handled, and the loop outlives its ops.
-    Status posted = openers_->Post([this, opening = &op, planned = &t.plan_.files[file], tag = TagOf(op), queue = shared_->queue] {
-      Status status = reader_.Open(planned->path, planned->expected, &opening->opened);
-      queue->Put({Completion::Kind::kOpen, tag, std::move(status)});
-    });
+    Status posted =
+        openers_->Post([this, opening = &op, planned = &t.plan_.files[file], tag = TagOf(op), queue = shared_->queue] {
+          Status status = reader_.Open(planned->path, planned->expected, &opening->opened);
+          queue->Put({Completion::Kind::kOpen, tag, std::move(status)});
+        });
     started = true;
     if (posted.ok()) continue;
     Fail(t, posted);
@@ -273,7 +275,8 @@ Status Loop::StartRead(const TransferPtr& transfer, Chunk chunk, int slot) {
   }
   Status submitted = reader_.Submit(std::move(request), TagOf(op));
   if (!submitted.ok()) return undo(submitted);
-  if (reading_ > t.max_in_flight_.load(std::memory_order_relaxed)) t.max_in_flight_.store(reading_, std::memory_order_relaxed);
+  if (reading_ > t.max_in_flight_.load(std::memory_order_relaxed))
+    t.max_in_flight_.store(reading_, std::memory_order_relaxed);
   return Status::Ok();
 }
 
@@ -304,8 +307,9 @@ void Loop::CheckClocks() {
   auto now = Clock::now();
   for (TransferPtr& transfer : transfers_) {
     if (now >= transfer->options_.deadline) {
-      Fail(*transfer, Status(Code::TIMEOUT, Format("the load was not complete in time: %llu bytes of it had arrived; raise timeoutMs",
-                                                   static_cast<unsigned long long>(transfer->bytes_loaded()))));
+      Fail(*transfer, Status(Code::TIMEOUT,
+                             Format("the load was not complete in time: %llu bytes of it had arrived; raise timeoutMs",
+                                    static_cast<unsigned long long>(transfer->bytes_loaded()))));
     }
   }
   if (working_ == 0 || now < next_stall_check_) return;
@@ -313,11 +317,14 @@ void Loop::CheckClocks() {
   next_stall_check_ = now + std::max<Clock::duration>(limit / 8, std::chrono::milliseconds(5));
   for (Op& op : ops_) {
     if (op.stage == Op::kFree || now - op.since < limit) continue;
-    const char* what = op.stage == Op::kOpening ? "opening the file" : op.stage == Op::kReading ? "a read" : "a copy to the device";
+    const char* what = op.stage == Op::kOpening   ? "opening the file"
+                       : op.stage == Op::kReading ? "a read"
+                                                  : "a copy to the device";
     const std::string& path = op.transfer->plan_.files[op.file].path;
-    Status stalled(Code::STALLED, Format("%s: %s at offset %llu has not completed for %lld ms (stallTimeoutMs); is its store still there?",
-                                         path.c_str(), what, static_cast<unsigned long long>(op.offset),
-                                         static_cast<long long>(limit.count())));
+    Status stalled(
+        Code::STALLED,
+        Format("%s: %s at offset %llu has not completed for %lld ms (stallTimeoutMs); is its store still there?",
+               path.c_str(), what, static_cast<unsigned long long>(op.offset), static_cast<long long>(limit.count())));
     Fail(*op.transfer, stalled.At(path, {}, static_cast<int64_t>(op.offset)));
   }
 }

@@ -1,5 +1,5 @@
-// What the I/O thread of an engine does: open ahead, cut chunks, start reads, start the copy of each completed read, account for each completed copy. It
-// never copies a byte itself and sleeps in one place only.
+// What the I/O thread of an engine does: open ahead, cut chunks, start reads, start the copy of each completed read,
+// account for each completed copy. It never copies a byte itself and sleeps in one place only.
 #pragma once
 #include <deque>
 #include <memory>

@@ -13,7 +13,8 @@ Status Plan::Validate() const {
     if (item.allocation >= allocations.size()) return wrong(i, "there is no such allocation");
     uint64_t file_size = files[item.file].expected.size, room = allocations[item.allocation].size;
     if (item.offset > file_size || item.length > file_size - item.offset) return wrong(i, "it ends after its file");
-    if (item.destination > room || item.length > room - item.destination) return wrong(i, "it ends after its allocation");
+    if (item.destination > room || item.length > room - item.destination)
+      return wrong(i, "it ends after its allocation");
     if (BatchOf(i) < batch) return wrong(i, "its batch comes before that of the item before it");
     batch = BatchOf(i);
   }

@@ -1,4 +1,5 @@
-// What a load is to do, in the order in which tensors are to be ready. Made by src/plan.ts, checked by Validate at the door.
+// What a load is to do, in the order in which tensors are to be ready. Made by src/plan.ts, checked by Validate at the
+// door.
 #pragma once
 #include <cstdint>
 #include <string>
@@ -33,8 +34,8 @@ struct Plan {
   std::vector<PlanAllocation> allocations;
   std::vector<PlanItem> items;
 
-  // On OK: every index is in range, batches do not decrease from item to item, offsets stay inside their files and destinations inside their
-  // allocations. INVALID_ARGUMENT otherwise.
+  // On OK: every index is in range, batches do not decrease from item to item, offsets stay inside their files and
+  // destinations inside their allocations. INVALID_ARGUMENT otherwise.
   Status Validate() const;
 
   uint32_t BatchOf(size_t item) const { return allocations[items[item].allocation].batch; }

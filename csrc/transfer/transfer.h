@@ -1,4 +1,5 @@
-// One load in progress: what has arrived, what went wrong, and who holds the memory. The I/O thread writes it, any thread reads it.
+// One load in progress: what has arrived, what went wrong, and who holds the memory. The I/O thread writes it, any
+// thread reads it.
 #pragma once
 #include <atomic>
 #include <functional>
@@ -16,8 +17,9 @@ namespace fst {
 struct TransferOptions {
   uint32_t window = UINT32_MAX;  // batches below this number may be loaded; see Engine::SetWindow
   bool always_stage = false;     // through slots, as the engine's option says for all
-  std::vector<std::shared_ptr<DeviceBuffer>> memory;  // memory that is there already, by allocation; may be shorter, with nulls
-  bool collect_ready = false;    // TakeReady is used: tensors in the order in which they arrive
+  std::vector<std::shared_ptr<DeviceBuffer>>
+      memory;                  // memory that is there already, by allocation; may be shorter, with nulls
+  bool collect_ready = false;  // TakeReady is used: tensors in the order in which they arrive
   Clock::time_point deadline = Clock::time_point::max();  // TIMEOUT after it
   // Called on the I/O thread when there is something new to see. Short, and never calls the engine.
   std::function<void()> notify;
@@ -42,8 +44,8 @@ class Transfer {
   // Items that have completed since the last call. For collect_ready.
   std::vector<uint32_t> TakeReady();
 
-  // The memory of an allocation of which at least one item is ready; the transfer itself lets go of it when its last item is ready. Null after an error, or
-  // for an allocation of size 0.
+  // The memory of an allocation of which at least one item is ready; the transfer itself lets go of it when its last
+  // item is ready. Null after an error, or for an allocation of size 0.
   std::shared_ptr<DeviceBuffer> TakeAllocation(uint32_t index);
 
  private:

@@ -34,9 +34,9 @@ export class CopierLoad extends Load {
   #waiting: (() => void)[] = [];
   #news = false;
 
-  constructor(constructor: CopierConstructor, plan: Plan, device: Device, options: LoadOptions) {
+  constructor(make: CopierConstructor, plan: Plan, device: Device, options: LoadOptions) {
     super(plan, device);
-    this.#make = constructor;
+    this.#make = make;
     this.#collectReady = options.collectReady;
     this.#window = options.window;
     this.#done = new Uint8Array(plan.count);

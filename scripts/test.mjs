@@ -1,0 +1,42 @@
+// The whole test suite of a clone: TypeScript through jest, the core through GoogleTest where it is installed. Ends with how many ran; fails when anything failed
+// or nothing ran.
+import { spawnSync } from 'node:child_process';
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { dirname, join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { runNativeTests } from './native-tests.mjs';
+
+const top = dirname(dirname(fileURLToPath(import.meta.url)));
+const folder = mkdtempSync(join(tmpdir(), 'fastsafetensors-test-'));
+const counts = { passed: 0, failed: 0, skipped: 0 };
+let broken = false;
+
+try {
+  const native = runNativeTests({});
+  if (native.unavailable) {
+    console.log(`C++ tests: not run, ${native.unavailable}`);
+  } else {
+    for (const key of Object.keys(counts)) counts[key] += native[key];
+    broken ||= native.exitCode !== 0;
+  }
+
+  const report = join(folder, 'jest.json');
+  const jest = spawnSync(
+    process.execPath,
+    [join('node_modules', 'jest', 'bin', 'jest.js'), '--json', `--outputFile=${report}`, ...process.argv.slice(2)],
+    {
+      cwd: top,
+      stdio: ['ignore', 'ignore', 'inherit'],
+    },
+  );
+  broken ||= jest.status !== 0;
+  const results = JSON.parse(readFileSync(report, 'utf8'));
+  counts.passed += results.numPassedTests;
+  counts.failed += results.numFailedTests + results.numRuntimeErrorTestSuites;
+  counts.skipped += results.numPendingTests + results.numTodoTests;
+} finally {
+  rmSync(folder, { recursive: true, force: true });
+}
+console.log(`${counts.passed} passed, ${counts.failed} failed, ${counts.skipped} skipped`);
+process.exit(broken || counts.failed > 0 || counts.passed === 0 ? 1 : 0);
