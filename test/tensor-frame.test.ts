@@ -95,6 +95,12 @@ test('runs are as long as they can be', () => {
     { offset: BASE + 30, length: 15 },
   ]);
   expect([...frame.slice({ stop: 0 }).runs()]).toEqual([]);
+  // The last pick of a row and the first of the next are neighbours.
+  expect([...frameOf([2, 3]).slice({}, { step: 2 }).runs()]).toEqual([
+    { offset: BASE, length: 1 },
+    { offset: BASE + 2, length: 2 },
+    { offset: BASE + 5, length: 1 },
+  ]);
 });
 
 test('any slice of any tensor, sliced again, reads the elements that Python would', () => {
