@@ -59,9 +59,9 @@ const BRAND = Symbol.for('fastsafetensors-node.error');
  */
 export class FastSafetensorsError extends Error {
   readonly code: ErrorCode;
-  readonly path?: string;
-  readonly tensor?: string;
-  readonly offset?: number;
+  declare readonly path?: string;
+  declare readonly tensor?: string;
+  declare readonly offset?: number;
 
   constructor(code: ErrorCode, message: string, place: ErrorPlace = {}) {
     super(message, place.cause === undefined ? undefined : { cause: place.cause });

@@ -124,9 +124,13 @@ function checkTensor(tensor: SaveTensor, path: string): Item {
     throw fail('TENSOR_INVALID_INFO', `shape ${JSON.stringify(shape)} is no array of integers that are not negative`);
   }
   if (!isUint8Array(data)) throw fail('INVALID_ARGUMENT', 'data must be a Uint8Array');
-  // BigInt: products of sizes can leave 2^53 and come back through a 0.
-  const bits = shape.reduce((product, size) => product * BigInt(size), BigInt(DTYPE_BITS[dtype]));
-  if (bits >= 2n ** 64n) throw fail('TENSOR_INVALID_INFO', `shape [${shape.join(', ')}] of ${dtype} overflows 64 bits`);
+  let bits = BigInt(DTYPE_BITS[dtype]);
+  for (const size of shape) {
+    bits *= BigInt(size);
+    // As readers do, before a 0 further on could hide it.
+    if (bits >= 2n ** 64n)
+      throw fail('TENSOR_INVALID_INFO', `shape [${shape.join(', ')}] of ${dtype} overflows 64 bits`);
+  }
   if (bits % 8n !== 0n) {
     throw fail(
       'TENSOR_INVALID_INFO',
@@ -219,6 +223,7 @@ async function writeAtomically(path: string, chunks: Iterable<Uint8Array>): Prom
 async function writeWhole(file: FileHandle, bytes: Uint8Array): Promise<void> {
   for (let at = 0; at < bytes.byteLength; ) {
     const { bytesWritten } = await file.write(bytes, at, bytes.byteLength - at);
+    if (bytesWritten === 0) throw new Error(`no byte of ${bytes.byteLength - at} could be written`);
     at += bytesWritten;
   }
 }

@@ -13,18 +13,27 @@ bool SetArray(Napi::Object object, const char* key, size_t length, Fill fill) {
   return object.Set(key, array);
 }
 
-// Sets `names` and `nameEnds`. The JavaScript string counts UTF-16 units, the arena bytes.
+bool IsAscii(const std::string& text) {
+  unsigned char all = 0;
+  for (char c : text) all |= static_cast<unsigned char>(c);  // vectorised: no branch
+  return all < 0x80;
+}
+
+// Sets `names` and `nameEnds`. The JavaScript string counts UTF-16 units, the arena bytes: the same for ASCII.
 bool SetNames(Napi::Object object, const Header& header) {
   Napi::Env env = object.Env();
-  bool ascii = true;
+  const bool ascii = IsAscii(header.names);
   bool made = SetArray<Napi::Uint32Array>(object, "nameEnds", header.entries.size(), [&](uint32_t* ends) {
     uint32_t units = 0;
     for (const Header::Entry& entry : header.entries) {
-      for (char c : header.NameOf(entry)) {
-        unsigned char byte = static_cast<unsigned char>(c);
-        units += (byte & 0xC0) != 0x80;  // one unit a code point
-        units += byte >= 0xF0;           // two past U+FFFF
-        ascii &= byte < 0x80;
+      if (ascii) {
+        units += entry.name_length;
+      } else {
+        for (char c : header.NameOf(entry)) {
+          unsigned char byte = static_cast<unsigned char>(c);
+          units += (byte & 0xC0) != 0x80;  // one unit a code point
+          units += byte >= 0xF0;           // two past U+FFFF
+        }
       }
       *ends++ = units;
     }

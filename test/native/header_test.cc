@@ -277,6 +277,28 @@ TEST(Header, DecodesEscapesInNames) {
   EXPECT_NE(header.Find(std::string_view("\xF0\x9F\x98\x80\0\xC3\xA9\"", 8)), nullptr);
 }
 
+// Strings are scanned eight bytes at a time where nothing is special: each special byte counts at every place of such a
+// step.
+TEST(Header, SeesSpecialBytesAnywhereInALongName) {
+  for (size_t at = 0; at < 24; ++at) {
+    auto file = [&](const std::string& special) {
+      std::string name(32, 'n');
+      name.replace(at, 1, special);
+      return File("{\"" + name + "\":" + kF32 + "}", 4);
+    };
+    EXPECT_EQ(Parse(file("\n")).code(), Code::INVALID_HEADER) << at;
+    EXPECT_EQ(Parse(file("\x1f")).code(), Code::INVALID_HEADER) << at;
+    EXPECT_EQ(Parse(file("\"")).code(), Code::INVALID_HEADER) << at;
+    EXPECT_EQ(Parse(file("\\x")).code(), Code::INVALID_HEADER) << at;
+    EXPECT_EQ(Parse(file("\xff")).code(), Code::INVALID_HEADER) << at;
+    Header header;
+    ASSERT_TRUE(Parse(file("\\\""), &header).ok()) << at;
+    EXPECT_EQ(header.names, std::string(at, 'n') + '"' + std::string(31 - at, 'n'));
+    ASSERT_TRUE(Parse(file("\x7f"), &header).ok()) << at;
+    ASSERT_TRUE(Parse(file("\xC3\xA9"), &header).ok()) << at;
+  }
+}
+
 TEST(Header, AcceptsEveryDtypeAtItsSize) {
   for (size_t i = 0; i < kDTypeCount; ++i) {
     std::string bytes = std::to_string(kDTypeBits[i]);  // of 8 elements

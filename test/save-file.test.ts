@@ -1,0 +1,186 @@
+import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import fc from 'fast-check';
+import { DTYPE_BITS, DTYPE_NAMES, type DTypeName } from '../src/dtype.js';
+import { SafeTensorsMetadata } from '../src/metadata.js';
+import { type SaveTensor, saveFile } from '../src/save-file.js';
+
+let folder: string;
+let path: string;
+beforeEach(() => {
+  folder = mkdtempSync(join(tmpdir(), 'fst-save-'));
+  path = join(folder, 'm.safetensors');
+});
+afterEach(() => rmSync(folder, { recursive: true }));
+
+/** Elements that tell tensors apart. */
+function tensor(name: string, dtype: DTypeName, shape: number[], seed = name.length): SaveTensor {
+  const length = (shape.reduce((product, size) => product * size, 1) * DTYPE_BITS[dtype]) / 8;
+  return { name, dtype, shape, data: Uint8Array.from({ length }, (_, i) => (i * 7 + seed * 31) & 0xff) };
+}
+
+function textOf(file: Buffer): string {
+  return file.toString('utf8', 8, 8 + Number(file.readBigUInt64LE(0)));
+}
+
+test('the file is laid out as the format’s writers do', async () => {
+  await saveFile(
+    [
+      tensor('b', 'U8', [3]),
+      tensor('z', 'F32', [1]),
+      tensor('a', 'F32', [2]),
+      tensor('q', 'I64', []),
+      tensor('f', 'F4', [2]),
+    ],
+    path,
+    { metadata: { format: 'pt' } },
+  );
+  const file = readFileSync(path);
+  const text = textOf(file);
+  expect(text.length % 8).toBe(0);
+  expect(text).toMatch(/^\{.*\} {0,7}$/);
+  expect(text.trimEnd()).toBe(
+    '{"__metadata__":{"format":"pt"},' +
+      '"q":{"dtype":"I64","shape":[],"data_offsets":[0,8]},' +
+      '"a":{"dtype":"F32","shape":[2],"data_offsets":[8,16]},' +
+      '"z":{"dtype":"F32","shape":[1],"data_offsets":[16,20]},' +
+      '"b":{"dtype":"U8","shape":[3],"data_offsets":[20,23]},' +
+      '"f":{"dtype":"F4","shape":[2],"data_offsets":[23,24]}}',
+  );
+  expect(file.length).toBe(8 + text.length + 24);
+});
+
+test('names of equal element size are in the order of their UTF-8 bytes', async () => {
+  const names = ['\uff5e', '😀', 'é', 'b', 'B', ''];
+  await saveFile(
+    names.map((name) => tensor(name, 'U8', [1])),
+    path,
+  );
+  expect((await SafeTensorsMetadata.fromFile(path)).keys()).toEqual(['', 'B', 'b', 'é', '\uff5e', '😀']);
+});
+
+test('what is written is read back equal', async () => {
+  const scenario = fc.uniqueArray(
+    fc.record({
+      name: fc.oneof(fc.string({ unit: 'binary' }), fc.constantFrom('__proto__', 'constructor', '"\\\n\0')),
+      dtype: fc.constantFrom(...DTYPE_NAMES),
+      // 4 elements of 6 bits are whole bytes.
+      shape: fc.array(fc.integer({ min: 0, max: 4 }), { maxLength: 3 }).map((shape) => [...shape, 4]),
+    }),
+    { selector: (item) => item.name, maxLength: 12 },
+  );
+  await fc.assert(
+    fc.asyncProperty(scenario, fc.dictionary(fc.string(), fc.string()), async (items, metadata) => {
+      const tensors = items.map((item, i) => tensor(item.name, item.dtype, item.shape, i));
+      await saveFile(tensors, path, { metadata });
+      const file = readFileSync(path);
+      const read = await SafeTensorsMetadata.fromFile(path);
+      expect(read.tensorCount).toBe(tensors.length);
+      expect(read.dataStart % 8).toBe(0);
+      expect(new Map(read.metadata)).toEqual(new Map(Object.entries(metadata)));
+      for (const { name, dtype, shape, data } of tensors) {
+        const frame = read.get(name)!;
+        expect(frame).toMatchObject({ dtype, shape });
+        expect(frame.dataOffsets[0] % Math.ceil(DTYPE_BITS[dtype] / 8)).toBe(0);
+        const [begin, end] = frame.dataOffsets;
+        expect(Buffer.compare(file.subarray(read.dataStart + begin, read.dataStart + end), data)).toBe(0);
+      }
+    }),
+    { numRuns: 40 },
+  );
+});
+
+test('tensors smaller and larger than one write keep their places', async () => {
+  const sizes = [1_048_575, 1, 0, 1_048_576, 3, 2_500_000, 1_048_577, 5];
+  const tensors = sizes.map((size, i) => tensor(`t${i}`, 'U8', [size], i));
+  await saveFile(tensors, path);
+  const file = readFileSync(path);
+  const read = await SafeTensorsMetadata.fromFile(path);
+  for (const { name, data } of tensors) {
+    const [begin, end] = read.get(name)!.dataOffsets;
+    expect([name, Buffer.compare(file.subarray(read.dataStart + begin, read.dataStart + end), data)]).toEqual([
+      name,
+      0,
+    ]);
+  }
+});
+
+test('no tensors at all make a file too', async () => {
+  await saveFile([], path);
+  const read = await SafeTensorsMetadata.fromFile(path);
+  expect(read).toMatchObject({ tensorCount: 0, sizeBytes: 16, headerLength: 8 });
+});
+
+test('an existing file is replaced, by another inode', async () => {
+  await saveFile([tensor('a', 'U8', [4])], path);
+  const before = statSync(path).ino;
+  await saveFile([tensor('b', 'U8', [4])], path);
+  expect(statSync(path).ino).not.toBe(before);
+  expect((await SafeTensorsMetadata.fromFile(path)).keys()).toEqual(['b']);
+  expect(readdirSync(folder)).toEqual(['m.safetensors']);
+});
+
+const good = tensor('w', 'F32', [2]);
+test.each<[string, string, unknown]>([
+  ['an unknown dtype', 'UNKNOWN_DTYPE', [{ ...good, dtype: 'F33' }]],
+  ['a dtype of the prototype', 'UNKNOWN_DTYPE', [{ ...good, dtype: 'toString' }]],
+  ['data too short', 'TENSOR_INVALID_INFO', [{ ...good, data: new Uint8Array(7) }]],
+  ['data too long', 'TENSOR_INVALID_INFO', [{ ...good, data: new Uint8Array(9) }]],
+  ['a negative size', 'TENSOR_INVALID_INFO', [{ ...good, shape: [-2, -1] }]],
+  ['a fractional size', 'TENSOR_INVALID_INFO', [{ ...good, shape: [0.5, 4] }]],
+  ['a shape that is no array', 'TENSOR_INVALID_INFO', [{ ...good, shape: 2 }]],
+  [
+    'a product that overflows',
+    'TENSOR_INVALID_INFO',
+    [{ ...good, shape: [2 ** 40, 2 ** 40, 0], data: new Uint8Array(0) }],
+  ],
+  ['half a byte', 'TENSOR_INVALID_INFO', [{ name: 'w', dtype: 'F4', shape: [3], data: new Uint8Array(2) }]],
+  ['data of wider elements', 'INVALID_ARGUMENT', [{ ...good, data: new Float32Array(2) }]],
+  ['a name given twice', 'DUPLICATE_TENSOR', [good, good]],
+  ['the reserved name', 'INVALID_ARGUMENT', [{ ...good, name: '__metadata__' }]],
+  ['a name with a lone surrogate', 'INVALID_ARGUMENT', [{ ...good, name: 'a\ud83d' }]],
+  ['a name that is none', 'INVALID_ARGUMENT', [{ ...good, name: 1 }]],
+  ['null for a tensor', 'INVALID_ARGUMENT', [null]],
+  ['no iterable', 'INVALID_ARGUMENT', { w: good }],
+])('%s is %s, and nothing is written', async (_, code, tensors) => {
+  writeFileSync(path, 'old');
+  await expect(saveFile(tensors as SaveTensor[], path)).rejects.toMatchObject({ code });
+  expect(readdirSync(folder)).toEqual(['m.safetensors']);
+  expect(readFileSync(path, 'utf8')).toBe('old');
+});
+
+test.each<[string, unknown]>([
+  ['a misspelled option', { metaData: {} }],
+  ['metadata that is no object', { metadata: 'x' }],
+  ['a metadata value that is no string', { metadata: { a: 1 } }],
+  ['a metadata value with a lone surrogate', { metadata: { a: '\ude00' } }],
+  ['options that are null', null],
+])('%s is INVALID_ARGUMENT', async (_, options) => {
+  await expect(saveFile([good], path, options as never)).rejects.toMatchObject({ code: 'INVALID_ARGUMENT' });
+  expect(readdirSync(folder)).toEqual([]);
+});
+
+test('an iterable that throws rejects with its error and leaves no file', async () => {
+  function* failing() {
+    yield good;
+    throw new Error('mine');
+  }
+  await expect(saveFile(failing(), path)).rejects.toThrow('mine');
+  expect(readdirSync(folder)).toEqual([]);
+});
+
+test('a folder that is missing is IO_ERROR with its cause', async () => {
+  const missing = join(folder, 'no', 'm.safetensors');
+  await expect(saveFile([good], missing)).rejects.toMatchObject({
+    code: 'IO_ERROR',
+    path: missing,
+    cause: expect.objectContaining({ code: 'ENOENT' }),
+  });
+});
+
+test('the temporary file is gone when the last step fails', async () => {
+  mkdirSync(path); // a folder cannot be renamed over
+  await expect(saveFile([good], path)).rejects.toMatchObject({ code: 'IO_ERROR' });
+  expect(readdirSync(folder)).toEqual(['m.safetensors']);
+});
