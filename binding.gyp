@@ -5,7 +5,9 @@
       "sources": [
         "csrc/base/metrics.cc",
         "csrc/base/shared_library.cc",
-        "csrc/base/status.cc"
+        "csrc/base/status.cc",
+        "csrc/device/cuda_api.cc",
+        "csrc/device/cufile_api.cc"
       ],
       "defines": ["NAPI_VERSION=9", "NAPI_DISABLE_CPP_EXCEPTIONS", "NODE_ADDON_API_DISABLE_DEPRECATED", "_FILE_OFFSET_BITS=64"],
       "include_dirs": ["csrc", "<!(node -p \"require('node-addon-api').include_dir\")", "<!(node -p \"require('node-api-headers').include_dir\")"],
