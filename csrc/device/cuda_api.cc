@@ -96,26 +96,4 @@ Status CudaApi::Check(CUresult result, const char* call) const {
   return Status(code, std::move(message));
 }
 
-bool IsSticky(CUresult result) {
-  switch (result) {
-    case 214:  // ECC_UNCORRECTABLE
-    case 220:  // NVLINK_UNCORRECTABLE
-    case 226:  // CONTAINED
-    case kIllegalAddress:
-    case 702:  // LAUNCH_TIMEOUT
-    case kContextIsDestroyed:
-    case 710:  // ASSERT
-    case 714:  // HARDWARE_STACK_ERROR
-    case 715:  // ILLEGAL_INSTRUCTION
-    case 716:  // MISALIGNED_ADDRESS
-    case 717:  // INVALID_ADDRESS_SPACE
-    case 718:  // INVALID_PC
-    case kLaunchFailed:
-    case 721:  // TENSOR_MEMORY_LEAK
-      return true;
-    default:
-      return false;
-  }
-}
-
 }  // namespace fst::cuda

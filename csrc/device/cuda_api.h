@@ -12,11 +12,11 @@ namespace fst::cuda {
 using CUresult = int;
 using CUdevice = int;
 using CUdeviceptr = unsigned long long;
-using CUcontext = struct Context*;
-using CUstream = struct Stream*;
-using CUevent = struct Event*;
-using CUmodule = struct Module*;
-using CUfunction = struct Function*;
+using CUcontext = struct CUctx_st*;
+using CUstream = struct CUstream_st*;
+using CUevent = struct CUevent_st*;
+using CUmodule = struct CUmod_st*;
+using CUfunction = struct CUfunc_st*;
 using CUhostFn = void (*)(void* user_data);
 
 // CUresult
@@ -113,7 +113,27 @@ struct CudaApi {
 
 // True for the codes that leave a context unusable for the rest of the process (CUDA Runtime API, cudaError: "leaves
 // the process in an inconsistent state and any further CUDA work will return the same error").
-bool IsSticky(CUresult result);
+constexpr bool IsSticky(CUresult result) {
+  switch (result) {
+    case 214:  // ECC_UNCORRECTABLE
+    case 220:  // NVLINK_UNCORRECTABLE
+    case 226:  // CONTAINED
+    case kIllegalAddress:
+    case 702:  // LAUNCH_TIMEOUT
+    case kContextIsDestroyed:
+    case 710:  // ASSERT
+    case 714:  // HARDWARE_STACK_ERROR
+    case 715:  // ILLEGAL_INSTRUCTION
+    case 716:  // MISALIGNED_ADDRESS
+    case 717:  // INVALID_ADDRESS_SPACE
+    case 718:  // INVALID_PC
+    case kLaunchFailed:
+    case 721:  // TENSOR_MEMORY_LEAK
+      return true;
+    default:
+      return false;
+  }
+}
 
 // The driver at FASTSAFETENSORS_CUDA_LIB (a path), else libcuda.so.1, loaded and initialised (cuInit). Each library is
 // loaded once a process; that it cannot be loaded is remembered, a failed cuInit is tried again. Errors are
