@@ -79,4 +79,3 @@ inline void Cufile() {
   printf("cuFileDriverClose: %s", cufile::OpErrorText(gds->DriverClose().err).c_str());
   printf(", took %.1f ms\n", Seconds(start) * 1e3);
 }
-

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <cstdlib>
+#include <vector>
 
 #include "device/cuda_api.h"
 #include "emulators/cuda/control.h"
@@ -67,5 +68,13 @@ class EmulatedCudaTest : public ::testing::Test {
   const CudaControl& ctl = EmulatedCudaControl();
   cuda::CUcontext context = nullptr;
 };
+
+using Bytes = std::vector<unsigned char>;
+
+inline Bytes Pattern(size_t bytes, unsigned seed) {
+  Bytes made(bytes);
+  for (size_t i = 0; i < bytes; ++i) made[i] = static_cast<unsigned char>((i * 2654435761u + seed) >> 7);
+  return made;
+}
 
 }  // namespace fst::test
