@@ -1,0 +1,147 @@
+// The slice of the CUDA driver API that the core needs, declared by hand and found by dlopen: no toolkit to build with,
+// no driver to link with, one binary for machines with and without a GPU. test/native/cuda_api_check.cc holds it
+// against cuda.h where one is installed. The declarations agree with CUDA 11 to 13 on 64-bit Linux.
+#pragma once
+#include <cstddef>
+#include <string>
+
+#include "base/status.h"
+
+namespace fst::cuda {
+
+using CUresult = int;
+using CUdevice = int;
+using CUdeviceptr = unsigned long long;
+using CUcontext = struct CUctx_st*;
+using CUstream = struct CUstream_st*;
+using CUevent = struct CUevent_st*;
+using CUmodule = struct CUmod_st*;
+using CUfunction = struct CUfunc_st*;
+using CUhostFn = void (*)(void* user_data);
+
+// CUresult
+constexpr CUresult kSuccess = 0, kInvalidValue = 1, kOutOfMemory = 2, kNotInitialized = 3, kNoDevice = 100,
+                   kInvalidDevice = 101, kInvalidContext = 201, kInvalidHandle = 400, kNotFound = 500, kNotReady = 600,
+                   kIllegalAddress = 700, kContextIsDestroyed = 709, kHostMemoryAlreadyRegistered = 712,
+                   kHostMemoryNotRegistered = 713, kLaunchFailed = 719, kNotPermitted = 800, kNotSupported = 801,
+                   kUnknown = 999;
+// flags
+constexpr unsigned kStreamNonBlocking = 1, kEventDisableTiming = 2, kMemHostAllocPortable = 1,
+                   kMemHostAllocDeviceMap = 2, kMemHostRegisterPortable = 1, kMemHostRegisterDeviceMap = 2,
+                   kMemHostRegisterReadOnly = 8, kMemAttachGlobal = 1;
+// CUdevice_attribute
+constexpr int kAttributeIntegrated = 18, kAttributeCanMapHostMemory = 19, kAttributePciBusId = 33,
+              kAttributePciDeviceId = 34, kAttributeAsyncEngineCount = 40, kAttributeUnifiedAddressing = 41,
+              kAttributePciDomainId = 50, kAttributeComputeCapabilityMajor = 75, kAttributeComputeCapabilityMinor = 76,
+              kAttributeManagedMemory = 83, kAttributePageableMemoryAccess = 88, kAttributeConcurrentManagedAccess = 89,
+              kAttributeCanUseHostPointerForRegisteredMem = 91, kAttributeHostRegisterSupported = 99,
+              kAttributePageableMemoryAccessUsesHostPageTables = 100, kAttributeHostNumaId = 134;
+// CUpointer_attribute and CUmemorytype
+constexpr int kPointerContext = 1, kPointerMemoryType = 2, kPointerDevicePointer = 3, kPointerHostPointer = 4,
+              kPointerIsManaged = 8, kPointerDeviceOrdinal = 9;
+constexpr unsigned kMemoryTypeHost = 1, kMemoryTypeDevice = 2;
+
+// X(member of CudaApi, exported symbol, parameters). Every function returns a CUresult.
+#define FST_CUDA_API(X)                                                                                          \
+  X(Init, cuInit, (unsigned flags))                                                                              \
+  X(DriverGetVersion, cuDriverGetVersion, (int* version))                                                        \
+  X(GetErrorName, cuGetErrorName, (CUresult error, const char** text))                                           \
+  X(GetErrorString, cuGetErrorString, (CUresult error, const char** text))                                       \
+  X(DeviceGetCount, cuDeviceGetCount, (int* count))                                                              \
+  X(DeviceGet, cuDeviceGet, (CUdevice * device, int ordinal))                                                    \
+  X(DeviceGetName, cuDeviceGetName, (char* name, int length, CUdevice device))                                   \
+  X(DeviceGetAttribute, cuDeviceGetAttribute, (int* value, int attribute, CUdevice device))                      \
+  X(DeviceGetPCIBusId, cuDeviceGetPCIBusId, (char* id, int length, CUdevice device))                             \
+  X(DeviceTotalMem, cuDeviceTotalMem_v2, (size_t * bytes, CUdevice device))                                      \
+  X(DevicePrimaryCtxRetain, cuDevicePrimaryCtxRetain, (CUcontext * context, CUdevice device))                    \
+  X(DevicePrimaryCtxRelease, cuDevicePrimaryCtxRelease_v2, (CUdevice device))                                    \
+  X(CtxSetCurrent, cuCtxSetCurrent, (CUcontext context))                                                         \
+  X(CtxGetCurrent, cuCtxGetCurrent, (CUcontext * context))                                                       \
+  X(CtxGetDevice, cuCtxGetDevice, (CUdevice * device))                                                           \
+  X(CtxSynchronize, cuCtxSynchronize, ())                                                                        \
+  X(MemGetInfo, cuMemGetInfo_v2, (size_t * free, size_t * total))                                                \
+  X(MemAlloc, cuMemAlloc_v2, (CUdeviceptr * pointer, size_t bytes))                                              \
+  X(MemAllocManaged, cuMemAllocManaged, (CUdeviceptr * pointer, size_t bytes, unsigned flags))                   \
+  X(MemFree, cuMemFree_v2, (CUdeviceptr pointer))                                                                \
+  X(MemHostAlloc, cuMemHostAlloc, (void** pointer, size_t bytes, unsigned flags))                                \
+  X(MemFreeHost, cuMemFreeHost, (void* pointer))                                                                 \
+  X(MemHostRegister, cuMemHostRegister_v2, (void* pointer, size_t bytes, unsigned flags))                        \
+  X(MemHostUnregister, cuMemHostUnregister, (void* pointer))                                                     \
+  X(MemHostGetDevicePointer, cuMemHostGetDevicePointer_v2, (CUdeviceptr * device, void* host, unsigned flags))   \
+  X(PointerGetAttribute, cuPointerGetAttribute, (void* data, int attribute, CUdeviceptr pointer))                \
+  X(MemcpyHtoD, cuMemcpyHtoD_v2, (CUdeviceptr to, const void* from, size_t bytes))                               \
+  X(MemcpyDtoH, cuMemcpyDtoH_v2, (void* to, CUdeviceptr from, size_t bytes))                                     \
+  X(MemcpyDtoD, cuMemcpyDtoD_v2, (CUdeviceptr to, CUdeviceptr from, size_t bytes))                               \
+  X(MemcpyHtoDAsync, cuMemcpyHtoDAsync_v2, (CUdeviceptr to, const void* from, size_t bytes, CUstream stream))    \
+  X(MemcpyDtoHAsync, cuMemcpyDtoHAsync_v2, (void* to, CUdeviceptr from, size_t bytes, CUstream stream))          \
+  X(MemcpyDtoDAsync, cuMemcpyDtoDAsync_v2, (CUdeviceptr to, CUdeviceptr from, size_t bytes, CUstream stream))    \
+  X(MemsetD8Async, cuMemsetD8Async, (CUdeviceptr to, unsigned char value, size_t bytes, CUstream stream))        \
+  X(StreamCreate, cuStreamCreate, (CUstream * stream, unsigned flags))                                           \
+  X(StreamDestroy, cuStreamDestroy_v2, (CUstream stream))                                                        \
+  X(StreamSynchronize, cuStreamSynchronize, (CUstream stream))                                                   \
+  X(StreamQuery, cuStreamQuery, (CUstream stream))                                                               \
+  X(StreamWaitEvent, cuStreamWaitEvent, (CUstream stream, CUevent event, unsigned flags))                        \
+  X(EventCreate, cuEventCreate, (CUevent * event, unsigned flags))                                               \
+  X(EventDestroy, cuEventDestroy_v2, (CUevent event))                                                            \
+  X(EventRecord, cuEventRecord, (CUevent event, CUstream stream))                                                \
+  X(EventQuery, cuEventQuery, (CUevent event))                                                                   \
+  X(EventSynchronize, cuEventSynchronize, (CUevent event))                                                       \
+  X(LaunchHostFunc, cuLaunchHostFunc, (CUstream stream, CUhostFn function, void* user_data))                     \
+  X(ModuleLoadData, cuModuleLoadData, (CUmodule * module, const void* image))                                    \
+  X(ModuleGetFunction, cuModuleGetFunction, (CUfunction * function, CUmodule module, const char* name))          \
+  X(LaunchKernel, cuLaunchKernel,                                                                                \
+    (CUfunction function, unsigned grid_x, unsigned grid_y, unsigned grid_z, unsigned block_x, unsigned block_y, \
+     unsigned block_z, unsigned shared_bytes, CUstream stream, void** parameters, void** extra))
+
+// The functions of one loaded driver library. Immutable once loaded, alive until the process ends, safe from every
+// thread.
+struct CudaApi {
+#define X(member, symbol, parameters) CUresult(*member) parameters = nullptr;
+  FST_CUDA_API(X)
+#undef X
+  std::string library;  // the file that was loaded
+
+  // OK for kSuccess; else a status that says which call failed, with the driver's name and text for the code.
+  // CUDA_ERROR in general, OUT_OF_DEVICE_MEMORY for kOutOfMemory (OUT_OF_HOST_MEMORY from the cuMemHost* calls). After
+  // a sticky error the message says that the device is lost for this process. `call` is the driver's name for the
+  // function, as "cuMemAlloc".
+  Status Check(CUresult result, const char* call) const;
+
+  // "CUDA_ERROR_INVALID_VALUE (1): invalid argument"
+  std::string Describe(CUresult result) const;
+};
+
+// True for the codes that leave a context unusable for the rest of the process (CUDA Runtime API, cudaError: "leaves
+// the process in an inconsistent state and any further CUDA work will return the same error").
+constexpr bool IsSticky(CUresult result) {
+  switch (result) {
+    case 214:  // ECC_UNCORRECTABLE
+    case 220:  // NVLINK_UNCORRECTABLE
+    case 226:  // CONTAINED
+    case kIllegalAddress:
+    case 702:  // LAUNCH_TIMEOUT
+    case kContextIsDestroyed:
+    case 710:  // ASSERT
+    case 714:  // HARDWARE_STACK_ERROR
+    case 715:  // ILLEGAL_INSTRUCTION
+    case 716:  // MISALIGNED_ADDRESS
+    case 717:  // INVALID_ADDRESS_SPACE
+    case 718:  // INVALID_PC
+    case kLaunchFailed:
+    case 721:  // TENSOR_MEMORY_LEAK
+      return true;
+    default:
+      return false;
+  }
+}
+
+// The driver at FASTSAFETENSORS_CUDA_LIB (a path), else libcuda.so.1, loaded and initialised (cuInit). Each library is
+// loaded once a process; that it cannot be loaded is remembered, a failed cuInit is tried again. Errors are
+// DEVICE_UNAVAILABLE and name the library that was tried. `*out` stays valid until the process ends. Safe from every
+// thread; takes milliseconds the first time.
+Status LoadCuda(const CudaApi** out);
+
+// FST_CUDA_CHECK(api, MemAlloc, &pointer, bytes): calls and checks.
+#define FST_CUDA_CHECK(api, member, ...) ((api).Check((api).member(__VA_ARGS__), "cu" #member))
+
+}  // namespace fst::cuda

@@ -1,0 +1,98 @@
+// The slice of cuFile (GPUDirect Storage) that the core needs, declared by hand and found by dlopen of libcufile.so.0.
+// Declarations follow cufile.h of CUDA 12.9 and 13; test/native/cuda_api_check.cc holds them against the header where
+// one is installed.
+#pragma once
+#include <sys/types.h>
+
+#include <cstddef>
+#include <string>
+
+#include "base/status.h"
+
+namespace fst::cufile {
+
+struct CUfileError {
+  int err;     // CUfileOpError: 0, or 5001 and up
+  int cu_err;  // the CUresult behind kCudaDriverError
+};
+
+struct CUfileDescr {
+  int type;  // kHandleTypeOpaqueFd
+  union {
+    int fd;
+    void* handle;
+  } handle;
+  const void* fs_ops;
+};
+
+struct CUfileDrvProps {
+  struct {
+    unsigned major_version, minor_version;  // of the nvidia-fs kernel driver; 0.0 where it is not loaded
+    size_t poll_thresh_size, max_direct_io_size;
+    unsigned dstatusflags;   // bit n: CUfileDriverStatusFlags n
+    unsigned dcontrolflags;  // bit n: CUfileDriverControlFlags n
+  } nvfs;
+  unsigned fflags;                                                                    // bit n: CUfileFeatureFlags n
+  unsigned max_device_cache_size, per_buffer_cache_size, max_device_pinned_mem_size;  // KiB
+  unsigned max_batch_io_size, max_batch_io_timeout_msecs;
+  unsigned char reserved[256];  // room for what later versions append
+};
+
+constexpr int kSuccess = 0, kDriverNotInitialized = 5001, kIoNotSupported = 5008, kDeviceNotSupported = 5009,
+              kCudaDriverError = 5011, kCudaPointerInvalid = 5012, kCudaPointerRangeError = 5014,
+              kInvalidFileType = 5018, kInvalidFileOpenFlag = 5019, kDioNotSet = 5020, kInvalidValue = 5022,
+              kMemoryAlreadyRegistered = 5023, kMemoryNotRegistered = 5024, kPermissionDenied = 5025,
+              kDriverAlreadyOpen = 5026, kHandleNotRegistered = 5027, kHandleAlreadyRegistered = 5028,
+              kInternalError = 5030, kIoDisabled = 5034;
+constexpr int kHandleTypeOpaqueFd = 1;
+constexpr int kStatusNvmeP2p = 11;      // bit of dstatusflags (CUDA 12)
+constexpr int kControlAllowCompat = 1;  // bit of dcontrolflags
+constexpr int kFeatureP2p = 4;          // bit of fflags (CUDA 13)
+
+// X(member of CufileApi, exported symbol, return type, parameters)
+#define FST_CUFILE_API(X)                                                                         \
+  X(DriverOpen, cuFileDriverOpen, CUfileError, ())                                                \
+  X(DriverClose, cuFileDriverClose, CUfileError, ())                                              \
+  X(DriverGetProperties, cuFileDriverGetProperties, CUfileError, (CUfileDrvProps * properties))   \
+  X(HandleRegister, cuFileHandleRegister, CUfileError, (void** handle, CUfileDescr* description)) \
+  X(HandleDeregister, cuFileHandleDeregister, void, (void* handle))                               \
+  X(BufRegister, cuFileBufRegister, CUfileError, (const void* base, size_t bytes, int flags))     \
+  X(BufDeregister, cuFileBufDeregister, CUfileError, (const void* base))                          \
+  X(Read, cuFileRead, ssize_t, (void* handle, void* base, size_t bytes, off_t file_offset, off_t base_offset))
+
+// The functions of one loaded library. Immutable once loaded, alive until the process ends, safe from every thread.
+struct CufileApi {
+#define X(member, symbol, result, parameters) result(*member) parameters = nullptr;
+  FST_CUFILE_API(X)
+#undef X
+  std::string library;  // the file that was loaded
+
+  // OK for err 0; else GDS_ERROR that says which call failed and names the CUfileOpError (and the CUresult, where there
+  // is one).
+  static Status Check(CUfileError result, const char* call);
+
+  // The status for a negative result of Read: errno for -1 (pass the errno read right after the call), else
+  // -CUfileOpError.
+  static Status CheckRead(ssize_t result, int error);
+};
+
+// "CU_FILE_IO_NOT_SUPPORTED (5008)"; the bare number for a code that is not known.
+std::string OpErrorText(int error);
+
+// True for the errors of HandleRegister, BufRegister and Read that mean "GPUDirect Storage is not for this file, memory
+// or device", so that another way of reading will do; false for all others, I/O errors above all.
+bool IsRefusal(int error);
+
+// What DriverGetProperties tells about the path that reads will take.
+struct Mode {
+  bool direct;          // a kernel path from storage to GPU memory exists (nvidia-fs loaded, or PCI P2PDMA in use)
+  bool compat_allowed;  // cufile.json lets cuFile read through the CPU where there is no direct path
+};
+Mode ModeOf(const CUfileDrvProps& properties);
+
+// The library at FASTSAFETENSORS_CUFILE_LIB (a path), else libcufile.so.0. Loads, and opens no driver: DriverOpen can
+// take seconds. Each library is loaded once a process, a failure is remembered. Errors are COPIER_UNAVAILABLE and name
+// the library that was tried. `*out` stays valid until the process ends. Safe from every thread.
+Status LoadCufile(const CufileApi** out);
+
+}  // namespace fst::cufile

@@ -1,0 +1,180 @@
+#include "emulators/cuda/emulator.h"
+
+#include <cstdarg>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+
+namespace fst::emu {
+
+namespace {
+
+unsigned long long Number(const char* name, unsigned long long otherwise) {
+  const char* text = getenv(name);
+  if (text == nullptr || text[0] == '\0') return otherwise;
+  char* end = nullptr;
+  unsigned long long value = strtoull(text, &end, 10);
+  if (*end != '\0') Abort("%s is '%s', expected a whole number", name, text);
+  return value;
+}
+
+std::vector<std::string> Split(const std::string& text, char separator) {
+  std::vector<std::string> parts;
+  for (size_t from = 0; from <= text.size();) {
+    size_t to = std::min(text.find(separator, from), text.size());
+    if (to > from) parts.push_back(text.substr(from, to - from));
+    from = to + 1;
+  }
+  return parts;
+}
+
+std::string FormatList(const char* format, va_list args) {
+  char text[1024];
+  vsnprintf(text, sizeof text, format, args);
+  return text;
+}
+
+// Runs when the process exits (or the library is unloaded, which -z nodelete prevents).
+__attribute__((destructor)) void AtExit() { Emulator::Get().ReportLeaks(); }
+
+}  // namespace
+
+void Abort(const char* format, ...) {
+  va_list args;
+  va_start(args, format);
+  std::string text = FormatList(format, args);
+  va_end(args);
+  fprintf(stderr, "emulated CUDA: %s\n", text.c_str());
+  fflush(stderr);
+  abort();
+}
+
+std::string FormatText(const char* format, ...) {
+  va_list args;
+  va_start(args, format);
+  std::string text = FormatList(format, args);
+  va_end(args);
+  return text;
+}
+
+Emulator& Emulator::Get() {
+  // Never destroyed: streams run until the process ends.
+  static Emulator* emulator = [] {
+    auto* made = new Emulator;
+    made->ReadSettings();
+    for (const std::string& failure : Split(getenv("FST_EMU_CUDA_FAIL") ? getenv("FST_EMU_CUDA_FAIL") : "", ';')) {
+      std::vector<std::string> parts = Split(failure, ':');
+      if (parts.size() != 3 ||
+          !made->AddFailure(parts[0], strtoull(parts[1].c_str(), nullptr, 10), atoi(parts[2].c_str()))) {
+        Abort("FST_EMU_CUDA_FAIL has '%s', expected function:nth:code with a function of the slice", failure.c_str());
+      }
+    }
+    return made;
+  }();
+  return *emulator;
+}
+
+void Emulator::ReadSettings() {
+  unsigned long long count = Number("FST_EMU_CUDA_DEVICES", 2);
+  if (count > kMostDevices) Abort("FST_EMU_CUDA_DEVICES is %llu, at most %d", count, kMostDevices);
+  device_count = static_cast<int>(count);
+  bandwidth = Number("FST_EMU_CUDA_BANDWIDTH", 0);
+  delay_us = Number("FST_EMU_CUDA_DELAY_US", 200);
+  jitter_us = Number("FST_EMU_CUDA_JITTER_US", 0);
+  pinned_limit = Number("FST_EMU_CUDA_PINNED", SIZE_MAX);
+  strict = Number("FST_EMU_CUDA_STRICT", 1) != 0;
+  verbose = Number("FST_EMU_CUDA_VERBOSE", 0) != 0;
+  leaks = getenv("FST_EMU_CUDA_LEAKS") ? getenv("FST_EMU_CUDA_LEAKS") : "report";
+  if (leaks != "off" && leaks != "report" && leaks != "abort" && leaks != "abort-memory") {
+    Abort("FST_EMU_CUDA_LEAKS is '%s', expected off, report, abort or abort-memory", leaks.c_str());
+  }
+  for (int i = 0; i < kMostDevices; ++i) {
+    devices[i].context.device = i;
+    devices[i].limit = Number("FST_EMU_CUDA_MEMORY", size_t{2} << 30);
+    devices[i].attributes = {
+        {cuda::kAttributeIntegrated, 0},
+        {cuda::kAttributeCanMapHostMemory, 1},
+        {cuda::kAttributePciBusId, 0xE1 + i},
+        {cuda::kAttributePciDeviceId, 0},
+        {cuda::kAttributePciDomainId, 0},
+        {cuda::kAttributeAsyncEngineCount, 3},
+        {cuda::kAttributeUnifiedAddressing, 1},
+        {cuda::kAttributeComputeCapabilityMajor, i == 0 ? 9 : 8},
+        {cuda::kAttributeComputeCapabilityMinor, 0},
+        {cuda::kAttributeManagedMemory, 1},
+        {cuda::kAttributePageableMemoryAccess, 1},
+        {cuda::kAttributeConcurrentManagedAccess, 1},
+        {cuda::kAttributeCanUseHostPointerForRegisteredMem, 1},
+        {cuda::kAttributeHostRegisterSupported, 1},
+        {cuda::kAttributePageableMemoryAccessUsesHostPageTables, 0},
+        {cuda::kAttributeHostNumaId, -1},
+    };
+  }
+  for (const std::string& pair :
+       Split(getenv("FST_EMU_CUDA_ATTRIBUTES") ? getenv("FST_EMU_CUDA_ATTRIBUTES") : "", ';')) {
+    std::vector<std::string> parts = Split(pair, ':');
+    if (parts.size() != 2) Abort("FST_EMU_CUDA_ATTRIBUTES has '%s', expected attribute:value", pair.c_str());
+    for (Device& device : devices) device.attributes[atoi(parts[0].c_str())] = atoi(parts[1].c_str());
+  }
+}
+
+bool Emulator::AddFailure(const std::string& function, unsigned long long nth, CUresult code) {
+  bool known = function == "execute";
+#define X(member, symbol, parameters) known = known || function == #symbol;
+  FST_CUDA_API(X)
+#undef X
+  if (known) failures.push_back(Failure{function, nth, 0, code});
+  return known;
+}
+
+CUresult Emulator::TakeFailure(const std::string& function) {
+  ++calls[function];
+  CUresult code = kSuccess;
+  for (auto failure = failures.begin(); failure != failures.end();) {
+    bool due = failure->function == function && (++failure->seen == failure->nth || failure->nth == 0);
+    if (due && code == kSuccess) code = failure->code;
+    failure = due && failure->nth != 0 ? failures.erase(failure) : failure + 1;
+  }
+  return code;
+}
+
+size_t Emulator::LiveBytes() const {
+  size_t bytes = 0;
+  for (const Device& device : devices) bytes += device.used;
+  return bytes;
+}
+
+std::string Emulator::Living(const Context* context) const {
+  size_t allocations = 0, bytes = 0, pinned = 0, pinned_here = 0, stream_count = 0, event_count = 0;
+  for (const auto& [base, block] : blocks) {
+    if (context != nullptr && block->context != context) continue;
+    (block->host() ? pinned : allocations) += 1;
+    (block->host() ? pinned_here : bytes) += block->bytes;
+  }
+  for (const auto& [handle, stream] : streams) stream_count += context == nullptr || stream->context == context;
+  for (const auto& [handle, event] : events) event_count += context == nullptr || event->context == context;
+  std::string text;
+  auto add = [&text](size_t count, const std::string& what) {
+    if (count != 0) text += (text.empty() ? "" : ", ") + std::to_string(count) + " " + what;
+  };
+  add(allocations, FormatText("allocations (%zu bytes)", bytes));
+  add(pinned, FormatText("page-locked ranges (%zu bytes)", pinned_here));
+  add(stream_count, "streams");
+  add(event_count, "events");
+  return text;
+}
+
+void Emulator::ReportLeaks() {
+  Lock lock(mutex);
+  if (leaks == "off") return;
+  std::string text = Living(nullptr);
+  int retained = 0;
+  for (const Device& device : devices) retained += device.context.retained;
+  if (retained != 0) text += (text.empty() ? "" : ", ") + FormatText("%d retained contexts", retained);
+  if (text.empty()) return;
+  std::string note = "alive at exit: " + text;
+  if (leaks == "abort" || (leaks == "abort-memory" && LiveBytes() != 0)) Abort("%s", note.c_str());
+  fprintf(stderr, "emulated CUDA: %s\n", note.c_str());
+}
+
+}  // namespace fst::emu

@@ -1,0 +1,222 @@
+// The emulated CUDA driver's state: devices, memory, streams, injected failures. Built for strictness, not for speed:
+// one mutex guards everything below, streams run on a thread each and drop it while they sleep and copy.
+#pragma once
+#include <algorithm>
+#include <chrono>
+#include <condition_variable>
+#include <deque>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "device/cuda_api.h"
+
+namespace fst::emu {
+
+using cuda::CUcontext;
+using cuda::CUdevice;
+using cuda::CUdeviceptr;
+using cuda::CUevent;
+using cuda::CUresult;
+using cuda::CUstream;
+using cuda::kSuccess;
+using Clock = std::chrono::steady_clock;
+using Lock = std::unique_lock<std::mutex>;
+
+constexpr int kMostDevices = 8;
+
+struct Stream;
+
+// A primary context; its address is the handle. One a device, never freed.
+struct Context {
+  int device = 0;
+  int retained = 0;              // 0: not active
+  CUresult sticky = kSuccess;    // what every call on it returns from now on
+  std::shared_ptr<Stream> null;  // the legacy default stream, made when first used
+};
+
+// Memory that the driver knows: the caller's address range and where the emulator reaches it.
+struct Block {
+  enum Kind { kDevice, kManaged, kHostAllocated, kHostRegistered };
+  Block(Kind kind, uintptr_t base, size_t bytes, char* memory, size_t mapped, Context* context, bool portable)
+      : kind(kind), base(base), bytes(bytes), memory(memory), mapped(mapped), context(context), portable(portable) {}
+  ~Block();
+  Block(const Block&) = delete;
+  Block& operator=(const Block&) = delete;
+
+  bool host() const { return kind == kHostAllocated || kind == kHostRegistered; }
+  char* At(uintptr_t address) const { return memory + (address - base); }
+
+  const Kind kind;
+  const uintptr_t base;  // device memory: in a PROT_NONE reservation that is never used twice
+  const size_t bytes;
+  char* const memory;
+  const size_t mapped;  // bytes to unmap at `memory` in the end; 0 for memory of the caller
+  Context* const context;
+  const bool portable;
+  int pending = 0;  // operations that read or write it and have not run
+};
+
+// A point in a stream that is reached or not.
+struct Mark {
+  bool done = false;
+};
+
+struct Operation {
+  enum Kind { kCopy, kFill, kHostFunction, kWait, kMark };
+  Kind kind = kMark;
+  char* to = nullptr;
+  const char* from = nullptr;
+  size_t bytes = 0;
+  unsigned char value = 0;
+  std::vector<char> staged;         // kCopy from pageable memory: what it held when the call was made
+  std::shared_ptr<Block> holds[2];  // counted in their `pending`
+  std::shared_ptr<Mark> wait_for;   // kWait
+  std::shared_ptr<Mark> mark = std::make_shared<Mark>();  // done when the operation is
+  cuda::CUhostFn function = nullptr;
+  void* argument = nullptr;
+  Clock::time_point ready;  // does not run earlier
+};
+
+struct Stream {
+  Context* context = nullptr;
+  unsigned flags = 0;
+  std::deque<Operation> queue;  // the front one may be running
+  std::shared_ptr<Mark> tail;   // of the last operation ever issued
+  Clock::time_point not_before{};
+  bool stop = false;
+  std::condition_variable work;
+  std::thread thread;
+};
+
+struct Event {
+  Context* context = nullptr;
+  std::shared_ptr<Mark> mark;  // of the latest record
+};
+
+struct Device {
+  Context context;
+  size_t limit = 0, used = 0;
+  std::map<int, int> attributes;
+  Clock::time_point busy_until{};  // of the modelled bus
+};
+
+struct Failure {
+  std::string function;
+  unsigned long long nth;  // 0: every call
+  unsigned long long seen;
+  CUresult code;
+};
+
+struct Counters {
+  unsigned long long unpinned_async_copies = 0, executed = 0, copied_bytes = 0;
+  size_t peak_bytes = 0, peak_pinned_bytes = 0;
+};
+
+struct Emulator {
+  static Emulator& Get();
+
+  std::mutex mutex;
+  std::condition_variable changed;  // an operation ended, a hold ended
+
+  // settings
+  int device_count = 2;
+  unsigned long long bandwidth = 0, delay_us = 200, jitter_us = 0;
+  size_t pinned_limit = SIZE_MAX;
+  bool strict = true, held = false, verbose = false;
+  std::string leaks = "report";
+
+  bool initialised = false;
+  Device devices[kMostDevices];
+  std::map<uintptr_t, std::shared_ptr<Block>> blocks;   // by base; ranges do not overlap
+  std::map<CUstream, std::shared_ptr<Stream>> streams;  // without the null streams
+  std::map<CUevent, std::shared_ptr<Event>> events;
+  uintptr_t next_handle = 0x7e57000000000;
+  size_t pinned_bytes = 0;
+  Counters counters;
+  std::map<std::string, unsigned long long> calls;
+  std::vector<Failure> failures;
+  unsigned long long random = 88172645463325252ull;
+
+  // emulator.cc. Settings by the environment.
+  void ReadSettings();
+  bool AddFailure(const std::string& function, unsigned long long nth, CUresult code);  // false: no such function
+  CUresult TakeFailure(const std::string& function);  // counts a call; the code that it is to fail with, or kSuccess
+  size_t LiveBytes() const;
+  std::string Living(
+      const Context* context) const;  // "2 allocations (512 bytes), 1 stream" of a context (null: of all); "" for none
+  void ReportLeaks();
+
+  // memory.cc
+  CUresult AddDeviceMemory(Context* context, size_t bytes, bool managed, uintptr_t* base);
+  CUresult AddHostMemory(Context* context, void* registered, size_t bytes, bool portable, uintptr_t* base);
+  void RemoveBlock(const std::shared_ptr<Block>& block);  // out of the books; unmapped when the last operation lets go
+  std::shared_ptr<Block> Find(uintptr_t address) const;   // the block that holds this byte, or null
+  bool Overlaps(uintptr_t address, size_t bytes) const;
+
+  // stream.cc
+  std::shared_ptr<Stream> NewStream(Context* context, unsigned flags);
+  const std::shared_ptr<Stream>& NullStream(Context* context);
+  // Puts an operation on a stream, after what it has to wait for by the rules of default streams. Returns its mark.
+  std::shared_ptr<Mark> Issue(const std::shared_ptr<Stream>& stream, Operation operation);
+  void WaitFor(Lock& lock, const std::shared_ptr<Mark>& mark);
+  void WaitIdle(Lock& lock, const Context* context);
+  bool Idle(const Stream& stream) const { return stream.queue.empty(); }
+  void StopStream(Lock& lock, std::shared_ptr<Stream> stream);  // after what is queued; drops the lock
+  void DropContext(Lock& lock, Context* context);               // and all that lives in it
+};
+
+// "emulated CUDA: ..." to stderr, then abort().
+[[noreturn]] void Abort(const char* format, ...) __attribute__((format(printf, 1, 2)));
+
+std::string FormatText(const char* format, ...) __attribute__((format(printf, 1, 2)));
+
+// One call into the library: takes the lock, counts, checks initialisation, context and sticky errors, and fails on
+// demand.
+class Call {
+ public:
+  enum Needs { kNothing, kInitialised, kContext };
+  enum Sort { kNormal, kRelease };  // see set_fail in control.h
+  Call(const char* function, Needs needs, Sort sort = kNormal);
+
+  // Remembers the reason and returns the code.
+  CUresult Refuse(CUresult code, const char* format, ...) __attribute__((format(printf, 3, 4)));
+  // Misuse: aborts under strictness, else refuses.
+  CUresult Misuse(CUresult code, const char* format, ...) __attribute__((format(printf, 3, 4)));
+
+  // The stream or event of a handle when it may be used by the current context, else null with `error` set. Handle 0 is
+  // the null stream.
+  std::shared_ptr<Stream> FindStream(CUstream handle);
+  std::shared_ptr<Event> FindEvent(CUevent handle);
+  // The block that holds [address, address + bytes) of memory that a device of the current context can use, else null
+  // with `error` set.
+  std::shared_ptr<Block> FindDeviceMemory(CUdeviceptr address, size_t bytes);
+
+  // True when the context is lost: a release then lets go of its object, although it fails.
+  bool lost() const { return context != nullptr && context->sticky != kSuccess; }
+
+  Emulator& emulator;
+  Lock lock;
+  const char* const function;
+  Context* context = nullptr;  // the thread's, when there is a live one
+  CUresult error = kSuccess;   // return it at once when it is another
+  CUresult late = kSuccess;    // kRelease: what to return in the end
+};
+
+Context* CurrentContext();
+void SetCurrentContext(Context* context);
+const std::string& LastRefusal();
+
+// True on a stream's thread while it runs a host function, which must make no CUDA call.
+extern thread_local bool in_host_function;
+
+// The driver's functions, with the signatures of the slice.
+#define X(member, symbol, parameters) extern "C" __attribute__((visibility("default"))) CUresult symbol parameters;
+}  // namespace fst::emu
+namespace fst::cuda {
+FST_CUDA_API(X)
+}  // namespace fst::cuda
+#undef X
