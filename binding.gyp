@@ -22,6 +22,8 @@
         "csrc/napi/memory_api.cc",
         "csrc/reader/fake_reader.cc",
         "csrc/reader/file_reader.cc",
+        "csrc/reader/mount_point.cc",
+        "csrc/reader/usrbio_api.cc",
         "csrc/safetensors/header.cc",
         "csrc/safetensors/header_file.cc",
         "csrc/safetensors/header_text.cc",
