@@ -136,6 +136,7 @@ EXPORT int hf3fs_iovwrap(Iov* iov, void* base, const uint8_t id[16], const char*
   entry->size = size;
   entry->block_size = block_size;
   entry->wrapped = true;
+  emu::RememberLink(entry->link);
   FillIov(iov, entry->base, nullptr, entry->id, mount, size, block_size, numa);
   engine.iovs.Prune();
   engine.iovs.Add(std::move(entry));

@@ -20,11 +20,13 @@ EXPORT int fst_emu_hf3fs_set(const char* name, const char* value) {
   return engine.Apply() ? 0 : -1;
 }
 
-// Brings dead daemons back, and every setting to what the environment says.
+// Brings dead daemons back, frees the descriptors that they kept registered, and sets every setting to what the
+// environment says.
 EXPORT void fst_emu_hf3fs_reset() {
   Engine& engine = Engine::Get();
   Lock lock(engine.mutex);
   emu::ReviveDaemons();
+  engine.files.ForgetOrphans();
   engine.settings = emu::FromEnvironment();
   engine.Apply();
 }

@@ -146,10 +146,19 @@ std::shared_ptr<RegisteredFile> FileTable::Find(int fd, std::string* misuse) con
     }
     return nullptr;
   }
-  if (known->first == known->second->fd && !IsSameDescriptor(known->first, *known->second)) {
+  if (known->second->orphan) {
+    *misuse = "prep_io on fd " + Number(fd) + ", whose number still stands for " + known->second->path +
+              ": dereg_fd did nothing, its daemon being dead, and reg_fd answers EINVAL";
+  } else if (known->first == known->second->fd && !IsSameDescriptor(known->first, *known->second)) {
     *misuse = "prep_io on fd " + Number(fd) + " (" + known->second->path + "), which was closed before dereg_fd";
   }
   return known->second;
+}
+
+void FileTable::ForgetOrphans() {
+  for (auto entry = files_.begin(); entry != files_.end();) {
+    entry = entry->second->orphan ? files_.erase(entry) : std::next(entry);
+  }
 }
 
 std::string FileTable::Leftovers() const {

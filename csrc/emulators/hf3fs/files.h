@@ -40,6 +40,9 @@ class FileTable {
   // The file of a descriptor or of its negated duplicate; null when it is not registered, *misuse then says more.
   std::shared_ptr<RegisteredFile> Find(int fd, std::string* misuse) const;
 
+  // Frees the numbers that a dead daemon keeps taken; the real library never does.
+  void ForgetOrphans();
+
   std::string Leftovers() const;
   size_t size() const;
 

@@ -29,6 +29,7 @@ std::shared_ptr<IovEntry> IovTable::Find(const std::string& id) const {
 void IovTable::Prune() {
   for (auto entry = entries_.begin(); entry != entries_.end();) {
     bool gone = entry->second->wrapped && entry->second->in_flight == 0 && !LinkExists(entry->second->link);
+    if (gone) RemoveLink(entry->second->link);  // forgets it
     entry = gone ? entries_.erase(entry) : std::next(entry);
   }
 }

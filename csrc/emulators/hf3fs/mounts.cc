@@ -82,9 +82,13 @@ int MakeIovsFolder(const std::string& mount, bool make_virtual) {
 
 int MakeLink(const std::string& target, const std::string& link) {
   if (symlink(target.c_str(), link.c_str()) != 0) return errno;
+  RememberLink(link);
+  return 0;
+}
+
+void RememberLink(const std::string& link) {
   std::lock_guard<std::timed_mutex> lock(All().mutex);
   All().links.insert(link);
-  return 0;
 }
 
 void RemoveLink(const std::string& link) {

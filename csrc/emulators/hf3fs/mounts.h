@@ -17,6 +17,9 @@ int MakeIovsFolder(const std::string& mount, bool make_virtual);
 
 // symlink(), remembered until RemoveLink. 0 or an errno.
 int MakeLink(const std::string& target, const std::string& link);
+// A link that the caller made himself: removed with the others when the process aborts, as a daemon does when its
+// client dies.
+void RememberLink(const std::string& link);
 void RemoveLink(const std::string& link);
 bool LinkExists(const std::string& link);
 
