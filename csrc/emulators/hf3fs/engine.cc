@@ -12,6 +12,33 @@
 #include "emulators/hf3fs/mounts.h"
 
 namespace emu {
+namespace {
+
+constexpr size_t kPoisonSize = 1 << 20;
+
+// A file of poison: the kernel copies it, and answers EFAULT where memset would crash without a reason.
+int PoisonFile() {
+  std::vector<uint8_t> poison(kPoisonSize, 0xA5);
+  int fd = memfd_create("poison", MFD_CLOEXEC);
+  if (fd < 0 || write(fd, poison.data(), poison.size()) != static_cast<ssize_t>(poison.size())) {
+    Die("memfd_create: %s", strerror(errno));
+  }
+  return fd;
+}
+
+// False when the memory is not there.
+bool FillWithPoison(uint8_t* to, uint64_t length) {
+  static const int fd = PoisonFile();
+  while (length > 0) {
+    ssize_t n = pread(fd, to, std::min<uint64_t>(length, kPoisonSize), 0);
+    if (n <= 0) return false;
+    to += n;
+    length -= static_cast<uint64_t>(n);
+  }
+  return true;
+}
+
+}  // namespace
 
 Engine& Engine::Get() {
   static Engine* engine = new Engine;  // threads use it until Finish, callers until the end of the process
@@ -213,14 +240,10 @@ void Engine::Poison(Job* job, std::unique_lock<std::mutex>& lock) {
   if (!settings.poison) return;
   job->ring->touching++;
   lock.unlock();
-  uintptr_t page = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));
   for (const auto& io : job->ios) {
-    uintptr_t begin = reinterpret_cast<uintptr_t>(io->to) & ~(page - 1);
-    size_t length = reinterpret_cast<uintptr_t>(io->to) + io->length - begin;
-    if (msync(reinterpret_cast<void*>(begin), length, MS_ASYNC) != 0) {
+    if (!FillWithPoison(io->to, io->length)) {
       Die("the buffer of io %llu was unmapped while the io was in flight", static_cast<unsigned long long>(io->number));
     }
-    memset(io->to, 0xA5, io->length);
   }
   lock.lock();
   job->ring->touching--;

@@ -7,7 +7,6 @@
 #include <unistd.h>
 
 #include <cerrno>
-#include <chrono>
 #include <cstdio>
 #include <mutex>
 #include <set>
@@ -20,7 +19,7 @@ constexpr char kVirtual[] = "/3fs-virt";
 constexpr char kDead[] = "/.3fs-virt-dead";
 
 struct Traces {
-  std::timed_mutex mutex;
+  std::mutex mutex;
   std::set<std::string> links, shms, killed;
   std::vector<std::string> folders;  // in the order in which they were made
 };
@@ -66,7 +65,7 @@ std::string PathOfFd(int fd) {
 
 int MakeIovsFolder(const std::string& mount, bool make_virtual) {
   Traces& traces = All();
-  std::lock_guard<std::timed_mutex> lock(traces.mutex);
+  std::lock_guard<std::mutex> lock(traces.mutex);
   if (!IsFolder(mount + kVirtual)) {
     if (!make_virtual || IsFolder(mount + kDead)) return ENOTCONN;
     if (mkdir((mount + kVirtual).c_str(), 0777) == 0) traces.folders.push_back(mount + kVirtual);
@@ -87,13 +86,13 @@ int MakeLink(const std::string& target, const std::string& link) {
 }
 
 void RememberLink(const std::string& link) {
-  std::lock_guard<std::timed_mutex> lock(All().mutex);
+  std::lock_guard<std::mutex> lock(All().mutex);
   All().links.insert(link);
 }
 
 void RemoveLink(const std::string& link) {
   unlink(link.c_str());
-  std::lock_guard<std::timed_mutex> lock(All().mutex);
+  std::lock_guard<std::mutex> lock(All().mutex);
   All().links.erase(link);
 }
 
@@ -103,19 +102,19 @@ bool LinkExists(const std::string& link) {
 }
 
 void RememberShm(const std::string& name) {
-  std::lock_guard<std::timed_mutex> lock(All().mutex);
+  std::lock_guard<std::mutex> lock(All().mutex);
   All().shms.insert(name);
 }
 
 void RemoveShm(const std::string& name) {
   shm_unlink(name.c_str());
-  std::lock_guard<std::timed_mutex> lock(All().mutex);
+  std::lock_guard<std::mutex> lock(All().mutex);
   All().shms.erase(name);
 }
 
 void KillDaemon(const std::string& mount) {
   Traces& traces = All();
-  std::lock_guard<std::timed_mutex> lock(traces.mutex);
+  std::lock_guard<std::mutex> lock(traces.mutex);
   std::string dead = mount + kDead, iovs = dead + "/iovs";
   if (rename((mount + kVirtual).c_str(), dead.c_str()) != 0) return;  // another process was first
   traces.killed.insert(mount);
@@ -126,14 +125,18 @@ void KillDaemon(const std::string& mount) {
 }
 
 void ReviveDaemons() {
-  std::lock_guard<std::timed_mutex> lock(All().mutex);
+  std::lock_guard<std::mutex> lock(All().mutex);
   Revive(All());
 }
 
 void RemoveTraces(std::string* left) {
   Traces& traces = All();
   // A process that dies with the lock held still gets its clean-up.
-  bool locked = traces.mutex.try_lock_for(std::chrono::milliseconds(200));
+  bool locked = traces.mutex.try_lock();
+  for (int i = 0; i < 100 && !locked; i++) {
+    usleep(2000);
+    locked = traces.mutex.try_lock();
+  }
   for (const std::string& link : traces.links) {
     if (unlink(link.c_str()) == 0 && left != nullptr) *left += " link " + link;
   }
