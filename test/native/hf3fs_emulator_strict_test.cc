@@ -296,9 +296,10 @@ TEST_F(Hf3fsStrictDeathTest, UnmapUnderIo) {
   EXPECT_MISUSE(
       {
         Client c(this);
-        OwnIov own(this, 16 << 20);  // large, so that what is mapped next does not fill the gap
-        api->prep_io(&c.ring, &own.iov, true, own.base + (4 << 20), c.fd, 0, 1 << 16, nullptr);
-        munmap(own.base, own.size);
+        OwnIov own(this, 1 << 16);
+        api->prep_io(&c.ring, &own.iov, true, own.base, c.fd, 0, 1 << 16, nullptr);
+        // As munmap, but nothing else can be mapped into the gap meanwhile.
+        mmap(own.base, own.size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
         api->submit_ios(&c.ring);
         c.Wait(1);
       },
