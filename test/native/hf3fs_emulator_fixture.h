@@ -26,6 +26,7 @@ namespace fst {
 class Hf3fsEmulatorTest : public ::testing::Test {
  protected:
   static constexpr char kFolderVariable[] = "FST_TEST_HF3FS_FOLDER";
+  static constexpr char kLibraryVariable[] = "FASTSAFETENSORS_3FS_LIB";
   static constexpr uint8_t kPoison = 0xA5;
 
   void SetUp() override {
@@ -42,7 +43,9 @@ class Hf3fsEmulatorTest : public ::testing::Test {
       mount = inherited;
     }
     std::filesystem::create_directories(mount + "/3fs-virt/iovs");
-    setenv("FASTSAFETENSORS_3FS_LIB", FST_BINARY_DIR "/emulators/libhf3fs_api_shared.so", 1);
+    const char* configured = getenv(kLibraryVariable);
+    library_before_ = configured == nullptr ? "" : configured;
+    setenv(kLibraryVariable, FST_BINARY_DIR "/emulators/libhf3fs_api_shared.so", 1);
     Status loaded = usrbio::LoadUsrbio(&api);
     ASSERT_TRUE(loaded.ok()) << loaded.message();
     ASSERT_TRUE(SharedLibrary::Open(api->path, &library_).ok());
@@ -50,6 +53,7 @@ class Hf3fsEmulatorTest : public ::testing::Test {
   }
 
   void TearDown() override {
+    library_before_.empty() ? unsetenv(kLibraryVariable) : setenv(kLibraryVariable, library_before_.c_str(), 1);
     if (api == nullptr) return;
     Call<void()>("fst_emu_hf3fs_reset")();
     EXPECT_EQ(Stat("rings"), 0u);
@@ -101,6 +105,7 @@ class Hf3fsEmulatorTest : public ::testing::Test {
 
  private:
   SharedLibrary library_;
+  std::string library_before_;
   bool owner_ = false;
 
  protected:

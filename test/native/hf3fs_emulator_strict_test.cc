@@ -306,6 +306,25 @@ TEST_F(Hf3fsStrictDeathTest, UnmapUnderIo) {
       "unmapped while the io was in flight");
 }
 
+TEST_F(Hf3fsStrictDeathTest, UnmapWhileRegisteredWithCuda) {
+  const char* cuda = FST_BINARY_DIR "/test-support/libregistered_memory.so";
+  setenv("FASTSAFETENSORS_CUDA_LIB", cuda, 1);
+  EXPECT_MISUSE(
+      {
+        SharedLibrary library;
+        EXPECT_TRUE(SharedLibrary::Open(cuda, &library).ok());
+        Client c(this);
+        setenv("FST_TEST_REGISTERED", "1", 1);
+        api->iovdestroy(&c.iov);
+      },
+      "still registered with CUDA");
+  { Client not_loaded(this); }
+  SharedLibrary library;
+  ASSERT_TRUE(SharedLibrary::Open(cuda, &library).ok());
+  { Client not_registered(this); }
+  unsetenv("FASTSAFETENSORS_CUDA_LIB");
+}
+
 TEST_F(Hf3fsStrictDeathTest, UseOfADestroyedRing) {
   EXPECT_MISUSE(
       {
