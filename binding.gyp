@@ -21,6 +21,8 @@
         "csrc/device/host_memory.cc",
         "csrc/reader/fake_reader.cc",
         "csrc/reader/file_reader.cc",
+        "csrc/reader/mount_point.cc",
+        "csrc/reader/usrbio_api.cc",
         "csrc/transfer/chunker.cc",
         "csrc/transfer/engine.cc",
         "csrc/transfer/loop.cc",

@@ -1,0 +1,269 @@
+// The exported half of the API that makes and removes things: iovs, rings, descriptors.
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <climits>
+#include <cstring>
+
+#include "emulators/hf3fs/engine.h"
+#include "emulators/hf3fs/mounts.h"
+#include "reader/usrbio_api.h"
+
+#define EXPORT extern "C" __attribute__((visibility("default")))
+
+using emu::Engine;
+using emu::IovEntry;
+using emu::Ring;
+using fst::usrbio::Ior;
+using fst::usrbio::Iov;
+using Lock = std::unique_lock<std::mutex>;
+
+namespace {
+
+constexpr size_t kMountMax = sizeof(Iov::mount_point);
+
+std::string IdOf(const Iov* iov) { return std::string(iov->id, sizeof iov->id); }
+
+std::string DataLink(const std::string& mount, const std::string& id, size_t block_size) {
+  std::string link = mount + "/3fs-virt/iovs/" + emu::IdText(id);
+  return block_size ? link + ".b" + std::to_string(block_size) : link;
+}
+
+// The folder for links, or -errno: a link in a dead mount fails as FUSE would fail it.
+int Announce(const std::string& mount, const std::string& shm_name, const std::string& link) {
+  int error = emu::MakeIovsFolder(mount, false);
+  if (error == 0) error = emu::MakeLink("/dev/shm" + shm_name, link);
+  return -error;
+}
+
+// What the real library does with such sizes is a signal or an exception through the C API.
+bool SizesAreWrong(Engine& engine, const char* function, size_t size, size_t block_size) {
+  std::string name = function;
+  if (size == 0) engine.Misuse(name + " with size 0 (the library divides by it: SIGFPE)");
+  if (block_size > size)
+    engine.Misuse(name + " with a block_size above the size (the library throws through the C API)");
+  return size == 0 || block_size > size;
+}
+
+int MakeMemory(Engine& engine, const char* function, size_t size, std::string* name, uint8_t** base) {
+  int error = emu::MakeShm(size, name, base);
+  if (error == ENOSPC)
+    engine.Misuse(std::string(function) +
+                  ": /dev/shm is full, and the library, which only ftruncates, gives SIGBUS later");
+  return error == 0 ? 0 : -EIO;
+}
+
+void FillIov(Iov* iov, uint8_t* base, void* handle, const std::string& id, const std::string& mount, size_t size,
+             size_t block_size, int numa) {
+  iov->base = base;
+  iov->handle = handle;
+  memcpy(iov->id, id.data(), sizeof iov->id);
+  memcpy(iov->mount_point, mount.c_str(), mount.size() + 1);
+  iov->size = size;
+  iov->block_size = block_size;
+  iov->numa = numa;
+}
+
+}  // namespace
+
+EXPORT bool hf3fs_is_hf3fs(int fd) {
+  Engine& engine = Engine::Get();
+  Lock lock(engine.mutex);
+  int result;
+  if (engine.ShallFail("is_hf3fs", &result)) return result != 0;
+  std::string path = fd < 0 ? "" : emu::PathOfFd(fd);
+  return !path.empty() && !emu::MountOf(path, engine.settings.root).empty();
+}
+
+EXPORT int hf3fs_extract_mount_point(char* out, int size, const char* path) {
+  Engine& engine = Engine::Get();
+  Lock lock(engine.mutex);
+  int result;
+  if (engine.ShallFail("extract_mount_point", &result)) return result;
+  char real[PATH_MAX];
+  if (realpath(path, real) == nullptr) {
+    engine.Misuse(std::string("extract_mount_point of \"") + path + "\", which does not exist (the library aborts)");
+    return -1;
+  }
+  std::string mount = emu::MountOf(real, engine.settings.root);
+  if (mount.empty()) return -1;
+  if (static_cast<int>(mount.size()) < size) memcpy(out, mount.c_str(), mount.size() + 1);
+  return static_cast<int>(mount.size()) + 1;
+}
+
+EXPORT int hf3fs_iovcreate(Iov* iov, const char* mount, size_t size, size_t block_size, int numa) {
+  Engine& engine = Engine::Get();
+  Lock lock(engine.mutex);
+  int result;
+  if (engine.ShallFail("iovcreate", &result)) return result;
+  if (iov == nullptr || strlen(mount) >= kMountMax || SizesAreWrong(engine, "iovcreate", size, block_size))
+    return -EINVAL;
+  auto entry = std::make_shared<IovEntry>();
+  result = MakeMemory(engine, "iovcreate", size, &entry->shm_name, &entry->base);
+  if (result != 0) return result;
+  entry->id = emu::RandomId();
+  entry->mount = mount;
+  entry->link = DataLink(mount, entry->id, block_size);
+  entry->size = size;
+  entry->block_size = block_size;
+  entry->verified = true;
+  result = Announce(mount, entry->shm_name, entry->link);
+  if (result != 0) {
+    munmap(entry->base, size);
+    emu::RemoveShm(entry->shm_name);
+    return result;
+  }
+  FillIov(iov, entry->base, entry.get(), entry->id, mount, size, block_size, numa);
+  engine.iovs.Prune();
+  engine.iovs.Add(std::move(entry));
+  return 0;
+}
+
+EXPORT int hf3fs_iovwrap(Iov* iov, void* base, const uint8_t id[16], const char* mount, size_t size, size_t block_size,
+                         int numa) {
+  Engine& engine = Engine::Get();
+  Lock lock(engine.mutex);
+  int result;
+  if (engine.ShallFail("iovwrap", &result)) return result;
+  if (iov == nullptr || strlen(mount) >= kMountMax) return -EINVAL;
+  if (SizesAreWrong(engine, "iovwrap", size, block_size)) return -EINVAL;
+  auto entry = std::make_shared<IovEntry>();
+  entry->id.assign(reinterpret_cast<const char*>(id), 16);
+  entry->mount = mount;
+  entry->link = DataLink(mount, entry->id, block_size);
+  entry->base = static_cast<uint8_t*>(base);
+  entry->size = size;
+  entry->block_size = block_size;
+  entry->wrapped = true;
+  emu::RememberLink(entry->link);
+  FillIov(iov, entry->base, nullptr, entry->id, mount, size, block_size, numa);
+  engine.iovs.Prune();
+  engine.iovs.Add(std::move(entry));
+  return 0;
+}
+
+EXPORT void hf3fs_iovunlink(Iov* iov) {
+  Engine& engine = Engine::Get();
+  Lock lock(engine.mutex);
+  auto entry = engine.iovs.Find(IdOf(iov));
+  if (iov->handle == nullptr || entry == nullptr) {
+    engine.Misuse("iovunlink of an iov that iovcreate did not make (the library reads through a null pointer)");
+    return;
+  }
+  emu::RemoveShm(entry->shm_name);
+}
+
+EXPORT void hf3fs_iovdestroy(Iov* iov) {
+  Engine& engine = Engine::Get();
+  Lock lock(engine.mutex);
+  if (iov == nullptr) return;
+  auto entry = engine.iovs.Find(IdOf(iov));
+  if (iov->handle == nullptr || entry == nullptr) {
+    engine.Misuse(
+        "iovdestroy of an iov that was wrapped or destroyed before (the library refuses it; remove link and memory "
+        "yourself)");
+    return;
+  }
+  int busy = 0;
+  for (const auto& ring : engine.rings) {
+    if (engine.IsLost(ring.get())) continue;
+    for (const auto& io : ring->slots) busy += io != nullptr && io->iov == entry && !io->stalled;
+  }
+  if (busy > 0) engine.Misuse("iovdestroy with " + std::to_string(busy) + " ios in flight on the iov");
+  if (emu::IsCudaRegistered(entry->base, entry->size)) {
+    engine.Misuse("iovdestroy unmaps memory that is still registered with CUDA (cuMemHostUnregister comes first)");
+  }
+  emu::RemoveLink(entry->link);
+  emu::RemoveShm(entry->shm_name);
+  munmap(entry->base, entry->size);
+  engine.iovs.Remove(entry->id);
+  iov->handle = nullptr;
+}
+
+// As IoRing::bytesRequired: four counters, the wake-up semaphore, and per entry (one more than asked) arguments, result
+// and order.
+EXPORT size_t hf3fs_ior_size(int entries) { return 16 + 32 + 96 * (static_cast<size_t>(entries) + 1) + 4096; }
+
+EXPORT int hf3fs_iorcreate4(Ior* ior, const char* mount, int entries, bool for_read, int io_depth, int timeout,
+                            int numa, uint64_t flags) {
+  Engine& engine = Engine::Get();
+  Lock lock(engine.mutex);
+  int result;
+  if (engine.ShallFail("iorcreate4", &result)) return result;
+  if (ior == nullptr || mount == nullptr || *mount == '\0' || timeout < 0 || strlen(mount) >= kMountMax) return -EINVAL;
+  if (entries <= 0) {
+    engine.Misuse("iorcreate with " + std::to_string(entries) + " entries");
+    return -EINVAL;
+  }
+  if (io_depth < 0 && timeout > 0)
+    engine.Misuse("iorcreate with io_depth < 0 and a timeout: a partial batch would never run; use timeout 0");
+  if (flags >= 2)
+    engine.Misuse("iorcreate with flags >= 2: the library leaks the ring's link at iordestroy; use flags 0");
+  if (io_depth > entries) return -EINVAL;
+  auto ring = std::make_shared<Ring>();
+  ring->mount = mount;
+  ring->entries = entries;
+  ring->depth = io_depth;
+  ring->size = hf3fs_ior_size(entries);
+  std::string shm_name, id = emu::RandomId();
+  result = MakeMemory(engine, "iorcreate", ring->size, &shm_name, &ring->base);
+  if (result != 0) return result;
+  ring->link = ring->mount + "/3fs-virt/iovs/" + emu::IdText(id) + (for_read ? ".r" : ".w") + std::to_string(io_depth) +
+               ".t" + std::to_string(timeout);
+  result = Announce(mount, shm_name, ring->link);
+  emu::RemoveShm(shm_name);  // a ring's name goes as soon as the daemon has it
+  if (result != 0) {
+    munmap(ring->base, ring->size);
+    return result;
+  }
+  ring->slots.resize(static_cast<size_t>(entries));
+  FillIov(&ior->iov, ring->base, ring.get(), id, mount, ring->size, 0, numa);
+  ior->handle = ring.get();
+  memcpy(ior->mount_point, mount, ring->mount.size() + 1);
+  ior->for_read = for_read;
+  ior->io_depth = io_depth;
+  ior->priority = 0;
+  ior->timeout = timeout;
+  ior->flags = flags;
+  engine.AddRing(std::move(ring));
+  return 0;
+}
+
+EXPORT void hf3fs_iordestroy(Ior* ior) {
+  Engine& engine = Engine::Get();
+  Lock lock(engine.mutex);
+  if (ior == nullptr || ior->handle == nullptr) return;
+  std::shared_ptr<Ring> ring;
+  for (const auto& any : engine.rings) {
+    if (any.get() == ior->handle) ring = any;
+  }
+  if (ring == nullptr) return engine.Misuse("iordestroy of a ring that was destroyed before (a copy of its struct)");
+  int busy = engine.InFlight(ring.get());
+  if (busy > 0) engine.Misuse("iordestroy with " + std::to_string(busy) + " ios in flight or not taken");
+  engine.RemoveRing(ring, lock);
+  emu::RemoveLink(ring->link);
+  munmap(ring->base, ring->size);
+  ior->handle = ior->iov.handle = nullptr;
+}
+
+EXPORT int hf3fs_reg_fd(int fd, uint64_t flags) {
+  (void)flags;
+  Engine& engine = Engine::Get();
+  Lock lock(engine.mutex);
+  int result;
+  if (engine.ShallFail("reg_fd", &result)) return result;
+  int dup_fd = 0;
+  std::string misuse;
+  result = engine.files.Register(fd, engine.settings.root, &dup_fd, &misuse);
+  if (!misuse.empty()) engine.Misuse(misuse);
+  return result == 0 ? -dup_fd : result;
+}
+
+EXPORT void hf3fs_dereg_fd(int fd) {
+  Engine& engine = Engine::Get();
+  Lock lock(engine.mutex);
+  std::string misuse;
+  engine.files.Deregister(fd, engine.settings.root, &misuse);
+  if (!misuse.empty()) engine.Misuse(misuse);
+}

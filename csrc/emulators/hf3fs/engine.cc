@@ -1,0 +1,345 @@
+#include "emulators/hf3fs/engine.h"
+
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <chrono>
+#include <cstring>
+
+#include "emulators/hf3fs/mounts.h"
+
+namespace emu {
+namespace {
+
+constexpr size_t kPoisonSize = 1 << 20;
+
+// A file of poison: the kernel copies it, and answers EFAULT where memset would crash without a reason.
+int PoisonFile() {
+  std::vector<uint8_t> poison(kPoisonSize, 0xA5);
+  int fd = memfd_create("poison", MFD_CLOEXEC);
+  if (fd < 0 || write(fd, poison.data(), poison.size()) != static_cast<ssize_t>(poison.size())) {
+    Die("memfd_create: %s", strerror(errno));
+  }
+  return fd;
+}
+
+// False when the memory is not there.
+bool FillWithPoison(uint8_t* to, uint64_t length) {
+  static const int fd = PoisonFile();
+  while (length > 0) {
+    ssize_t n = pread(fd, to, std::min<uint64_t>(length, kPoisonSize), 0);
+    if (n <= 0) return false;
+    to += n;
+    length -= static_cast<uint64_t>(n);
+  }
+  return true;
+}
+
+}  // namespace
+
+Engine& Engine::Get() {
+  static Engine* engine = new Engine;  // threads use it until Finish, callers until the end of the process
+  return *engine;
+}
+
+Engine::Engine() : settings(FromEnvironment()), pid_(getpid()) {
+  if (!Apply()) Die("FST_EMU_HF3FS_LINK=%s cannot be mapped: %s", settings.link.c_str(), strerror(errno));
+}
+
+void Engine::Misuse(const std::string& reason) {
+  if (settings.strict) Die("%s", reason.c_str());
+}
+
+bool Engine::ShallFail(const char* function, int* result) {
+  uint64_t call = ++counters.calls[function];
+  auto range = settings.failures.equal_range(function);
+  for (auto failure = range.first; failure != range.second; ++failure) {
+    if (failure->second.call != call) continue;
+    *result = failure->second.result;
+    return true;
+  }
+  return false;
+}
+
+bool Engine::Apply() {
+  random_.seed(settings.shuffle);
+  if (!settings.root.empty()) MakeIovsFolder(settings.root, true);
+  return link_.Configure(settings.bandwidth, settings.link);
+}
+
+void Engine::AddRing(std::shared_ptr<Ring> ring) {
+  rings.insert(std::move(ring));
+  while (threads_.size() < settings.threads) threads_.emplace_back(&Engine::Work, this);
+}
+
+void Engine::RemoveRing(const std::shared_ptr<Ring>& ring, std::unique_lock<std::mutex>& lock) {
+  ring->destroyed = true;
+  touched_.wait(lock, [&ring] { return ring->touching == 0; });
+  for (const std::shared_ptr<Io>& io : ring->slots) {
+    if (io != nullptr) Untrack(io);
+  }
+  ring->slots.clear();
+  ring->queue.clear();
+  ring->completions.clear();
+  rings.erase(ring);
+}
+
+bool Engine::IsLost(Ring* ring) {
+  if (!ring->lost && !LinkExists(ring->link)) ring->lost = true;
+  return ring->lost;
+}
+
+int Engine::InFlight(Ring* ring) {
+  if (IsLost(ring)) return 0;
+  int count = 0;
+  for (const std::shared_ptr<Io>& io : ring->slots) {
+    count += io != nullptr && !io->stalled;
+  }
+  return count;
+}
+
+std::shared_ptr<Io> Engine::FindOverlap(const uint8_t* to, uint64_t length) const {
+  auto next = busy_.lower_bound(to);
+  if (next != busy_.end() && next->first < to + length) return next->second;
+  if (next == busy_.begin()) return nullptr;
+  const std::shared_ptr<Io>& before = std::prev(next)->second;
+  return before->to + before->length > to ? before : nullptr;
+}
+
+void Engine::Prepare(const std::shared_ptr<Ring>& ring, std::shared_ptr<Io> io) {
+  io->number = ++counters.ios;
+  counters.max_in_flight = std::max(counters.max_in_flight, ++counters.in_flight);
+  io->iov->in_flight++;
+  io->file->in_flight++;
+  busy_[io->to] = io;
+  ring->slots[static_cast<size_t>(io->slot)] = io;
+  ring->queue.push_back(std::move(io));
+  ring->head++;
+}
+
+void Engine::Submit(const std::shared_ptr<Ring>& ring) {
+  ring->submitted = ring->head;
+  Cut(ring);
+}
+
+void Engine::Retire(Ring* ring, const std::shared_ptr<Io>& io) {
+  ring->slots[static_cast<size_t>(io->slot)] = nullptr;
+  Untrack(io);
+}
+
+void Engine::Untrack(const std::shared_ptr<Io>& io) {
+  counters.in_flight--;
+  io->iov->in_flight--;
+  io->file->in_flight--;
+  auto entry = busy_.find(io->to);
+  if (entry != busy_.end() && entry->second == io) busy_.erase(entry);
+}
+
+// As the daemon's IoRing::jobsToProc: by io_depth, and never more than the completion queue has room for. A timeout
+// with a negative depth never runs a partial batch.
+void Engine::Cut(const std::shared_ptr<Ring>& ring) {
+  if (ring->destroyed || IsLost(ring.get())) return;
+  for (;;) {
+    int announced = static_cast<int>(ring->submitted - ring->cut);
+    int room = ring->entries - ring->processing - static_cast<int>(ring->completions.size());
+    int count = ring->depth > 0 ? ring->depth : std::min(announced, room);
+    if (ring->depth < 0) count = std::min(count, -ring->depth);
+    if (count <= 0 || count > announced || count > room) break;
+    auto job = std::make_shared<Job>();
+    job->ring = ring;
+    job->begin = ring->cut;
+    job->ios.assign(ring->queue.begin(), ring->queue.begin() + count);
+    ring->queue.erase(ring->queue.begin(), ring->queue.begin() + count);
+    ring->cut += static_cast<uint64_t>(count);
+    ring->claims[job->begin] = {ring->cut, false};
+    ring->processing += count;
+    queued_.push_back(std::move(job));
+  }
+  StartQueued();
+}
+
+void Engine::StartQueued() {
+  while (!queued_.empty() && in_service_ < settings.jobs) {
+    std::shared_ptr<Job> job = queued_.front();
+    queued_.pop_front();
+    bool stalled = std::any_of(job->ios.begin(), job->ios.end(),
+                               [this](const auto& io) { return settings.stall_ios.count(io->number) != 0; });
+    for (const auto& io : job->ios) {
+      io->stalled = stalled;
+      Inject(io.get(), job->ring.get());
+    }
+    if (stalled || job->ring->destroyed || IsLost(job->ring.get())) continue;
+    uint64_t now = NowNs(), bytes = 0;
+    for (const auto& io : job->ios) bytes += io->length;
+    job->when = link_.Reserve(now, static_cast<uint64_t>(settings.latency_ms * 1e6), bytes);
+    counters.jobs++;
+    in_service_++;
+    Schedule(now, Step::kStart, std::move(job));
+  }
+}
+
+// Losses that happen when a certain io starts.
+void Engine::Inject(Io* io, Ring* ring) {
+  if (io->number == settings.ring_lost) {
+    for (const auto& any : rings) RemoveLink(any->link);
+  }
+  if (io->number == settings.daemon_dead) KillDaemon(ring->mount);
+}
+
+void Engine::Schedule(uint64_t at_ns, Step step, std::shared_ptr<Job> job) {
+  timers_.emplace(at_ns, Task{step, std::move(job)});
+  timer_changed_.notify_one();
+}
+
+void Engine::Work() {
+  prctl(PR_SET_NAME, "hf3fs-emulator");
+  prctl(PR_SET_TIMERSLACK, 1000);
+  std::unique_lock<std::mutex> lock(mutex);
+  while (!stopping_) {
+    if (timers_.empty()) {
+      timer_changed_.wait(lock);
+      continue;
+    }
+    uint64_t at = timers_.begin()->first, now = NowNs();
+    if (at > now) {
+      timer_changed_.wait_until(lock, std::chrono::steady_clock::time_point(std::chrono::nanoseconds(at)));
+      continue;
+    }
+    Task task = std::move(timers_.begin()->second);
+    timers_.erase(timers_.begin());
+    if (!timers_.empty()) timer_changed_.notify_one();  // another thread takes over the wait for the next one
+    Run(std::move(task), lock);
+  }
+}
+
+void Engine::Run(Task task, std::unique_lock<std::mutex>& lock) {
+  const std::shared_ptr<Job>& job = task.job;
+  if (job->ring->destroyed || IsLost(job->ring.get())) {
+    Drop(job);
+    return ReleaseReady();
+  }
+  switch (task.step) {
+    case Step::kStart:
+      Poison(job.get(), lock);
+      if (NowNs() < job->when.begin_ns) return Schedule(job->when.begin_ns, Step::kRead, job);
+      [[fallthrough]];
+    case Step::kRead:
+      Read(job.get(), lock);
+      if (NowNs() < job->when.end_ns) return Schedule(job->when.end_ns, Step::kPost, job);
+      [[fallthrough]];
+    case Step::kPost:
+      ready_.push_back(job);
+      ReleaseReady();
+  }
+}
+
+void Engine::Poison(Job* job, std::unique_lock<std::mutex>& lock) {
+  if (!settings.poison) return;
+  job->ring->touching++;
+  lock.unlock();
+  for (const auto& io : job->ios) {
+    if (!FillWithPoison(io->to, io->length)) {
+      Die("the buffer of io %llu was unmapped while the io was in flight", static_cast<unsigned long long>(io->number));
+    }
+  }
+  lock.lock();
+  job->ring->touching--;
+  touched_.notify_all();
+}
+
+void Engine::Read(Job* job, std::unique_lock<std::mutex>& lock) {
+  bool invalid = std::any_of(job->ios.begin(), job->ios.end(), [](const auto& io) { return io->invalid; });
+  for (const auto& io : job->ios) {
+    const Settings& s = settings;
+    uint64_t n = io->number, limit = io->length;
+    auto nth = [n](const std::set<uint64_t>& list, uint64_t every) {
+      return list.count(n) != 0 || (every != 0 && n % every == 0);
+    };
+    if (job->ring->destroyed) return;  // its owner waits for us in RemoveRing
+    bool no_entry = io->iov->mount != job->ring->mount || !LinkExists(io->iov->link);
+    if (invalid || no_entry) {
+      io->result = -EINVAL;  // one invalid io fails its whole job; an unknown buffer only itself
+    } else if (!iovs.Pin(io->iov.get(), s.memlock)) {
+      io->result = -EACCES;
+    } else if (nth(s.eio_ios, s.eio_every) ||
+               (!s.eio_path.empty() && io->file->path.find(s.eio_path) != std::string::npos)) {
+      io->result = -EIO;
+    } else {
+      if (nth(s.short_ios, s.short_every)) limit /= 2;
+      job->ring->touching++;
+      lock.unlock();
+      int64_t result = io->file->Read(io->to, io->offset, limit);
+      if (result == -EFAULT) {
+        Die("the buffer of io %llu was unmapped while the io was in flight", static_cast<unsigned long long>(n));
+      }
+      lock.lock();
+      job->ring->touching--;
+      touched_.notify_all();
+      io->result = result;
+      if (result > 0) counters.bytes += static_cast<uint64_t>(result);
+    }
+  }
+}
+
+// When completions are shuffled, a few jobs are held back; the last ones in service are let go at once, so nothing is
+// late for ever.
+void Engine::ReleaseReady() {
+  while (!ready_.empty() && (settings.shuffle == 0 || ready_.size() >= 4 || ready_.size() >= in_service_)) {
+    size_t pick = settings.shuffle == 0 ? 0 : random_() % ready_.size();
+    std::shared_ptr<Job> next = ready_[pick];
+    ready_.erase(ready_.begin() + static_cast<ptrdiff_t>(pick));
+    if (next->ring->destroyed || IsLost(next->ring.get())) {
+      Drop(next);
+    } else {
+      Post(next);
+    }
+  }
+}
+
+void Engine::Post(const std::shared_ptr<Job>& job) {
+  Ring* ring = job->ring.get();
+  in_service_--;
+  ring->claims[job->begin].second = true;
+  while (!ring->claims.empty() && ring->claims.begin()->second.second) {  // slots retire in order
+    ring->tail = ring->claims.begin()->second.first;
+    ring->claims.erase(ring->claims.begin());
+  }
+  for (const auto& io : job->ios) {
+    ring->completions.push_back(io);
+  }
+  ring->processing -= static_cast<int>(job->ios.size());
+  ring->completed.notify_all();
+  Cut(job->ring);
+}
+
+// Its ring is gone: it never completes.
+void Engine::Drop(const std::shared_ptr<Job>& job) {
+  (void)job;
+  in_service_--;
+  StartQueued();
+}
+
+std::string Engine::Finish() {
+  if (getpid() != pid_) return "";  // a fork owns neither the threads nor the links
+  std::vector<std::thread> threads;
+  std::string left;
+  {
+    std::lock_guard<std::mutex> lock(mutex);
+    stopping_ = true;
+    timer_changed_.notify_all();
+    threads.swap(threads_);
+    iovs.Prune();
+    for (const auto& ring : rings) left += " ring " + ring->link;
+    left += iovs.Leftovers() + files.Leftovers();
+  }
+  for (std::thread& thread : threads) thread.join();
+  iovs.RemoveLinks();
+  std::string traces;
+  RemoveTraces(&traces);
+  return left + traces;
+}
+
+}  // namespace emu

@@ -1,0 +1,134 @@
+// The daemon's side: rings, jobs cut from them, the modelled link, and the threads that read files into iovs.
+#pragma once
+#include <pthread.h>
+
+#include <condition_variable>
+#include <deque>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <random>
+#include <set>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "emulators/hf3fs/files.h"
+#include "emulators/hf3fs/link_model.h"
+#include "emulators/hf3fs/memory.h"
+#include "emulators/hf3fs/settings.h"
+
+namespace emu {
+
+struct Io {
+  int slot = 0;
+  uint64_t number = 0;  // of this process, from 1
+  std::shared_ptr<IovEntry> iov;
+  std::shared_ptr<RegisteredFile> file;
+  uint8_t* to = nullptr;
+  uint64_t offset = 0, length = 0;
+  const void* userdata = nullptr;
+  bool invalid = false;  // crosses a block
+  bool stalled = false;  // its job never completes
+  int64_t result = 0;
+};
+
+// A ring as its owner made it, and as the daemon sees it. Sequence numbers count ios from 0 and never wrap.
+struct Ring {
+  std::string mount, link;
+  int entries = 0, depth = 0;
+  uint8_t* base = nullptr;  // its shared memory; nothing is in it, but it is as large as a real one
+  size_t size = 0;
+  bool lost = false, destroyed = false;
+  int touching = 0;  // threads that use its ios' buffers without the lock
+  pthread_t preparer = {}, waiter = {};
+  bool has_preparer = false, has_waiter = false;
+
+  std::vector<std::shared_ptr<Io>> slots;                // by index; set from prep until its completion is taken
+  std::deque<std::shared_ptr<Io>> queue;                 // prepared, not yet in a job
+  uint64_t head = 0, submitted = 0, cut = 0, tail = 0;   // prepared, announced, in jobs, retired in order
+  std::map<uint64_t, std::pair<uint64_t, bool>> claims;  // of jobs: begin -> end, done
+  int processing = 0;
+  std::deque<std::shared_ptr<Io>> completions;
+  std::condition_variable completed;
+};
+
+struct Job {
+  std::shared_ptr<Ring> ring;
+  uint64_t begin = 0;
+  std::vector<std::shared_ptr<Io>> ios;
+  LinkModel::Slot when = {};
+};
+
+class Engine {
+ public:
+  // The one engine; never destroyed. Its lock guards everything, settings and counters too.
+  static Engine& Get();
+
+  std::mutex mutex;
+  Settings settings;
+  Counters counters;
+  IovTable iovs;
+  FileTable files;
+  std::set<std::shared_ptr<Ring>> rings;
+
+  // Aborts when strict, else returns. Everything below wants the lock held.
+  void Misuse(const std::string& reason);
+  // Counts a call of `function`; true when it shall answer *result instead of working.
+  bool ShallFail(const char* function, int* result);
+  // Applies settings that live elsewhere; false when the link's file cannot be used.
+  bool Apply();
+
+  void AddRing(std::shared_ptr<Ring> ring);
+  // Takes the ring from the daemon; waits until no thread touches its buffers.
+  void RemoveRing(const std::shared_ptr<Ring>& ring, std::unique_lock<std::mutex>& lock);
+  // Notices that a ring's link is gone.
+  bool IsLost(Ring* ring);
+  // Ios of this ring that still can write into their buffers.
+  int InFlight(Ring* ring);
+
+  // The io whose buffer overlaps, or null.
+  std::shared_ptr<Io> FindOverlap(const uint8_t* to, uint64_t length) const;
+  void Prepare(const std::shared_ptr<Ring>& ring, std::shared_ptr<Io> io);
+  void Submit(const std::shared_ptr<Ring>& ring);
+  // Its completion was taken.
+  void Retire(Ring* ring, const std::shared_ptr<Io>& io);
+
+  // Stops the threads. What is left is described in the answer.
+  std::string Finish();
+
+ private:
+  enum class Step { kStart, kRead, kPost };
+  struct Task {
+    Step step;
+    std::shared_ptr<Job> job;
+  };
+
+  Engine();
+  void Cut(const std::shared_ptr<Ring>& ring);
+  void StartQueued();
+  void Schedule(uint64_t at_ns, Step step, std::shared_ptr<Job> job);
+  void Work();
+  void Run(Task task, std::unique_lock<std::mutex>& lock);
+  void Poison(Job* job, std::unique_lock<std::mutex>& lock);
+  void Read(Job* job, std::unique_lock<std::mutex>& lock);
+  void Inject(Io* io, Ring* ring);
+  void ReleaseReady();
+  void Post(const std::shared_ptr<Job>& job);
+  void Drop(const std::shared_ptr<Job>& job);
+  void Untrack(const std::shared_ptr<Io>& io);
+
+  const pid_t pid_;
+  LinkModel link_;
+  std::map<const uint8_t*, std::shared_ptr<Io>> busy_;  // by buffer, of all ios that are in flight or not yet reaped
+  std::deque<std::shared_ptr<Job>> queued_;
+  std::vector<std::shared_ptr<Job>> ready_;  // held back to be shuffled
+  uint64_t in_service_ = 0;
+  std::multimap<uint64_t, Task> timers_;
+  std::condition_variable timer_changed_, touched_;
+  std::vector<std::thread> threads_;
+  std::mt19937_64 random_;
+  bool stopping_ = false;
+};
+
+}  // namespace emu

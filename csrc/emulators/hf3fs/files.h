@@ -1,0 +1,54 @@
+// Registered descriptors, and reads with 3FS's meaning of an end and a hole.
+#pragma once
+#include <sys/types.h>
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <string>
+
+namespace emu {
+
+struct RegisteredFile {
+  ~RegisteredFile();
+  int fd = -1, dup_fd = -1, flags = 0;
+  dev_t device = 0;
+  ino_t inode = 0;
+  std::string path, mount;
+  bool orphan = false;  // dereg_fd did nothing, its daemon being dead: the number stays taken
+  int in_flight = 0;
+
+  // Up to `length` bytes, or -errno. Short at the end of the file and where the read ends in a hole, 0 past the end.
+  // Any thread.
+  int64_t Read(uint8_t* to, uint64_t offset, uint64_t length);
+
+ private:
+  // The end of the last data before `end`, `offset` if there is none in between.
+  uint64_t DataEnd(uint64_t offset, uint64_t end);
+  std::mutex mutex_;
+  int own_fd_ = -1;  // opened when needed: a position or O_DIRECT of the caller's descriptor must not matter
+};
+
+// Guarded by the engine's lock.
+class FileTable {
+ public:
+  // 0 or a positive errno, as the library answers; *dup_fd is set on 0. *misuse says what a strict library refuses.
+  int Register(int fd, const std::string& root, int* dup_fd, std::string* misuse);
+  // *misuse as above.
+  void Deregister(int fd, const std::string& root, std::string* misuse);
+  // The file of a descriptor or of its negated duplicate; null when it is not registered, *misuse then says more.
+  std::shared_ptr<RegisteredFile> Find(int fd, std::string* misuse) const;
+
+  // Frees the numbers that a dead daemon keeps taken; the real library never does.
+  void ForgetOrphans();
+
+  std::string Leftovers() const;
+  size_t size() const;
+
+ private:
+  std::map<int, std::shared_ptr<RegisteredFile>> files_;  // by fd and by dup_fd
+  std::map<int, int> refused_;                            // fd -> the errno of its last, failed registration
+};
+
+}  // namespace emu

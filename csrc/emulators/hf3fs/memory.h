@@ -1,0 +1,58 @@
+// The iovs that this process announced: made by iovcreate or wrapped. The engine's lock guards the table.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <string>
+
+namespace emu {
+
+struct IovEntry {
+  std::string id, mount, link, shm_name;  // shm_name only for what the library made
+  uint8_t* base = nullptr;
+  size_t size = 0, block_size = 0;
+  bool wrapped = false;
+  bool verified = false;  // a wrapped one's link and memory were compared
+  bool pinned = false;    // registered for I/O: counts towards the memlock limit
+  int in_flight = 0;
+};
+
+class IovTable {
+ public:
+  void Add(std::shared_ptr<IovEntry> entry);
+  void Remove(const std::string& id);
+  std::shared_ptr<IovEntry> Find(const std::string& id) const;
+
+  // Drops wrapped iovs whose owner removed the link: nothing in the API says that they are gone.
+  void Prune();
+
+  // Whether the daemon can pin `entry`; each is asked once, with the limit of that moment (0: none).
+  bool Pin(IovEntry* entry, uint64_t memlock);
+
+  // Removes the links of wrapped iovs, at exit: their owner did not.
+  void RemoveLinks();
+
+  // What is still there: " iov <id> of n bytes" for each.
+  std::string Leftovers() const;
+  size_t size() const { return entries_.size(); }
+
+ private:
+  std::map<std::string, std::shared_ptr<IovEntry>> entries_;
+};
+
+std::string RandomId();                     // 16 bytes, a version 4 uuid
+std::string IdText(const std::string& id);  // "xxxxxxxx-xxxx-…"
+
+// A new /dev/shm/hf3fs-iov-<uuid> of `size` bytes, mapped; ftruncated only, as the library does. 0 or an errno; ENOSPC
+// when /dev/shm has no room (the real library does not notice: the first touch is a SIGBUS).
+int MakeShm(size_t size, std::string* name, uint8_t** base);
+
+// Why a wrapped iov is none that a daemon could use ("" when it is): its link must name a file of /dev/shm that is
+// mapped, shared, at base. The file's name may be gone already.
+std::string WhyNotShared(const IovEntry& entry);
+
+// True when the CUDA emulator is loaded and says that this memory is registered with it.
+bool IsCudaRegistered(const void* base, size_t size);
+
+}  // namespace emu

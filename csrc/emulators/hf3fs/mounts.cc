@@ -1,0 +1,156 @@
+#include "emulators/hf3fs/mounts.h"
+
+#include <dirent.h>
+#include <limits.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstdio>
+#include <mutex>
+#include <set>
+#include <vector>
+
+namespace emu {
+namespace {
+
+constexpr char kVirtual[] = "/3fs-virt";
+constexpr char kDead[] = "/.3fs-virt-dead";
+
+struct Traces {
+  std::mutex mutex;
+  std::set<std::string> links, shms, killed;
+  std::vector<std::string> folders;  // in the order in which they were made
+};
+
+Traces& All() {
+  static Traces* traces = new Traces;  // used until the very end of the process
+  return *traces;
+}
+
+bool IsFolder(const std::string& path) {
+  struct stat st;
+  return stat(path.c_str(), &st) == 0 && S_ISDIR(st.st_mode);
+}
+
+bool IsUnder(const std::string& path, const std::string& folder) {
+  return path.compare(0, folder.size(), folder) == 0 && (path.size() == folder.size() || path[folder.size()] == '/');
+}
+
+void Revive(Traces& traces) {
+  for (const std::string& mount : traces.killed) rename((mount + kDead).c_str(), (mount + kVirtual).c_str());
+  traces.killed.clear();
+}
+
+}  // namespace
+
+std::string MountOf(const std::string& path, const std::string& root) {
+  if (!root.empty()) {
+    char real[PATH_MAX];
+    if (realpath(root.c_str(), real) == nullptr) return "";
+    return IsUnder(path, real) && IsFolder(std::string(real) + kVirtual) ? real : "";
+  }
+  for (std::string folder = path; !folder.empty(); folder.resize(folder.rfind('/'))) {
+    if (IsFolder(folder + kVirtual)) return folder;
+  }
+  return "";
+}
+
+std::string PathOfFd(int fd) {
+  char target[PATH_MAX];
+  ssize_t length = readlink(("/proc/self/fd/" + std::to_string(fd)).c_str(), target, sizeof target);
+  return length > 0 && target[0] == '/' ? std::string(target, static_cast<size_t>(length)) : "";
+}
+
+int MakeIovsFolder(const std::string& mount, bool make_virtual) {
+  Traces& traces = All();
+  std::lock_guard<std::mutex> lock(traces.mutex);
+  if (!IsFolder(mount + kVirtual)) {
+    if (!make_virtual || IsFolder(mount + kDead)) return ENOTCONN;
+    if (mkdir((mount + kVirtual).c_str(), 0777) == 0) traces.folders.push_back(mount + kVirtual);
+  }
+  std::string iovs = mount + kVirtual + "/iovs";
+  if (mkdir(iovs.c_str(), 0777) == 0) {
+    traces.folders.push_back(iovs);
+  } else if (errno != EEXIST) {
+    return errno;
+  }
+  return 0;
+}
+
+int MakeLink(const std::string& target, const std::string& link) {
+  if (symlink(target.c_str(), link.c_str()) != 0) return errno;
+  RememberLink(link);
+  return 0;
+}
+
+void RememberLink(const std::string& link) {
+  std::lock_guard<std::mutex> lock(All().mutex);
+  All().links.insert(link);
+}
+
+void RemoveLink(const std::string& link) {
+  unlink(link.c_str());
+  std::lock_guard<std::mutex> lock(All().mutex);
+  All().links.erase(link);
+}
+
+bool LinkExists(const std::string& link) {
+  struct stat st;
+  return lstat(link.c_str(), &st) == 0;
+}
+
+void RememberShm(const std::string& name) {
+  std::lock_guard<std::mutex> lock(All().mutex);
+  All().shms.insert(name);
+}
+
+void RemoveShm(const std::string& name) {
+  shm_unlink(name.c_str());
+  std::lock_guard<std::mutex> lock(All().mutex);
+  All().shms.erase(name);
+}
+
+void KillDaemon(const std::string& mount) {
+  Traces& traces = All();
+  std::lock_guard<std::mutex> lock(traces.mutex);
+  std::string dead = mount + kDead, iovs = dead + "/iovs";
+  if (rename((mount + kVirtual).c_str(), dead.c_str()) != 0) return;  // another process was first
+  traces.killed.insert(mount);
+  DIR* dir = opendir(iovs.c_str());
+  if (dir == nullptr) return;
+  while (dirent* entry = readdir(dir)) unlink((iovs + "/" + entry->d_name).c_str());  // fails for "." and ".."
+  closedir(dir);
+}
+
+void ReviveDaemons() {
+  std::lock_guard<std::mutex> lock(All().mutex);
+  Revive(All());
+}
+
+void RemoveTraces(std::string* left) {
+  Traces& traces = All();
+  // A process that dies with the lock held still gets its clean-up.
+  bool locked = traces.mutex.try_lock();
+  for (int i = 0; i < 100 && !locked; i++) {
+    usleep(2000);
+    locked = traces.mutex.try_lock();
+  }
+  for (const std::string& link : traces.links) {
+    if (unlink(link.c_str()) == 0 && left != nullptr) *left += " link " + link;
+  }
+  for (const std::string& name : traces.shms) {
+    if (shm_unlink(name.c_str()) == 0 && left != nullptr) *left += " /dev/shm" + name;
+  }
+  traces.links.clear();
+  traces.shms.clear();
+  Revive(traces);
+  while (!traces.folders.empty()) {
+    rmdir(traces.folders.back().c_str());  // stays while another process has links in it
+    traces.folders.pop_back();
+  }
+  if (locked) traces.mutex.unlock();
+}
+
+}  // namespace emu

@@ -1,0 +1,38 @@
+// Folders that act as 3FS mounts, and everything that this process made outside of its memory.
+#pragma once
+#include <string>
+
+namespace emu {
+
+// The mount that holds `path` (absolute, resolved): `root` when that is set, else the nearest folder with a 3fs-virt in
+// it. "" for none.
+std::string MountOf(const std::string& path, const std::string& root);
+
+// The path behind an open descriptor; "" when there is none.
+std::string PathOfFd(int fd);
+
+// Makes <mount>/3fs-virt/iovs where it is absent (removed at exit). 0, or an errno; ENOTCONN when the mount's daemon is
+// dead.
+int MakeIovsFolder(const std::string& mount, bool make_virtual);
+
+// symlink(), remembered until RemoveLink. 0 or an errno.
+int MakeLink(const std::string& target, const std::string& link);
+// A link that the caller made himself: removed with the others when the process aborts, as a daemon does when its
+// client dies.
+void RememberLink(const std::string& link);
+void RemoveLink(const std::string& link);
+bool LinkExists(const std::string& link);
+
+// Names in /dev/shm ("/hf3fs-iov-…") that are removed at exit unless forgotten before.
+void RememberShm(const std::string& name);
+void RemoveShm(const std::string& name);
+
+// The daemon of `mount` dies: its links go, and 3fs-virt is renamed away. Revive undoes that for every mount killed
+// here.
+void KillDaemon(const std::string& mount);
+void ReviveDaemons();
+
+// Removes all of the above; *left (if given) lists the links and names that were still there.
+void RemoveTraces(std::string* left);
+
+}  // namespace emu

@@ -1,0 +1,269 @@
+#include "reader/usrbio_api.h"
+
+#include <dirent.h>
+#include <glob.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstdlib>
+#include <cstring>
+#include <fstream>
+#include <mutex>
+#include <vector>
+
+#include "base/shared_library.h"
+
+namespace fst::usrbio {
+namespace {
+
+constexpr char kLibrary[] = "libhf3fs_api_shared";
+
+std::string Env(const char* name) {
+  const char* value = getenv(name);
+  return value ? value : "";
+}
+
+bool IsFile(const std::string& path) {
+  struct stat st;
+  return stat(path.c_str(), &st) == 0 && S_ISREG(st.st_mode);
+}
+
+// "libhf3fs_api_shared.so", "….so.1" and, as auditwheel names its copies, "libhf3fs_api_shared-1a2b3c4d.so".
+bool IsLibraryName(const std::string& name) {
+  size_t length = strlen(kLibrary);
+  if (name.compare(0, length, kLibrary) != 0) return false;
+  size_t so = name.find(".so", length);
+  if (so == std::string::npos || (so != length && name[length] != '-')) return false;
+  return so + 3 == name.size() || name[so + 3] == '.';
+}
+
+// The library in `folder`, the plain name first; "" when there is none.
+std::string InFolder(const std::string& folder) {
+  std::string plain = folder + "/" + kLibrary + ".so";
+  if (IsFile(plain)) return plain;
+  DIR* dir = opendir(folder.c_str());
+  if (dir == nullptr) return "";
+  std::vector<std::string> names;
+  while (dirent* entry = readdir(dir)) {
+    if (IsLibraryName(entry->d_name) && IsFile(folder + "/" + entry->d_name)) names.push_back(entry->d_name);
+  }
+  closedir(dir);
+  if (names.empty()) return "";
+  return folder + "/" + *std::min_element(names.begin(), names.end());
+}
+
+std::vector<std::string> Split(const std::string& list, const char* separators) {
+  std::vector<std::string> parts;
+  for (size_t begin = 0; begin <= list.size();) {
+    size_t end = std::min(list.find_first_of(separators, begin), list.size());
+    if (end > begin) parts.push_back(list.substr(begin, end - begin));
+    begin = end + 1;
+  }
+  return parts;
+}
+
+// Numbers within names count as numbers: python3.12 comes after python3.9.
+bool VersionLess(const std::string& a, const std::string& b) { return strverscmp(a.c_str(), b.c_str()) < 0; }
+
+std::vector<std::string> Glob(const std::string& pattern) {
+  glob_t found = {};
+  std::vector<std::string> paths;
+  if (glob(pattern.c_str(), 0, nullptr, &found) == 0) paths.assign(found.gl_pathv, found.gl_pathv + found.gl_pathc);
+  globfree(&found);
+  std::sort(paths.begin(), paths.end(), [](const std::string& a, const std::string& b) { return VersionLess(b, a); });
+  return paths;
+}
+
+// The folders that /etc/ld.so.conf adds to the loader's own. The cache is not read: it holds no folder that this does
+// not name.
+void ConfiguredFolders(const std::string& file, int depth, std::vector<std::string>* folders) {
+  std::ifstream in(file);
+  for (std::string line; std::getline(in, line);) {
+    std::vector<std::string> words = Split(line.substr(0, line.find('#')), " \t,:");
+    if (words.empty()) continue;
+    if (words[0] == "include" && depth < 4) {
+      for (size_t i = 1; i < words.size(); i++) {
+        std::string pattern = words[i][0] == '/' ? words[i] : "/etc/" + words[i];
+        for (const std::string& included : Glob(pattern)) ConfiguredFolders(included, depth + 1, folders);
+      }
+    } else if (words[0][0] == '/') {
+      folders->push_back(words[0]);
+    }
+  }
+}
+
+std::vector<std::string> SystemFolders() {
+  std::vector<std::string> folders;
+  ConfiguredFolders("/etc/ld.so.conf", 0, &folders);
+#if defined(__aarch64__)
+  const char* multiarch = "aarch64-linux-gnu";
+#else
+  const char* multiarch = "x86_64-linux-gnu";
+#endif
+  for (const char* base : {"/lib/", "/usr/lib/"}) folders.push_back(base + std::string(multiarch));
+  for (const char* folder : {"/lib64", "/usr/lib64", "/lib", "/usr/lib"}) folders.push_back(folder);
+  return folders;
+}
+
+// The .libs folders of installed hf3fs_py_usrbio wheels, in order of preference.
+std::vector<std::string> WheelFolders() {
+  std::vector<std::string> packages = Split(Env("PYTHONPATH"), ":");
+  auto add = [&packages](const std::string& prefix) {
+    for (const char* kind : {"/lib/python3*/site-packages", "/lib/python3*/dist-packages"}) {
+      for (std::string& path : Glob(prefix + kind)) packages.push_back(std::move(path));
+    }
+  };
+  for (const char* name : {"VIRTUAL_ENV", "CONDA_PREFIX"}) {
+    std::string prefix = Env(name);
+    if (!prefix.empty()) add(prefix);
+  }
+  std::string home = Env("HOME");
+  if (!home.empty()) add(home + "/.local");
+  add("/usr/local");
+  add("/usr");
+  std::vector<std::string> folders;
+  for (const std::string& package : packages) {
+    for (const char* kind : {"/hf3fs_py_usrbio*.libs", "/hf3fs_py_usrbio/.libs", "/hf3fs_fuse/.libs"}) {
+      for (std::string& path : Glob(package + kind)) folders.push_back(std::move(path));
+    }
+  }
+  return folders;
+}
+
+// An empty *out with OK never happens: what was searched is in the status.
+Status Locate(std::string* out) {
+  out->clear();
+  std::string file = Env("FASTSAFETENSORS_3FS_LIB");
+  if (!file.empty()) {
+    // An explicit choice is obeyed or refused, never replaced by another library.
+    if (!IsFile(file)) {
+      return Status(
+          Code::COPIER_UNAVAILABLE,
+          Format("FASTSAFETENSORS_3FS_LIB names \"%s\", which is not a file; set it to the path of %s.so, or unset it",
+                 file.c_str(), kLibrary));
+    }
+    *out = file;
+    return Status::Ok();
+  }
+  std::string folder = Env("HF3FS_LIB_DIR"), searched;
+  if (!folder.empty() && !(*out = InFolder(folder)).empty()) return Status::Ok();
+  if (!folder.empty()) searched = Format("HF3FS_LIB_DIR (%s), ", folder.c_str());
+  for (const auto& folders : {Split(Env("LD_LIBRARY_PATH"), ":;"), SystemFolders(), WheelFolders()}) {
+    for (const std::string& candidate : folders) {
+      if (!(*out = InFolder(candidate)).empty()) return Status::Ok();
+    }
+  }
+  return Status(
+      Code::COPIER_UNAVAILABLE,
+      Format("the 3FS client library %s.so was not found in %sLD_LIBRARY_PATH, the system's library folders or an "
+             "installed hf3fs_py_usrbio wheel; install the 3FS client, or set FASTSAFETENSORS_3FS_LIB to the file",
+             kLibrary, searched.c_str()));
+}
+
+// Fills `field` or appends the symbol's name to *missing (where that is not null).
+template <typename T>
+void Resolve(const SharedLibrary& library, const char* symbol, T* field, std::string* missing) {
+  void* address = library.Find(symbol);
+  *field = reinterpret_cast<T>(address);
+  if (address == nullptr && missing != nullptr) *missing += (missing->empty() ? "" : ", ") + std::string(symbol);
+}
+
+Status FillTable(const SharedLibrary& library, UsrbioApi* api) {
+  std::string missing;
+#define REQUIRED(name) Resolve(library, "hf3fs_" #name, &api->name, &missing)
+  REQUIRED(is_hf3fs);
+  REQUIRED(iovcreate);
+  REQUIRED(iovwrap);
+  REQUIRED(iovdestroy);
+  REQUIRED(ior_size);
+  REQUIRED(iorcreate4);
+  REQUIRED(iordestroy);
+  REQUIRED(reg_fd);
+  REQUIRED(dereg_fd);
+  REQUIRED(prep_io);
+  REQUIRED(submit_ios);
+  REQUIRED(wait_for_ios);
+#undef REQUIRED
+  Resolve(library, "hf3fs_iovunlink", &api->iovunlink, nullptr);
+  Resolve(library, "hf3fs_iovcreate_device", &api->iovcreate_device, nullptr);
+  if (missing.empty()) return Status::Ok();
+  return Status(Code::COPIER_UNAVAILABLE,
+                Format("%s is not a usable 3FS client library: it lacks %s; install a newer 3FS client",
+                       library.path().c_str(), missing.c_str()));
+}
+
+std::string LimitText(rlim_t limit) {
+  return limit == RLIM_INFINITY ? "unlimited" : std::to_string(static_cast<unsigned long long>(limit));
+}
+
+}  // namespace
+
+std::string FindHf3fsLibrary() {
+  std::string path;
+  return Locate(&path).ok() ? path : "";
+}
+
+bool OpenFilesLimitIsDangerous(const rlimit& limit, rlimit* lowered) {
+  *lowered = limit;
+  if (limit.rlim_max != RLIM_INFINITY && limit.rlim_max <= kMaxOpenFilesLimit) return false;
+  lowered->rlim_max = kLoweredOpenFilesLimit;
+  if (limit.rlim_cur == RLIM_INFINITY || limit.rlim_cur > kLoweredOpenFilesLimit)
+    lowered->rlim_cur = kLoweredOpenFilesLimit;
+  return true;
+}
+
+Status LowerOpenFilesLimit(const rlimit& current, int (*set)(const rlimit*), std::string* note) {
+  note->clear();
+  rlimit lowered;
+  if (!OpenFilesLimitIsDangerous(current, &lowered)) return Status::Ok();
+  std::string from = LimitText(current.rlim_max), to = LimitText(lowered.rlim_max);
+  if (set(&lowered) != 0) {
+    return Status(
+        Code::COPIER_UNAVAILABLE,
+        Format(
+            "the hard limit of open files (RLIMIT_NOFILE) is %s: the 3FS client library allocates a slot for each when "
+            "it is loaded, which takes minutes and GiBs or aborts the process; expected at most %llu, and lowering "
+            "it to %s failed: %s; start the process with `ulimit -Hn %s`",
+            from.c_str(), static_cast<unsigned long long>(kMaxOpenFilesLimit), to.c_str(), ErrnoText(errno).c_str(),
+            to.c_str()));
+  }
+  *note = Format(
+      "lowered the hard limit of open files from %s to %s, since the 3FS client library allocates a slot for each",
+      from.c_str(), to.c_str());
+  return Status::Ok();
+}
+
+Status LoadUsrbio(const UsrbioApi** out) {
+  static std::mutex mutex;
+  static const UsrbioApi* loaded = nullptr;  // never freed, like the library
+  static std::string lowered;                // outlives a failed dlopen: the limit stays lowered
+  std::lock_guard<std::mutex> lock(mutex);
+  if (loaded == nullptr) {
+    std::string path, note;
+    FST_RETURN_IF_ERROR(Locate(&path));
+    rlimit limit;
+    if (getrlimit(RLIMIT_NOFILE, &limit) != 0) {
+      return Status(Code::COPIER_UNAVAILABLE, "getrlimit(RLIMIT_NOFILE) failed: " + ErrnoText(errno));
+    }
+    FST_RETURN_IF_ERROR(LowerOpenFilesLimit(
+        limit, [](const rlimit* l) { return setrlimit(RLIMIT_NOFILE, l); }, &note));
+    if (!note.empty()) lowered = note;
+    SharedLibrary library;
+    Status opened = SharedLibrary::Open(path, &library);
+    if (!opened.ok()) {
+      return Status(Code::COPIER_UNAVAILABLE,
+                    Format("the 3FS client library %s cannot be loaded: %s", path.c_str(), opened.message().c_str()));
+    }
+    auto api = std::make_unique<UsrbioApi>();
+    FST_RETURN_IF_ERROR(FillTable(library, api.get()));
+    api->path = library.path();
+    api->note = lowered;
+    loaded = api.release();
+  }
+  *out = loaded;
+  return Status::Ok();
+}
+
+}  // namespace fst::usrbio

@@ -1,0 +1,105 @@
+// The slice of 3FS's C API (hf3fs_usrbio.h, libhf3fs_api_shared.so) that the reader uses, declared by hand and filled
+// by dlopen, so that the addon links to nothing of 3FS. Source of layouts and meanings: deepseek-ai/3FS,
+// src/lib/api/hf3fs_usrbio.h and UsrbIo.cc, commit e2cef82.
+#pragma once
+#include <sys/resource.h>
+#include <sys/types.h>
+#include <time.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+
+#include "base/status.h"
+
+namespace fst::usrbio {
+
+// struct hf3fs_iov: memory that client and daemon share.
+struct Iov {
+  uint8_t* base;
+  void* handle;  // null for a wrapped iov
+  char id[16];   // the uuid of its link in <mount>/3fs-virt/iovs
+  char mount_point[256];
+  size_t size, block_size;
+  int numa;
+};
+
+// struct hf3fs_ior: a ring. Plain data around a handle, so it may be moved, but only one copy may be destroyed.
+struct Ior {
+  Iov iov;
+  void* handle;
+  char mount_point[256];
+  bool for_read;
+  int io_depth, priority, timeout;
+  uint64_t flags;
+};
+
+// struct hf3fs_cqe: one completion. `result` is a byte count or -errno; `reserved` is never written.
+struct Cqe {
+  int32_t index, reserved;
+  int64_t result;
+  const void* userdata;
+};
+
+static_assert(sizeof(Iov) == 312 && offsetof(Iov, size) == 288, "hf3fs_iov");
+static_assert(sizeof(Ior) == 600 && offsetof(Ior, for_read) == 576 && offsetof(Ior, flags) == 592, "hf3fs_ior");
+static_assert(sizeof(Cqe) == 24, "hf3fs_cqe");
+
+// The functions. They may abort the process or raise signals when given bad arguments: check everything before a call.
+// None may be called with a null pointer, a mount point of 256 characters or more, size 0, or block_size > size.
+struct UsrbioApi {
+  bool (*is_hf3fs)(int fd);
+  // 0 | -errno. The library only ftruncates the memory: a full /dev/shm is a SIGBUS later.
+  int (*iovcreate)(Iov*, const char* mount, size_t size, size_t block_size, int numa);
+  // 0 | -errno. The caller has made the memory and its link; iovdestroy refuses such an iov, the caller removes both.
+  int (*iovwrap)(Iov*, void* base, const uint8_t id[16], const char* mount, size_t size, size_t block_size, int numa);
+  void (*iovdestroy)(Iov*);
+  size_t (*ior_size)(int entries);
+  // 0 | -errno. timeout 0 and flags < 2 always (usrbio contract: others hang or leak).
+  int (*iorcreate4)(Ior*, const char* mount, int entries, bool for_read, int io_depth, int timeout, int numa,
+                    uint64_t flags);
+  void (*iordestroy)(Ior*);
+  int (*reg_fd)(int fd, uint64_t flags);  // <= 0 is success, > 0 is an errno
+  void (*dereg_fd)(int fd);               // before close(fd)
+  // >= 0 | -errno; -EAGAIN even with one io in flight, since slots retire in order. One preparing and submitting thread
+  // a ring.
+  int (*prep_io)(const Ior*, const Iov*, bool read, void* ptr, int fd, size_t off, uint64_t len, const void* userdata);
+  int (*submit_ios)(const Ior*);  // 0 | -errno
+  // The number of completions (0 at the deadline) | -errno. abs_timeout is CLOCK_REALTIME. One waiting thread a ring.
+  int (*wait_for_ios)(const Ior*, Cqe*, int capacity, int min_results, const timespec* abs_timeout);
+
+  // Optional: null where the library lacks them.
+  void (*iovunlink)(Iov*);
+  void* iovcreate_device;  // GPU memory; no published library has it, so its signature is unknown: tells only that it
+                           // is there
+
+  std::string path;  // the file that was loaded
+  std::string note;  // what loading changed in the process, "" for nothing; worth a log line
+};
+
+// Where the library is, without loading it; "" when it is nowhere. In this order: the file FASTSAFETENSORS_3FS_LIB, the
+// folder HF3FS_LIB_DIR, LD_LIBRARY_PATH, the system's library folders, the .libs folder of an installed hf3fs_py_usrbio
+// wheel (PYTHONPATH, VIRTUAL_ENV, CONDA_PREFIX, ~/.local, /usr/local/lib, /usr/lib; a newer python first). A file
+// counts by its name: libhf3fs_api_shared.so, or with a hash or a version in it. Any thread; reads the environment.
+std::string FindHf3fsLibrary();
+
+// Loads the library once for the process. On OK, *out is valid for ever. COPIER_UNAVAILABLE when there is none, when it
+// cannot be loaded or lacks a function (each named), or when the limit of open files makes loading dangerous. A failure
+// is not remembered: the next call tries again. Any thread. May lower the process's hard limit of open files (then
+// api->note says so).
+Status LoadUsrbio(const UsrbioApi** out);
+
+// What has to happen to RLIMIT_NOFILE before the library may be loaded: its static initialisation allocates a slot for
+// every descriptor that the *hard* limit allows, so that 2^30 takes many seconds and GiBs, and infinity aborts the
+// process.
+constexpr rlim_t kMaxOpenFilesLimit = rlim_t{1} << 22;      // above it, loading is dangerous
+constexpr rlim_t kLoweredOpenFilesLimit = rlim_t{1} << 20;  // what it is lowered to
+
+// True when `limit` is dangerous; *lowered is then the limit to set. Pure.
+bool OpenFilesLimitIsDangerous(const rlimit& limit, rlimit* lowered);
+
+// Lowers this process's limit where it is dangerous and says so in *note (else ""). COPIER_UNAVAILABLE, naming limit,
+// danger and remedy, when `set` refuses. `set` is setrlimit except in tests.
+Status LowerOpenFilesLimit(const rlimit& current, int (*set)(const rlimit*), std::string* note);
+
+}  // namespace fst::usrbio
