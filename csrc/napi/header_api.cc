@@ -1,4 +1,7 @@
 // Headers for JavaScript: read and checked on a worker, handed over packed.
+#include <algorithm>
+#include <vector>
+
 #include "napi/api.h"
 #include "napi/convert.h"
 #include "napi/header_napi.h"
@@ -23,18 +26,22 @@ Napi::Value ReadHeaderJs(const Napi::CallbackInfo& info) {
       [read](Napi::Env env) { return HeaderToJs(env, read->header, &read->identity); });
 }
 
-// parseHeader(bytes: Uint8Array of a whole file, allowTrailingBytes): Promise<NativeHeader>. The bytes must not change
-// until it resolves.
+// parseHeader(bytes: Uint8Array of a whole file, allowTrailingBytes): Promise<NativeHeader>. The header is copied before this returns: its buffer may be
+// detached while the worker reads.
 Napi::Value ParseHeaderJs(const Napi::CallbackInfo& info) {
   auto read = std::make_shared<Read>();
   auto bytes = info[0].As<Napi::Uint8Array>();
   const uint8_t* data = bytes.Data();
-  size_t length = bytes.ByteLength();
+  const size_t length = bytes.ByteLength();
+  uint64_t n = 0;
+  // What this refuses, ParseHeader refuses again from the first 8 bytes alone.
+  size_t copied = std::min<size_t>(length, CheckHeaderLength(data, length, "", &n).ok() ? 8 + n : 8);
+  auto header = std::make_shared<std::vector<uint8_t>>(data, data + copied);
   HeaderOptions options;
   options.allow_trailing_bytes = info[1].ToBoolean();
   return AsyncWork::Run(
-      info.Env(), [=] { return ParseHeader(data, length, length, options, "", &read->header); },
-      [read](Napi::Env env) { return HeaderToJs(env, read->header, nullptr); }, bytes);
+      info.Env(), [=] { return ParseHeader(header->data(), header->size(), length, options, "", &read->header); },
+      [read](Napi::Env env) { return HeaderToJs(env, read->header, nullptr); });
 }
 
 }  // namespace

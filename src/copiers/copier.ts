@@ -45,6 +45,6 @@ export interface EngineSpec {
 export const ENGINE: unique symbol = Symbol('fastsafetensors-node.engine');
 export type EngineConstructor = CopierConstructor & { readonly [ENGINE]: EngineSpec };
 
-export function engineOf(constructor: CopierConstructor): EngineSpec | undefined {
-  return (constructor as Partial<EngineConstructor>)[ENGINE];
+export function engineOf(make: CopierConstructor): EngineSpec | undefined {
+  return (make as Partial<EngineConstructor>)[ENGINE];
 }

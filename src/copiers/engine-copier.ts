@@ -114,7 +114,7 @@ class EngineCopier implements Copier<Promise<void>> {
 
 /** The constructor of a copier that is a reader behind the engine. */
 export function engineConstructor(spec: EngineSpec): EngineConstructor {
-  const constructor = (metadata: SafeTensorsMetadata, device: Device): Copier =>
+  const make = (metadata: SafeTensorsMetadata, device: Device): Copier =>
     new EngineCopier(spec, metadata, device) as Copier;
-  return Object.assign(constructor, { [ENGINE]: spec });
+  return Object.assign(make, { [ENGINE]: spec });
 }

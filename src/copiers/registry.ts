@@ -90,13 +90,13 @@ export function createCopierConstructor(
   const target = typeof device === 'string' ? Device.parse(device) : device;
   const factory = registry.get(type === 'auto' ? 'nogds' : type);
   if (!factory) throw unknown(type, registeredCopiers());
-  const constructor = factory(target, options);
-  if (typeof constructor !== 'function') {
+  const make = factory(target, options);
+  if (typeof make !== 'function') {
     throw new InvalidArgumentError(
-      `the factory of copier "${type}" returned ${typeof constructor}, expected a function (metadata, device) => Copier`,
+      `the factory of copier "${type}" returned ${typeof make}, expected a function (metadata, device) => Copier`,
     );
   }
-  return constructor;
+  return make;
 }
 
 /** Whether a copier can be used here, and what to do if not. Off the event loop; does not open the cuFile driver. Rejects with UNKNOWN_COPIER only. */
