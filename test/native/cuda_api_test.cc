@@ -1,6 +1,9 @@
 // Loading the two libraries by dlopen, and the statuses made of their error codes.
 #include "device/cuda_api.h"
 
+#include <unistd.h>
+
+#include <cerrno>
 #include <string>
 
 #include "device/cufile_api.h"
@@ -31,8 +34,19 @@ TEST_F(CudaApiTest, SaysWhichLibraryCannotBeLoadedAndWhy) {
   EXPECT_TRUE(Contains(status.message(), "/no/such/libcuda.so cannot be loaded: ")) << status.message();
   EXPECT_TRUE(Contains(status.message(), "No such file or directory")) << status.message();
   EXPECT_TRUE(Contains(status.message(), "FASTSAFETENSORS_CUDA_LIB names")) << status.message();
-  EXPECT_EQ(cuda::LoadCuda(&api).message(), status.message());
   EXPECT_EQ(api, nullptr);
+}
+
+TEST_F(CudaApiTest, RemembersThatALibraryCannotBeLoaded) {
+  std::string path = "/tmp/cuda_api_test_" + std::to_string(getpid()) + ".so";
+  setenv("FASTSAFETENSORS_CUDA_LIB", path.c_str(), 1);
+  const cuda::CudaApi* api = nullptr;
+  Status first = cuda::LoadCuda(&api);
+  ASSERT_EQ(symlink(FST_BINARY_DIR "/emulators/libcuda.so.1", path.c_str()), 0);
+  Status second = cuda::LoadCuda(&api);
+  EXPECT_EQ(unlink(path.c_str()), 0);
+  EXPECT_FALSE(first.ok());
+  EXPECT_EQ(second.message(), first.message());
 }
 
 TEST_F(CudaApiTest, NamesTheSymbolsThatALibraryLacks) {
@@ -48,6 +62,9 @@ TEST_F(CudaApiTest, LoadsALibraryOnce) {
   const cuda::CudaApi* second = test::LoadEmulatedCuda();
   ASSERT_NE(first, nullptr);
   EXPECT_EQ(first, second);
+  unsigned long long starts = test::EmulatedCudaControl().call_count("cuInit");
+  (void)test::LoadEmulatedCuda();
+  EXPECT_EQ(test::EmulatedCudaControl().call_count("cuInit"), starts) << "and started once";
   EXPECT_TRUE(Contains(first->library, "/emulators/libcuda.so.1"));
 }
 

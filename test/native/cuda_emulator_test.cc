@@ -1,5 +1,6 @@
 // The emulated driver's own behaviour: bytes arrive, late, in order, and on the device whose context is current.
 #include <cstring>
+#include <future>
 #include <set>
 #include <string>
 #include <thread>
@@ -183,10 +184,37 @@ TEST_F(CudaEmulatorTest, TheNullStreamWaitsForBlockingStreamsOnly) {
   ASSERT_EQ(cu->MemcpyHtoDAsync(device, pinned, kBytes, blocking), kSuccess);
   ctl.set_delay_us(0);
   EXPECT_EQ(Read(device, kBytes), Bytes(kBytes, 9)) << "a synchronous copy follows a blocking stream";
-  IssueHeld();
-  EXPECT_EQ(cu->StreamQuery(nullptr), kSuccess) << "and is no part of a non-blocking one";
-  ctl.hold(0);
+  ctl.set_delay_us(20000);
+  ASSERT_EQ(cu->MemsetD8Async(device, 10, kBytes, nullptr), kSuccess);
+  ctl.set_delay_us(0);
+  ASSERT_EQ(cu->MemsetD8Async(device, 11, kBytes / 2, blocking), kSuccess);
+  ASSERT_EQ(cu->StreamSynchronize(blocking), kSuccess);
+  EXPECT_EQ(Read(device, kBytes / 2), Bytes(kBytes / 2, 11)) << "a blocking stream follows the null stream";
   ASSERT_EQ(cu->StreamDestroy(blocking), kSuccess);
+
+  // A non-blocking stream that is stuck until the null stream has got on.
+  struct Stuck {
+    std::promise<void> go;
+    bool gave_up = true;
+  } stuck;
+  auto wait = [](void* data) {
+    auto* it = static_cast<Stuck*>(data);
+    it->gave_up = it->go.get_future().wait_for(std::chrono::seconds(10)) != std::future_status::ready;
+  };
+  ASSERT_EQ(cu->LaunchHostFunc(stream, wait, &stuck), kSuccess);
+  EXPECT_EQ(Read(device, 1), Bytes(1, 11));
+  stuck.go.set_value();
+  ASSERT_EQ(cu->StreamSynchronize(stream), kSuccess);
+  EXPECT_FALSE(stuck.gave_up) << "the null stream waited for a non-blocking one";
+}
+
+TEST_F(CudaEmulatorTest, FreeingWaitsForWhateverRunsOnTheDevice) {
+  CUdeviceptr idle = 0;
+  ASSERT_EQ(cu->MemAlloc(&idle, 4096), kSuccess);
+  ctl.set_delay_us(20000);
+  ASSERT_EQ(cu->MemsetD8Async(device, 1, kBytes, stream), kSuccess);
+  EXPECT_EQ(cu->MemFree(idle), kSuccess);
+  EXPECT_EQ(cu->StreamQuery(stream), kSuccess);
 }
 
 TEST_F(CudaEmulatorTest, RunsHostFunctionsInOrder) {

@@ -242,7 +242,13 @@ TEST_F(CufileEmulatorDeathTest, ReleasingTheUnknownAborts) {
         close(fd);
         (void)gds->Read(handle, base, 1, 0, 0);
       },
-      "whose descriptor [0-9]+ was closed");
+      "cuFileRead of .*, whose descriptor [0-9]+ was closed");
+  EXPECT_DEATH(
+      {
+        close(fd);
+        gds->HandleDeregister(handle);
+      },
+      "cuFileHandleDeregister of .*, whose descriptor [0-9]+ was closed before");
   EXPECT_EQ(gds->BufDeregister(base).err, 0);
 }
 
