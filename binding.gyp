@@ -13,6 +13,8 @@
         "csrc/safetensors/header_text.cc",
         "csrc/safetensors/json.cc",
         "csrc/device/cuda_api.cc",
+        "csrc/device/cuda_device.cc",
+        "csrc/device/cuda_stream.cc",
         "csrc/device/cufile_api.cc",
         "csrc/device/device.cc",
         "csrc/device/devices.cc",

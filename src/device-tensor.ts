@@ -1,4 +1,4 @@
-import type { Device } from './device.js';
+import { type Device, openDevice } from './device.js';
 import { type DTypeName, typedArrayOf } from './dtype.js';
 import { FastSafetensorsError, InvalidArgumentError } from './errors.js';
 import { Memory } from './memory.js';
@@ -112,7 +112,7 @@ export class DeviceTensor {
     const source = this.#memory?.retain();
     if (!source) return new DeviceTensor(this.name, this.dtype, this.shape, this.byteLength, this.device, null, 0);
     try {
-      const device = await settled(native().openDevice(this.device.toString()));
+      const device = await openDevice(this.device);
       const copy = new Memory(
         await settled(native().allocate(device, this.byteLength)),
         this.device,

@@ -29,7 +29,9 @@ export class Device {
   }
 }
 
-/** Opens a device off the event loop, once a process. DEVICE_UNAVAILABLE says what was tried. */
-export function openDevice(device: Device): Promise<NativeDevice> {
-  return settled(native().openDevice(device.toString()));
+/**
+ * Opens a device off the event loop, once a process. `unified`: a GPU's memory that the host can fill as well. DEVICE_UNAVAILABLE says what was tried.
+ */
+export function openDevice(device: Device, unified = false): Promise<NativeDevice> {
+  return settled(native().openDevice(device.toString(), unified));
 }

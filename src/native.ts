@@ -52,6 +52,21 @@ export interface Fallback {
   reason: string;
 }
 
+/** What a driver says of a device; empty strings for the host. */
+export interface DeviceInfo {
+  readonly model: string;
+  readonly busId: string;
+  /** The driver library that was loaded. */
+  readonly library: string;
+  readonly computeCapability: string;
+  /** 12040 is 12.4. */
+  readonly driverVersion: number;
+  /** Shares its memory with the host. */
+  readonly integrated: boolean;
+  /** -1 when unknown. */
+  readonly numaNode: number;
+}
+
 export interface Metrics {
   deviceBytes: number;
   hostBytes: number;
@@ -66,7 +81,8 @@ interface Addon {
   tables(): { codes: string[]; dtypes: Record<string, number> };
   readHeader(path: string, allowTrailingBytes: boolean): Promise<NativeHeader>;
   parseHeader(bytes: Uint8Array, allowTrailingBytes: boolean): Promise<NativeHeader>;
-  openDevice(name: string): Promise<NativeDevice>;
+  openDevice(name: string, unified: boolean): Promise<NativeDevice>;
+  deviceInfo(device: NativeDevice): DeviceInfo;
   allocate(device: NativeDevice, bytes: number): Promise<NativeMemory>;
   pointerOf(memory: NativeMemory): bigint;
   release(memory: NativeMemory): void;
@@ -101,7 +117,8 @@ export interface StatusObject {
 
 let addon: Addon | undefined;
 
-function packageFolder(): string {
+/** Where package.json lies. */
+export function packageFolder(): string {
   let folder = __dirname;
   while (!existsSync(join(folder, 'package.json'))) {
     const parent = dirname(folder);

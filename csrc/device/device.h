@@ -69,6 +69,19 @@ class CopyStream {
   virtual Status Submit(const CopyPiece* pieces, size_t count, bool from_device, uint64_t tag) = 0;
 };
 
+struct CopyRegion {
+  size_t source_offset, destination_offset, length;
+};
+
+struct DeviceInfo {
+  std::string model;    // "NVIDIA H100 80GB HBM3"; empty for the host
+  std::string bus_id;   // "0000:3B:00.0"
+  std::string library;  // the driver that was loaded
+  int compute_major = 0, compute_minor = 0;
+  int driver_version = 0;   // 12040 is 12.4
+  bool integrated = false;  // shares its memory with the host
+};
+
 class Device : public std::enable_shared_from_this<Device> {
  public:
   virtual ~Device() = default;
@@ -96,8 +109,10 @@ class Device : public std::enable_shared_from_this<Device> {
   // Blocking copies for single tensors, from any thread but the event loop's. Ranges are inside the buffers.
   virtual Status Read(const DeviceBuffer& source, size_t offset, size_t length, void* host) = 0;
   virtual Status Write(const DeviceBuffer& destination, size_t offset, size_t length, const void* host) = 0;
-  virtual Status Copy(const DeviceBuffer& source, size_t source_offset, const DeviceBuffer& destination,
-                      size_t destination_offset, size_t length) = 0;
+  virtual Status Copy(const DeviceBuffer& source, const DeviceBuffer& destination, const CopyRegion* regions,
+                      size_t count) = 0;
+
+  virtual DeviceInfo info() const { return {}; }
 };
 
 // Wraps memory into a counted buffer: `free_memory` runs on the process's freeing thread when the last reference has

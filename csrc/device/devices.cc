@@ -1,8 +1,11 @@
 #include "device/devices.h"
 
+#include <cstdio>
 #include <map>
 #include <mutex>
 #include <optional>
+
+#include "device/cuda_device.h"
 
 namespace fst {
 namespace {
@@ -20,20 +23,21 @@ Registry& TheRegistry() {
 
 }  // namespace
 
-Status OpenDevice(const std::string& name, std::shared_ptr<Device>* out) {
+Status OpenDevice(const std::string& name, bool unified, std::shared_ptr<Device>* out) {
   Registry& registry = TheRegistry();
   std::lock_guard<std::mutex> lock(registry.mutex);
-  std::shared_ptr<Device>& device = registry.devices[name];
+  std::shared_ptr<Device>& device = registry.devices[unified ? name + " unified" : name];
   if (device == nullptr) {
+    int ordinal = -1;
     if (name == "cpu") {
       device = std::make_shared<HostDevice>();
+    } else if (sscanf(name.c_str(), "cuda:%d", &ordinal) != 1) {
+      return Status(Code::DEVICE_UNAVAILABLE,
+                    Format("there is no device \"%s\", expected \"cpu\" or \"cuda:N\"", name.c_str()));
     } else if (registry.fake) {
       device = std::make_shared<FakeDevice>(name, *registry.fake);
     } else {
-      return Status(
-          Code::DEVICE_UNAVAILABLE,
-          Format("device \"%s\" is not there yet: this version loads into host memory only; use device: 'cpu'",
-                 name.c_str()));
+      FST_RETURN_IF_ERROR(CudaDevice::Open(ordinal, unified, &device));
     }
   }
   *out = device;

@@ -122,9 +122,12 @@ Status HostDevice::Write(const DeviceBuffer& destination, size_t offset, size_t 
   return Status::Ok();
 }
 
-Status HostDevice::Copy(const DeviceBuffer& source, size_t source_offset, const DeviceBuffer& destination,
-                        size_t destination_offset, size_t length) {
-  memmove(At<char>(destination.address()) + destination_offset, At<char>(source.address()) + source_offset, length);
+Status HostDevice::Copy(const DeviceBuffer& source, const DeviceBuffer& destination, const CopyRegion* regions,
+                        size_t count) {
+  for (size_t i = 0; i < count; ++i) {
+    memmove(At<char>(destination.address()) + regions[i].destination_offset,
+            At<char>(source.address()) + regions[i].source_offset, regions[i].length);
+  }
   return Status::Ok();
 }
 

@@ -17,8 +17,8 @@ class HostDevice : public Device {
   Status NewStream(std::shared_ptr<CompletionQueue> queue, std::unique_ptr<CopyStream>* out) override;
   Status Read(const DeviceBuffer& source, size_t offset, size_t length, void* host) override;
   Status Write(const DeviceBuffer& destination, size_t offset, size_t length, const void* host) override;
-  Status Copy(const DeviceBuffer& source, size_t source_offset, const DeviceBuffer& destination,
-              size_t destination_offset, size_t length) override;
+  Status Copy(const DeviceBuffer& source, const DeviceBuffer& destination, const CopyRegion* regions,
+              size_t count) override;
 
  private:
   const std::string name_;

@@ -26,8 +26,8 @@ Napi::Value ReadHeaderJs(const Napi::CallbackInfo& info) {
       [read](Napi::Env env) { return HeaderToJs(env, read->header, &read->identity); });
 }
 
-// parseHeader(bytes: Uint8Array of a whole file, allowTrailingBytes): Promise<NativeHeader>. The header is copied before this returns: its buffer may be
-// detached while the worker reads.
+// parseHeader(bytes: Uint8Array of a whole file, allowTrailingBytes): Promise<NativeHeader>. The header is copied
+// before this returns: its buffer may be detached while the worker reads.
 Napi::Value ParseHeaderJs(const Napi::CallbackInfo& info) {
   auto read = std::make_shared<Read>();
   auto bytes = info[0].As<Napi::Uint8Array>();

@@ -11,12 +11,13 @@ namespace {
 
 size_t SizeArgument(const Napi::Value& value) { return static_cast<size_t>(value.As<Napi::Number>().Int64Value()); }
 
-// openDevice(name): Promise<External>
+// openDevice(name, unified): Promise<External>
 Napi::Value OpenDeviceJs(const Napi::CallbackInfo& info) {
   auto device = std::make_shared<std::shared_ptr<Device>>();
   std::string name = info[0].As<Napi::String>();
+  bool unified = info[1].ToBoolean();
   return AsyncWork::Run(
-      info.Env(), [device, name] { return OpenDevice(name, device.get()); },
+      info.Env(), [=] { return OpenDevice(name, unified, device.get()); },
       [device](Napi::Env env) { return ToExternal<Device>(env, *device); });
 }
 
@@ -32,6 +33,22 @@ Napi::Value AllocateJs(const Napi::CallbackInfo& info) {
         return device->Allocate(bytes, buffer.get());
       },
       [buffer](Napi::Env env) { return ToExternal<DeviceBuffer>(env, std::move(*buffer)); });
+}
+
+// deviceInfo(device): {model, busId, library, computeCapability, driverVersion, integrated, numaNode}
+Napi::Value DeviceInfoJs(const Napi::CallbackInfo& info) {
+  Napi::Env env = info.Env();
+  const Device& device = *FromExternal<Device>(info[0]);
+  DeviceInfo found = device.info();
+  Napi::Object result = Napi::Object::New(env);
+  result["model"] = Napi::String::New(env, found.model);
+  result["busId"] = Napi::String::New(env, found.bus_id);
+  result["library"] = Napi::String::New(env, found.library);
+  result["computeCapability"] = Napi::String::New(env, Format("%d.%d", found.compute_major, found.compute_minor));
+  result["driverVersion"] = Napi::Number::New(env, found.driver_version);
+  result["integrated"] = Napi::Boolean::New(env, found.integrated);
+  result["numaNode"] = Napi::Number::New(env, device.numa_node());
+  return result;
 }
 
 // pointerOf(allocation): bigint
@@ -114,17 +131,13 @@ Napi::Value WriteAllocation(const Napi::CallbackInfo& info) {
 Napi::Value CopyAllocation(const Napi::CallbackInfo& info) {
   auto source = FromExternal<DeviceBuffer>(info[0]), destination = FromExternal<DeviceBuffer>(info[1]);
   auto numbers = info[2].As<Napi::Float64Array>();
-  std::vector<double> regions(numbers.Data(), numbers.Data() + numbers.ElementLength());
+  std::vector<CopyRegion> regions;
+  for (size_t i = 0; i + 2 < numbers.ElementLength(); i += 3) {
+    regions.push_back(
+        {static_cast<size_t>(numbers[i]), static_cast<size_t>(numbers[i + 1]), static_cast<size_t>(numbers[i + 2])});
+  }
   return AsyncWork::Run(
-      info.Env(),
-      [=] {
-        for (size_t i = 0; i + 2 < regions.size(); i += 3) {
-          FST_RETURN_IF_ERROR(source->device().Copy(*source, static_cast<size_t>(regions[i]), *destination,
-                                                    static_cast<size_t>(regions[i + 1]),
-                                                    static_cast<size_t>(regions[i + 2])));
-        }
-        return Status::Ok();
-      },
+      info.Env(), [=] { return source->device().Copy(*source, *destination, regions.data(), regions.size()); },
       nullptr);
 }
 
@@ -151,6 +164,7 @@ Napi::Value SetFakeDevices(const Napi::CallbackInfo& info) {
 
 void ExportMemory(Napi::Env env, Napi::Object exports) {
   Export<OpenDeviceJs>(env, exports, "openDevice");
+  Export<DeviceInfoJs>(env, exports, "deviceInfo");
   Export<AllocateJs>(env, exports, "allocate");
   Export<PointerOf>(env, exports, "pointerOf");
   Export<ReleaseJs>(env, exports, "release");

@@ -1,2 +1,3 @@
+export { type Emulator, emulators } from './emulators.js';
 export { type FakeDeviceOptions, type FakeReaderOptions, fakeReader, useFakeDevices } from './fakes.js';
 export { type MockCopierOptions, mockCopier } from './mock-copier.js';

@@ -18,11 +18,11 @@
 // X(name after fst_emu_cufile_, return type, parameters)
 #define FST_EMU_CUFILE_CONTROL(X)                                                                                      \
   /* Back to the settings of the environment, without its failures; forgets counts and failures, ends a hold. What is  \
-     open and registered stays. */                                                                                              \
+     open and registered stays. */                                                                                     \
   X(reset, void, (void))                                                                                               \
   /* The nth call of `function` from now on (1: the next; 0: every one) fails with `code`, once: a CUfileOpError, and  \
-     for cuFileRead also a negative errno (-5: EIO), as which the call returns -1. A release (deregister, close) that          \
-     is made to fail still releases. Returns 0, or -1 when there is no such function. */                                              \
+     for cuFileRead also a negative errno (-5: EIO), as which the call returns -1. A release (deregister, close) that  \
+     is made to fail still releases. Returns 0, or -1 when there is no such function. */                               \
   X(set_fail, int, (const char* function, unsigned long long nth, int code))                                           \
   /* Calls of `function` since the start or the last reset. */                                                         \
   X(call_count, unsigned long long, (const char* function))                                                            \
@@ -43,7 +43,7 @@
   X(live_buffers, unsigned long long, (void))                                                                          \
   X(bytes_read, unsigned long long, (void))                                                                            \
   /* Reads whose file offset, size or device address is no multiple of 4096 (sizes at the end of a file apart): cuFile \
-     takes its slow way with these. */                                                                                           \
+     takes its slow way with these. */                                                                                 \
   X(unaligned_reads, unsigned long long, (void))                                                                       \
   /* Reads into memory that is not registered, and files registered without O_DIRECT: likewise. */                     \
   X(unregistered_reads, unsigned long long, (void))                                                                    \

@@ -1,0 +1,188 @@
+#include "device/cuda_device.h"
+
+#include <linux/mempolicy.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cctype>
+#include <cstdio>
+
+#include "base/metrics.h"
+#include "device/cuda_stream.h"
+
+namespace fst {
+namespace {
+
+using cuda::CUresult;
+
+// The node that sysfs names for a PCI device, -1 where it names none.
+int NumaNodeOf(std::string bus_id) {
+  std::transform(bus_id.begin(), bus_id.end(), bus_id.begin(), [](unsigned char c) { return std::tolower(c); });
+  int node = -1;
+  if (FILE* file = fopen(("/sys/bus/pci/devices/" + bus_id + "/numa_node").c_str(), "re")) {
+    if (fscanf(file, "%d", &node) != 1) node = -1;
+    fclose(file);
+  }
+  return node;
+}
+
+// While it lives, memory that this thread faults comes from `node` where there is room. Without libnuma: one system
+// call.
+class PreferNode {
+ public:
+  explicit PreferNode(int node) : active_(node >= 0 && node < 64) {
+    unsigned long mask = active_ ? 1UL << node : 0;  // NOLINT(google-runtime-int): the system call's type
+    if (active_) active_ = syscall(SYS_set_mempolicy, MPOL_PREFERRED, &mask, sizeof mask * 8 + 1) == 0;
+  }
+  ~PreferNode() {
+    if (active_) syscall(SYS_set_mempolicy, MPOL_DEFAULT, nullptr, 0);
+  }
+  PreferNode(const PreferNode&) = delete;
+  PreferNode& operator=(const PreferNode&) = delete;
+
+ private:
+  bool active_;
+};
+
+class PinnedStaging : public StagingMemory {
+ public:
+  PinnedStaging(std::shared_ptr<CudaDevice> device, void* memory, size_t size)
+      : StagingMemory(reinterpret_cast<uint64_t>(memory), size, /*on_device=*/false),
+        device_(std::move(device)),
+        memory_(memory) {
+    Metrics::Get().staging_bytes.fetch_add(static_cast<int64_t>(size), std::memory_order_relaxed);
+  }
+  ~PinnedStaging() override {
+    Metrics::Get().staging_bytes.fetch_sub(static_cast<int64_t>(size()), std::memory_order_relaxed);
+    if (device_->Enter().ok()) device_->api().MemFreeHost(memory_);
+  }
+
+ private:
+  std::shared_ptr<CudaDevice> device_;
+  void* memory_;
+};
+
+}  // namespace
+
+Status CudaDevice::Open(int ordinal, bool unified, std::shared_ptr<Device>* out) {
+  const cuda::CudaApi* api = nullptr;
+  FST_RETURN_IF_ERROR(cuda::LoadCuda(&api));
+  std::shared_ptr<CudaDevice> device(new CudaDevice(api, ordinal, unified));
+  FST_RETURN_IF_ERROR(device->Init());
+  *out = std::move(device);
+  return Status::Ok();
+}
+
+Status CudaDevice::Init() {
+  int count = 0;
+  FST_RETURN_IF_ERROR(FST_CUDA_CHECK(*api_, DeviceGetCount, &count));
+  if (ordinal_ >= count) {
+    return Status(Code::DEVICE_UNAVAILABLE,
+                  Format("there is no device \"%s\": the driver %s shows %d device%s (see CUDA_VISIBLE_DEVICES)",
+                         name_.c_str(), api_->library.c_str(), count, count == 1 ? "" : "s"));
+  }
+  cuda::CUdevice device = 0;
+  FST_RETURN_IF_ERROR(FST_CUDA_CHECK(*api_, DeviceGet, &device, ordinal_));
+  char text[256] = "";
+  FST_RETURN_IF_ERROR(FST_CUDA_CHECK(*api_, DeviceGetName, text, sizeof text, device));
+  info_.model = text;
+  FST_RETURN_IF_ERROR(FST_CUDA_CHECK(*api_, DeviceGetPCIBusId, text, sizeof text, device));
+  info_.bus_id = text;
+  info_.library = api_->library;
+  FST_RETURN_IF_ERROR(FST_CUDA_CHECK(*api_, DriverGetVersion, &info_.driver_version));
+  FST_RETURN_IF_ERROR(
+      FST_CUDA_CHECK(*api_, DeviceGetAttribute, &info_.compute_major, cuda::kAttributeComputeCapabilityMajor, device));
+  FST_RETURN_IF_ERROR(
+      FST_CUDA_CHECK(*api_, DeviceGetAttribute, &info_.compute_minor, cuda::kAttributeComputeCapabilityMinor, device));
+  int integrated = 0;
+  FST_RETURN_IF_ERROR(FST_CUDA_CHECK(*api_, DeviceGetAttribute, &integrated, cuda::kAttributeIntegrated, device));
+  info_.integrated = integrated == 1;
+  numa_node_ = NumaNodeOf(info_.bus_id);
+  return FST_CUDA_CHECK(*api_, DevicePrimaryCtxRetain, &context_, device);
+}
+
+Status CudaDevice::Enter() const { return FST_CUDA_CHECK(*api_, CtxSetCurrent, context_); }
+
+Status CudaDevice::OutOfMemory(uint64_t bytes) const {
+  size_t free_bytes = 0, total = 0;
+  FST_RETURN_IF_ERROR(FST_CUDA_CHECK(*api_, MemGetInfo, &free_bytes, &total));
+  return Status(Code::OUT_OF_DEVICE_MEMORY,
+                Format("asked for %llu bytes on %s (%s), %zu of %zu are free; load fewer tensors at a time "
+                       "(maxBatchBytes, filter) or "
+                       "free what other models hold",
+                       static_cast<unsigned long long>(bytes), name_.c_str(), info_.model.c_str(), free_bytes, total));
+}
+
+Status CudaDevice::CheckRoom(uint64_t bytes) {
+  FST_RETURN_IF_ERROR(Enter());
+  size_t free_bytes = 0, total = 0;
+  FST_RETURN_IF_ERROR(FST_CUDA_CHECK(*api_, MemGetInfo, &free_bytes, &total));
+  return bytes <= free_bytes ? Status::Ok() : OutOfMemory(bytes);
+}
+
+Status CudaDevice::Allocate(size_t bytes, std::shared_ptr<DeviceBuffer>* out) {
+  FST_RETURN_IF_ERROR(Enter());
+  cuda::CUdeviceptr pointer = 0;
+  CUresult result =
+      unified_ ? api_->MemAllocManaged(&pointer, bytes, cuda::kMemAttachGlobal) : api_->MemAlloc(&pointer, bytes);
+  if (result == cuda::kOutOfMemory) return OutOfMemory(bytes);
+  FST_RETURN_IF_ERROR(api_->Check(result, unified_ ? "cuMemAllocManaged" : "cuMemAlloc"));
+  auto self = std::static_pointer_cast<CudaDevice>(shared_from_this());
+  *out = MakeBuffer(self, pointer, bytes, &Metrics::Get().device_bytes, [self, pointer] {
+    if (self->Enter().ok()) self->api_->MemFree(pointer);
+  });
+  return Status::Ok();
+}
+
+Status CudaDevice::AllocateStaging(size_t bytes, std::unique_ptr<StagingMemory>* out) {
+  FST_RETURN_IF_ERROR(Enter());
+  bytes = std::max<size_t>(bytes, 4096);
+  PreferNode near(numa_node_);
+  void* memory = nullptr;
+  Status locked = FST_CUDA_CHECK(*api_, MemHostAlloc, &memory, bytes, cuda::kMemHostAllocPortable);
+  if (locked.ok())
+    *out = std::make_unique<PinnedStaging>(std::static_pointer_cast<CudaDevice>(shared_from_this()), memory, bytes);
+  return locked;
+}
+
+Status CudaDevice::PinHostMemory(void* address, size_t bytes) {
+  FST_RETURN_IF_ERROR(Enter());
+  return FST_CUDA_CHECK(*api_, MemHostRegister, address, bytes, cuda::kMemHostRegisterPortable);
+}
+
+Status CudaDevice::UnpinHostMemory(void* address) {
+  FST_RETURN_IF_ERROR(Enter());
+  return api_->Check(api_->MemHostUnregister(address), "cuMemHostUnregister");
+}
+
+Status CudaDevice::NewStream(std::shared_ptr<CompletionQueue> queue, std::unique_ptr<CopyStream>* out) {
+  return CudaStream::Create(std::static_pointer_cast<CudaDevice>(shared_from_this()), std::move(queue), out);
+}
+
+Status CudaDevice::Read(const DeviceBuffer& source, size_t offset, size_t length, void* host) {
+  FST_RETURN_IF_ERROR(Enter());
+  return FST_CUDA_CHECK(*api_, MemcpyDtoH, host, source.address() + offset, length);
+}
+
+// Copies to the device return when the source was read: the bytes may still be on their way.
+Status CudaDevice::Write(const DeviceBuffer& destination, size_t offset, size_t length, const void* host) {
+  FST_RETURN_IF_ERROR(Enter());
+  Status copied = FST_CUDA_CHECK(*api_, MemcpyHtoD, destination.address() + offset, host, length);
+  Status arrived = FST_CUDA_CHECK(*api_, StreamSynchronize, nullptr);
+  return copied.ok() ? arrived : copied;
+}
+
+Status CudaDevice::Copy(const DeviceBuffer& source, const DeviceBuffer& destination, const CopyRegion* regions,
+                        size_t count) {
+  FST_RETURN_IF_ERROR(Enter());
+  Status copied;
+  for (size_t i = 0; i < count && copied.ok(); ++i) {
+    copied = FST_CUDA_CHECK(*api_, MemcpyDtoD, destination.address() + regions[i].destination_offset,
+                            source.address() + regions[i].source_offset, regions[i].length);
+  }
+  Status arrived = FST_CUDA_CHECK(*api_, StreamSynchronize, nullptr);
+  return copied.ok() ? arrived : copied;
+}
+
+}  // namespace fst

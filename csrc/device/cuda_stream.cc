@@ -1,0 +1,134 @@
+#include "device/cuda_stream.h"
+
+#include <condition_variable>
+#include <deque>
+#include <mutex>
+
+#include "base/thread.h"
+
+namespace fst {
+namespace {
+
+// The waiting thread sleeps: a spinning one takes a core from the readers (CU_EVENT_BLOCKING_SYNC).
+constexpr unsigned kEventFlags = 1 | cuda::kEventDisableTiming;
+
+}  // namespace
+
+struct CudaStream::State {
+  std::shared_ptr<CudaDevice> device;
+  std::shared_ptr<CompletionQueue> queue;
+  cuda::CUstream stream = nullptr;
+
+  struct Recorded {
+    cuda::CUevent event;
+    uint64_t tag;
+  };
+  std::mutex mutex;
+  std::condition_variable wake, idle;
+  std::deque<Recorded> recorded;
+  std::vector<cuda::CUevent> free_events;
+  bool busy = false, stopping = false, stopped = false;
+
+  const cuda::CudaApi& api() const { return device->api(); }
+
+  // Waits for one event after another; a failure ends in a drained stream, so that no copy can touch the slot any more.
+  void Run() {
+    Status entered = device->Enter();
+    std::unique_lock<std::mutex> lock(mutex);
+    for (;;) {
+      wake.wait(lock, [this] { return stopping || !recorded.empty(); });
+      if (recorded.empty()) break;
+      Recorded next = recorded.front();
+      recorded.pop_front();
+      busy = true;
+      lock.unlock();
+      Status arrived = entered.ok() ? FST_CUDA_CHECK(api(), EventSynchronize, next.event) : entered;
+      if (!arrived.ok()) Drain();
+      queue->Put({Completion::Kind::kCopy, next.tag, std::move(arrived)});
+      lock.lock();
+      free_events.push_back(next.event);
+      busy = false;
+      idle.notify_all();
+    }
+    stopped = true;
+    idle.notify_all();
+  }
+
+  // Any thread. After it no copy of this stream is in progress: either all have ended or the device is lost, and a lost
+  // device copies nothing.
+  void Drain() {
+    if (!device->Enter().ok() && !device->Enter().ok()) return;
+    if (api().StreamSynchronize(stream) != cuda::kSuccess) api().StreamSynchronize(stream);
+  }
+
+  Status TakeEvent(cuda::CUevent* event) {
+    {
+      std::lock_guard<std::mutex> lock(mutex);
+      if (!free_events.empty()) {
+        *event = free_events.back();
+        free_events.pop_back();
+        return Status::Ok();
+      }
+    }
+    return FST_CUDA_CHECK(api(), EventCreate, event, kEventFlags);
+  }
+};
+
+Status CudaStream::Create(std::shared_ptr<CudaDevice> device, std::shared_ptr<CompletionQueue> queue,
+                          std::unique_ptr<CopyStream>* out) {
+  auto state = std::make_shared<State>();
+  state->device = std::move(device);
+  state->queue = std::move(queue);
+  FST_RETURN_IF_ERROR(state->device->Enter());
+  FST_RETURN_IF_ERROR(FST_CUDA_CHECK(state->api(), StreamCreate, &state->stream, cuda::kStreamNonBlocking));
+  Status started = StartThread("fst-cuda", [state] { state->Run(); });
+  if (!started.ok()) {
+    state->api().StreamDestroy(state->stream);
+    return started;
+  }
+  out->reset(new CudaStream(std::move(state)));
+  return Status::Ok();
+}
+
+CudaStream::~CudaStream() {
+  {
+    std::unique_lock<std::mutex> lock(state_->mutex);
+    state_->stopping = true;
+    state_->wake.notify_all();
+    state_->idle.wait(lock, [this] { return state_->stopped; });
+  }
+  state_->Drain();
+  for (cuda::CUevent event : state_->free_events) state_->api().EventDestroy(event);
+  state_->api().StreamDestroy(state_->stream);
+}
+
+Status CudaStream::Submit(const CopyPiece* pieces, size_t count, bool from_device, uint64_t tag) {
+  State& state = *state_;
+  const cuda::CudaApi& api = state.api();
+  FST_RETURN_IF_ERROR(state.device->Enter());
+  cuda::CUevent event = nullptr;
+  FST_RETURN_IF_ERROR(state.TakeEvent(&event));
+  Status status;
+  for (size_t i = 0; i < count && status.ok(); ++i) {
+    const CopyPiece& piece = pieces[i];
+    if (from_device) {
+      status = FST_CUDA_CHECK(api, MemcpyDtoDAsync, piece.destination, piece.source, piece.length, state.stream);
+    } else {
+      auto* source = reinterpret_cast<const void*>(piece.source);  // NOLINT(performance-no-int-to-ptr)
+      status = FST_CUDA_CHECK(api, MemcpyHtoDAsync, piece.destination, source, piece.length, state.stream);
+    }
+  }
+  if (status.ok()) status = FST_CUDA_CHECK(api, EventRecord, event, state.stream);
+  std::lock_guard<std::mutex> lock(state.mutex);
+  if (!status.ok()) {
+    // Pieces that were started still read the slot, which the caller takes back on return.
+    state.Drain();
+    state.free_events.push_back(event);
+    return status;
+  }
+  state.recorded.push_back({event, tag});
+  state.wake.notify_one();
+  return Status::Ok();
+}
+
+}  // namespace fst
