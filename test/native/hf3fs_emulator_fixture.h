@@ -181,10 +181,9 @@ class Hf3fsEmulatorTest : public ::testing::Test {
         hex += byte;
       }
       name = "/hf3fs-iov-" + hex;
-      int fd = shm_open(name.c_str(), O_RDWR | O_CREAT | O_EXCL, 0600);
+      fd = shm_open(name.c_str(), O_RDWR | O_CREAT | O_EXCL, 0600);
       EXPECT_EQ(posix_fallocate(fd, 0, static_cast<off_t>(size)), 0);
       base = static_cast<uint8_t*>(mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0));
-      close(fd);
       link = test->mount + "/3fs-virt/iovs/" + hex + (block ? ".b" + std::to_string(block) : "");
       EXPECT_EQ(symlink(("/dev/shm" + name).c_str(), link.c_str()), 0);
       shm_unlink(name.c_str());
@@ -193,8 +192,10 @@ class Hf3fsEmulatorTest : public ::testing::Test {
     ~OwnIov() {
       unlink(link.c_str());
       munmap(base, size);
+      close(fd);
     }
     size_t size;
+    int fd = -1;
     std::string name, link;
     uint8_t* base = nullptr;
     usrbio::Iov iov = {};

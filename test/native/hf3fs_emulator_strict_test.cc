@@ -1,5 +1,8 @@
 // What the emulated 3FS client library refuses: each misuse aborts the process with a line that names it, and with
 // STRICT=0 is what the real library makes of it.
+#include <linux/kcmp.h>
+#include <sys/syscall.h>
+
 #include <cerrno>
 #include <thread>
 
@@ -201,6 +204,22 @@ TEST_F(Hf3fsStrictDeathTest, CloseBeforeDereg) {
       "which was closed before dereg_fd");
 }
 
+TEST_F(Hf3fsStrictDeathTest, CloseBeforeDeregOfAFileThatIsOpenAgain) {
+  int one = open("/", O_RDONLY), two = open("/", O_RDONLY);
+  long order = syscall(SYS_kcmp, getpid(), getpid(), KCMP_FILE, one, two);
+  close(one);
+  close(two);
+  if (order < 0) GTEST_SKIP() << "no kcmp here, so one opening of a file cannot be told from another";
+  EXPECT_MISUSE(
+      {
+        Client c(this);
+        close(c.fd);
+        EXPECT_EQ(open(c.path.c_str(), O_RDONLY), c.fd);
+        c.Prep(0, 0, 10);
+      },
+      "which was closed before dereg_fd");
+}
+
 TEST_F(Hf3fsStrictDeathTest, DeregTwiceOrOfADuplicateOrUnderIo) {
   EXPECT_MISUSE(
       {
@@ -290,6 +309,19 @@ TEST_F(Hf3fsStrictDeathTest, IovsThatAreNone) {
         api->prep_io(&c.ring, &own.iov, true, own.base, c.fd, 0, 10, nullptr);
       },
       "prep_io on a wrapped iov: its memory");
+}
+
+TEST_F(Hf3fsStrictDeathTest, AnIovMappedPrivately) {
+  EXPECT_MISUSE(
+      {
+        Client c(this);
+        OwnIov own(this, 8192);
+        std::string file = "/proc/self/fd/" + std::to_string(own.fd);
+        int fd = open(file.c_str(), O_RDWR);
+        mmap(own.base, own.size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_FIXED, fd, 0);
+        api->prep_io(&c.ring, &own.iov, true, own.base, c.fd, 0, 10, nullptr);
+      },
+      "mapped privately");
 }
 
 TEST_F(Hf3fsStrictDeathTest, UnmapUnderIo) {

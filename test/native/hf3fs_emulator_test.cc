@@ -117,6 +117,16 @@ TEST_F(Hf3fsEmulator, CutsJobsByDepth) {
   }
 }
 
+TEST_F(Hf3fsEmulator, ABatchFreesAllItsSlots) {
+  Client c(this, 4, 0);
+  for (int round = 0; round < 20; round++) {
+    for (uintptr_t i = 0; i < 4; i++) ASSERT_GE(c.Prep(i * 100, i * 100, 100, i + 1), 0) << "round " << round;
+    EXPECT_EQ(c.Prep(500, 0, 100), -EAGAIN);
+    ASSERT_EQ(api->submit_ios(&c.ring), 0);
+    ASSERT_EQ(c.Wait(4).size(), 4u);
+  }
+}
+
 // The first io is slow; the others complete and are taken, yet the ring has no room, since slots retire in order.
 TEST_F(Hf3fsEmulator, SaysEagainWithOneIoInFlight) {
   Client c(this, 4, -1);
@@ -177,6 +187,7 @@ TEST_F(Hf3fsEmulator, PoisonsABufferUntilItsDataArrives) {
 
 TEST_F(Hf3fsEmulator, ShufflesCompletions) {
   Set("shuffle", "7");
+  Set("bandwidth", "1e6");  // a millisecond apart, they would come in order
   Client c(this, 32);
   for (uintptr_t i = 0; i < 32; i++) ASSERT_GE(c.Prep(i * 1000, i * 1000, 1000, i + 1), 0);
   ASSERT_EQ(api->submit_ios(&c.ring), 0);
