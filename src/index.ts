@@ -1,3 +1,4 @@
+export { loadConfig } from './config.js';
 export type {
   Copier,
   CopierConstructor,
@@ -20,6 +21,7 @@ export type { DTypeName } from './dtype.js';
 export { type ErrorCode, FastSafetensorsError, InvalidArgumentError } from './errors.js';
 export { FilesBufferOnDevice } from './files-buffer.js';
 export type { Framework } from './framework.js';
+export { AutoLoader } from './loaders/auto-loader.js';
 export { fastsafeOpen, type OpenFiles } from './loaders/fastsafe-open.js';
 export { type CopyOptions, SafeTensorsFileLoader } from './loaders/file-loader.js';
 export { ParallelLoader } from './loaders/parallel-loader.js';

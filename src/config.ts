@@ -1,0 +1,120 @@
+import { readFileSync } from 'node:fs';
+import { FastSafetensorsError, InvalidArgumentError } from './errors.js';
+import type { ParallelOptions } from './options.js';
+
+const VARIABLE = 'FASTSAFETENSORS_CONFIG';
+const DEFAULT_FILE = 'fastsafetensors.json';
+
+type Section = Record<string, unknown>;
+
+/** What each key of the file means as an option; the spelling of fastsafetensors (snake_case) and that of this package are both accepted. */
+const KEYS: Readonly<Record<string, Readonly<Record<string, (value: unknown) => Partial<ParallelOptions>>>>> = {
+  parallel: {
+    usePipeline: (value) => (value === false ? { queueSize: -1 } : {}),
+    queueSize: (value) => ({ queueSize: value as number }),
+    maxBatchBytes: (value) => ({ maxBatchBytes: value as number }),
+    order: (value) => ({ order: value as 'file' }),
+    useTqdmOnLoad: (value) => ({ progress: value as boolean }),
+    progress: (value) => ({ progress: value as boolean }),
+  },
+  debug: {
+    debugLog: (value) => ({ debugLog: value as boolean }),
+    setNuma: (value) => ({ setNuma: value as boolean }),
+    disableCache: (value) => ({ dropCache: value as boolean }),
+  },
+  base: {
+    copierType: (value) => ({ copier: value as string }),
+    nogds: (value) => ({ nogds: value as boolean }),
+    bbufSizeKb: (value) => ({ bounceBufferSize: (value as number) * 1024 }),
+    maxThreads: (value) => ({ maxThreads: value as number }),
+  },
+  '3fs': {
+    mountPoint: (value) => ({ mountPoint: value as string }),
+    entries: (value) => ({ entries: value as number }),
+    ioDepth: (value) => ({ ioDepth: value as number }),
+    bufferSize: (value) => ({ bufferSize: value as number }),
+  },
+};
+/** Loaders by their name in the file: the section with their options, and their copier. */
+const LOADERS: Readonly<Record<string, Partial<ParallelOptions>>> = { base: {}, '3fs': { copier: '3fs' } };
+const SCALARS = ['loader', 'framework'];
+
+/**
+ * The configuration: `path`, else the file that FASTSAFETENSORS_CONFIG names, else ./fastsafetensors.json, else defaults. Sections stand as in the file; unknown
+ * objects are kept (sections of extensions), unknown scalars are left out with a debug line. IO_ERROR when a file that was named cannot be read, INVALID_ARGUMENT
+ * when it holds no JSON object.
+ */
+export function loadConfig(
+  options: { path?: string } = {},
+  debug: (message: string) => void = () => {},
+): Record<string, unknown> {
+  const named = options.path ?? process.env[VARIABLE];
+  const path = named ?? DEFAULT_FILE;
+  const config: Record<string, unknown> = { loader: 'base', parallel: {}, debug: {}, base: {}, '3fs': {} };
+  let text: string;
+  try {
+    text = readFileSync(path, 'utf8');
+  } catch (cause) {
+    if (named === undefined && (cause as NodeJS.ErrnoException).code === 'ENOENT') return config;
+    const who = options.path === undefined && named !== undefined ? ` (named by ${VARIABLE})` : '';
+    throw new FastSafetensorsError(
+      'IO_ERROR',
+      `cannot read the configuration ${path}${who}: ${(cause as Error).message}`,
+      { path, cause },
+    );
+  }
+  for (const [key, value] of Object.entries(parse(path, text))) {
+    if (isSection(value)) {
+      Object.defineProperty(config, key, { value: { ...value }, enumerable: true, writable: true, configurable: true });
+    } else if (SCALARS.includes(key)) {
+      config[key] = value;
+    } else {
+      debug(`${path}: unknown field "${key}" is ignored`);
+    }
+  }
+  return config;
+}
+
+function parse(path: string, text: string): Section {
+  let parsed: unknown;
+  try {
+    parsed = JSON.parse(text);
+  } catch (error) {
+    throw new InvalidArgumentError(`${path}: expected JSON: ${(error as Error).message}`);
+  }
+  if (!isSection(parsed)) throw new InvalidArgumentError(`${path}: expected a JSON object`);
+  return parsed;
+}
+
+/** The options that a configuration stands for. INVALID_ARGUMENT for a loader that there is none of. Values are checked with the options. */
+export function configOptions(
+  config: Record<string, unknown>,
+  debug: (message: string) => void = () => {},
+): Partial<ParallelOptions> {
+  const loader = String(config.loader);
+  if (!Object.hasOwn(LOADERS, loader)) {
+    throw new InvalidArgumentError(
+      `configuration: loader is "${loader}", expected one of ${Object.keys(LOADERS).join(', ')}`,
+    );
+  }
+  const options: Partial<ParallelOptions> = { ...LOADERS[loader] };
+  for (const section of ['parallel', 'debug', loader]) {
+    for (const [key, value] of Object.entries((config[section] as Section | undefined) ?? {})) {
+      const name = key.replace(/_([a-z])/g, (_, letter: string) => letter.toUpperCase());
+      const known = KEYS[section]!;
+      // Common fields may stand in a loader's section too.
+      const make = Object.hasOwn(known, name)
+        ? known[name]
+        : Object.hasOwn(KEYS.debug!, name)
+          ? KEYS.debug![name]
+          : undefined;
+      if (make) Object.assign(options, make(value));
+      else debug(`configuration: unknown field "${section}.${key}" is ignored`);
+    }
+  }
+  return options;
+}
+
+function isSection(value: unknown): value is Section {
+  return typeof value === 'object' && value !== null && !Array.isArray(value);
+}

@@ -1,0 +1,16 @@
+import { configOptions, loadConfig } from '../config.js';
+import type { DeviceTensor } from '../device-tensor.js';
+import type { ParallelOptions } from '../options.js';
+import { ParallelLoader } from './parallel-loader.js';
+
+/** A ParallelLoader that takes what its options leave open from the configuration (see loadConfig). */
+export class AutoLoader<T = DeviceTensor> extends ParallelLoader<T> {
+  /** Reads the configuration. IO_ERROR, INVALID_ARGUMENT, UNKNOWN_COPIER. */
+  constructor(options: ParallelOptions<T>) {
+    const debug = (message: string): void => {
+      if (options?.debugLog || process.env.FASTSAFETENSORS_DEBUG)
+        (options?.logger ?? console).debug(`fastsafetensors: ${message}`);
+    };
+    super({ ...(configOptions(loadConfig({}, debug), debug) as Partial<ParallelOptions<T>>), ...options });
+  }
+}
