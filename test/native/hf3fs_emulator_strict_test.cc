@@ -11,8 +11,7 @@
 namespace fst {
 namespace {
 
-class Hf3fsStrict : public Hf3fsEmulatorTest {};
-using Hf3fsStrictDeathTest = Hf3fsStrict;
+using Hf3fsStrictDeathTest = Hf3fsEmulatorTest;
 
 #define EXPECT_MISUSE(statements, reason) EXPECT_DEATH(statements, "hf3fs emulator: .*" reason)
 
@@ -38,14 +37,6 @@ TEST_F(Hf3fsStrictDeathTest, PrepOrSubmitOrWaitFromAnotherThread) {
         std::thread([&c] { c.Wait(1, 0.001); }).join();
       },
       "wait_for_ios from another thread");
-}
-
-TEST_F(Hf3fsStrict, OneThreadMaySubmitAndAnotherWait) {
-  Client c(this);
-  std::thread waiter([&c] { EXPECT_EQ(c.Wait(1).size(), 1u); });
-  EXPECT_GE(c.Prep(0, 0, 10), 0);
-  EXPECT_EQ(api->submit_ios(&c.ring), 0);
-  waiter.join();
 }
 
 TEST_F(Hf3fsStrictDeathTest, NoOrPastDeadline) {

@@ -102,6 +102,14 @@ TEST_F(Hf3fsEmulator, AnswersBadArgumentsAsTheLibraryDoes) {
   EXPECT_EQ(api->iorcreate4(&ring, mount.c_str(), 4, true, 5, 0, -1, 0), -EINVAL);
 }
 
+TEST_F(Hf3fsEmulator, OneThreadMaySubmitAndAnotherWait) {
+  Client c(this);
+  std::thread waiter([&c] { EXPECT_EQ(c.Wait(1).size(), 1u); });
+  EXPECT_GE(c.Prep(0, 0, 10), 0);
+  EXPECT_EQ(api->submit_ios(&c.ring), 0);
+  waiter.join();
+}
+
 TEST_F(Hf3fsEmulator, CutsJobsByDepth) {
   struct Case {
     int depth;
