@@ -76,8 +76,8 @@ class Loop {
   Reader& reader_;
   Device& device_;
   Status broken_;  // the reader or the stream could not be started
-  std::unique_ptr<CopyStream> stream_;
   Slots slots_;
+  std::unique_ptr<CopyStream> stream_;  // after the slots: it is drained before they go
   std::shared_ptr<TaskPool> openers_;
   ChunkRules staged_rules_;
   std::deque<TransferPtr> transfers_;
