@@ -68,6 +68,7 @@ interface Addon {
   parseHeader(bytes: Uint8Array, allowTrailingBytes: boolean): Promise<NativeHeader>;
   openDevice(name: string): Promise<NativeDevice>;
   allocate(device: NativeDevice, bytes: number): Promise<NativeMemory>;
+  checkRoom(device: NativeDevice, bytes: number): Promise<void>;
   pointerOf(memory: NativeMemory): bigint;
   release(memory: NativeMemory): void;
   arrayBufferOf(memory: NativeMemory, offset: number, length: number): ArrayBuffer;
