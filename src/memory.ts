@@ -1,4 +1,5 @@
 import type { Device } from './device.js';
+import { FastSafetensorsError } from './errors.js';
 import { checked, type NativeMemory, native } from './native.js';
 
 /**
@@ -11,6 +12,7 @@ export class Memory {
   readonly pointer: bigint;
   #handle: NativeMemory;
   #users = 0;
+  #released = false;
 
   constructor(handle: NativeMemory, device: Device, size: number) {
     this.#handle = handle;
@@ -24,13 +26,18 @@ export class Memory {
     return this.#handle;
   }
 
+  /** CLOSED when the last user has released it: only a copier that goes on after its request has ended sees that. */
   retain(): this {
+    if (this.#released)
+      throw new FastSafetensorsError('CLOSED', 'this memory was given back: the load that it was for has ended');
     ++this.#users;
     return this;
   }
 
   release(): void {
-    if (--this.#users === 0) native().release(this.#handle);
+    if (--this.#users > 0) return;
+    this.#released = true;
+    native().release(this.#handle);
   }
 
   /** A new ArrayBuffer over the bytes, which holds a reference of its own. Host memory only; `length` > 0. */

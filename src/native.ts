@@ -84,6 +84,7 @@ interface Addon {
   openDevice(name: string, unified: boolean): Promise<NativeDevice>;
   deviceInfo(device: NativeDevice): DeviceInfo;
   allocate(device: NativeDevice, bytes: number): Promise<NativeMemory>;
+  checkRoom(device: NativeDevice, bytes: number): Promise<void>;
   pointerOf(memory: NativeMemory): bigint;
   release(memory: NativeMemory): void;
   arrayBufferOf(memory: NativeMemory, offset: number, length: number): ArrayBuffer;

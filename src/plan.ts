@@ -150,10 +150,10 @@ export class Plan {
     return this.allocationBatches[this.allocations[item]!]!;
   }
 
-  /** The tensor that byte `offset` of a file belongs to, for errors. */
+  /** The tensor that byte `offset` of a file belongs to, or the next one (reads in blocks begin before their tensor): for errors. */
   tensorAt(path: string, offset: number): string | undefined {
     for (let item = 0; item < this.count; ++item) {
-      if (offset < this.offsets[item]! || offset >= this.offsets[item]! + this.lengths[item]!) continue;
+      if (offset >= this.offsets[item]! + this.lengths[item]!) continue;
       if (this.inputs[this.files[item]!]!.metadata.path === path) return this.nameOf(item);
     }
     return undefined;

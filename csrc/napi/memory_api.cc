@@ -51,6 +51,13 @@ Napi::Value DeviceInfoJs(const Napi::CallbackInfo& info) {
   return result;
 }
 
+// checkRoom(device, bytes): Promise<void>, rejects where so much can surely not be had
+Napi::Value CheckRoomJs(const Napi::CallbackInfo& info) {
+  auto device = FromExternal<Device>(info[0]);
+  auto bytes = static_cast<uint64_t>(info[1].As<Napi::Number>().DoubleValue());
+  return AsyncWork::Run(info.Env(), [=] { return device->CheckRoom(bytes); }, nullptr);
+}
+
 // pointerOf(allocation): bigint
 Napi::Value PointerOf(const Napi::CallbackInfo& info) {
   return Napi::BigInt::New(info.Env(), FromExternal<DeviceBuffer>(info[0])->address());
@@ -166,6 +173,7 @@ void ExportMemory(Napi::Env env, Napi::Object exports) {
   Export<OpenDeviceJs>(env, exports, "openDevice");
   Export<DeviceInfoJs>(env, exports, "deviceInfo");
   Export<AllocateJs>(env, exports, "allocate");
+  Export<CheckRoomJs>(env, exports, "checkRoom");
   Export<PointerOf>(env, exports, "pointerOf");
   Export<ReleaseJs>(env, exports, "release");
   Export<ArrayBufferOf>(env, exports, "arrayBufferOf");

@@ -110,7 +110,7 @@ class FileReader : public Reader {
   Status Open(const std::string& path, const FileIdentity& expected, std::shared_ptr<ReaderFile>* out) override {
     UniqueFd fd;
     Status opened = OpenUnchanged(path, options_.direct ? O_DIRECT : 0, expected, &fd);
-    if (!opened.ok() && options_.direct && errno == EINVAL) {
+    if (opened.code() == Code::IO_ERROR && options_.direct && errno == EINVAL) {
       std::lock_guard<std::mutex> lock(mutex_);
       fallbacks_.push_back({path, "direct", "buffered", "the file system refuses O_DIRECT"});
       opened = OpenUnchanged(path, 0, expected, &fd);

@@ -68,7 +68,7 @@ void Engine::SetWindow(const std::shared_ptr<Transfer>& transfer, uint32_t windo
 void Engine::Cancel(const std::shared_ptr<Transfer>& transfer, Status status) {
   {
     std::lock_guard<std::mutex> lock(shared_->mutex);
-    if (shared_->ended) return;
+    if (shared_->ended || transfer->drained()) return transfer->DropMemory();
     shared_->cancelled.emplace_back(transfer, std::move(status));
   }
   shared_->queue->Wake();

@@ -55,7 +55,11 @@ void Loop::TakeRequests() {
     if (!possible.ok()) Fail(*transfer, possible);
   }
   for (auto& [transfer, status] : cancelled) {
-    if (!transfer->drained()) Fail(*transfer, status);
+    if (transfer->drained()) {
+      transfer->DropMemory();
+    } else {
+      Fail(*transfer, status);
+    }
   }
   if (closing_) {
     for (TransferPtr& transfer : transfers_) {
@@ -131,14 +135,19 @@ void Loop::HandleRead(Op& op, const Status& status) {
   op.since = Clock::now();
   Status copying = stream_->Submit(pieces.data(), pieces.size(), slots_.on_device(), TagOf(op));
   if (copying.ok()) return;
-  Fail(*op.transfer, copying);
+  Fail(*op.transfer, PlaceOf(op, copying));
   FreeOp(op);
 }
 
 void Loop::HandleCopied(Op& op, const Status& status) {
-  if (!status.ok()) Fail(*op.transfer, status);
+  if (!status.ok()) Fail(*op.transfer, PlaceOf(op, status));
   if (!op.transfer->failed_) FinishParts(op);
   FreeOp(op);
+}
+
+Status Loop::PlaceOf(const Op& op, const Status& status) {
+  const std::string& path = op.transfer->plan_.files[op.file].path;
+  return Status(status.code(), path + ": " + status.message()).At(path, {}, static_cast<int64_t>(op.offset));
 }
 
 void Loop::FinishParts(Op& op) {
@@ -211,7 +220,7 @@ bool Loop::IssueRead(const TransferPtr& transfer) {
     }
     if (status.ok()) status = StartRead(transfer, std::move(chunk), slot);
   }
-  if (!status.ok()) Fail(t, status);
+  if (!status.ok()) Fail(t, status.At(t.plan_.files[first.file].path, {}, static_cast<int64_t>(first.offset)));
   return status.ok();
 }
 

@@ -63,6 +63,7 @@ class Loop {
   Status StartRead(const TransferPtr& transfer, Chunk chunk, int slot);
   Status BufferOf(Transfer& transfer, uint32_t allocation, std::shared_ptr<DeviceBuffer>* out);
   void PassEmptyItems(Transfer& transfer);
+  static Status PlaceOf(const Op& op, const Status& status);  // a device knows of no file
   void FinishParts(Op& op);
   void Fail(Transfer& transfer, Status status);
   void CheckClocks();

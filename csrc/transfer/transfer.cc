@@ -39,6 +39,12 @@ std::shared_ptr<DeviceBuffer> Transfer::TakeAllocation(uint32_t index) {
   return std::move(memory.buffer);
 }
 
+void Transfer::DropMemory() {
+  std::vector<std::shared_ptr<DeviceBuffer>> dropped;
+  std::lock_guard<std::mutex> lock(mutex_);
+  for (Memory& memory : memory_) dropped.push_back(std::move(memory.buffer));
+}
+
 void Transfer::CompleteBytes(uint32_t item, uint64_t bytes) {
   bytes_loaded_.fetch_add(bytes, std::memory_order_relaxed);
   bytes_left_[item] -= bytes;

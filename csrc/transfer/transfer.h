@@ -64,6 +64,7 @@ class Transfer {
 
   friend class Engine;
 
+  void DropMemory();                                  // lets go of what nobody has taken; any thread, when drained
   void CompleteBytes(uint32_t item, uint64_t bytes);  // I/O thread
   void CompleteItem(uint32_t item);                   // I/O thread
 

@@ -111,6 +111,7 @@ export class CopierLoad extends Load {
   async #run(): Promise<void> {
     const { plan } = this;
     const pending = new Set<Promise<void>>();
+    await this.#checkRoom();
     try {
       for (let item = 0; item < plan.count && !this.#error; ) {
         while (plan.batchOf(item) >= this.#window && !this.#error) await this.#changed();
@@ -129,6 +130,15 @@ export class CopierLoad extends Load {
     } finally {
       await Promise.all(pending);
     }
+  }
+
+  /** What the window allows at once is refused before anything is allocated. */
+  async #checkRoom(): Promise<void> {
+    const { allocationSizes, allocationBatches } = this.plan;
+    let bytes = 0;
+    for (let i = 0; i < allocationSizes.length && allocationBatches[i]! < this.#window; ++i)
+      bytes += allocationSizes[i]!;
+    await settled(native().checkRoom(await openDevice(this.device), bytes));
   }
 
   async #allocate(allocation: number): Promise<Memory | null> {

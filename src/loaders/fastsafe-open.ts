@@ -64,7 +64,7 @@ class LazyFiles<T> implements OpenFiles<T> {
     const plan = Plan.ofTensors([{ metadata, selection: Uint32Array.of(index) }]);
     const started = performance.now();
     const { timeoutMs } = this.#options;
-    const load = await this.#session.race(this.#session.begin(plan, { window: 1, collectReady: false, timeoutMs }));
+    const load = await this.#session.begin(plan, { window: 1, collectReady: false, timeoutMs });
     let tensor: DeviceTensor;
     try {
       await this.#session.race(load.complete());
@@ -89,9 +89,12 @@ class LazyFiles<T> implements OpenFiles<T> {
     const started = performance.now();
     const { timeoutMs } = this.#options;
     // Runs that lie near each other are read together and copied apart.
-    const load = await this.#session.race(
-      this.#session.begin(plan, { window: 1, collectReady: false, timeoutMs, alwaysStage: plan.count > 1 }),
-    );
+    const load = await this.#session.begin(plan, {
+      window: 1,
+      collectReady: false,
+      timeoutMs,
+      alwaysStage: plan.count > 1,
+    });
     try {
       await this.#session.race(load.complete());
       return new DeviceTensor(name, dtype, shape, byteLength, device, load.memoryOf(0), 0);

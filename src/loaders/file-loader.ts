@@ -88,10 +88,7 @@ export class SafeTensorsFileLoader<T = DeviceTensor> {
     const plan = this.#planned();
     const started = performance.now();
     const { timeoutMs, framework, pg = new SingleGroup() } = this.#options;
-    const load = await session.race(
-      session.begin(plan, { window: 0xffffffff, collectReady: false, timeoutMs }),
-      signal,
-    );
+    const load = await session.begin(plan, { window: 0xffffffff, collectReady: false, timeoutMs }, signal);
     const meter = session.meter(load, onProgress);
     try {
       await session.race(load.complete(), signal);

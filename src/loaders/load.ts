@@ -46,7 +46,7 @@ export abstract class Load {
   /** Items that became ready since the last call. */
   abstract takeReady(): ArrayLike<number>;
   abstract allow(batches: number): void;
-  /** Ends the load: nothing is started any more, memory goes when the last read and copy have been reaped. */
+  /** Ends the load: nothing is started any more, memory that was not taken goes when the last read and copy have been reaped. */
   abstract cancel(): void;
   /** The memory of an allocation with a ready item, retained for the caller; asked for once. Null after an error. */
   protected abstract takeMemory(allocation: number): Memory | null;
@@ -105,7 +105,7 @@ export abstract class Load {
   end(): void {
     if (this.#ended) return;
     this.#ended = true;
-    if (!this.drained) this.cancel();
+    this.cancel();
     for (const memory of this.#memories) memory?.release();
     this.#memories.fill(null);
   }

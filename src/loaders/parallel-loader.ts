@@ -49,7 +49,7 @@ export class ParallelLoader<T = DeviceTensor> {
     const plan = Plan.ofTensors(await session.race(selectTensors(shards.metadata, filter)), maxBatchBytes);
     const window = queueSize + 2;
     const started = performance.now();
-    const load = await session.race(session.begin(plan, { window, collectReady: order === 'ready', timeoutMs }));
+    const load = await session.begin(plan, { window, collectReady: order === 'ready', timeoutMs });
     const meter = session.meter(load);
     try {
       yield* order === 'ready' ? this.#asReady(load, window) : this.#inOrder(load, window);
@@ -71,6 +71,7 @@ export class ParallelLoader<T = DeviceTensor> {
         ready = await this.#progress(load, () => load.readyPrefix, ready);
         turn = performance.now();
       }
+      this.#session.check(); // what is ready is not handed out after close() or an abort
       const tensor = load.tensor(item);
       load.pass(item);
       const adopted = this.#adopt(tensor);
@@ -99,6 +100,7 @@ export class ParallelLoader<T = DeviceTensor> {
       const ready = load.takeReady();
       for (let i = 0; i < ready.length; ++i, ++yielded) {
         const item = ready[i]!;
+        this.#session.check();
         const tensor = load.tensor(item);
         load.pass(item);
         const adopted = this.#adopt(tensor);

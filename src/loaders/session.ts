@@ -94,6 +94,7 @@ export class Session {
 
   /** The engine of a built-in copier; undefined for a copier of the user's own. */
   async #open(): Promise<NativeEngine | undefined> {
+    this.check();
     this.#make ??= createCopierConstructor(this.#copier, this.device, { ...this.options });
     const spec = engineOf(this.#make);
     if (!spec) return undefined;
@@ -112,11 +113,14 @@ export class Session {
     }
   }
 
-  /** Begins a load and a new report. Rejects with DEVICE_UNAVAILABLE, COPIER_UNAVAILABLE and what check() throws. */
-  async begin(plan: Plan, options: LoadOptions): Promise<Load> {
-    this.check();
-    const engine = await this.#open();
-    this.check();
+  /**
+   * Begins a load and a new report. Rejects with DEVICE_UNAVAILABLE, COPIER_UNAVAILABLE and, at once, with what check() throws: then there is no load. One that is
+   * returned is the caller's to finish() or keep().
+   */
+  async begin(plan: Plan, options: LoadOptions, signal?: AbortSignal): Promise<Load> {
+    this.check(signal);
+    const engine = await this.race(this.#open(), signal);
+    this.check(signal);
     const load = engine
       ? new EngineLoad(engine, plan, this.device, options)
       : new CopierLoad(this.#make!, plan, this.device, options);

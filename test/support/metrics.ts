@@ -1,0 +1,22 @@
+import { setTimeout } from 'node:timers/promises';
+import { setFlagsFromString } from 'node:v8';
+import { runInNewContext } from 'node:vm';
+import { type Metrics, nativeMetrics } from 'fastsafetensors-node';
+
+const ZERO: Metrics = { deviceBytes: 0, hostBytes: 0, stagingBytes: 0, openFiles: 0, rings: 0, inFlight: 0 };
+
+setFlagsFromString('--expose-gc');
+const collectGarbage = runInNewContext('gc') as () => void;
+
+/**
+ * Waits until this process holds nothing: what was cancelled is given back by other threads. Fails with what is left after some seconds. With `collect`, garbage
+ * is collected first: for tests that drop typed arrays or loaders; others must not need it.
+ */
+export async function expectNothingHeld({ collect = false, timeoutMs = 5000 } = {}): Promise<void> {
+  const end = Date.now() + timeoutMs;
+  while (JSON.stringify(nativeMetrics()) !== JSON.stringify(ZERO) && Date.now() < end) {
+    if (collect) collectGarbage();
+    await setTimeout(5);
+  }
+  expect(nativeMetrics()).toEqual(ZERO);
+}
