@@ -29,6 +29,7 @@
         "csrc/transfer/chunker.cc",
         "csrc/transfer/engine.cc",
         "csrc/transfer/loop.cc",
+        "csrc/transfer/loop_clocks.cc",
         "csrc/transfer/plan.cc",
         "csrc/transfer/transfer.cc"
       ],

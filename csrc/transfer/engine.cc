@@ -35,11 +35,15 @@ Status Engine::Create(std::shared_ptr<Device> device, std::unique_ptr<Reader> re
     }  // the stream, then the slots
     shared->reader.reset();
     std::vector<std::function<void()>> closed;
+    std::vector<std::pair<std::shared_ptr<Transfer>, Status>> cancelled;  // after the loop's last look
     {
       std::lock_guard<std::mutex> lock(shared->mutex);
       shared->ended = true;
       closed.swap(shared->closed);
+      cancelled.swap(shared->cancelled);
     }
+    for (auto& entry : cancelled) entry.first->DropMemory();
+    cancelled.clear();
     for (auto& callback : closed) callback();
   }));
   out->reset(new Engine(std::move(shared)));
@@ -68,7 +72,7 @@ void Engine::SetWindow(const std::shared_ptr<Transfer>& transfer, uint32_t windo
 void Engine::Cancel(const std::shared_ptr<Transfer>& transfer, Status status) {
   {
     std::lock_guard<std::mutex> lock(shared_->mutex);
-    if (shared_->ended) return;
+    if (shared_->ended) return transfer->DropMemory();
     shared_->cancelled.emplace_back(transfer, std::move(status));
   }
   shared_->queue->Wake();

@@ -76,15 +76,15 @@ class Loop {
   Reader& reader_;
   Device& device_;
   Status broken_;  // the reader or the stream could not be started
-  std::unique_ptr<CopyStream> stream_;
   Slots slots_;
+  std::unique_ptr<CopyStream> stream_;  // goes before the slots that it copies from
   std::shared_ptr<TaskPool> openers_;
   ChunkRules staged_rules_;
   std::deque<TransferPtr> transfers_;
   std::deque<Op> ops_;  // a deque: references stay valid while it grows
   std::vector<uint32_t> free_ops_;
   int reading_ = 0, working_ = 0;
-  bool closing_ = false;
+  bool closing_ = false, throttled_ = false;  // throttled_: a read was put off until throttled_until_
   Clock::time_point throttled_until_ = Clock::time_point::min();
   Clock::time_point next_stall_check_ = Clock::time_point::min();
 };
