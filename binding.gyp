@@ -28,6 +28,7 @@
         "csrc/transfer/chunker.cc",
         "csrc/transfer/engine.cc",
         "csrc/transfer/loop.cc",
+        "csrc/transfer/loop_clocks.cc",
         "csrc/transfer/plan.cc",
         "csrc/transfer/transfer.cc",
         "csrc/napi/addon.cc",

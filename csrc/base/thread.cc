@@ -4,20 +4,27 @@
 #include <signal.h>
 
 #include <memory>
+#include <string>
 
 namespace fst {
 namespace {
 
+struct Start {
+  std::string name;
+  std::function<void()> body;
+};
+
 void* Run(void* argument) {
-  std::unique_ptr<std::function<void()>> body(static_cast<std::function<void()>*>(argument));
-  (*body)();
+  std::unique_ptr<Start> start(static_cast<Start*>(argument));
+  pthread_setname_np(pthread_self(), start->name.c_str());  // here: a detached thread's id may be stale for others
+  start->body();
   return nullptr;
 }
 
 }  // namespace
 
 Status StartThread(const char* name, std::function<void()> body) {
-  auto argument = std::make_unique<std::function<void()>>(std::move(body));
+  std::unique_ptr<Start> argument(new Start{std::string(name).substr(0, 15), std::move(body)});
   pthread_attr_t attributes;
   pthread_attr_init(&attributes);
   pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
@@ -27,10 +34,7 @@ Status StartThread(const char* name, std::function<void()> body) {
   pthread_sigmask(SIG_SETMASK, &all, &before);
   pthread_t thread;
   int error = pthread_create(&thread, &attributes, Run, argument.get());
-  if (error == 0) {
-    argument.release();  // NOLINT: the thread owns it now
-    pthread_setname_np(thread, std::string(name).substr(0, 15).c_str());
-  }
+  if (error == 0) argument.release();  // NOLINT: the thread owns it now
   pthread_sigmask(SIG_SETMASK, &before, nullptr);
   pthread_attr_destroy(&attributes);
   if (error == 0) return Status::Ok();

@@ -35,11 +35,15 @@ Status Engine::Create(std::shared_ptr<Device> device, std::unique_ptr<Reader> re
     }  // the stream, then the slots
     shared->reader.reset();
     std::vector<std::function<void()>> closed;
+    std::vector<std::pair<std::shared_ptr<Transfer>, Status>> cancelled;  // after the loop's last look
     {
       std::lock_guard<std::mutex> lock(shared->mutex);
       shared->ended = true;
       closed.swap(shared->closed);
+      cancelled.swap(shared->cancelled);
     }
+    for (auto& entry : cancelled) entry.first->DropMemory();
+    cancelled.clear();
     for (auto& callback : closed) callback();
   }));
   out->reset(new Engine(std::move(shared)));

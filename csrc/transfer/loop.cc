@@ -71,9 +71,9 @@ void Loop::TakeRequests() {
 // What the window allows at once is refused before anything is allocated.
 Status Loop::CheckRoom(const Transfer& transfer) {
   uint64_t bytes = 0;
+  std::lock_guard<std::mutex> lock(transfer.mutex_);
   for (size_t i = 0; i < transfer.plan_.allocations.size(); ++i) {
-    bool there = i < transfer.options_.memory.size() && transfer.options_.memory[i] != nullptr;
-    if (!there && transfer.plan_.allocations[i].batch < transfer.options_.window)
+    if (transfer.memory_[i].buffer == nullptr && transfer.plan_.allocations[i].batch < transfer.options_.window)
       bytes += transfer.plan_.allocations[i].size;
   }
   return device_.CheckRoom(bytes);
@@ -155,12 +155,20 @@ void Loop::FinishParts(Op& op) {
 }
 
 bool Loop::IssueAll() {
+  throttled_ = false;
   bool started = false;
   for (size_t i = 0; i < transfers_.size(); ++i) {
     TransferPtr transfer = transfers_[i];
     if (transfer->failed_) continue;
     started |= OpenAhead(transfer);
     while (IssueRead(transfer)) started = true;
+    // What waits with nothing of its own in flight waits for reads of other loads: CheckClocks looks after it.
+    bool waits = transfer->ops_ == 0 && transfer->cursor_.item < transfer->allowed_ && !throttled_;
+    if (!waits) {
+      transfer->waits_since_ = Clock::time_point::max();
+    } else if (transfer->waits_since_ == Clock::time_point::max()) {
+      transfer->waits_since_ = Clock::now();
+    }
   }
   return started;
 }
@@ -169,9 +177,11 @@ bool Loop::OpenAhead(const TransferPtr& transfer) {
   Transfer& t = *transfer;
   const uint32_t window = t.window_.load(std::memory_order_relaxed);
   while (t.allowed_ < t.plan_.items.size() && t.plan_.BatchOf(t.allowed_) < window) ++t.allowed_;
+  PassEmptyItems(t);
   bool started = false;
-  while (t.files_opened_ < t.file_sequence_.size() && t.files_opened_ < t.files_started_ + kOpenAhead &&
-         t.file_first_[t.files_opened_] < t.allowed_) {
+  // The file at the cursor is opened however many are: in a plan that interleaves files none may be done before.
+  while (t.files_opened_ < t.file_sequence_.size() && t.file_first_[t.files_opened_] < t.allowed_ &&
+         (t.files_opened_ < t.files_started_ + kOpenAhead || t.file_first_[t.files_opened_] <= t.cursor_.item)) {
     uint32_t file = t.file_sequence_[t.files_opened_++];
     Op& op = NewOp(Op::kOpening, transfer);
     op.file = file;
@@ -204,7 +214,10 @@ bool Loop::IssueRead(const TransferPtr& transfer) {
   if (t.failed_) return false;
   PassEmptyItems(t);
   if (t.cursor_.item >= t.allowed_ || reading_ >= reader_.needs().in_flight) return false;
-  if (shared_->options.max_bytes_per_second > 0 && Clock::now() < throttled_until_) return false;
+  if (shared_->options.max_bytes_per_second > 0 && Clock::now() < throttled_until_) {
+    throttled_ = true;
+    return false;
+  }
   const PlanItem& first = t.plan_.items[t.cursor_.item];
   if (t.files_[first.file].state != Transfer::File::kOpen) return false;
 
@@ -257,9 +270,7 @@ Status Loop::StartRead(const TransferPtr& transfer, Chunk chunk, int slot) {
   request.offset = chunk.offset;
   request.length = chunk.length;
   request.wanted = chunk.wanted;
-  size_t next = t.cursor_.item;
-  while (next < t.plan_.items.size() && t.plan_.items[next].length == 0) ++next;
-  request.last = next >= t.plan_.items.size() || t.plan_.items[next].file != op.file;
+  request.last = t.cursor_.item > file.last_item;
   if (request.last) {
     file.file.reset();
     file.state = Transfer::File::kDone;
@@ -306,44 +317,11 @@ void Loop::Fail(Transfer& t, Status status) {
   t.failed_ = true;
   t.news_ = true;
   for (Transfer::File& file : t.files_) file.file.reset();
-  std::vector<std::shared_ptr<DeviceBuffer>> dropped;  // memory under I/O lives on in its ops
-  std::lock_guard<std::mutex> lock(t.mutex_);
-  t.status_ = std::move(status);
-  for (Transfer::Memory& memory : t.memory_) dropped.push_back(std::move(memory.buffer));
-}
-
-void Loop::CheckClocks() {
-  auto now = Clock::now();
-  for (TransferPtr& transfer : transfers_) {
-    if (now >= transfer->options_.deadline) {
-      Fail(*transfer, Status(Code::TIMEOUT,
-                             Format("the load was not complete in time: %llu bytes of it had arrived; raise timeoutMs",
-                                    static_cast<unsigned long long>(transfer->bytes_loaded()))));
-    }
+  {
+    std::lock_guard<std::mutex> lock(t.mutex_);
+    t.status_ = std::move(status);
   }
-  if (working_ == 0 || now < next_stall_check_) return;
-  auto limit = shared_->options.stall_timeout;
-  next_stall_check_ = now + std::max<Clock::duration>(limit / 8, std::chrono::milliseconds(5));
-  for (Op& op : ops_) {
-    if (op.stage == Op::kFree || now - op.since < limit) continue;
-    const char* what = op.stage == Op::kOpening   ? "opening the file"
-                       : op.stage == Op::kReading ? "a read"
-                                                  : "a copy to the device";
-    const std::string& path = op.transfer->plan_.files[op.file].path;
-    Status stalled(
-        Code::STALLED,
-        Format("%s: %s at offset %llu has not completed for %lld ms (stallTimeoutMs); is its store still there?",
-               path.c_str(), what, static_cast<unsigned long long>(op.offset), static_cast<long long>(limit.count())));
-    Fail(*op.transfer, stalled.At(path, {}, static_cast<int64_t>(op.offset)));
-  }
-}
-
-Clock::time_point Loop::NextDeadline() const {
-  auto deadline = Clock::time_point::max();
-  if (working_ > 0) deadline = next_stall_check_;
-  for (const TransferPtr& transfer : transfers_) deadline = std::min(deadline, transfer->options_.deadline);
-  if (!transfers_.empty() && throttled_until_ > Clock::now()) deadline = std::min(deadline, throttled_until_);
-  return deadline;
+  t.DropMemory();
 }
 
 void Loop::Settle() {

@@ -1,11 +1,23 @@
 #include "transfer/transfer.h"
 
 namespace fst {
+namespace {
+
+TransferOptions WithoutMemory(TransferOptions options) {
+  options.memory.clear();
+  return options;
+}
+
+}  // namespace
 
 Transfer::Transfer(Plan plan, TransferOptions options)
-    : plan_(std::move(plan)), options_(std::move(options)), window_(options_.window) {
+    : plan_(std::move(plan)), options_(WithoutMemory(options)), window_(options_.window) {
   memory_.resize(plan_.allocations.size());
-  for (size_t i = 0; i < options_.memory.size() && i < memory_.size(); ++i) memory_[i].buffer = options_.memory[i];
+  // Moved: a handle that nobody has collected yet must not hold memory that everybody has let go of.
+  for (size_t i = 0; i < options.memory.size() && i < memory_.size(); ++i) {
+    memory_[i].taken = options.memory[i] != nullptr;
+    memory_[i].buffer = std::move(options.memory[i]);
+  }
   files_.resize(plan_.files.size());
   bytes_left_.reserve(plan_.items.size());
   std::vector<bool> seen(plan_.files.size());
@@ -13,6 +25,7 @@ Transfer::Transfer(Plan plan, TransferOptions options)
     const PlanItem& item = plan_.items[i];
     bytes_left_.push_back(item.length);
     ++memory_[item.allocation].items_left;
+    if (item.length > 0) files_[item.file].last_item = i;
     if (item.length > 0 && !seen[item.file]) {
       seen[item.file] = true;
       file_sequence_.push_back(item.file);

@@ -17,8 +17,9 @@ namespace fst {
 struct TransferOptions {
   uint32_t window = UINT32_MAX;  // batches below this number may be loaded; see Engine::SetWindow
   bool always_stage = false;     // through slots, as the engine's option says for all
-  std::vector<std::shared_ptr<DeviceBuffer>>
-      memory;                  // memory that is there already, by allocation; may be shorter, with nulls
+  // Memory that is there already, by allocation; may be shorter, with nulls. Let go of when its last item is
+  // ready or the load ends: TakeAllocation may find it gone.
+  std::vector<std::shared_ptr<DeviceBuffer>> memory;
   bool collect_ready = false;  // TakeReady is used: tensors in the order in which they arrive
   Clock::time_point deadline = Clock::time_point::max();  // TIMEOUT after it
   // Called on the I/O thread when there is something new to see. Short, and never calls the engine.
@@ -59,7 +60,7 @@ class Transfer {
   struct File {
     enum State : uint8_t { kClosed, kOpening, kOpen, kDone } state = kClosed;
     std::shared_ptr<ReaderFile> file;
-    Clock::time_point opening_since;
+    size_t last_item = 0;  // that has bytes in it
   };
 
   friend class Engine;
@@ -91,6 +92,7 @@ class Transfer {
   size_t allowed_ = 0;                           // one past the last item that the window allows
   size_t files_opened_ = 0, files_started_ = 0;  // positions in file_sequence_
   int ops_ = 0;                                  // opens, reads and copies in flight
+  Clock::time_point waits_since_ = Clock::time_point::max();  // for depth or slots that other loads have
   bool failed_ = false, news_ = false;
 };
 

@@ -1,0 +1,214 @@
+// NextChunk on random plans: every wanted byte exactly once, every read as its reader needs it.
+#include "transfer/chunker.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+
+#include "support/model.h"
+
+namespace fst {
+namespace {
+
+constexpr uint64_t kGap = 32 << 10;
+
+struct Case {
+  const char* name;
+  bool direct, scatters;
+  size_t alignment;
+  uint64_t chunk, boundary;
+};
+
+const Case kCases[] = {
+    {"BufferedDirect", true, true, 1, 16 << 10, 0},   {"BufferedOnePiece", true, false, 1, 16 << 10, 0},
+    {"Staged", false, false, 1, 16 << 10, 0},         {"StagedTiny", false, false, 1, 100, 0},
+    {"ODirect", false, false, 4096, 16 << 10, 0},     {"ODirectOneBlock", false, false, 4096, 4096, 0},
+    {"Gds", true, false, 4096, 16 << 10, 0},          {"GdsScattering", true, true, 4096, 64 << 10, 0},
+    {"GdsOneBlock", true, false, 4096, 4096, 0},      {"Boundary", true, true, 1, 1 << 20, 8 << 10},
+    {"StagedBoundary", false, false, 512, 12 << 10, 8 << 10}, {"GdsBoundary", true, false, 4096, 64 << 10, 16 << 10},
+};
+
+class Chunker : public ::testing::TestWithParam<Case> {
+ protected:
+  ChunkRules Rules() const {
+    const Case& c = GetParam();
+    ChunkRules rules{{}, c.direct, c.chunk, kGap};
+    rules.needs.offset_alignment = rules.needs.length_alignment = rules.needs.memory_alignment = c.alignment;
+    rules.needs.boundary = c.boundary;
+    rules.needs.scatters = c.scatters;
+    return rules;
+  }
+  // As Engine::Create sizes them.
+  static uint64_t SlotBytes(const ChunkRules& rules) {
+    uint64_t alignment = rules.needs.offset_alignment;
+    return alignment > 1 ? rules.chunk + 2 * alignment : std::max<uint64_t>((rules.chunk + 4095) / 4096 * 4096, 4096);
+  }
+
+  // One chunk against the contracts of chunker.h and reader.h.
+  static void CheckChunk(const Plan& plan, const ChunkRules& rules, const Chunk& chunk, size_t end, uint64_t address) {
+    const ReaderNeeds& needs = rules.needs;
+    ASSERT_FALSE(chunk.parts.empty());
+    const PlanItem& first = plan.items[chunk.parts.front().item];
+    const uint64_t file_size = plan.files[first.file].expected.size;
+    EXPECT_EQ(chunk.offset % needs.offset_alignment, 0U);
+    EXPECT_EQ(chunk.length % needs.length_alignment, 0U);
+    EXPECT_LE(chunk.wanted, chunk.length);
+    EXPECT_LT(chunk.offset + chunk.length, file_size + needs.length_alignment) << "reads past the end of the file";
+    EXPECT_LE(chunk.length, chunk.direct ? rules.chunk : SlotBytes(rules)) << "does not fit its slot";
+    if (needs.boundary > 0) {
+      EXPECT_EQ(chunk.offset / needs.boundary, (chunk.offset + chunk.length - 1) / needs.boundary);
+    }
+    uint64_t before = chunk.parts.front().file_offset, sum = 0;
+    EXPECT_LE(chunk.offset, before);
+    EXPECT_LT(before - chunk.offset, needs.offset_alignment);
+    for (const ChunkPart& part : chunk.parts) {
+      const PlanItem& item = plan.items[part.item];
+      EXPECT_LT(part.item, end);
+      EXPECT_EQ(item.file, first.file);
+      EXPECT_GT(part.length, 0U);
+      EXPECT_GE(part.file_offset, before) << "parts overlap or step back";
+      EXPECT_LE(part.file_offset - before, chunk.direct ? 0 : rules.largest_gap);
+      before = part.file_offset + part.length;
+      sum += part.length;
+      if (chunk.direct) {
+        EXPECT_EQ(item.allocation, first.allocation);
+      }
+    }
+    EXPECT_EQ(chunk.offset + chunk.wanted, before);
+    if (!chunk.direct) return;
+    EXPECT_TRUE(rules.direct);
+    EXPECT_EQ(chunk.length, sum) << "a direct read must end with its last part: what follows is a neighbour's";
+    EXPECT_LE(chunk.parts.size(), needs.scatters ? 1024U : 1U);
+    EXPECT_EQ((address + chunk.parts.front().destination) % needs.memory_alignment, 0U);
+  }
+
+  void Run(const Model& model, Random& random, bool windows) {
+    const Plan& plan = model.plan;
+    const ChunkRules rules = Rules();
+    std::vector<uint64_t> addresses;
+    for (size_t i = 0; i < plan.allocations.size(); ++i)
+      addresses.push_back(Chance(random, 0.7) ? 4096 * (1 + Below(random, 1000)) : 256 * (1 + Below(random, 1000)));
+    std::vector<uint64_t> covered(plan.items.size());
+    Cursor cursor;
+    size_t end = windows ? 0 : plan.items.size(), reads = 0;
+    for (;;) {
+      while (cursor.item < plan.items.size() && plan.items[cursor.item].length == 0) cursor = {cursor.item + 1, 0};
+      if (cursor.item >= plan.items.size()) break;
+      if (cursor.item >= end) end = std::min<size_t>(plan.items.size(), cursor.item + 1 + Below(random, 6));
+      uint64_t address = addresses[plan.items[cursor.item].allocation];
+      Chunk chunk = NextChunk(plan, rules, cursor, end, address);
+      ASSERT_NO_FATAL_FAILURE(CheckChunk(plan, rules, chunk, end, address));
+      for (const ChunkPart& part : chunk.parts) {
+        const PlanItem& item = plan.items[part.item];
+        EXPECT_EQ(part.file_offset, item.offset + covered[part.item]) << "a byte is left out or read twice";
+        EXPECT_EQ(part.destination, item.destination + covered[part.item]);
+        covered[part.item] += part.length;
+        EXPECT_LE(covered[part.item], item.length);
+      }
+      ASSERT_TRUE(chunk.next.item > cursor.item || chunk.next.done > cursor.done) << "no progress";
+      cursor = chunk.next;
+      ASSERT_LE(cursor.item, end);
+      if (cursor.item < plan.items.size()) {
+        EXPECT_TRUE(cursor.done == 0 || cursor.done < plan.items[cursor.item].length);
+      }
+      ++reads;
+    }
+    for (size_t i = 0; i < plan.items.size(); ++i) EXPECT_EQ(covered[i], plan.items[i].length) << "item " << i;
+    EXPECT_GT(reads, 0U);
+  }
+};
+
+TEST_P(Chunker, CoversRandomPlansOnce) {
+  using Order = ModelShape::Order;
+  for (uint64_t seed = 1; seed <= 60; ++seed) {
+    SCOPED_TRACE("seed " + std::to_string(seed));
+    Random random(seed);
+    ModelShape shape;
+    shape.order = seed % 3 == 0 ? Order::kFiles : seed % 3 == 1 ? Order::kInterleaved : Order::kShuffled;
+    shape.congruent = seed % 2 == 0;
+    shape.max_length = seed % 5 == 0 ? 200 : seed % 5 == 1 ? 100000 : 9000;
+    shape.allocation = 256 << 10;
+    Model model = RandomModel(random, shape);
+    Run(model, random, /*windows=*/seed % 4 == 0);
+    if (HasFailure()) return;
+  }
+}
+
+// A window of many items in one read, overlapping tensors, and the same tensor twice.
+TEST_P(Chunker, CoversOverlappingTensors) {
+  Random random(7);
+  Model model = RandomModel(random, {});
+  Plan& plan = model.plan;
+  plan.items.clear();
+  plan.allocations = {{1 << 20, 0}};
+  for (uint64_t i = 0; i < 40; ++i) plan.items.push_back({0, 0, i * 13, 100 + i, 1024 * i});
+  plan.items.push_back(plan.items.back());
+  plan.files[0].expected.size = 4096;
+  Run(model, random, false);
+}
+
+INSTANTIATE_TEST_SUITE_P(Readers, Chunker, ::testing::ValuesIn(kCases),
+                         [](const auto& info) { return std::string(info.param.name); });
+
+Plan OneFile(std::vector<PlanItem> items) {
+  Plan plan;
+  plan.files.resize(1);
+  plan.files[0].expected.size = 1 << 20;
+  plan.allocations = {{1 << 20, 0}, {1 << 20, 0}};
+  plan.items = std::move(items);
+  return plan;
+}
+
+ChunkRules Aligned(size_t alignment, bool direct) {
+  ChunkRules rules{{}, direct, 64 << 10, kGap};
+  rules.needs.offset_alignment = rules.needs.length_alignment = rules.needs.memory_alignment = alignment;
+  rules.needs.scatters = true;
+  return rules;
+}
+
+TEST(Chunk, MergesContiguousTensorsAcrossEmptyOnes) {
+  Plan plan = OneFile({{0, 0, 0, 100, 0}, {0, 0, 100, 0, 0}, {0, 0, 100, 50, 256}, {0, 0, 150, 0, 0}});
+  Chunk chunk = NextChunk(plan, Aligned(1, true), {}, 4, 0);
+  EXPECT_TRUE(chunk.direct);
+  EXPECT_EQ(chunk.parts.size(), 2U);
+  EXPECT_EQ(chunk.length, 150U);
+  EXPECT_EQ(chunk.next.item, 4U);
+}
+
+TEST(Chunk, ADirectReadStaysInOneAllocation) {
+  Plan plan = OneFile({{0, 0, 0, 100, 0}, {0, 1, 100, 50, 0}});
+  EXPECT_EQ(NextChunk(plan, Aligned(1, true), {}, 2, 0).parts.size(), 1U);
+  EXPECT_EQ(NextChunk(plan, Aligned(1, false), {}, 2, 0).parts.size(), 2U);
+}
+
+TEST(Chunk, OnlyTheEdgesOfACongruentTensorAreStaged) {
+  Plan plan = OneFile({{0, 0, 1000, 40000, 1000}});
+  ChunkRules rules = Aligned(4096, true);
+  Chunk head = NextChunk(plan, rules, {}, 1, 8192);
+  EXPECT_FALSE(head.direct);
+  EXPECT_EQ(head.wanted, 4096U);
+  Chunk middle = NextChunk(plan, rules, head.next, 1, 8192);
+  EXPECT_TRUE(middle.direct);
+  EXPECT_EQ(middle.offset, 4096U);
+  EXPECT_EQ(middle.length, 36864U);  // up to 40960, the last whole block
+  Chunk tail = NextChunk(plan, rules, middle.next, 1, 8192);
+  EXPECT_FALSE(tail.direct);
+  EXPECT_EQ(tail.wanted, 40U);
+  EXPECT_EQ(tail.next.item, 1U);
+}
+
+TEST(Chunk, AnIncongruentTensorIsStagedWhole) {
+  Plan plan = OneFile({{0, 0, 4096, 40000, 256}});
+  EXPECT_FALSE(NextChunk(plan, Aligned(4096, true), {}, 1, 8192).direct);
+  EXPECT_TRUE(NextChunk(plan, Aligned(4096, true), {}, 1, 8192 - 256).direct);
+}
+
+TEST(Chunk, AHoleWiderThanTheGapBeginsARead) {
+  for (uint64_t hole : {kGap, kGap + 1}) {
+    Plan plan = OneFile({{0, 0, 0, 10, 0}, {0, 0, 10 + hole, 10, 256}});
+    EXPECT_EQ(NextChunk(plan, Aligned(1, false), {}, 2, 0).parts.size(), hole == kGap ? 2U : 1U);
+  }
+}
+
+}  // namespace
+}  // namespace fst

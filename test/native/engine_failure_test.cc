@@ -1,0 +1,256 @@
+// What goes wrong at any point ends a load with its code, leaves others alone, and gives everything back.
+#include <unistd.h>
+
+#include "device/fake_device.h"
+#include "reader/fake_reader.h"
+#include "reader/file_reader.h"
+#include "support/engine_harness.h"
+#include "support/scripted_device.h"
+#include "support/scripted_reader.h"
+
+namespace fst {
+namespace {
+
+std::shared_ptr<Device> Fake(FakeDevice::Options options = {20, 0, 0}) {
+  return std::make_shared<FakeDevice>("cuda:0", options);
+}
+
+std::shared_ptr<ReaderScript> SmallReads() {
+  auto script = std::make_shared<ReaderScript>();
+  script->needs.chunk = 8 << 10;
+  script->needs.scatters = true;
+  return script;
+}
+
+FakeReaderOptions Late() {
+  FakeReaderOptions options;
+  options.chunk = 8 << 10;
+  options.in_flight = 4;
+  options.ms_per_io = 0.2;
+  options.reorder = true;
+  return options;
+}
+
+// The nth read fails, on either device, straight and staged; a load beside it may lose that read instead.
+TEST_F(EngineTest, AFailingReadEndsItsLoadOnly) {
+  Model model = Written({});
+  for (int nth : {1, 2, 5, 11}) {
+    for (int mode = 0; mode < 8; ++mode) {
+      FakeReaderOptions options = Late();
+      ((mode & 1) != 0 ? options.fail_at : options.short_at) = nth;
+      EngineOptions staged;
+      staged.always_stage = (mode & 2) != 0;
+      auto engine = Open((mode & 4) != 0 ? Fake() : std::make_shared<HostDevice>(), NewFakeReader(options), staged);
+      auto first = Watch::Begin(*engine, model), second = Watch::Begin(*engine, model);
+      first->WaitDrained();
+      second->WaitDrained();
+      Watch& failed = first->transfer().status().ok() ? *second : *first;
+      Watch& other = &failed == first.get() ? *second : *first;
+      failed.ExpectFailure((mode & 1) != 0 ? Code::IO_ERROR : Code::SHORT_READ);
+      EXPECT_FALSE(failed.transfer().status().path().empty());
+      EXPECT_GE(failed.transfer().status().offset(), 0);
+      other.ExpectComplete();
+      EXPECT_EQ(failed.transfer().TakeAllocation(0), nullptr);
+    }
+  }
+}
+
+TEST_F(EngineTest, AFailingCopyEndsTheLoad) {
+  Model model = Written({});
+  for (int nth : {1, 3, 7}) {
+    auto engine = Open(Fake({20, nth, 0}), NewFakeReader(Late()));
+    auto watch = Watch::Begin(*engine, model);
+    watch->ExpectFailure(Code::CUDA_ERROR);
+    Watch::Begin(*engine, model)->ExpectComplete();
+  }
+}
+
+TEST_F(EngineTest, ARefusedSubmissionEndsTheLoad) {
+  Model model = Written({});
+  for (int nth : {1, 2, 6}) {
+    for (bool stage : {false, true}) {
+      auto script = SmallReads();
+      script->fail_submit_at = nth;
+      EngineOptions options;
+      options.always_stage = stage;
+      options.staging_limit = 16 << 10;  // a slot that is lost would be missed
+      auto engine = Open(std::make_shared<HostDevice>(), std::make_unique<ScriptedReader>(script), options);
+      Watch::Begin(*engine, model)->ExpectFailure(Code::IO_ERROR);
+      Watch::Begin(*engine, model)->ExpectComplete();
+    }
+  }
+}
+
+TEST_F(EngineTest, ADeviceThatRefusesEndsTheLoad) {
+  Model model = Written({});
+  struct Refusal {
+    int allocate, staging, submit;
+    Code code;
+  };
+  for (const Refusal& refusal : {Refusal{1, 0, 0, Code::OUT_OF_DEVICE_MEMORY}, Refusal{3, 0, 0, Code::OUT_OF_DEVICE_MEMORY},
+                                 Refusal{0, 1, 0, Code::OUT_OF_HOST_MEMORY}, Refusal{0, 0, 1, Code::CUDA_ERROR},
+                                 Refusal{0, 0, 4, Code::CUDA_ERROR}}) {
+    auto script = std::make_shared<DeviceScript>();
+    script->fail_allocate_at = refusal.allocate;
+    script->fail_staging_at = refusal.staging;
+    script->fail_submit_at = refusal.submit;
+    auto device = std::make_shared<ScriptedDevice<FakeDevice>>(script, std::string("cuda:0"), FakeDevice::Options{20, 0, 0});
+    EngineOptions options;
+    options.staging_limit = 16 << 10;
+    auto engine = Open(device, NewFakeReader(Late()), options);
+    Watch::Begin(*engine, model)->ExpectFailure(refusal.code);
+    Watch::Begin(*engine, model)->ExpectComplete();
+  }
+}
+
+TEST_F(EngineTest, WithoutAStreamOrAReaderEveryLoadFails) {
+  Model model = Written({});
+  auto device_script = std::make_shared<DeviceScript>();
+  device_script->fail_stream = true;
+  auto reader_script = SmallReads();
+  auto engine = Open(std::make_shared<ScriptedDevice<HostDevice>>(device_script), std::make_unique<ScriptedReader>(reader_script));
+  for (int i = 0; i < 2; ++i) Watch::Begin(*engine, model)->ExpectFailure(Code::CUDA_ERROR);
+  CloseAndWait(*engine);
+  EXPECT_TRUE(reader_script->gone);
+
+  reader_script->start = Status(Code::THREEFS_ERROR, "told not to start");
+  engine = Open(std::make_shared<HostDevice>(), std::make_unique<ScriptedReader>(reader_script));
+  for (int i = 0; i < 2; ++i) Watch::Begin(*engine, model)->ExpectFailure(Code::THREEFS_ERROR);
+  CloseAndWait(*engine);
+  EXPECT_EQ(reader_script->opens, 0);
+}
+
+TEST_F(EngineTest, AFileThatCannotBeOpenedEndsTheLoad) {
+  ModelShape shape;
+  shape.files = 20;
+  Model model = Written(shape);
+  for (int nth : {1, 7, 20}) {
+    auto script = SmallReads();
+    script->fail_open_at = nth;
+    auto engine = Open(std::make_shared<HostDevice>(), std::make_unique<ScriptedReader>(script));
+    Watch::Begin(*engine, model)->ExpectFailure(Code::IO_ERROR);
+    Watch::Begin(*engine, model)->ExpectComplete();
+  }
+}
+
+TEST_F(EngineTest, AFileThatChangedIsNeverData) {
+  for (bool direct : {false, true}) {
+    ModelShape shape;
+    shape.files = 2;
+    Model model = Written(shape);
+    const PlanFile& file = model.plan.files[1];
+    ASSERT_EQ(truncate(file.path.c_str(), static_cast<off_t>(file.expected.size / 2)), 0);
+    auto engine = Open(std::make_shared<HostDevice>(), NewFileReader({2, direct, false, 8 << 10}));
+    auto watch = Watch::Begin(*engine, model);
+    watch->ExpectFailure(Code::FILE_CHANGED);
+    EXPECT_EQ(watch->transfer().status().path(), file.path);
+    ASSERT_EQ(unlink(file.path.c_str()), 0);
+    Watch::Begin(*engine, model)->ExpectFailure(Code::IO_ERROR);
+  }
+}
+
+// Half of what there is goes away while the reads are held.
+TEST_F(EngineTest, AFileThatShrinksUnderItsReadsIsNeverData) {
+  ModelShape shape;
+  shape.files = 1;
+  Model model = Written(shape);
+  auto script = SmallReads();
+  script->hold = true;
+  auto engine = Open(std::make_shared<HostDevice>(), std::make_unique<ScriptedReader>(script));
+  auto watch = Watch::Begin(*engine, model);
+  script->WaitHeld(1);
+  ASSERT_EQ(truncate(model.plan.files[0].path.c_str(), 10), 0);
+  script->Release();
+  watch->ExpectFailure(Code::UNEXPECTED_EOF);
+}
+
+TEST_F(EngineTest, MemoryThatCannotBeHadIsRefusedBeforeAnyIsTaken) {
+  Model model = Written({});
+  auto script = std::make_shared<DeviceScript>();
+  auto device = std::make_shared<ScriptedDevice<FakeDevice>>(script, std::string("cuda:0"),
+                                                             FakeDevice::Options{20, 0, model.Bytes() / 2});
+  auto engine = Open(device, NewFakeReader(Late()));
+  Watch::Begin(*engine, model)->ExpectFailure(Code::OUT_OF_DEVICE_MEMORY);
+  EXPECT_EQ(script->allocates, 0);
+}
+
+// A deadline tells at once, keeps memory until the read is back, and the thread sleeps meanwhile.
+TEST_F(EngineTest, ADeadlineEndsALoadWhoseReadsHang) {
+  Model model = Written({});
+  auto script = SmallReads();
+  script->needs.in_flight = 1;
+  script->hold = true;
+  auto engine = Open(std::make_shared<HostDevice>(), std::make_unique<ScriptedReader>(script));
+  TransferOptions options;
+  options.deadline = Clock::now() + std::chrono::milliseconds(30);
+  auto hung = Watch::Begin(*engine, model, options);
+  script->WaitHeld(1);
+  auto waiting = Watch::Begin(*engine, model);  // asks the reader how deep it may go, each time the loop turns
+  hung->WaitFailed();
+  EXPECT_EQ(hung->transfer().status().code(), Code::TIMEOUT);
+  EXPECT_FALSE(hung->transfer().drained());
+  EXPECT_GT(Metrics::Get().host_bytes, 0);
+  int before = script->needs_calls;
+  std::this_thread::sleep_for(std::chrono::milliseconds(100));
+  EXPECT_LT(script->needs_calls - before, 50) << "the loop spins";
+  script->Release();
+  hung->WaitDrained();
+  waiting->ExpectComplete();
+}
+
+TEST_F(EngineTest, AStalledReadEndsItsLoadAndThoseThatWaitForIt) {
+  Model model = Written({});
+  for (bool stage : {false, true}) {
+    auto script = SmallReads();
+    script->needs.in_flight = 2;
+    script->hold = true;
+    EngineOptions options;
+    options.always_stage = stage;
+    options.stall_timeout = std::chrono::milliseconds(40);
+    auto engine = Open(std::make_shared<HostDevice>(), std::make_unique<ScriptedReader>(script), options);
+    auto stalled = Watch::Begin(*engine, model);
+    script->WaitHeld(2);
+    auto waiting = Watch::Begin(*engine, model);
+    stalled->WaitFailed();
+    EXPECT_EQ(stalled->transfer().status().code(), Code::STALLED);
+    EXPECT_FALSE(stalled->transfer().status().path().empty());
+    waiting->ExpectFailure(Code::STALLED);
+    EXPECT_FALSE(stalled->transfer().drained());
+    script->Release();  // writes late, into memory that must still be there
+    stalled->WaitDrained();
+    Watch::Begin(*engine, model)->ExpectComplete();
+  }
+}
+
+TEST_F(EngineTest, AnOpenThatHangsIsAStall) {
+  Model model = Written({});
+  auto script = SmallReads();
+  script->hold_opens = true;
+  EngineOptions options;
+  options.stall_timeout = std::chrono::milliseconds(40);
+  auto engine = Open(std::make_shared<HostDevice>(), std::make_unique<ScriptedReader>(script), options);
+  auto watch = Watch::Begin(*engine, model);
+  watch->WaitFailed();
+  EXPECT_EQ(watch->transfer().status().code(), Code::STALLED);
+  script->Release();
+  watch->WaitDrained();
+}
+
+// The first error stays, whatever follows it.
+TEST_F(EngineTest, TheFirstErrorStays) {
+  Model model = Written({});
+  auto script = SmallReads();
+  script->hold = true;
+  auto engine = Open(std::make_shared<HostDevice>(), std::make_unique<ScriptedReader>(script));
+  auto watch = Watch::Begin(*engine, model);
+  script->WaitHeld(1);
+  engine->Cancel(watch->shared_transfer(), Status(Code::CHECKSUM_MISMATCH, "first"));
+  engine->Cancel(watch->shared_transfer(), Status(Code::CLOSED, "second"));
+  watch->WaitFailed();
+  ASSERT_EQ(truncate(model.plan.files[0].path.c_str(), 0), 0);
+  script->Release();
+  watch->ExpectFailure(Code::CHECKSUM_MISMATCH);
+}
+
+}  // namespace
+}  // namespace fst

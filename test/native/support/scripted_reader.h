@@ -1,0 +1,166 @@
+// A reader that checks every promise of the loop (reader.h), fails where it is told to, and holds reads back until the
+// test lets them go. What is not held is read at once, inside Submit.
+#pragma once
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <condition_variable>
+#include <cstring>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <vector>
+
+#include "base/fd.h"
+#include "reader/file_reader.h"
+#include "reader/reader.h"
+
+namespace fst {
+
+class ScriptedFile : public ReaderFile {
+ public:
+  ScriptedFile(const std::string& path, const FileIdentity& identity, UniqueFd fd)
+      : ReaderFile(path, identity), fd_(std::move(fd)) {}
+  int fd() const { return fd_.get(); }
+  std::atomic<bool> last_seen{false};
+
+ private:
+  UniqueFd fd_;
+};
+
+// What the test says and sees; shared with the reader, which the engine owns.
+struct ReaderScript {
+  ReaderNeeds needs;
+  Status start;
+  int fail_submit_at = 0, fail_open_at = 0;  // the nth; 0: none
+  std::atomic<bool> hold{false};             // reads wait for Release
+  std::atomic<bool> hold_opens{false};       // opens wait for Release
+
+  std::atomic<int> submits{0}, opens{0}, needs_calls{0};
+  std::atomic<bool> gone{false};
+
+  // Waits until `count` reads are held.
+  void WaitHeld(size_t count) {
+    std::unique_lock<std::mutex> lock(mutex_);
+    ASSERT_TRUE(wake_.wait_for(lock, std::chrono::seconds(60), [&] { return held_.size() >= count; }));
+  }
+  // Any thread: carries out what is held, late as it is, and holds no more.
+  void Release() {
+    std::vector<Held> held;
+    {
+      std::lock_guard<std::mutex> lock(mutex_);
+      hold = hold_opens = false;
+      held.swap(held_);
+    }
+    wake_.notify_all();
+    for (Held& read : held) Finish(std::move(read.request), read.tag);
+  }
+
+ private:
+  friend class ScriptedReader;
+  struct Held {
+    ReadRequest request;
+    uint64_t tag;
+  };
+
+  void Finish(ReadRequest request, uint64_t tag) {
+    Status status = Deliver(request);
+    request.file.reset();
+    queue_->Put({Completion::Kind::kRead, tag, status});
+  }
+
+  static Status Deliver(const ReadRequest& request) {
+    const auto& file = static_cast<const ScriptedFile&>(*request.file);
+    uint64_t offset = request.offset;
+    size_t arrived = 0;
+    for (const ReadPiece& piece : request.pieces) {
+      auto* to = reinterpret_cast<char*>(piece.address);
+      memset(to, 0x5A, piece.length);  // also what is not wanted: it must be nobody's
+      ssize_t got = pread(file.fd(), to, piece.length, static_cast<off_t>(offset));
+      if (got > 0) arrived += static_cast<size_t>(got);
+      offset += piece.length;
+    }
+    if (arrived < request.wanted) return Status(Code::UNEXPECTED_EOF, "the file ends early").At(file.path());
+    return Status::Ok();
+  }
+
+  std::shared_ptr<CompletionQueue> queue_;
+  std::mutex mutex_;
+  std::condition_variable wake_;
+  std::vector<Held> held_;
+};
+
+class ScriptedReader : public Reader {
+ public:
+  explicit ScriptedReader(std::shared_ptr<ReaderScript> script) : script_(std::move(script)) {}
+  ~ScriptedReader() override { script_->gone = true; }
+
+  const ReaderNeeds& needs() const override {
+    ++script_->needs_calls;
+    return script_->needs;
+  }
+
+  Status Start(std::shared_ptr<CompletionQueue> queue, const std::shared_ptr<Device>& device) override {
+    EXPECT_NE(device, nullptr);
+    script_->queue_ = std::move(queue);
+    return script_->start;
+  }
+
+  Status Open(const std::string& path, const FileIdentity& expected, std::shared_ptr<ReaderFile>* out) override {
+    {
+      std::unique_lock<std::mutex> lock(script_->mutex_);
+      script_->wake_.wait(lock, [this] { return !script_->hold_opens; });
+    }
+    if (++script_->opens == script_->fail_open_at) return Status(Code::IO_ERROR, "told to fail this open").At(path);
+    UniqueFd fd;
+    FST_RETURN_IF_ERROR(OpenUnchanged(path, 0, expected, &fd));
+    *out = std::make_shared<ScriptedFile>(path, expected, std::move(fd));
+    return Status::Ok();
+  }
+
+  Status Submit(ReadRequest request, uint64_t tag) override {
+    CheckContract(request);
+    if (++script_->submits == script_->fail_submit_at) return Status(Code::IO_ERROR, "told to fail this submission");
+    {
+      std::lock_guard<std::mutex> lock(script_->mutex_);
+      if (script_->hold) {
+        script_->held_.push_back({std::move(request), tag});
+        script_->wake_.notify_all();
+        return Status::Ok();
+      }
+    }
+    script_->Finish(std::move(request), tag);
+    return Status::Ok();
+  }
+
+ private:
+  void CheckContract(const ReadRequest& request) {
+    const ReaderNeeds& needs = script_->needs;
+    ASSERT_NE(request.file, nullptr);
+    EXPECT_EQ(request.offset % needs.offset_alignment, 0U);
+    EXPECT_EQ(request.length % needs.length_alignment, 0U);
+    EXPECT_GT(request.wanted, 0U);
+    EXPECT_LE(request.wanted, request.length);
+    EXPECT_LE(request.offset + request.wanted, request.file->size());
+    EXPECT_LT(request.offset + request.length, request.file->size() + needs.length_alignment);
+    if (needs.boundary > 0) {
+      EXPECT_EQ(request.offset / needs.boundary, (request.offset + request.length - 1) / needs.boundary);
+    }
+    ASSERT_FALSE(request.pieces.empty());
+    EXPECT_LE(request.pieces.size(), needs.scatters ? 1024U : 1U);
+    size_t total = 0;
+    for (const ReadPiece& piece : request.pieces) {
+      EXPECT_EQ(piece.address % needs.memory_alignment, 0U);
+      EXPECT_LE(piece.base, piece.address);
+      total += piece.length;
+    }
+    EXPECT_EQ(total, request.length);
+    auto& file = static_cast<ScriptedFile&>(*request.file);
+    EXPECT_FALSE(file.last_seen.exchange(request.last)) << "a read after the last one of " << file.path();
+  }
+
+  std::shared_ptr<ReaderScript> script_;
+};
+
+}  // namespace fst
