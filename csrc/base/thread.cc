@@ -16,12 +16,12 @@ void* Run(void* argument) {
 
 }  // namespace
 
-Status StartThread(const char* name, std::function<void()> body) {
+Status StartThread(const char* name, std::function<void()> body, size_t stack_bytes) {
   auto argument = std::make_unique<std::function<void()>>(std::move(body));
   pthread_attr_t attributes;
   pthread_attr_init(&attributes);
   pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
-  pthread_attr_setstacksize(&attributes, 1 << 20);
+  pthread_attr_setstacksize(&attributes, stack_bytes);
   sigset_t all, before;
   sigfillset(&all);
   pthread_sigmask(SIG_SETMASK, &all, &before);
