@@ -329,8 +329,21 @@ Napi::Value OrtCloseSession(const Napi::CallbackInfo& info) {
   return promise;
 }
 
-// ortValueBytes(value): ArrayBuffer over a host value; ortReleaseValue(value): the handle holds nothing from here on.
-Napi::Value OrtValueBytes(const Napi::CallbackInfo& info) { return BytesOf(info.Env(), FromExternal<Value>(info[0])); }
+// ortReadValue(value): Promise<ArrayBuffer>, over the very memory when that is the host's, else a copy.
+Napi::Value OrtReadValue(const Napi::CallbackInfo& info) {
+  auto value = FromExternal<Value>(info[0]);
+  if (!value->place().cuda || value->bytes() == 0) {
+    auto promise = Napi::Promise::Deferred::New(info.Env());
+    promise.Resolve(BytesOf(info.Env(), value));
+    return promise.Promise();
+  }
+  auto copy = std::make_shared<std::shared_ptr<Value>>();
+  return RunOnSessionThread(
+      info.Env(), [value, copy] { return value->CopyToHost(copy.get()); },
+      [copy](Napi::Env env) { return BytesOf(env, *copy); });
+}
+
+// ortReleaseValue(value): the handle holds nothing from here on.
 Napi::Value OrtReleaseValue(const Napi::CallbackInfo& info) {
   FromExternal<Value>(info[0]).reset();
   return info.Env().Undefined();
@@ -385,7 +398,7 @@ void ExportOrt(Napi::Env env, Napi::Object exports) {
   Export<OrtStopRun>(env, exports, "ortStopRun");
   Export<OrtRun>(env, exports, "ortRun");
   Export<OrtCloseSession>(env, exports, "ortCloseSession");
-  Export<OrtValueBytes>(env, exports, "ortValueBytes");
+  Export<OrtReadValue>(env, exports, "ortReadValue");
   Export<OrtReleaseValue>(env, exports, "ortReleaseValue");
   Export<OrtDescribe>(env, exports, "ortDescribe");
 }

@@ -1,10 +1,7 @@
 #include "ort/session.h"
 
 #include <algorithm>
-#include <cstring>
 #include <utility>
-
-#include "device/devices.h"
 
 namespace fst::ort {
 namespace {
@@ -166,10 +163,6 @@ Status Session::RunBound(const std::vector<Feed>& feeds, const std::vector<Fetch
   FST_RETURN_IF_ORT_ERROR(Ort().CreateIoBinding(session_.get(), binding.out()), "bind inputs");
   std::vector<std::shared_ptr<Value>> held;  // every value that the run reads or writes
   for (const Feed& feed : feeds) {
-    if (!Has(inputs_, feed.name)) {
-      return Status(Code::INVALID_ARGUMENT, Format("the model has no input \"%s\"; its inputs are %s",
-                                                   feed.name.c_str(), NamesOf(inputs_).c_str()));
-    }
     std::shared_ptr<Value> value = feed.value;
     if (value == nullptr) FST_RETURN_IF_ERROR(Value::Make(feed.source, feed.name, &value));
     FST_RETURN_IF_ERROR(CheckPlace("input", feed.name, *value));
@@ -236,15 +229,9 @@ Status Session::TakeResults(IoBinding* binding, const std::vector<Fetch>& fetche
       if (place.cuda) {
         value->Keep(original);
       } else {
-        std::shared_ptr<Device> cpu;
-        FST_RETURN_IF_ERROR(OpenDevice("cpu", &cpu));
-        TensorSource copy;
-        copy.type = value->type();
-        copy.dims = value->dims();
-        copy.bytes = value->bytes();
-        FST_RETURN_IF_ERROR(cpu->Allocate(copy.bytes, &copy.buffer));
-        memcpy(reinterpret_cast<void*>(copy.buffer->address()), value->data(), copy.bytes);
-        FST_RETURN_IF_ERROR(Value::Make(copy, fetches[i].name, &value));
+        std::shared_ptr<Value> copy;
+        FST_RETURN_IF_ERROR(value->CopyToHost(&copy));
+        value = std::move(copy);
       }
     }
     results->push_back(std::move(value));

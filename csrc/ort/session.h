@@ -69,8 +69,8 @@ class Session {
   const Place& place() const { return place_; }
 
   // Blocking, any thread but the event loop's, several at once. On OK `results` has one value a fetch, in its order.
-  // CLOSED after Close, and for runs that Close ended. INVALID_ARGUMENT for names and devices that do not fit, found
-  // before ONNX Runtime is called.
+  // CLOSED after Close, and for runs that Close ended. INVALID_ARGUMENT for devices that do not fit, found before ONNX
+  // Runtime is called, and for names, types and shapes that do not.
   Status Run(const std::vector<Feed>& feeds, const std::vector<Fetch>& fetches, const RunConfig& config,
              RunControl* control, std::vector<std::shared_ptr<Value>>* results);
 

@@ -2,6 +2,8 @@
 
 #include <cstdlib>
 
+#include "device/devices.h"
+
 namespace fst::ort {
 
 bool Place::Parse(const std::string& name, Place* out) {
@@ -153,6 +155,22 @@ Status Value::Describe(const std::string& name) {
   bytes_ = (elements * static_cast<size_t>(bits) + 7) / 8;
   FST_RETURN_IF_ORT_ERROR(Ort().GetTensorMutableData(get(), &data_), doing);
   return Status::Ok();
+}
+
+Status Value::CopyToHost(std::shared_ptr<Value>* out) const {
+  std::shared_ptr<Device> device, cpu;
+  FST_RETURN_IF_ERROR(OpenDevice(place_.ToString(), &device));
+  FST_RETURN_IF_ERROR(OpenDevice("cpu", &cpu));
+  TensorSource copy;
+  copy.type = type_;
+  copy.dims = dims_;
+  copy.bytes = bytes_;
+  if (bytes_ > 0) {
+    FST_RETURN_IF_ERROR(cpu->Allocate(bytes_, &copy.buffer));
+    DeviceBuffer mine(device, reinterpret_cast<uint64_t>(data_), bytes_);
+    FST_RETURN_IF_ERROR(device->Read(mine, 0, bytes_, reinterpret_cast<void*>(copy.buffer->address())));
+  }
+  return Make(copy, "copy", out);
 }
 
 Status Value::Strings(std::vector<std::string>* out) const {

@@ -51,6 +51,8 @@ class Value {
   const std::vector<int64_t>& dims() const { return dims_; }
   void* data() const { return data_; }     // null for strings
   size_t bytes() const { return bytes_; }  // 0 for strings
+  // A value in host memory with the same elements. Blocking; not for strings. What the device's copy answers.
+  Status CopyToHost(std::shared_ptr<Value>* out) const;
   // Elements of a string tensor.
   Status Strings(std::vector<std::string>* out) const;
   // Keeps something alive as long as this value.
