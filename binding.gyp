@@ -37,7 +37,12 @@
         "csrc/napi/env_state.cc",
         "csrc/napi/header_api.cc",
         "csrc/napi/header_napi.cc",
-        "csrc/napi/memory_api.cc"
+        "csrc/napi/memory_api.cc",
+        "csrc/napi/ort_api.cc",
+        "csrc/ort/library.cc",
+        "csrc/ort/session.cc",
+        "csrc/ort/session_options.cc",
+        "csrc/ort/value.cc"
       ],
       "defines": [
         "NAPI_VERSION=9",

@@ -37,6 +37,7 @@ export const ERROR_CODES = [
   'UNSUPPORTED_DTYPE',
   'CLOSED',
   'INVALID_ARGUMENT',
+  'ORT_ERROR',
 ] as const;
 
 export type ErrorCode = (typeof ERROR_CODES)[number];

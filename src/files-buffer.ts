@@ -5,6 +5,7 @@ import { FastSafetensorsError, InvalidArgumentError } from './errors.js';
 import type { Framework } from './framework.js';
 import type { Load } from './loaders/load.js';
 import { Memory } from './memory.js';
+import type { SafeTensorsMetadata } from './metadata.js';
 import { native, settled } from './native.js';
 import type { ProcessGroup } from './process-group.js';
 
@@ -45,6 +46,13 @@ export class FilesBufferOnDevice<T = DeviceTensor> {
     const { plan } = this.#load;
     const item = this.#items.get(name);
     return item === undefined ? '' : plan.inputs[plan.files[item]!]!.metadata.path;
+  }
+
+  /** The header that a tensor was loaded by, and its place among that header's tensors. UNKNOWN_TENSOR. @internal */
+  sourceOf(name: string): { metadata: SafeTensorsMetadata; index: number } {
+    const { plan } = this.#load;
+    const item = this.#item(name);
+    return { metadata: plan.inputs[plan.files[item]!]!.metadata, index: plan.tensors[item]! };
   }
 
   /** UNKNOWN_TENSOR, CLOSED, and what the framework's adapter rejects with. */

@@ -11,6 +11,7 @@ namespace fst {
 struct TaskPool::State {
   std::string name;
   int limit;
+  size_t stack_bytes;
   std::mutex mutex;
   std::condition_variable wake;
   std::deque<std::function<void()>> tasks;
@@ -35,9 +36,10 @@ struct TaskPool::State {
   }
 };
 
-TaskPool::TaskPool(const char* name, int threads) : state_(std::make_shared<State>()) {
+TaskPool::TaskPool(const char* name, int threads, size_t stack_bytes) : state_(std::make_shared<State>()) {
   state_->name = name;
   state_->limit = threads;
+  state_->stack_bytes = stack_bytes;
 }
 
 TaskPool::~TaskPool() {
@@ -49,7 +51,8 @@ TaskPool::~TaskPool() {
 Status TaskPool::Post(std::function<void()> task) {
   std::lock_guard<std::mutex> lock(state_->mutex);
   if (state_->idle <= static_cast<int>(state_->tasks.size()) && state_->threads < state_->limit) {
-    Status started = StartThread(state_->name.c_str(), [state = state_] { state->Work(); });
+    Status started = StartThread(
+        state_->name.c_str(), [state = state_] { state->Work(); }, state_->stack_bytes);
     if (started.ok()) {
       ++state_->threads;
     } else if (state_->threads == 0) {

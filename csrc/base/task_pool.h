@@ -9,8 +9,8 @@ namespace fst {
 
 class TaskPool {
  public:
-  // At most `threads` threads, started as work arrives. `name` shows in debuggers.
-  TaskPool(const char* name, int threads);
+  // At most `threads` threads, started as work arrives. `name` shows in debuggers. Foreign code may need more stack.
+  TaskPool(const char* name, int threads, size_t stack_bytes = 1 << 20);
   // Tasks already posted still run; their threads end after them. Never waits.
   ~TaskPool();
   TaskPool(const TaskPool&) = delete;

@@ -23,12 +23,12 @@ void* Run(void* argument) {
 
 }  // namespace
 
-Status StartThread(const char* name, std::function<void()> body) {
+Status StartThread(const char* name, std::function<void()> body, size_t stack_bytes) {
   std::unique_ptr<Start> argument(new Start{std::string(name).substr(0, 15), std::move(body)});
   pthread_attr_t attributes;
   pthread_attr_init(&attributes);
   pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
-  pthread_attr_setstacksize(&attributes, 1 << 20);
+  pthread_attr_setstacksize(&attributes, stack_bytes);
   sigset_t all, before;
   sigfillset(&all);
   pthread_sigmask(SIG_SETMASK, &all, &before);

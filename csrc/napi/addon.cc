@@ -46,6 +46,7 @@ Napi::Object Init(Napi::Env env, Napi::Object exports) {
   ExportHeaders(env, exports);
   ExportMemory(env, exports);
   ExportEngine(env, exports);
+  ExportOrt(env, exports);
   return exports;
 }
 

@@ -1,0 +1,71 @@
+import { InvalidArgumentError } from '../../src/errors.js';
+import { checkOptions } from '../../src/options.js';
+import { CREATED, type Created, PROVIDER, PROVIDER_CHECKS, type ProviderOptions, registerBackend } from './backend.js';
+import type { Unmatched } from './match.js';
+import type { Loose } from './types.js';
+
+/** The module of onnxruntime-node, whatever its version. */
+export interface OnnxRuntimeNode {
+  readonly InferenceSession: { create(model: string, options?: Loose): Promise<Loose> };
+}
+
+/** ort's own type of a session. */
+type SessionOf<O extends OnnxRuntimeNode> = Awaited<ReturnType<O['InferenceSession']['create']>>;
+/** ort's own type of session options. */
+type SessionOptionsOf<O extends OnnxRuntimeNode> = NonNullable<Parameters<O['InferenceSession']['create']>[1]>;
+
+export interface CreateSessionOptions<O extends OnnxRuntimeNode = OnnxRuntimeNode> extends ProviderOptions {
+  /** ort's own options; executionProviders is this package's to say. */
+  sessionOptions?: Omit<SessionOptionsOf<O>, 'executionProviders'>;
+}
+
+/** What sessions of createSession have besides ort's own. */
+export interface SessionExtras {
+  readonly device: string;
+  /** Weights of the model (1 KiB and more) that kept the model's own data, and tensors of the weights that nothing took. */
+  readonly unmatched: Unmatched;
+  [Symbol.asyncDispose](): Promise<void>;
+}
+
+/**
+ * Makes an InferenceSession of ort's own class whose large weights lie in memory that this package loaded: once, however many sessions use it. The model is a path or
+ * bytes; its weights are in it, in files of external data, or in `weights`. `run` does not block the event loop.
+ *
+ * Rejects with INVALID_ARGUMENT, UNKNOWN_TENSOR (with the property `unmatched`) and TENSOR_INVALID_INFO for weights that do not fit the model,
+ * DEVICE_UNAVAILABLE when the device or ONNX Runtime's part for it is missing, the codes of loaders, ORT_ERROR, or the reason of an aborted signal.
+ */
+export async function createSession<O extends OnnxRuntimeNode>(
+  ort: O,
+  model: string | Uint8Array,
+  options: CreateSessionOptions<O> = {},
+): Promise<SessionOf<O> & SessionExtras> {
+  checkOptions(options, { ...PROVIDER_CHECKS, sessionOptions: isObject });
+  if (typeof model !== 'string' && !(model instanceof Uint8Array))
+    throw new InvalidArgumentError(`createSession: expected a model's path or bytes, found ${typeof model}`);
+  registerBackend(ort);
+  const { sessionOptions = {}, ...given } = options;
+  if ('executionProviders' in sessionOptions)
+    throw new InvalidArgumentError('sessionOptions: executionProviders cannot be given here; say where with device');
+  let made: Created | undefined;
+  const provider = {
+    ...given,
+    name: PROVIDER,
+    [CREATED]: (created: Created) => {
+      made = created;
+    },
+  };
+  const session: SessionOf<O> = await ort.InferenceSession.create(model as Loose, {
+    ...(sessionOptions as object),
+    executionProviders: [provider],
+  });
+  return Object.defineProperties(session, {
+    device: { value: made!.device },
+    unmatched: { value: made!.unmatched },
+    [Symbol.asyncDispose]: { value: () => (session as Loose).release() },
+  });
+}
+
+function isObject(value: unknown, name: string): void {
+  if (typeof value !== 'object' || value === null)
+    throw new InvalidArgumentError(`${name}: expected an object, found ${typeof value}`);
+}

@@ -1,0 +1,108 @@
+import type { DeviceTensor } from '../../src/device-tensor.js';
+import { FastSafetensorsError } from '../../src/errors.js';
+import { type NativeOrtValue, native, type OrtSource, settled } from '../../src/native.js';
+import { elementOfDType, numberOfDType } from './types.js';
+
+/**
+ * What `tensor.gpuBuffer` is for tensors of this package: memory of a device (or of the host, for sessions on the cpu) that its sessions take without a copy.
+ * ONNX Runtime's own backends cannot take it.
+ */
+export class OrtDeviceBuffer {
+  /** 'cpu' or 'cuda:N'. */
+  readonly device: string;
+  readonly byteLength: number;
+  readonly pointer: bigint;
+  #source: (() => OrtSource) | undefined;
+  readonly #release: () => void;
+
+  /** @internal */
+  constructor(device: string, byteLength: number, pointer: bigint, source: () => OrtSource, release: () => void) {
+    this.device = device;
+    this.byteLength = byteLength;
+    this.pointer = pointer;
+    this.#source = source;
+    this.#release = release;
+  }
+
+  /** @internal CLOSED after dispose. */
+  get source(): OrtSource {
+    if (!this.#source) throw new FastSafetensorsError('CLOSED', `the tensor on ${this.device} was disposed`);
+    return this.#source();
+  }
+
+  /** @internal */
+  dispose(): void {
+    if (!this.#source) return;
+    this.#source = undefined;
+    this.#release();
+  }
+}
+
+/** The buffer of an output that a run left on its device. */
+export function bufferOfValue(result: {
+  type: number;
+  dims: readonly number[];
+  value: NativeOrtValue;
+  byteLength: number;
+  device: string;
+  pointer: bigint;
+}): { buffer: OrtDeviceBuffer; read: () => Promise<ArrayBuffer> } {
+  const { type, dims, value, byteLength, device, pointer } = result;
+  const buffer = new OrtDeviceBuffer(
+    device,
+    byteLength,
+    pointer,
+    () => ({ type, dims, value }),
+    () => native().ortReleaseValue(value),
+  );
+  return { buffer, read: () => settled(native().ortReadValue(value)) };
+}
+
+/** How a session is given a DeviceTensor. UNSUPPORTED_DTYPE, CLOSED. */
+export function sourceOfTensor(tensor: DeviceTensor): OrtSource {
+  const type = numberOfDType(tensor.dtype);
+  if (type === undefined) {
+    throw new FastSafetensorsError(
+      'UNSUPPORTED_DTYPE',
+      `tensor "${tensor.name}" is ${tensor.dtype}, which ONNX Runtime has no element type for`,
+      { tensor: tensor.name },
+    );
+  }
+  const { memory, offset } = tensor.memory;
+  return {
+    type,
+    dims: tensor.shape,
+    ...(memory && { memory: memory.handle, offset, byteLength: tensor.byteLength }),
+  };
+}
+
+/** An ort.Tensor of location 'gpu-buffer' over a tensor on a GPU, which it takes over. */
+export function deviceTensorOf<T>(
+  Tensor: { fromGpuBuffer(buffer: unknown, options: object): unknown },
+  tensor: DeviceTensor,
+): T {
+  const element = elementOfDType(tensor.dtype);
+  if (!element?.onDevice) {
+    throw new FastSafetensorsError(
+      'UNSUPPORTED_DTYPE',
+      `tensor "${tensor.name}" on ${tensor.device} is ${tensor.dtype}, which ONNX Runtime's JavaScript has no device tensor for; give it to createSession as a weight, or load with device: 'cpu'`,
+      { tensor: tensor.name },
+    );
+  }
+  const buffer = new OrtDeviceBuffer(
+    tensor.device.toString(),
+    tensor.byteLength,
+    tensor.pointer,
+    () => sourceOfTensor(tensor),
+    () => tensor.dispose(),
+  );
+  return Tensor.fromGpuBuffer(buffer, {
+    dataType: element.type,
+    dims: [...tensor.shape],
+    download: async () => {
+      const bytes = await tensor.toHost();
+      return new element.array(bytes.buffer as ArrayBuffer);
+    },
+    dispose: () => buffer.dispose(),
+  }) as T;
+}

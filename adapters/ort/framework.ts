@@ -1,0 +1,87 @@
+import type { DeviceTensor } from '../../src/device-tensor.js';
+import { FastSafetensorsError, InvalidArgumentError } from '../../src/errors.js';
+import type { Framework } from '../../src/framework.js';
+import { deviceTensorOf } from './device-buffer.js';
+import { elementOfDType, type Loose } from './types.js';
+
+/** The part of `onnxruntime-node`, `onnxruntime-web` or `onnxruntime-common` that is used here: pass the module itself. */
+export interface OnnxRuntime {
+  readonly Tensor: new (...args: Loose[]) => unknown;
+  readonly InferenceSession: { create(model: Uint8Array): Promise<{ run(feeds: Loose): Promise<Loose> }> };
+}
+
+/** Tensors whose memory stays with the loader say so. */
+type Adoptable = DeviceTensor & { readonly borrowed?: boolean };
+
+/**
+ * Hands loaded tensors to ONNX Runtime: `new ParallelLoader({ files, framework: onnxruntime(ort) })` yields `ort.Tensor`s.
+ *
+ * Host tensors: the `ort.Tensor` lies over the same bytes, nothing is copied. It takes the DeviceTensor over (disposes it), and its memory lives
+ * exactly as long as its typed array; a borrowed tensor (`borrow: true`) stays the loader's, so use it before the next one is asked for.
+ * CUDA tensors: an `ort.Tensor` of location 'gpu-buffer' that takes the DeviceTensor over, to be disposed with `dispose()`; sessions of createSession and of the
+ * 'fastsafetensors' execution provider take it without a copy, ONNX Runtime's own cannot.
+ * Fails with UNSUPPORTED_DTYPE for dtypes that ONNX Runtime's JavaScript cannot express.
+ */
+export function onnxruntime<O extends OnnxRuntime>(ort: O): Framework<InstanceType<O['Tensor']>> {
+  if (typeof ort?.Tensor !== 'function') {
+    throw new InvalidArgumentError(
+      `onnxruntime(ort): ort has no Tensor class; pass the module itself, as in onnxruntime(require('onnxruntime-node'))`,
+    );
+  }
+  type Adopted = InstanceType<O['Tensor']>;
+  let float16: boolean | Promise<boolean> | undefined;
+
+  // No promise unless one is needed: a model may have a hundred thousand tensors.
+  function adopt(tensor: Adoptable): Adopted | Promise<Adopted> {
+    const type = elementOfDType(tensor.dtype)?.type;
+    if (type === undefined) throw unsupported(tensor, "ONNX Runtime's JavaScript has no such tensor type");
+    if (tensor.device.type !== 'cpu') return deviceTensorOf(ort.Tensor as Loose, tensor);
+    if (type !== 'float16') return wrap(type, tensor);
+    float16 ??= acceptsFloat16(ort);
+    if (float16 === true) return wrap(type, tensor);
+    return Promise.resolve(float16).then((accepted) => {
+      float16 = accepted;
+      if (accepted) return wrap(type, tensor);
+      throw unsupported(
+        tensor,
+        `this onnxruntime cannot feed float16 on Node ${process.version} (it reads a Float16Array as 0 bytes), Node 22 and older can`,
+      );
+    });
+  }
+
+  function wrap(type: string, tensor: Adoptable): Adopted {
+    const adopted = new ort.Tensor(type, tensor.data, tensor.shape) as Adopted;
+    if (!tensor.borrowed) tensor.dispose();
+    return adopted;
+  }
+
+  return { name: 'onnxruntime', adopt };
+}
+
+function unsupported(tensor: DeviceTensor, why: string): FastSafetensorsError {
+  return new FastSafetensorsError(
+    'UNSUPPORTED_DTYPE',
+    `tensor "${tensor.name}" is ${tensor.dtype}: ${why}; convert while loading (dtype: 'F32'), or let the graph read the weights itself as external data (npx fastsafetensors split-onnx)`,
+    { tensor: tensor.name },
+  );
+}
+
+/** `y = Identity(x)` for one float16, IR version 8, opset 13. */
+const FLOAT16_IDENTITY =
+  '08083a370a100a017812017922084964656e746974791201675a0f0a0178120a0a08080a12040a020801620f0a0179120a0a08080a12040a0208014202100d';
+
+/**
+ * Where JavaScript has Float16Array (Node 24 and later), onnxruntime-common wraps 16-bit data in one, and onnxruntime-node up to 1.30 at least cannot feed that
+ * ("not enough space: expected 2, got 0", microsoft/onnxruntime#32323). Only running something shows whether a version can.
+ */
+function acceptsFloat16(ort: OnnxRuntime): boolean | Promise<boolean> {
+  const one = new ort.Tensor('float16', Uint16Array.of(0x3c00), [1]) as { data: ArrayBufferView };
+  if (one.data instanceof Uint16Array) return true;
+  return feedsFloat16(ort, one).catch(() => false);
+}
+
+async function feedsFloat16(ort: OnnxRuntime, one: unknown): Promise<boolean> {
+  const session = await ort.InferenceSession.create(Buffer.from(FLOAT16_IDENTITY, 'hex'));
+  const { y } = await session.run({ x: one });
+  return new Uint16Array(y.data.buffer, y.data.byteOffset, 1)[0] === 0x3c00;
+}

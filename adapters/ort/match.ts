@@ -1,0 +1,267 @@
+import { basename } from 'node:path';
+import { type Model, outputNames, type Weight } from '../../src/cli/onnx/graph.js';
+import { DIM, dtypeOf, GRAPH, isFloating, SHAPE, TENSOR_TYPE, TYPE, VALUE_INFO } from '../../src/cli/onnx/proto.js';
+import { externalPlace, resolveLocation } from '../../src/cli/onnx/tensor-proto.js';
+import type { Message } from '../../src/cli/onnx/wire.js';
+import type { DTypeName } from '../../src/dtype.js';
+import { FastSafetensorsError, InvalidArgumentError } from '../../src/errors.js';
+import type { SourceTensor } from './weights.js';
+
+/** Weights of the model and tensors of the files that found no partner. */
+export interface Unmatched {
+  readonly model: readonly string[];
+  readonly weights: readonly string[];
+}
+
+/** A model's weight, and the tensor that takes its place. `input` when the model had it as an input of the graph. */
+export interface Match {
+  readonly name: string;
+  readonly dataType: number;
+  readonly shape: readonly number[];
+  readonly weight: Weight | null;
+  readonly input: Message | null;
+  readonly tensor: SourceTensor;
+}
+
+/** By the model's name, the name in the files. */
+export type Names = Readonly<Record<string, string>>;
+
+export interface MatchOptions {
+  readonly names?: Names;
+  readonly allowUnmatched?: boolean;
+  /** Only what the model's external data point at: the model names the files, nobody said that names mean anything. */
+  readonly byPlaceOnly?: boolean;
+}
+
+/** Smaller tensors without a partner are constants of the graph rather than weights, and not worth a line. */
+const NOTABLE_BYTES = 1024;
+
+/** UNKNOWN_TENSOR with both lists. */
+export class UnmatchedWeightsError extends FastSafetensorsError {
+  readonly unmatched: Unmatched;
+  constructor(message: string, unmatched: Unmatched, path?: string) {
+    super('UNKNOWN_TENSOR', message, { path });
+    this.unmatched = unmatched;
+  }
+}
+
+interface Wanted {
+  readonly name: string;
+  readonly dtype: DTypeName | undefined;
+  readonly dataType: number;
+  readonly shape: readonly number[];
+  readonly weight: Weight | null;
+  readonly input: Message | null;
+}
+
+/** External data of a model: which file, links followed, and where in it. */
+export class ExternalFiles {
+  readonly #files = new Map<string, Promise<string>>();
+  readonly #model: Model;
+  /** False for a model in memory: its locations are relative to nothing. */
+  readonly #onDisk: boolean;
+
+  constructor(model: Model, onDisk: boolean) {
+    this.#model = model;
+    this.#onDisk = onDisk;
+  }
+
+  place(weight: Weight): { location: string; offset: number; length: number } {
+    return externalPlace(weight.tensor, weight.info, this.#model.path);
+  }
+
+  /** UNSAFE_SHARD_PATH, MISSING_SHARD. */
+  async file(weight: Weight): Promise<string> {
+    const { location } = this.place(weight);
+    let file = this.#files.get(location);
+    if (!file) {
+      if (!this.#onDisk) {
+        throw new FastSafetensorsError(
+          'MISSING_SHARD',
+          `${this.#model.path}: tensor "${weight.info.name}" has its data in ${JSON.stringify(location)}, but a model in memory has no folder: pass its path, or sessionOptions.externalData`,
+          { tensor: weight.info.name },
+        );
+      }
+      file = resolveLocation(location, this.#model.path, weight.info.name);
+      this.#files.set(location, file);
+    }
+    return file;
+  }
+
+  /** Whether external data are these very bytes of a tensor's file. */
+  async isAt(weight: Weight, tensor: SourceTensor): Promise<boolean> {
+    const { location, offset, length } = this.place(weight);
+    if (offset !== tensor.offset || length !== tensor.byteLength) return false;
+    if (basename(location) === basename(tensor.path) && !this.#onDisk) return true;
+    return this.file(weight).then(
+      (file) => file === tensor.path,
+      () => false,
+    );
+  }
+}
+
+/**
+ * Finds for each weight of the model the tensor that it is: as `names` says, or where its external data point into a file of the weights, or of the same name.
+ * On return every match agrees in dtype and shape. INVALID_ARGUMENT for `names` that name nothing, TENSOR_INVALID_INFO for dtypes and shapes that differ,
+ * UNKNOWN_TENSOR when external data of the model, or everything, is left without a partner.
+ */
+export async function matchWeights(
+  model: Model,
+  external: ExternalFiles,
+  sources: ReadonlyMap<string, SourceTensor>,
+  { names = {}, allowUnmatched = false, byPlaceOnly = false }: MatchOptions,
+): Promise<{ matches: Match[]; unmatched: Unmatched }> {
+  const wanted = wantedTensors(model);
+  checkNames(names, wanted, sources);
+  const byPlace = new Map<number, SourceTensor[]>(); // by offset
+  for (const tensor of sources.values()) {
+    const others = byPlace.get(tensor.offset);
+    if (others) others.push(tensor);
+    else byPlace.set(tensor.offset, [tensor]);
+  }
+
+  const matches: Match[] = [];
+  const left: Wanted[] = [];
+  for (const want of wanted) {
+    let tensor = sources.get(Object.hasOwn(names, want.name) ? names[want.name]! : '');
+    if (!tensor && want.weight?.info.external) {
+      for (const candidate of byPlace.get(external.place(want.weight).offset) ?? []) {
+        if (await external.isAt(want.weight, candidate)) tensor = candidate;
+      }
+    }
+    if (!byPlaceOnly) tensor ??= sources.get(want.name);
+    if (tensor) {
+      checkSame(model, want, tensor);
+      matches.push({ ...want, tensor });
+    } else {
+      left.push(want);
+    }
+  }
+
+  const used = new Set(matches.map(({ tensor }) => tensor.name));
+  const unused = [...sources.values()].filter(({ name }) => !used.has(name));
+  const missing = left.filter(({ weight }) => weight && isNotable(weight));
+  const unmatched = { model: missing.map(({ name }) => name), weights: unused.map(({ name }) => name) };
+  if (byPlaceOnly) return { matches, unmatched: { model: [], weights: unmatched.weights } };
+  if (sources.size > 0 && matches.length === 0) throw mismatch(model, 'no weight', missing, unused, unmatched);
+  if (!allowUnmatched) {
+    const absent = missing.filter(({ weight }) => weight!.info.external);
+    if (absent.length > 0) {
+      throw mismatch(model, `${absent.length} of ${wanted.length} weights`, absent, unused, unmatched);
+    }
+    // The model brings these itself; but a tensor that would fit one may be meant for it under another name.
+    const suspects = missing.filter((want) => unused.some((tensor) => likeness(want, tensor) !== ''));
+    if (suspects.length > 0) {
+      throw mismatch(model, `${suspects.length} of ${wanted.length} weights`, suspects, unused, unmatched);
+    }
+  }
+  return { matches, unmatched };
+}
+
+/** Initializers and Constants by graph, and inputs of the model's own graph that have a fixed shape and no initializer. */
+function wantedTensors(model: Model): Wanted[] {
+  const own = new Set<string>();
+  const wanted: Wanted[] = [];
+  // A name that several graphs define can be meant only in the outermost.
+  const count = new Map<string, number>();
+  for (const { info } of model.weights) count.set(info.name, (count.get(info.name) ?? 0) + 1);
+  for (const weight of model.weights) {
+    const { info, graph } = weight;
+    if (graph.path === '') own.add(info.name);
+    const hidden = graph.path.startsWith('function ') || info.name === '' || weight.stays === 'stored in segments';
+    if (hidden || (graph.path !== '' && count.get(info.name)! > 1 && !info.external)) continue;
+    wanted.push({
+      name: info.name,
+      dtype: info.dtype,
+      dataType: info.dataType,
+      shape: info.shape,
+      weight,
+      input: null,
+    });
+  }
+  for (const input of model.graph.message.children(GRAPH.input)) {
+    const name = input.string(VALUE_INFO.name);
+    const type = input.child(VALUE_INFO.type)?.child(TYPE.tensor);
+    const dims = type?.child(TENSOR_TYPE.shape)?.children(SHAPE.dim);
+    if (own.has(name) || !type || !dims?.every((dim) => dim.integer(DIM.value) !== undefined)) continue;
+    const dataType = type.integer(TENSOR_TYPE.elemType) ?? 0;
+    const shape = dims.map((dim) => dim.integer(DIM.value)!);
+    wanted.push({ name, dtype: dtypeOf(dataType), dataType, shape, weight: null, input });
+  }
+  return wanted;
+}
+
+function isNotable({ info }: Weight): boolean {
+  return info.external || (info.dtype !== undefined && isFloating(info.dtype) && info.byteLength >= NOTABLE_BYTES);
+}
+
+/** Whether ONNX Runtime must not find this tensor outside the model: it would refuse the graph's own output, or shapes that it needs while loading. */
+export function staysInside({ weight, tensor }: Match): boolean {
+  const floor = isFloating(tensor.dtype) ? NOTABLE_BYTES : 64 * 1024;
+  if (tensor.byteLength < floor) return true;
+  if (!weight) return false;
+  return (
+    outputNames(weight.graph).includes(weight.info.name) && (weight.node !== undefined || weight.graph.path !== '')
+  );
+}
+
+function checkNames(names: Names, wanted: readonly Wanted[], sources: ReadonlyMap<string, SourceTensor>): void {
+  const known = new Set(wanted.map(({ name }) => name));
+  for (const [name, tensor] of Object.entries(names)) {
+    if (!known.has(name))
+      throw new InvalidArgumentError(
+        `names: the model has no weight "${name}"; expected { model's name: weights' name }`,
+      );
+    if (typeof tensor !== 'string' || !sources.has(tensor))
+      throw new InvalidArgumentError(`names: the weights have no tensor ${JSON.stringify(tensor)} for "${name}"`);
+  }
+}
+
+function checkSame(model: Model, want: Wanted, tensor: SourceTensor): void {
+  const sameShape = sameDims(want.shape, tensor.shape);
+  if (sameShape && want.dtype === tensor.dtype) return;
+  const what = `${model.path}: weight "${want.name}" is ${describe(want)}, but tensor "${tensor.name}" of ${tensor.path} is ${describe(tensor)}`;
+  const transposed = !sameShape && sameDims(want.shape, [...tensor.shape].reverse());
+  const how = transposed
+    ? 'it is stored transposed (exporters do that to MatMul): save it transposed, or export the model without constant folding'
+    : 'the file is not of this model, or names maps the wrong one';
+  throw new FastSafetensorsError('TENSOR_INVALID_INFO', `${what}; ${how}`, { path: tensor.path, tensor: tensor.name });
+}
+
+const sameDims = (a: readonly number[], b: readonly number[]): boolean =>
+  a.length === b.length && a.every((dim, i) => dim === b[i]);
+
+const describe = ({ dtype, shape }: { dtype?: DTypeName; shape: readonly number[] }): string =>
+  `${dtype ?? 'of a type that safetensors lacks'} [${shape.join(', ')}]`;
+
+/** How a tensor could be a weight by its looks; '' when it could not. */
+function likeness(want: Wanted, tensor: SourceTensor): '' | 'same shape' | 'transposed' {
+  if (want.dtype !== tensor.dtype) return '';
+  if (sameDims(want.shape, tensor.shape)) return 'same shape';
+  return want.shape.length > 1 && sameDims(want.shape, [...tensor.shape].reverse()) ? 'transposed' : '';
+}
+
+const LISTED = 10;
+
+function mismatch(
+  model: Model,
+  what: string,
+  missing: readonly Wanted[],
+  unused: readonly SourceTensor[],
+  unmatched: Unmatched,
+): UnmatchedWeightsError {
+  const list = (items: readonly string[]): string =>
+    items.length > LISTED ? `${items.slice(0, LISTED).join(', ')} and ${items.length - LISTED} more` : items.join(', ');
+  const hints = missing.map((want) => {
+    const like = unused.find((tensor) => likeness(want, tensor) !== '');
+    const hint = like ? ` (${likeness(want, like) === 'transposed' ? 'transposed, ' : ''}like "${like.name}"?)` : '';
+    return `"${want.name}" ${describe(want)}${hint}`;
+  });
+  const rest = unused.map((tensor) => `"${tensor.name}" ${describe(tensor)}`);
+  const found = what === 'no weight' ? 'no weight of the model has a tensor' : `${what} of the model have no tensor`;
+  return new UnmatchedWeightsError(
+    `${model.path}: ${found} in the weights: ${list(hints) || 'none'}; tensors that nothing took: ${list(rest) || 'none'}; say which is which with names: { "${missing[0]?.name ?? "model's name"}": "${unused[0]?.name ?? "weights' name"}" }, or let the model keep its own with allowUnmatched: true`,
+    unmatched,
+    model.path,
+  );
+}

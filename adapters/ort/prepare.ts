@@ -1,0 +1,252 @@
+import { open, stat } from 'node:fs/promises';
+import { dirname, relative, resolve } from 'node:path';
+import { type Model, parseModel, type Weight } from '../../src/cli/onnx/graph.js';
+import { ENTRY, EXTERNAL, GRAPH, TENSOR } from '../../src/cli/onnx/proto.js';
+import { bringInside, pointOutside } from '../../src/cli/onnx/rewrite.js';
+import { readModel } from '../../src/cli/onnx/split.js';
+import { Message } from '../../src/cli/onnx/wire.js';
+import type { DeviceTensor } from '../../src/device-tensor.js';
+import { FastSafetensorsError } from '../../src/errors.js';
+import type { FilesBufferOnDevice } from '../../src/files-buffer.js';
+import type { OrtFeed } from '../../src/native.js';
+import type { Files } from '../../src/shards.js';
+import { sourceOfTensor } from './device-buffer.js';
+import { ExternalFiles, type Match, matchWeights, type Names, staysInside, type Unmatched } from './match.js';
+import { type LoadOptions, type SourceTensor, Weights } from './weights.js';
+
+/** A model with its weights out of it is small; one above this without the option `weights` goes to ONNX Runtime as it is. */
+const MAX_PARSED_BYTES = 256 * 1024 * 1024;
+
+export interface PrepareOptions extends LoadOptions {
+  readonly weights?: Files | FilesBufferOnDevice;
+  readonly names?: Names;
+  readonly allowUnmatched?: boolean;
+  /** Locations that the caller gives the bytes of. */
+  readonly givenFiles?: ReadonlySet<string>;
+}
+
+/** What a session is made of. */
+export interface Prepared {
+  readonly model: string | Uint8Array;
+  /** Where the model's external data are relative to; undefined when it has none, or is given by its path. */
+  readonly folder?: string;
+  /** Over memory that `tensors` hold. */
+  readonly initializers: readonly OrtFeed[];
+  readonly tensors: readonly DeviceTensor[];
+  readonly unmatched: Unmatched;
+  /** FILE_CHANGED when what ONNX Runtime read itself is not what was loaded. */
+  readonly check: () => Promise<void>;
+}
+
+/**
+ * Loads the weights of a model and makes the model point at them: large ones at their place in their file, whose bytes ONNX Runtime replaces with our memory and
+ * reads itself only where it folds constants (so that nothing is ever computed from a placeholder); small ones and those that give shapes lie inside the model.
+ * The file of a model on disk is never changed.
+ */
+export async function prepareModel(given: string | Uint8Array, options: PrepareOptions): Promise<Prepared> {
+  const { weights, signal } = options;
+  const asIs: Prepared = {
+    model: given,
+    initializers: [],
+    tensors: [],
+    unmatched: { model: [], weights: [] },
+    check: async () => {},
+  };
+  const onDisk = typeof given === 'string';
+  if (weights === undefined) {
+    const size = onDisk ? await sizeOf(given) : given.byteLength;
+    if (size > MAX_PARSED_BYTES) return asIs;
+  }
+  const path = onDisk ? resolve(given) : 'the model in memory';
+  const bytes = onDisk ? await readModel(path) : given;
+  signal?.throwIfAborted();
+  const model = parseModel(bytes, path, 0);
+  const external = new ExternalFiles(model, onDisk);
+  const outside = model.weights.filter(
+    (weight) => weight.info.external && !options.givenFiles?.has(external.place(weight).location),
+  );
+  const files = weights ?? (await safetensorsOf(outside, external, onDisk));
+  if (files === null) {
+    for (const weight of outside) if (onDisk) await refusePlaceholder(model, weight, external);
+    return asIs;
+  }
+  const set = await Weights.open(files, signal);
+  try {
+    return await place(model, outside, external, set, options);
+  } finally {
+    await set.end();
+  }
+}
+
+async function place(
+  model: Model,
+  outside: readonly Weight[],
+  external: ExternalFiles,
+  set: Weights,
+  options: PrepareOptions,
+): Promise<Prepared> {
+  const { names, allowUnmatched, weights } = options;
+  const byPlaceOnly = weights === undefined;
+  const { matches, unmatched } = await matchWeights(model, external, set.sources, {
+    names,
+    allowUnmatched,
+    byPlaceOnly,
+  });
+  // Settled before anything is loaded: what stays outside without a tensor of ours.
+  const matched = new Set(matches.map(({ weight }) => weight));
+  const left: { weight: Weight; file: string }[] = [];
+  for (const weight of outside) {
+    if (matched.has(weight)) continue;
+    await refusePlaceholder(model, weight, external);
+    left.push({ weight, file: await external.file(weight) });
+  }
+  await set.load(new Set(matches.map(({ tensor }) => tensor.name)), options);
+
+  const inside = matches.filter(staysInside);
+  const large = matches.filter((match) => !staysInside(match));
+  for (const match of inside) {
+    const tensor = await set.tensor(match.tensor.name);
+    const data = await tensor.toHost().finally(() => tensor.dispose());
+    if (match.weight) bringInside(match.weight.tensor, data);
+    else addInitializer(model, match, (message) => message.addBytes(TENSOR.rawData, data));
+  }
+  const folder = commonFolder([...large.map(({ tensor }) => tensor.path), ...left.map(({ file }) => file)]);
+  pointLargeOutside(model, large, folder);
+  for (const { weight, file } of left) {
+    const { offset, length } = external.place(weight);
+    weight.tensor.remove(TENSOR.externalData);
+    addEntries(weight.tensor, { location: relative(folder, file), offset, length });
+  }
+  const { initializers, tensors } = await overMemory(model, large, set);
+  return {
+    model: model.message.encode(),
+    folder,
+    initializers,
+    tensors,
+    unmatched,
+    check: () => set.checkUnchanged(),
+  };
+}
+
+/** The large matches as ONNX Runtime takes them: by name, so only where the name is the model's only one. */
+async function overMemory(
+  model: Model,
+  large: readonly Match[],
+  set: Weights,
+): Promise<{ initializers: OrtFeed[]; tensors: DeviceTensor[] }> {
+  const count = new Map<string, number>();
+  for (const { info } of model.weights) count.set(info.name, (count.get(info.name) ?? 0) + 1);
+  const initializers: OrtFeed[] = [];
+  const tensors: DeviceTensor[] = [];
+  for (const match of large) {
+    if ((count.get(match.name) ?? 1) > 1) continue; // ONNX Runtime reads these from the file
+    const tensor = await set.tensor(match.tensor.name);
+    tensors.push(tensor);
+    initializers.push({ ...sourceOfTensor(tensor), name: match.name, dims: match.shape, type: match.dataType });
+  }
+  return { initializers, tensors };
+}
+
+function pointLargeOutside(model: Model, large: readonly Match[], folder: string): void {
+  const placeOf = ({ path, offset, byteLength }: SourceTensor) => ({
+    location: relative(folder, path),
+    offset,
+    length: byteLength,
+  });
+  const places = new Map<Weight, SourceTensor>();
+  for (const { weight, tensor } of large) if (weight) places.set(weight, tensor);
+  pointOutside(model, [...places.keys()], (weight) => placeOf(places.get(weight)!));
+  for (const match of large) {
+    if (!match.weight) addInitializer(model, match, (message) => addEntries(message, placeOf(match.tensor)));
+  }
+}
+
+/** Turns an input of the graph into a weight, so that ONNX Runtime may treat it as a constant. */
+function addInitializer(model: Model, match: Match, addData: (message: Message) => void): void {
+  const top = model.graph.message;
+  top.removeChild(match.input!);
+  const message = new Message();
+  for (const dim of match.shape) message.addInteger(TENSOR.dims, dim);
+  message.addInteger(TENSOR.dataType, match.dataType);
+  message.addBytes(TENSOR.name, match.name);
+  addData(message);
+  top.addMessage(GRAPH.initializer, message);
+}
+
+function addEntries(message: Message, place: { location: string; offset: number; length: number }): void {
+  for (const [key, value] of Object.entries(place)) {
+    const entry = new Message();
+    entry.addBytes(ENTRY.key, key);
+    entry.addBytes(ENTRY.value, String(value));
+    message.addMessage(TENSOR.externalData, entry);
+  }
+  message.remove(TENSOR.dataLocation);
+  message.addInteger(TENSOR.dataLocation, EXTERNAL);
+}
+
+/** The .safetensors files that external data point into; null when there are none. */
+async function safetensorsOf(
+  outside: readonly Weight[],
+  external: ExternalFiles,
+  onDisk: boolean,
+): Promise<string[] | null> {
+  if (!onDisk) return null;
+  const files = new Set<string>();
+  for (const weight of outside) {
+    if (external.place(weight).location.endsWith('.safetensors')) files.add(await external.file(weight));
+  }
+  return files.size > 0 ? [...files] : null;
+}
+
+/** The deepest folder that has all files. */
+export function commonFolder(files: readonly string[]): string {
+  let parts = dirname(files[0] ?? '/x').split('/');
+  for (const file of files) {
+    const others = dirname(file).split('/');
+    const differing = parts.findIndex((part, i) => part !== others[i]);
+    if (differing >= 0) parts = parts.slice(0, differing);
+  }
+  return parts.join('/') || '/';
+}
+
+/**
+ * Exporters and other tools leave sparse files of zeros where weights are to come from elsewhere; computing with them gives wrong results without a word.
+ * UNKNOWN_TENSOR for such data, UNEXPECTED_EOF for data that end outside their file.
+ */
+async function refusePlaceholder(model: Model, weight: Weight, external: ExternalFiles): Promise<void> {
+  const { name } = weight.info;
+  const file = await external.file(weight);
+  const { offset, length } = external.place(weight);
+  const { size, blocks } = await stat(file);
+  if (offset + length > size) {
+    throw new FastSafetensorsError(
+      'UNEXPECTED_EOF',
+      `${file}: weight "${name}" of ${model.path} ends at byte ${offset + length}, but the file has ${size}; pass the weights with the option weights`,
+      { path: file, tensor: name, offset },
+    );
+  }
+  if (blocks * 512 >= size || length === 0) return;
+  const handle = await open(file, 'r');
+  try {
+    const chunk = Buffer.alloc(Math.min(length, 1 << 20));
+    for (let at = offset; at < offset + length; ) {
+      const { bytesRead } = await handle.read(chunk, 0, Math.min(chunk.length, offset + length - at), at);
+      if (bytesRead === 0 || chunk.subarray(0, bytesRead).some((byte) => byte !== 0)) return;
+      at += bytesRead;
+    }
+  } finally {
+    await handle.close();
+  }
+  throw new FastSafetensorsError(
+    'UNKNOWN_TENSOR',
+    `${file}: the data of weight "${name}" of ${model.path} are a hole in the file, a placeholder rather than weights; pass the weights with the option weights`,
+    { path: file, tensor: name, offset },
+  );
+}
+
+async function sizeOf(path: string): Promise<number> {
+  const info = await stat(path).catch((cause) => {
+    throw new FastSafetensorsError('IO_ERROR', `cannot read ${path}: ${(cause as Error).message}`, { path, cause });
+  });
+  return info.size;
+}

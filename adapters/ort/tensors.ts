@@ -1,0 +1,61 @@
+import { DeviceTensor } from '../../src/device-tensor.js';
+import { FastSafetensorsError, InvalidArgumentError } from '../../src/errors.js';
+import type { OrtFeed, OrtPort, OrtResult, OrtSource } from '../../src/native.js';
+import { bufferOfValue, OrtDeviceBuffer, sourceOfTensor } from './device-buffer.js';
+import { elementOfNumber, elementOfType, type Loose, STRING_TYPE, typeName } from './types.js';
+
+/** A feed, or a tensor to be written, as the core takes it. INVALID_ARGUMENT for what is no tensor or lies where a session cannot reach. */
+export function sourceOf(name: string, tensor: Loose): OrtSource {
+  if (tensor instanceof DeviceTensor) return sourceOfTensor(tensor);
+  if (typeof tensor !== 'object' || tensor === null || !Array.isArray(tensor.dims)) {
+    throw new InvalidArgumentError(`"${name}": expected a tensor, found ${tensor === null ? 'null' : typeof tensor}`);
+  }
+  const { type, dims, location } = tensor as { type: string; dims: readonly number[]; location: string };
+  if (location === 'gpu-buffer') {
+    if (tensor.gpuBuffer instanceof OrtDeviceBuffer) return { ...tensor.gpuBuffer.source, dims };
+    throw new InvalidArgumentError(
+      `"${name}": its gpuBuffer is not of this package; expected one of onnxruntime(ort) or an output of such a session`,
+    );
+  }
+  if (location !== 'cpu' && location !== 'cpu-pinned')
+    throw new InvalidArgumentError(`"${name}": expected a tensor on cpu or gpu-buffer, found location '${location}'`);
+  if (type === 'string') return { type: STRING_TYPE, dims, strings: tensor.data };
+  const element = elementOfType(type);
+  if (!element) throw new InvalidArgumentError(`"${name}": unknown element type '${type}'`);
+  const { buffer, byteOffset, byteLength } = tensor.data as Uint8Array;
+  return { type: element.number, dims, data: new Uint8Array(buffer, byteOffset, byteLength) };
+}
+
+export function feedOf(name: string, tensor: Loose): OrtFeed {
+  return { ...sourceOf(name, tensor), name };
+}
+
+/** Before a run: an output that could not be handed out. UNSUPPORTED_DTYPE, INVALID_ARGUMENT. */
+export function checkOutput(port: OrtPort | undefined, name: string, outputs: readonly string[], onDevice: boolean) {
+  if (!port) throw new InvalidArgumentError(`the model has no output "${name}"; its outputs are ${outputs.join(', ')}`);
+  const unsupported = (why: string) =>
+    new FastSafetensorsError('UNSUPPORTED_DTYPE', `output "${name}" ${why}; fetch the other outputs by name`, {
+      tensor: name,
+    });
+  if (!port.isTensor) throw unsupported('is a sequence or a map, and only tensors can be handed out');
+  if (port.type === STRING_TYPE && !onDevice) return;
+  const element = elementOfNumber(port.type);
+  if (!element) throw unsupported(`is ${typeName(port.type)}, which ONNX Runtime's JavaScript has no tensor type for`);
+  if (onDevice && !element.onDevice)
+    throw unsupported(`is ${element.type}, which cannot stay in a gpu-buffer (preferredOutputLocation 'cpu' can)`);
+}
+
+/** An ort.Tensor over what a run gave: host outputs over ONNX Runtime's own memory, which lives as long as the typed array. */
+export function tensorOf(Tensor: Loose, result: OrtResult): unknown {
+  const { type, dims } = result;
+  if (result.strings) return new Tensor('string', result.strings, dims);
+  const element = elementOfNumber(type)!;
+  if (!result.value) return new Tensor(element.type, new element.array(result.data!), dims);
+  const { buffer, read } = bufferOfValue(result as Required<OrtResult>);
+  return Tensor.fromGpuBuffer(buffer, {
+    dataType: element.type,
+    dims,
+    download: async () => new element.array(await read()),
+    dispose: () => buffer.dispose(),
+  });
+}

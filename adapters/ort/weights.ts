@@ -1,0 +1,148 @@
+import { realpath, stat } from 'node:fs/promises';
+import type { CopierType } from '../../src/copiers/registry.js';
+import { Device } from '../../src/device.js';
+import { DeviceTensor } from '../../src/device-tensor.js';
+import type { DTypeName } from '../../src/dtype.js';
+import { FastSafetensorsError, InvalidArgumentError } from '../../src/errors.js';
+import { FilesBufferOnDevice } from '../../src/files-buffer.js';
+import { SafeTensorsFileLoader } from '../../src/loaders/file-loader.js';
+import type { SafeTensorsMetadata } from '../../src/metadata.js';
+import type { Progress } from '../../src/progress.js';
+import { type Files, readShards } from '../../src/shards.js';
+
+/** A tensor that a model can be given, and where its bytes are in a file. */
+export interface SourceTensor {
+  readonly name: string;
+  readonly dtype: DTypeName;
+  readonly shape: readonly number[];
+  readonly byteLength: number;
+  /** The file, links followed. */
+  readonly path: string;
+  readonly offset: number;
+}
+
+export interface LoadOptions {
+  readonly device: string;
+  readonly copier?: CopierType;
+  readonly signal?: AbortSignal;
+  readonly onProgress?: (progress: Progress) => void;
+}
+
+/** The tensors that `weights` names, loaded only when the model's wishes are known. */
+export class Weights {
+  readonly sources: ReadonlyMap<string, SourceTensor>;
+  readonly #files: readonly { readonly path: string; readonly metadata: SafeTensorsMetadata }[];
+  readonly #own: Files | null; // null when the buffer is the user's
+  #buffer: FilesBufferOnDevice | null;
+
+  private constructor(
+    sources: Map<string, SourceTensor>,
+    files: readonly { path: string; metadata: SafeTensorsMetadata }[],
+    own: Files | null,
+    buffer: FilesBufferOnDevice | null,
+  ) {
+    this.sources = sources;
+    this.#files = files;
+    this.#own = own;
+    this.#buffer = buffer;
+  }
+
+  /** Reads headers, or takes those of a loaded buffer. The codes of headers and files; CLOSED for a closed buffer. */
+  static async open(weights: Files | FilesBufferOnDevice, signal?: AbortSignal): Promise<Weights> {
+    const sources = new Map<string, SourceTensor>();
+    const files: { path: string; metadata: SafeTensorsMetadata }[] = [];
+    const add = (metadata: SafeTensorsMetadata, path: string, index: number): void => {
+      const { name, dtype, shape, byteLength, dataOffsets } = metadata.frameAt(index);
+      const offset = metadata.packed.dataStart + dataOffsets[0];
+      sources.set(name, { name, dtype, shape, byteLength, path, offset });
+    };
+    if (weights instanceof FilesBufferOnDevice) {
+      const paths = new Map<SafeTensorsMetadata, string>();
+      for (const name of weights.keys()) {
+        const { metadata, index } = weights.sourceOf(name);
+        let path = paths.get(metadata);
+        if (path === undefined) {
+          path = await real(metadata.path);
+          paths.set(metadata, path);
+          files.push({ path, metadata });
+        }
+        add(metadata, path, index);
+      }
+      return new Weights(sources, files, null, weights);
+    }
+    const shards = await readShards(weights, {}, signal);
+    for (const metadata of shards.metadata) {
+      const path = await real(metadata.path);
+      files.push({ path, metadata });
+      for (let i = 0; i < metadata.tensorCount; ++i) add(metadata, path, i);
+    }
+    return new Weights(sources, files, weights, null);
+  }
+
+  get paths(): string[] {
+    return this.#files.map(({ path }) => path);
+  }
+
+  /** Loads the named tensors; nothing to do for a loaded buffer but to look where it is. INVALID_ARGUMENT when that is another device. */
+  async load(names: ReadonlySet<string>, options: LoadOptions): Promise<void> {
+    if (names.size === 0) return;
+    if (this.#own === null) {
+      const [name] = names;
+      const tensor = await this.#buffer!.getTensor(name!);
+      if (!(tensor instanceof DeviceTensor))
+        throw new InvalidArgumentError(
+          'weights: this buffer hands out tensors of a framework; load it without the option framework',
+        );
+      const found = tensor.device.toString();
+      tensor.dispose();
+      const expected = Device.parse(options.device).toString();
+      if (found !== expected)
+        throw new InvalidArgumentError(
+          `weights: they are on ${found}, but the session runs on ${expected}; load them with device: '${expected}'`,
+        );
+      return;
+    }
+    const { signal, onProgress, ...rest } = options;
+    const loader = new SafeTensorsFileLoader({ ...rest, signal, filter: (name) => names.has(name) });
+    try {
+      await loader.addFilenames(this.#own);
+      this.#buffer = await loader.copyFilesToDevice({ onProgress });
+    } finally {
+      void loader.close();
+    }
+  }
+
+  /** A tensor that was loaded; the caller disposes it. */
+  tensor(name: string): Promise<DeviceTensor> {
+    return this.#buffer!.getTensor(name);
+  }
+
+  /** FILE_CHANGED when a file is not any more what its header was read from: what was loaded and what ONNX Runtime reads itself would differ. */
+  async checkUnchanged(): Promise<void> {
+    for (const { path, metadata } of this.#files) {
+      const { identity } = metadata.packed;
+      if (!identity) continue;
+      const now = await stat(path, { bigint: true }).catch(() => null);
+      const same =
+        now !== null && now.ino === identity.ino && now.size === identity.size && now.mtimeNs === identity.mtimeNs;
+      if (!same) {
+        throw new FastSafetensorsError(
+          'FILE_CHANGED',
+          `${path} ${now ? 'was changed' : 'is gone'} since its weights were loaded; a session needs the file while it is made`,
+          { path },
+        );
+      }
+    }
+  }
+
+  /** Lets go of what was loaded here. What sessions use stays. */
+  async end(): Promise<void> {
+    if (this.#own !== null) await this.#buffer?.close();
+  }
+}
+
+async function real(path: string): Promise<string> {
+  return realpath(path).catch((cause) => {
+    throw new FastSafetensorsError('IO_ERROR', `cannot read ${path}: ${(cause as Error).message}`, { path, cause });
+  });
+}

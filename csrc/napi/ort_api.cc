@@ -1,0 +1,406 @@
+// ONNX Runtime sessions for JavaScript.
+#include <chrono>
+#include <condition_variable>
+
+#include "napi/api.h"
+#include "napi/convert.h"
+#include "ort/session.h"
+
+namespace fst {
+namespace {
+
+using ort::Session;
+using ort::Value;
+
+// What of ONNX Runtime belongs to one JavaScript environment and must end with it.
+struct OrtState {
+  std::vector<std::weak_ptr<Session>> sessions;
+  std::mutex mutex;  // creations complete on other threads
+  bool ended = false;
+
+  // False when the environment has ended: the session must be closed.
+  bool Track(const std::shared_ptr<Session>& session) {
+    std::lock_guard<std::mutex> lock(mutex);
+    if (ended) return false;
+    sessions.erase(std::remove_if(sessions.begin(), sessions.end(), [](const auto& weak) { return weak.expired(); }),
+                   sessions.end());
+    sessions.push_back(session);
+    return true;
+  }
+
+  // Runs are told to end and sessions are freed before the library's own destructors run, if they end within a second.
+  void End() {
+    struct Waiting {
+      std::mutex mutex;
+      std::condition_variable done;
+      int left = 0;
+    };
+    auto waiting = std::make_shared<Waiting>();
+    {
+      std::lock_guard<std::mutex> lock(mutex);
+      ended = true;
+    }
+    for (auto& weak : sessions) {
+      std::shared_ptr<Session> session = weak.lock();
+      if (session == nullptr) continue;
+      {
+        std::lock_guard<std::mutex> lock(waiting->mutex);
+        ++waiting->left;
+      }
+      session->Close([waiting] {
+        std::lock_guard<std::mutex> lock(waiting->mutex);
+        if (--waiting->left == 0) waiting->done.notify_all();
+      });
+    }
+    std::unique_lock<std::mutex> lock(waiting->mutex);
+    waiting->done.wait_for(lock, std::chrono::seconds(1), [&] { return waiting->left == 0; });
+  }
+};
+
+// Work on the sessions' threads, as AsyncWork::Run on its own.
+Napi::Value RunOnSessionThread(Napi::Env env, AsyncWork::Work work, AsyncWork::Done done, napi_value keep = nullptr) {
+  std::function<void(Status)> finish;
+  Napi::Value promise = AsyncWork::Pending(env, &finish, std::move(done), keep);
+  Status posted = ort::SessionThreads().Post([work = std::move(work), finish] { finish(work()); });
+  if (!posted.ok()) finish(posted);
+  return promise;
+}
+
+bool Given(const Napi::Value& value) { return !value.IsUndefined() && !value.IsNull(); }
+std::string Text(const Napi::Value& value) { return value.IsString() ? value.As<Napi::String>() : std::string(); }
+int Integer(const Napi::Value& value, int otherwise = -1) {
+  if (value.IsBoolean()) return value.As<Napi::Boolean>().Value() ? 1 : 0;
+  return value.IsNumber() ? value.As<Napi::Number>().Int32Value() : otherwise;
+}
+
+template <class Visit>
+void ForEach(const Napi::Value& list, Visit visit) {
+  if (!list.IsArray()) return;
+  auto array = list.As<Napi::Array>();
+  for (uint32_t i = 0; i < array.Length(); ++i) {
+    Napi::HandleScope scope(list.Env());
+    visit(array.Get(i).As<Napi::Object>());
+  }
+}
+
+// [[key, value], …]
+std::vector<std::pair<std::string, std::string>> Pairs(const Napi::Value& list) {
+  std::vector<std::pair<std::string, std::string>> pairs;
+  ForEach(list, [&](Napi::Object pair) { pairs.emplace_back(Text(pair.Get(0u)), Text(pair.Get(1u))); });
+  return pairs;
+}
+
+// {type, dims, and memory with offset and byteLength, or data, or strings}
+ort::TensorSource SourceOf(const Napi::Object& object) {
+  ort::TensorSource source;
+  source.type = Integer(object.Get("type"), ort::kUndefined);
+  ForEach(object.Get("dims"),
+          [&](const Napi::Value& dim) { source.dims.push_back(dim.As<Napi::Number>().Int64Value()); });
+  Napi::Value memory = object.Get("memory"), data = object.Get("data");
+  if (Given(memory)) {
+    source.buffer = FromExternal<DeviceBuffer>(memory);
+    source.offset = static_cast<uint64_t>(object.Get("offset").As<Napi::Number>().Int64Value());
+    source.bytes = static_cast<size_t>(object.Get("byteLength").As<Napi::Number>().Int64Value());
+  } else if (Given(data)) {
+    auto bytes = data.As<Napi::Uint8Array>();
+    source.data = bytes.Data();
+    source.bytes = bytes.ByteLength();
+  }
+  ForEach(object.Get("strings"), [&](const Napi::Value& text) { source.strings.push_back(Text(text)); });
+  return source;
+}
+
+std::shared_ptr<Value> ValueOf(const Napi::Object& object) {
+  Napi::Value value = object.Get("value");
+  return Given(value) ? FromExternal<Value>(value) : nullptr;
+}
+
+// ortLibrary(logSeverity): {path, version}. Throws a status.
+Napi::Value OrtLibrary(const Napi::CallbackInfo& info) {
+  const ort::Library* library = nullptr;
+  Status status = ort::OpenLibrary(Integer(info[0], 2), &library);
+  if (!status.ok()) {
+    napi_throw(info.Env(), StatusToJs(info.Env(), status));
+    return Napi::Value();
+  }
+  Napi::Object result = Napi::Object::New(info.Env());
+  result["path"] = Napi::String::New(info.Env(), library->path);
+  result["version"] = Napi::String::New(info.Env(), library->version);
+  return result;
+}
+
+ort::SessionConfig ConfigOf(const Napi::Object& object) {
+  ort::SessionConfig config;
+  ort::Place::Parse(Text(object.Get("device")), &config.place);
+  config.model_name = Text(object.Get("modelName"));
+  Napi::Value model = object.Get("model");
+  if (model.IsString()) {
+    config.model_path = Text(model);
+  } else {
+    auto bytes = model.As<Napi::Uint8Array>();
+    config.model = bytes.Data();
+    config.model_bytes = bytes.ByteLength();
+  }
+  ForEach(object.Get("initializers"), [&](const Napi::Object& initializer) {
+    config.initializers.push_back({Text(initializer.Get("name")), SourceOf(initializer)});
+  });
+  ForEach(object.Get("externalFiles"), [&](const Napi::Object& file) {
+    auto bytes = file.Get("data").As<Napi::Uint8Array>();
+    config.external_files.push_back({Text(file.Get("path")), bytes.Data(), bytes.ByteLength()});
+  });
+  config.intra_threads = Integer(object.Get("intraOpNumThreads"));
+  config.inter_threads = Integer(object.Get("interOpNumThreads"));
+  config.optimization = Integer(object.Get("optimization"));
+  config.parallel = Integer(object.Get("parallel"));
+  config.cpu_arena = Integer(object.Get("enableCpuMemArena"));
+  config.memory_pattern = Integer(object.Get("enableMemPattern"));
+  config.log_severity = Integer(object.Get("logSeverityLevel"));
+  config.log_verbosity = Integer(object.Get("logVerbosityLevel"));
+  config.log_id = Text(object.Get("logId"));
+  config.optimized_path = Text(object.Get("optimizedModelFilePath"));
+  config.profile_prefix = Text(object.Get("profileFilePrefix"));
+  ForEach(object.Get("freeDimensions"), [&](Napi::Object pair) {
+    config.free_dimensions.emplace_back(Text(pair.Get(0u)), pair.Get(1u).As<Napi::Number>().Int64Value());
+  });
+  config.entries = Pairs(object.Get("entries"));
+  config.provider_options = Pairs(object.Get("providerOptions"));
+  return config;
+}
+
+// ortCreateSession(config): Promise<External>. What the config points at must not change until the promise settles.
+Napi::Value OrtCreateSession(const Napi::CallbackInfo& info) {
+  auto* state = static_cast<std::shared_ptr<OrtState>*>(info.Data());
+  auto config = std::make_shared<ort::SessionConfig>(ConfigOf(info[0].As<Napi::Object>()));
+  auto session = std::make_shared<std::shared_ptr<Session>>();
+  return RunOnSessionThread(
+      info.Env(),
+      [config, session, state = *state] {
+        FST_RETURN_IF_ERROR(Session::Create(*config, session.get()));
+        if (!state->Track(*session)) (*session)->Close(nullptr);
+        config->initializers.clear();
+        return Status::Ok();
+      },
+      [session](Napi::Env env) { return ToExternal<Session>(env, std::move(*session)); }, info[0]);
+}
+
+Napi::Array PortsToJs(Napi::Env env, const std::vector<ort::Port>& ports) {
+  Napi::Array list = Napi::Array::New(env, ports.size());
+  for (uint32_t i = 0; i < ports.size(); ++i) {
+    Napi::Object port = Napi::Object::New(env);
+    port["name"] = Napi::String::New(env, ports[i].name);
+    port["isTensor"] = Napi::Boolean::New(env, ports[i].tensor);
+    port["type"] = Napi::Number::New(env, ports[i].type);
+    Napi::Array shape = Napi::Array::New(env, ports[i].shape.size());
+    for (uint32_t k = 0; k < ports[i].shape.size(); ++k) {
+      const ort::Dimension& dim = ports[i].shape[k];
+      if (dim.size >= 0) {
+        shape[k] = Napi::Number::New(env, static_cast<double>(dim.size));
+      } else {
+        shape[k] = Napi::String::New(env, dim.name);
+      }
+    }
+    port["shape"] = shape;
+    list[i] = port;
+  }
+  return list;
+}
+
+// ortPorts(session): {inputs, outputs}
+Napi::Value OrtPorts(const Napi::CallbackInfo& info) {
+  auto& session = FromExternal<Session>(info[0]);
+  Napi::Object result = Napi::Object::New(info.Env());
+  result["inputs"] = PortsToJs(info.Env(), session->inputs());
+  result["outputs"] = PortsToJs(info.Env(), session->outputs());
+  return result;
+}
+
+// An ArrayBuffer over a host value's memory, which it keeps.
+Napi::Value BytesOf(Napi::Env env, const std::shared_ptr<Value>& value) {
+  if (value->bytes() == 0) return Napi::ArrayBuffer::New(env, 0);
+  auto* owner = new std::shared_ptr<Value>(value);
+  napi_value result;
+  napi_status status = napi_create_external_arraybuffer(
+      env, value->data(), value->bytes(),
+      [](napi_env, void*, void* hint) { delete static_cast<std::shared_ptr<Value>*>(hint); }, owner, &result);
+  if (status == napi_ok) return Napi::Value(env, result);
+  delete owner;  // this runtime allows no foreign memory
+  if (env.IsExceptionPending()) env.GetAndClearPendingException();
+  Napi::ArrayBuffer copy = Napi::ArrayBuffer::New(env, value->bytes());
+  memcpy(copy.Data(), value->data(), value->bytes());
+  return copy;
+}
+
+// {type, dims, and data: ArrayBuffer, or strings, or value with byteLength}
+Napi::Value ResultToJs(Napi::Env env, const std::shared_ptr<Value>& value, bool on_device) {
+  Napi::Object result = Napi::Object::New(env);
+  result["type"] = Napi::Number::New(env, value->type());
+  Napi::Array dims = Napi::Array::New(env, value->dims().size());
+  for (uint32_t i = 0; i < value->dims().size(); ++i) {
+    dims[i] = Napi::Number::New(env, static_cast<double>(value->dims()[i]));
+  }
+  result["dims"] = dims;
+  if (value->type() == ort::kString) {
+    std::vector<std::string> strings;
+    Status status = value->Strings(&strings);
+    if (!status.ok()) {
+      napi_throw(env, StatusToJs(env, status));
+      return Napi::Value();
+    }
+    Napi::Array list = Napi::Array::New(env, strings.size());
+    for (uint32_t i = 0; i < strings.size(); ++i) list[i] = Napi::String::New(env, strings[i]);
+    result["strings"] = list;
+  } else if (on_device) {
+    result["value"] = ToExternal<Value>(env, value);
+    result["byteLength"] = Napi::Number::New(env, static_cast<double>(value->bytes()));
+    result["device"] = Napi::String::New(env, value->place().ToString());
+    result["pointer"] = Napi::BigInt::New(env, static_cast<uint64_t>(reinterpret_cast<uintptr_t>(value->data())));
+  } else {
+    result["data"] = BytesOf(env, value);
+  }
+  return result;
+}
+
+// ortNewRun(): External, the control of one run
+Napi::Value OrtNewRun(const Napi::CallbackInfo& info) {
+  return ToExternal<ort::RunControl>(info.Env(), std::make_shared<ort::RunControl>());
+}
+
+// ortStopRun(control): the run ends as soon as ONNX Runtime looks.
+Napi::Value OrtStopRun(const Napi::CallbackInfo& info) {
+  FromExternal<ort::RunControl>(info[0])->Stop();
+  return info.Env().Undefined();
+}
+
+// ortRun(session, control, feeds, fetches, config): Promise<(result | null)[]>, null for fetches that were given.
+// Memory of feeds and fetches must stay and must not change until the promise settles.
+Napi::Value OrtRun(const Napi::CallbackInfo& info) {
+  auto session = FromExternal<Session>(info[0]);
+  auto control = FromExternal<ort::RunControl>(info[1]);
+  auto feeds = std::make_shared<std::vector<ort::Feed>>();
+  ForEach(info[2], [&](const Napi::Object& feed) {
+    feeds->push_back({Text(feed.Get("name")), ValueOf(feed), SourceOf(feed)});
+  });
+  auto fetches = std::make_shared<std::vector<ort::Fetch>>();
+  ForEach(info[3], [&](const Napi::Object& fetch) {
+    fetches->push_back({Text(fetch.Get("name")), Integer(fetch.Get("onDevice")) == 1, Integer(fetch.Get("given")) == 1,
+                        ValueOf(fetch), SourceOf(fetch)});
+  });
+  auto object = info[4].As<Napi::Object>();
+  ort::RunConfig config;
+  config.log_severity = Integer(object.Get("logSeverityLevel"));
+  config.log_verbosity = Integer(object.Get("logVerbosityLevel"));
+  config.tag = Text(object.Get("tag"));
+  config.entries = Pairs(object.Get("entries"));
+  auto results = std::make_shared<std::vector<std::shared_ptr<Value>>>();
+  Napi::Array keep = Napi::Array::New(info.Env());
+  keep[0u] = info[2];
+  keep[1u] = info[3];
+  return RunOnSessionThread(
+      info.Env(),
+      [=] {
+        Status status = session->Run(*feeds, *fetches, config, control.get(), results.get());
+        feeds->clear();
+        return status;
+      },
+      [results, fetches](Napi::Env env) -> Napi::Value {
+        Napi::Array list = Napi::Array::New(env, results->size());
+        for (uint32_t i = 0; i < results->size(); ++i) {
+          const ort::Fetch& fetch = (*fetches)[i];
+          if (fetch.given) {
+            list[i] = env.Null();
+            continue;
+          }
+          Napi::Value result = ResultToJs(env, (*results)[i], fetch.on_device);
+          if (env.IsExceptionPending()) return Napi::Value();
+          list[i] = result;
+        }
+        return list;
+      },
+      keep);
+}
+
+// ortCloseSession(session): Promise<void>, resolved when its memory was given up.
+Napi::Value OrtCloseSession(const Napi::CallbackInfo& info) {
+  auto session = FromExternal<Session>(info[0]);
+  std::function<void(Status)> finish;
+  Napi::Value promise = AsyncWork::Pending(info.Env(), &finish, nullptr);
+  Status posted = ort::SessionThreads().Post([session, finish] { session->Close([finish] { finish(Status::Ok()); }); });
+  if (!posted.ok()) finish(posted);
+  return promise;
+}
+
+// ortReadValue(value): Promise<ArrayBuffer>, over the very memory when that is the host's, else a copy.
+Napi::Value OrtReadValue(const Napi::CallbackInfo& info) {
+  auto value = FromExternal<Value>(info[0]);
+  if (!value->place().cuda || value->bytes() == 0) {
+    auto promise = Napi::Promise::Deferred::New(info.Env());
+    promise.Resolve(BytesOf(info.Env(), value));
+    return promise.Promise();
+  }
+  auto copy = std::make_shared<std::shared_ptr<Value>>();
+  return RunOnSessionThread(
+      info.Env(), [value, copy] { return value->CopyToHost(copy.get()); },
+      [copy](Napi::Env env) { return BytesOf(env, *copy); });
+}
+
+// ortReleaseValue(value): the handle holds nothing from here on.
+Napi::Value OrtReleaseValue(const Napi::CallbackInfo& info) {
+  FromExternal<Value>(info[0]).reset();
+  return info.Env().Undefined();
+}
+
+// ortDescribe({type, dims, memory, offset, byteLength}): {pointer, device, name, id, vendorId, byteLength} as ONNX
+// Runtime itself sees a value over this memory. Throws a status.
+Napi::Value OrtDescribe(const Napi::CallbackInfo& info) {
+  Napi::Env env = info.Env();
+  std::shared_ptr<Value> value;
+  Status status = Value::Make(SourceOf(info[0].As<Napi::Object>()), "described", &value);
+  const ort::MemoryInfo* memory = nullptr;
+  const char* name = "";
+  int id = -1;
+  void* data = nullptr;
+  size_t bytes = 0;
+  const ort::Functions* api = status.ok() ? &ort::Ort() : nullptr;
+  if (status.ok()) status = ort::FromOrt(api->GetTensorMemoryInfo(value->get(), &memory), "describe a value");
+  if (status.ok()) status = ort::FromOrt(api->MemoryInfoGetName(memory, &name), "describe a value");
+  if (status.ok()) status = ort::FromOrt(api->MemoryInfoGetId(memory, &id), "describe a value");
+  if (status.ok()) status = ort::FromOrt(api->GetTensorMutableData(value->get(), &data), "describe a value");
+  if (status.ok() && api->GetTensorSizeInBytes != nullptr) {
+    status = ort::FromOrt(api->GetTensorSizeInBytes(value->get(), &bytes), "describe a value");
+  }
+  if (!status.ok()) {
+    napi_throw(env, StatusToJs(env, status));
+    return Napi::Value();
+  }
+  Napi::Object result = Napi::Object::New(env);
+  result["pointer"] = Napi::BigInt::New(env, static_cast<uint64_t>(reinterpret_cast<uintptr_t>(data)));
+  result["device"] = Napi::String::New(env, value->place().ToString());
+  result["name"] = Napi::String::New(env, name);
+  result["id"] = Napi::Number::New(env, id);
+  result["vendorId"] = Napi::Number::New(env, api->MemoryInfoGetVendorId ? api->MemoryInfoGetVendorId(memory) : 0);
+  result["byteLength"] = Napi::Number::New(env, static_cast<double>(bytes));
+  return result;
+}
+
+}  // namespace
+
+void ExportOrt(Napi::Env env, Napi::Object exports) {
+  // Freed with the environment's cleanup, which is the last that uses it.
+  auto* state = new std::shared_ptr<OrtState>(std::make_shared<OrtState>());
+  env.AddCleanupHook([state] {
+    (*state)->End();
+    delete state;
+  });
+  Export<OrtLibrary>(env, exports, "ortLibrary");
+  exports.Set("ortCreateSession", Napi::Function::New<OrtCreateSession>(env, "ortCreateSession", state));
+  Export<OrtPorts>(env, exports, "ortPorts");
+  Export<OrtNewRun>(env, exports, "ortNewRun");
+  Export<OrtStopRun>(env, exports, "ortStopRun");
+  Export<OrtRun>(env, exports, "ortRun");
+  Export<OrtCloseSession>(env, exports, "ortCloseSession");
+  Export<OrtReadValue>(env, exports, "ortReadValue");
+  Export<OrtReleaseValue>(env, exports, "ortReleaseValue");
+  Export<OrtDescribe>(env, exports, "ortDescribe");
+}
+
+}  // namespace fst

@@ -1,0 +1,85 @@
+// The onnxruntime library that the program has loaded already (onnxruntime-node brings it): found, checked, never
+// loaded a second time.
+#pragma once
+#include <string>
+#include <vector>
+
+#include "base/status.h"
+#include "ort/slice.h"
+
+namespace fst::ort {
+
+struct Library {
+  Functions api;
+  std::string path;     // the file it was loaded from
+  std::string version;  // "1.30.0"
+  uint32_t api_version = 0;
+  Env* env = nullptr;  // one a process, whoever asks for it; never released
+};
+
+// Paths of the loaded shared objects whose name begins with libonnxruntime.so, in the order of loading.
+std::vector<std::string> LoadedLibraries();
+
+// Which version of the API to ask a library of this version for. PLATFORM_UNSUPPORTED for what is too old or too new.
+Status ApiVersionFor(const std::string& version, const std::string& path, uint32_t* out);
+
+// The library, bound on the first call that finds it; valid for the rest of the process. Any thread.
+// `log_severity` (0 verbose to 4 fatal) counts when nobody has made the environment yet. DEVICE_UNAVAILABLE when no
+// onnxruntime is loaded; PLATFORM_UNSUPPORTED for a version that does not fit.
+Status OpenLibrary(int log_severity, const Library** out);
+
+// The library after OpenLibrary was OK.
+const Library& TheLibrary();
+inline const Functions& Ort() { return TheLibrary().api; }
+
+// Takes over an OrtStatus; `doing` begins the message: "create the session of model.onnx".
+Status FromOrt(OrtStatus* status, const std::string& doing);
+
+#define FST_RETURN_IF_ORT_ERROR(expr, doing) FST_RETURN_IF_ERROR(::fst::ort::FromOrt((expr), (doing)))
+
+// Owns one handle of the library.
+template <class T, void (*Functions::*release)(T*)>
+class Owned {
+ public:
+  Owned() = default;
+  explicit Owned(T* handle) : handle_(handle) {}
+  Owned(Owned&& other) noexcept : handle_(other.Release()) {}
+  Owned& operator=(Owned&& other) noexcept {
+    Reset(other.Release());
+    return *this;
+  }
+  Owned(const Owned&) = delete;
+  Owned& operator=(const Owned&) = delete;
+  ~Owned() { Reset(nullptr); }
+
+  T* get() const { return handle_; }
+  // For functions that give a handle through a pointer; the owner is empty before.
+  T** out() {
+    Reset(nullptr);
+    return &handle_;
+  }
+  T* Release() {
+    T* handle = handle_;
+    handle_ = nullptr;
+    return handle;
+  }
+  void Reset(T* handle) {
+    if (handle_ != nullptr) (Ort().*release)(handle_);
+    handle_ = handle;
+  }
+
+ private:
+  T* handle_ = nullptr;
+};
+
+using OwnedSession = Owned<OrtSession, &Functions::ReleaseSession>;
+using OwnedSessionOptions = Owned<SessionOptions, &Functions::ReleaseSessionOptions>;
+using OwnedRunOptions = Owned<RunOptions, &Functions::ReleaseRunOptions>;
+using OwnedValue = Owned<OrtValue, &Functions::ReleaseValue>;
+using OwnedMemoryInfo = Owned<MemoryInfo, &Functions::ReleaseMemoryInfo>;
+using OwnedBinding = Owned<IoBinding, &Functions::ReleaseIoBinding>;
+using OwnedTypeInfo = Owned<TypeInfo, &Functions::ReleaseTypeInfo>;
+using OwnedTensorInfo = Owned<TensorInfo, &Functions::ReleaseTensorTypeAndShapeInfo>;
+using OwnedCudaOptions = Owned<CudaOptions, &Functions::ReleaseCUDAProviderOptions>;
+
+}  // namespace fst::ort

@@ -1,0 +1,272 @@
+#include "ort/session.h"
+
+#include <algorithm>
+#include <utility>
+
+namespace fst::ort {
+namespace {
+
+Status ReadPort(const OrtSession* session, bool input, size_t index, Port* port) {
+  const Functions& ort = Ort();
+  const std::string doing = "read the session's inputs and outputs";
+  Allocator* allocator = nullptr;
+  FST_RETURN_IF_ORT_ERROR(ort.GetAllocatorWithDefaultOptions(&allocator), doing);
+  char* name = nullptr;
+  FST_RETURN_IF_ORT_ERROR(
+      (input ? ort.SessionGetInputName : ort.SessionGetOutputName)(session, index, allocator, &name), doing);
+  port->name = name;
+  FST_RETURN_IF_ORT_ERROR(ort.AllocatorFree(allocator, name), doing);
+  OwnedTypeInfo type;
+  FST_RETURN_IF_ORT_ERROR(
+      (input ? ort.SessionGetInputTypeInfo : ort.SessionGetOutputTypeInfo)(session, index, type.out()), doing);
+  const TensorInfo* info = nullptr;  // the type's
+  FST_RETURN_IF_ORT_ERROR(ort.CastTypeInfoToTensorInfo(type.get(), &info), doing);
+  port->tensor = info != nullptr;
+  if (info == nullptr) return Status::Ok();
+  FST_RETURN_IF_ORT_ERROR(ort.GetTensorElementType(info, &port->type), doing);
+  size_t rank = 0;
+  FST_RETURN_IF_ORT_ERROR(ort.GetDimensionsCount(info, &rank), doing);
+  std::vector<int64_t> sizes(rank);
+  std::vector<const char*> names(rank);
+  FST_RETURN_IF_ORT_ERROR(ort.GetDimensions(info, sizes.data(), rank), doing);
+  FST_RETURN_IF_ORT_ERROR(ort.GetSymbolicDimensions(info, names.data(), rank), doing);
+  for (size_t i = 0; i < rank; ++i) port->shape.push_back({sizes[i], names[i] ? names[i] : ""});
+  return Status::Ok();
+}
+
+std::string NamesOf(const std::vector<Port>& ports) {
+  std::string names;
+  for (const Port& port : ports) names += (names.empty() ? "\"" : ", \"") + port.name + "\"";
+  return names;
+}
+
+bool Has(const std::vector<Port>& ports, const std::string& name) {
+  return std::any_of(ports.begin(), ports.end(), [&](const Port& port) { return port.name == name; });
+}
+
+bool Inside(const Value& inner, const Value& outer) {
+  auto begin = static_cast<const char*>(outer.data());
+  auto at = static_cast<const char*>(inner.data());
+  return inner.bytes() > 0 && inner.place() == outer.place() && at >= begin && at < begin + outer.bytes();
+}
+
+}  // namespace
+
+TaskPool& SessionThreads() {
+  // Runs block a thread each; ONNX Runtime spreads one run over its own threads.
+  static TaskPool* pool = new TaskPool("fst-ort", 32, size_t{8} << 20);
+  return *pool;
+}
+
+void RunControl::Stop() {
+  std::lock_guard<std::mutex> lock(mutex_);
+  stopped_ = true;
+  // Only a missing object can make this fail.
+  if (options_ != nullptr) (void)FromOrt(Ort().RunOptionsSetTerminate(options_), "end a run");
+}
+
+Status Session::Create(const SessionConfig& config, std::shared_ptr<Session>* out) {
+  // The last reference may go on the event loop's thread, which must not wait for the session to be freed.
+  std::shared_ptr<Session> session(new Session, [](Session* dead) {
+    if (!SessionThreads().Post([dead] { delete dead; }).ok()) delete dead;
+  });
+  session->place_ = config.place;
+  OwnedSessionOptions options;
+  FST_RETURN_IF_ERROR(MakeSessionOptions(config, &options, &session->weights_));
+  const std::string doing = "make a session of " + config.model_name;
+  const Env* env = TheLibrary().env;
+  FST_RETURN_IF_ORT_ERROR(
+      config.model_path.empty()
+          ? Ort().CreateSessionFromArray(env, config.model, config.model_bytes, options.get(), session->session_.out())
+          : Ort().CreateSession(env, config.model_path.c_str(), options.get(), session->session_.out()),
+      doing);
+  FST_RETURN_IF_ERROR(session->ReadPorts());
+  *out = std::move(session);
+  return Status::Ok();
+}
+
+Session::~Session() { Free(); }
+
+Status Session::ReadPorts() {
+  size_t inputs = 0, outputs = 0;
+  FST_RETURN_IF_ORT_ERROR(Ort().SessionGetInputCount(session_.get(), &inputs), "count inputs");
+  FST_RETURN_IF_ORT_ERROR(Ort().SessionGetOutputCount(session_.get(), &outputs), "count outputs");
+  inputs_.resize(inputs);
+  outputs_.resize(outputs);
+  for (size_t i = 0; i < inputs; ++i) FST_RETURN_IF_ERROR(ReadPort(session_.get(), true, i, &inputs_[i]));
+  for (size_t i = 0; i < outputs; ++i) FST_RETURN_IF_ERROR(ReadPort(session_.get(), false, i, &outputs_[i]));
+  return Status::Ok();
+}
+
+Status Session::CheckPlace(const char* what, const std::string& name, const Value& value) const {
+  if (!value.place().cuda || value.place() == place_) return Status::Ok();
+  return Status(Code::INVALID_ARGUMENT,
+                Format("%s \"%s\" is on %s, but the session runs on %s: expected a tensor there, or in host memory "
+                       "(await tensor.toHost())",
+                       what, name.c_str(), value.place().ToString().c_str(), place_.ToString().c_str()))
+      .At({}, name);
+}
+
+Status Session::Run(const std::vector<Feed>& feeds, const std::vector<Fetch>& fetches, const RunConfig& config,
+                    RunControl* control, std::vector<std::shared_ptr<Value>>* results) {
+  OwnedRunOptions options;
+  FST_RETURN_IF_ORT_ERROR(Ort().CreateRunOptions(options.out()), "make run options");
+  Status status;
+  auto set = [&](const char* name, OrtStatus* result) {
+    Status done = FromOrt(result, std::string("set the run option ") + name);
+    if (status.ok()) status = done;
+  };
+  if (config.log_severity >= 0) {
+    set("logSeverityLevel", Ort().RunOptionsSetRunLogSeverityLevel(options.get(), config.log_severity));
+  }
+  if (config.log_verbosity >= 0) {
+    set("logVerbosityLevel", Ort().RunOptionsSetRunLogVerbosityLevel(options.get(), config.log_verbosity));
+  }
+  if (!config.tag.empty()) set("tag", Ort().RunOptionsSetRunTag(options.get(), config.tag.c_str()));
+  for (const auto& [key, value] : config.entries) {
+    set(key.c_str(), Ort().AddRunConfigEntry(options.get(), key.c_str(), value.c_str()));
+  }
+  FST_RETURN_IF_ERROR(status);
+
+  const Status closed(Code::CLOSED, "the session was released");
+  {
+    std::lock_guard<std::mutex> lock(mutex_);
+    if (closed_) return closed;
+    running_.insert(control);
+  }
+  bool stopped;
+  {
+    std::lock_guard<std::mutex> lock(control->mutex_);
+    control->options_ = options.get();
+    stopped = control->stopped_;
+  }
+  status = stopped ? Status(Code::CLOSED, "the run was ended before it began")
+                   : RunBound(feeds, fetches, options.get(), results);
+  {
+    std::lock_guard<std::mutex> lock(control->mutex_);
+    control->options_ = nullptr;
+  }
+  bool last;
+  {
+    std::lock_guard<std::mutex> lock(mutex_);
+    running_.erase(control);
+    last = closed_ && running_.empty();
+    if (closed_ && !status.ok()) status = closed;
+  }
+  if (last) Free();
+  return status;
+}
+
+Status Session::RunBound(const std::vector<Feed>& feeds, const std::vector<Fetch>& fetches, RunOptions* options,
+                         std::vector<std::shared_ptr<Value>>* results) {
+  OwnedBinding binding;
+  FST_RETURN_IF_ORT_ERROR(Ort().CreateIoBinding(session_.get(), binding.out()), "bind inputs");
+  std::vector<std::shared_ptr<Value>> held;  // every value that the run reads or writes
+  for (const Feed& feed : feeds) {
+    std::shared_ptr<Value> value = feed.value;
+    if (value == nullptr) FST_RETURN_IF_ERROR(Value::Make(feed.source, feed.name, &value));
+    FST_RETURN_IF_ERROR(CheckPlace("input", feed.name, *value));
+    FST_RETURN_IF_ORT_ERROR(Ort().BindInput(binding.get(), feed.name.c_str(), value->get()),
+                            "bind input \"" + feed.name + "\"");
+    held.push_back(std::move(value));
+  }
+  OwnedMemoryInfo host, device;
+  FST_RETURN_IF_ERROR(MakeMemoryInfo(Place(), &host));
+  FST_RETURN_IF_ERROR(MakeMemoryInfo(place_, &device));
+  for (const Fetch& fetch : fetches) {
+    if (!Has(outputs_, fetch.name)) {
+      return Status(Code::INVALID_ARGUMENT, Format("the model has no output \"%s\"; its outputs are %s",
+                                                   fetch.name.c_str(), NamesOf(outputs_).c_str()));
+    }
+    std::shared_ptr<Value> value = fetch.value;
+    if (fetch.given) {
+      if (value == nullptr) FST_RETURN_IF_ERROR(Value::Make(fetch.source, fetch.name, &value));
+      FST_RETURN_IF_ERROR(CheckPlace("output", fetch.name, *value));
+      FST_RETURN_IF_ORT_ERROR(Ort().BindOutput(binding.get(), fetch.name.c_str(), value->get()),
+                              "bind output \"" + fetch.name + "\"");
+      held.push_back(std::move(value));
+    } else {
+      FST_RETURN_IF_ORT_ERROR(
+          Ort().BindOutputToDevice(binding.get(), fetch.name.c_str(), fetch.on_device ? device.get() : host.get()),
+          "bind output \"" + fetch.name + "\"");
+    }
+  }
+  if (place_.cuda) FST_RETURN_IF_ORT_ERROR(Ort().SynchronizeBoundInputs(binding.get()), "copy inputs to the device");
+  FST_RETURN_IF_ORT_ERROR(Ort().RunWithBinding(session_.get(), options, binding.get()), "run the model");
+  if (place_.cuda) FST_RETURN_IF_ORT_ERROR(Ort().SynchronizeBoundOutputs(binding.get()), "wait for the outputs");
+  return TakeResults(binding.get(), fetches, held, results);
+}
+
+Status Session::TakeResults(IoBinding* binding, const std::vector<Fetch>& fetches,
+                            const std::vector<std::shared_ptr<Value>>& held,
+                            std::vector<std::shared_ptr<Value>>* results) {
+  Allocator* allocator = nullptr;
+  FST_RETURN_IF_ORT_ERROR(Ort().GetAllocatorWithDefaultOptions(&allocator), "take outputs");
+  OrtValue** values = nullptr;
+  size_t count = 0;
+  FST_RETURN_IF_ORT_ERROR(Ort().GetBoundOutputValues(binding, allocator, &values, &count), "take outputs");
+  std::vector<OwnedValue> owned;
+  for (size_t i = 0; i < count; ++i) owned.emplace_back(values[i]);
+  if (values != nullptr) FST_RETURN_IF_ORT_ERROR(Ort().AllocatorFree(allocator, values), "take outputs");
+  if (count != fetches.size()) {
+    return Status(Code::ORT_ERROR, Format("expected %zu outputs, ONNX Runtime gave %zu", fetches.size(), count));
+  }
+  for (size_t i = 0; i < count; ++i) {
+    const Place place = fetches[i].on_device ? place_ : Place();
+    std::shared_ptr<Value> value;
+    FST_RETURN_IF_ERROR(Value::Adopt(std::move(owned[i]), place, fetches[i].name, &value));
+    // An output may be a weight or an input itself. In host memory it becomes a copy, since who gets it may write; on
+    // a device it keeps the original.
+    auto aliased = [&](const std::vector<std::shared_ptr<Value>>& originals) -> std::shared_ptr<Value> {
+      for (const auto& original : originals) {
+        if (Inside(*value, *original)) return original;
+      }
+      return nullptr;
+    };
+    std::shared_ptr<Value> original = aliased(weights_);
+    if (original == nullptr) original = aliased(held);
+    if (original != nullptr && !fetches[i].given) {
+      if (place.cuda) {
+        value->Keep(original);
+      } else {
+        std::shared_ptr<Value> copy;
+        FST_RETURN_IF_ERROR(value->CopyToHost(&copy));
+        value = std::move(copy);
+      }
+    }
+    results->push_back(std::move(value));
+  }
+  return Status::Ok();
+}
+
+void Session::Close(std::function<void()> done) {
+  bool idle;
+  {
+    std::lock_guard<std::mutex> lock(mutex_);
+    closed_ = true;
+    if (!freed_) closing_.push_back(std::exchange(done, nullptr));
+    idle = running_.empty();
+    for (RunControl* control : running_) control->Stop();
+  }
+  if (done) return done();
+  if (idle) Free();
+}
+
+void Session::Free() {
+  {
+    std::lock_guard<std::mutex> lock(mutex_);
+    if (freeing_ || !running_.empty()) return;
+    freeing_ = true;
+  }
+  session_.Reset(nullptr);
+  weights_.clear();
+  std::vector<std::function<void()>> done;
+  {
+    std::lock_guard<std::mutex> lock(mutex_);
+    freed_ = true;
+    done.swap(closing_);
+  }
+  for (auto& callback : done) callback();
+}
+
+}  // namespace fst::ort

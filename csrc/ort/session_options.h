@@ -1,0 +1,50 @@
+// What a session is made with, and its translation into ONNX Runtime's own options.
+#pragma once
+#include <cstdint>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "ort/value.h"
+
+namespace fst::ort {
+
+struct Initializer {
+  std::string name;
+  TensorSource source;
+};
+
+// A file of external data that the caller has in memory, under the name that the model knows.
+struct ExternalFile {
+  std::string name;
+  void* data;
+  size_t bytes;
+};
+
+// -1 and empty mean ONNX Runtime's own default.
+struct SessionConfig {
+  Place place;
+  std::string model_name;  // for messages
+  std::string model_path;  // or the model's bytes
+  const void* model = nullptr;
+  size_t model_bytes = 0;
+  std::vector<Initializer> initializers;
+  std::vector<ExternalFile> external_files;
+
+  int intra_threads = -1, inter_threads = -1;
+  int optimization = -1;  // GraphOptimizationLevel: 0, 1, 2, 3 (layout), 99
+  int parallel = -1;
+  int cpu_arena = -1, memory_pattern = -1;
+  int log_severity = -1, log_verbosity = -1;
+  std::string log_id, optimized_path, profile_prefix;
+  std::vector<std::pair<std::string, int64_t>> free_dimensions;
+  std::vector<std::pair<std::string, std::string>> entries;           // session configuration
+  std::vector<std::pair<std::string, std::string>> provider_options;  // of the CUDA provider
+};
+
+// `values` are the initializers' and must outlive the session. DEVICE_UNAVAILABLE when the CUDA provider is missing,
+// saying which file and how to get it.
+Status MakeSessionOptions(const SessionConfig& config, OwnedSessionOptions* out,
+                          std::vector<std::shared_ptr<Value>>* values);
+
+}  // namespace fst::ort
