@@ -159,8 +159,8 @@ Status Value::Describe(const std::string& name) {
 
 Status Value::CopyToHost(std::shared_ptr<Value>* out) const {
   std::shared_ptr<Device> device, cpu;
-  FST_RETURN_IF_ERROR(OpenDevice(place_.ToString(), &device));
-  FST_RETURN_IF_ERROR(OpenDevice("cpu", &cpu));
+  FST_RETURN_IF_ERROR(OpenDevice(place_.ToString(), false, &device));
+  FST_RETURN_IF_ERROR(OpenDevice("cpu", false, &cpu));
   TensorSource copy;
   copy.type = type_;
   copy.dims = dims_;
