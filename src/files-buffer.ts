@@ -17,20 +17,25 @@ export class FilesBufferOnDevice<T = DeviceTensor> {
   readonly #load: Load;
   readonly #framework: Framework<T> | undefined;
   readonly #pg: ProcessGroup;
-  readonly #items = new Map<string, number>();
+  readonly #find: (name: string) => number | undefined;
   #closed = false;
 
   /** @internal Made by SafeTensorsFileLoader.copyFilesToDevice of a complete load. */
-  constructor(load: Load, framework: Framework<T> | undefined, pg: ProcessGroup) {
+  constructor(
+    load: Load,
+    find: (name: string) => number | undefined,
+    framework: Framework<T> | undefined,
+    pg: ProcessGroup,
+  ) {
     this.#load = load;
+    this.#find = find;
     this.#framework = framework;
     this.#pg = pg;
-    for (let item = 0; item < load.plan.count; ++item) this.#items.set(load.plan.nameOf(item), item);
   }
 
   keys(): string[] {
     this.#check();
-    return [...this.#items.keys()];
+    return this.#load.plan.names();
   }
 
   /** UNKNOWN_TENSOR. */
@@ -44,7 +49,7 @@ export class FilesBufferOnDevice<T = DeviceTensor> {
   getFilename(name: string): string {
     this.#check();
     const { plan } = this.#load;
-    const item = this.#items.get(name);
+    const item = this.#find(name);
     return item === undefined ? '' : plan.inputs[plan.files[item]!]!.metadata.path;
   }
 
@@ -162,11 +167,11 @@ export class FilesBufferOnDevice<T = DeviceTensor> {
 
   #item(name: string): number {
     this.#check();
-    const item = this.#items.get(name);
+    const item = this.#find(name);
     if (item === undefined) {
       throw new FastSafetensorsError(
         'UNKNOWN_TENSOR',
-        `there is no tensor "${name}" among the ${this.#items.size} of this buffer`,
+        `there is no tensor "${name}" among the ${this.#load.plan.count} of this buffer`,
         { tensor: name },
       );
     }

@@ -85,7 +85,8 @@ export class SafeTensorsMetadata {
 
   /** Every tensor's name, in the order of offsets. */
   keys(): string[] {
-    return Array.from({ length: this.tensorCount }, (_, i) => this.nameAt(i));
+    this.#indexUpTo(this.tensorCount);
+    return [...this.#indices.keys()]; // names are cut out of the header's text once
   }
 
   has(name: string): boolean {
@@ -103,7 +104,7 @@ export class SafeTensorsMetadata {
 
   /** The place of a tensor in the order of offsets, -1 for none. @internal */
   indexOf(name: string): number {
-    if (this.#indices.size < this.tensorCount) this.#indexUpTo(this.tensorCount);
+    this.#indexUpTo(this.tensorCount);
     return this.#indices.get(name) ?? -1;
   }
 

@@ -1,3 +1,4 @@
+import { setImmediate } from 'node:timers/promises';
 import { FastSafetensorsError } from './errors.js';
 import type { SafeTensorsMetadata, TensorFrame } from './metadata.js';
 import type { NativePlan } from './native.js';
@@ -8,6 +9,9 @@ export const TENSOR_ALIGNMENT = 256;
 export const MAX_ALLOCATION = 256 * 1024 * 1024;
 /** Memory that is taken at a time when nothing else was asked for: enough to keep a 50 GB/s store busy for 20 ms. */
 export const DEFAULT_BATCH_BYTES = 1024 * 1024 * 1024;
+
+/** Tensors that are placed in one turn of the event loop: about a millisecond's worth. */
+const TENSORS_A_TURN = 16384;
 
 /** Which tensors of a file are wanted, as indices in the order of offsets; null for all. */
 export interface PlanInput {
@@ -43,6 +47,7 @@ export class Plan {
   readonly destinations: Float64Array;
   readonly allocationSizes: Float64Array;
   readonly allocationBatches: Uint32Array;
+  readonly #firstItems: readonly number[]; // by file, for a plan of whole tensors
 
   private constructor(items: Items) {
     this.inputs = items.inputs;
@@ -55,13 +60,22 @@ export class Plan {
     this.allocationSizes = items.allocationSizes;
     this.allocationBatches = items.allocationBatches;
     this.count = items.tensors.length;
-    this.bytes = items.lengths.reduce((sum, length) => sum + length, 0);
-    this.deviceBytes = items.allocationSizes.reduce((sum, size) => sum + size, 0);
+    this.bytes = sumOf(items.lengths);
+    this.deviceBytes = sumOf(items.allocationSizes);
+    let first = 0;
+    this.#firstItems = items.inputs.map(({ metadata, selection }) => {
+      const item = first;
+      first += selection ? selection.length : metadata.tensorCount;
+      return item;
+    });
     this.batchCount = items.allocationBatches.length === 0 ? 0 : items.allocationBatches.at(-1)! + 1;
   }
 
-  /** Whole tensors, each at TENSOR_ALIGNMENT, in batches of at most `batchBytes` (a larger tensor is a batch of its own). */
-  static ofTensors(inputs: readonly PlanInput[], batchBytes: number = Number.POSITIVE_INFINITY): Plan {
+  /**
+   * Whole tensors, each at TENSOR_ALIGNMENT, in batches of at most `batchBytes` (a larger tensor is a batch of its own). The event loop gets its turns where there are
+   * many.
+   */
+  static async ofTensors(inputs: readonly PlanInput[], batchBytes: number = Number.POSITIVE_INFINITY): Promise<Plan> {
     let count = 0;
     for (const { metadata, selection } of inputs) count += selection ? selection.length : metadata.tensorCount;
     const items = {
@@ -106,6 +120,7 @@ export class Plan {
         items.lengths[item] = length;
         items.destinations[item] = start;
         used = start + length;
+        if (item % TENSORS_A_TURN === TENSORS_A_TURN - 1) await setImmediate();
       }
     }
     if (count > 0) {
@@ -142,6 +157,29 @@ export class Plan {
     });
   }
 
+  /** Every tensor's name, by item. For a plan of whole tensors. */
+  names(): string[] {
+    return this.inputs.flatMap(({ metadata, selection }) =>
+      selection ? Array.from(selection, (tensor) => metadata.nameAt(tensor)) : metadata.keys(),
+    );
+  }
+
+  /** The item of a tensor, undefined when it was not wanted. For a plan of whole tensors. */
+  itemOf(file: number, name: string): number | undefined {
+    const { metadata, selection } = this.inputs[file]!;
+    const tensor = metadata.indexOf(name);
+    if (tensor < 0) return undefined;
+    const first = this.#firstItems[file]!;
+    if (!selection) return first + tensor;
+    let low = 0;
+    for (let high = selection.length; low < high; ) {
+      const middle = (low + high) >> 1;
+      if (selection[middle]! < tensor) low = middle + 1;
+      else high = middle;
+    }
+    return selection[low] === tensor ? first + low : undefined;
+  }
+
   nameOf(item: number): string {
     return this.inputs[this.files[item]!]!.metadata.nameAt(this.tensors[item]!);
   }
@@ -176,6 +214,12 @@ export class Plan {
       itemDestinations: this.destinations,
     };
   }
+}
+
+function sumOf(values: Float64Array): number {
+  let sum = 0;
+  for (let i = 0; i < values.length; ++i) sum += values[i]!;
+  return sum;
 }
 
 function alignUp(value: number): number {

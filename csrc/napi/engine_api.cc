@@ -124,8 +124,11 @@ uint64_t BigIntOf(const Napi::Value& value) {
 
 // {files: {path, identity}[], allocationSizes: Float64Array, allocationBatches: Uint32Array,
 //  itemFiles, itemAllocations: Uint32Array, itemOffsets, itemLengths, itemDestinations: Float64Array}
-Plan PlanFromJs(const Napi::Object& object) {
-  Plan plan;
+//
+// In an environment that is being ended every read of a property may fail and give nothing: the arrays are compared
+// before they are walked.
+Status PlanFromJs(const Napi::Object& object, Plan* out) {
+  Plan& plan = *out;
   auto files = object.Get("files").As<Napi::Array>();
   for (uint32_t i = 0; i < files.Length(); ++i) {
     Napi::HandleScope scope(object.Env());
@@ -141,6 +144,8 @@ Plan PlanFromJs(const Napi::Object& object) {
   }
   auto sizes = object.Get("allocationSizes").As<Napi::Float64Array>();
   auto batches = object.Get("allocationBatches").As<Napi::Uint32Array>();
+  const Status uneven(Code::INVALID_ARGUMENT, "the arrays of the plan differ in length");
+  if (batches.ElementLength() != sizes.ElementLength()) return uneven;
   plan.allocations.reserve(sizes.ElementLength());
   for (size_t i = 0; i < sizes.ElementLength(); ++i)
     plan.allocations.push_back({static_cast<uint64_t>(sizes[i]), batches[i]});
@@ -150,6 +155,10 @@ Plan PlanFromJs(const Napi::Object& object) {
   auto lengths = object.Get("itemLengths").As<Napi::Float64Array>();
   auto destinations = object.Get("itemDestinations").As<Napi::Float64Array>();
   const size_t count = item_files.ElementLength();
+  if (allocations.ElementLength() != count || offsets.ElementLength() != count || lengths.ElementLength() != count ||
+      destinations.ElementLength() != count) {
+    return uneven;
+  }
   const uint32_t *file = item_files.Data(), *allocation = allocations.Data();
   const double *offset = offsets.Data(), *length = lengths.Data(), *destination = destinations.Data();
   plan.items.reserve(count);
@@ -157,7 +166,7 @@ Plan PlanFromJs(const Napi::Object& object) {
     plan.items.push_back({file[i], allocation[i], static_cast<uint64_t>(offset[i]), static_cast<uint64_t>(length[i]),
                           static_cast<uint64_t>(destination[i])});
   }
-  return plan;
+  return plan.Validate();
 }
 
 void Wake(const std::shared_ptr<Load>& load) {
@@ -176,8 +185,8 @@ void Wake(const std::shared_ptr<Load>& load) {
 // startTransfer(engine, plan, {window, collectReady, timeoutMs, alwaysStage}): External; throws a status object.
 Napi::Value StartTransfer(const Napi::CallbackInfo& info) {
   Napi::Env env = info.Env();
-  Plan plan = PlanFromJs(info[1].As<Napi::Object>());
-  Status status = plan.Validate();
+  Plan plan;
+  Status status = PlanFromJs(info[1].As<Napi::Object>(), &plan);
   if (!status.ok()) return Throw(env, status);
   auto object = info[2].As<Napi::Object>();
   auto load = std::make_shared<Load>();

@@ -111,9 +111,9 @@ class FileReader : public Reader {
     UniqueFd fd;
     Status opened = OpenUnchanged(path, options_.direct ? O_DIRECT : 0, expected, &fd);
     if (opened.code() == Code::IO_ERROR && options_.direct && errno == EINVAL) {
-      std::lock_guard<std::mutex> lock(mutex_);
-      fallbacks_.push_back({path, "direct", "buffered", "the file system refuses O_DIRECT"});
       opened = OpenUnchanged(path, 0, expected, &fd);
+      std::lock_guard<std::mutex> lock(mutex_);
+      if (opened.ok()) fallbacks_.push_back({path, "direct", "buffered", "the file system refuses O_DIRECT"});
     }
     FST_RETURN_IF_ERROR(opened);
     *out = std::make_shared<OpenedFile>(path, expected, std::move(fd));

@@ -61,7 +61,7 @@ class LazyFiles<T> implements OpenFiles<T> {
 
   async getTensor(name: string): Promise<T> {
     const { metadata, index } = this.#find(name);
-    const plan = Plan.ofTensors([{ metadata, selection: Uint32Array.of(index) }]);
+    const plan = await Plan.ofTensors([{ metadata, selection: Uint32Array.of(index) }]);
     const started = performance.now();
     const { timeoutMs } = this.#options;
     const load = await this.#session.begin(plan, { window: 1, collectReady: false, timeoutMs });

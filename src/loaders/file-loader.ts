@@ -49,7 +49,7 @@ export class SafeTensorsFileLoader<T = DeviceTensor> {
       mine = (files as Record<number, Files>)[pg.rank] ?? [];
     }
     const shards = await session.race(readShards(mine, { allowTrailingBytes }, signal));
-    const plan = Plan.ofTensors(await session.race(selectTensors(shards.metadata, filter)));
+    const plan = await session.race(Plan.ofTensors(await session.race(selectTensors(shards.metadata, filter))));
     await session.prepare();
     this.#shards = shards;
     this.#plan = plan;
@@ -57,8 +57,7 @@ export class SafeTensorsFileLoader<T = DeviceTensor> {
 
   /** Names of all tensors that will be loaded, in the order of files and offsets. */
   keys(): string[] {
-    const plan = this.#planned();
-    return Array.from({ length: plan.count }, (_, item) => plan.nameOf(item));
+    return this.#planned().names();
   }
 
   /** UNKNOWN_TENSOR. */
@@ -86,6 +85,11 @@ export class SafeTensorsFileLoader<T = DeviceTensor> {
       );
     }
     const plan = this.#planned();
+    const shards = this.#shards!;
+    const find = (name: string): number | undefined => {
+      const file = shards.fileOf(name);
+      return file === undefined ? undefined : plan.itemOf(file, name);
+    };
     const started = performance.now();
     const { timeoutMs, framework, pg = new SingleGroup() } = this.#options;
     const load = await session.begin(plan, { window: 0xffffffff, collectReady: false, timeoutMs }, signal);
@@ -93,7 +97,7 @@ export class SafeTensorsFileLoader<T = DeviceTensor> {
     try {
       await session.race(load.complete(), signal);
       meter?.stop();
-      const buffer = new FilesBufferOnDevice<T>(load, framework, pg);
+      const buffer = new FilesBufferOnDevice<T>(load, find, framework, pg);
       session.keep(load, started);
       return buffer;
     } catch (error) {

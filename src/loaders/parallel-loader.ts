@@ -46,7 +46,8 @@ export class ParallelLoader<T = DeviceTensor> {
     } = this.#options;
     session.check();
     const shards = await session.race(readShards(files, { allowTrailingBytes }, this.#options.signal));
-    const plan = Plan.ofTensors(await session.race(selectTensors(shards.metadata, filter)), maxBatchBytes);
+    const inputs = await session.race(selectTensors(shards.metadata, filter));
+    const plan = await session.race(Plan.ofTensors(inputs, maxBatchBytes));
     const window = queueSize + 2;
     const started = performance.now();
     const load = await session.begin(plan, { window, collectReady: order === 'ready', timeoutMs });

@@ -1,0 +1,162 @@
+/**
+ * The main job in figures: the header of 100,000 tensors, iterating over them, and how long the event loop is held meanwhile, beside plain threads that do the same
+ * reads. `npm run bench`; test/long asserts them with room to spare.
+ */
+import { mkdtemp, open, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { Worker } from 'node:worker_threads';
+import { ParallelLoader, SafeTensorsFileLoader, SafeTensorsMetadata } from '../src/index.js';
+
+const TENSORS = 100_000;
+const LARGE_BYTES = 256 * 1024 * 1024;
+
+export interface Row {
+  what: string;
+  /** Median of the runs. */
+  ms: number;
+  /** Tensors or GB a second, where that says something. */
+  rate?: string;
+  tensorsPerSecond?: number;
+  /** Median over the runs of the longest time that a ticker of 1 ms was late. */
+  heldMs: number;
+}
+
+/** A file of `count` U8 tensors of `bytes` each with names of about 60 characters, as models have. */
+async function writeModel(path: string, count: number, bytes: number): Promise<void> {
+  const entries: string[] = [];
+  for (let i = 0; i < count; ++i) {
+    const name = `model.layers.${i}.mlp.experts.down_proj.weight_scale_inv`;
+    entries.push(`"${name}":{"dtype":"U8","shape":[${bytes}],"data_offsets":[${i * bytes},${(i + 1) * bytes}]}`);
+  }
+  const header = Buffer.from(`{${entries.join(',')}}`);
+  const length = Buffer.alloc(8);
+  length.writeBigUInt64LE(BigInt(header.length));
+  const file = await open(path, 'w');
+  await file.write(length);
+  await file.write(header);
+  const block = Buffer.alloc(16 * 1024 * 1024, 1);
+  for (let left = count * bytes; left > 0; left -= block.length)
+    await file.write(block, 0, Math.min(left, block.length));
+  await file.close();
+}
+
+/** Runs something beside a ticker of 1 ms: its time, and the longest that a tick was late. */
+async function watched(run: () => Promise<void>): Promise<{ ms: number; heldMs: number }> {
+  let last = performance.now();
+  let heldMs = 0;
+  const tick = (): void => {
+    const now = performance.now();
+    heldMs = Math.max(heldMs, now - last - 1);
+    last = now;
+  };
+  const timer = setInterval(tick, 1);
+  await new Promise((resolve) => setTimeout(resolve, 20));
+  last = performance.now();
+  heldMs = 0;
+  const start = last;
+  await run();
+  const ms = performance.now() - start;
+  await new Promise((resolve) => setImmediate(resolve));
+  tick();
+  clearInterval(timer);
+  return { ms, heldMs };
+}
+
+function median(values: number[]): number {
+  return [...values].sort((a, b) => a - b)[values.length >> 1]!;
+}
+
+async function measure(what: string, runs: number, run: () => Promise<void>): Promise<Row> {
+  const results: { ms: number; heldMs: number }[] = [];
+  for (let i = 0; i < runs; ++i) results.push(await watched(run));
+  return { what, ms: median(results.map(({ ms }) => ms)), heldMs: median(results.map(({ heldMs }) => heldMs)) };
+}
+
+/** The same reads by threads of Node's own, four at a time, in blocks of 4 MiB. */
+function plainThreads(path: string): Promise<void> {
+  const source = `
+    const { openSync, readSync, closeSync, fstatSync } = require('node:fs');
+    const { workerData } = require('node:worker_threads');
+    const file = openSync(workerData.path);
+    const size = fstatSync(file).size;
+    const memory = Buffer.from(workerData.memory);
+    for (let at = workerData.first * 4194304; at < size; at += 4 * 4194304) readSync(file, memory, at, Math.min(4194304, size - at), at);
+    closeSync(file);`;
+  return open(path).then(async (file) => {
+    const { size } = await file.stat();
+    await file.close();
+    const memory = new SharedArrayBuffer(size);
+    const ends = [0, 1, 2, 3].map(
+      (first) =>
+        new Promise<void>((resolve, reject) => {
+          new Worker(source, { eval: true, workerData: { path, memory, first } })
+            .on('error', reject)
+            .on('exit', () => resolve());
+        }),
+    );
+    await Promise.all(ends);
+  });
+}
+
+export async function measureMainJob(runs = 5): Promise<Row[]> {
+  const folder = await mkdtemp(join(tmpdir(), 'fastsafetensors-bench-'));
+  try {
+    const many = join(folder, 'many.safetensors');
+    const large = join(folder, 'large.safetensors');
+    await writeModel(many, TENSORS, 64);
+    await writeModel(large, 64, LARGE_BYTES / 64);
+    const rows: Row[] = [];
+    const iterate = async (files: string): Promise<void> => {
+      const loader = new ParallelLoader({ files });
+      for await (const [, tensor] of loader.iterateWeights()) tensor.dispose();
+      await loader.close();
+    };
+    const copy = async (files: string): Promise<void> => {
+      const loader = new SafeTensorsFileLoader();
+      await loader.addFilenames(files);
+      const buffers = await loader.copyFilesToDevice();
+      await buffers.close();
+      await loader.close();
+    };
+    await iterate(many); // code is compiled, the page cache is warm
+    await iterate(large);
+
+    rows.push(
+      await measure(`header of ${TENSORS} tensors`, runs, async () => {
+        await SafeTensorsMetadata.fromFile(many);
+      }),
+    );
+    const iterated = await measure(`ParallelLoader, ${TENSORS} tensors`, runs, () => iterate(many));
+    iterated.tensorsPerSecond = TENSORS / (iterated.ms / 1000);
+    iterated.rate = `${Math.round(iterated.tensorsPerSecond)} tensors/s`;
+    rows.push(iterated);
+    rows.push(await measure(`SafeTensorsFileLoader, ${TENSORS} tensors`, runs, () => copy(many)));
+    for (const [what, run] of [
+      ['ParallelLoader, 256 MiB', () => iterate(large)],
+      ['SafeTensorsFileLoader, 256 MiB', () => copy(large)],
+      ['plain threads, 256 MiB', () => plainThreads(large)],
+    ] as const) {
+      const row = await measure(what, runs, run);
+      row.rate = `${(LARGE_BYTES / 1e6 / row.ms).toFixed(2)} GB/s`;
+      rows.push(row);
+    }
+    rows.push(await measure(`plain threads, file of ${TENSORS} tensors`, runs, () => plainThreads(many)));
+    return rows;
+  } finally {
+    await rm(folder, { recursive: true });
+  }
+}
+
+if (require.main === module) {
+  void measureMainJob().then((rows) => {
+    console.table(
+      rows.map(({ what, ms, rate, heldMs }) => ({
+        what,
+        ms: Number(ms.toFixed(1)),
+        rate: rate ?? '',
+        'event loop held, ms': Number(heldMs.toFixed(1)),
+      })),
+    );
+  });
+}

@@ -1,0 +1,14 @@
+import { expectClean } from './support/child.js';
+
+// Objects may be closed, disposed or dropped in any order: what is left stays whole, and in the end nothing is held.
+
+const gc = { flags: ['--expose-gc'] };
+
+// test/long has a thousand.
+test('random orders', async () => {
+  await expectClean('collect.cjs', ['randomOrders', '1', '60'], gc);
+});
+
+test('finalizers run beside those of others', async () => {
+  await expectClean('collect.cjs', ['registries'], gc);
+});

@@ -1,0 +1,39 @@
+import { expectClean, runChild } from './support/child.js';
+
+// A process may end at any moment of a load.
+
+const HOW = ['direct', 'device', 'threads', 'mock', 'hanging'];
+const ALL = HOW.flatMap((how) => [0, 5, 13, 32, 40].map((n) => [how, String(n)] as const));
+
+test.each(HOW)('process.exit() with loads in flight, %s', async (how) => {
+  for (const [, n] of ALL.filter(([other]) => other === how)) await expectClean('exit.cjs', ['processExit', how, n]);
+});
+
+test.each(HOW)(
+  'an uncaught exception or rejection with loads in flight ends the process with code 1, %s',
+  async (how) => {
+    for (const [scenario, text] of [
+      ['uncaught', 'uncaught on purpose'],
+      ['rejected', 'rejected on purpose'],
+    ] as const) {
+      const ended = await runChild('exit.cjs', [scenario, how, '33']);
+      expect(ended).toMatchObject({ code: 1, signal: null });
+      expect(ended.stderr).toContain(text);
+    }
+  },
+);
+
+test.each(['direct', 'threads', 'mock'])('a process ends by itself with everything open, %s', async (how) => {
+  await expectClean('exit.cjs', ['naturalEnd', how]);
+});
+
+test.each(HOW)('loads that nobody awaits do not keep a process alive for ever, %s', async (how) => {
+  await expectClean('exit.cjs', ['abandoned', how]);
+});
+
+test.each(['direct', 'device', 'threads', 'mock'])(
+  'a load that is awaited keeps the process alive, %s',
+  async (how) => {
+    await expectClean('exit.cjs', ['awaited', how]);
+  },
+);

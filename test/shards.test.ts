@@ -1,0 +1,193 @@
+import { mkdir, rm, symlink, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { fastsafeOpen, ParallelLoader, SafeTensorsFileLoader } from 'fastsafetensors-node';
+import { encodeFile, entry, newFolder, someEntries, writeModel } from './support/model-files.js';
+import { expectSame, LOADERS } from './support/read-back.js';
+
+// Folders, lists and index files: which shards there are, and that they and the index say the same.
+
+const INDEX = 'model.safetensors.index.json';
+const first = someEntries('first.');
+const second = someEntries('second.');
+
+let folder: string;
+beforeEach(async () => {
+  folder = await newFolder();
+  await writeModel(folder, first, 'a.safetensors');
+  await writeModel(folder, second, 'b.safetensors');
+});
+afterEach(() => rm(folder, { recursive: true }));
+
+function weightMap(): Record<string, string> {
+  return Object.fromEntries([
+    ...first.map(({ name }) => [name, 'a.safetensors']),
+    ...second.map(({ name }) => [name, 'b.safetensors']),
+  ]);
+}
+async function writeIndex(content: unknown): Promise<string> {
+  const path = join(folder, INDEX);
+  await writeFile(path, typeof content === 'string' ? content : JSON.stringify(content));
+  return path;
+}
+
+test('a folder without an index is all its files; with one, what the index says', async () => {
+  const folders = [folder] as const;
+  for (const load of Object.values(LOADERS)) expectSame(await load([...folders], {}), [...first, ...second]);
+  await writeModel(folder, someEntries('third.'), 'c.safetensors'); // not in the index
+  const index = await writeIndex({ metadata: { total_size: 1 }, weight_map: weightMap() });
+  for (const load of Object.values(LOADERS)) {
+    expectSame(await load([folder], {}), [...first, ...second]);
+    expectSame(await load([index], {}), [...first, ...second]);
+  }
+});
+
+test('files by rank: mine are loaded, those of ranks that are not there refused', async () => {
+  const loader = new SafeTensorsFileLoader();
+  await loader.addFilenames({ 0: [join(folder, 'a.safetensors'), join(folder, 'b.safetensors')] });
+  expect(loader.keys().length).toBe(first.length + second.length);
+  await expect(loader.addFilenames({ 1: folder })).rejects.toMatchObject({ code: 'INVALID_ARGUMENT' });
+  await expect(loader.addFilenames({ x: folder } as never)).rejects.toMatchObject({ code: 'INVALID_ARGUMENT' });
+  await expect(loader.addFilenames({})).rejects.toMatchObject({ code: 'NO_FILES' });
+  await loader.close();
+});
+
+test.each([
+  ['no path', 1, 'INVALID_ARGUMENT'],
+  ['null', null, 'INVALID_ARGUMENT'],
+  ['an empty path', '', 'INVALID_ARGUMENT'],
+  ['a path with NUL', 'a\0b', 'INVALID_ARGUMENT'],
+  ['an empty list', [], 'NO_FILES'],
+  ['a list with no path', [1, 2], 'INVALID_ARGUMENT'],
+  ['an index among files', ['x.safetensors', 'model.json'], 'INVALID_ARGUMENT'],
+])('files that are %s are refused', async (_, files, code) => {
+  await expect(fastsafeOpen(files as string)).rejects.toMatchObject({ code });
+  await expect(new ParallelLoader({ files: files as string }).iterateWeights().next()).rejects.toMatchObject({ code });
+});
+
+test('a folder without weights is NO_FILES', async () => {
+  const empty = join(folder, 'empty');
+  await mkdir(empty);
+  await expect(fastsafeOpen(empty)).rejects.toMatchObject({ code: 'NO_FILES', path: empty });
+});
+
+test('one key in two shards is DUPLICATE_TENSOR naming both', async () => {
+  await writeModel(folder, [entry('first.bias', 'U8', [1])], 'c.safetensors');
+  for (const load of Object.values(LOADERS)) {
+    await expect(load([folder], {})).rejects.toMatchObject({
+      code: 'DUPLICATE_TENSOR',
+      tensor: 'first.bias',
+      message: expect.stringMatching(/a\.safetensors.*c\.safetensors/),
+    });
+  }
+  await writeIndex({ weight_map: { ...weightMap(), other: 'c.safetensors' } });
+  await expect(fastsafeOpen(folder)).rejects.toMatchObject({ code: 'DUPLICATE_TENSOR' });
+});
+
+test('the same file twice is DUPLICATE_TENSOR', async () => {
+  const path = join(folder, 'a.safetensors');
+  await expect(fastsafeOpen([path, path])).rejects.toMatchObject({ code: 'DUPLICATE_TENSOR' });
+});
+
+test.each<[string, (map: Record<string, string>) => void, string]>([
+  ['a key in the index and in no shard', (map) => Object.assign(map, { ghost: 'a.safetensors' }), 'ghost'],
+  ['a key in a shard and not in the index', (map) => delete map['second.bias'], 'second.bias'],
+  [
+    'a key in another shard than the index says',
+    (map) => Object.assign(map, { 'first.bias': 'b.safetensors' }),
+    'first.bias',
+  ],
+])('%s is INVALID_INDEX naming it', async (_, change, tensor) => {
+  const map = weightMap();
+  change(map);
+  const path = await writeIndex({ weight_map: map });
+  await expect(fastsafeOpen(folder)).rejects.toMatchObject({ code: 'INVALID_INDEX', path, tensor });
+});
+
+test('a shard that is not there is MISSING_SHARD', async () => {
+  await rm(join(folder, 'b.safetensors'));
+  await writeIndex({ weight_map: weightMap() });
+  await expect(fastsafeOpen(folder)).rejects.toMatchObject({
+    code: 'MISSING_SHARD',
+    path: join(folder, 'b.safetensors'),
+  });
+});
+
+test.each([
+  ['no JSON', '{"weight_map":', 'INVALID_INDEX'],
+  ['nothing', '', 'INVALID_INDEX'],
+  ['an array', '[]', 'INVALID_INDEX'],
+  ['null', 'null', 'INVALID_INDEX'],
+  ['without weight_map', '{"metadata":{}}', 'INVALID_INDEX'],
+  ['with an array as weight_map', '{"weight_map":[]}', 'INVALID_INDEX'],
+  ['with a number as file', '{"weight_map":{"first.bias":1}}', 'INVALID_INDEX'],
+  ['with null as file', '{"weight_map":{"first.bias":null}}', 'INVALID_INDEX'],
+  ['with an empty weight_map', '{"weight_map":{}}', 'NO_FILES'],
+])('an index that is %s is %s', async (_, text, code) => {
+  const path = await writeIndex(text);
+  await expect(fastsafeOpen(folder)).rejects.toMatchObject({ code, path });
+});
+
+test('a wrong total_size is no reason to refuse', async () => {
+  for (const total_size of [0, -1, 1e30, 'much', null]) {
+    await writeIndex({ metadata: { total_size }, weight_map: weightMap() });
+    await (await fastsafeOpen(folder)).close();
+  }
+});
+
+test.each([
+  '/etc/passwd',
+  '../a.safetensors',
+  'x/../../a.safetensors',
+  '..',
+  '%2e%2e/a.safetensors',
+  '%2E%2E%2Fa.safetensors',
+  '..\\a.safetensors',
+  'a\\b.safetensors',
+  '%5c..%5ca.safetensors',
+  'a.safetensors\0',
+  '%00',
+  '',
+  '.',
+  'http://host/a.safetensors',
+  'file:a.safetensors',
+  'C:a.safetensors',
+  'C:/a.safetensors',
+  '\\\\host\\share\\a.safetensors',
+  '//host/share/a.safetensors',
+  '%2fetc/passwd',
+])('the shard name %j is UNSAFE_SHARD_PATH', async (name) => {
+  const path = await writeIndex({ weight_map: { ...weightMap(), 'first.bias': name } });
+  await expect(fastsafeOpen(folder)).rejects.toMatchObject({ code: 'UNSAFE_SHARD_PATH', path });
+});
+
+test('a link that leaves the folder is UNSAFE_SHARD_PATH; one that stays, and a folder below, are fine', async () => {
+  const outside = await newFolder();
+  await writeModel(outside, [entry('linked', 'U8', [4])], 'out.safetensors');
+  await symlink(join(outside, 'out.safetensors'), join(folder, 'link.safetensors'));
+  await writeIndex({ weight_map: { ...weightMap(), linked: 'link.safetensors' } });
+  await expect(fastsafeOpen(folder)).rejects.toMatchObject({ code: 'UNSAFE_SHARD_PATH' });
+  await rm(join(folder, 'link.safetensors'));
+
+  await symlink(outside, join(folder, 'linked-folder'));
+  await writeIndex({ weight_map: { ...weightMap(), linked: 'linked-folder/out.safetensors' } });
+  await expect(fastsafeOpen(folder)).rejects.toMatchObject({ code: 'UNSAFE_SHARD_PATH' });
+
+  await mkdir(join(folder, 'below'));
+  const linked = entry('linked', 'U8', [4]);
+  await writeFile(join(folder, 'below', '100%.safetensors'), encodeFile([linked]));
+  await symlink(join('below', '100%.safetensors'), join(folder, 'link.safetensors'));
+  for (const name of ['link.safetensors', 'below/100%.safetensors']) {
+    await writeIndex({ weight_map: { ...weightMap(), linked: name } });
+    expectSame(await LOADERS.fastsafeOpen!([folder], {}), [...first, ...second, linked]);
+  }
+  await rm(outside, { recursive: true });
+});
+
+test('names like __proto__ in an index reach no prototype', async () => {
+  const odd = ['__proto__', 'constructor', 'toString', ''].map((name) => entry(name, 'U8', [3]));
+  await writeModel(folder, odd, 'odd.safetensors');
+  const map = JSON.stringify(weightMap()).slice(0, -1);
+  const text = `{"weight_map":${map}${odd.map(({ name }) => `,${JSON.stringify(name)}:"odd.safetensors"`).join('')}}}`;
+  await writeIndex(text);
+  for (const load of Object.values(LOADERS)) expectSame(await load([folder], {}), [...first, ...second, ...odd]);
+});

@@ -1,0 +1,71 @@
+// What the scripts of this folder share. They run in processes of their own, against the built package.
+const assert = require('node:assert/strict');
+const { mkdtempSync, rmSync, writeFileSync } = require('node:fs');
+const { tmpdir } = require('node:os');
+const { join } = require('node:path');
+const { setImmediate, setTimeout } = require('node:timers/promises');
+const fst = require('fastsafetensors-node');
+const testing = require('fastsafetensors-node/testing');
+
+const folder = mkdtempSync(join(tmpdir(), 'fastsafetensors-child-'));
+process.on('exit', () => rmSync(folder, { recursive: true, force: true }));
+
+/** A file of `count` F32 tensors of `elements`; all bytes of tensor i are `seed` + i. */
+function writeModel(name, count, elements, seed = 0) {
+  const size = 4 * elements;
+  const entries = Array.from(
+    { length: count },
+    (_, i) => `"${name}.${i}":{"dtype":"F32","shape":[${elements}],"data_offsets":[${i * size},${(i + 1) * size}]}`,
+  );
+  const header = Buffer.from(`{${entries.join(',')}}`);
+  const length = Buffer.alloc(8);
+  length.writeBigUInt64LE(BigInt(header.length));
+  const data = Array.from({ length: count }, (_, i) => Buffer.alloc(size, (seed + i) & 255));
+  const path = join(folder, `${name}.safetensors`);
+  writeFileSync(path, Buffer.concat([length, header, ...data]));
+  return path;
+}
+
+/** Waits until the process holds nothing. */
+async function nothingHeld(timeoutMs = 10_000) {
+  const held = () => Object.values(fst.nativeMetrics()).some((value) => value !== 0);
+  for (const end = Date.now() + timeoutMs; held() && Date.now() < end; ) {
+    globalThis.gc?.();
+    await setTimeout(2);
+  }
+  assert.deepEqual(Object.values(fst.nativeMetrics()), [0, 0, 0, 0, 0, 0], JSON.stringify(fst.nativeMetrics()));
+}
+
+/** A moment of a load: some microtasks, then some turns of the event loop, then milliseconds. */
+async function moment(n) {
+  if (n < 12) for (let i = 0; i < n; ++i) await null;
+  else if (n < 30) for (let i = 0; i < n - 12; ++i) await setImmediate();
+  else await setTimeout(n - 29);
+}
+const MOMENTS = 44;
+
+/** Runs a scenario by its name, from the command line, and says ok. */
+function main(scenarios) {
+  const [name, ...args] = process.argv.slice(2);
+  Promise.resolve(scenarios[name](...args)).then(
+    () => console.log('ok'),
+    (error) => {
+      console.error(error);
+      process.exitCode = 1;
+    },
+  );
+}
+
+module.exports = {
+  ...fst,
+  ...testing,
+  assert,
+  folder,
+  main,
+  moment,
+  MOMENTS,
+  nothingHeld,
+  setImmediate,
+  setTimeout,
+  writeModel,
+};

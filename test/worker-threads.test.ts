@@ -1,0 +1,12 @@
+import { expectClean } from './support/child.js';
+
+// Loads in worker threads, which may end at any moment.
+
+test.each([
+  ['severalAtOnce', 'several workers and the main thread load at once; what workers left open is given back'],
+  ['terminated', 'a worker is terminated in the middle of loads'],
+  ['exitsInTheMiddle', 'a worker exits or throws in the middle of a load'],
+  ['stalled', 'a worker is terminated while a read never comes back'],
+])('%s: %s', async (scenario) => {
+  await expectClean('workers.cjs', [scenario], { flags: ['--expose-gc'] });
+});
