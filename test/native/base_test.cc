@@ -2,7 +2,6 @@
 #include <gtest/gtest.h>
 #include <signal.h>
 #include <sys/resource.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include <atomic>
@@ -91,36 +90,53 @@ TEST(Thread, MayEndAtOnce) {
   }
 }
 
-// In a child: limits cannot be raised again. The child is a user without rights, whom RLIMIT_NPROC binds.
-template <class Body>
-int ExitCodeOfChild(Body body) {
-  pid_t child = fork();
-  if (child == 0) {
+// In a program of their own: limits cannot be raised again, and a user without rights is bound by them.
+class RefusedThreadsDeathTest : public ::testing::Test {
+ protected:
+  void SetUp() override { ::testing::FLAGS_gtest_death_test_style = "threadsafe"; }
+  static void RefuseThreads() {
     rlimit none{0, 0};
     if (setrlimit(RLIMIT_NPROC, &none) != 0 || (geteuid() == 0 && setuid(65534) != 0)) _exit(99);
-    _exit(body());
   }
-  int status = 0;
-  EXPECT_EQ(waitpid(child, &status, 0), child);
-  return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+};
+
+TEST_F(RefusedThreadsDeathTest, AreAnErrorWithARemedy) {
+  EXPECT_EXIT(
+      {
+        RefuseThreads();
+        Status status = StartThread("fst-x", [] {});
+        bool says = status.message().find("ulimit -u") != std::string::npos;
+        _exit(status.code() == Code::OUT_OF_HOST_MEMORY && says ? 0 : 1);
+      },
+      ::testing::ExitedWithCode(0), "");
 }
 
-TEST(Thread, ARefusedThreadIsAnErrorWithARemedy) {
-  EXPECT_EQ(ExitCodeOfChild([] {
-              Status status = StartThread("fst-x", [] {});
-              if (status.code() != Code::OUT_OF_HOST_MEMORY) return 1;
-              return status.message().find("ulimit -u") == std::string::npos ? 2 : 0;
-            }),
-            0);
+TEST_F(RefusedThreadsDeathTest, LeaveAPoolWithoutAnyUnableToTakeTasks) {
+  EXPECT_EXIT(
+      {
+        RefuseThreads();
+        TaskPool pool("fst-x", 2);
+        bool refused = pool.Post([] {}).code() == Code::OUT_OF_HOST_MEMORY;
+        _exit(refused && !pool.Post([] {}).ok() ? 0 : 1);
+      },
+      ::testing::ExitedWithCode(0), "");
 }
 
-TEST(TaskPool, APoolWithoutAThreadTakesNoTask) {
-  EXPECT_EQ(ExitCodeOfChild([] {
-              TaskPool pool("fst-x", 2);
-              if (pool.Post([] {}).code() != Code::OUT_OF_HOST_MEMORY) return 1;
-              return pool.Post([] {}).ok() ? 2 : 0;
-            }),
-            0);
+// One thread is enough for what is posted later.
+TEST_F(RefusedThreadsDeathTest, AreNotNeededByAPoolThatHasOne) {
+  EXPECT_EXIT(
+      {
+        TaskPool pool("fst-x", 4);
+        Latch first(1);
+        Latch all(20);
+        if (!pool.Post([&] { first.Down(); }).ok() || !first.Wait()) _exit(98);
+        RefuseThreads();
+        for (int i = 0; i < 20; ++i) {
+          if (!pool.Post([&] { all.Down(); }).ok()) _exit(1);
+        }
+        _exit(all.Wait() ? 0 : 2);
+      },
+      ::testing::ExitedWithCode(0), "");
 }
 
 TEST(TaskPool, RunsEverythingOnAtMostItsThreads) {
