@@ -20,12 +20,18 @@ const char* CodeName(Code code) {
 }
 
 namespace {
-const std::string kEmpty;
+
+// Never destroyed: threads outlive main().
+const std::string& Empty() {
+  static const auto* empty = new std::string;
+  return *empty;
 }
 
-const std::string& Status::message() const { return state_ ? state_->message : kEmpty; }
-const std::string& Status::path() const { return state_ ? state_->path : kEmpty; }
-const std::string& Status::tensor() const { return state_ ? state_->tensor : kEmpty; }
+}  // namespace
+
+const std::string& Status::message() const { return state_ ? state_->message : Empty(); }
+const std::string& Status::path() const { return state_ ? state_->path : Empty(); }
+const std::string& Status::tensor() const { return state_ ? state_->tensor : Empty(); }
 
 Status Status::At(const std::string& path, const std::string& tensor, int64_t offset) const {
   if (ok()) return *this;

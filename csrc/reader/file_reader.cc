@@ -109,13 +109,15 @@ class FileReader : public Reader {
 
   Status Open(const std::string& path, const FileIdentity& expected, std::shared_ptr<ReaderFile>* out) override {
     UniqueFd fd;
+    errno = 0;  // other failures than open's leave it alone
     Status opened = OpenUnchanged(path, options_.direct ? O_DIRECT : 0, expected, &fd);
-    if (opened.code() == Code::IO_ERROR && options_.direct && errno == EINVAL) {
-      opened = OpenUnchanged(path, 0, expected, &fd);
-      std::lock_guard<std::mutex> lock(mutex_);
-      if (opened.ok()) fallbacks_.push_back({path, "direct", "buffered", "the file system refuses O_DIRECT"});
-    }
+    bool refused = !opened.ok() && options_.direct && errno == EINVAL;
+    if (refused) opened = OpenUnchanged(path, 0, expected, &fd);
     FST_RETURN_IF_ERROR(opened);
+    if (refused) {
+      std::lock_guard<std::mutex> lock(mutex_);
+      fallbacks_.push_back({path, "direct", "buffered", "the file system refuses O_DIRECT"});
+    }
     *out = std::make_shared<OpenedFile>(path, expected, std::move(fd));
     return Status::Ok();
   }

@@ -259,7 +259,7 @@ TEST_F(EngineTest, RateLimitLetsOneReadThroughAndThenWaits) {
   options.max_bytes_per_second = 1;  // the second read is due in minutes
   auto engine = Open(std::make_shared<HostDevice>(), std::make_unique<ScriptedReader>(script), options);
   auto watch = Watch::Begin(*engine, model);
-  watch->WaitFor([&] { return watch->transfer().bytes_loaded() > 0; }, "the first read");
+  EXPECT_TRUE(Eventually([&] { return watch->transfer().bytes_loaded() > 0; }));
   for (int i = 0; i < 20; ++i) engine->SetWindow(watch->shared_transfer(), 1000);  // wakes the loop
   CloseAndWait(*engine);
   EXPECT_EQ(script->submits, 1);

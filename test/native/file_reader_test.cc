@@ -1,0 +1,327 @@
+// The file reader by itself: scattering, short files, changed files, what is no file, and the ways to ask the kernel.
+#include "reader/file_reader.h"
+
+#include <fcntl.h>
+#include <gtest/gtest.h>
+#include <pthread.h>
+#include <signal.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <thread>
+
+#include "base/metrics.h"
+#include "device/host_device.h"
+#include "support/model.h"
+
+namespace fst {
+namespace {
+
+std::string RandomBytes(size_t size) {
+  Random random(size);
+  std::string bytes(size, '\0');
+  for (char& byte : bytes) byte = static_cast<char>(random());
+  return bytes;
+}
+
+class FileReaderTest : public ::testing::Test {
+ protected:
+  void Make(FileReaderOptions options) {
+    reader_ = NewFileReader(options);
+    queue_ = std::make_shared<CompletionQueue>();
+    ASSERT_TRUE(reader_->Start(queue_, nullptr).ok());
+  }
+  void TearDown() override {
+    reader_.reset();
+    EXPECT_EQ(Metrics::Get().open_files, 0);
+  }
+
+  std::shared_ptr<ReaderFile> Opened(const std::string& path) {
+    std::shared_ptr<ReaderFile> file;
+    Status status = reader_->Open(path, IdentityOf(path), &file);
+    EXPECT_TRUE(status.ok()) << status.message();
+    return file;
+  }
+  Status Wait() {
+    std::vector<Completion> completions;
+    while (completions.empty()) queue_->Take(&completions, Clock::time_point::max());
+    EXPECT_EQ(completions.size(), 1U);
+    EXPECT_EQ(completions[0].kind, Completion::Kind::kRead);
+    EXPECT_EQ(completions[0].tag, 77U);
+    return completions[0].status;
+  }
+  Status Read(ReadRequest request) {
+    Status submitted = reader_->Submit(std::move(request), 77);
+    EXPECT_TRUE(submitted.ok()) << submitted.message();
+    return Wait();
+  }
+  static ReadRequest Whole(std::shared_ptr<ReaderFile> file, uint64_t offset, std::string* into) {
+    ReadRequest request;
+    request.file = std::move(file);
+    request.offset = offset;
+    request.length = request.wanted = into->size();
+    request.pieces.push_back({reinterpret_cast<uint64_t>(into->data()), into->size(), 0});
+    return request;
+  }
+
+  TempFolder folder_;
+  std::unique_ptr<Reader> reader_;
+  std::shared_ptr<CompletionQueue> queue_;
+};
+
+TEST_F(FileReaderTest, ScattersOverAsManyPiecesAsTheContractAllows) {
+  Make({});
+  ASSERT_TRUE(reader_->needs().scatters);
+  std::string bytes = RandomBytes(1024 * 97), into(1024 * 100, '\0');
+  ReadRequest request;
+  request.file = Opened(folder_.Write("m", bytes));
+  request.length = request.wanted = bytes.size();
+  request.last = true;
+  for (size_t i = 0; i < 1024; ++i)  // backwards in memory, with holes
+    request.pieces.push_back({reinterpret_cast<uint64_t>(into.data()) + (1023 - i) * 100, 97, 0});
+  ASSERT_TRUE(Read(std::move(request)).ok());
+  for (size_t i = 0; i < 1024; ++i) {
+    EXPECT_EQ(into.compare((1023 - i) * 100, 97, bytes, i * 97, 97), 0) << "piece " << i;
+    EXPECT_EQ(into.compare((1023 - i) * 100 + 97, 3, std::string(3, '\0')), 0) << "beyond piece " << i;
+  }
+}
+
+TEST_F(FileReaderTest, ReadsFromTheMiddle) {
+  Make({});
+  std::string bytes = RandomBytes(10000), into(1234, '\0');
+  ASSERT_TRUE(Read(Whole(Opened(folder_.Write("m", bytes)), 4321, &into)).ok());
+  EXPECT_EQ(into, bytes.substr(4321, 1234));
+}
+
+// Signals interrupt system calls of threads that do not block them; the reader's do, and would try again if not.
+TEST_F(FileReaderTest, SignalsDoNotShortenReads) {
+  struct sigaction action = {}, before;
+  action.sa_handler = [](int) {};
+  ASSERT_EQ(sigaction(SIGUSR1, &action, &before), 0);
+  Make({});
+  std::string bytes = RandomBytes(8 << 20), into(8 << 20, '\0');
+  auto file = Opened(folder_.Write("m", bytes));
+  std::atomic<bool> done{false};
+  std::thread storm([&] {
+    while (!done) {
+      kill(getpid(), SIGUSR1);
+      std::this_thread::sleep_for(std::chrono::microseconds(100));
+    }
+  });
+  for (int i = 0; i < 10; ++i) {
+    std::fill(into.begin(), into.end(), '\0');
+    Status status = Read(Whole(file, 0, &into));
+    EXPECT_TRUE(status.ok()) << status.message();
+    EXPECT_TRUE(into == bytes);
+  }
+  done = true;
+  storm.join();
+  sigaction(SIGUSR1, &before, nullptr);
+}
+
+TEST_F(FileReaderTest, AFileThatShrankOrGrewHasChanged) {
+  for (off_t size : {0, 5000, 9999, 10001}) {
+    for (bool direct : {false, true}) {
+      FileReaderOptions options;
+      options.direct = direct;
+      Make(options);
+      std::string path = folder_.Write("m", RandomBytes(10000));
+      void* memory = nullptr;
+      ASSERT_EQ(posix_memalign(&memory, 4096, 12288), 0);
+      ReadRequest request;
+      request.file = Opened(path);
+      request.length = direct ? 12288 : 10000;
+      request.wanted = 10000;
+      request.pieces.push_back({reinterpret_cast<uint64_t>(memory), request.length, 0});
+      ASSERT_EQ(truncate(path.c_str(), size), 0);
+      Status status = Read(std::move(request));
+      EXPECT_EQ(status.code(), Code::FILE_CHANGED) << status.message();
+      EXPECT_EQ(status.path(), path);
+      free(memory);
+    }
+  }
+}
+
+// The header promises more than there is, and nothing has changed since.
+TEST_F(FileReaderTest, AFileThatEndsEarlyIsNeverData) {
+  Make({});
+  std::string path = folder_.Write("m", RandomBytes(1000)), into(1500, '\0');
+  Status status = Read(Whole(Opened(path), 0, &into));
+  EXPECT_EQ(status.code(), Code::UNEXPECTED_EOF);
+  EXPECT_EQ(status.path(), path);
+  EXPECT_EQ(status.offset(), 1000);
+  EXPECT_NE(status.message().find("1500"), std::string::npos) << status.message();
+}
+
+TEST_F(FileReaderTest, AnotherFileUnderTheNameHasChanged) {
+  Make({});
+  std::string path = folder_.Write("m", "first");
+  FileIdentity expected = IdentityOf(path);
+  std::string other = folder_.Write("other", "other");
+  ASSERT_EQ(rename(other.c_str(), path.c_str()), 0);
+  std::shared_ptr<ReaderFile> file;
+  Status status = reader_->Open(path, expected, &file);
+  EXPECT_EQ(status.code(), Code::FILE_CHANGED);
+  EXPECT_NE(status.message().find("replaced"), std::string::npos) << status.message();
+  EXPECT_EQ(file, nullptr);
+}
+
+TEST_F(FileReaderTest, WhatIsNoFileIsRefusedAtOnce) {
+  for (bool direct : {false, true}) {
+    FileReaderOptions options;
+    options.direct = direct;
+    Make(options);
+    std::string fifo = folder_.Path("fifo" + std::to_string(direct));
+    ASSERT_EQ(mkfifo(fifo.c_str(), 0600), 0);
+    // Nobody writes the pipe: a blocking open would hang here.
+    for (const std::string& path : {fifo, folder_.Path(""), std::string("/dev/zero"), folder_.Path("absent")}) {
+      std::shared_ptr<ReaderFile> file;
+      Status status = reader_->Open(path, FileIdentity(), &file);
+      EXPECT_EQ(status.code(), Code::IO_ERROR) << path << ": " << status.message();
+      EXPECT_EQ(status.path(), path);
+      EXPECT_EQ(file, nullptr);
+    }
+    EXPECT_TRUE(reader_->TakeFallbacks().empty());
+  }
+}
+
+TEST_F(FileReaderTest, SaysWhenTheLimitOfOpenFilesIsReached) {
+  Make({});
+  std::string path = folder_.Write("m", "x");
+  FileIdentity expected = IdentityOf(path);
+  rlimit before, none;
+  ASSERT_EQ(getrlimit(RLIMIT_NOFILE, &before), 0);
+  none = before;
+  none.rlim_cur = 0;
+  std::shared_ptr<ReaderFile> file;
+  ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &none), 0);
+  Status status = reader_->Open(path, expected, &file);
+  ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &before), 0);
+  EXPECT_EQ(status.code(), Code::IO_ERROR);
+  EXPECT_NE(status.message().find("ulimit -n"), std::string::npos) << status.message();
+}
+
+TEST_F(FileReaderTest, DirectReadsArriveInAlignedMemory) {
+  FileReaderOptions options;
+  options.direct = true;
+  options.chunk = 10000;
+  Make(options);
+  EXPECT_EQ(reader_->needs().offset_alignment, 4096U);
+  EXPECT_EQ(reader_->needs().chunk, 8192U);
+  EXPECT_FALSE(reader_->needs().fills_host);
+  std::string bytes = RandomBytes(10000);
+  void* memory = nullptr;
+  ASSERT_EQ(posix_memalign(&memory, 4096, 8192), 0);
+  ReadRequest request;
+  request.file = Opened(folder_.Write("m", bytes));
+  request.offset = 4096;
+  request.length = 8192;  // past the end of the file
+  request.wanted = 10000 - 4096;
+  request.pieces.push_back({reinterpret_cast<uint64_t>(memory), 8192, 0});
+  ASSERT_TRUE(Read(std::move(request)).ok());
+  EXPECT_EQ(std::string(static_cast<char*>(memory), 10000 - 4096), bytes.substr(4096));
+  free(memory);
+}
+
+// A file system without O_DIRECT is read buffered, and that is said. Files of the kernel itself have none.
+TEST_F(FileReaderTest, FallsBackWhereDirectReadsAreRefused) {
+  std::string path = "/proc/self/status";
+  int fd = open(path.c_str(), O_RDONLY | O_DIRECT | O_CLOEXEC);
+  if (fd >= 0) close(fd);
+  ASSERT_LT(fd, 0) << "this kernel opens " << path << " with O_DIRECT: the test needs another file";
+  FileReaderOptions options;
+  options.direct = true;
+  Make(options);
+  FileIdentity expected = IdentityOf(path), now = IdentityOf(path);
+  if (expected != now) GTEST_SKIP() << path << " changes its identity by itself here";
+  std::shared_ptr<ReaderFile> file;
+  Status status = reader_->Open(path, expected, &file);
+  ASSERT_TRUE(status.ok()) << status.message();
+  auto fallbacks = reader_->TakeFallbacks();
+  ASSERT_EQ(fallbacks.size(), 1U);
+  EXPECT_EQ(fallbacks[0].path, path);
+  EXPECT_EQ(fallbacks[0].from, "direct");
+  EXPECT_EQ(fallbacks[0].to, "buffered");
+  EXPECT_TRUE(reader_->TakeFallbacks().empty());
+
+  // A file that has changed is no reason to read in another way, whatever errno was left behind.
+  expected.ino += 1;
+  errno = EINVAL;
+  std::string plain = folder_.Write("m", "x");
+  EXPECT_EQ(reader_->Open(plain, expected, &file).code(), Code::FILE_CHANGED);
+  EXPECT_TRUE(reader_->TakeFallbacks().empty());
+}
+
+TEST_F(FileReaderTest, DropsTheCacheAfterTheLastRead) {
+  std::string bytes = RandomBytes(1 << 20), into(1 << 20, '\0');
+  std::string path = folder_.Write("m", bytes);
+  int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  ASSERT_GE(fd, 0);
+  ASSERT_EQ(fsync(fd), 0);  // dirty pages stay
+  void* view = mmap(nullptr, 1 << 20, PROT_READ, MAP_SHARED, fd, 0);
+  ASSERT_NE(view, MAP_FAILED);
+  auto cached = [&] {
+    unsigned char pages[256];
+    EXPECT_EQ(mincore(view, 1 << 20, pages), 0);
+    return (pages[128] & 1) != 0;
+  };
+  for (bool drop : {false, true}) {
+    FileReaderOptions options;
+    options.drop_cache = drop;
+    Make(options);
+    auto file = Opened(path);
+    for (bool last : {false, true}) {
+      ReadRequest request = Whole(file, 0, &into);
+      request.last = last;
+      ASSERT_TRUE(Read(std::move(request)).ok());
+      EXPECT_EQ(into, bytes);
+      if (!drop || !last) {
+        EXPECT_TRUE(cached());
+      }
+    }
+    if (drop) {
+      EXPECT_FALSE(cached());
+    }
+  }
+  munmap(view, 1 << 20);
+  close(fd);
+}
+
+// Every thread works, and the file closes before its last completion is seen.
+TEST_F(FileReaderTest, ManyReadsAtATime) {
+  FileReaderOptions options;
+  options.threads = 4;
+  Make(options);
+  std::string bytes = RandomBytes(1 << 20), into(1 << 20, '\0');
+  auto file = Opened(folder_.Write("m", bytes));
+  for (size_t i = 0; i < 256; ++i) {
+    ReadRequest request;
+    request.file = file;
+    request.offset = i * 4096;
+    request.length = request.wanted = 4096;
+    request.last = i == 255;
+    request.pieces.push_back({reinterpret_cast<uint64_t>(into.data()) + i * 4096, 4096, 0});
+    ASSERT_TRUE(reader_->Submit(std::move(request), i).ok());
+  }
+  file.reset();
+  std::vector<Completion> completions;
+  size_t done = 0;
+  std::vector<bool> seen(256);
+  while (done < 256) {
+    queue_->Take(&completions, Clock::time_point::max());
+    for (Completion& completion : completions) {
+      EXPECT_TRUE(completion.status.ok());
+      EXPECT_FALSE(seen[completion.tag]);
+      seen[completion.tag] = true;
+      ++done;
+    }
+  }
+  EXPECT_EQ(into, bytes);
+  EXPECT_EQ(Metrics::Get().open_files, 0);
+}
+
+}  // namespace
+}  // namespace fst
