@@ -16,6 +16,9 @@ import type { Loose } from './types.js';
 /** The name of the execution provider. */
 export const PROVIDER = 'fastsafetensors';
 
+/** Weights together up to this may be packed by ONNX Runtime, which copies them. */
+const MAX_PREPACKED_BYTES = 64 * 1024 * 1024;
+
 /** Where a session runs and what its weights are; also the fields of the execution provider: `{ name: 'fastsafetensors', device: 'cuda:0', weights }`. */
 export interface ProviderOptions {
   /** 'cpu' (default), 'cuda', 'cuda:N', 'gpu', 'gpu:N'. */
@@ -139,8 +142,9 @@ class Backend {
       if (!entries.some(([entry]) => entry === key)) entries.push([key, value]);
     };
     if (prepared.folder !== undefined) unless('session.model_external_initializers_file_folder_path', prepared.folder);
-    // Weights would be packed into memory of the session's own: a second copy.
-    if (prepared.initializers.length > 0) unless('session.disable_prepacking', '1');
+    // Packed for the CPU's kernels, weights have a second copy in each session. Small models have it, and with it the very bits and speed of onnxruntime-node.
+    const bytes = prepared.tensors.reduce((sum, { byteLength }) => sum + byteLength, 0);
+    if (bytes > MAX_PREPACKED_BYTES) unless('session.disable_prepacking', '1');
     try {
       const session = await settled(
         native().ortCreateSession({

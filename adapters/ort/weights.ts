@@ -102,8 +102,8 @@ export class Weights {
         );
       return;
     }
-    const { signal, onProgress, ...rest } = options;
-    const loader = new SafeTensorsFileLoader({ ...rest, signal, filter: (name) => names.has(name) });
+    const { device, copier, signal, onProgress } = options;
+    const loader = new SafeTensorsFileLoader({ device, copier, signal, filter: (name) => names.has(name) });
     try {
       await loader.addFilenames(this.#own);
       this.#buffer = await loader.copyFilesToDevice({ onProgress });

@@ -94,6 +94,18 @@ Status Session::ReadPorts() {
   inputs_.resize(inputs);
   outputs_.resize(outputs);
   for (size_t i = 0; i < inputs; ++i) FST_RETURN_IF_ERROR(ReadPort(session_.get(), true, i, &inputs_[i]));
+  for (const Port& port : inputs_) input_names_.insert(port.name);
+  size_t overridable = 0;
+  const std::string doing = "read the initializers that may be overridden";
+  FST_RETURN_IF_ORT_ERROR(Ort().SessionGetOverridableInitializerCount(session_.get(), &overridable), doing);
+  Allocator* allocator = nullptr;
+  FST_RETURN_IF_ORT_ERROR(Ort().GetAllocatorWithDefaultOptions(&allocator), doing);
+  for (size_t i = 0; i < overridable; ++i) {
+    char* name = nullptr;
+    FST_RETURN_IF_ORT_ERROR(Ort().SessionGetOverridableInitializerName(session_.get(), i, allocator, &name), doing);
+    input_names_.insert(name);
+    FST_RETURN_IF_ORT_ERROR(Ort().AllocatorFree(allocator, name), doing);
+  }
   for (size_t i = 0; i < outputs; ++i) FST_RETURN_IF_ERROR(ReadPort(session_.get(), false, i, &outputs_[i]));
   return Status::Ok();
 }
@@ -163,6 +175,10 @@ Status Session::RunBound(const std::vector<Feed>& feeds, const std::vector<Fetch
   FST_RETURN_IF_ORT_ERROR(Ort().CreateIoBinding(session_.get(), binding.out()), "bind inputs");
   std::vector<std::shared_ptr<Value>> held;  // every value that the run reads or writes
   for (const Feed& feed : feeds) {
+    if (input_names_.count(feed.name) == 0) {
+      return Status(Code::INVALID_ARGUMENT, Format("the model has no input \"%s\"; its inputs are %s",
+                                                   feed.name.c_str(), NamesOf(inputs_).c_str()));
+    }
     std::shared_ptr<Value> value = feed.value;
     if (value == nullptr) FST_RETURN_IF_ERROR(Value::Make(feed.source, feed.name, &value));
     FST_RETURN_IF_ERROR(CheckPlace("input", feed.name, *value));

@@ -90,6 +90,7 @@ class Session {
 
   Place place_;
   std::vector<Port> inputs_, outputs_;
+  std::set<std::string> input_names_;            // with the initializers that a caller may override
   std::vector<std::shared_ptr<Value>> weights_;  // after session_ is gone
   OwnedSession session_;
 

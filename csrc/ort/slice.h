@@ -87,10 +87,12 @@ enum ElementType : int {
   X(SetInterOpNumThreads, 25, 1, OrtStatus*, SessionOptions*, int)                                                    \
   X(SessionGetInputCount, 30, 1, OrtStatus*, const OrtSession*, size_t*)                                              \
   X(SessionGetOutputCount, 31, 1, OrtStatus*, const OrtSession*, size_t*)                                             \
+  X(SessionGetOverridableInitializerCount, 32, 1, OrtStatus*, const OrtSession*, size_t*)                             \
   X(SessionGetInputTypeInfo, 33, 1, OrtStatus*, const OrtSession*, size_t, TypeInfo**)                                \
   X(SessionGetOutputTypeInfo, 34, 1, OrtStatus*, const OrtSession*, size_t, TypeInfo**)                               \
   X(SessionGetInputName, 36, 1, OrtStatus*, const OrtSession*, size_t, Allocator*, char**)                            \
   X(SessionGetOutputName, 37, 1, OrtStatus*, const OrtSession*, size_t, Allocator*, char**)                           \
+  X(SessionGetOverridableInitializerName, 38, 1, OrtStatus*, const OrtSession*, size_t, Allocator*, char**)           \
   X(CreateRunOptions, 39, 1, OrtStatus*, RunOptions**)                                                                \
   X(RunOptionsSetRunLogVerbosityLevel, 40, 1, OrtStatus*, RunOptions*, int)                                           \
   X(RunOptionsSetRunLogSeverityLevel, 41, 1, OrtStatus*, RunOptions*, int)                                            \

@@ -78,13 +78,22 @@ describe('onnxruntime(ort)', () => {
     expect(onnxruntime(ort).adopt(hostTensor('F32', [4]).tensor)).toBeInstanceOf(ort.Tensor);
   });
 
-  test('refuses a CUDA tensor with DEVICE_UNAVAILABLE', async () => {
+  test('hands a CUDA tensor over as a gpu-buffer, which it disposes', async () => {
+    const device = { type: 'cuda', index: 1, toString: () => 'cuda:1' };
+    const extra = { device, pointer: 0x7f00n, byteLength: 16, toHost: async () => new Uint8Array([0, 0, 128, 63]) };
+    const { tensor, dispose } = hostTensor('F32', [4], extra);
+    const adopted = await adopt(tensor);
+    expect(adopted).toMatchObject({ location: 'gpu-buffer', type: 'float32', dims: [4] });
+    expect(adopted.gpuBuffer).toMatchObject({ device: 'cuda:1', pointer: 0x7f00n, byteLength: 16 });
+    expect(dispose).not.toHaveBeenCalled();
+    expect(await adopted.getData(true)).toEqual(Float32Array.of(1));
+    expect(dispose).toHaveBeenCalledTimes(1);
+  });
+
+  test.each(['F64', 'U16', 'BF16'] as const)('refuses %s on CUDA, which no gpu-buffer can have', async (dtype) => {
     const device = { type: 'cuda', index: 0, toString: () => 'cuda:0' };
-    const { tensor } = hostTensor('F32', [4], { device });
-    await expect(Promise.resolve().then(() => adopt(tensor))).rejects.toMatchObject({
-      code: 'DEVICE_UNAVAILABLE',
-      message: expect.stringContaining('cuda:0'),
-    });
+    const { tensor } = hostTensor(dtype, [4], { device });
+    await expect(Promise.resolve().then(() => adopt(tensor))).rejects.toMatchObject({ code: 'UNSUPPORTED_DTYPE' });
   });
 
   test('refuses what is not the onnxruntime module', () => {
