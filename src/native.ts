@@ -91,6 +91,7 @@ interface Addon extends OrtAddon {
   readAllocation(memory: NativeMemory, offset: number, length: number): Promise<ArrayBuffer>;
   writeAllocation(memory: NativeMemory, offset: number, bytes: Uint8Array): Promise<void>;
   copyAllocation(source: NativeMemory, destination: NativeMemory, regions: Float64Array): Promise<void>;
+  probeCufile(): Promise<{ library: string; version: string }>;
   setFakeDevices(options: object | null): void;
   createEngine(device: NativeDevice, reader: ReaderOptions, options: EngineOptions): NativeEngine;
   closeEngine(engine: NativeEngine): Promise<void>;

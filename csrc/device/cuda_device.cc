@@ -55,7 +55,8 @@ class PinnedStaging : public StagingMemory {
   }
   ~PinnedStaging() override {
     Metrics::Get().staging_bytes.fetch_sub(static_cast<int64_t>(size()), std::memory_order_relaxed);
-    if (device_->Enter().ok()) device_->api().MemFreeHost(memory_);
+    device_->EnterToRelease();
+    device_->api().MemFreeHost(memory_);
   }
 
  private:
@@ -104,6 +105,10 @@ Status CudaDevice::Init() {
 
 Status CudaDevice::Enter() const { return FST_CUDA_CHECK(*api_, CtxSetCurrent, context_); }
 
+void CudaDevice::EnterToRelease() const {
+  if (!Enter().ok()) (void)Enter();
+}
+
 Status CudaDevice::OutOfMemory(uint64_t bytes) const {
   size_t free_bytes = 0, total = 0;
   FST_RETURN_IF_ERROR(FST_CUDA_CHECK(*api_, MemGetInfo, &free_bytes, &total));
@@ -118,20 +123,37 @@ Status CudaDevice::CheckRoom(uint64_t bytes) {
   FST_RETURN_IF_ERROR(Enter());
   size_t free_bytes = 0, total = 0;
   FST_RETURN_IF_ERROR(FST_CUDA_CHECK(*api_, MemGetInfo, &free_bytes, &total));
+  if (bytes > free_bytes) {
+    WaitForFrees();  // what was let go of counts as free
+    FST_RETURN_IF_ERROR(FST_CUDA_CHECK(*api_, MemGetInfo, &free_bytes, &total));
+  }
   return bytes <= free_bytes ? Status::Ok() : OutOfMemory(bytes);
+}
+
+Status CudaDevice::AllocateMemory(size_t bytes, cuda::CUdeviceptr* out) {
+  auto allocate = [&] {
+    return unified_ ? api_->MemAllocManaged(out, bytes, cuda::kMemAttachGlobal) : api_->MemAlloc(out, bytes);
+  };
+  CUresult result = allocate();
+  if (result == cuda::kOutOfMemory) {
+    WaitForFrees();
+    result = allocate();
+  }
+  if (result == cuda::kOutOfMemory) return OutOfMemory(bytes);
+  return api_->Check(result, unified_ ? "cuMemAllocManaged" : "cuMemAlloc");
+}
+
+void CudaDevice::FreeMemory(cuda::CUdeviceptr memory) const {
+  EnterToRelease();
+  api_->MemFree(memory);
 }
 
 Status CudaDevice::Allocate(size_t bytes, std::shared_ptr<DeviceBuffer>* out) {
   FST_RETURN_IF_ERROR(Enter());
   cuda::CUdeviceptr pointer = 0;
-  CUresult result =
-      unified_ ? api_->MemAllocManaged(&pointer, bytes, cuda::kMemAttachGlobal) : api_->MemAlloc(&pointer, bytes);
-  if (result == cuda::kOutOfMemory) return OutOfMemory(bytes);
-  FST_RETURN_IF_ERROR(api_->Check(result, unified_ ? "cuMemAllocManaged" : "cuMemAlloc"));
+  FST_RETURN_IF_ERROR(AllocateMemory(bytes, &pointer));
   auto self = std::static_pointer_cast<CudaDevice>(shared_from_this());
-  *out = MakeBuffer(self, pointer, bytes, &Metrics::Get().device_bytes, [self, pointer] {
-    if (self->Enter().ok()) self->api_->MemFree(pointer);
-  });
+  *out = MakeBuffer(self, pointer, bytes, &Metrics::Get().device_bytes, [self, pointer] { self->FreeMemory(pointer); });
   return Status::Ok();
 }
 

@@ -1,8 +1,8 @@
 // A GPU by its driver. Its memory is filled from page-locked staging memory (or from device memory, for GPUDirect
 // Storage) by asynchronous copies on a stream of the engine that asks for one. All work happens in the device's primary
 // context, the one that ONNX Runtime, TensorFlow and PyTorch use; it is retained once and kept until the process ends.
-// A call that gives something back is made once and its code is not acted on: the driver reports errors of earlier work there, and whether it has released
-// cannot be known.
+// A call that gives something back is made once and its code is not acted on: the driver reports errors of earlier work
+// there, and whether it has released cannot be known.
 // Source of the rules: CUDA Driver API reference, "Primary Context Management", "Memory Management", "API
 // synchronization behavior".
 #pragma once
@@ -36,6 +36,11 @@ class CudaDevice : public Device {
   // Makes the device's context current on the calling thread: a new thread has none. Before every group of driver
   // calls.
   Status Enter() const;
+  // The same before something is given back, which has to be tried whatever the driver says.
+  void EnterToRelease() const;
+  // Device memory that no DeviceBuffer owns; the context is current. OUT_OF_DEVICE_MEMORY says asked, free and total.
+  Status AllocateMemory(size_t bytes, cuda::CUdeviceptr* out);
+  void FreeMemory(cuda::CUdeviceptr memory) const;
 
  private:
   CudaDevice(const cuda::CudaApi* api, int ordinal, bool unified)

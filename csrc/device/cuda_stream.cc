@@ -33,7 +33,6 @@ struct CudaStream::State {
 
   // Waits for one event after another; a failure ends in a drained stream, so that no copy can touch the slot any more.
   void Run() {
-    Status entered = device->Enter();
     std::unique_lock<std::mutex> lock(mutex);
     for (;;) {
       wake.wait(lock, [this] { return stopping || !recorded.empty(); });
@@ -42,7 +41,8 @@ struct CudaStream::State {
       recorded.pop_front();
       busy = true;
       lock.unlock();
-      Status arrived = entered.ok() ? FST_CUDA_CHECK(api(), EventSynchronize, next.event) : entered;
+      Status arrived = device->Enter();
+      if (arrived.ok()) arrived = FST_CUDA_CHECK(api(), EventSynchronize, next.event);
       if (!arrived.ok()) Drain();
       queue->Put({Completion::Kind::kCopy, next.tag, std::move(arrived)});
       lock.lock();

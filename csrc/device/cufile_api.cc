@@ -86,6 +86,7 @@ Status Open(const std::string& name, bool chosen, CufileApi* api) {
   if (api->member == nullptr) missing += (missing.empty() ? "" : ", ") + std::string(#symbol);
   FST_CUFILE_API(X)
 #undef X
+  api->GetVersion = reinterpret_cast<decltype(api->GetVersion)>(library.Find("cuFileGetVersion"));
   api->library = library.path();
   if (missing.empty()) return Status::Ok();
   return Status(Code::COPIER_UNAVAILABLE, "the GPUDirect Storage library " + library.path() + " lacks " + missing +
@@ -116,6 +117,12 @@ Status LoadCufile(const CufileApi** out) {
 std::string OpErrorText(int error) {
   const char* name = OpErrorName(error);
   return name ? Format("%s (%d)", name, error) : Format("cuFile error %d", error);
+}
+
+std::string CufileApi::Version() const {
+  int version = 0;
+  if (GetVersion == nullptr || GetVersion(&version).err != kSuccess) return "";
+  return Format("%d.%d.%d", version / 1000, version % 1000 / 10, version % 10);
 }
 
 Status CufileApi::Check(CUfileError result, const char* call) {

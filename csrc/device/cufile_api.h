@@ -65,7 +65,11 @@ struct CufileApi {
 #define X(member, symbol, result, parameters) result(*member) parameters = nullptr;
   FST_CUFILE_API(X)
 #undef X
-  std::string library;  // the file that was loaded
+  CUfileError (*GetVersion)(int* version) = nullptr;  // null in versions before 1.8; works without an open driver
+  std::string library;                                // the file that was loaded
+
+  // "1.13.1", "" when it cannot be told.
+  std::string Version() const;
 
   // OK for err 0; else GDS_ERROR that says which call failed and names the CUfileOpError (and the CUresult, where there
   // is one).

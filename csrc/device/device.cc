@@ -1,5 +1,8 @@
 #include "device/device.h"
 
+#include <condition_variable>
+#include <mutex>
+
 #include "base/task_pool.h"
 
 namespace fst {
@@ -25,6 +28,23 @@ std::shared_ptr<DeviceBuffer> MakeBuffer(std::shared_ptr<Device> device, uint64_
         if (!FreeingThread().Post(task).ok()) task();
         delete dead;
       });
+}
+
+void WaitForFrees() {
+  struct Reached {
+    std::mutex mutex;
+    std::condition_variable wake;
+    bool reached = false;
+  };
+  auto here = std::make_shared<Reached>();
+  auto task = [here] {
+    std::lock_guard<std::mutex> lock(here->mutex);
+    here->reached = true;
+    here->wake.notify_all();
+  };
+  if (!FreeingThread().Post(task).ok()) return;
+  std::unique_lock<std::mutex> lock(here->mutex);
+  here->wake.wait(lock, [&] { return here->reached; });
 }
 
 }  // namespace fst

@@ -120,4 +120,7 @@ class Device : public std::enable_shared_from_this<Device> {
 std::shared_ptr<DeviceBuffer> MakeBuffer(std::shared_ptr<Device> device, uint64_t address, size_t size,
                                          std::atomic<int64_t>* bytes_counter, std::function<void()> free_memory);
 
+// Waits until memory that was let go of so far has been freed. Not on the event loop.
+void WaitForFrees();
+
 }  // namespace fst

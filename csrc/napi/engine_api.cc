@@ -7,6 +7,7 @@
 #include "napi/convert.h"
 #include "reader/fake_reader.h"
 #include "reader/file_reader.h"
+#include "reader/gds_reader.h"
 #include "transfer/engine.h"
 
 namespace fst {
@@ -37,6 +38,13 @@ Status MakeReader(const Napi::Object& options, std::unique_ptr<Reader>* out) {
     file.drop_cache = Flag(options, "dropCache");
     file.chunk = static_cast<size_t>(NumberOr(options, "chunk", 0));
     *out = NewFileReader(file);
+    return Status::Ok();
+  }
+  if (kind == "gds") {
+    GdsReaderOptions gds;
+    gds.threads = static_cast<int>(NumberOr(options, "threads", 0));
+    gds.chosen = Flag(options, "chosen");
+    *out = NewGdsReader(gds);
     return Status::Ok();
   }
   if (kind == "fake") {

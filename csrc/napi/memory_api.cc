@@ -1,6 +1,7 @@
 // Devices and tensor memory for JavaScript.
 #include <cstring>
 
+#include "device/cufile_api.h"
 #include "device/devices.h"
 #include "device/host_memory.h"
 #include "napi/api.h"
@@ -148,6 +149,28 @@ Napi::Value CopyAllocation(const Napi::CallbackInfo& info) {
       nullptr);
 }
 
+// probeCufile(): Promise<{library, version}>, rejected with COPIER_UNAVAILABLE. Opens no driver.
+Napi::Value ProbeCufile(const Napi::CallbackInfo& info) {
+  struct Found {
+    std::string library, version;
+  };
+  auto found = std::make_shared<Found>();
+  return AsyncWork::Run(
+      info.Env(),
+      [found]() -> Status {
+        const cufile::CufileApi* api = nullptr;
+        FST_RETURN_IF_ERROR(cufile::LoadCufile(&api));
+        *found = {api->library, api->Version()};
+        return Status::Ok();
+      },
+      [found](Napi::Env env) -> Napi::Value {
+        Napi::Object result = Napi::Object::New(env);
+        result["library"] = Napi::String::New(env, found->library);
+        result["version"] = Napi::String::New(env, found->version);
+        return result;
+      });
+}
+
 // setFakeDevices({copyDelayUs, failCopy, memoryLimit} | null)
 Napi::Value SetFakeDevices(const Napi::CallbackInfo& info) {
   if (!info[0].IsObject()) {
@@ -180,6 +203,7 @@ void ExportMemory(Napi::Env env, Napi::Object exports) {
   Export<ReadAllocation>(env, exports, "readAllocation");
   Export<WriteAllocation>(env, exports, "writeAllocation");
   Export<CopyAllocation>(env, exports, "copyAllocation");
+  Export<ProbeCufile>(env, exports, "probeCufile");
   Export<SetFakeDevices>(env, exports, "setFakeDevices");
 }
 

@@ -46,6 +46,7 @@ struct ReadRequest {
   size_t wanted = 0;  // bytes that must arrive, <= length: fewer is an error, never data
   bool last = false;  // no further read of this file follows: the file must still be the same version after it
   std::vector<ReadPiece> pieces;
+  std::shared_ptr<void> target;  // what Reader::Target gave for the allocation of a read straight into place
 };
 
 struct ReaderNeeds {
@@ -79,6 +80,11 @@ class Reader {
   virtual Status AllocateSlots(Device& device, size_t bytes, std::unique_ptr<StagingMemory>* out) {
     return device.AllocateStaging(bytes, out);
   }
+
+  // What the reader keeps of an allocation that it will read straight into (its registration with a driver). Asked for
+  // before the first such read of a load, let go of after the last one, when none is in flight; it may keep the memory.
+  // I/O thread. Null: nothing.
+  virtual std::shared_ptr<void> Target(const std::shared_ptr<DeviceBuffer>&) { return nullptr; }
 
   // Starts one read. A failure is returned, or completes with a status (Kind::kRead, this tag), never both. An OK
   // completion means: `wanted` bytes are in place and, as far as this reader can tell without delay, the file is still

@@ -36,8 +36,17 @@ void Loop::Run() {
     Settle();
     if (closing_ && working_ == 0 && transfers_.empty()) return;
     shared_->queue->Take(&completions, NextDeadline());
+    if (!completions.empty()) CollectFallbacks();
     for (const Completion& completion : completions) Handle(completion);
   }
+}
+
+// Before the tensors that these files hold are seen to be ready: who has them all has all fallbacks, too.
+void Loop::CollectFallbacks() {
+  std::vector<Reader::Fallback> fallbacks = reader_.TakeFallbacks();
+  if (fallbacks.empty()) return;
+  std::lock_guard<std::mutex> lock(shared_->mutex);
+  std::move(fallbacks.begin(), fallbacks.end(), std::back_inserter(shared_->fallbacks));
 }
 
 void Loop::TakeRequests() {
@@ -279,6 +288,8 @@ Status Loop::StartRead(const TransferPtr& transfer, Chunk chunk, int slot) {
   if (slot >= 0) {
     request.pieces.push_back({slots_.Address(slot), chunk.length, slots_.base()});
   } else {
+    op.target = TargetOf(t, t.plan_.items[op.parts.front().item].allocation, op.buffers.front());
+    request.target = op.target;
     for (size_t i = 0; i < op.parts.size(); ++i) {
       const ChunkPart& part = op.parts[i];
       uint64_t address = op.buffers[i]->address() + part.destination;
@@ -312,6 +323,12 @@ Status Loop::BufferOf(Transfer& t, uint32_t allocation, std::shared_ptr<DeviceBu
   return Status::Ok();
 }
 
+std::shared_ptr<void> Loop::TargetOf(Transfer& t, uint32_t allocation, const std::shared_ptr<DeviceBuffer>& buffer) {
+  std::shared_ptr<void>& target = t.memory_[allocation].target;
+  if (target == nullptr) target = reader_.Target(buffer);
+  return target;
+}
+
 void Loop::Fail(Transfer& t, Status status) {
   if (t.failed_) return;
   t.failed_ = true;
@@ -321,6 +338,7 @@ void Loop::Fail(Transfer& t, Status status) {
     std::lock_guard<std::mutex> lock(t.mutex_);
     t.status_ = std::move(status);
   }
+  for (Transfer::Memory& memory : t.memory_) memory.target.reset();  // those under I/O live on in their ops
   t.DropMemory();
 }
 
@@ -330,9 +348,6 @@ void Loop::Settle() {
     bool complete = transfer->ready_count() == transfer->plan_.items.size();
     bool over = transfer->ops_ == 0 && (transfer->failed_ || complete);
     if (over) {
-      std::vector<Reader::Fallback> fallbacks = reader_.TakeFallbacks();
-      std::lock_guard<std::mutex> lock(shared_->mutex);
-      std::move(fallbacks.begin(), fallbacks.end(), std::back_inserter(shared_->fallbacks));
       transfers_.erase(transfers_.begin() + static_cast<std::ptrdiff_t>(i));
     } else {
       ++i;

@@ -47,10 +47,12 @@ class Loop {
     uint64_t offset = 0;
     std::vector<ChunkPart> parts;
     std::vector<std::shared_ptr<DeviceBuffer>> buffers;  // keeps memory under I/O alive, whatever else lets go
+    std::shared_ptr<void> target;                        // the reader's, see Reader::Target
     std::shared_ptr<ReaderFile> opened;                  // filled by the opening thread
     Clock::time_point since;
   };
 
+  void CollectFallbacks();
   void TakeRequests();
   Status CheckRoom(const Transfer& transfer);
   void Handle(const Completion& completion);
@@ -62,6 +64,7 @@ class Loop {
   bool IssueRead(const TransferPtr& transfer);
   Status StartRead(const TransferPtr& transfer, Chunk chunk, int slot);
   Status BufferOf(Transfer& transfer, uint32_t allocation, std::shared_ptr<DeviceBuffer>* out);
+  std::shared_ptr<void> TargetOf(Transfer& t, uint32_t allocation, const std::shared_ptr<DeviceBuffer>& buffer);
   void PassEmptyItems(Transfer& transfer);
   static Status PlaceOf(const Op& op, const Status& status);  // a device knows of no file
   void FinishParts(Op& op);

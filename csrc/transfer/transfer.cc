@@ -65,10 +65,14 @@ void Transfer::CompleteBytes(uint32_t item, uint64_t bytes) {
 }
 
 void Transfer::CompleteItem(uint32_t item) {
+  std::shared_ptr<void> done_with;  // goes outside the lock
   {
     std::lock_guard<std::mutex> lock(mutex_);
     Memory& memory = memory_[plan_.items[item].allocation];
-    if (--memory.items_left == 0 && memory.taken) memory.buffer.reset();
+    if (--memory.items_left == 0) {
+      done_with = std::move(memory.target);
+      if (memory.taken) memory.buffer.reset();
+    }
     if (options_.collect_ready) ready_.push_back(item);
   }
   ready_count_.fetch_add(1, std::memory_order_release);

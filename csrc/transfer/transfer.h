@@ -54,6 +54,7 @@ class Transfer {
 
   struct Memory {
     std::shared_ptr<DeviceBuffer> buffer;
+    std::shared_ptr<void> target;  // the reader's, while reads go straight into the buffer; the I/O thread's alone
     uint32_t items_left = 0;
     bool taken = false;
   };

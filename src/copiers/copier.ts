@@ -40,6 +40,8 @@ export type CopierFactory = (device: Device, options: Readonly<Record<string, un
 export interface EngineSpec {
   readonly reader: ReaderOptions;
   readonly engine: EngineOptions;
+  /** Tensors in memory that host and device share: see availability.ts. */
+  readonly unified?: boolean;
 }
 
 export const ENGINE: unique symbol = Symbol('fastsafetensors-node.engine');

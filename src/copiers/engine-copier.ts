@@ -4,6 +4,7 @@ import { FastSafetensorsError } from '../errors.js';
 import { Memory } from '../memory.js';
 import type { SafeTensorsMetadata } from '../metadata.js';
 import { checked, type NativeEngine, type NativePlan, native, settled, statusError } from '../native.js';
+import { openUnified } from './availability.js';
 import { type Copier, type CopyRequest, ENGINE, type EngineConstructor, type EngineSpec } from './copier.js';
 
 /** A built-in copier through the copier interface, for who drives it without a loader. */
@@ -66,7 +67,9 @@ class EngineCopier implements Copier<Promise<void>> {
   }
 
   async #open(device: Device): Promise<NativeEngine> {
+    // Memory that somebody else allocated is no shared memory: a unified copier takes slots here.
     const handle = await openDevice(device);
+    if (this.#spec.unified && device.type === 'cuda') await openUnified(device);
     return checked(() => native().createEngine(handle, this.#spec.reader, this.#spec.engine));
   }
 

@@ -1,19 +1,15 @@
-import { Device, openDevice } from '../device.js';
+import { Device } from '../device.js';
 import { FastSafetensorsError, InvalidArgumentError } from '../errors.js';
+import { type Availability, gdsAvailability, nogdsAvailability, unifiedAvailability } from './availability.js';
 import type { CopierConstructor, CopierFactory } from './copier.js';
+import { gds } from './gds.js';
 import { nogds } from './nogds.js';
+import { chooseCopier } from './select.js';
+import { unified } from './unified.js';
 
 export type CopierType = 'auto' | '3fs' | 'gds' | 'nogds' | 'unified' | (string & {});
 
-export interface Availability {
-  available: boolean;
-  /** Why not. */
-  reason?: string;
-  /** What to do about it. */
-  remedy?: string;
-  library?: string;
-  version?: string;
-}
+export type { Availability };
 
 interface Builtin {
   readonly factory: CopierFactory;
@@ -33,24 +29,11 @@ function missing(type: string, what: string): Builtin {
   };
 }
 
-const BUILTINS: ReadonlyMap<string, Builtin> = new Map([
+const BUILTINS: ReadonlyMap<string, Builtin> = new Map<string, Builtin>([
   ['3fs', missing('3fs', 'DeepSeek 3FS through USRBIO')],
-  ['gds', missing('gds', 'GPUDirect Storage through cuFile')],
-  [
-    'nogds',
-    {
-      factory: nogds,
-      availability: async (device: Device) => {
-        try {
-          await openDevice(device);
-          return { available: true };
-        } catch (error) {
-          return { available: false, reason: (error as Error).message, remedy: "use device: 'cpu'" };
-        }
-      },
-    },
-  ],
-  ['unified', missing('unified', 'memory shared by host and device')],
+  ['gds', { factory: gds, availability: gdsAvailability }],
+  ['nogds', { factory: nogds, availability: nogdsAvailability }],
+  ['unified', { factory: unified, availability: unifiedAvailability }],
 ]);
 
 /** Registered copiers by name. Once a JavaScript realm: the ES module entry re-exports the CommonJS one. */
@@ -102,7 +85,7 @@ export function createCopierConstructor(
 /** Whether a copier can be used here, and what to do if not. Off the event loop; does not open the cuFile driver. Rejects with UNKNOWN_COPIER only. */
 export async function copierAvailability(type: CopierType, device = 'cpu'): Promise<Availability> {
   const target = Device.parse(device);
-  const name = type === 'auto' ? 'nogds' : type;
+  const name = type === 'auto' ? await chooseCopier(target, [], {}) : type;
   const factory = registry.get(name);
   if (!factory) throw unknown(type, registeredCopiers());
   const builtin = BUILTINS.get(name);

@@ -50,7 +50,7 @@ export class SafeTensorsFileLoader<T = DeviceTensor> {
     }
     const shards = await session.race(readShards(mine, { allowTrailingBytes }, signal));
     const plan = await session.race(Plan.ofTensors(await session.race(selectTensors(shards.metadata, filter))));
-    await session.prepare();
+    await session.prepare(shards.metadata.map(({ path }) => path));
     this.#shards = shards;
     this.#plan = plan;
   }

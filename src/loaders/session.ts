@@ -1,9 +1,11 @@
+import { openUnified } from '../copiers/availability.js';
 import type { CopierConstructor } from '../copiers/copier.js';
 import { engineOf } from '../copiers/copier.js';
 import { createCopierConstructor } from '../copiers/registry.js';
+import { chooseCopier } from '../copiers/select.js';
 import { Device, openDevice } from '../device.js';
 import { FastSafetensorsError } from '../errors.js';
-import { checked, type Fallback, type NativeEngine, native } from '../native.js';
+import { checked, type Fallback, type NativeDevice, type NativeEngine, native } from '../native.js';
 import type { LoaderOptions, Logger } from '../options.js';
 import type { Plan } from '../plan.js';
 import { type Progress, ProgressMeter, progressBar } from '../progress.js';
@@ -36,12 +38,13 @@ const CONSOLE: Logger = {
 export class Session {
   readonly options: LoaderOptions;
   readonly device: Device;
-  readonly #copier: string;
+  #copier: string; // 'auto' until the first load
   readonly #logger: Logger;
   readonly #debug: boolean;
   readonly #stallTimeoutMs: number;
   readonly #loads = new Set<Load>();
   readonly #closing = new AbortController();
+  #choice: Promise<string> | undefined;
   #make: CopierConstructor | undefined;
   #engine: Promise<NativeEngine> | undefined;
   #closed: Promise<void> | undefined;
@@ -51,7 +54,7 @@ export class Session {
   constructor(options: LoaderOptions) {
     this.options = options;
     this.device = Device.parse(options.device ?? 'cpu');
-    this.#copier = options.copier === undefined || options.copier === 'auto' ? 'nogds' : options.copier;
+    this.#copier = options.copier ?? 'auto';
     this.#logger = options.logger ?? CONSOLE;
     this.#debug = options.debugLog ?? Boolean(process.env.FASTSAFETENSORS_DEBUG);
     this.#stallTimeoutMs = options.stallTimeoutMs ?? DEFAULT_STALL_TIMEOUT_MS;
@@ -84,21 +87,28 @@ export class Session {
   }
 
   /** Opens the device and starts the copier's engine, so that estimateStaging() can tell. What goes wrong is begin()'s to say. */
-  async prepare(): Promise<void> {
+  async prepare(files: readonly string[]): Promise<void> {
     try {
-      await this.#open();
+      await this.#open(files);
     } catch {
       // Said again by begin().
     }
   }
 
   /** The engine of a built-in copier; undefined for a copier of the user's own. */
-  async #open(): Promise<NativeEngine | undefined> {
+  async #open(files: readonly string[]): Promise<NativeEngine | undefined> {
     this.check();
-    this.#make ??= createCopierConstructor(this.#copier, this.device, { ...this.options });
+    const asked = this.options.copier ?? 'auto';
+    if (this.#copier === 'auto') {
+      this.#choice ??= chooseCopier(this.device, files, this.options);
+      this.#copier = await this.#choice;
+      this.check(); // what is made from here on, close() has to know
+    }
+    this.#make ??= createCopierConstructor(this.#copier, this.device, { ...this.options, copier: asked });
     const spec = engineOf(this.#make);
     if (!spec) return undefined;
-    this.#engine ??= openDevice(this.device).then((device) =>
+    const opened = (): Promise<NativeDevice> => (spec.unified ? openUnified(this.device) : openDevice(this.device));
+    this.#engine ??= opened().then((device) =>
       checked(() =>
         native().createEngine(device, spec.reader, { stallTimeoutMs: this.#stallTimeoutMs, ...defined(spec.engine) }),
       ),
@@ -119,7 +129,8 @@ export class Session {
    */
   async begin(plan: Plan, options: LoadOptions, signal?: AbortSignal): Promise<Load> {
     this.check(signal);
-    const engine = await this.race(this.#open(), signal);
+    const files = plan.inputs.map(({ metadata }) => metadata.path);
+    const engine = await this.race(this.#open(files), signal);
     this.check(signal);
     const load = engine
       ? new EngineLoad(engine, plan, this.device, options)

@@ -78,6 +78,12 @@ CUfileError cuFileDriverClose() {
   return Result(call.late);
 }
 
+// Optional in FST_CUFILE_API's sense: not of the list whose calls can be made to fail.
+extern "C" __attribute__((visibility("default"))) CUfileError cuFileGetVersion(int* version) {
+  *version = 1131;
+  return Result(0);
+}
+
 CUfileError cuFileDriverGetProperties(CUfileDrvProps* properties) {
   Call call("cuFileDriverGetProperties", true);
   if (call.error != 0) return Result(call.error);
@@ -220,6 +226,10 @@ ssize_t cuFileRead(void* handle, void* base, size_t bytes, off_t file_offset, of
   size_t wanted = emulator.most_bytes != 0 ? std::min<size_t>(bytes, emulator.most_bytes) : bytes;
   struct stat info = {};
   fstat(file->reader, &info);
+  if (emulator.end != 0) {
+    info.st_size = std::min(info.st_size, static_cast<off_t>(emulator.end));
+    wanted = std::min<size_t>(wanted, file_offset < info.st_size ? static_cast<size_t>(info.st_size - file_offset) : 0);
+  }
   bool to_end = file_offset + static_cast<off_t>(bytes) >= info.st_size;
   emulator.counters.unaligned_reads +=
       to % kPage != 0 || file_offset % static_cast<off_t>(kPage) != 0 || (bytes % kPage != 0 && !to_end);

@@ -32,6 +32,8 @@
   X(set_refuse, void, (const char* pattern, int code))                                                                 \
   X(set_require_direct, void, (int on))                                                                                \
   X(set_short_reads, void, (unsigned long long most_bytes))                                                            \
+  /* Reads find the end of every file at this byte (0: where it is). */                                                \
+  X(set_end, void, (unsigned long long offset))                                                                        \
   X(set_delay_us, void, (unsigned long long microseconds))                                                             \
   X(set_bandwidth, void, (unsigned long long bytes_per_second))                                                        \
   X(set_strict, void, (int on))                                                                                        \

@@ -1,0 +1,112 @@
+#include "reader/gds_file.h"
+
+#include <fcntl.h>
+
+#include <algorithm>
+#include <cerrno>
+
+#include "reader/file_reader.h"
+
+namespace fst {
+namespace {
+
+constexpr size_t kBounceBytes = size_t{4} << 20;
+
+}  // namespace
+
+GdsFile::~GdsFile() {
+  if (handle_ == nullptr) return;
+  context_->device->EnterToRelease();
+  context_->api->HandleDeregister(handle_);
+}
+
+Status GdsFile::HostFd(int* fd) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  if (!host_fd_.valid()) FST_RETURN_IF_ERROR(OpenUnchanged(path(), 0, identity(), &host_fd_));
+  *fd = host_fd_.get();
+  return Status::Ok();
+}
+
+Status GdsFile::CheckUnchanged() const {
+  FileIdentity now;
+  FST_RETURN_IF_ERROR(FileIdentity::Of(fd(), path(), &now));
+  return identity().CheckSame(now, path());
+}
+
+Status RegisterFile(const GdsContext& context, int fd, const std::string& path, void** handle, std::string* refusal) {
+  cufile::CUfileDescr description = {};
+  description.type = cufile::kHandleTypeOpaqueFd;
+  description.handle.fd = fd;
+  *handle = nullptr;
+  cufile::CUfileError result = context.api->HandleRegister(handle, &description);
+  if (result.err == cufile::kSuccess) return Status::Ok();
+  *handle = nullptr;
+  Status failed = cufile::CufileApi::Check(result, "cuFileHandleRegister");
+  if (!cufile::IsRefusal(result.err)) return Status(failed.code(), path + ": " + failed.message()).At(path);
+  *refusal = failed.message();
+  return Status::Ok();
+}
+
+GdsBounce::~GdsBounce() {
+  if (free_.empty()) return;
+  context_->device->EnterToRelease();
+  for (Buffer& buffer : free_) context_->device->api().StreamDestroy(buffer.stream);
+}
+
+Status GdsBounce::Take(Buffer* out) {
+  {
+    std::lock_guard<std::mutex> lock(mutex_);
+    if (!free_.empty()) {
+      *out = std::move(free_.back());
+      free_.pop_back();
+      return Status::Ok();
+    }
+  }
+  FST_RETURN_IF_ERROR(context_->device->AllocateStaging(kBounceBytes, &out->memory));
+  return FST_CUDA_CHECK(context_->device->api(), StreamCreate, &out->stream, cuda::kStreamNonBlocking);
+}
+
+Status GdsBounce::Read(GdsFile& file, uint64_t offset, size_t wanted, uint64_t destination) {
+  int fd = -1;
+  FST_RETURN_IF_ERROR(file.HostFd(&fd));
+  Buffer buffer;
+  FST_RETURN_IF_ERROR(Take(&buffer));
+  const cuda::CudaApi& api = context_->device->api();
+  auto* memory = reinterpret_cast<char*>(buffer.memory->address());  // NOLINT(performance-no-int-to-ptr)
+  Status status;
+  for (size_t done = 0; done < wanted && status.ok();) {
+    ssize_t got = pread(fd, memory, std::min(wanted - done, kBounceBytes), static_cast<off_t>(offset + done));
+    if (got < 0 && errno == EINTR) continue;
+    if (got < 0) {
+      int error = errno;
+      status = Status(Code::IO_ERROR,
+                      Format("%s: reading %zu bytes at offset %llu failed: %s", file.path().c_str(), wanted - done,
+                             static_cast<unsigned long long>(offset + done), ErrnoText(error).c_str()))
+                   .At(file.path(), {}, static_cast<int64_t>(offset + done));
+    } else if (got == 0) {
+      status = EndedEarly(file, offset, done, wanted);
+    } else {
+      auto bytes = static_cast<size_t>(got);
+      status = FST_CUDA_CHECK(api, MemcpyHtoDAsync, destination + done, memory, bytes, buffer.stream);
+      Status arrived = FST_CUDA_CHECK(api, StreamSynchronize, buffer.stream);
+      // After a failure the copy may still be running: the buffer is used again only when it is not.
+      if (!arrived.ok()) api.StreamSynchronize(buffer.stream);
+      if (status.ok()) status = arrived;
+      done += bytes;
+    }
+  }
+  std::lock_guard<std::mutex> lock(mutex_);
+  free_.push_back(std::move(buffer));
+  return status;
+}
+
+Status EndedEarly(const ReaderFile& file, uint64_t offset, size_t got, size_t wanted) {
+  return Status(Code::UNEXPECTED_EOF,
+                Format("%s ends at byte %llu, but its header promises bytes up to %llu; was it cut short while it was "
+                       "read?",
+                       file.path().c_str(), static_cast<unsigned long long>(offset + got),
+                       static_cast<unsigned long long>(offset + wanted)))
+      .At(file.path(), {}, static_cast<int64_t>(offset + got));
+}
+
+}  // namespace fst

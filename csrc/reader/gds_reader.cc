@@ -1,0 +1,253 @@
+#include "reader/gds_reader.h"
+
+#include <fcntl.h>
+
+#include <algorithm>
+#include <cerrno>
+
+#include "base/task_pool.h"
+#include "device/cufile_driver.h"
+#include "reader/file_reader.h"
+#include "reader/gds_file.h"
+
+namespace fst {
+namespace {
+
+constexpr size_t kPage = 4096;
+
+void* Pointer(uint64_t address) {
+  return reinterpret_cast<void*>(address);  // NOLINT(performance-no-int-to-ptr): device memory
+}
+
+// The registration of an allocation that reads go straight into. Keeps the memory, so that it is freed after this.
+class GdsTarget {
+ public:
+  GdsTarget(std::shared_ptr<GdsContext> context, std::shared_ptr<DeviceBuffer> buffer)
+      : context_(std::move(context)), buffer_(std::move(buffer)) {}
+  ~GdsTarget() {
+    if (!registered_) return;
+    context_->device->EnterToRelease();
+    cufile::ReleaseBuffer(*context_->api, buffer_->address());
+  }
+  // Once, by the first read: registering pins the memory, which takes too long for the I/O thread. Any thread.
+  Status Register() {
+    std::lock_guard<std::mutex> lock(mutex_);
+    if (registered_) return Status::Ok();
+    FST_RETURN_IF_ERROR(cufile::RegisterBuffer(*context_->api, buffer_->address(), buffer_->size()));
+    registered_ = true;
+    return Status::Ok();
+  }
+
+ private:
+  std::shared_ptr<GdsContext> context_;
+  std::shared_ptr<DeviceBuffer> buffer_;
+  std::mutex mutex_;
+  bool registered_ = false;
+};
+
+// Slots in device memory.
+class GdsRing : public StagingMemory {
+ public:
+  GdsRing(std::shared_ptr<GdsContext> context, cuda::CUdeviceptr memory, uint64_t address, size_t size, bool registered)
+      : StagingMemory(address, size, /*on_device=*/true),
+        context_(std::move(context)),
+        memory_(memory),
+        registered_(registered) {
+    Metrics::Get().staging_bytes.fetch_add(static_cast<int64_t>(size), std::memory_order_relaxed);
+  }
+  ~GdsRing() override {
+    Metrics::Get().staging_bytes.fetch_sub(static_cast<int64_t>(size()), std::memory_order_relaxed);
+    context_->device->EnterToRelease();
+    if (registered_) cufile::ReleaseBuffer(*context_->api, address());
+    context_->device->FreeMemory(memory_);
+  }
+
+ private:
+  std::shared_ptr<GdsContext> context_;
+  const cuda::CUdeviceptr memory_;
+  const bool registered_;
+};
+
+class GdsReader : public Reader {
+ public:
+  explicit GdsReader(const GdsReaderOptions& options) : state_(std::make_shared<State>(options)) {
+    needs_.offset_alignment = needs_.length_alignment = needs_.memory_alignment = kPage;
+    needs_.chunk = std::max((options.chunk > 0 ? options.chunk : size_t{4} << 20) / kPage * kPage, kPage);
+    // More than there are threads: one that has finished finds its next read waiting.
+    needs_.in_flight = state_->threads + 2;
+    needs_.slots = state_->threads + 4;
+    needs_.fills_host = false;
+    needs_.fills_device = true;
+  }
+
+  ~GdsReader() override { state_->bounce.reset(); }
+
+  const ReaderNeeds& needs() const override { return needs_; }
+
+  Status Start(std::shared_ptr<CompletionQueue> queue, const std::shared_ptr<Device>& device) override {
+    state_->queue = std::move(queue);
+    state_->context->device = std::dynamic_pointer_cast<CudaDevice>(device);
+    if (state_->context->device == nullptr || device->host_accessible()) {
+      return Status(Code::COPIER_UNAVAILABLE, "the copier \"gds\" reads into the memory of a GPU, the device is " +
+                                                  device->name() + "; use copier: 'nogds', or device: 'cuda'");
+    }
+    return cufile::LoadCufile(&state_->context->api);
+  }
+
+  Status Open(const std::string& path, const FileIdentity& expected, std::shared_ptr<ReaderFile>* out) override {
+    GdsContext& context = *state_->context;
+    UniqueFd fd;
+    Status opened = OpenUnchanged(path, O_DIRECT, expected, &fd);
+    // cuFile then goes through its own buffers, or refuses the file below.
+    if (!opened.ok() && errno == EINVAL) opened = OpenUnchanged(path, 0, expected, &fd);
+    FST_RETURN_IF_ERROR(opened);
+    FST_RETURN_IF_ERROR(context.device->Enter());
+    void* handle = nullptr;
+    std::string refusal;
+    FST_RETURN_IF_ERROR(state_->Admit(path, &refusal));
+    if (refusal.empty()) FST_RETURN_IF_ERROR(RegisterFile(context, fd.get(), path, &handle, &refusal));
+    auto file = std::make_shared<GdsFile>(path, expected, state_->context, std::move(fd), handle);
+    if (handle == nullptr) state_->FallBack(*file, refusal);
+    *out = std::move(file);
+    return Status::Ok();
+  }
+
+  Status AllocateSlots(Device&, size_t bytes, std::unique_ptr<StagingMemory>* out) override {
+    CudaDevice& device = *state_->context->device;
+    FST_RETURN_IF_ERROR(device.Enter());
+    cuda::CUdeviceptr memory = 0;
+    FST_RETURN_IF_ERROR(device.AllocateMemory(bytes + kPage, &memory));  // the driver promises 256 only
+    uint64_t address = (memory + kPage - 1) / kPage * kPage;
+    // When no driver opened, every file is read by the host.
+    const bool driver_open = state_->driver_open;
+    Status registered;
+    if (driver_open) registered = cufile::RegisterBuffer(*state_->context->api, address, bytes);
+    if (!registered.ok()) {
+      device.FreeMemory(memory);
+      return registered;
+    }
+    *out = std::make_unique<GdsRing>(state_->context, memory, address, bytes, driver_open);
+    return Status::Ok();
+  }
+
+  std::shared_ptr<void> Target(const std::shared_ptr<DeviceBuffer>& buffer) override {
+    return std::make_shared<GdsTarget>(state_->context, buffer);
+  }
+
+  Status Submit(ReadRequest request, uint64_t tag) override {
+    return state_->pool.Post([state = state_, request = std::move(request), tag]() mutable {
+      Status status = state->Read(request);
+      request = ReadRequest();  // before the completion: who sees it may count open files and registrations
+      state->queue->Put({Completion::Kind::kRead, tag, std::move(status)});
+    });
+  }
+
+  std::vector<Fallback> TakeFallbacks() override {
+    std::lock_guard<std::mutex> lock(state_->mutex);
+    return std::move(state_->fallbacks);
+  }
+
+ private:
+  struct State {
+    explicit State(const GdsReaderOptions& given)
+        : options(given),
+          threads(given.threads > 0 ? given.threads : 8),
+          pool("fst-gds", threads),
+          bounce(std::make_unique<GdsBounce>(context)) {}
+
+    const GdsReaderOptions options;
+    const int threads;
+    std::shared_ptr<GdsContext> context = std::make_shared<GdsContext>();
+    std::shared_ptr<CompletionQueue> queue;
+    TaskPool pool;
+    std::unique_ptr<GdsBounce> bounce;
+    std::atomic<bool> driver_open{false};
+    std::mutex mutex;  // guards fallbacks
+    std::vector<Fallback> fallbacks;
+
+    void Note(const std::string& path, const char* to, const std::string& reason) {
+      std::lock_guard<std::mutex> lock(mutex);
+      fallbacks.push_back({path, "gds", to, reason});
+    }
+
+    void FallBack(GdsFile& file, const std::string& reason) {
+      if (!file.refused.exchange(true)) Note(file.path(), "nogds", reason);
+    }
+
+    // Whether cuFile may be used at all: the driver open, and a direct path or the user's own choice. `*refusal` says
+    // why not.
+    Status Admit(const std::string& path, std::string* refusal) {
+      cufile::Mode mode = {};
+      Status opened = cufile::OpenDriver(*context->api, &mode);
+      if (!opened.ok()) {
+        if (options.chosen || opened.code() != Code::COPIER_UNAVAILABLE) return opened.At(path);
+        *refusal = opened.message();
+        return Status::Ok();
+      }
+      driver_open = true;
+      if (mode.direct) return Status::Ok();
+      const char* reason =
+          "there is no direct path from storage to the GPU (the nvidia-fs driver is not loaded and PCI peer-to-peer is "
+          "not in use), so cuFile reads through the host";
+      if (options.chosen) {
+        Note(path, "gds in compatibility mode", reason);
+      } else {
+        *refusal = reason;
+      }
+      return Status::Ok();
+    }
+
+    // A pool thread. When it returns nothing writes to the destination any more.
+    Status Read(const ReadRequest& request) {
+      auto& file = static_cast<GdsFile&>(*request.file);
+      FST_RETURN_IF_ERROR(context->device->Enter());
+      bool refused = file.refused;
+      Status status;
+      if (!refused) status = ReadByCufile(request, file, &refused);
+      if (refused) status = bounce->Read(file, request.offset, request.wanted, request.pieces.front().address);
+      // A file that was cut short while it was read is FILE_CHANGED before it is UNEXPECTED_EOF: that names the reason.
+      Status unchanged = file.CheckUnchanged();
+      return unchanged.ok() ? status : unchanged;
+    }
+
+    Status ReadByCufile(const ReadRequest& request, GdsFile& file, bool* refused) {
+      if (request.target != nullptr) FST_RETURN_IF_ERROR(static_cast<GdsTarget*>(request.target.get())->Register());
+      const ReadPiece& piece = request.pieces.front();
+      const auto base_offset = static_cast<off_t>(piece.address - piece.base);
+      for (size_t done = 0; done < request.wanted;) {
+        const size_t left = request.length - done;
+        const auto at = static_cast<off_t>(request.offset + done);
+        ssize_t got =
+            context->api->Read(file.handle(), Pointer(piece.base), left, at, base_offset + static_cast<off_t>(done));
+        int error = errno;
+        if (got == -1 && error == EINTR) continue;
+        if (got == 0) return EndedEarly(file, request.offset, done, request.wanted);
+        if (got > 0 && static_cast<size_t>(got) <= left) {
+          file.served = true;
+          done += static_cast<size_t>(got);
+          continue;
+        }
+        Status failed = got > 0 ? Status(Code::GDS_ERROR, Format("cuFileRead read %zd bytes instead of %zu", got, left))
+                                : cufile::CufileApi::CheckRead(got, error);
+        if (got < -5000 && cufile::IsRefusal(static_cast<int>(-got)) && !file.served) {
+          FallBack(file, failed.message());
+          *refused = true;
+          return Status::Ok();
+        }
+        return Status(failed.code(), Format("%s: at offset %lld: %s", file.path().c_str(), static_cast<long long>(at),
+                                            failed.message().c_str()))
+            .At(file.path(), {}, at);
+      }
+      return Status::Ok();
+    }
+  };
+
+  std::shared_ptr<State> state_;
+  ReaderNeeds needs_;
+};
+
+}  // namespace
+
+std::unique_ptr<Reader> NewGdsReader(const GdsReaderOptions& options) { return std::make_unique<GdsReader>(options); }
+
+}  // namespace fst

@@ -1,0 +1,159 @@
+import { access, readFile } from 'node:fs/promises';
+import { type Device, openDevice } from '../device.js';
+import { FastSafetensorsError } from '../errors.js';
+import { type NativeDevice, native, settled } from '../native.js';
+
+export interface Availability {
+  available: boolean;
+  /** Why not. */
+  reason?: string;
+  /** What to do about it. */
+  remedy?: string;
+  library?: string;
+  version?: string;
+}
+
+const NVIDIA_FS = '/proc/driver/nvidia-fs';
+const USE_NOGDS = "use copier: 'nogds'";
+
+/** What the driver says of the device, or why it cannot be had. */
+async function probe(device: Device): Promise<Availability & { library: string; integrated: boolean }> {
+  try {
+    const { library, driverVersion, integrated } = native().deviceInfo(await openDevice(device));
+    const version = `${Math.floor(driverVersion / 1000)}.${Math.floor((driverVersion % 1000) / 10)}`;
+    return { available: true, library, version, integrated };
+  } catch (error) {
+    return {
+      available: false,
+      reason: (error as Error).message,
+      remedy: "use device: 'cpu'",
+      library: '',
+      integrated: false,
+    };
+  }
+}
+
+/** Ordinary reads work wherever the device does. */
+export async function nogdsAvailability(device: Device): Promise<Availability> {
+  const { integrated: _, library, version, ...found } = await probe(device);
+  return library === '' ? found : { ...found, library, version };
+}
+
+/**
+ * GPUDirect Storage: the library loads, and there is a direct path from storage to the GPU. Without one cuFile silently reads through the host (its compatibility
+ * mode), which 'nogds' does better. Known without opening cuFile's driver, which can take ten seconds: the path is the kernel driver nvidia-fs, or PCI
+ * peer-to-peer where cufile.json turns it on.
+ */
+export async function gdsAvailability(device: Device): Promise<Availability> {
+  if (device.type === 'cpu') {
+    return {
+      available: false,
+      reason: 'GPUDirect Storage reads into the memory of a GPU, the device is cpu',
+      remedy: `use device: 'cuda', or ${USE_NOGDS}`,
+    };
+  }
+  const { available, reason, remedy, library: driver } = await probe(device);
+  if (!available) return { available, reason, remedy };
+  if (driver === '') {
+    return { available: false, reason: `the device ${device} has no CUDA driver`, remedy: USE_NOGDS };
+  }
+  let library: { library: string; version?: string };
+  try {
+    const { library: path, version } = await settled(native().probeCufile());
+    library = version === '' ? { library: path } : { library: path, version };
+  } catch (error) {
+    return { available: false, reason: (error as Error).message, remedy: USE_NOGDS };
+  }
+  const settings = await cufileSettings();
+  if (settings.forceCompat) {
+    return {
+      available: false,
+      reason: 'CUFILE_FORCE_COMPAT_MODE makes cuFile read through the host (compatibility mode)',
+      remedy: `unset it, or ${USE_NOGDS}`,
+      ...library,
+    };
+  }
+  const nvidiaFs = await access(NVIDIA_FS).then(
+    () => true,
+    () => false,
+  );
+  if (!nvidiaFs && !settings.peerToPeer) {
+    const then = settings.allowCompat
+      ? 'cuFile would read through the host (compatibility mode)'
+      : 'cuFile would not open';
+    return {
+      available: false,
+      reason: `the kernel driver nvidia-fs is not loaded (there is no ${NVIDIA_FS}) and ${settings.path} does not turn on PCI peer-to-peer, so that ${then}`,
+      remedy: `load nvidia-fs (modprobe nvidia-fs), or set use_pci_p2pdma in ${settings.path} where the kernel has it, or ${USE_NOGDS}`,
+      ...library,
+    };
+  }
+  return { available: true, ...library };
+}
+
+interface CufileSettings {
+  readonly path: string;
+  readonly allowCompat: boolean;
+  readonly peerToPeer: boolean;
+  readonly forceCompat: boolean;
+}
+
+/** What cufile.json says (JSON with // comments), with cuFile's own defaults where it says nothing or cannot be read. */
+async function cufileSettings(): Promise<CufileSettings> {
+  const path = process.env.CUFILE_ENV_PATH_JSON || '/etc/cufile.json';
+  const text = await readFile(path, 'utf8').catch(() => '');
+  const lines = text.split('\n').map((line) => line.replace(/^\s*\/\/.*|\s\/\/.*/, ''));
+  const flag = (name: string, otherwise: boolean): boolean => {
+    const found = new RegExp(`"${name}"\\s*:\\s*(true|false)`).exec(lines.join('\n'));
+    return found ? found[1] === 'true' : otherwise;
+  };
+  return {
+    path,
+    allowCompat: flag('allow_compat_mode', true),
+    peerToPeer: flag('use_pci_p2pdma', false),
+    forceCompat: /^(1|true)$/i.test(process.env.CUFILE_FORCE_COMPAT_MODE ?? ''),
+  };
+}
+
+/**
+ * Memory that host and GPU share: where the GPU has none of its own. FASTSAFETENSORS_UNIFIED_MEM=1 takes it on any GPU (managed memory then moves when it is
+ * touched), 0 on none.
+ */
+export async function unifiedAvailability(device: Device): Promise<Availability> {
+  if (device.type === 'cpu') {
+    return {
+      available: false,
+      reason: 'unified memory is what a GPU shares with the host, the device is cpu',
+      remedy: `use device: 'cuda', or ${USE_NOGDS}`,
+    };
+  }
+  const { integrated, library, version, ...found } = await probe(device);
+  if (!found.available) return found;
+  const driver = library === '' ? {} : { library, version };
+  const wish = process.env.FASTSAFETENSORS_UNIFIED_MEM;
+  if (wish === '0') {
+    return {
+      available: false,
+      reason: 'FASTSAFETENSORS_UNIFIED_MEM=0 forbids unified memory',
+      remedy: `unset it, or ${USE_NOGDS}`,
+      ...driver,
+    };
+  }
+  if (library === '' || (!integrated && wish !== '1')) {
+    return {
+      available: false,
+      reason: `${device} has memory of its own: it does not share the host's`,
+      remedy: `${USE_NOGDS}, or set FASTSAFETENSORS_UNIFIED_MEM=1 to use managed memory all the same`,
+      ...driver,
+    };
+  }
+  return { available: true, ...driver };
+}
+
+/** Opens a device with memory that the host shares. DEVICE_UNAVAILABLE, COPIER_UNAVAILABLE. */
+export async function openUnified(device: Device): Promise<NativeDevice> {
+  await openDevice(device);
+  const { available, reason, remedy } = await unifiedAvailability(device);
+  if (!available) throw new FastSafetensorsError('COPIER_UNAVAILABLE', `the copier "unified": ${reason}; ${remedy}`);
+  return openDevice(device, true);
+}

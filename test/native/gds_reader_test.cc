@@ -1,0 +1,207 @@
+// Loads into GPU memory by GPUDirect Storage: what goes straight, what through the ring, what falls back, what fails.
+#include <unistd.h>
+
+#include "cuda_load_fixture.h"
+
+namespace fst {
+namespace {
+
+using test::ByFile;
+using test::ByGds;
+using test::Loaded;
+
+class GdsReaderTest : public test::CudaLoadTest {
+ protected:
+  void ExpectLoaded(const Loaded& loaded) {
+    EXPECT_TRUE(loaded.drained);
+    ASSERT_TRUE(loaded.status.ok()) << loaded.status.message();
+    EXPECT_EQ(Wrong(loaded), "");
+  }
+};
+
+TEST_F(GdsReaderTest, ReadsEveryByteOntoEachDevice) {
+  AddModel();
+  for (const char* device : {"cuda:0", "cuda:1"}) {
+    Loaded loaded = Load(device, ByGds());
+    ExpectLoaded(loaded);
+    EXPECT_TRUE(loaded.fallbacks.empty());
+    ExpectNothingHeld();
+  }
+  EXPECT_EQ(cufile.unaligned_reads(), 0u);
+  EXPECT_EQ(cufile.unregistered_reads(), 0u);
+  EXPECT_EQ(cuda.live_pinned(), 0u);
+  EXPECT_EQ(cuda.peak_pinned_bytes(), 0u) << "the host's memory is not needed";
+  EXPECT_EQ(cufile.call_count("cuFileDriverOpen"), 1u) << "once a process";
+}
+
+TEST_F(GdsReaderTest, ReadsStraightIntoPlaceWhereFileAndMemoryAreCongruent) {
+  AddFile(3 << 20, 1);
+  AddTensors(0, 4096, {2 << 20});
+  ExpectLoaded(Load("cuda:0", ByGds()));
+  EXPECT_EQ(cuda.call_count("cuMemAlloc_v2"), 1u) << "no ring";
+  EXPECT_EQ(cuda.copied_bytes(), size_t{2} << 20) << "the test's own reading back";
+  EXPECT_EQ(cufile.call_count("cuFileBufRegister"), 1u) << "the allocation, once";
+}
+
+TEST_F(GdsReaderTest, KeepsNoRegistrationAfterTheLastByteOfAnAllocation) {
+  AddFile(3 << 20, 1);
+  AddTensors(0, 4096, {1 << 20});
+  AddTensors(0, 4096 + (1 << 20), {1 << 20});
+  ExpectLoaded(Load("cuda:0", ByGds()));
+  EXPECT_EQ(cufile.call_count("cuFileBufRegister"), 2u);
+  EXPECT_EQ(cufile.call_count("cuFileBufDeregister"), 2u);
+}
+
+TEST_F(GdsReaderTest, ContinuesShortReads) {
+  AddModel();
+  for (unsigned long long most : {4096ull, 10'000ull, 50ull << 10}) {
+    cufile.set_short_reads(most);
+    ExpectLoaded(Load("cuda:0", ByGds()));
+  }
+}
+
+TEST_F(GdsReaderTest, AFileThatEndsEarlyIsAnError) {
+  AddFile(300'000, 2);
+  AddTensors(0, 264, {100'000, 100'000, 99'000});
+  cufile.set_end(250'000);  // cuFile says so, though the file is as it was
+  Loaded loaded = Load("cuda:0", ByGds(true, 64 << 10, 1));
+  EXPECT_EQ(loaded.status.code(), Code::UNEXPECTED_EOF) << loaded.status.message();
+  EXPECT_EQ(loaded.status.path(), files[0].path);
+  EXPECT_EQ(loaded.status.offset(), 250'000);
+}
+
+TEST_F(GdsReaderTest, AFileThatCuFileRefusesIsReadByTheHost) {
+  AddModel();
+  cufile.set_refuse("*/1.bin", 5008);
+  Loaded loaded = Load("cuda:1", ByGds());
+  ExpectLoaded(loaded);
+  ASSERT_EQ(loaded.fallbacks.size(), 1u);
+  EXPECT_EQ(loaded.fallbacks[0].path, files[1].path);
+  EXPECT_EQ(loaded.fallbacks[0].from, "gds");
+  EXPECT_EQ(loaded.fallbacks[0].to, "nogds");
+  EXPECT_NE(loaded.fallbacks[0].reason.find("CU_FILE_IO_NOT_SUPPORTED"), std::string::npos);
+  EXPECT_EQ(cuda.unpinned_async_copies(), 0u);
+  EXPECT_LE(cuda.peak_pinned_bytes(), size_t{8} << 20) << "a buffer for each thread";
+}
+
+TEST_F(GdsReaderTest, ARefusalAtTheFirstReadIsOneToo) {
+  AddFile(300'000, 7);
+  AddTensors(0, 8, {100'000, 150'000});
+  cufile.set_fail("cuFileRead", 1, 5030);
+  Loaded loaded = Load("cuda:0", ByGds(true, 64 << 10, 1));
+  ExpectLoaded(loaded);
+  ASSERT_EQ(loaded.fallbacks.size(), 1u);
+  EXPECT_EQ(cufile.bytes_read(), 0u);
+}
+
+TEST_F(GdsReaderTest, ARefusalAfterBytesWereReadIsAnError) {
+  AddFile(300'000, 7);
+  AddTensors(0, 8, {100'000, 150'000});
+  cufile.set_fail("cuFileRead", 2, 5030);
+  Loaded loaded = Load("cuda:0", ByGds(true, 64 << 10, 1));
+  EXPECT_EQ(loaded.status.code(), Code::GDS_ERROR) << loaded.status.message();
+  EXPECT_TRUE(loaded.fallbacks.empty());
+}
+
+TEST_F(GdsReaderTest, AnIoErrorIsNoRefusal) {
+  AddModel();
+  cufile.set_fail("cuFileRead", 1, -5);
+  Loaded loaded = Load("cuda:0", ByGds());
+  EXPECT_EQ(loaded.status.code(), Code::IO_ERROR) << loaded.status.message();
+  EXPECT_NE(loaded.status.message().find("EIO"), std::string::npos);
+  EXPECT_NE(loaded.status.path(), "");
+  EXPECT_TRUE(loaded.fallbacks.empty());
+}
+
+TEST_F(GdsReaderTest, MemoryThatCannotBeRegisteredIsReadAllTheSame) {
+  AddModel();
+  cufile.set_fail("cuFileBufRegister", 0, 5036);
+  Loaded loaded = Load("cuda:0", ByGds());
+  ExpectLoaded(loaded);
+  EXPECT_TRUE(loaded.fallbacks.empty());
+  EXPECT_GT(cufile.unregistered_reads(), 0u);
+  EXPECT_EQ(cufile.call_count("cuFileBufDeregister"), 0u);
+}
+
+TEST_F(GdsReaderTest, CompatibilityModeIsTakenOnlyWhenGdsWasAskedFor) {
+  AddModel();
+  cufile.set_compat(1, 1);
+  Loaded chosen = Load("cuda:0", ByGds(true));
+  ExpectLoaded(chosen);
+  ASSERT_EQ(chosen.fallbacks.size(), 2u);
+  EXPECT_EQ(chosen.fallbacks[0].to, "gds in compatibility mode");
+  EXPECT_GT(cufile.bytes_read(), 0u);
+  cufile.reset();
+  cufile.set_compat(1, 1);
+  Loaded by_auto = Load("cuda:0", ByGds(false));
+  ExpectLoaded(by_auto);
+  ASSERT_EQ(by_auto.fallbacks.size(), 2u);
+  EXPECT_EQ(by_auto.fallbacks[0].to, "nogds");
+  EXPECT_EQ(cufile.bytes_read(), 0u);
+}
+
+TEST_F(GdsReaderTest, ADriverThatDoesNotOpenIsAnErrorOnlyWhenGdsWasAskedFor) {
+  AddModel();
+  cufile.set_compat(1, 0);
+  Loaded chosen = Load("cuda:0", ByGds(true));
+  EXPECT_EQ(chosen.status.code(), Code::COPIER_UNAVAILABLE) << chosen.status.message();
+  Loaded by_auto = Load("cuda:0", ByGds(false));
+  ExpectLoaded(by_auto);
+  EXPECT_EQ(by_auto.fallbacks.size(), 2u);
+  cufile.set_compat(0, 0);
+  Loaded later = Load("cuda:0", ByGds(true));
+  ExpectLoaded(later);
+  EXPECT_TRUE(later.fallbacks.empty()) << "a failure is not remembered";
+}
+
+TEST_F(GdsReaderTest, AFileThatChangesWhileItIsReadIsAnError) {
+  AddFile(1 << 20, 3);
+  AddTensors(0, 4096, {500'000});
+  cufile.hold(1);
+  std::thread writer([this] {
+    EXPECT_TRUE(WaitFor([this] { return cufile.in_flight() > 0; }));
+    EXPECT_EQ(truncate(files[0].path.c_str(), 900'000), 0);
+    cufile.hold(0);
+  });
+  Loaded loaded = Load("cuda:0", ByGds());
+  writer.join();
+  EXPECT_EQ(loaded.status.code(), Code::FILE_CHANGED) << loaded.status.message();
+}
+
+TEST_F(GdsReaderTest, FilesOpenedWithoutDirectIoAreRefusedByDriversThatWantIt) {
+  AddModel();
+  cufile.set_require_direct(1);
+  ExpectLoaded(Load("cuda:0", ByGds()));  // O_DIRECT where the file system takes it, else read by the host
+}
+
+TEST_F(GdsReaderTest, TheHostHasNoGpuMemoryToReadInto) {
+  AddModel();
+  Loaded loaded = Load("cpu", ByGds());
+  EXPECT_EQ(loaded.status.code(), Code::COPIER_UNAVAILABLE);
+  EXPECT_EQ(cufile.call_count("cuFileDriverOpen"), 0u);
+}
+
+TEST_F(GdsReaderTest, TheRingStaysWithinTheStagingLimit) {
+  AddModel();
+  EngineOptions options;
+  options.staging_limit = 160 << 10;  // two slots
+  uint64_t before = cuda.peak_bytes();
+  Loaded loaded = Load("cuda:0", ByGds(), options);
+  ExpectLoaded(loaded);
+  EXPECT_EQ(before, 0u);
+  uint64_t tensors = 0;
+  for (const PlanAllocation& allocation : plan.allocations) tensors += allocation.size;
+  EXPECT_LE(cuda.peak_bytes(), tensors + options.staging_limit + 4096);
+  EXPECT_LE(loaded.staging_bytes, options.staging_limit);
+}
+
+TEST_F(GdsReaderTest, SmallTensorsThatFollowEachOtherAreReadTogether) {
+  AddFile((1 << 20) + 4096, 9);
+  AddTensors(0, 4096, std::vector<uint64_t>(1024, 1024));
+  ExpectLoaded(Load("cuda:0", ByGds()));
+  EXPECT_LE(cufile.call_count("cuFileRead"), 17u) << "1 MiB by 64 KiB";
+  EXPECT_EQ(cuda.call_count("cuMemcpyDtoDAsync_v2"), 0u) << "a run goes straight, tensor boundaries or not";
+}
+
+}  // namespace
+}  // namespace fst
