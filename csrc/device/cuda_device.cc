@@ -1,14 +1,11 @@
 #include "device/cuda_device.h"
 
-#include <linux/mempolicy.h>
-#include <sys/syscall.h>
-#include <unistd.h>
-
 #include <algorithm>
 #include <cctype>
 #include <cstdio>
 
 #include "base/metrics.h"
+#include "base/numa.h"
 #include "device/cuda_stream.h"
 
 namespace fst {
@@ -26,24 +23,6 @@ int NumaNodeOf(std::string bus_id) {
   }
   return node;
 }
-
-// While it lives, memory that this thread faults comes from `node` where there is room. Without libnuma: one system
-// call.
-class PreferNode {
- public:
-  explicit PreferNode(int node) : active_(node >= 0 && node < 64) {
-    unsigned long mask = active_ ? 1UL << node : 0;  // NOLINT(google-runtime-int): the system call's type
-    if (active_) active_ = syscall(SYS_set_mempolicy, MPOL_PREFERRED, &mask, sizeof mask * 8 + 1) == 0;
-  }
-  ~PreferNode() {
-    if (active_) syscall(SYS_set_mempolicy, MPOL_DEFAULT, nullptr, 0);
-  }
-  PreferNode(const PreferNode&) = delete;
-  PreferNode& operator=(const PreferNode&) = delete;
-
- private:
-  bool active_;
-};
 
 class PinnedStaging : public StagingMemory {
  public:

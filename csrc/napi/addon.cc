@@ -47,6 +47,7 @@ Napi::Object Init(Napi::Env env, Napi::Object exports) {
   ExportMemory(env, exports);
   ExportEngine(env, exports);
   ExportOrt(env, exports);
+  ExportThreeFs(env, exports);
   return exports;
 }
 

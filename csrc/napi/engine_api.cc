@@ -8,6 +8,7 @@
 #include "reader/fake_reader.h"
 #include "reader/file_reader.h"
 #include "reader/gds_reader.h"
+#include "reader/usrbio_reader.h"
 #include "transfer/engine.h"
 
 namespace fst {
@@ -45,6 +46,18 @@ Status MakeReader(const Napi::Object& options, std::unique_ptr<Reader>* out) {
     gds.threads = static_cast<int>(NumberOr(options, "threads", 0));
     gds.chosen = Flag(options, "chosen");
     *out = NewGdsReader(gds);
+    return Status::Ok();
+  }
+  if (kind == "3fs") {
+    UsrbioReaderOptions usrbio;
+    usrbio.mount_point = options.Get("mountPoint").ToString();
+    usrbio.buffer_bytes = static_cast<size_t>(NumberOr(options, "bufferSize", 0));
+    usrbio.chunk = static_cast<size_t>(NumberOr(options, "chunk", 0));
+    usrbio.entries = static_cast<int>(NumberOr(options, "entries", 0));
+    usrbio.io_depth = static_cast<int>(NumberOr(options, "ioDepth", usrbio.io_depth));
+    usrbio.numa = NumberOr(options, "setNuma", 1) != 0;
+    usrbio.block_bytes = static_cast<uint64_t>(NumberOr(options, "blockSize", 0));
+    *out = NewUsrbioReader(usrbio);
     return Status::Ok();
   }
   if (kind == "fake") {

@@ -91,6 +91,15 @@ class Reader {
   // the same version; for the last read of a file it has been compared.
   virtual Status Submit(ReadRequest request, uint64_t tag) = 0;
 
+  // Called each time the I/O thread wakes: what has to be done on that thread but was noticed on another (which called
+  // queue->Wake()) is done here. Completions put before a call have been handled when the next one comes;
+  // `slots_are_still`: no copy reads from a slot.
+  virtual void Attend(bool /*slots_are_still*/) {}
+
+  // The read with this tag has been in flight for longer than the engine waits. A reader that can make sure that
+  // nothing is written into the read's pieces any more completes it with STALLED; others leave it.
+  virtual void Abandon(uint64_t /*tag*/) {}
+
   // After a load: {path, to, reason} of files that were read in another way than asked.
   struct Fallback {
     std::string path, from, to, reason;

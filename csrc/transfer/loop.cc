@@ -31,6 +31,7 @@ void Loop::Run() {
   for (;;) {
     TakeRequests();
     CheckClocks();
+    if (broken_.ok()) reader_.Attend(copying_ == 0);
     while (IssueAll()) {
     }
     Settle();
@@ -141,6 +142,7 @@ void Loop::HandleRead(Op& op, const Status& status) {
     pieces.push_back({source, destination, part.length});
   }
   op.stage = Op::kCopying;
+  ++copying_;
   op.since = Clock::now();
   Status copying = stream_->Submit(pieces.data(), pieces.size(), slots_.on_device(), TagOf(op));
   if (copying.ok()) return;
@@ -377,6 +379,7 @@ Loop::Op& Loop::NewOp(Op::Stage stage, const TransferPtr& transfer) {
 
 void Loop::FreeOp(Op& op) {
   if (op.slot >= 0) slots_.Give(op.slot);
+  if (op.stage == Op::kCopying) --copying_;
   --op.transfer->ops_;
   --working_;
   CountInFlight(-1);

@@ -23,6 +23,7 @@ void Loop::CheckClocks() {
       moving = true;
       continue;
     }
+    if (op.stage == Op::kReading) reader_.Abandon(TagOf(op));
     if (op.transfer->failed_) continue;
     const char* what = op.stage == Op::kOpening   ? "opening the file"
                        : op.stage == Op::kReading ? "a read"

@@ -1,0 +1,27 @@
+// Memory near a device, without libnuma: one system call.
+#pragma once
+#include <linux/mempolicy.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+namespace fst {
+
+// While it lives, memory that this thread faults (or allocates in shared memory) comes from `node` where there is room.
+// -1, and a system without NUMA: does nothing.
+class PreferNode {
+ public:
+  explicit PreferNode(int node) : active_(node >= 0 && node < 64) {
+    unsigned long mask = active_ ? 1UL << node : 0;  // NOLINT(google-runtime-int): the system call's type
+    if (active_) active_ = syscall(SYS_set_mempolicy, MPOL_PREFERRED, &mask, sizeof mask * 8 + 1) == 0;
+  }
+  ~PreferNode() {
+    if (active_) syscall(SYS_set_mempolicy, MPOL_DEFAULT, nullptr, 0);
+  }
+  PreferNode(const PreferNode&) = delete;
+  PreferNode& operator=(const PreferNode&) = delete;
+
+ private:
+  bool active_;
+};
+
+}  // namespace fst

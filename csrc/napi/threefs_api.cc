@@ -1,0 +1,95 @@
+// 3FS for JavaScript: its library, its mounts, and whether they can be used.
+#include "napi/api.h"
+#include "napi/convert.h"
+#include "reader/mount_point.h"
+#include "reader/usrbio_api.h"
+#include "reader/usrbio_preflight.h"
+
+namespace fst {
+namespace {
+
+// extractMountPoint(path): string; throws a status object.
+Napi::Value ExtractMountPointJs(const Napi::CallbackInfo& info) {
+  std::string mount;
+  Status found = ExtractMountPoint(info[0].As<Napi::String>(), &mount);
+  if (found.ok()) return Napi::String::New(info.Env(), mount);
+  napi_throw(info.Env(), StatusToJs(info.Env(), found));
+  return Napi::Value();
+}
+
+// hf3fsLibPath(): string, "" when there is none
+Napi::Value LibPath(const Napi::CallbackInfo& info) {
+  return Napi::String::New(info.Env(), usrbio::FindHf3fsLibrary());
+}
+
+// lookAtThreeFs(paths, mountPoint): Promise<{mountPoint, blockSize, misfits: status objects with their paths}>
+Napi::Value Look(const Napi::CallbackInfo& info) {
+  auto list = info[0].As<Napi::Array>();
+  std::vector<std::string> paths;
+  paths.reserve(list.Length());
+  for (uint32_t i = 0; i < list.Length(); ++i) {
+    Napi::HandleScope scope(info.Env());
+    paths.push_back(list.Get(i).As<Napi::String>());
+  }
+  std::string mount = info[1].As<Napi::String>();
+  auto found = std::make_shared<usrbio::FilesOnMount>();
+  return AsyncWork::Run(
+      info.Env(), [=] { return usrbio::LookAtFiles(paths, mount, found.get()); },
+      [found](Napi::Env env) {
+        Napi::Object result = Napi::Object::New(env);
+        result["mountPoint"] = Napi::String::New(env, found->mount_point);
+        result["blockSize"] = Napi::Number::New(env, static_cast<double>(found->block_bytes));
+        Napi::Array misfits = Napi::Array::New(env, found->misfits.size());
+        for (size_t i = 0; i < found->misfits.size(); ++i) {
+          const auto& misfit = found->misfits[i];
+          misfits[static_cast<uint32_t>(i)] = StatusToJs(env, misfit.why.At(misfit.path));
+        }
+        result["misfits"] = misfits;
+        return result;
+      });
+}
+
+// loadThreeFs(): Promise<void>; rejects with COPIER_UNAVAILABLE.
+Napi::Value LoadLibrary(const Napi::CallbackInfo& info) {
+  return AsyncWork::Run(
+      info.Env(),
+      [] {
+        const usrbio::UsrbioApi* api;
+        return usrbio::LoadUsrbio(&api);
+      },
+      nullptr);
+}
+
+// threeFsAvailability(): Promise<{available, library?, reason?, remedy?}>
+Napi::Value AvailabilityJs(const Napi::CallbackInfo& info) {
+  auto found = std::make_shared<usrbio::Availability>();
+  return AsyncWork::Run(
+      info.Env(),
+      [found] {
+        *found = usrbio::CheckAvailability();
+        return Status::Ok();
+      },
+      [found](Napi::Env env) {
+        Napi::Object result = Napi::Object::New(env);
+        result["available"] = Napi::Boolean::New(env, found->available);
+        auto set = [&](const char* name, const std::string& text) {
+          if (!text.empty()) result[name] = Napi::String::New(env, text);
+        };
+        set("library", found->library);
+        set("reason", found->reason);
+        set("remedy", found->remedy);
+        return result;
+      });
+}
+
+}  // namespace
+
+void ExportThreeFs(Napi::Env env, Napi::Object exports) {
+  Export<ExtractMountPointJs>(env, exports, "extractMountPoint");
+  Export<LibPath>(env, exports, "hf3fsLibPath");
+  Export<Look>(env, exports, "lookAtThreeFs");
+  Export<LoadLibrary>(env, exports, "loadThreeFs");
+  Export<AvailabilityJs>(env, exports, "threeFsAvailability");
+}
+
+}  // namespace fst

@@ -1,0 +1,161 @@
+#include "reader/usrbio_iov.h"
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/random.h>
+#include <sys/stat.h>
+#include <sys/statvfs.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+
+#include "base/fd.h"
+#include "base/numa.h"
+
+namespace fst::usrbio {
+namespace {
+
+constexpr char kShm[] = "/dev/shm";
+
+// A random uuid, version 4.
+Status NewUuid(char id[16]) {
+  if (getrandom(id, 16, 0) != 16) return Status(Code::THREEFS_ERROR, "getrandom failed: " + ErrnoText(errno));
+  id[6] = static_cast<char>((id[6] & 0x0f) | 0x40);
+  id[8] = static_cast<char>((id[8] & 0x3f) | 0x80);
+  return Status::Ok();
+}
+
+Status NoRoom(size_t size, int error) {
+  struct statvfs fs;
+  unsigned long long free_bytes = statvfs(kShm, &fs) == 0 ? uint64_t{fs.f_bavail} * fs.f_frsize : 0;
+  return Status(
+      Code::OUT_OF_HOST_MEMORY,
+      Format("the shared buffer of %zu bytes does not fit into %s, which has %llu free: %s; enlarge it (mount "
+             "-o remount,size=…, docker run --shm-size or --ipc=host), remove what is left there, or lower "
+             "bufferSize",
+             size, kShm, free_bytes, ErrnoText(error).c_str()));
+}
+
+// A named file in /dev/shm whose pages are all there. *name is set once there is something to remove.
+Status MakeShm(size_t size, int numa, std::string* name, UniqueFd* out) {
+  char id[16];
+  FST_RETURN_IF_ERROR(NewUuid(id));
+  std::string wanted = "/hf3fs-iov-" + UuidText(id);
+  UniqueFd fd(shm_open(wanted.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600));
+  if (!fd.valid()) {
+    return Status(Code::THREEFS_ERROR,
+                  Format("%s%s cannot be made: %s; 3FS passes data through %s, which must be a writable tmpfs", kShm,
+                         wanted.c_str(), ErrnoText(errno).c_str(), kShm));
+  }
+  *name = wanted;
+  // ftruncate alone reserves nothing: a full /dev/shm would be a SIGBUS at the first touch.
+  int error;
+  {
+    PreferNode near(numa);
+    do {
+      error = posix_fallocate(fd.get(), 0, static_cast<off_t>(size));
+    } while (error == EINTR);
+  }
+  if (error != 0) return NoRoom(size, error);
+  *out = std::move(fd);
+  return Status::Ok();
+}
+
+Status LinkFailed(const std::string& mount, const std::string& link, const std::string& target, int error) {
+  FST_RETURN_IF_ERROR(ProbeMount(mount));
+  const char* remedy = "";
+  if (error == ENOENT || error == EINVAL || error == EACCES || error == EPERM) {
+    remedy =
+        "; the hf3fs_fuse daemon has to see the same /dev/shm as this process: share it with the container (docker run "
+        "--ipc=host, or -v /dev/shm:/dev/shm)";
+  }
+  return Status(Code::THREEFS_ERROR,
+                Format("the 3FS mount %s did not take the shared buffer %s (link %s): %s%s", mount.c_str(),
+                       target.c_str(), link.c_str(), ErrnoText(error).c_str(), remedy));
+}
+
+}  // namespace
+
+std::string UuidText(const char id[16]) {
+  std::string text;
+  for (int i = 0; i < 16; ++i) {
+    if (i == 4 || i == 6 || i == 8 || i == 10) text += '-';
+    text += Format("%02x", static_cast<unsigned char>(id[i]));
+  }
+  return text;
+}
+
+Status MountError(const std::string& mount, int error, const std::string& what) {
+  bool gone = error == ENOTCONN || error == ECONNABORTED || error == ESTALE || error == ENODEV;
+  return Status(
+      gone ? Code::THREEFS_DISCONNECTED : Code::THREEFS_ERROR,
+      Format("%s: %s%s", what.c_str(), ErrnoText(error).c_str(),
+             gone ? Format("; the 3FS mount %s has lost its daemon: restart hf3fs_fuse and load again", mount.c_str())
+                        .c_str()
+                  : ""));
+}
+
+Status ProbeMount(const std::string& mount) {
+  struct stat st;
+  if (stat((mount + "/3fs-virt").c_str(), &st) == 0 && S_ISDIR(st.st_mode)) return Status::Ok();
+  int error = errno;
+  return Status(
+      Code::THREEFS_DISCONNECTED,
+      Format("the 3FS mount %s does not answer (%s/3fs-virt: %s); restart its hf3fs_fuse daemon and load again",
+             mount.c_str(), mount.c_str(), ErrnoText(error).c_str()));
+}
+
+Status AddressRange::Reserve(size_t size, std::unique_ptr<AddressRange>* out) {
+  void* base = mmap(nullptr, size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (base == MAP_FAILED) {
+    return Status(Code::OUT_OF_HOST_MEMORY, Format("%zu bytes of address space for the shared buffer: %s; lower "
+                                                   "bufferSize",
+                                                   size, ErrnoText(errno).c_str()));
+  }
+  out->reset(new AddressRange(static_cast<uint8_t*>(base), size));
+  return Status::Ok();
+}
+
+AddressRange::~AddressRange() { munmap(base_, size_); }
+
+Status SharedIov::Create(const UsrbioApi& api, const std::string& mount, int numa, const AddressRange& range,
+                         std::unique_ptr<SharedIov>* out) {
+  struct Name {
+    std::string text;
+    ~Name() {
+      if (!text.empty()) shm_unlink(text.c_str());
+    }
+  } name;  // goes in every case: the mapping and the daemon's keep the memory
+  UniqueFd fd;
+  FST_RETURN_IF_ERROR(MakeShm(range.size(), numa, &name.text, &fd));
+  std::unique_ptr<SharedIov> made(new SharedIov(range));
+  void* memory =
+      mmap(range.base(), range.size(), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED | MAP_POPULATE, fd.get(), 0);
+  if (memory == MAP_FAILED) {
+    return Status(Code::OUT_OF_HOST_MEMORY, Format("the shared buffer of %zu bytes cannot be mapped: %s", range.size(),
+                                                   ErrnoText(errno).c_str()));
+  }
+  made->mapped_ = true;
+
+  char id[16];
+  FST_RETURN_IF_ERROR(NewUuid(id));
+  std::string link = mount + "/3fs-virt/iovs/" + UuidText(id), target = kShm + name.text;
+  if (symlink(target.c_str(), link.c_str()) != 0) return LinkFailed(mount, link, target, errno);
+  made->link_ = link;
+  // One block: no read is refused for crossing a border inside.
+  int wrapped =
+      api.iovwrap(&made->iov_, memory, reinterpret_cast<const uint8_t*>(id), mount.c_str(), range.size(), 0, numa);
+  if (wrapped != 0) return MountError(mount, -wrapped, "hf3fs_iovwrap failed");
+  *out = std::move(made);
+  return Status::Ok();
+}
+
+SharedIov::~SharedIov() {
+  if (!link_.empty()) unlink(link_.c_str());
+  // The range stays reserved; its pages go.
+  if (mapped_)
+    mmap(range_.base(), range_.size(), PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
+}
+
+}  // namespace fst::usrbio

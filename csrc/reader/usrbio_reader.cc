@@ -1,0 +1,235 @@
+#include "reader/usrbio_reader.h"
+
+#include <algorithm>
+#include <cerrno>
+
+#include "base/metrics.h"
+#include "reader/usrbio_api.h"
+#include "reader/usrbio_files.h"
+#include "reader/usrbio_iov.h"
+#include "reader/usrbio_reads.h"
+#include "reader/usrbio_ring.h"
+
+namespace fst {
+namespace {
+
+using usrbio::Reads;
+
+constexpr size_t kPage = 4096;
+constexpr size_t kChunk = size_t{1} << 20, kLargestChunk = size_t{4} << 20;
+constexpr int kInFlight = 32, kSlots = 48;
+constexpr int kEntriesPerRead = 4;  // the ring's slots retire in order: one slow read holds those after it
+constexpr int kMostInFlight = 4096;
+constexpr int kLossesInVain = 5;
+
+int InFlightOf(int slots) { return std::max(1, slots - std::max(1, slots / 3)); }
+
+ReaderNeeds NeedsOf(const UsrbioReaderOptions& options) {
+  ReaderNeeds needs;
+  needs.fills_host = false;
+  needs.chunk = options.chunk > 0 ? options.chunk : kChunk;
+  needs.slots = kSlots;
+  needs.in_flight = kInFlight;
+  if (options.block_bytes > 0 && options.block_bytes < needs.chunk && options.chunk == 0)
+    needs.chunk = needs.chunk / options.block_bytes * options.block_bytes;
+  if (options.block_bytes > needs.chunk) needs.boundary = options.block_bytes;
+  if (options.buffer_bytes > 0) {
+    // Two slots at least: one is filled while the other is copied from.
+    needs.chunk = std::min(needs.chunk, std::max(options.buffer_bytes / 2 / kPage * kPage, kPage));
+    size_t slots = options.buffer_bytes / std::max(needs.chunk, kPage);
+    needs.slots = static_cast<int>(std::clamp<size_t>(slots, 2, kMostInFlight));
+    needs.in_flight = InFlightOf(needs.slots);
+  }
+  if (options.entries > 0) needs.in_flight = std::min(needs.in_flight, std::max(options.entries / kEntriesPerRead, 1));
+  return needs;
+}
+
+class UsrbioReader : public Reader {
+ public:
+  explicit UsrbioReader(const UsrbioReaderOptions& options) : options_(options), needs_(NeedsOf(options)) {}
+
+  const ReaderNeeds& needs() const override { return needs_; }
+
+  Status Start(std::shared_ptr<CompletionQueue> queue, const std::shared_ptr<Device>& device) override {
+    const std::string& mount = options_.mount_point;
+    if (mount.empty() || mount.size() + 1 > sizeof(usrbio::Iov::mount_point)) {
+      return Status(Code::INVALID_ARGUMENT, Format("mountPoint: expected the path of a 3FS mount of at most %zu bytes, "
+                                                   "found \"%s\"",
+                                                   sizeof(usrbio::Iov::mount_point) - 1, mount.c_str()));
+    }
+    FST_RETURN_IF_ERROR(usrbio::LoadUsrbio(&api_));
+    device_ = device;
+    files_ = std::make_unique<usrbio::Files>(*api_, mount);
+    reads_ = std::make_shared<Reads>(std::move(queue), mount);
+    return Status::Ok();
+  }
+
+  Status Open(const std::string& path, const FileIdentity& expected, std::shared_ptr<ReaderFile>* out) override {
+    return files_->Open(path, expected, out);
+  }
+
+  Status AllocateSlots(Device& /*device*/, size_t bytes, std::unique_ptr<StagingMemory>* out) override {
+    FST_RETURN_IF_ERROR(usrbio::AddressRange::Reserve(bytes, &range_));
+    Status built = Build();
+    if (!built.ok()) {
+      range_.reset();
+      return built;
+    }
+    *out = std::make_unique<Slots>(this, reinterpret_cast<uint64_t>(range_->base()), bytes);
+    return Status::Ok();
+  }
+
+  Status Submit(ReadRequest request, uint64_t tag) override {
+    reads_->Add(std::move(request), tag);
+    Drive();
+    return Status::Ok();
+  }
+
+  void Attend(bool slots_are_still) override {
+    Status why;
+    Reads::Health health = reads_->TakeHealth(&why);
+    if (health == Reads::Health::kLost) why = TooManyLosses();
+    if (!why.ok()) reads_->FailAll(why, &orphans_);
+    if (health != Reads::Health::kGood) Suspend();
+    if (suspended_ && attended_ && slots_are_still) {
+      TearDown();
+      suspended_ = false;
+    }
+    if (suspended_ && !attended_) {
+      attended_ = true;
+      reads_->Retry();
+    }
+    Drive();
+  }
+
+  void Abandon(uint64_t tag) override {
+    Status stalled(Code::STALLED, "the read was given up");
+    if (reads_->FailTag(tag, stalled, &orphans_)) Suspend();
+  }
+
+ private:
+  // The slots as the loop sees them: an address range whose memory may be replaced.
+  class Slots : public StagingMemory {
+   public:
+    Slots(UsrbioReader* reader, uint64_t address, size_t size)
+        : StagingMemory(address, size, /*on_device=*/false), reader_(reader) {
+      Metrics::Get().staging_bytes.fetch_add(static_cast<int64_t>(size), std::memory_order_relaxed);
+    }
+    ~Slots() override {
+      Metrics::Get().staging_bytes.fetch_sub(static_cast<int64_t>(size()), std::memory_order_relaxed);
+      reader_->TearDown();
+      reader_->range_.reset();
+    }
+
+   private:
+    UsrbioReader* reader_;  // outlives the engine's slots
+  };
+
+  // Shared memory, then the ring, on this thread: the daemon matches both to it.
+  Status Build() {
+    int numa = options_.numa ? device_->numa_node() : -1;
+    const std::string& mount = options_.mount_point;
+    std::unique_ptr<usrbio::SharedIov> iov;
+    FST_RETURN_IF_ERROR(usrbio::SharedIov::Create(*api_, mount, numa, *range_, &iov));
+    FST_RETURN_IF_ERROR(device_->PinHostMemory(range_->base(), range_->size()));
+    int entries = std::max(options_.entries, needs_.in_flight * kEntriesPerRead);
+    int depth = options_.io_depth > 0 ? -options_.io_depth : options_.io_depth;
+    Status ring = usrbio::Ring::Create(*api_, mount, entries, depth, numa, reads_, &ring_);
+    if (!ring.ok()) {
+      (void)device_->UnpinHostMemory(range_->base());
+      return ring;
+    }
+    iov_ = std::move(iov);
+    reads_->BeginGeneration({ring_->link(), iov_->link()});
+    return Status::Ok();
+  }
+
+  // The ring is of no use: nothing of it counts from here on. It goes once the completions of before have been handled
+  // (they were put before the next Attend, so the one after that comes later) and nobody copies from its slots.
+  void Suspend() {
+    if (suspended_) return;
+    suspended_ = true;
+    attended_ = false;
+    reads_->EndGeneration();
+    reads_->Retry();
+  }
+
+  // OK while building a new ring makes sense.
+  Status TooManyLosses() {
+    losses_ = reads_->completed() == completed_at_loss_ ? losses_ + 1 : 1;
+    completed_at_loss_ = reads_->completed();
+    if (losses_ <= kLossesInVain) return Status::Ok();
+    losses_ = 0;
+    return Status(
+        Code::THREEFS_ERROR,
+        Format("the 3FS daemon of %s forgot the ring %d times before a read completed; does it run in another "
+               "PID namespace than this process?",
+               options_.mount_point.c_str(), kLossesInVain + 1));
+  }
+
+  // Ring, registration, link, memory: in this order nothing is used after it went.
+  void TearDown() {
+    if (ring_ != nullptr) {
+      reads_->EndGeneration();
+      ring_.reset();
+      (void)device_->UnpinHostMemory(range_->base());
+      iov_.reset();
+    }
+    orphans_.clear();
+  }
+
+  // Gives the ring what waits, as far as it takes it.
+  void Drive() {
+    if (suspended_ || !reads_->HasAny()) return;
+    if (ring_ == nullptr) {
+      Status built = Build();
+      if (!built.ok()) return reads_->FailAll(built, &orphans_);
+    }
+    Reads::Next next;
+    bool prepared = false;
+    while (reads_->TakeWaiting(&next)) {
+      int result = ring_->Prepare(iov_->iov(), next.to, usrbio::Files::FdOf(*next.file), next.offset, next.length,
+                                  next.userdata);
+      if (result == -EAGAIN) {
+        reads_->PutBack(next.index);
+        // A completion makes the loop come back; where none is to come, time does.
+        if (!prepared && ring_->in_flight() == 0) ring_->RetrySoon();
+        break;
+      }
+      if (result == 0) {
+        prepared = true;
+        continue;
+      }
+      Status failed(Code::THREEFS_ERROR,
+                    Format("%s: a read of %llu bytes at offset %llu was not taken by the 3FS client library: %s",
+                           next.file->path().c_str(), static_cast<unsigned long long>(next.length),
+                           static_cast<unsigned long long>(next.offset), ErrnoText(-result).c_str()));
+      reads_->Fail(next.index, failed.At(next.file->path(), {}, static_cast<int64_t>(next.offset)));
+    }
+    if (!prepared) return;
+    int submitted = ring_->Submit();
+    if (submitted != 0) reads_->Broken(-submitted);
+  }
+
+  const UsrbioReaderOptions options_;
+  const ReaderNeeds needs_;
+  const usrbio::UsrbioApi* api_ = nullptr;
+  std::shared_ptr<Device> device_;
+  std::unique_ptr<usrbio::Files> files_;  // ends after every reference to a file
+  std::shared_ptr<Reads> reads_;
+  std::unique_ptr<usrbio::AddressRange> range_;
+  std::unique_ptr<usrbio::SharedIov> iov_;
+  std::unique_ptr<usrbio::Ring> ring_;
+  std::vector<std::shared_ptr<ReaderFile>> orphans_;  // of reads that were given up: closed after their ring
+  bool suspended_ = false, attended_ = false;
+  int losses_ = 0;
+  uint64_t completed_at_loss_ = UINT64_MAX;
+};
+
+}  // namespace
+
+std::unique_ptr<Reader> NewUsrbioReader(const UsrbioReaderOptions& options) {
+  return std::make_unique<UsrbioReader>(options);
+}
+
+}  // namespace fst

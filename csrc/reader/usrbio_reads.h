@@ -1,0 +1,89 @@
+// The reads that a USRBIO reader has in hand, from Submit to their completion, whatever happens to the ring meanwhile.
+#pragma once
+#include <deque>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "base/completion_queue.h"
+#include "base/task_pool.h"
+#include "reader/reader.h"
+#include "reader/usrbio_ring.h"
+
+namespace fst::usrbio {
+
+// Shared by the I/O thread, the waiting threads of rings, and the threads that look at files and mounts. A generation
+// is one ring with its memory: what belongs to an earlier one is never taken for data.
+class Reads : public RingEvents, public std::enable_shared_from_this<Reads> {
+ public:
+  Reads(std::shared_ptr<CompletionQueue> queue, std::string mount);
+
+  // ---- the I/O thread ----
+  struct Next {
+    uint32_t index;
+    uint64_t userdata;
+    uint8_t* to;
+    std::shared_ptr<ReaderFile> file;
+    uint64_t offset, length;
+  };
+  void Add(ReadRequest request, uint64_t tag);
+  // The oldest read that waits; from here on it counts as given to the ring. False when none waits.
+  bool TakeWaiting(Next* next);
+  // The ring had no room for it: it waits again, before the others.
+  void PutBack(uint32_t index);
+  void Fail(uint32_t index, Status status);
+  bool HasAny() const;
+
+  // From here on nothing that the ring of this generation does is looked at.
+  void EndGeneration();
+  // A new ring: its links are what Silent() looks for. Every read that the former one had waits again, in order.
+  void BeginGeneration(std::vector<std::string> links);
+  // Every read completes with this status. Their files move to *files: they may be closed when the ring is gone.
+  void FailAll(const Status& status, std::vector<std::shared_ptr<ReaderFile>>* files);
+  // False when there is no such read.
+  bool FailTag(uint64_t tag, const Status& status, std::vector<std::shared_ptr<ReaderFile>>* files);
+
+  // What was noticed since the last call: kLost, the ring is of no use any more; kDead, the daemon is gone and *why
+  // says so.
+  enum class Health : uint8_t { kGood, kLost, kDead };
+  Health TakeHealth(Status* why);
+  // Reads that have completed well, ever.
+  uint64_t completed() const;
+
+  // ---- the ring's waiting thread ----
+  void Completed(const Cqe* completions, int count) override;
+  void Silent() override;
+  void Retry() override;
+  void Broken(int error) override;
+
+ private:
+  struct Read {
+    enum State : uint8_t { kFree, kWaiting, kInRing, kChecking } state = kFree;
+    uint64_t tag = 0, sequence = 0;
+    ReadRequest request;
+  };
+
+  Status ResultError(const Read& read, int64_t result) const;
+  void CheckLinks(uint32_t index, uint64_t generation);
+  void CheckFile(uint32_t index, uint64_t generation, int64_t result);
+  void Finish(Read& read, uint32_t index, Status status);  // the lock is held
+  void Notice(uint64_t generation, Health health, Status why);
+
+  const std::shared_ptr<CompletionQueue> queue_;
+  const std::string mount_;
+  TaskPool checkers_{"fst-3fs-check", 4};
+  TaskPool prober_{"fst-3fs-probe", 1};  // a dead mount may hang it: nothing else waits behind it
+
+  mutable std::mutex mutex_;  // guards what follows
+  std::vector<Read> reads_;
+  std::vector<uint32_t> free_;
+  std::deque<uint32_t> waiting_;
+  std::vector<std::string> links_;
+  uint64_t generation_ = 1, sequence_ = 0, completed_ = 0;
+  bool probing_ = false;
+  Health health_ = Health::kGood;
+  Status why_;
+};
+
+}  // namespace fst::usrbio

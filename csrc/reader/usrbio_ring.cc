@@ -1,0 +1,151 @@
+#include "reader/usrbio_ring.h"
+
+#include <time.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <condition_variable>
+#include <mutex>
+
+#include "base/metrics.h"
+#include "base/thread.h"
+#include "reader/usrbio_iov.h"
+
+namespace fst::usrbio {
+namespace {
+
+constexpr int kWaitMs = 100;     // a wait is at most this long: who destroys the ring waits for its end
+constexpr int kSilentWaits = 5;  // waits in vain before the mount is probed
+constexpr int kCompletions = 64;
+
+// hf3fs_wait_for_ios takes a time of day.
+timespec In(int ms) {
+  timespec at;
+  clock_gettime(CLOCK_REALTIME, &at);
+  at.tv_nsec += ms * 1000000L;
+  at.tv_sec += at.tv_nsec / 1000000000;
+  at.tv_nsec %= 1000000000;
+  return at;
+}
+
+}  // namespace
+
+struct Ring::State {
+  const UsrbioApi* api;
+  std::shared_ptr<RingEvents> events;
+  Ior ior = {};
+
+  mutable std::mutex mutex;  // guards what follows
+  std::condition_variable wake, end;
+  int in_flight = 0, prepared = 0;
+  bool retry = false, stopping = false, stopped = false;
+
+  void Run() {
+    Cqe completions[kCompletions];
+    int silent = 0;
+    std::unique_lock<std::mutex> lock(mutex);
+    for (;;) {
+      wake.wait(lock, [this] { return stopping || retry || in_flight > 0; });
+      if (stopping) break;
+      if (retry) {
+        retry = false;
+        lock.unlock();
+        usleep(1000);
+        events->Retry();
+        lock.lock();
+        continue;
+      }
+      lock.unlock();
+      timespec deadline = In(kWaitMs);
+      int count = api->wait_for_ios(&ior, completions, kCompletions, 1, &deadline);
+      silent = count == 0 ? silent + 1 : 0;
+      if (count > 0) {
+        {
+          std::lock_guard<std::mutex> counting(mutex);
+          in_flight -= count;
+        }
+        events->Completed(completions, count);
+      } else if (count < 0) {
+        events->Broken(-count);
+        usleep(kWaitMs * 1000);
+      } else if (silent % kSilentWaits == 0) {
+        events->Silent();
+      }
+      lock.lock();
+    }
+    stopped = true;
+    end.notify_all();
+  }
+};
+
+Status Ring::Create(const UsrbioApi& api, const std::string& mount, int entries, int io_depth, int numa,
+                    std::shared_ptr<RingEvents> events, std::unique_ptr<Ring>* out) {
+  auto state = std::make_shared<State>();
+  state->api = &api;
+  state->events = std::move(events);
+  // timeout 0 and flags 0 always: with others the library hangs, or leaks the link.
+  int made = api.iorcreate4(&state->ior, mount.c_str(), entries, /*for_read=*/true, io_depth, /*timeout=*/0, numa,
+                            /*flags=*/0);
+  if (made != 0) {
+    FST_RETURN_IF_ERROR(ProbeMount(mount));
+    return MountError(mount, -made,
+                      Format("a ring of %d entries cannot be made on the 3FS mount %s", entries, mount.c_str()));
+  }
+  // The waiting thread is counted in: one that never started would keep the ring for ever.
+  Status started = StartThread("fst-3fs-wait", [state] { state->Run(); });
+  if (!started.ok()) {
+    api.iordestroy(&state->ior);
+    return started;
+  }
+  Metrics::Get().rings.fetch_add(1, std::memory_order_relaxed);
+  out->reset(new Ring(state));
+  (*out)->link_ = mount + "/3fs-virt/iovs/" + UuidText(state->ior.iov.id) + ".r" + std::to_string(io_depth) + ".t0";
+  return Status::Ok();
+}
+
+Ring::~Ring() {
+  bool busy;
+  {
+    std::unique_lock<std::mutex> lock(state_->mutex);
+    state_->stopping = true;
+    state_->wake.notify_all();
+    state_->end.wait(lock, [this] { return state_->stopped; });
+    busy = state_->in_flight > 0 || state_->prepared > 0;
+  }
+  if (busy) unlink(link_.c_str());
+  state_->api->iordestroy(&state_->ior);
+  Metrics::Get().rings.fetch_sub(1, std::memory_order_relaxed);
+}
+
+int Ring::in_flight() const {
+  std::lock_guard<std::mutex> lock(state_->mutex);
+  return state_->in_flight;
+}
+
+int Ring::Prepare(const Iov& iov, uint8_t* to, int fd, uint64_t offset, uint64_t length, uint64_t userdata) {
+  auto* tag = reinterpret_cast<const void*>(userdata);  // NOLINT(performance-no-int-to-ptr)
+  int slot = state_->api->prep_io(&state_->ior, &iov, /*read=*/true, to, fd, offset, length, tag);
+  if (slot < 0) return slot;
+  std::lock_guard<std::mutex> lock(state_->mutex);
+  ++state_->prepared;
+  return 0;
+}
+
+int Ring::Submit() {
+  {
+    // Counted before: the waiting thread may see completions before submit_ios returns.
+    std::lock_guard<std::mutex> lock(state_->mutex);
+    state_->in_flight += state_->prepared;
+    state_->prepared = 0;
+    state_->wake.notify_one();
+  }
+  return state_->api->submit_ios(&state_->ior);
+}
+
+void Ring::RetrySoon() {
+  std::lock_guard<std::mutex> lock(state_->mutex);
+  state_->retry = true;
+  state_->wake.notify_one();
+}
+
+}  // namespace fst::usrbio

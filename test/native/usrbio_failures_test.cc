@@ -1,0 +1,238 @@
+// What goes wrong on 3FS: a typed error within the deadline, and nothing left behind (the fixture looks).
+#include <utime.h>
+
+#include <thread>
+
+#include "reader/usrbio_iov.h"
+#include "reader/usrbio_preflight.h"
+#include "usrbio_reader_fixture.h"
+
+namespace fst {
+namespace {
+
+constexpr uint64_t kMi = uint64_t{1} << 20;
+
+class UsrbioFailure : public UsrbioReaderTest, public ::testing::WithParamInterface<const char*> {
+ protected:
+  void SetUp() override {
+    UsrbioReaderTest::SetUp();
+    if (std::string(GetParam()) == "cuda:0") {
+      test::LoadEmulatedCuda();
+      test::EmulatedCudaControl().reset();
+    }
+  }
+  // What a load of a 16 MiB file says.
+  Status Load(UsrbioReaderOptions options = {}, int stall_ms = 60000) {
+    source = Write("data", {16 * kMi, 5});
+    Loader loader(this, std::move(options), GetParam(), stall_ms);
+    return loader.Load(PlanOf({source}));
+  }
+  void ExpectCode(const Status& status, Code code, const std::string& text = "") {
+    EXPECT_STREQ(CodeName(status.code()), CodeName(code)) << status.message();
+    EXPECT_NE(status.message().find(text), std::string::npos) << status.message();
+  }
+  Source source;
+};
+
+TEST_P(UsrbioFailure, ShortReadIsAnErrorAndNotData) {
+  Set("short", "4");
+  Status status = Load();
+  ExpectCode(status, Code::SHORT_READ, "data");
+  EXPECT_EQ(status.path(), source.path);
+  EXPECT_GT(status.offset(), 0);
+}
+
+TEST_P(UsrbioFailure, LastReadThatIsShortIsAnErrorToo) {
+  Set("short", "17");
+  ExpectCode(Load(), Code::SHORT_READ);
+}
+
+TEST_P(UsrbioFailure, EioNamesFileAndOffset) {
+  Set("eio", "3");
+  Status status = Load();
+  ExpectCode(status, Code::THREEFS_ERROR, "EIO");
+  EXPECT_EQ(status.path(), source.path);
+  EXPECT_GE(status.offset(), 0);
+}
+
+TEST_P(UsrbioFailure, MemoryThatCannotBeRegisteredNamesTheLimit) {
+  Set("memlock", "65536");
+  ExpectCode(Load(), Code::THREEFS_ERROR, "limit of locked memory");
+}
+
+TEST_P(UsrbioFailure, LowerBufferFitsALowLimitOfLockedMemory) {
+  Set("memlock", "4194304");
+  UsrbioReaderOptions options;
+  options.buffer_bytes = 2 * kMi;
+  Status status = Load(options);
+  EXPECT_TRUE(status.ok()) << status.message();
+}
+
+TEST_P(UsrbioFailure, StalledReadIsGivenUpAtTheDeadline) {
+  Set("stall", "6");
+  ExpectCode(Load({}, 700), Code::STALLED, "stallTimeoutMs");
+}
+
+TEST_P(UsrbioFailure, EngineWorksOnAfterAStall) {
+  Set("stall", "6");
+  source = Write("data", {16 * kMi, 5});
+  Loader loader(this, {}, GetParam(), 700);
+  ExpectCode(loader.Load(PlanOf({source})), Code::STALLED);
+  Status again = loader.Load(PlanOf({source}));
+  ASSERT_TRUE(again.ok()) << again.message();
+  loader.ExpectBytes({source});
+}
+
+TEST_P(UsrbioFailure, DeadDaemonEndsEverythingInFlight) {
+  Set("daemon_dead", "6");
+  Set("latency_ms", "5");
+  ExpectCode(Load(), Code::THREEFS_DISCONNECTED, mount);
+}
+
+TEST_P(UsrbioFailure, RevivedDaemonServesTheNextLoad) {
+  Set("daemon_dead", "6");
+  Set("latency_ms", "5");
+  source = Write("data", {16 * kMi, 5});
+  Loader loader(this, {}, GetParam());
+  ExpectCode(loader.Load(PlanOf({source})), Code::THREEFS_DISCONNECTED);
+  ExpectCode(loader.Load(PlanOf({source})), Code::THREEFS_DISCONNECTED);
+  Call<void()>("fst_emu_hf3fs_reset")();
+  Status again = loader.Load(PlanOf({source}));
+  ASSERT_TRUE(again.ok()) << again.message();
+  loader.ExpectBytes({source});
+}
+
+TEST_P(UsrbioFailure, RefusedPrepareIsAnError) {
+  Set("fail", "prep_io:3:-5");
+  ExpectCode(Load(), Code::THREEFS_ERROR, "not taken");
+}
+
+TEST_P(UsrbioFailure, RefusedSubmitAndWaitBuildTheRingAnew) {
+  Set("fail", "submit_ios:2:-5,wait_for_ios:9:-22");
+  Status status = Load();
+  EXPECT_TRUE(status.ok()) << status.message();
+  EXPECT_GE(Stat("iorcreate4"), 2u);
+}
+
+TEST_P(UsrbioFailure, RingThatCannotBeMadeIsAnError) {
+  Set("fail", "iorcreate4:1:-12");
+  ExpectCode(Load(), Code::THREEFS_ERROR, "ring");
+}
+
+TEST_P(UsrbioFailure, WrapThatFailsIsAnError) {
+  Set("fail", "iovwrap:1:-22");
+  ExpectCode(Load(), Code::THREEFS_ERROR, "iovwrap");
+}
+
+TEST_P(UsrbioFailure, FileThatIsNotTakenIsAnError) {
+  Set("fail", "reg_fd:1:22");
+  ExpectCode(Load(), Code::THREEFS_ERROR, "EINVAL");
+}
+
+TEST_P(UsrbioFailure, ChangedFileIsFound) {
+  source = Write("data", {16 * kMi});
+  Plan plan = PlanOf({source});
+  ASSERT_EQ(utime(source.path.c_str(), nullptr), 0);
+  utimbuf times = {1, 1};
+  ASSERT_EQ(utime(source.path.c_str(), &times), 0);
+  Loader loader(this, {}, GetParam());
+  ExpectCode(loader.Load(plan), Code::FILE_CHANGED, source.path);
+}
+
+TEST_P(UsrbioFailure, FileThatChangesWhileItIsReadIsFound) {
+  Set("bandwidth", "4e7");  // 16 MiB take 0.4 s
+  source = Write("data", {16 * kMi});
+  Plan plan = PlanOf({source});
+  Loader loader(this, {}, GetParam());
+  const uint64_t before = Stat("ios");
+  std::thread writer([this, before] {
+    while (Stat("ios") < before + 3) usleep(1000);
+    utimbuf times = {1, 1};
+    EXPECT_EQ(utime(source.path.c_str(), &times), 0);
+  });
+  ExpectCode(loader.Load(plan), Code::FILE_CHANGED, "modification time");
+  writer.join();
+}
+
+TEST_P(UsrbioFailure, FileThatShrinksIsFound) {
+  Set("bandwidth", "4e7");
+  source = Write("data", {16 * kMi});
+  Plan plan = PlanOf({source});
+  ASSERT_EQ(truncate(source.path.c_str(), 5 * kMi), 0);
+  Loader loader(this, {}, GetParam());
+  ExpectCode(loader.Load(plan), Code::FILE_CHANGED, source.path);
+}
+
+TEST_P(UsrbioFailure, FileElsewhereIsNot3fs) {
+  source = Write("data", {10});
+  std::string elsewhere = ::testing::TempDir() + "/fst-elsewhere-" + std::to_string(getpid());
+  std::filesystem::copy_file(source.path, elsewhere, std::filesystem::copy_options::overwrite_existing);
+  source.path = elsewhere;
+  Loader loader(this, {}, GetParam());
+  ExpectCode(loader.Load(PlanOf({source})), Code::NOT_3FS, elsewhere);
+  std::filesystem::remove(elsewhere);
+}
+
+TEST_P(UsrbioFailure, CloseEndsALoadInProgress) {
+  Set("bandwidth", "1e7");
+  source = Write("data", {16 * kMi});
+  Plan plan = PlanOf({source});
+  Loader loader(this, {}, GetParam());
+  std::shared_ptr<Transfer> transfer;
+  ASSERT_TRUE(loader.engine->Start(plan, {}, &transfer).ok());
+  while (transfer->bytes_loaded() == 0 && transfer->status().ok()) usleep(1000);
+  loader.Close();
+  ExpectCode(transfer->status(), Code::CLOSED);
+}
+
+INSTANTIATE_TEST_SUITE_P(Devices, UsrbioFailure, ::testing::Values("cpu", "cuda:0"),
+                         [](const auto& device) { return std::string(device.param).substr(0, 4); });
+
+TEST_F(UsrbioReaderTest, FullShmIsAnErrorThatNamesSizeRoomAndRemedy) {
+  std::unique_ptr<usrbio::AddressRange> range;
+  ASSERT_TRUE(usrbio::AddressRange::Reserve(uint64_t{1} << 44, &range).ok());
+  std::unique_ptr<usrbio::SharedIov> iov;
+  Status status = usrbio::SharedIov::Create(*api, mount, -1, *range, &iov);
+  EXPECT_EQ(status.code(), Code::OUT_OF_HOST_MEMORY) << status.message();
+  for (const char* part : {"17592186044416 bytes", "/dev/shm", " free", "bufferSize"}) {
+    EXPECT_NE(status.message().find(part), std::string::npos) << part << " in " << status.message();
+  }
+}
+
+TEST_F(UsrbioReaderTest, SharedMemoryHasNoNameAndItsLinkGoesWithIt) {
+  std::unique_ptr<usrbio::AddressRange> range;
+  ASSERT_TRUE(usrbio::AddressRange::Reserve(1 << 20, &range).ok());
+  std::unique_ptr<usrbio::SharedIov> iov;
+  Status status = usrbio::SharedIov::Create(*api, mount, -1, *range, &iov);
+  ASSERT_TRUE(status.ok()) << status.message();
+  EXPECT_EQ(ShmFiles(), shm_before_);
+  EXPECT_TRUE(std::filesystem::is_symlink(iov->link()));
+  EXPECT_EQ(iov->iov().base, range->base());
+  std::string link = iov->link();
+  iov.reset();
+  EXPECT_FALSE(std::filesystem::is_symlink(link));
+}
+
+TEST_F(UsrbioReaderTest, MountThatIsGoneIsDisconnected) {
+  std::unique_ptr<usrbio::AddressRange> range;
+  ASSERT_TRUE(usrbio::AddressRange::Reserve(1 << 20, &range).ok());
+  std::unique_ptr<usrbio::SharedIov> iov;
+  Status status = usrbio::SharedIov::Create(*api, mount + "/absent", -1, *range, &iov);
+  EXPECT_EQ(status.code(), Code::THREEFS_DISCONNECTED) << status.message();
+}
+
+TEST_F(UsrbioReaderTest, LookTellsWhichFilesAreElsewhere) {
+  setenv("HF3FS_USRBIO_DONT_CHECKFS_FOR_MP", "yes", 1);
+  std::string here = WriteFile("here", 10);
+  usrbio::FilesOnMount found;
+  ASSERT_TRUE(usrbio::LookAtFiles({here, "/proc/version"}, "", &found).ok());
+  EXPECT_EQ(found.mount_point, mount);
+  EXPECT_GT(found.block_bytes, 0u);
+  ASSERT_EQ(found.misfits.size(), 1u);
+  EXPECT_EQ(found.misfits[0].path, "/proc/version");
+  EXPECT_EQ(found.misfits[0].why.code(), Code::NOT_3FS);
+  unsetenv("HF3FS_USRBIO_DONT_CHECKFS_FOR_MP");
+}
+
+}  // namespace
+}  // namespace fst

@@ -1,0 +1,154 @@
+// Loads of files on an emulated 3FS mount through the engine, and what has to hold after each.
+#pragma once
+#include <algorithm>
+#include <condition_variable>
+#include <mutex>
+
+#include "base/metrics.h"
+#include "device/devices.h"
+#include "emulated_cuda.h"
+#include "hf3fs_emulator_fixture.h"
+#include "reader/usrbio_reader.h"
+#include "transfer/engine.h"
+
+namespace fst {
+
+class UsrbioReaderTest : public Hf3fsEmulatorTest {
+ protected:
+  using Bytes = std::vector<uint8_t>;
+
+  void TearDown() override {
+    EXPECT_EQ(ShmFiles(), shm_before_);
+    EXPECT_EQ(Metrics::Get().rings.load(), 0);
+    EXPECT_EQ(Metrics::Get().staging_bytes.load(), 0);
+    EXPECT_EQ(Metrics::Get().open_files.load(), 0);
+    EXPECT_EQ(Metrics::Get().in_flight.load(), 0);
+    Hf3fsEmulatorTest::TearDown();
+  }
+
+  static std::vector<std::string> ShmFiles() {
+    std::vector<std::string> names;
+    for (const auto& entry : std::filesystem::directory_iterator("/dev/shm")) {
+      std::string name = entry.path().filename();
+      if (name.rfind("hf3fs-iov-", 0) == 0) names.push_back(name);
+    }
+    std::sort(names.begin(), names.end());
+    return names;
+  }
+
+  // One file, and the tensors that shall be loaded from it.
+  struct Source {
+    std::string path;
+    std::vector<std::pair<uint64_t, uint64_t>> ranges;  // offset, length
+  };
+  // A file whose tensors lie in it without gaps after an odd first byte.
+  Source Write(const std::string& name, const std::vector<uint64_t>& lengths) {
+    uint64_t at = 9;
+    Source source;
+    for (uint64_t length : lengths) {
+      source.ranges.emplace_back(at, length);
+      at += length;
+    }
+    source.path = WriteFile(name, at);
+    return source;
+  }
+
+  // All tensors of all files, 256-aligned in one allocation a file.
+  static Plan PlanOf(const std::vector<Source>& sources) {
+    Plan plan;
+    for (const Source& source : sources) {
+      uint32_t file = static_cast<uint32_t>(plan.files.size());
+      PlanFile planned;
+      planned.path = source.path;
+      int fd = open(source.path.c_str(), O_RDONLY | O_CLOEXEC);
+      EXPECT_TRUE(FileIdentity::Of(fd, source.path, &planned.expected).ok());
+      close(fd);
+      plan.files.push_back(planned);
+      uint64_t size = 0;
+      for (auto [offset, length] : source.ranges) {
+        plan.items.push_back({file, file, offset, length, size});
+        size += (length + 255) / 256 * 256;
+      }
+      plan.allocations.push_back({size, 0});
+    }
+    EXPECT_TRUE(plan.Validate().ok());
+    return plan;
+  }
+
+  // An engine over the mount. Closed, and waited for, when it goes.
+  struct Loader {
+    Loader(UsrbioReaderTest* test, UsrbioReaderOptions options = {}, const char* device_name = "cpu",
+           int stall_ms = 60000) {
+      if (options.mount_point.empty()) options.mount_point = test->mount;
+      Status opened = OpenDevice(device_name, false, &device);
+      EXPECT_TRUE(opened.ok()) << opened.message();
+      EngineOptions engine_options;
+      engine_options.stall_timeout = std::chrono::milliseconds(stall_ms);
+      Status created = Engine::Create(device, NewUsrbioReader(options), engine_options, &engine);
+      EXPECT_TRUE(created.ok()) << created.message();
+    }
+    ~Loader() { Close(); }
+    void Close() {
+      if (engine == nullptr) return;
+      std::mutex mutex;
+      std::condition_variable wake;
+      bool closed = false;
+      engine->Close([&] {
+        std::lock_guard<std::mutex> lock(mutex);
+        closed = true;
+        wake.notify_all();
+      });
+      std::unique_lock<std::mutex> lock(mutex);
+      EXPECT_TRUE(wake.wait_for(lock, std::chrono::seconds(60), [&] { return closed; })) << "close() hangs";
+      engine.reset();
+    }
+
+    // Runs a load to its end.
+    Status Load(const Plan& plan) {
+      struct News {
+        std::mutex mutex;
+        std::condition_variable wake;
+      };
+      auto news = std::make_shared<News>();
+      TransferOptions options;
+      options.notify = [news] {
+        std::lock_guard<std::mutex> lock(news->mutex);
+        news->wake.notify_all();
+      };
+      Status started = engine->Start(plan, options, &transfer);
+      if (!started.ok()) return started;
+      std::unique_lock<std::mutex> lock(news->mutex);
+      bool ended = news->wake.wait_for(lock, std::chrono::seconds(60), [this] { return transfer->drained(); });
+      EXPECT_TRUE(ended) << "the load hangs";
+      return transfer->status();
+    }
+
+    // Every loaded tensor is the file's bytes: ByteAt, except in holes, which are zeros.
+    void ExpectBytes(const std::vector<Source>& sources, const std::function<bool(uint64_t)>& in_hole = nullptr) {
+      size_t wrong = 0;
+      for (uint32_t file = 0; file < sources.size(); ++file) {
+        auto buffer = transfer->TakeAllocation(file);
+        uint64_t at = 0;
+        for (auto [offset, length] : sources[file].ranges) {
+          Bytes bytes(length);
+          if (length > 0) {
+            ASSERT_NE(buffer, nullptr);
+            ASSERT_TRUE(device->Read(*buffer, at, length, bytes.data()).ok());
+          }
+          for (uint64_t i = 0; i < length; ++i)
+            wrong += bytes[i] != (in_hole && in_hole(offset + i) ? 0 : ByteAt(offset + i));
+          at += (length + 255) / 256 * 256;
+        }
+      }
+      EXPECT_EQ(wrong, 0u);
+    }
+
+    std::shared_ptr<Device> device;
+    std::shared_ptr<Engine> engine;
+    std::shared_ptr<Transfer> transfer;
+  };
+
+  std::vector<std::string> shm_before_ = ShmFiles();
+};
+
+}  // namespace fst

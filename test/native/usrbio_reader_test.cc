@@ -1,0 +1,159 @@
+// What arrives through USRBIO: the files' bytes, whatever order, size or delay.
+#include <sys/resource.h>
+#include <utime.h>
+
+#include "reader/usrbio_files.h"
+#include "usrbio_reader_fixture.h"
+
+namespace fst {
+namespace {
+
+constexpr uint64_t kMi = uint64_t{1} << 20;
+
+class UsrbioBytes : public UsrbioReaderTest, public ::testing::WithParamInterface<const char*> {
+ protected:
+  void SetUp() override {
+    UsrbioReaderTest::SetUp();
+    device = GetParam();
+    if (std::string(device) == "fake") {
+      FakeDevice::Options options;
+      UseFakeDevices(&options);
+      device = "cuda:0";
+    } else if (std::string(device) == "cuda:0") {
+      test::LoadEmulatedCuda();
+      test::EmulatedCudaControl().reset();
+    }
+  }
+  void TearDown() override {
+    UseFakeDevices(nullptr);
+    UsrbioReaderTest::TearDown();
+  }
+  const char* device = nullptr;
+};
+
+std::vector<uint64_t> Lengths() { return {1, 0, 4095, 4096, 3 * kMi + 17, 255, 0, 257, 2 * kMi, 100001}; }
+
+TEST_P(UsrbioBytes, ArriveWithEveryInjectionOn) {
+  Set("shuffle", "7");
+  Set("eagain_every", "3");
+  Set("latency_ms", "1");
+  Set("bandwidth", "2e9");
+  std::vector<Source> sources;
+  for (int i = 0; i < 6; ++i) sources.push_back(Write("shard-" + std::to_string(i), Lengths()));
+  Loader loader(this, {}, device);
+  Status loaded = loader.Load(PlanOf(sources));
+  ASSERT_TRUE(loaded.ok()) << loaded.message();
+  loader.ExpectBytes(sources);
+  EXPECT_GT(Stat("eagain"), 0u);
+}
+
+TEST_P(UsrbioBytes, ArriveThroughTheSmallestBuffer) {
+  Set("shuffle", "3");
+  UsrbioReaderOptions options;
+  options.buffer_bytes = 8192;
+  options.entries = 1;
+  std::vector<Source> sources = {Write("a", {300001}), Write("b", {1, 0, 70000})};
+  Loader loader(this, options, device);
+  Status loaded = loader.Load(PlanOf(sources));
+  ASSERT_TRUE(loaded.ok()) << loaded.message();
+  loader.ExpectBytes(sources);
+}
+
+TEST_P(UsrbioBytes, OfHolesAreZeros) {
+  Source source = {mount + "/sparse", {{9, 3 * kMi}, {9 + 3 * kMi, 2 * kMi + 5}}};
+  uint64_t size = 9 + 5 * kMi + 5;
+  int fd = open(source.path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+  ASSERT_GE(fd, 0);
+  ASSERT_EQ(ftruncate(fd, static_cast<off_t>(size)), 0);
+  // Data in the middle of each of the first reads, and a hole at the end of the file.
+  auto in_data = [](uint64_t at) { return at / kMi < 4 && at % kMi >= 256 << 10 && at % kMi < 512 << 10; };
+  for (uint64_t block = 0; block < 4; ++block) {
+    Bytes bytes(256 << 10);
+    uint64_t at = block * kMi + (256 << 10);
+    for (size_t i = 0; i < bytes.size(); ++i) bytes[i] = ByteAt(at + i);
+    ASSERT_EQ(pwrite(fd, bytes.data(), bytes.size(), static_cast<off_t>(at)), static_cast<ssize_t>(bytes.size()));
+  }
+  close(fd);
+  Loader loader(this, {}, device);
+  Status loaded = loader.Load(PlanOf({source}));
+  ASSERT_TRUE(loaded.ok()) << loaded.message();
+  loader.ExpectBytes({source}, [&](uint64_t at) { return !in_data(at); });
+}
+
+TEST_P(UsrbioBytes, ArriveAfterTheRingWasLost) {
+  Set("ring_lost", "5");
+  Set("latency_ms", "2");
+  std::vector<Source> sources;
+  for (int i = 0; i < 4; ++i) sources.push_back(Write("shard-" + std::to_string(i), {8 * kMi + 3, 77}));
+  Loader loader(this, {}, device);
+  Status loaded = loader.Load(PlanOf(sources));
+  ASSERT_TRUE(loaded.ok()) << loaded.message();
+  loader.ExpectBytes(sources);
+  EXPECT_GE(Stat("iorcreate4"), 2u);
+}
+
+TEST_P(UsrbioBytes, ArriveInASecondLoadOfTheSameEngine) {
+  std::vector<Source> sources = {Write("a", {5 * kMi})};
+  Loader loader(this, {}, device);
+  for (int i = 0; i < 3; ++i) {
+    Status loaded = loader.Load(PlanOf(sources));
+    ASSERT_TRUE(loaded.ok()) << loaded.message();
+    loader.ExpectBytes(sources);
+  }
+  EXPECT_EQ(Stat("rings"), 1u);
+}
+
+INSTANTIATE_TEST_SUITE_P(Devices, UsrbioBytes, ::testing::Values("cpu", "fake", "cuda:0"),
+                         [](const auto& device) { return std::string(device.param).substr(0, 4); });
+
+TEST_F(UsrbioReaderTest, ReadsThousandsOfSmallFilesWithFewDescriptors) {
+  rlimit before;
+  ASSERT_EQ(getrlimit(RLIMIT_NOFILE, &before), 0);
+  std::vector<Source> sources;
+  for (int i = 0; i < 2000; ++i)
+    sources.push_back(Write("small-" + std::to_string(i), {static_cast<uint64_t>(i % 37)}));
+  Plan plan = PlanOf(sources);
+  rlimit low = before;
+  low.rlim_cur = 64;
+  ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &low), 0);
+  {
+    Loader loader(this);
+    Status loaded = loader.Load(plan);
+    EXPECT_TRUE(loaded.ok()) << loaded.message();
+    if (loaded.ok()) loader.ExpectBytes(sources);
+  }
+  ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &before), 0);
+}
+
+TEST_F(UsrbioReaderTest, BoundsOpenFilesByTheLimit) {
+  EXPECT_EQ(usrbio::OpenFilesFor(1024, 24), 256);
+  EXPECT_EQ(usrbio::OpenFilesFor(128, 30), 41);
+  EXPECT_EQ(usrbio::OpenFilesFor(32, 30), 8);
+}
+
+TEST_F(UsrbioReaderTest, KeepsManyReadsInFlight) {
+  Set("latency_ms", "5");
+  std::vector<Source> sources = {Write("a", {64 * kMi})};
+  Loader loader(this);
+  Status loaded = loader.Load(PlanOf(sources));
+  ASSERT_TRUE(loaded.ok()) << loaded.message();
+  EXPECT_GE(loader.transfer->max_in_flight(), 16);
+  EXPECT_EQ(Stat("jobs"), Stat("ios"));  // each read is a job of its own
+}
+
+TEST_F(UsrbioReaderTest, NeedsFollowTheOptions) {
+  UsrbioReaderOptions options;
+  options.entries = 64;
+  EXPECT_EQ(NewUsrbioReader(options)->needs().in_flight, 16);
+  options = {};
+  options.buffer_bytes = 16 * kMi;
+  auto reader = NewUsrbioReader(options);
+  EXPECT_LE(reader->needs().chunk * static_cast<size_t>(reader->needs().slots), 16 * kMi);
+  EXPECT_FALSE(reader->needs().fills_host);
+  options = {};
+  options.block_bytes = 3 * kMi;
+  EXPECT_EQ(NewUsrbioReader(options)->needs().boundary, 3 * kMi);
+}
+
+}  // namespace
+}  // namespace fst
