@@ -26,6 +26,7 @@
         "csrc/reader/mount_point.cc",
         "csrc/reader/usrbio_api.cc",
         "csrc/transfer/chunker.cc",
+        "csrc/transfer/convert.cc",
         "csrc/transfer/engine.cc",
         "csrc/transfer/loop.cc",
         "csrc/transfer/loop_clocks.cc",
