@@ -30,6 +30,7 @@
         "csrc/transfer/engine.cc",
         "csrc/transfer/loop.cc",
         "csrc/transfer/loop_clocks.cc",
+        "csrc/transfer/loop_copy.cc",
         "csrc/transfer/plan.cc",
         "csrc/transfer/transfer.cc",
         "csrc/napi/addon.cc",
