@@ -115,7 +115,7 @@ export class Session {
     );
     try {
       const engine = await this.#engine;
-      this.#stagingBytes = native().stagingBytes(engine);
+      this.#stagingBytes = native().stagingBytes(engine, false);
       return engine;
     } catch (error) {
       this.#engine = undefined;
