@@ -65,14 +65,14 @@ export class SafeTensorsFileLoader<T = DeviceTensor> {
 
   /** UNKNOWN_TENSOR. */
   getShape(name: string): readonly number[] {
-    this.#planned();
+    const plan = this.#planned();
     const file = this.#shards!.fileOf(name);
-    const frame = file === undefined ? undefined : this.#shards!.metadata[file]!.get(name);
-    if (!frame)
-      throw new FastSafetensorsError('UNKNOWN_TENSOR', `no file that was added has a tensor "${name}"`, {
+    const item = file === undefined ? undefined : plan.itemOf(file, name);
+    if (item === undefined)
+      throw new FastSafetensorsError('UNKNOWN_TENSOR', `no file that was added has a tensor "${name}" to load`, {
         tensor: name,
       });
-    return frame.shape;
+    return plan.inputs[file!]!.metadata.shapeAt(plan.tensors[item]!);
   }
 
   /** Loads every tensor; `dtype` in place of the loader's. Rejects with the codes of files, copier and device, CLOSED, TIMEOUT, STALLED, or the reason of an aborted signal. */
