@@ -40,6 +40,8 @@ export type CopierFactory = (device: Device, options: Readonly<Record<string, un
 export interface EngineSpec {
   readonly reader: ReaderOptions;
   readonly engine: EngineOptions;
+  /** For a reader whose slots are device memory (ReaderNeeds.device_slots): what loads that convert use in its place, and why, for the report. */
+  readonly converting?: { readonly copier: string; readonly reason: string; readonly spec: EngineSpec };
 }
 
 export const ENGINE: unique symbol = Symbol('fastsafetensors-node.engine');

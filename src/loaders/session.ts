@@ -1,5 +1,5 @@
 import type { CopierConstructor } from '../copiers/copier.js';
-import { engineOf } from '../copiers/copier.js';
+import { type EngineSpec, engineOf } from '../copiers/copier.js';
 import { createCopierConstructor } from '../copiers/registry.js';
 import { Device, openDevice } from '../device.js';
 import { FastSafetensorsError } from '../errors.js';
@@ -43,7 +43,7 @@ export class Session {
   readonly #loads = new Set<Load>();
   readonly #closing = new AbortController();
   #make: CopierConstructor | undefined;
-  #engine: Promise<NativeEngine> | undefined;
+  readonly #engines = new Map<EngineSpec, Promise<NativeEngine>>();
   #closed: Promise<void> | undefined;
   #stagingBytes = 0;
   #report: LoadReport;
@@ -56,12 +56,6 @@ export class Session {
     this.#debug = options.debugLog ?? Boolean(process.env.FASTSAFETENSORS_DEBUG);
     this.#stallTimeoutMs = options.stallTimeoutMs ?? DEFAULT_STALL_TIMEOUT_MS;
     this.#report = this.#emptyReport();
-    if (options.dtype !== undefined) {
-      throw new FastSafetensorsError(
-        'UNSUPPORTED_DTYPE',
-        `dtype: converting to ${options.dtype} on the way is not supported by this version yet; load as stored and convert in the framework`,
-      );
-    }
   }
 
   get report(): LoadReport {
@@ -84,48 +78,70 @@ export class Session {
   }
 
   /** Opens the device and starts the copier's engine, so that estimateStaging() can tell. What goes wrong is begin()'s to say. */
-  async prepare(): Promise<void> {
+  async prepare(plan: Plan): Promise<void> {
     try {
-      await this.#open();
+      const engine = await this.#open(this.#spec(plan));
+      this.#stagingBytes = engine ? native().stagingBytes(engine, plan.converts) : 0;
     } catch {
       // Said again by begin().
     }
   }
 
-  /** The engine of a built-in copier; undefined for a copier of the user's own. */
-  async #open(): Promise<NativeEngine | undefined> {
-    this.check();
+  /** What carries out a plan for a built-in copier; undefined for a copier of the user's own. */
+  #spec(plan: Plan): EngineSpec | undefined {
     this.#make ??= createCopierConstructor(this.#copier, this.device, { ...this.options });
     const spec = engineOf(this.#make);
+    return plan.converts ? (spec?.converting?.spec ?? spec) : spec;
+  }
+
+  async #open(spec: EngineSpec | undefined): Promise<NativeEngine | undefined> {
+    this.check();
     if (!spec) return undefined;
-    this.#engine ??= openDevice(this.device).then((device) =>
-      checked(() =>
-        native().createEngine(device, spec.reader, { stallTimeoutMs: this.#stallTimeoutMs, ...defined(spec.engine) }),
-      ),
-    );
+    let engine = this.#engines.get(spec);
+    if (!engine) {
+      const options = {
+        stallTimeoutMs: this.#stallTimeoutMs,
+        converts: this.options.dtype !== undefined,
+        ...defined(spec.engine),
+      };
+      engine = openDevice(this.device).then((device) =>
+        checked(() => native().createEngine(device, spec.reader, options)),
+      );
+      this.#engines.set(spec, engine);
+    }
     try {
-      const engine = await this.#engine;
-      this.#stagingBytes = native().stagingBytes(engine);
-      return engine;
+      return await engine;
     } catch (error) {
-      this.#engine = undefined;
+      this.#engines.delete(spec);
       throw error;
     }
   }
 
   /**
-   * Begins a load and a new report. Rejects with DEVICE_UNAVAILABLE, COPIER_UNAVAILABLE and, at once, with what check() throws: then there is no load. One that is
+   * Begins a load and a new report. Rejects with DEVICE_UNAVAILABLE, COPIER_UNAVAILABLE, UNSUPPORTED_DTYPE for a plan that converts by a copier of the user's own and, at once, with what check() throws: then there is no load. One that is
    * returned is the caller's to finish() or keep().
    */
   async begin(plan: Plan, options: LoadOptions, signal?: AbortSignal): Promise<Load> {
     this.check(signal);
-    const engine = await this.race(this.#open(), signal);
+    const spec = this.#spec(plan);
+    if (!spec && plan.converts) {
+      throw new FastSafetensorsError(
+        'UNSUPPORTED_DTYPE',
+        `copier "${this.#copier}" moves bytes as they are stored, and some tensors would have to be converted: load without dtype, or with copier: 'nogds'`,
+      );
+    }
+    const engine = await this.race(this.#open(spec), signal);
     this.check(signal);
     const load = engine
       ? new EngineLoad(engine, plan, this.device, options)
       : new CopierLoad(this.#make!, plan, this.device, options);
     this.#loads.add(load);
     this.#report = { ...this.#emptyReport(), files: plan.inputs.length };
+    const instead = plan.converts ? engineOf(this.#make!)?.converting : undefined;
+    if (instead) {
+      const { copier: to, reason } = instead;
+      this.#noteFallbacks(plan.inputs.map(({ metadata }) => ({ path: metadata.path, from: this.#copier, to, reason })));
+    }
     this.debug(
       `${plan.count} tensors, ${plan.bytes} bytes from ${plan.inputs.length} files to ${this.device} through ${this.#copier}`,
     );
@@ -155,7 +171,8 @@ export class Session {
     report.seconds = seconds;
     report.bytesPerSecond = seconds > 0 ? bytes / seconds : 0;
     report.maxInFlight = load.maxInFlight;
-    void this.#engine?.then((engine) => this.#noteFallbacks(native().takeFallbacks(engine)));
+    for (const engine of this.#engines.values())
+      void engine.then((opened) => this.#noteFallbacks(native().takeFallbacks(opened)));
     this.debug(
       `${report.tensors} tensors, ${bytes} bytes in ${seconds.toFixed(3)} s, at most ${report.maxInFlight} reads in flight`,
     );
@@ -207,8 +224,10 @@ export class Session {
     const loads = [...this.#loads];
     for (const load of loads) load.end();
     const drained = (async () => {
-      const engine = await this.#engine?.catch(() => undefined);
-      if (engine) await native().closeEngine(engine);
+      for (const opening of this.#engines.values()) {
+        const engine = await opening.catch(() => undefined);
+        if (engine) await native().closeEngine(engine);
+      }
       for (const load of loads) {
         while (!load.drained) await load.wait();
       }
