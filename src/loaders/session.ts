@@ -1,6 +1,6 @@
 import { openUnified } from '../copiers/availability.js';
 import type { CopierConstructor } from '../copiers/copier.js';
-import { engineOf } from '../copiers/copier.js';
+import { type EngineSpec, engineOf } from '../copiers/copier.js';
 import { createCopierConstructor } from '../copiers/registry.js';
 import { chooseCopier } from '../copiers/select.js';
 import { Device, openDevice } from '../device.js';
@@ -46,7 +46,7 @@ export class Session {
   readonly #closing = new AbortController();
   #choice: Promise<string> | undefined;
   #make: CopierConstructor | undefined;
-  #engine: Promise<NativeEngine> | undefined;
+  readonly #engines = new Map<EngineSpec, Promise<NativeEngine>>();
   #closed: Promise<void> | undefined;
   #stagingBytes = 0;
   #report: LoadReport;
@@ -59,12 +59,6 @@ export class Session {
     this.#debug = options.debugLog ?? Boolean(process.env.FASTSAFETENSORS_DEBUG);
     this.#stallTimeoutMs = options.stallTimeoutMs ?? DEFAULT_STALL_TIMEOUT_MS;
     this.#report = this.#emptyReport();
-    if (options.dtype !== undefined) {
-      throw new FastSafetensorsError(
-        'UNSUPPORTED_DTYPE',
-        `dtype: converting to ${options.dtype} on the way is not supported by this version yet; load as stored and convert in the framework`,
-      );
-    }
   }
 
   get report(): LoadReport {
@@ -106,6 +100,11 @@ export class Session {
     }
     this.#make ??= createCopierConstructor(this.#copier, this.device, { ...this.options, copier: asked });
     const spec = engineOf(this.#make);
+    return plan.converts ? (spec?.converting?.spec ?? spec) : spec;
+  }
+
+  async #open(spec: EngineSpec | undefined): Promise<NativeEngine | undefined> {
+    this.check();
     if (!spec) return undefined;
     const opened = (): Promise<NativeDevice> => (spec.unified ? openUnified(this.device) : openDevice(this.device));
     this.#engine ??= opened().then((device) =>
@@ -118,13 +117,13 @@ export class Session {
       this.#stagingBytes = native().stagingBytes(engine, false);
       return engine;
     } catch (error) {
-      this.#engine = undefined;
+      this.#engines.delete(spec);
       throw error;
     }
   }
 
   /**
-   * Begins a load and a new report. Rejects with DEVICE_UNAVAILABLE, COPIER_UNAVAILABLE and, at once, with what check() throws: then there is no load. One that is
+   * Begins a load and a new report. Rejects with DEVICE_UNAVAILABLE, COPIER_UNAVAILABLE, UNSUPPORTED_DTYPE for a plan that converts by a copier of the user's own and, at once, with what check() throws: then there is no load. One that is
    * returned is the caller's to finish() or keep().
    */
   async begin(plan: Plan, options: LoadOptions, signal?: AbortSignal): Promise<Load> {
@@ -137,6 +136,11 @@ export class Session {
       : new CopierLoad(this.#make!, plan, this.device, options);
     this.#loads.add(load);
     this.#report = { ...this.#emptyReport(), files: plan.inputs.length };
+    const instead = plan.converts ? engineOf(this.#make!)?.converting : undefined;
+    if (instead) {
+      const { copier: to, reason } = instead;
+      this.#noteFallbacks(plan.inputs.map(({ metadata }) => ({ path: metadata.path, from: this.#copier, to, reason })));
+    }
     this.debug(
       `${plan.count} tensors, ${plan.bytes} bytes from ${plan.inputs.length} files to ${this.device} through ${this.#copier}`,
     );
@@ -166,7 +170,8 @@ export class Session {
     report.seconds = seconds;
     report.bytesPerSecond = seconds > 0 ? bytes / seconds : 0;
     report.maxInFlight = load.maxInFlight;
-    void this.#engine?.then((engine) => this.#noteFallbacks(native().takeFallbacks(engine)));
+    for (const engine of this.#engines.values())
+      void engine.then((opened) => this.#noteFallbacks(native().takeFallbacks(opened)));
     this.debug(
       `${report.tensors} tensors, ${bytes} bytes in ${seconds.toFixed(3)} s, at most ${report.maxInFlight} reads in flight`,
     );
@@ -218,8 +223,10 @@ export class Session {
     const loads = [...this.#loads];
     for (const load of loads) load.end();
     const drained = (async () => {
-      const engine = await this.#engine?.catch(() => undefined);
-      if (engine) await native().closeEngine(engine);
+      for (const opening of this.#engines.values()) {
+        const engine = await opening.catch(() => undefined);
+        if (engine) await native().closeEngine(engine);
+      }
       for (const load of loads) {
         while (!load.drained) await load.wait();
       }
