@@ -1,6 +1,6 @@
 import type { Device } from '../device.js';
 import type { SafeTensorsMetadata } from '../metadata.js';
-import type { EngineOptions, ReaderOptions } from '../native.js';
+import type { EngineOptions, Fallback, ReaderOptions } from '../native.js';
 
 /** Bytes [fileOffset, fileOffset + length) of the file go to byte destOffset of the destination. */
 export interface CopyRange {
@@ -42,6 +42,16 @@ export interface EngineSpec {
   readonly engine: EngineOptions;
   /** Tensors in memory that host and device share: see availability.ts. */
   readonly unified?: boolean;
+  /** What has to be known of the files before anything is made for them, off the event loop; rejects where this copier cannot read them. */
+  readonly forFiles?: (files: readonly string[]) => Promise<FilesSpec>;
+}
+
+/** How certain files are read. */
+export interface FilesSpec {
+  readonly spec: EngineSpec;
+  /** The copier that this really is. */
+  readonly copier: string;
+  readonly fallbacks: readonly Fallback[];
 }
 
 export const ENGINE: unique symbol = Symbol('fastsafetensors-node.engine');

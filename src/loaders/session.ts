@@ -5,12 +5,19 @@ import { createCopierConstructor } from '../copiers/registry.js';
 import { chooseCopier } from '../copiers/select.js';
 import { Device, openDevice } from '../device.js';
 import { FastSafetensorsError } from '../errors.js';
-import { checked, type Fallback, type NativeDevice, type NativeEngine, native } from '../native.js';
+import { checked, type Fallback, type NativeEngine, native } from '../native.js';
 import type { LoaderOptions, Logger } from '../options.js';
 import type { Plan } from '../plan.js';
 import { type Progress, ProgressMeter, progressBar } from '../progress.js';
 import { CopierLoad } from './copier-load.js';
 import { EngineLoad, type Load, type LoadOptions } from './load.js';
+
+/** How a load's files are read. */
+interface Opened {
+  readonly engine: NativeEngine;
+  readonly copier: string;
+  readonly fallbacks: readonly Fallback[];
+}
 
 /** What a loader did, as far as it is; all zero before its first load. */
 export interface LoadReport {
@@ -46,7 +53,7 @@ export class Session {
   readonly #closing = new AbortController();
   #choice: Promise<string> | undefined;
   #make: CopierConstructor | undefined;
-  #engine: Promise<NativeEngine> | undefined;
+  readonly #engines = new Map<string, Promise<NativeEngine>>(); // by how they read: one, but for files on several mounts
   #closed: Promise<void> | undefined;
   #stagingBytes = 0;
   #report: LoadReport;
@@ -95,8 +102,8 @@ export class Session {
     }
   }
 
-  /** The engine of a built-in copier; undefined for a copier of the user's own. */
-  async #open(files: readonly string[]): Promise<NativeEngine | undefined> {
+  /** The engine of a built-in copier for these files; undefined for a copier of the user's own. */
+  async #open(files: readonly string[]): Promise<Opened | undefined> {
     this.check();
     const asked = this.options.copier ?? 'auto';
     if (this.#copier === 'auto') {
@@ -105,20 +112,29 @@ export class Session {
       this.check(); // what is made from here on, close() has to know
     }
     this.#make ??= createCopierConstructor(this.#copier, this.device, { ...this.options, copier: asked });
-    const spec = engineOf(this.#make);
-    if (!spec) return undefined;
-    const opened = (): Promise<NativeDevice> => (spec.unified ? openUnified(this.device) : openDevice(this.device));
-    this.#engine ??= opened().then((device) =>
-      checked(() =>
-        native().createEngine(device, spec.reader, { stallTimeoutMs: this.#stallTimeoutMs, ...defined(spec.engine) }),
-      ),
-    );
+    const made = engineOf(this.#make);
+    if (!made) return undefined;
+    const { spec, copier, fallbacks } = made.forFiles
+      ? await made.forFiles(files)
+      : { spec: made, copier: this.#copier, fallbacks: [] };
+    this.check();
+    const key = JSON.stringify(spec.reader);
+    let opening = this.#engines.get(key);
+    if (!opening) {
+      const opened = spec.unified ? openUnified(this.device) : openDevice(this.device);
+      opening = opened.then((device) =>
+        checked(() =>
+          native().createEngine(device, spec.reader, { stallTimeoutMs: this.#stallTimeoutMs, ...defined(spec.engine) }),
+        ),
+      );
+      this.#engines.set(key, opening);
+    }
     try {
-      const engine = await this.#engine;
+      const engine = await opening;
       this.#stagingBytes = native().stagingBytes(engine);
-      return engine;
+      return { engine, copier, fallbacks };
     } catch (error) {
-      this.#engine = undefined;
+      this.#engines.delete(key);
       throw error;
     }
   }
@@ -130,13 +146,17 @@ export class Session {
   async begin(plan: Plan, options: LoadOptions, signal?: AbortSignal): Promise<Load> {
     this.check(signal);
     const files = plan.inputs.map(({ metadata }) => metadata.path);
-    const engine = await this.race(this.#open(files), signal);
+    const opened = await this.race(this.#open(files), signal);
     this.check(signal);
-    const load = engine
-      ? new EngineLoad(engine, plan, this.device, options)
+    const load = opened
+      ? new EngineLoad(opened.engine, plan, this.device, options)
       : new CopierLoad(this.#make!, plan, this.device, options);
     this.#loads.add(load);
     this.#report = { ...this.#emptyReport(), files: plan.inputs.length };
+    if (opened) {
+      this.#report.copier = opened.copier;
+      this.#noteFallbacks(opened.fallbacks);
+    }
     this.debug(
       `${plan.count} tensors, ${plan.bytes} bytes from ${plan.inputs.length} files to ${this.device} through ${this.#copier}`,
     );
@@ -166,7 +186,8 @@ export class Session {
     report.seconds = seconds;
     report.bytesPerSecond = seconds > 0 ? bytes / seconds : 0;
     report.maxInFlight = load.maxInFlight;
-    void this.#engine?.then((engine) => this.#noteFallbacks(native().takeFallbacks(engine)));
+    for (const opening of this.#engines.values())
+      void opening.then((engine) => this.#noteFallbacks(native().takeFallbacks(engine))).catch(() => {});
     this.debug(
       `${report.tensors} tensors, ${bytes} bytes in ${seconds.toFixed(3)} s, at most ${report.maxInFlight} reads in flight`,
     );
@@ -218,8 +239,10 @@ export class Session {
     const loads = [...this.#loads];
     for (const load of loads) load.end();
     const drained = (async () => {
-      const engine = await this.#engine?.catch(() => undefined);
-      if (engine) await native().closeEngine(engine);
+      for (const opening of this.#engines.values()) {
+        const engine = await opening.catch(() => undefined);
+        if (engine) await native().closeEngine(engine);
+      }
       for (const load of loads) {
         while (!load.drained) await load.wait();
       }
