@@ -29,6 +29,30 @@ export type DTypeName = keyof typeof DTYPE_BITS;
 /** Names by the number that the core uses. */
 export const DTYPE_NAMES = Object.keys(DTYPE_BITS) as readonly DTypeName[];
 
+/** What the core converts on the way, in csrc/transfer/convert.cc: each dtype to those listed. */
+const CONVERSIONS: Partial<Record<DTypeName, readonly DTypeName[]>> = {
+  F16: ['BF16', 'F32'],
+  BF16: ['F16', 'F32'],
+  F32: ['F16', 'BF16'],
+  F64: ['F32'],
+  F8_E5M2: ['F16', 'BF16', 'F32'],
+  F8_E4M3: ['F16', 'BF16', 'F32'],
+};
+
+export function canConvert(from: DTypeName, to: DTypeName): boolean {
+  return CONVERSIONS[from]?.includes(to) ?? false;
+}
+
+/** Dtypes that loads can convert to. */
+export const CONVERSION_TARGETS: readonly DTypeName[] = DTYPE_NAMES.filter((to) =>
+  DTYPE_NAMES.some((from) => canConvert(from, to)),
+);
+
+/** Real floating point, which `dtype` applies to: no integers, booleans or complex numbers. */
+export function isFloating(dtype: DTypeName): boolean {
+  return dtype.startsWith('F') || dtype === 'BF16';
+}
+
 type TypedArrayConstructor =
   | typeof Uint8Array
   | typeof Int8Array

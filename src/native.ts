@@ -22,6 +22,8 @@ export interface EngineOptions {
   readonly maxBytesPerSecond?: number;
   readonly stallTimeoutMs?: number;
   readonly slotBytes?: number;
+  /** Loads will convert: slots with room for that. */
+  readonly converts?: boolean;
 }
 
 /** csrc/transfer/plan.h, packed. */
@@ -34,6 +36,9 @@ export interface NativePlan {
   readonly itemOffsets: Float64Array;
   readonly itemLengths: Float64Array;
   readonly itemDestinations: Float64Array;
+  /** Dtypes as numbers, in the file and in memory: given where something converts. */
+  readonly itemFrom?: Uint8Array;
+  readonly itemTo?: Uint8Array;
   /** Memory that is there already, by allocation; the engine allocates the rest. */
   readonly memory?: readonly (NativeMemory | null)[];
 }
@@ -78,7 +83,7 @@ export interface Metrics {
 
 interface Addon extends OrtAddon {
   metrics(): Metrics;
-  tables(): { codes: string[]; dtypes: Record<string, number> };
+  tables(): { codes: string[]; dtypes: Record<string, number>; conversions: [from: string, to: string][] };
   readHeader(path: string, allowTrailingBytes: boolean): Promise<NativeHeader>;
   parseHeader(bytes: Uint8Array, allowTrailingBytes: boolean): Promise<NativeHeader>;
   openDevice(name: string, unified: boolean): Promise<NativeDevice>;
@@ -105,7 +110,7 @@ interface Addon extends OrtAddon {
   createEngine(device: NativeDevice, reader: ReaderOptions, options: EngineOptions): NativeEngine;
   closeEngine(engine: NativeEngine): Promise<void>;
   abandonEngine(engine: NativeEngine): void;
-  stagingBytes(engine: NativeEngine): number;
+  stagingBytes(engine: NativeEngine, converts: boolean): number;
   takeFallbacks(engine: NativeEngine): Fallback[];
   startTransfer(engine: NativeEngine, plan: NativePlan, options: TransferOptions): NativeLoad;
   pollTransfer(load: NativeLoad, out: Float64Array): void;

@@ -1,7 +1,7 @@
 import { type CopierType, registeredCopiers } from './copiers/registry.js';
 import { Device } from './device.js';
 import type { DeviceTensor } from './device-tensor.js';
-import { DTYPE_BITS, type DTypeName } from './dtype.js';
+import { CONVERSION_TARGETS, DTYPE_BITS, type DTypeName } from './dtype.js';
 import { FastSafetensorsError, InvalidArgumentError } from './errors.js';
 import type { Framework } from './framework.js';
 import type { TensorFrame } from './metadata.js';
@@ -49,7 +49,10 @@ export interface LoaderOptions<T = DeviceTensor> {
   staging?: 'auto' | 'always';
   /** Ask the kernel to forget each file's pages after it was read. */
   dropCache?: boolean;
-  /** Convert on the way. */
+  /**
+   * Convert floating tensors on the way: F32, F16 and BF16 into each other, F64 into F32, F8_E4M3 and F8_E5M2 into F16, BF16 and F32, rounding to nearest even.
+   * Integers, booleans and complex numbers stay as they are. UNSUPPORTED_DTYPE for a floating tensor that cannot become this.
+   */
   dtype?: DTypeName;
   filter?: (name: string, frame: TensorFrame) => boolean;
   allowTrailingBytes?: boolean;
@@ -169,6 +172,12 @@ const LOADER_CHECKS: Record<keyof LoaderOptions, Check> = {
   dtype: (value, name) => {
     if (typeof value !== 'string' || !Object.hasOwn(DTYPE_BITS, value))
       fail(name, `one of ${Object.keys(DTYPE_BITS).join(', ')}`, value);
+    if (!CONVERSION_TARGETS.includes(value as DTypeName)) {
+      throw new FastSafetensorsError(
+        'UNSUPPORTED_DTYPE',
+        `${name}: nothing can be converted to ${value} on the way, only to ${CONVERSION_TARGETS.join(', ')}`,
+      );
+    }
   },
   filter: callback,
   allowTrailingBytes: boolean,

@@ -1,4 +1,5 @@
 import { setImmediate } from 'node:timers/promises';
+import { canConvert, DTYPE_BITS, DTYPE_NAMES, type DTypeName, isFloating } from './dtype.js';
 import { FastSafetensorsError } from './errors.js';
 import type { SafeTensorsMetadata, TensorFrame } from './metadata.js';
 import type { NativePlan } from './native.js';
@@ -22,10 +23,13 @@ export interface PlanInput {
 interface Items {
   readonly inputs: readonly PlanInput[];
   readonly tensors: Uint32Array;
+  readonly dtypes: Uint8Array;
+  readonly converts: boolean;
   readonly files: Uint32Array;
   readonly allocations: Uint32Array;
   readonly offsets: Float64Array;
   readonly lengths: Float64Array;
+  readonly sizes: Float64Array;
   readonly destinations: Float64Array;
   readonly allocationSizes: Float64Array;
   readonly allocationBatches: Uint32Array;
@@ -35,15 +39,22 @@ interface Items {
 export class Plan {
   readonly inputs: readonly PlanInput[];
   readonly count: number;
-  readonly bytes: number; // of all items, without padding
+  readonly bytes: number; // of all items in their files
   readonly deviceBytes: number; // of all allocations
   readonly batchCount: number;
   /** Tensor of item i: its index in inputs[files[i]].metadata. */
   readonly tensors: Uint32Array;
+  /** Of item i in memory, indices into DTYPE_NAMES. */
+  readonly dtypes: Uint8Array;
+  /** Whether some item has another dtype in memory than in its file. */
+  readonly converts: boolean;
   readonly files: Uint32Array;
   readonly allocations: Uint32Array;
   readonly offsets: Float64Array;
+  /** Bytes in the file. */
   readonly lengths: Float64Array;
+  /** Bytes in memory. */
+  readonly sizes: Float64Array;
   readonly destinations: Float64Array;
   readonly allocationSizes: Float64Array;
   readonly allocationBatches: Uint32Array;
@@ -52,10 +63,13 @@ export class Plan {
   private constructor(items: Items) {
     this.inputs = items.inputs;
     this.tensors = items.tensors;
+    this.dtypes = items.dtypes;
+    this.converts = items.converts;
     this.files = items.files;
     this.allocations = items.allocations;
     this.offsets = items.offsets;
     this.lengths = items.lengths;
+    this.sizes = items.sizes;
     this.destinations = items.destinations;
     this.allocationSizes = items.allocationSizes;
     this.allocationBatches = items.allocationBatches;
@@ -72,21 +86,27 @@ export class Plan {
   }
 
   /**
-   * Whole tensors, each at TENSOR_ALIGNMENT, in batches of at most `batchBytes` (a larger tensor is a batch of its own). The event loop gets its turns where there are
-   * many.
+   * Whole tensors, each at TENSOR_ALIGNMENT, in batches of at most `batchBytes` in memory (a larger tensor is a batch of its own). With `dtype`, floating tensors
+   * become that: UNSUPPORTED_DTYPE for one that cannot. The event loop gets its turns where there are many.
    */
-  static async ofTensors(inputs: readonly PlanInput[], batchBytes: number = Number.POSITIVE_INFINITY): Promise<Plan> {
+  static async ofTensors(
+    inputs: readonly PlanInput[],
+    { batchBytes = Number.POSITIVE_INFINITY, dtype }: { batchBytes?: number; dtype?: DTypeName } = {},
+  ): Promise<Plan> {
     let count = 0;
     for (const { metadata, selection } of inputs) count += selection ? selection.length : metadata.tensorCount;
     const items = {
       inputs,
       tensors: new Uint32Array(count),
+      dtypes: new Uint8Array(count),
       files: new Uint32Array(count),
       allocations: new Uint32Array(count),
       offsets: new Float64Array(count),
       lengths: new Float64Array(count),
+      sizes: new Float64Array(count),
       destinations: new Float64Array(count),
     };
+    let converts = false;
     const sizes: number[] = [];
     const batches: number[] = [];
     let item = 0;
@@ -95,15 +115,19 @@ export class Plan {
     let batchUsed = 0; // of the batch's earlier allocations
     for (let file = 0; file < inputs.length; ++file) {
       const { metadata, selection } = inputs[file]!;
-      const { begins, ends } = metadata.packed;
+      const { begins, ends, dtypes } = metadata.packed;
       const wanted = selection ? selection.length : metadata.tensorCount;
       for (let i = 0; i < wanted; ++i, ++item) {
         const tensor = selection ? selection[i]! : i;
         const begin = begins[tensor]!;
         const length = ends[tensor]! - begin;
+        const stored = dtypes[tensor]!;
+        const target = dtype === undefined ? stored : targetOf(metadata, tensor, dtype);
+        const size = sizeOf(length, stored, target);
+        converts ||= target !== stored;
         let start = alignUp(used);
-        const batchFull = batchUsed + start > 0 && batchUsed + start + length > batchBytes;
-        if (batchFull || (start > 0 && start + length > MAX_ALLOCATION)) {
+        const batchFull = batchUsed + start > 0 && batchUsed + start + size > batchBytes;
+        if (batchFull || (start > 0 && start + size > MAX_ALLOCATION)) {
           sizes.push(used);
           batches.push(batch);
           batchUsed += used;
@@ -114,12 +138,14 @@ export class Plan {
           batchUsed = 0;
         }
         items.tensors[item] = tensor;
+        items.dtypes[item] = target;
         items.files[item] = file;
         items.allocations[item] = sizes.length;
         items.offsets[item] = metadata.dataStart + begin;
         items.lengths[item] = length;
+        items.sizes[item] = size;
         items.destinations[item] = start;
-        used = start + length;
+        used = start + size;
         if (item % TENSORS_A_TURN === TENSORS_A_TURN - 1) await setImmediate();
       }
     }
@@ -129,28 +155,35 @@ export class Plan {
     }
     return new Plan({
       ...items,
+      converts,
       allocationSizes: Float64Array.from(sizes),
       allocationBatches: Uint32Array.from(batches),
     });
   }
 
-  /** The byte runs of one slice, in the order of the file, together in one allocation in the order of the slice. */
-  static ofSlice(metadata: SafeTensorsMetadata, slice: TensorFrame): Plan {
-    const runs: { offset: number; length: number; destination: number }[] = [];
+  /** The byte runs of one slice, in the order of the file, together in one allocation in the order of the slice. `dtype` as in ofTensors. */
+  static ofSlice(metadata: SafeTensorsMetadata, slice: TensorFrame, dtype?: DTypeName): Plan {
+    const tensor = metadata.indexOf(slice.name);
+    const stored = metadata.packed.dtypes[tensor]!;
+    const target = dtype === undefined ? stored : targetOf(metadata, tensor, dtype);
+    const runs: { offset: number; length: number; size: number; destination: number }[] = [];
     let destination = 0;
     for (const { offset, length } of slice.runs()) {
-      runs.push({ offset: metadata.dataStart + offset, length, destination });
-      destination += length;
+      const size = sizeOf(length, stored, target);
+      runs.push({ offset: metadata.dataStart + offset, length, size, destination });
+      destination += size;
     }
     runs.sort((a, b) => a.offset - b.offset);
-    const tensor = metadata.indexOf(slice.name);
     return new Plan({
       inputs: [{ metadata, selection: null }],
       tensors: new Uint32Array(runs.length).fill(tensor),
+      dtypes: new Uint8Array(runs.length).fill(target),
+      converts: target !== stored,
       files: new Uint32Array(runs.length),
       allocations: new Uint32Array(runs.length),
       offsets: Float64Array.from(runs, (run) => run.offset),
       lengths: Float64Array.from(runs, (run) => run.length),
+      sizes: Float64Array.from(runs, (run) => run.size),
       destinations: Float64Array.from(runs, (run) => run.destination),
       allocationSizes: Float64Array.of(destination),
       allocationBatches: new Uint32Array(1),
@@ -184,6 +217,10 @@ export class Plan {
     return this.inputs[this.files[item]!]!.metadata.nameAt(this.tensors[item]!);
   }
 
+  dtypeOf(item: number): DTypeName {
+    return DTYPE_NAMES[this.dtypes[item]!]!;
+  }
+
   batchOf(item: number): number {
     return this.allocationBatches[this.allocations[item]!]!;
   }
@@ -212,8 +249,40 @@ export class Plan {
       itemOffsets: this.offsets,
       itemLengths: this.lengths,
       itemDestinations: this.destinations,
+      ...(this.converts && { itemFrom: this.#stored(), itemTo: this.dtypes }),
     };
   }
+
+  #stored(): Uint8Array {
+    return this.tensors.reduce((stored, tensor, item) => {
+      stored[item] = this.inputs[this.files[item]!]!.metadata.packed.dtypes[tensor]!;
+      return stored;
+    }, new Uint8Array(this.count));
+  }
+}
+
+/** The dtype in memory of a tensor, by its index. UNSUPPORTED_DTYPE when it cannot become `dtype`. */
+export function convertedDtype(metadata: SafeTensorsMetadata, tensor: number, dtype: DTypeName | undefined): DTypeName {
+  return DTYPE_NAMES[dtype === undefined ? metadata.packed.dtypes[tensor]! : targetOf(metadata, tensor, dtype)]!;
+}
+
+/** What a tensor becomes when `dtype` is asked for, as a number: integers, booleans and complex numbers stay as they are. */
+function targetOf(metadata: SafeTensorsMetadata, tensor: number, dtype: DTypeName): number {
+  const stored = metadata.packed.dtypes[tensor]!;
+  const from = DTYPE_NAMES[stored]!;
+  if (from === dtype || !isFloating(from)) return stored;
+  if (canConvert(from, dtype)) return DTYPE_NAMES.indexOf(dtype);
+  const name = metadata.nameAt(tensor);
+  throw new FastSafetensorsError(
+    'UNSUPPORTED_DTYPE',
+    `${metadata.path}: tensor "${name}" is ${from}, which cannot be converted to ${dtype} on the way; leave it out with filter, or load without dtype`,
+    { path: metadata.path, tensor: name },
+  );
+}
+
+/** The bytes in memory of `length` bytes in the file. */
+function sizeOf(length: number, from: number, to: number): number {
+  return from === to ? length : (length / DTYPE_BITS[DTYPE_NAMES[from]!]) * DTYPE_BITS[DTYPE_NAMES[to]!];
 }
 
 function sumOf(values: Float64Array): number {

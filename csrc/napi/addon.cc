@@ -3,6 +3,7 @@
 #include "base/metrics.h"
 #include "napi/api.h"
 #include "napi/env_state.h"
+#include "transfer/convert.h"
 
 namespace fst {
 namespace {
@@ -23,7 +24,8 @@ Napi::Value MetricsJs(const Napi::CallbackInfo& info) {
   return result;
 }
 
-// tables(): {codes: string[], dtypes: {[name]: bits}}, for the test that compares both languages' copies
+// tables(): {codes: string[], dtypes: {[name]: bits}, conversions: [from, to][]}, for the tests that compare both
+// languages' copies
 Napi::Value Tables(const Napi::CallbackInfo& info) {
   Napi::Env env = info.Env();
   Napi::Array codes = Napi::Array::New(env);
@@ -36,6 +38,18 @@ Napi::Value Tables(const Napi::CallbackInfo& info) {
   Napi::Object result = Napi::Object::New(env);
   result["codes"] = codes;
   result["dtypes"] = dtypes;
+  Napi::Array conversions = Napi::Array::New(env);
+  count = 0;
+  for (size_t from = 0; from < kDTypeCount; ++from) {
+    for (size_t to = 0; to < kDTypeCount; ++to) {
+      if (!CanConvert(static_cast<DType>(from), static_cast<DType>(to))) continue;
+      Napi::Array pair = Napi::Array::New(env, 2);
+      pair[0U] = Napi::String::New(env, kDTypeNames[from]);
+      pair[1U] = Napi::String::New(env, kDTypeNames[to]);
+      conversions[count++] = pair;
+    }
+  }
+  result["conversions"] = conversions;
   return result;
 }
 

@@ -83,8 +83,8 @@ Napi::Value Throw(Napi::Env env, const Status& status) {
   return Napi::Value();
 }
 
-// createEngine(device, reader: {kind, …}, options: {alwaysStage, maxBytesPerSecond, stallTimeoutMs, slotBytes}):
-// External; throws a status object.
+// createEngine(device, reader: {kind, …}, options: {alwaysStage, maxBytesPerSecond, stallTimeoutMs, slotBytes,
+// converts}): External; throws a status object.
 Napi::Value CreateEngine(const Napi::CallbackInfo& info) {
   Napi::Env env = info.Env();
   std::unique_ptr<Reader> reader;
@@ -97,6 +97,7 @@ Napi::Value CreateEngine(const Napi::CallbackInfo& info) {
     options.max_bytes_per_second = static_cast<uint64_t>(NumberOr(object, "maxBytesPerSecond", 0));
     options.stall_timeout = std::chrono::milliseconds(static_cast<int64_t>(NumberOr(object, "stallTimeoutMs", 90000)));
     options.slot_bytes = static_cast<uint64_t>(NumberOr(object, "slotBytes", 0));
+    options.converts = Flag(object, "converts");
     status = Engine::Create(FromExternal<Device>(info[0]), std::move(reader), options, &engine);
   }
   if (!status.ok()) return Throw(env, status);
@@ -118,8 +119,10 @@ Napi::Value AbandonEngine(const Napi::CallbackInfo& info) {
   return info.Env().Undefined();
 }
 
+// stagingBytes(engine, converts: boolean): number
 Napi::Value StagingBytes(const Napi::CallbackInfo& info) {
-  return Napi::Number::New(info.Env(), static_cast<double>(FromExternal<Engine>(info[0])->StagingBytes()));
+  const uint64_t bytes = FromExternal<Engine>(info[0])->StagingBytes(info[1].ToBoolean());
+  return Napi::Number::New(info.Env(), static_cast<double>(bytes));
 }
 
 // takeFallbacks(engine): {path, from, to, reason}[]
@@ -144,7 +147,8 @@ uint64_t BigIntOf(const Napi::Value& value) {
 }
 
 // {files: {path, identity}[], allocationSizes: Float64Array, allocationBatches: Uint32Array,
-//  itemFiles, itemAllocations: Uint32Array, itemOffsets, itemLengths, itemDestinations: Float64Array}
+//  itemFiles, itemAllocations: Uint32Array, itemOffsets, itemLengths, itemDestinations: Float64Array,
+//  itemFrom, itemTo: Uint8Array of dtypes, where something converts}
 //
 // In an environment that is being ended every read of a property may fail and give nothing: the arrays are compared
 // before they are walked.
@@ -186,6 +190,15 @@ Status PlanFromJs(const Napi::Object& object, Plan* out) {
   for (size_t i = 0; i < count; ++i) {
     plan.items.push_back({file[i], allocation[i], static_cast<uint64_t>(offset[i]), static_cast<uint64_t>(length[i]),
                           static_cast<uint64_t>(destination[i])});
+  }
+  Napi::Value from = object.Get("itemFrom"), to = object.Get("itemTo");
+  if (from.IsTypedArray() && to.IsTypedArray() && from.As<Napi::TypedArray>().ElementLength() == count &&
+      to.As<Napi::TypedArray>().ElementLength() == count) {
+    const uint8_t *stored = from.As<Napi::Uint8Array>().Data(), *wanted = to.As<Napi::Uint8Array>().Data();
+    for (size_t i = 0; i < count; ++i) {
+      plan.items[i].from = static_cast<DType>(stored[i]);
+      plan.items[i].to = static_cast<DType>(wanted[i]);
+    }
   }
   return plan.Validate();
 }

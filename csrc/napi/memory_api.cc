@@ -56,7 +56,8 @@ Napi::Value DeviceInfoJs(const Napi::CallbackInfo& info) {
 Napi::Value CheckRoomJs(const Napi::CallbackInfo& info) {
   auto device = FromExternal<Device>(info[0]);
   auto bytes = static_cast<uint64_t>(info[1].As<Napi::Number>().DoubleValue());
-  return AsyncWork::Run(info.Env(), [=] { return device->CheckRoom(bytes); }, nullptr);
+  return AsyncWork::Run(
+      info.Env(), [=] { return device->CheckRoom(bytes); }, nullptr);
 }
 
 // pointerOf(allocation): bigint

@@ -51,13 +51,15 @@ struct ReadRequest {
 
 struct ReaderNeeds {
   size_t offset_alignment = 1, length_alignment = 1, memory_alignment = 1;  // powers of two
-  uint64_t boundary = 0;      // no read crosses a multiple of this offset in the file; 0: no such rule
+  uint64_t boundary = 0;      // no read crosses a multiple of this offset in the file; 0: no such rule. But one that is
+                              // converted (`dtype`) holds whole elements: it may begin up to 7 bytes before a multiple
   size_t chunk = 4 << 20;     // the length of a read that suits this reader best
   int in_flight = 4;          // reads that it takes at a time
   int slots = 8;              // slots to cycle when reads go through slots
   bool fills_host = true;     // straight into host tensors
   bool fills_device = false;  // straight into device tensors (GDS)
   bool scatters = false;      // a read may have many pieces (at most 1024)
+  bool device_slots = false;  // AllocateSlots gives device memory (GDS): loads that convert are refused
 };
 
 // Used by one I/O thread, but for Open.

@@ -7,6 +7,7 @@ namespace {
 
 constexpr size_t kPartsOfDirectRead = 1024;  // IOV_MAX
 constexpr size_t kPartsOfSlot = 4096;
+constexpr uint64_t kOutputAlignment = 64;  // a line of the cache: stores of whole registers cross none
 
 uint64_t Down(uint64_t value, uint64_t alignment) { return value / alignment * alignment; }
 uint64_t Up(uint64_t value, uint64_t alignment) { return Down(value + alignment - 1, alignment); }
@@ -26,6 +27,19 @@ uint64_t RunLength(const Plan& plan, Cursor cursor, size_t end, uint64_t enough)
   return length;
 }
 
+// How much of `length` bytes at `from` the slot has room for, whole elements of an item that converts: the read with
+// its alignment, and behind it what `outputs` bytes of earlier parts and this one become.
+uint64_t RoomFor(const PlanItem& item, const ChunkRules& rules, const Chunk& chunk, uint64_t outputs, uint64_t from,
+                 uint64_t length) {
+  if (!item.converts() && !chunk.converts) return length;
+  uint64_t used = from - chunk.offset + rules.needs.length_alignment - 1;
+  if (rules.outputs_in_slot) used += kOutputAlignment + outputs;
+  const uint64_t room = rules.slot_bytes > used ? rules.slot_bytes - used : 0;
+  if (!item.converts()) return std::min(length, room);
+  const uint64_t element = BytesOf(item.from), output = rules.outputs_in_slot ? BytesOf(item.to) : 0;
+  return std::min(length / element, room / (element + output)) * element;
+}
+
 }  // namespace
 
 Chunk NextChunk(const Plan& plan, const ChunkRules& rules, Cursor cursor, size_t end, uint64_t allocation_address) {
@@ -35,10 +49,13 @@ Chunk NextChunk(const Plan& plan, const ChunkRules& rules, Cursor cursor, size_t
   const uint64_t start = first.offset + cursor.done;
 
   Chunk chunk;
-  chunk.direct = rules.direct;
+  chunk.direct = rules.direct && !first.converts();
+  chunk.offset = Down(start, needs.offset_alignment);
   // Reads end at multiples of the chunk's length: a store that cuts files into chunks then serves each from one place.
-  uint64_t limit = Down(start, rules.chunk) + rules.chunk;
-  if (needs.boundary > 0) limit = std::min(limit, Down(start, needs.boundary) + needs.boundary);
+  // An element that such an end would cut belongs to the read behind it.
+  const uint64_t begin = start + (first.converts() ? BytesOf(first.from) - 1 : 0);
+  uint64_t limit = Down(begin, rules.chunk) + rules.chunk;
+  if (needs.boundary > 0) limit = std::min(limit, Down(begin, needs.boundary) + needs.boundary);
   if (chunk.direct && alignment > 1) {
     uint64_t address = allocation_address + first.destination + cursor.done;
     const uint64_t left = RunLength(plan, cursor, end, rules.chunk + alignment);
@@ -55,7 +72,7 @@ Chunk NextChunk(const Plan& plan, const ChunkRules& rules, Cursor cursor, size_t
   const size_t most_parts = chunk.direct ? kPartsOfDirectRead : kPartsOfSlot;
   const bool one_piece = chunk.direct && (alignment > 1 || !needs.scatters);
   uint64_t gap = chunk.direct ? 0 : rules.largest_gap;
-  uint64_t stop = start;
+  uint64_t stop = start, outputs = 0;
   while (cursor.item < end && chunk.parts.size() < most_parts) {
     const PlanItem& item = plan.items[cursor.item];
     if (item.length == 0) {  // complete as soon as the cursor passes it
@@ -67,18 +84,25 @@ Chunk NextChunk(const Plan& plan, const ChunkRules& rules, Cursor cursor, size_t
     if (item.file != first.file || from < stop || from - stop > gap || from >= limit) break;
     if (chunk.direct && item.allocation != first.allocation) break;
     if (one_piece && item.destination + cursor.done != first.destination + (from - first.offset)) break;
+    // Where the reader can fill tensors, only what converts goes through a slot.
+    if (rules.direct && item.converts() != first.converts()) break;
     uint64_t length = std::min(item.length - cursor.done, limit - from);
-    chunk.parts.push_back({static_cast<uint32_t>(cursor.item), from, item.destination + cursor.done, length});
+    length = RoomFor(item, rules, chunk, outputs, from, length);
+    if (length == 0) break;
+    chunk.parts.push_back(
+        {static_cast<uint32_t>(cursor.item), from, item.destination + item.InMemory(cursor.done), length, outputs});
+    if (item.converts()) outputs += item.InMemory(length);
+    chunk.converts |= item.converts();
     stop = from + length;
     cursor.done += length;
     if (cursor.done < item.length) break;
     cursor = {cursor.item + 1, 0};
   }
 
-  chunk.offset = Down(start, needs.offset_alignment);
   chunk.wanted = stop - chunk.offset;
   chunk.length = Up(chunk.wanted, needs.length_alignment);
   chunk.next = cursor;
+  for (ChunkPart& part : chunk.parts) part.output += Up(chunk.length, kOutputAlignment);
   return chunk;
 }
 

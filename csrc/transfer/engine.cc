@@ -23,9 +23,11 @@ Status Engine::Create(std::shared_ptr<Device> device, std::unique_ptr<Reader> re
   uint64_t alignment = std::max({needs.offset_alignment, needs.length_alignment, needs.memory_alignment, size_t{1}});
   chunk = std::max(chunk / alignment * alignment, alignment);
   bool fills = shared->device->host_accessible() ? needs.fills_host : needs.fills_device;
-  shared->rules = {needs, fills && !options.always_stage, chunk, kLargestGap};
   // A read that begins and ends inside aligned blocks carries up to one block more at either end.
-  shared->slot_bytes = alignment > 1 ? chunk + 2 * alignment : std::max<uint64_t>((chunk + 4095) / 4096 * 4096, 4096);
+  shared->slot_bytes = std::max<uint64_t>(alignment > 1 ? chunk + 2 * alignment : (chunk + 4095) / 4096 * 4096, 4096);
+  const bool outputs_in_slot = !shared->device->host_accessible();
+  if (options.converts && outputs_in_slot) shared->slot_bytes *= 2;
+  shared->rules = {needs, fills && !options.always_stage, chunk, kLargestGap, shared->slot_bytes, outputs_in_slot};
   shared->slot_count = static_cast<int>(std::clamp<uint64_t>(options.staging_limit / shared->slot_bytes, 1,
                                                              static_cast<uint64_t>(std::max(needs.slots, 1))));
   FST_RETURN_IF_ERROR(StartThread("fst-io", [shared] {
@@ -53,6 +55,11 @@ Status Engine::Create(std::shared_ptr<Device> device, std::unique_ptr<Reader> re
 Engine::~Engine() { Close(nullptr); }
 
 Status Engine::Start(Plan plan, TransferOptions options, std::shared_ptr<Transfer>* out) {
+  if (shared_->rules.needs.device_slots && plan.Converts()) {
+    return Status(Code::UNSUPPORTED_DTYPE,
+                  "this reader's slots are device memory, where elements cannot be converted: load without dtype, or "
+                  "with copier: 'nogds'");
+  }
   auto transfer = std::make_shared<Transfer>(std::move(plan), std::move(options));
   {
     std::lock_guard<std::mutex> lock(shared_->mutex);
@@ -96,8 +103,8 @@ std::vector<Reader::Fallback> Engine::TakeFallbacks() {
   return std::move(shared_->fallbacks);
 }
 
-uint64_t Engine::StagingBytes() const {
-  return shared_->rules.direct && shared_->rules.needs.offset_alignment == 1
+uint64_t Engine::StagingBytes(bool converts) const {
+  return !converts && shared_->rules.direct && shared_->rules.needs.offset_alignment == 1
              ? 0
              : shared_->slot_bytes * static_cast<uint64_t>(shared_->slot_count);
 }

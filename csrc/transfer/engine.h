@@ -14,6 +14,9 @@ struct EngineOptions {
   std::chrono::milliseconds stall_timeout{90000};
   uint64_t slot_bytes = 0;                     // 0: the reader's chunk
   uint64_t staging_limit = uint64_t{1} << 30;  // all slots together
+  // Loads convert: where converted elements need room in their slot it is made larger by that, so that reads need not
+  // be shorter than others.
+  bool converts = false;
 };
 
 class Engine {
@@ -24,7 +27,8 @@ class Engine {
   // Closes, if Close has not been called. Never waits.
   ~Engine();
 
-  // Any thread, never blocks. The plan has been validated. CLOSED after Close.
+  // Any thread, never blocks. The plan has been validated. CLOSED after Close, UNSUPPORTED_DTYPE for a plan that
+  // converts when the reader's slots are device memory.
   Status Start(Plan plan, TransferOptions options, std::shared_ptr<Transfer>* out);
   // Allows batches below `window`.
   void SetWindow(const std::shared_ptr<Transfer>& transfer, uint32_t window);
@@ -37,7 +41,7 @@ class Engine {
 
   // Files that were read in another way than asked, since the last call.
   std::vector<Reader::Fallback> TakeFallbacks();
-  uint64_t StagingBytes() const;  // what the slots take when they are used
+  uint64_t StagingBytes(bool converts) const;  // what the slots take in a load that converts, or one that does not
 
  private:
   struct Shared;

@@ -101,7 +101,7 @@ void Loop::Handle(const Completion& completion) {
     case Completion::Kind::kCopy:
       return HandleCopied(op, completion.status);
     case Completion::Kind::kConvert:
-      return;
+      return HandleConverted(op, completion.status);
   }
 }
 
@@ -124,30 +124,8 @@ void Loop::HandleRead(Op& op, const Status& status) {
     FinishParts(op);
     return FreeOp(op);
   }
-  // Each part to its own address; neighbours that follow each other in the file and in memory go in one copy.
-  std::vector<CopyPiece> pieces;
-  pieces.reserve(op.parts.size());
-  for (size_t i = 0; i < op.parts.size(); ++i) {
-    const ChunkPart& part = op.parts[i];
-    uint64_t source = slots_.Address(op.slot) + (part.file_offset - op.offset);
-    uint64_t destination = op.buffers[i]->address() + part.destination;
-    if (!pieces.empty()) {
-      CopyPiece& before = pieces.back();
-      if (op.buffers[i] == op.buffers[i - 1] && before.source + before.length == source &&
-          before.destination + before.length == destination) {
-        before.length += part.length;
-        continue;
-      }
-    }
-    pieces.push_back({source, destination, part.length});
-  }
-  op.stage = Op::kCopying;
-  ++copying_;
-  op.since = Clock::now();
-  Status copying = stream_->Submit(pieces.data(), pieces.size(), slots_.on_device(), TagOf(op));
-  if (copying.ok()) return;
-  Fail(*op.transfer, PlaceOf(op, copying));
-  FreeOp(op);
+  if (op.converts) return StartConversion(op);
+  CopyOut(op);
 }
 
 void Loop::HandleCopied(Op& op, const Status& status) {
@@ -254,6 +232,7 @@ Status Loop::StartRead(const TransferPtr& transfer, Chunk chunk, int slot) {
   op.slot = slot;
   op.file = t.plan_.items[chunk.parts.front().item].file;
   op.offset = chunk.offset;
+  op.converts = chunk.converts;
   op.parts = std::move(chunk.parts);
   ++reading_;
   auto undo = [&](Status status) {
@@ -379,7 +358,7 @@ Loop::Op& Loop::NewOp(Op::Stage stage, const TransferPtr& transfer) {
 
 void Loop::FreeOp(Op& op) {
   if (op.slot >= 0) slots_.Give(op.slot);
-  if (op.stage == Op::kCopying) --copying_;
+  if (op.stage == Op::kConverting || op.stage == Op::kCopying) --copying_;
   --op.transfer->ops_;
   --working_;
   CountInFlight(-1);

@@ -1,5 +1,5 @@
 // What the I/O thread of an engine does: open ahead, cut chunks, start reads, start the copy of each completed read,
-// account for each completed copy. It never copies a byte itself and sleeps in one place only.
+// account for each completed copy. It never copies or converts a byte itself and sleeps in one place only.
 #pragma once
 #include <deque>
 #include <memory>
@@ -39,12 +39,13 @@ class Loop {
  private:
   using TransferPtr = std::shared_ptr<Transfer>;
   struct Op {
-    enum Stage : uint8_t { kFree, kOpening, kReading, kCopying } stage = kFree;
+    enum Stage : uint8_t { kFree, kOpening, kReading, kConverting, kCopying } stage = kFree;
     uint32_t index = 0, generation = 0;
     TransferPtr transfer;
     uint32_t file = 0;
     int slot = -1;
     uint64_t offset = 0;
+    bool converts = false;
     std::vector<ChunkPart> parts;
     std::vector<std::shared_ptr<DeviceBuffer>> buffers;  // keeps memory under I/O alive, whatever else lets go
     std::shared_ptr<void> target;                        // the reader's, see Reader::Target
@@ -58,7 +59,10 @@ class Loop {
   void Handle(const Completion& completion);
   void HandleOpened(Op& op, const Status& status);
   void HandleRead(Op& op, const Status& status);
+  void HandleConverted(Op& op, const Status& status);
   void HandleCopied(Op& op, const Status& status);
+  void StartConversion(Op& op);
+  void CopyOut(Op& op);
   bool IssueAll();  // true when something was started
   bool OpenAhead(const TransferPtr& transfer);
   bool IssueRead(const TransferPtr& transfer);
@@ -87,7 +91,8 @@ class Loop {
   std::deque<TransferPtr> transfers_;
   std::deque<Op> ops_;  // a deque: references stay valid while it grows
   std::vector<uint32_t> free_ops_;
-  int reading_ = 0, copying_ = 0, working_ = 0;
+  int reading_ = 0, working_ = 0;
+  int copying_ = 0;  // ops that use what was read into their slot
   bool closing_ = false, throttled_ = false;  // throttled_: a read was put off until throttled_until_
   Clock::time_point throttled_until_ = Clock::time_point::min();
   Clock::time_point next_stall_check_ = Clock::time_point::min();

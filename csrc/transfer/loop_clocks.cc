@@ -25,9 +25,10 @@ void Loop::CheckClocks() {
     }
     if (op.stage == Op::kReading) reader_.Abandon(TagOf(op));
     if (op.transfer->failed_) continue;
-    const char* what = op.stage == Op::kOpening   ? "opening the file"
-                       : op.stage == Op::kReading ? "a read"
-                                                  : "a copy to the device";
+    const char* what = op.stage == Op::kOpening      ? "opening the file"
+                       : op.stage == Op::kReading    ? "a read"
+                       : op.stage == Op::kConverting ? "a conversion"
+                                                     : "a copy to the device";
     const std::string& path = op.transfer->plan_.files[op.file].path;
     Status stalled(
         Code::STALLED,

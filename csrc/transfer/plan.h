@@ -1,12 +1,15 @@
 // What a load is to do, in the order in which tensors are to be ready. Made by src/plan.ts, checked by Validate at the
 // door.
 #pragma once
+#include <algorithm>
 #include <cstdint>
 #include <string>
 #include <vector>
 
+#include "base/dtype.h"
 #include "base/file_identity.h"
 #include "base/status.h"
+#include "transfer/convert.h"
 
 namespace fst {
 
@@ -24,9 +27,14 @@ struct PlanAllocation {
 struct PlanItem {
   uint32_t file;
   uint32_t allocation;
-  uint64_t offset;       // of its first byte in the file
-  uint64_t length;       // bytes, may be 0
-  uint64_t destination;  // its first byte in the allocation; a multiple of 256 for a whole tensor
+  uint64_t offset;                         // of its first byte in the file
+  uint64_t length;                         // bytes in the file, may be 0
+  uint64_t destination;                    // its first byte in the allocation; a multiple of 256 for a whole tensor
+  DType from = DType::U8, to = DType::U8;  // different: elements are converted on the way
+
+  bool converts() const { return from != to; }
+  // The bytes in memory of `bytes` in the file, whole elements where the item converts.
+  uint64_t InMemory(uint64_t bytes) const { return converts() ? bytes / BytesOf(from) * BytesOf(to) : bytes; }
 };
 
 struct Plan {
@@ -35,8 +43,13 @@ struct Plan {
   std::vector<PlanItem> items;
 
   // On OK: every index is in range, batches do not decrease from item to item, offsets stay inside their files and
-  // destinations inside their allocations. INVALID_ARGUMENT otherwise.
+  // destinations inside their allocations, and items that convert have whole elements and a conversion that there is.
+  // INVALID_ARGUMENT otherwise.
   Status Validate() const;
+
+  bool Converts() const {
+    return std::any_of(items.begin(), items.end(), [](const PlanItem& item) { return item.converts(); });
+  }
 
   uint32_t BatchOf(size_t item) const { return allocations[items[item].allocation].batch; }
 };

@@ -3,7 +3,7 @@ import { DeviceTensor } from '../device-tensor.js';
 import { FastSafetensorsError } from '../errors.js';
 import type { SafeTensorsMetadata } from '../metadata.js';
 import { checkLoaderOptions, type LoaderOptions } from '../options.js';
-import { Plan } from '../plan.js';
+import { convertedDtype, Plan } from '../plan.js';
 import { type Files, readShards, type ShardSet } from '../shards.js';
 import type { SliceRange, TensorFrame } from '../tensor-frame.js';
 import { Session } from './session.js';
@@ -61,9 +61,9 @@ class LazyFiles<T> implements OpenFiles<T> {
 
   async getTensor(name: string): Promise<T> {
     const { metadata, index } = this.#find(name);
-    const plan = await Plan.ofTensors([{ metadata, selection: Uint32Array.of(index) }]);
+    const { timeoutMs, dtype } = this.#options;
+    const plan = await Plan.ofTensors([{ metadata, selection: Uint32Array.of(index) }], { dtype });
     const started = performance.now();
-    const { timeoutMs } = this.#options;
     const load = await this.#session.begin(plan, { window: 1, collectReady: false, timeoutMs });
     let tensor: DeviceTensor;
     try {
@@ -83,11 +83,13 @@ class LazyFiles<T> implements OpenFiles<T> {
 
   async #readSlice(metadata: SafeTensorsMetadata, slice: TensorFrame): Promise<DeviceTensor> {
     const device: Device = this.#session.device;
-    const { name, dtype, shape, byteLength } = slice;
-    if (byteLength === 0) return new DeviceTensor(name, dtype, shape, 0, device, null, 0);
-    const plan = Plan.ofSlice(metadata, slice);
-    const started = performance.now();
+    const { name, shape } = slice;
     const { timeoutMs } = this.#options;
+    const dtype = convertedDtype(metadata, metadata.indexOf(name), this.#options.dtype);
+    const plan = Plan.ofSlice(metadata, slice, this.#options.dtype);
+    const byteLength = plan.deviceBytes;
+    if (byteLength === 0) return new DeviceTensor(name, dtype, shape, 0, device, null, 0);
+    const started = performance.now();
     // Runs that lie near each other are read together and copied apart.
     const load = await this.#session.begin(plan, {
       window: 1,

@@ -2,7 +2,7 @@ import type { DeviceTensor } from '../device-tensor.js';
 import { FastSafetensorsError, InvalidArgumentError } from '../errors.js';
 import { FilesBufferOnDevice } from '../files-buffer.js';
 import { COPY_CHECKS, checkLoaderOptions, checkOptions, type LoaderOptions } from '../options.js';
-import { Plan } from '../plan.js';
+import { Plan, type PlanInput } from '../plan.js';
 import { SingleGroup } from '../process-group.js';
 import type { Progress } from '../progress.js';
 import { type Files, readShards, type ShardSet } from '../shards.js';
@@ -20,6 +20,7 @@ export class SafeTensorsFileLoader<T = DeviceTensor> {
   readonly #options: LoaderOptions<T>;
   readonly #session: Session;
   #shards: ShardSet | undefined;
+  #inputs: readonly PlanInput[] | undefined;
   #plan: Plan | undefined;
 
   /** Checks the options: INVALID_ARGUMENT, UNKNOWN_COPIER. */
@@ -38,7 +39,7 @@ export class SafeTensorsFileLoader<T = DeviceTensor> {
   async addFilenames(files: Files | Readonly<Record<number, Files>>): Promise<void> {
     const session = this.#session;
     session.check();
-    const { pg = new SingleGroup(), allowTrailingBytes, signal, filter } = this.#options;
+    const { pg = new SingleGroup(), allowTrailingBytes, signal, filter, dtype } = this.#options;
     let mine = files as Files;
     if (typeof files === 'object' && files !== null && !Array.isArray(files)) {
       for (const rank of Object.keys(files)) {
@@ -49,9 +50,11 @@ export class SafeTensorsFileLoader<T = DeviceTensor> {
       mine = (files as Record<number, Files>)[pg.rank] ?? [];
     }
     const shards = await session.race(readShards(mine, { allowTrailingBytes }, signal));
-    const plan = await session.race(Plan.ofTensors(await session.race(selectTensors(shards.metadata, filter))));
+    const inputs = await session.race(selectTensors(shards.metadata, filter));
+    const plan = await session.race(Plan.ofTensors(inputs, { dtype }));
     await session.prepare(shards.metadata.map(({ path }) => path));
     this.#shards = shards;
+    this.#inputs = inputs;
     this.#plan = plan;
   }
 
@@ -72,19 +75,14 @@ export class SafeTensorsFileLoader<T = DeviceTensor> {
     return frame.shape;
   }
 
-  /** Loads every tensor. Rejects with the codes of files, copier and device, CLOSED, TIMEOUT, STALLED, or the reason of an aborted signal. */
+  /** Loads every tensor; `dtype` in place of the loader's. Rejects with the codes of files, copier and device, CLOSED, TIMEOUT, STALLED, or the reason of an aborted signal. */
   async copyFilesToDevice(options: CopyOptions = {}): Promise<FilesBufferOnDevice<T>> {
     const session = this.#session;
     const { signal, onProgress } = options;
     checkOptions(options, COPY_CHECKS);
     session.check(signal);
-    if (options.dtype !== undefined) {
-      throw new FastSafetensorsError(
-        'UNSUPPORTED_DTYPE',
-        `dtype: converting to ${options.dtype} on the way is not supported by this version yet; load as stored and convert in the framework`,
-      );
-    }
-    const plan = this.#planned();
+    const planned = this.#planned();
+    const plan = options.dtype ? await session.race(Plan.ofTensors(this.#inputs!, { dtype: options.dtype }), signal) : planned;
     const shards = this.#shards!;
     const find = (name: string): number | undefined => {
       const file = shards.fileOf(name);
@@ -118,6 +116,7 @@ export class SafeTensorsFileLoader<T = DeviceTensor> {
   reset(): void {
     this.#session.check();
     this.#shards = undefined;
+    this.#inputs = undefined;
     this.#plan = undefined;
   }
 

@@ -1,6 +1,5 @@
 import type { Device } from '../device.js';
 import { DeviceTensor } from '../device-tensor.js';
-import { DTYPE_NAMES } from '../dtype.js';
 import { FastSafetensorsError } from '../errors.js';
 import { Memory } from '../memory.js';
 import { checked, type NativeLoad as Handle, type NativeEngine, native, settled, statusError } from '../native.js';
@@ -78,14 +77,13 @@ export abstract class Load {
     const { plan } = this;
     const { metadata } = plan.inputs[plan.files[item]!]!;
     const index = plan.tensors[item]!;
-    const { dtypes } = metadata.packed;
-    const length = plan.lengths[item]!;
-    const memory = length > 0 ? this.memoryOf(item) : null;
+    const size = plan.sizes[item]!;
+    const memory = size > 0 ? this.memoryOf(item) : null;
     return new DeviceTensor(
       metadata.nameAt(index),
-      DTYPE_NAMES[dtypes[index]!]!,
+      plan.dtypeOf(item),
       metadata.shapeAt(index),
-      length,
+      size,
       this.device,
       memory,
       plan.destinations[item]!,

@@ -43,11 +43,12 @@ export class ParallelLoader<T = DeviceTensor> {
       maxBatchBytes = DEFAULT_BATCH_BYTES,
       order,
       timeoutMs,
+      dtype,
     } = this.#options;
     session.check();
     const shards = await session.race(readShards(files, { allowTrailingBytes }, this.#options.signal));
     const inputs = await session.race(selectTensors(shards.metadata, filter));
-    const plan = await session.race(Plan.ofTensors(inputs, maxBatchBytes));
+    const plan = await session.race(Plan.ofTensors(inputs, { batchBytes: maxBatchBytes, dtype }));
     const window = queueSize + 2;
     const started = performance.now();
     const load = await session.begin(plan, { window, collectReady: order === 'ready', timeoutMs });

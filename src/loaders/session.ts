@@ -131,7 +131,7 @@ export class Session {
     }
     try {
       const engine = await opening;
-      this.#stagingBytes = native().stagingBytes(engine);
+      this.#stagingBytes = native().stagingBytes(engine, false);
       return { engine, copier, fallbacks };
     } catch (error) {
       this.#engines.delete(key);

@@ -1,0 +1,161 @@
+#include "transfer/convert.h"
+
+#include "transfer/convert_kernels.h"
+
+#if defined(__x86_64__)
+#include <cpuid.h>
+#include <immintrin.h>
+#endif
+
+namespace fst {
+namespace {
+
+using namespace convert;  // NOLINT(google-build-using-namespace): the kernels of this file
+
+using Function = void (*)(const void* source, void* destination, size_t n);
+
+template <class Kernel>
+FST_INLINE void Loop(const void* __restrict source, void* __restrict destination, size_t n) {
+  using From = typename Kernel::From;
+  using To = typename Kernel::To;
+  const char* __restrict in = static_cast<const char*>(source);
+  char* __restrict out = static_cast<char*>(destination);
+  for (size_t i = 0; i < n; ++i) {
+    From x;
+    memcpy(&x, in + i * sizeof(From), sizeof x);
+    const To y = Kernel::Do(x);
+    memcpy(out + i * sizeof(To), &y, sizeof y);
+  }
+}
+
+template <class Kernel>
+void Portable(const void* source, void* destination, size_t n) {
+  Loop<Kernel>(source, destination, n);
+}
+
+#if defined(__x86_64__)
+
+#define FST_AVX2 __attribute__((target("avx2,f16c")))
+
+// The same arithmetic, with the registers of AVX2.
+template <class Kernel>
+FST_AVX2 void Fast(const void* source, void* destination, size_t n) {
+  Loop<Kernel>(source, destination, n);
+}
+
+// Eight elements at a time by F16C, the rest by the kernel.
+template <class Kernel>
+FST_AVX2 FST_INLINE void Tail(const void* source, void* destination, size_t done, size_t n) {
+  Loop<Kernel>(static_cast<const char*>(source) + done * sizeof(typename Kernel::From),
+               static_cast<char*>(destination) + done * sizeof(typename Kernel::To), n - done);
+}
+
+template <>
+FST_AVX2 void Fast<F32ToF16>(const void* source, void* destination, size_t n) {
+  const float* in = static_cast<const float*>(source);
+  __m128i* out = static_cast<__m128i*>(destination);
+  size_t i = 0;
+  for (; i + 8 <= n; i += 8)
+    _mm_storeu_si128(out + i / 8, _mm256_cvtps_ph(_mm256_loadu_ps(in + i), _MM_FROUND_TO_NEAREST_INT));
+  Tail<F32ToF16>(source, destination, i, n);
+}
+
+template <>
+FST_AVX2 void Fast<F16ToF32>(const void* source, void* destination, size_t n) {
+  const __m128i* in = static_cast<const __m128i*>(source);
+  float* out = static_cast<float*>(destination);
+  size_t i = 0;
+  for (; i + 8 <= n; i += 8) _mm256_storeu_ps(out + i, _mm256_cvtph_ps(_mm_loadu_si128(in + i / 8)));
+  Tail<F16ToF32>(source, destination, i, n);
+}
+
+template <>
+FST_AVX2 void Fast<BF16ToF16>(const void* source, void* destination, size_t n) {
+  const __m128i* in = static_cast<const __m128i*>(source);
+  __m128i* out = static_cast<__m128i*>(destination);
+  size_t i = 0;
+  for (; i + 8 <= n; i += 8) {
+    const __m256i wide = _mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128(in + i / 8)), 16);
+    _mm_storeu_si128(out + i / 8, _mm256_cvtps_ph(_mm256_castsi256_ps(wide), _MM_FROUND_TO_NEAREST_INT));
+  }
+  Tail<BF16ToF16>(source, destination, i, n);
+}
+
+template <>
+FST_AVX2 void Fast<F16ToBF16>(const void* source, void* destination, size_t n) {
+  const __m128i* in = static_cast<const __m128i*>(source);
+  __m128i* out = static_cast<__m128i*>(destination);
+  const __m256i half = _mm256_set1_epi32(0x7fff), one = _mm256_set1_epi32(1), quiet = _mm256_set1_epi32(0x40);
+  const __m256i sign = _mm256_set1_epi32(0x7fffffff), infinity = _mm256_set1_epi32(0x7f800000);
+  size_t i = 0;
+  for (; i + 8 <= n; i += 8) {
+    const __m256i x = _mm256_castps_si256(_mm256_cvtph_ps(_mm_loadu_si128(in + i / 8)));
+    const __m256i top = _mm256_srli_epi32(x, 16);
+    const __m256i up = _mm256_add_epi32(half, _mm256_and_si256(top, one));
+    const __m256i rounded = _mm256_srli_epi32(_mm256_add_epi32(x, up), 16);
+    const __m256i is_nan = _mm256_cmpgt_epi32(_mm256_and_si256(x, sign), infinity);
+    const __m256i result = _mm256_blendv_epi8(rounded, _mm256_or_si256(top, quiet), is_nan);
+    const __m128i low = _mm256_castsi256_si128(result), high = _mm256_extracti128_si256(result, 1);
+    _mm_storeu_si128(out + i / 8, _mm_packus_epi32(low, high));
+  }
+  Tail<F16ToBF16>(source, destination, i, n);
+}
+
+bool DetectFast() {
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  // The compiler's check of AVX2 includes the system's saving of its registers.
+  return __builtin_cpu_supports("avx2") && __get_cpuid(1, &a, &b, &c, &d) != 0 && (c & bit_F16C) != 0;
+}
+
+#else
+
+template <class Kernel>
+constexpr Function Fast = Portable<Kernel>;
+bool DetectFast() { return false; }
+
+#endif
+
+struct Conversion {
+  DType from, to;
+  Function portable, fast;
+};
+
+template <class Kernel>
+constexpr Conversion Of(DType from, DType to) {
+  return {from, to, Portable<Kernel>, Fast<Kernel>};
+}
+
+constexpr Conversion kConversions[] = {
+    Of<F32ToF16>(DType::F32, DType::F16),        Of<F32ToBF16>(DType::F32, DType::BF16),
+    Of<F16ToF32>(DType::F16, DType::F32),        Of<F16ToBF16>(DType::F16, DType::BF16),
+    Of<BF16ToF32>(DType::BF16, DType::F32),      Of<BF16ToF16>(DType::BF16, DType::F16),
+    Of<F64ToF32>(DType::F64, DType::F32),        Of<E4M3ToF16>(DType::F8_E4M3, DType::F16),
+    Of<E4M3ToBF16>(DType::F8_E4M3, DType::BF16), Of<E4M3ToF32>(DType::F8_E4M3, DType::F32),
+    Of<E5M2ToF16>(DType::F8_E5M2, DType::F16),   Of<E5M2ToBF16>(DType::F8_E5M2, DType::BF16),
+    Of<E5M2ToF32>(DType::F8_E5M2, DType::F32),
+};
+
+const Conversion* Find(DType from, DType to) {
+  for (const Conversion& conversion : kConversions) {
+    if (conversion.from == from && conversion.to == to) return &conversion;
+  }
+  return nullptr;
+}
+
+}  // namespace
+
+bool CanConvert(DType from, DType to) { return Find(from, to) != nullptr; }
+
+bool HasFastConvert() {
+  static const bool fast = DetectFast();
+  return fast;
+}
+
+void ConvertElements(DType from, DType to, const void* source, void* destination, size_t n, ConvertPath path) {
+  const Conversion* conversion = Find(from, to);
+  if (conversion == nullptr) return;  // excluded by the contract
+  const bool fast = path == ConvertPath::kBest && HasFastConvert();
+  (fast ? conversion->fast : conversion->portable)(source, destination, n);
+}
+
+}  // namespace fst
