@@ -1,4 +1,5 @@
 export { loadConfig } from './config.js';
+export type { ChunkReader } from './copiers/chunk-reader.js';
 export type {
   Copier,
   CopierConstructor,
@@ -15,6 +16,7 @@ export {
   registerCopier,
   registeredCopiers,
 } from './copiers/registry.js';
+export { extractMountPoint, getHf3fsLibPath } from './copiers/three-fs.js';
 export { Device } from './device.js';
 export { DeviceTensor } from './device-tensor.js';
 export type { DTypeName } from './dtype.js';
@@ -26,6 +28,7 @@ export { fastsafeOpen, type OpenFiles } from './loaders/fastsafe-open.js';
 export { type CopyOptions, SafeTensorsFileLoader } from './loaders/file-loader.js';
 export { ParallelLoader } from './loaders/parallel-loader.js';
 export type { LoadReport } from './loaders/session.js';
+export { ParallelThreeFSLoader, ThreeFSLoader } from './loaders/three-fs-loader.js';
 export { SafeTensorsMetadata, type SafeTensorsMetadataOptions, TensorFrame } from './metadata.js';
 export { type Metrics, nativeMetrics } from './native.js';
 export type { LoaderOptions, Logger, ParallelOptions } from './options.js';

@@ -97,6 +97,15 @@ interface Addon extends OrtAddon {
   writeAllocation(memory: NativeMemory, offset: number, bytes: Uint8Array): Promise<void>;
   copyAllocation(source: NativeMemory, destination: NativeMemory, regions: Float64Array): Promise<void>;
   probeCufile(): Promise<{ library: string; version: string }>;
+  extractMountPoint(path: string): string;
+  hf3fsLibPath(): string;
+  lookAtThreeFs(
+    paths: readonly string[],
+    mountPoint: string,
+    all: boolean,
+  ): Promise<{ mountPoint: string; blockSize: number; misfits: StatusObject[] }>;
+  loadThreeFs(): Promise<void>;
+  threeFsAvailability(): Promise<{ available: boolean; reason?: string; remedy?: string; library?: string }>;
   setFakeDevices(options: object | null): void;
   createEngine(device: NativeDevice, reader: ReaderOptions, options: EngineOptions): NativeEngine;
   closeEngine(engine: NativeEngine): Promise<void>;

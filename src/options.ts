@@ -27,12 +27,17 @@ export interface LoaderOptions<T = DeviceTensor> {
   setNuma?: boolean;
   debugLog?: boolean;
   logger?: Logger;
+  /** 3fs: where 3FS is mounted; that of the files when empty. */
   mountPoint?: string;
+  /** 3fs: of the I/O ring. A quarter of it is in flight. */
   entries?: number;
+  /** 3fs: reads that 3FS may take as one job, all that are queued with 0; -1 (default) completes each on its own. */
   ioDepth?: number;
   /** Bytes of the 3FS reader's shared buffer. */
   bufferSize?: number;
+  /** 3fs: reads in place of the built-in reader; see ChunkReader. */
   reader?: unknown;
+  /** 3fs: 'nogds' reads files that are not on 3FS as ordinary ones, and the report says so. */
   fallback?: 'nogds' | false;
   /** Bytes of one read that passes through a staging slot. */
   bounceBufferSize?: number;
@@ -157,7 +162,7 @@ const LOADER_CHECKS: Record<keyof LoaderOptions, Check> = {
   entries: integer(1, 65536),
   ioDepth: integer(-65536, 65536),
   bufferSize: integer(4096),
-  reader: () => {},
+  reader: methods('a reader with readChunked(path, destination, fileOffset, length)', 'readChunked'),
   fallback: oneOf('nogds', false),
   bounceBufferSize: integer(4096, 2 ** 30),
   maxThreads: integer(1, 1024),

@@ -22,7 +22,7 @@ Napi::Value LibPath(const Napi::CallbackInfo& info) {
   return Napi::String::New(info.Env(), usrbio::FindHf3fsLibrary());
 }
 
-// lookAtThreeFs(paths, mountPoint): Promise<{mountPoint, blockSize, misfits: status objects with their paths}>
+// lookAtThreeFs(paths, mountPoint, all): Promise<{mountPoint, blockSize, misfits: status objects with their paths}>
 Napi::Value Look(const Napi::CallbackInfo& info) {
   auto list = info[0].As<Napi::Array>();
   std::vector<std::string> paths;
@@ -32,9 +32,10 @@ Napi::Value Look(const Napi::CallbackInfo& info) {
     paths.push_back(list.Get(i).As<Napi::String>());
   }
   std::string mount = info[1].As<Napi::String>();
+  bool all = info[2].ToBoolean();
   auto found = std::make_shared<usrbio::FilesOnMount>();
   return AsyncWork::Run(
-      info.Env(), [=] { return usrbio::LookAtFiles(paths, mount, found.get()); },
+      info.Env(), [=] { return usrbio::LookAtFiles(paths, mount, all, found.get()); },
       [found](Napi::Env env) {
         Napi::Object result = Napi::Object::New(env);
         result["mountPoint"] = Napi::String::New(env, found->mount_point);

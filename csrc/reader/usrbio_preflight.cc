@@ -43,13 +43,14 @@ bool AnyMount() {
 
 }  // namespace
 
-Status LookAtFiles(const std::vector<std::string>& paths, const std::string& mount_point, FilesOnMount* out) {
+Status LookAtFiles(const std::vector<std::string>& paths, const std::string& mount_point, bool all, FilesOnMount* out) {
   *out = {};
   const std::string mountinfo = Mountinfo();
   const std::string* known = mountinfo.empty() ? nullptr : &mountinfo;
   if (!mount_point.empty()) FST_RETURN_IF_ERROR(ExtractMountPoint(mount_point, &out->mount_point, known));
   std::map<std::string, std::string> mount_of;  // by folder
   for (const std::string& path : paths) {
+    if (!all && !out->misfits.empty()) break;
     std::string folder = RealFolder(path), mount;
     auto found = mount_of.find(folder);
     if (!folder.empty() && found != mount_of.end()) {

@@ -358,7 +358,7 @@ Loop::Op& Loop::NewOp(Op::Stage stage, const TransferPtr& transfer) {
 
 void Loop::FreeOp(Op& op) {
   if (op.slot >= 0) slots_.Give(op.slot);
-  if (op.stage == Op::kCopying) --copying_;
+  if (op.stage == Op::kConverting || op.stage == Op::kCopying) --copying_;
   --op.transfer->ops_;
   --working_;
   CountInFlight(-1);

@@ -53,6 +53,7 @@ void Loop::StartConversion(Op& op) {
                       item.from, item.to});
   }
   op.stage = Op::kConverting;
+  ++copying_;
   op.since = Clock::now();
   // Slot and tensor memory stay until the completion has been handled: the op holds them.
   Status posted = ConvertThreads().Post([pieces = std::move(pieces), queue = shared_->queue, tag = TagOf(op)] {
@@ -84,8 +85,8 @@ void Loop::CopyOut(Op& op) {
     }
     pieces.push_back({source, destination, length});
   }
+  if (op.stage != Op::kConverting) ++copying_;
   op.stage = Op::kCopying;
-  ++copying_;
   op.since = Clock::now();
   Status copying = stream_->Submit(pieces.data(), pieces.size(), slots_.on_device(), TagOf(op));
   if (copying.ok()) return;

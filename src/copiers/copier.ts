@@ -1,6 +1,6 @@
 import type { Device } from '../device.js';
 import type { SafeTensorsMetadata } from '../metadata.js';
-import type { EngineOptions, ReaderOptions } from '../native.js';
+import type { EngineOptions, Fallback, ReaderOptions } from '../native.js';
 
 /** Bytes [fileOffset, fileOffset + length) of the file go to byte destOffset of the destination. */
 export interface CopyRange {
@@ -44,6 +44,16 @@ export interface EngineSpec {
   readonly unified?: boolean;
   /** For a reader whose slots are device memory (ReaderNeeds.device_slots): what loads that convert use in its place, and why, for the report. */
   readonly converting?: { readonly copier: string; readonly reason: string; readonly spec: EngineSpec };
+  /** What has to be known of the files before anything is made for them, off the event loop; rejects where this copier cannot read them. */
+  readonly forFiles?: (files: readonly string[]) => Promise<FilesSpec>;
+}
+
+/** How certain files are read. */
+export interface FilesSpec {
+  readonly spec: EngineSpec;
+  /** The copier that this really is. */
+  readonly copier: string;
+  readonly fallbacks: readonly Fallback[];
 }
 
 export const ENGINE: unique symbol = Symbol('fastsafetensors-node.engine');

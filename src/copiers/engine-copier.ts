@@ -70,7 +70,9 @@ class EngineCopier implements Copier<Promise<void>> {
     // Memory that somebody else allocated is no shared memory: a unified copier takes slots here.
     const handle = await openDevice(device);
     if (this.#spec.unified && device.type === 'cuda') await openUnified(device);
-    return checked(() => native().createEngine(handle, this.#spec.reader, this.#spec.engine));
+    const files = [this.#metadata.path];
+    const { reader, engine } = this.#spec.forFiles ? (await this.#spec.forFiles(files)).spec : this.#spec;
+    return checked(() => native().createEngine(handle, reader, engine));
   }
 
   async #transfer(

@@ -5,6 +5,7 @@ import type { CopierConstructor, CopierFactory } from './copier.js';
 import { gds } from './gds.js';
 import { nogds } from './nogds.js';
 import { chooseCopier } from './select.js';
+import { threeFs, threeFsAvailability } from './three-fs.js';
 import { unified } from './unified.js';
 
 export type CopierType = 'auto' | '3fs' | 'gds' | 'nogds' | 'unified' | (string & {});
@@ -17,20 +18,8 @@ interface Builtin {
   readonly availability: (device: Device) => Promise<Availability>;
 }
 
-/** A copier whose part is not in this version: it can be named and registered, and says so when it is used. */
-function missing(type: string, what: string): Builtin {
-  const reason = `the copier "${type}" (${what}) is not in this version yet`;
-  const remedy = "use copier: 'nogds', which reads every file system";
-  return {
-    factory: () => {
-      throw new FastSafetensorsError('COPIER_UNAVAILABLE', `${reason}; ${remedy}`);
-    },
-    availability: async () => ({ available: false, reason, remedy }),
-  };
-}
-
 const BUILTINS: ReadonlyMap<string, Builtin> = new Map<string, Builtin>([
-  ['3fs', missing('3fs', 'DeepSeek 3FS through USRBIO')],
+  ['3fs', { factory: threeFs, availability: threeFsAvailability }],
   ['gds', { factory: gds, availability: gdsAvailability }],
   ['nogds', { factory: nogds, availability: nogdsAvailability }],
   ['unified', { factory: unified, availability: unifiedAvailability }],

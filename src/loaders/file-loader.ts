@@ -52,7 +52,7 @@ export class SafeTensorsFileLoader<T = DeviceTensor> {
     const shards = await session.race(readShards(mine, { allowTrailingBytes }, signal));
     const inputs = await session.race(selectTensors(shards.metadata, filter));
     const plan = await session.race(Plan.ofTensors(inputs, { dtype }));
-    await session.prepare(shards.metadata.map(({ path }) => path));
+    await session.prepare(plan);
     this.#shards = shards;
     this.#inputs = inputs;
     this.#plan = plan;
@@ -82,7 +82,9 @@ export class SafeTensorsFileLoader<T = DeviceTensor> {
     checkOptions(options, COPY_CHECKS);
     session.check(signal);
     const planned = this.#planned();
-    const plan = options.dtype ? await session.race(Plan.ofTensors(this.#inputs!, { dtype: options.dtype }), signal) : planned;
+    const plan = options.dtype
+      ? await session.race(Plan.ofTensors(this.#inputs!, { dtype: options.dtype }), signal)
+      : planned;
     const shards = this.#shards!;
     const find = (name: string): number | undefined => {
       const file = shards.fileOf(name);

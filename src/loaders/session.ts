@@ -5,12 +5,19 @@ import { createCopierConstructor } from '../copiers/registry.js';
 import { chooseCopier } from '../copiers/select.js';
 import { Device, openDevice } from '../device.js';
 import { FastSafetensorsError } from '../errors.js';
-import { checked, type Fallback, type NativeDevice, type NativeEngine, native } from '../native.js';
+import { checked, type Fallback, type NativeEngine, native } from '../native.js';
 import type { LoaderOptions, Logger } from '../options.js';
 import type { Plan } from '../plan.js';
 import { type Progress, ProgressMeter, progressBar } from '../progress.js';
 import { CopierLoad } from './copier-load.js';
 import { EngineLoad, type Load, type LoadOptions } from './load.js';
+
+/** How a load's files are read. */
+interface Opened {
+  readonly engine: NativeEngine;
+  readonly copier: string;
+  readonly fallbacks: readonly Fallback[];
+}
 
 /** What a loader did, as far as it is; all zero before its first load. */
 export interface LoadReport {
@@ -46,7 +53,7 @@ export class Session {
   readonly #closing = new AbortController();
   #choice: Promise<string> | undefined;
   #make: CopierConstructor | undefined;
-  readonly #engines = new Map<EngineSpec, Promise<NativeEngine>>();
+  readonly #engines = new Map<string, Promise<NativeEngine>>(); // by how they read: one, but for files on several mounts
   #closed: Promise<void> | undefined;
   #stagingBytes = 0;
   #report: LoadReport;
@@ -81,17 +88,19 @@ export class Session {
   }
 
   /** Opens the device and starts the copier's engine, so that estimateStaging() can tell. What goes wrong is begin()'s to say. */
-  async prepare(files: readonly string[]): Promise<void> {
+  async prepare(plan: Plan): Promise<void> {
     try {
-      await this.#open(files);
+      const opened = await this.#open(plan);
+      this.#stagingBytes = opened ? native().stagingBytes(opened.engine, plan.converts) : 0;
     } catch {
       // Said again by begin().
     }
   }
 
-  /** The engine of a built-in copier; undefined for a copier of the user's own. */
-  async #open(files: readonly string[]): Promise<NativeEngine | undefined> {
+  /** The engine of a built-in copier for a plan's files; undefined for a copier of the user's own. */
+  async #open(plan: Plan): Promise<Opened | undefined> {
     this.check();
+    const files = plan.inputs.map(({ metadata }) => metadata.path);
     const asked = this.options.copier ?? 'auto';
     if (this.#copier === 'auto') {
       this.#choice ??= chooseCopier(this.device, files, this.options);
@@ -99,47 +108,61 @@ export class Session {
       this.check(); // what is made from here on, close() has to know
     }
     this.#make ??= createCopierConstructor(this.#copier, this.device, { ...this.options, copier: asked });
-    const spec = engineOf(this.#make);
-    return plan.converts ? (spec?.converting?.spec ?? spec) : spec;
+    const made = engineOf(this.#make);
+    if (!made && plan.converts) {
+      throw new FastSafetensorsError(
+        'UNSUPPORTED_DTYPE',
+        `copier "${this.#copier}" moves bytes as they are stored, and some tensors would have to be converted: load without dtype, or with copier: 'nogds'`,
+      );
+    }
+    if (!made) return undefined;
+    const chosen = made.forFiles ? await made.forFiles(files) : { spec: made, copier: this.#copier, fallbacks: [] };
+    this.check();
+    const instead = plan.converts ? chosen.spec.converting : undefined;
+    const engine = await this.#engineFor(instead?.spec ?? chosen.spec);
+    if (!instead) return { ...chosen, engine };
+    const { copier: to, reason } = instead;
+    const fallbacks = files.map((path) => ({ path, from: chosen.copier, to, reason }));
+    return { engine, copier: to, fallbacks: [...chosen.fallbacks, ...fallbacks] };
   }
 
-  async #open(spec: EngineSpec | undefined): Promise<NativeEngine | undefined> {
-    this.check();
-    if (!spec) return undefined;
-    const opened = (): Promise<NativeDevice> => (spec.unified ? openUnified(this.device) : openDevice(this.device));
-    this.#engine ??= opened().then((device) =>
-      checked(() =>
-        native().createEngine(device, spec.reader, { stallTimeoutMs: this.#stallTimeoutMs, ...defined(spec.engine) }),
-      ),
-    );
+  async #engineFor(spec: EngineSpec): Promise<NativeEngine> {
+    const key = JSON.stringify([spec.reader, spec.unified]);
+    let opening = this.#engines.get(key);
+    if (!opening) {
+      const options = {
+        stallTimeoutMs: this.#stallTimeoutMs,
+        converts: this.options.dtype !== undefined,
+        ...defined(spec.engine),
+      };
+      const device = spec.unified ? openUnified(this.device) : openDevice(this.device);
+      opening = device.then((opened) => checked(() => native().createEngine(opened, spec.reader, options)));
+      this.#engines.set(key, opening);
+    }
     try {
-      const engine = await this.#engine;
-      this.#stagingBytes = native().stagingBytes(engine, false);
-      return engine;
+      return await opening;
     } catch (error) {
-      this.#engines.delete(spec);
+      this.#engines.delete(key);
       throw error;
     }
   }
 
   /**
-   * Begins a load and a new report. Rejects with DEVICE_UNAVAILABLE, COPIER_UNAVAILABLE, UNSUPPORTED_DTYPE for a plan that converts by a copier of the user's own and, at once, with what check() throws: then there is no load. One that is
+   * Begins a load and a new report. Rejects with DEVICE_UNAVAILABLE, COPIER_UNAVAILABLE, UNSUPPORTED_DTYPE (a plan that converts, a copier of the user's own) and, at once, with what check() throws: then there is no load. One that is
    * returned is the caller's to finish() or keep().
    */
   async begin(plan: Plan, options: LoadOptions, signal?: AbortSignal): Promise<Load> {
     this.check(signal);
-    const files = plan.inputs.map(({ metadata }) => metadata.path);
-    const engine = await this.race(this.#open(files), signal);
+    const opened = await this.race(this.#open(plan), signal);
     this.check(signal);
-    const load = engine
-      ? new EngineLoad(engine, plan, this.device, options)
+    const load = opened
+      ? new EngineLoad(opened.engine, plan, this.device, options)
       : new CopierLoad(this.#make!, plan, this.device, options);
     this.#loads.add(load);
     this.#report = { ...this.#emptyReport(), files: plan.inputs.length };
-    const instead = plan.converts ? engineOf(this.#make!)?.converting : undefined;
-    if (instead) {
-      const { copier: to, reason } = instead;
-      this.#noteFallbacks(plan.inputs.map(({ metadata }) => ({ path: metadata.path, from: this.#copier, to, reason })));
+    if (opened) {
+      this.#report.copier = opened.copier;
+      this.#noteFallbacks(opened.fallbacks);
     }
     this.debug(
       `${plan.count} tensors, ${plan.bytes} bytes from ${plan.inputs.length} files to ${this.device} through ${this.#copier}`,
@@ -170,8 +193,8 @@ export class Session {
     report.seconds = seconds;
     report.bytesPerSecond = seconds > 0 ? bytes / seconds : 0;
     report.maxInFlight = load.maxInFlight;
-    for (const engine of this.#engines.values())
-      void engine.then((opened) => this.#noteFallbacks(native().takeFallbacks(opened)));
+    for (const opening of this.#engines.values())
+      void opening.then((engine) => this.#noteFallbacks(native().takeFallbacks(engine))).catch(() => {});
     this.debug(
       `${report.tensors} tensors, ${bytes} bytes in ${seconds.toFixed(3)} s, at most ${report.maxInFlight} reads in flight`,
     );

@@ -225,7 +225,7 @@ TEST_F(UsrbioReaderTest, LookTellsWhichFilesAreElsewhere) {
   setenv("HF3FS_USRBIO_DONT_CHECKFS_FOR_MP", "yes", 1);
   std::string here = WriteFile("here", 10);
   usrbio::FilesOnMount found;
-  ASSERT_TRUE(usrbio::LookAtFiles({here, "/proc/version"}, "", &found).ok());
+  ASSERT_TRUE(usrbio::LookAtFiles({here, "/proc/version"}, "", true, &found).ok());
   EXPECT_EQ(found.mount_point, mount);
   EXPECT_GT(found.block_bytes, 0u);
   ASSERT_EQ(found.misfits.size(), 1u);

@@ -1,0 +1,105 @@
+import { FastSafetensorsError } from '../errors.js';
+import type { Copier, CopierConstructor, CopyRequest, Destination } from './copier.js';
+
+/** A reader of the caller's own, for the option `reader` of the 3FS loaders. */
+export interface ChunkReader {
+  /**
+   * Reads `length` bytes of the file from `fileOffset` on to the start of `destination` (its `pointer`, or through its `write`), and gives the number of bytes
+   * read. Fewer than `length` is an error. Called for several ranges at a time.
+   */
+  readChunked(
+    path: string,
+    destination: Destination,
+    fileOffset: number,
+    length: number,
+  ): number | bigint | Promise<number | bigint>;
+}
+
+/** A part of another destination. */
+class DestinationRange implements Destination {
+  readonly byteLength: number;
+  readonly #whole: Destination;
+  readonly #offset: number;
+
+  constructor(whole: Destination, offset: number, byteLength: number) {
+    this.#whole = whole;
+    this.#offset = offset;
+    this.byteLength = byteLength;
+  }
+
+  get device() {
+    return this.#whole.device;
+  }
+
+  get pointer(): bigint {
+    return this.#whole.pointer + BigInt(this.#offset);
+  }
+
+  async write(destOffset: number, bytes: Uint8Array): Promise<void> {
+    if (!Number.isSafeInteger(destOffset) || destOffset < 0 || destOffset + bytes.byteLength > this.byteLength) {
+      throw new FastSafetensorsError(
+        'INVALID_ARGUMENT',
+        `write: ${bytes.byteLength} bytes at offset ${destOffset} reach outside the destination of ${this.byteLength} bytes`,
+      );
+    }
+    return this.#whole.write(this.#offset + destOffset, bytes);
+  }
+}
+
+class ChunkCopier implements Copier<Promise<void>> {
+  readonly #reader: ChunkReader;
+
+  constructor(reader: ChunkReader) {
+    this.#reader = reader;
+  }
+
+  submitIo(request: CopyRequest): Promise<void> {
+    const pending = this.#copy(request);
+    pending.catch(() => {}); // waitIo tells
+    return pending;
+  }
+
+  waitIo(pending: Promise<void>): Promise<void> {
+    return pending;
+  }
+
+  async close(): Promise<void> {}
+
+  async #copy({ path, ranges, destination, signal }: CopyRequest): Promise<void> {
+    for (const { fileOffset, length, destOffset } of merged(ranges)) {
+      signal.throwIfAborted();
+      const target = new DestinationRange(destination, destOffset, length);
+      const read = await this.#reader.readChunked(path, target, fileOffset, length);
+      if (Number(read) === length) continue;
+      const what = `${path}: reader.readChunked gave ${String(read)} at offset ${fileOffset}, expected ${length} bytes`;
+      const short = Number(read) >= 0 && Number(read) < length;
+      throw new FastSafetensorsError(short ? 'SHORT_READ' : 'IO_ERROR', what, {
+        path,
+        offset: fileOffset + (short ? Number(read) : 0),
+      });
+    }
+  }
+}
+
+/** Ranges that follow each other in the file and in memory become one. */
+function merged(ranges: CopyRequest['ranges']): CopyRequest['ranges'] {
+  const result: { fileOffset: number; length: number; destOffset: number }[] = [];
+  for (const range of ranges) {
+    if (range.length === 0) continue;
+    const last = result.at(-1);
+    if (
+      last &&
+      last.fileOffset + last.length === range.fileOffset &&
+      last.destOffset + last.length === range.destOffset
+    ) {
+      last.length += range.length;
+    } else {
+      result.push({ ...range });
+    }
+  }
+  return result;
+}
+
+export function chunkReaderConstructor(reader: ChunkReader): CopierConstructor {
+  return () => new ChunkCopier(reader) as Copier;
+}

@@ -1,0 +1,93 @@
+import { type FastSafetensorsError, InvalidArgumentError } from '../errors.js';
+import { checked, type Fallback, native, settled, statusError } from '../native.js';
+import type { Availability } from './availability.js';
+import { type ChunkReader, chunkReaderConstructor } from './chunk-reader.js';
+import { type CopierFactory, type EngineSpec, engineOf, type FilesSpec } from './copier.js';
+import { engineConstructor } from './engine-copier.js';
+import { engineOptions, nogds } from './nogds.js';
+
+/**
+ * DeepSeek 3FS through USRBIO: many reads in flight, into slots of memory shared with 3FS's daemon. Options: `mountPoint` (that of the files when empty),
+ * `bufferSize`, `entries`, `ioDepth`, `setNuma`, `fallback`; with `reader` an object of the caller's own reads instead, and no 3FS is needed.
+ */
+export const threeFs: CopierFactory = (device, options) => {
+  if (options.reader !== undefined) return chunkReaderConstructor(options.reader as ChunkReader);
+  const {
+    bounceBufferSize,
+    bufferSize,
+    entries,
+    ioDepth,
+    mountPoint = '',
+  } = options as Record<string, number> & {
+    mountPoint?: string;
+  };
+  const reader = { kind: '3fs', mountPoint, chunk: bounceBufferSize, bufferSize, entries, ioDepth };
+  const spec: EngineSpec = {
+    reader: { ...reader, setNuma: options.setNuma === false ? 0 : 1 },
+    engine: engineOptions(options),
+  };
+  const blockSizes = new Map<string, number>(); // by mount: the first file's counts, so that one engine serves all
+  const ordinary = engineOf(nogds(device, options))!;
+
+  const forFiles = async (files: readonly string[]): Promise<FilesSpec> => {
+    const instead = options.fallback === 'nogds';
+    const fallbacks: Fallback[] = [];
+    const fallBack = (path: string, reason: string): number =>
+      fallbacks.push({ path, from: '3fs', to: 'nogds', reason });
+    try {
+      const found = await settled(native().lookAtThreeFs(files, mountPoint, instead));
+      for (const misfit of found.misfits) {
+        if (!instead || misfit.code !== 'NOT_3FS') throw statusError(misfit);
+        fallBack(misfit.path!, misfit.message);
+      }
+      await settled(native().loadThreeFs());
+      if (fallbacks.length === 0) {
+        const mount = found.mountPoint;
+        if (!blockSizes.has(mount)) blockSizes.set(mount, found.blockSize);
+        const settledReader = { ...spec.reader, mountPoint: mount, blockSize: blockSizes.get(mount) };
+        return { copier: '3fs', spec: { ...spec, reader: settledReader }, fallbacks };
+      }
+    } catch (error) {
+      const { code, message } = error as FastSafetensorsError;
+      if (!instead || (code !== 'NOT_3FS' && code !== 'COPIER_UNAVAILABLE')) throw error;
+      for (const path of files) fallBack(path, message);
+    }
+    return { copier: 'nogds', spec: ordinary, fallbacks };
+  };
+  return engineConstructor({ ...spec, forFiles });
+};
+
+/** Library, mount, /dev/shm and the limit of locked memory, off the event loop. */
+export async function threeFsAvailability(): Promise<Availability> {
+  try {
+    return await settled(native().threeFsAvailability());
+  } catch (error) {
+    return { available: false, reason: (error as Error).message, remedy: "use copier: 'nogds'" };
+  }
+}
+
+/** True when there are files and all of them are on one 3FS mount. Never rejects. */
+export async function onThreeFs(files: readonly string[]): Promise<boolean> {
+  if (files.length === 0) return false;
+  try {
+    const { mountPoint, misfits } = await settled(native().lookAtThreeFs(files, '', false));
+    return mountPoint !== '' && misfits.length === 0;
+  } catch {
+    return false;
+  }
+}
+
+/** The mount point of the 3FS that holds a path, which need not exist. NOT_3FS names the path and the file system it is on; THREEFS_DISCONNECTED. */
+export function extractMountPoint(path: string): string {
+  if (typeof path !== 'string' || path === '' || path.includes('\0')) {
+    throw new InvalidArgumentError(
+      `extractMountPoint: expected a path, found ${typeof path === 'string' ? JSON.stringify(path) : typeof path}`,
+    );
+  }
+  return checked(() => native().extractMountPoint(path));
+}
+
+/** Where the 3FS client library is; null when it is nowhere. Does not load it. */
+export function getHf3fsLibPath(): string | null {
+  return checked(() => native().hf3fsLibPath()) || null;
+}

@@ -1,0 +1,30 @@
+import type { DeviceTensor } from '../device-tensor.js';
+import { InvalidArgumentError } from '../errors.js';
+import { checkLoaderOptions, checkParallelOptions, type LoaderOptions, type ParallelOptions } from '../options.js';
+import { SafeTensorsFileLoader } from './file-loader.js';
+import { ParallelLoader } from './parallel-loader.js';
+
+/** SafeTensorsFileLoader over DeepSeek 3FS: the mount point is that of the files unless `mountPoint` names it. */
+export class ThreeFSLoader<T = DeviceTensor> extends SafeTensorsFileLoader<T> {
+  /** INVALID_ARGUMENT, also for another copier than '3fs'. */
+  constructor(options: LoaderOptions<T> = {}) {
+    checkLoaderOptions(options as LoaderOptions);
+    super({ ...options, copier: threeFsOf(options.copier) });
+  }
+}
+
+/** ParallelLoader over DeepSeek 3FS. */
+export class ParallelThreeFSLoader<T = DeviceTensor> extends ParallelLoader<T> {
+  /** INVALID_ARGUMENT, also for another copier than '3fs'. */
+  constructor(options: ParallelOptions<T>) {
+    checkParallelOptions(options as ParallelOptions);
+    super({ ...options, copier: threeFsOf(options.copier) });
+  }
+}
+
+function threeFsOf(copier: string | undefined): '3fs' {
+  if (copier === undefined || copier === '3fs') return '3fs';
+  throw new InvalidArgumentError(
+    `copier: a 3FS loader reads through '3fs', found "${copier}"; use SafeTensorsFileLoader or ParallelLoader for others`,
+  );
+}
