@@ -194,7 +194,7 @@ export interface OrtSessionConfig {
   readonly [option: string]: unknown;
 }
 interface OrtAddon {
-  ortLibrary(logSeverity: number): { path: string; version: string };
+  ortLibrary(logSeverity: number, device?: string): { path: string; version: string };
   ortCreateSession(config: OrtSessionConfig): Promise<NativeOrtSession>;
   ortPorts(session: NativeOrtSession): { inputs: OrtPort[]; outputs: OrtPort[] };
   ortNewRun(): NativeOrtRun;
