@@ -8,6 +8,7 @@ module.exports = {
   moduleNameMapper: {
     '^fastsafetensors-node$': '<rootDir>/src/index.ts',
     '^fastsafetensors-node/testing$': '<rootDir>/src/testing/index.ts',
+    '^fastsafetensors-node/tfjs$': '<rootDir>/adapters/tfjs/index.ts',
     '^fastsafetensors-node/ort$': '<rootDir>/adapters/ort/index.ts',
     '^(\\.{1,2}/.*)\\.js$': '$1',
   },

@@ -1,0 +1,104 @@
+import type { Device } from '../../src/device.js';
+import type { DeviceTensor } from '../../src/device-tensor.js';
+import { FastSafetensorsError } from '../../src/errors.js';
+import { checked, native, type TensorFlowLibrary } from '../../src/native.js';
+import { type Affine, convert, type TfDtype } from './convert.js';
+import type { Backend, Loose } from './tensorflow.js';
+
+/** TF_DataType, tensorflow/c/tf_datatype.h. */
+const TF_TYPES = {
+  F32: 1,
+  F64: 2,
+  I32: 3,
+  U8: 4,
+  I16: 5,
+  I8: 6,
+  I64: 9,
+  BOOL: 10,
+  BF16: 14,
+  U16: 17,
+  F16: 19,
+  U32: 22,
+  U64: 23,
+} as const;
+type TfType = keyof typeof TF_TYPES;
+
+/**
+ * The backend of `@tensorflow/tfjs-node` and `-gpu`. Nothing outside can put a tensor into its table, so our memory comes in as the output of an op of ours
+ * (csrc/tf), which its own executeOp runs. What is used of it: binding.createTensor, executeOp, deleteTensor and createOutputTensor.
+ */
+export class NodeBackend {
+  readonly #backend: Loose;
+  readonly #library: TensorFlowLibrary;
+
+  private constructor(backend: Loose, library: TensorFlowLibrary) {
+    this.#backend = backend;
+    this.#library = library;
+  }
+
+  /** Null for another backend, and (with a note) for a tfjs-node whose TensorFlow cannot take memory over. */
+  static of({ name, instance }: Backend, note: (text: string) => void): NodeBackend | null {
+    if (name !== 'tensorflow') return null;
+    const { binding } = instance;
+    const functions = [binding?.createTensor, binding?.executeOp, binding?.deleteTensor, instance.createOutputTensor];
+    if (functions.some((f) => typeof f !== 'function')) {
+      note('this version of tfjs-node is not known: tensors go through tf.tensor, which may copy');
+      return null;
+    }
+    try {
+      return new NodeBackend(
+        instance,
+        checked(() => native().tfRegister()),
+      );
+    } catch (error) {
+      note(`tensors go through tf.tensor, which may copy: ${(error as Error).message}`);
+      return null;
+    }
+  }
+
+  /** Whether TensorFlow computes on this very device: tfjs-node-gpu uses the first GPU that it sees. */
+  usesGpu(device: Device): boolean {
+    return device.type === 'cuda' && (device.index ?? 0) === 0 && this.#backend.isUsingGpuDevice === true;
+  }
+
+  /** A host tensor's memory as a tensor, which holds a reference of its own until its last user is disposed. Not for an empty tensor. */
+  adopt(tensor: DeviceTensor, dtype: TfDtype): unknown {
+    const type = dtype === 'bool' ? 'BOOL' : dtype === 'int32' ? 'I32' : 'F32';
+    return this.#backend.createOutputTensor(this.#run(tensor, type));
+  }
+
+  /** A tensor in GPU memory as it lies there; converted on the device where TensorFlow can, through the host where it cannot. */
+  async adoptFromDevice(
+    tensor: DeviceTensor,
+    dtype: TfDtype,
+    wish: { affine?: Affine; dtype?: TfDtype },
+  ): Promise<unknown> {
+    void wish;
+    void dtype;
+    void convert;
+    throw new FastSafetensorsError('DEVICE_UNAVAILABLE', `tensor "${tensor.name}": not yet`);
+  }
+
+  /** Runs our op on the tensor's memory: what executeOp says of its output, {id, shape, dtype}. */
+  #run(tensor: DeviceTensor, type: TfType): Loose {
+    const { binding } = this.#backend;
+    const { memory, offset } = tensor.memory;
+    const shape = Float64Array.from(tensor.shape);
+    const token = checked(() => native().tfAdopt(memory!.handle, offset, tensor.byteLength, TF_TYPES[type], shape));
+    let id: number | undefined;
+    try {
+      id = binding.createTensor([], TF_TYPES.I32, Int32Array.of(token)) as number;
+      const attributes = [{ name: 'T', type: binding.TF_ATTR_TYPE, value: TF_TYPES[type] }];
+      return binding.executeOp(this.#library.op, attributes, [id], 1)[0];
+    } catch (cause) {
+      throw new FastSafetensorsError(
+        'DEVICE_UNAVAILABLE',
+        `tensor "${tensor.name}": TensorFlow ${this.#library.version} did not take its memory over: ${(cause as Error).message}`,
+        { tensor: tensor.name, cause },
+      );
+    } finally {
+      if (id !== undefined) binding.deleteTensor(id);
+      native().tfRelease(token); // nothing, when the op took it
+    }
+  }
+}
