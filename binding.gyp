@@ -46,6 +46,8 @@
         "csrc/ort/session.cc",
         "csrc/ort/session_options.cc",
         "csrc/ort/value.cc",
+        "csrc/tf/adopt.cc",
+        "csrc/tf/c_api.cc",
         "csrc/tf/convert.cc",
         "csrc/napi/addon.cc",
         "csrc/napi/convert.cc",

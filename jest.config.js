@@ -3,7 +3,7 @@ module.exports = {
   testEnvironment: 'node',
   roots: ['<rootDir>/test'],
   testMatch: ['**/*.test.ts'],
-  testPathIgnorePatterns: ['/test/long/'],
+  testPathIgnorePatterns: ['/test/long/', '/test/tfjs-node/'],
   transform: { '^.+\\.ts$': ['ts-jest', { tsconfig: 'test/tsconfig.json', transpilation: true }] },
   moduleNameMapper: {
     '^fastsafetensors-node$': '<rootDir>/src/index.ts',

@@ -61,6 +61,7 @@ export class Adopter<TF extends TensorFlow> {
     const rule = ruleOf(tensor);
     const node = this.#nodeBackend();
     if (tensor.device.type !== 'cpu') return this.#adoptFromDevice(tensor, rule.dtype, wish);
+    if (rule.dtype === 'complex64') return this.#complex(tensor);
     if (rule.direct && !wish.affine) return this.#give(tensor, node, rule.dtype);
     const dtype = wish.affine ? (wish.dtype === 'int32' ? 'int32' : 'float32') : (rule.dtype as 'float32' | 'int32');
     return convert(tensor, dtype, wish.affine).then((converted) => {
@@ -85,7 +86,6 @@ export class Adopter<TF extends TensorFlow> {
   #place(source: DeviceTensor, node: NodeBackend | null, dtype: TfDtype): TensorOf<TF> {
     const tf = this.#tf;
     const shape = [...source.shape];
-    if (dtype === 'complex64') return this.#complex(source, shape);
     if (node && source.byteLength > 0) return node.adopt(source, dtype) as TensorOf<TF>;
     if (this.#backend!.name !== 'cpu' && source.byteLength > 0) {
       this.#note(`the backend "${this.#backend!.name}" keeps tensors in memory of its own: each was copied once`);
@@ -94,9 +94,10 @@ export class Adopter<TF extends TensorFlow> {
   }
 
   /** TensorFlow.js keeps real and imaginary parts apart. */
-  #complex(source: DeviceTensor, shape: number[]): TensorOf<TF> {
+  async #complex(tensor: DeviceTensor): Promise<TensorOf<TF>> {
     const tf = this.#tf;
-    const pairs = source.data as Float32Array;
+    const pairs = new Float32Array((await tensor.toHost()).buffer);
+    const shape = [...tensor.shape];
     const part = (first: number) => {
       const values = new Float32Array(pairs.length / 2);
       for (let i = 0; i < values.length; ++i) values[i] = pairs[2 * i + first]!;
@@ -105,7 +106,9 @@ export class Adopter<TF extends TensorFlow> {
     const real = part(0);
     const imag = part(1);
     try {
-      return tf.complex(real, imag);
+      const complex = tf.complex(real, imag);
+      if (!tensor.borrowed) tensor.dispose();
+      return complex;
     } finally {
       real.dispose();
       imag.dispose();

@@ -6,16 +6,15 @@ import { checkSplit } from '../../src/cli/tfjs/check.js';
 import { splitTfjs } from '../../src/cli/tfjs/split.js';
 import { SafeTensorsMetadata } from '../../src/metadata.js';
 import { collectedMetrics, NOTHING_HELD, testFolder, writeTensors } from '../support/tensor-files.js';
-import { fileHandler, trainLayersModel, writeGraphModel } from '../support/tf-models.js';
+import { fileHandler, packageFile, trainLayersModel, writeGraphModel } from '../support/tf-models.js';
 
 const folder = testFolder();
-const npm = (path: string) => join(dirname(require.resolve('@tensorflow/tfjs/package.json')), '..', '..', path);
 
 const models = {
   trained: '',
   'every kind of weight': '',
-  'basic-pitch': npm('@spotify/basic-pitch/model/model.json'),
-  upscaler: npm('@upscalerjs/default-model/models/model.json'),
+  'basic-pitch': packageFile('@spotify/basic-pitch/model/model.json'),
+  upscaler: packageFile('@upscalerjs/default-model/models/model.json'),
 };
 
 beforeAll(async () => {

@@ -6,6 +6,11 @@ type Tf = typeof TF;
 /** The weights' bytes, in one piece. */
 type Artifacts = TF.io.ModelArtifacts & { weightData: ArrayBuffer; weightSpecs: TF.io.WeightsManifestEntry[] };
 
+/** A file of a development dependency, also of one whose package.json does not export it. */
+export function packageFile(path: string): string {
+  return join(dirname(require.resolve('@tensorflow/tfjs/package.json')), '..', '..', path);
+}
+
 /** Writes a model as `tf.io` does: model.json, and its weights in shards of at most `shardBytes`. */
 export function writeModel(folder: string, artifacts: Artifacts, shardBytes = 4 * 1024 * 1024): string {
   mkdirSync(folder, { recursive: true });
