@@ -1,3 +1,4 @@
+import { Device, openDevice } from '../../src/device.js';
 import { DeviceTensor } from '../../src/device-tensor.js';
 import { DTYPE_BITS, DTYPE_NAMES, type DTypeName } from '../../src/dtype.js';
 import { FastSafetensorsError } from '../../src/errors.js';
@@ -76,6 +77,27 @@ export async function convert(tensor: DeviceTensor, to: 'float32' | 'int32', aff
     return new DeviceTensor(name, as, shape, 4 * count, device, result, 0);
   } finally {
     result.release();
+  }
+}
+
+/** Bytes that are copied to the host at a time: an ArrayBuffer has its limits. */
+const PIECE = 256 * 1024 * 1024;
+
+/** A copy of a tensor in host memory. The tensor stays the caller's. OUT_OF_HOST_MEMORY, CLOSED. */
+export async function onHost(tensor: DeviceTensor): Promise<DeviceTensor> {
+  const { name, dtype, shape, byteLength } = tensor;
+  const cpu = Device.parse('cpu');
+  if (byteLength === 0) return new DeviceTensor(name, dtype, shape, 0, cpu, null, 0);
+  const handle = await settled(native().allocate(await openDevice(cpu), byteLength));
+  const memory = new Memory(handle, cpu, byteLength).retain();
+  try {
+    for (let offset = 0; offset < byteLength; offset += PIECE) {
+      const bytes = await tensor.toHost({ offset, length: Math.min(PIECE, byteLength - offset) });
+      await settled(native().writeAllocation(memory.handle, offset, bytes));
+    }
+    return new DeviceTensor(name, dtype, shape, byteLength, cpu, memory, 0);
+  } finally {
+    memory.release();
   }
 }
 

@@ -1,7 +1,7 @@
 import type { DeviceTensor } from '../../src/device-tensor.js';
 import { FastSafetensorsError } from '../../src/errors.js';
 import type { Framework } from '../../src/framework.js';
-import { type Affine, convert, ruleOf, type TfDtype } from './convert.js';
+import { type Affine, convert, onHost, ruleOf, type TfDtype } from './convert.js';
 import { NodeBackend } from './node-backend.js';
 import { type Backend, backendOf, checkTensorFlow, type TensorFlow, type TensorOf } from './tensorflow.js';
 
@@ -60,7 +60,7 @@ export class Adopter<TF extends TensorFlow> {
   adopt(tensor: DeviceTensor, wish: Wish = {}): TensorOf<TF> | Promise<TensorOf<TF>> {
     const rule = ruleOf(tensor);
     const node = this.#nodeBackend();
-    if (tensor.device.type !== 'cpu') return this.#adoptFromDevice(tensor, rule.dtype, wish);
+    if (tensor.device.type !== 'cpu') return this.#adoptFromDevice(tensor, wish);
     if (rule.dtype === 'complex64') return this.#complex(tensor);
     if (rule.direct && !wish.affine) return this.#give(tensor, node, rule.dtype);
     const dtype = wish.affine ? (wish.dtype === 'int32' ? 'int32' : 'float32') : (rule.dtype as 'float32' | 'int32');
@@ -86,7 +86,7 @@ export class Adopter<TF extends TensorFlow> {
   #place(source: DeviceTensor, node: NodeBackend | null, dtype: TfDtype): TensorOf<TF> {
     const tf = this.#tf;
     const shape = [...source.shape];
-    if (node && source.byteLength > 0) return node.adopt(source, dtype) as TensorOf<TF>;
+    if (node?.runsOnHost && source.byteLength > 0) return node.adopt(source, dtype) as TensorOf<TF>;
     if (this.#backend!.name !== 'cpu' && source.byteLength > 0) {
       this.#note(`the backend "${this.#backend!.name}" keeps tensors in memory of its own: each was copied once`);
     }
@@ -116,19 +116,33 @@ export class Adopter<TF extends TensorFlow> {
     }
   }
 
-  #adoptFromDevice(tensor: DeviceTensor, dtype: TfDtype, wish: Wish): Promise<TensorOf<TF>> {
+  #adoptFromDevice(tensor: DeviceTensor, wish: Wish): TensorOf<TF> | Promise<TensorOf<TF>> {
     const node = this.#node;
     if (!node?.usesGpu(tensor.device)) {
+      const where = node && !node.runsOnHost ? 'runs on cuda:0' : 'takes tensors from host memory';
       throw new FastSafetensorsError(
         'DEVICE_UNAVAILABLE',
-        `tensor "${tensor.name}" is on ${tensor.device}, but the backend "${this.#backend!.name}" ${node ? 'runs on the host' : 'takes tensors from host memory'}; load with device: 'cpu', or use @tensorflow/tfjs-node-gpu (which uses cuda:0)`,
+        `tensor "${tensor.name}" is on ${tensor.device}, but the backend "${this.#backend!.name}" ${where}; load with device: 'cpu', or use @tensorflow/tfjs-node-gpu with device: 'cuda:0'`,
         { tensor: tensor.name },
       );
     }
-    return node.adoptFromDevice(tensor, dtype, wish).then((adopted) => {
+    const adopted = wish.affine ? null : node.adoptFromDevice(tensor);
+    if (adopted === null) return this.#throughHost(tensor, wish);
+    if (!tensor.borrowed) tensor.dispose();
+    return adopted as TensorOf<TF>;
+  }
+
+  /** For what TensorFlow.js keeps on the host anyway (int32), and what TensorFlow cannot convert on the GPU. */
+  async #throughHost(tensor: DeviceTensor, wish: Wish): Promise<TensorOf<TF>> {
+    const host = await onHost(tensor);
+    try {
+      const adopted = await this.adopt(host, wish);
+      this.#note(`${tensor.dtype} went through host memory`);
       if (!tensor.borrowed) tensor.dispose();
-      return adopted as TensorOf<TF>;
-    });
+      return adopted;
+    } finally {
+      host.dispose();
+    }
   }
 
   /** For tfjs-node; null for other backends, and where its TensorFlow cannot take memory over. */

@@ -2,25 +2,11 @@ import type { Device } from '../../src/device.js';
 import type { DeviceTensor } from '../../src/device-tensor.js';
 import { FastSafetensorsError } from '../../src/errors.js';
 import { checked, native, type TensorFlowLibrary } from '../../src/native.js';
-import { type Affine, convert, type TfDtype } from './convert.js';
+import type { TfDtype } from './convert.js';
 import type { Backend, Loose } from './tensorflow.js';
 
 /** TF_DataType, tensorflow/c/tf_datatype.h. */
-const TF_TYPES = {
-  F32: 1,
-  F64: 2,
-  I32: 3,
-  U8: 4,
-  I16: 5,
-  I8: 6,
-  I64: 9,
-  BOOL: 10,
-  BF16: 14,
-  U16: 17,
-  F16: 19,
-  U32: 22,
-  U64: 23,
-} as const;
+const TF_TYPES = { F32: 1, F64: 2, I32: 3, BOOL: 10, BF16: 14, F16: 19 } as const;
 type TfType = keyof typeof TF_TYPES;
 
 /**
@@ -67,16 +53,41 @@ export class NodeBackend {
     return this.#backend.createOutputTensor(this.#run(tensor, type));
   }
 
-  /** A tensor in GPU memory as it lies there; converted on the device where TensorFlow can, through the host where it cannot. */
-  async adoptFromDevice(
-    tensor: DeviceTensor,
-    dtype: TfDtype,
-    wish: { affine?: Affine; dtype?: TfDtype },
-  ): Promise<unknown> {
-    void wish;
-    void dtype;
-    void convert;
-    throw new FastSafetensorsError('DEVICE_UNAVAILABLE', `tensor "${tensor.name}": not yet`);
+  /** Whether adopt() takes host memory: where TensorFlow runs ops on a GPU it would want memory there. */
+  get runsOnHost(): boolean {
+    return this.#backend.isUsingGpuDevice !== true;
+  }
+
+  /** A tensor in GPU memory as it lies there, converted on the GPU where need be. Null where TensorFlow keeps such tensors on the host, or cannot convert it. */
+  adoptFromDevice(tensor: DeviceTensor): unknown {
+    if (tensor.byteLength === 0) return null;
+    switch (tensor.dtype) {
+      case 'F32':
+      case 'BOOL':
+        return this.#backend.createOutputTensor(this.#run(tensor, tensor.dtype));
+      case 'F16':
+      case 'BF16':
+      case 'F64':
+        return this.#cast(tensor, tensor.dtype);
+      default:
+        return null;
+    }
+  }
+
+  /** To float32, by TensorFlow's own Cast. */
+  #cast(tensor: DeviceTensor, type: TfType): unknown {
+    const { binding } = this.#backend;
+    const { id } = this.#run(tensor, type);
+    try {
+      const attributes = [
+        { name: 'SrcT', type: binding.TF_ATTR_TYPE, value: TF_TYPES[type] },
+        { name: 'DstT', type: binding.TF_ATTR_TYPE, value: TF_TYPES.F32 },
+        { name: 'Truncate', type: binding.TF_ATTR_BOOL, value: false },
+      ];
+      return this.#backend.createOutputTensor(binding.executeOp('Cast', attributes, [id], 1)[0]);
+    } finally {
+      binding.deleteTensor(id);
+    }
   }
 
   /** Runs our op on the tensor's memory: what executeOp says of its output, {id, shape, dtype}. */

@@ -1,8 +1,6 @@
 #include "tf/adopt.h"
 
-#include <unistd.h>
-
-#include <atomic>
+#include <cstdlib>
 #include <map>
 #include <mutex>
 #include <utility>
@@ -97,7 +95,7 @@ void Copy(const Api& api, TF_OpKernelContext* context, const Adoptable& adoptabl
   }
   if (!copied.ok()) {
     Fail(api, context, status, kInternal, copied.message());
-  } else if (api.major < 2) {  // 1.x allocates without attaching; on 2.x a second SetOutput trips a check
+  } else if (atoi(api.Version()) < 2) {  // 1.x allocates without attaching; on 2.x a second SetOutput trips a check
     api.SetOutput(context, 0, tensor, status);
     if (api.GetCode(status) != kOk) api.OpKernelContext_Failure(context, status);
   }

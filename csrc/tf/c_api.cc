@@ -3,7 +3,6 @@
 #include <dlfcn.h>
 #include <link.h>
 
-#include <cstdlib>
 #include <cstring>
 #include <vector>
 
@@ -46,7 +45,6 @@ Status FindTensorFlow(Api* out) {
     const char* lacks = Resolve(library, &api);
     if (lacks == nullptr) {
       api.library = path;
-      api.major = atoi(api.Version());
       *out = std::move(api);
       return Status::Ok();
     }

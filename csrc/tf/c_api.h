@@ -66,7 +66,6 @@ struct Api {
   FST_TF_API(X)
 #undef X
   std::string library;  // the file
-  int major = 0;        // of its version
 };
 
 // Finds the TensorFlow that this process has loaded, and keeps it loaded: it will call back into this library.

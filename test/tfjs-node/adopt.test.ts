@@ -2,7 +2,8 @@ import { spawnSync } from 'node:child_process';
 import { join } from 'node:path';
 import type * as TF from '@tensorflow/tfjs';
 import { tfjs } from '../../adapters/tfjs/index.js';
-import type { DeviceTensor } from '../../src/device-tensor.js';
+import { Device } from '../../src/device.js';
+import { DeviceTensor } from '../../src/device-tensor.js';
 import { fastsafeOpen } from '../../src/loaders/fastsafe-open.js';
 import { ParallelLoader } from '../../src/loaders/parallel-loader.js';
 import { native, nativeMetrics } from '../../src/native.js';
@@ -225,6 +226,58 @@ describe('misuse is an error, never an abort', () => {
     adopted.dispose();
     await collectGarbage(); // tfjs-node holds the JavaScript array here
     await collectGarbage();
+  });
+});
+
+describe('a GPU, as far as it can be shown without one', () => {
+  /** What tfjs-node-gpu says of itself; TensorFlow runs its ops on the host all the same. */
+  const gpu = () => {
+    const instance = Object.create(backend(), { isUsingGpuDevice: { value: true } });
+    return tfjs({ ...tf, backend: () => instance } as never);
+  };
+  /** A tensor that says it is on a GPU, over host memory. */
+  async function deviceTensor(dtype: TestTensor['dtype'], data: ArrayBufferView, device = 'cuda:0') {
+    const tensor = await open(dtype, data);
+    const { memory, offset } = tensor.memory;
+    const on = new DeviceTensor('w', dtype, tensor.shape, tensor.byteLength, Device.parse(device), memory, offset);
+    tensor.dispose();
+    return on;
+  }
+
+  test.each([
+    ['F32', Float32Array.of(1.5, -2), 'float32', [1.5, -2]],
+    ['BOOL', Uint8Array.of(1, 0), 'bool', [1, 0]],
+    ['F16', Uint16Array.of(0x3c00, 0x0001), 'float32', [1, 2 ** -24]],
+    ['BF16', Uint16Array.of(0x3f80, 0xc020), 'float32', [1, -2.5]],
+    ['F64', Float64Array.of(0.1), 'float32', [Math.fround(0.1)]],
+  ] as const)('%s stays on the device and is converted there', async (dtype, data, expected, values) => {
+    const framework = gpu();
+    const adopted = framework.adopt(await deviceTensor(dtype, data)) as TF.Tensor;
+    expect([adopted.dtype, [...adopted.dataSync()]]).toEqual([expected, [...values]]);
+    expect(framework.notes).toEqual([]);
+    adopted.dispose();
+  });
+
+  test.each([
+    ['I32', Int32Array.of(-1, 2), 'int32', [-1, 2]],
+    ['I64', BigInt64Array.of(-5n), 'int32', [-5]],
+    ['F8_E4M3', Uint8Array.of(0x7e), 'float32', [448]],
+  ] as const)('%s goes through the host, which is said', async (dtype, data, expected, values) => {
+    const framework = gpu();
+    const adopted = (await framework.adopt(await deviceTensor(dtype, data))) as TF.Tensor;
+    expect([adopted.dtype, [...adopted.dataSync()]]).toEqual([expected, [...values]]);
+    expect(framework.notes).toContain(`${dtype} went through host memory`);
+    adopted.dispose();
+    await collectGarbage();
+    await collectGarbage();
+  });
+
+  test('another GPU than TensorFlow’s is refused', async () => {
+    const tensor = await deviceTensor('F32', Float32Array.of(1), 'cuda:1');
+    expect(() => gpu().adopt(tensor)).toThrow(
+      expect.objectContaining({ code: 'DEVICE_UNAVAILABLE', message: expect.stringMatching(/cuda:1.*runs on cuda:0/) }),
+    );
+    tensor.dispose();
   });
 });
 
