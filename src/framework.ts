@@ -5,6 +5,8 @@ export interface Framework<T> {
   readonly name: string;
   /** Takes over the tensor: it is the adapter's to dispose. */
   adopt(tensor: DeviceTensor): T | Promise<T>;
+  /** What a user should know of how tensors were adopted: copies that were needed, dtypes that changed. Part of the loader's report. */
+  readonly notes?: readonly string[];
 }
 
 /** What the framework makes of a tensor; the tensor itself without one. A tensor that it refuses is disposed: nobody else has it. */

@@ -31,6 +31,8 @@ export interface LoadReport {
   /** Reads (requests, for a copier of your own) in flight at a time, at most. */
   maxInFlight: number;
   fallbacks: { path: string; from: string; to: string; reason: string }[];
+  /** What the framework's adapter says of its tensors: copies that were needed, dtypes that changed. Absent when there is nothing to say. */
+  notes?: readonly string[];
 }
 
 const DEFAULT_STALL_TIMEOUT_MS = 90_000;
@@ -69,7 +71,8 @@ export class Session {
   }
 
   get report(): LoadReport {
-    return { ...this.#report, fallbacks: [...this.#report.fallbacks] };
+    const notes = this.options.framework?.notes;
+    return { ...this.#report, fallbacks: [...this.#report.fallbacks], ...(notes?.length && { notes: [...notes] }) };
   }
 
   get closed(): boolean {
