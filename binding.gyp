@@ -57,8 +57,8 @@
         "csrc/napi/header_napi.cc",
         "csrc/napi/memory_api.cc",
         "csrc/napi/ort_api.cc",
-        "csrc/napi/threefs_api.cc",
-        "csrc/napi/tf_api.cc"
+        "csrc/napi/tf_api.cc",
+        "csrc/napi/threefs_api.cc"
       ],
       "defines": [
         "NAPI_VERSION=9",
