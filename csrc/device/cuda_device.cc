@@ -186,4 +186,9 @@ Status CudaDevice::Copy(const DeviceBuffer& source, const DeviceBuffer& destinat
   return copied.ok() ? arrived : copied;
 }
 
+Status CudaDevice::Synchronize() {
+  FST_RETURN_IF_ERROR(Enter());
+  return FST_CUDA_CHECK(*api_, CtxSynchronize);
+}
+
 }  // namespace fst

@@ -31,6 +31,7 @@ class CudaDevice : public Device {
   Status Copy(const DeviceBuffer& source, const DeviceBuffer& destination, const CopyRegion* regions,
               size_t count) override;
   DeviceInfo info() const override { return info_; }
+  Status Synchronize() override;
 
   const cuda::CudaApi& api() const { return *api_; }
   // Makes the device's context current on the calling thread: a new thread has none. Before every group of driver

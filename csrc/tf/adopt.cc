@@ -90,8 +90,8 @@ void Copy(const Api& api, TF_OpKernelContext* context, const Adoptable& adoptabl
   // TensorFlow's memory may still be in use by kernels queued before it was given to us.
   Status copied = device.Synchronize();
   if (copied.ok()) {
-    copied =
-        device.Copy(*adoptable.memory, adoptable.address - adoptable.memory->address(), output, 0, adoptable.length);
+    const CopyRegion region{adoptable.address - adoptable.memory->address(), 0, adoptable.length};
+    copied = device.Copy(*adoptable.memory, output, &region, 1);
   }
   if (!copied.ok()) {
     Fail(api, context, status, kInternal, copied.message());

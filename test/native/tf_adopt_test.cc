@@ -220,7 +220,7 @@ class TfAdopt : public ::testing::Test {
  protected:
   void SetUp() override {
     ASSERT_TRUE(Register(FakeApi(), &op_).ok());
-    ASSERT_TRUE(OpenDevice("cpu", &host_).ok());
+    ASSERT_TRUE(OpenDevice("cpu", false, &host_).ok());
     gpu_ = std::make_shared<Gpu>();
     fake.major = 2;
   }
