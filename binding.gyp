@@ -46,6 +46,9 @@
         "csrc/ort/session.cc",
         "csrc/ort/session_options.cc",
         "csrc/ort/value.cc",
+        "csrc/tf/adopt.cc",
+        "csrc/tf/c_api.cc",
+        "csrc/tf/convert.cc",
         "csrc/napi/addon.cc",
         "csrc/napi/convert.cc",
         "csrc/napi/engine_api.cc",
@@ -54,6 +57,7 @@
         "csrc/napi/header_napi.cc",
         "csrc/napi/memory_api.cc",
         "csrc/napi/ort_api.cc",
+        "csrc/napi/tf_api.cc",
         "csrc/napi/threefs_api.cc"
       ],
       "defines": [

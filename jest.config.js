@@ -3,11 +3,12 @@ module.exports = {
   testEnvironment: 'node',
   roots: ['<rootDir>/test'],
   testMatch: ['**/*.test.ts'],
-  testPathIgnorePatterns: ['/test/long/'],
+  testPathIgnorePatterns: ['/test/long/', '/test/tfjs-node/'],
   transform: { '^.+\\.ts$': ['ts-jest', { tsconfig: 'test/tsconfig.json', transpilation: true }] },
   moduleNameMapper: {
     '^fastsafetensors-node$': '<rootDir>/src/index.ts',
     '^fastsafetensors-node/testing$': '<rootDir>/src/testing/index.ts',
+    '^fastsafetensors-node/tfjs$': '<rootDir>/adapters/tfjs/index.ts',
     '^fastsafetensors-node/ort$': '<rootDir>/adapters/ort/index.ts',
     '^(\\.{1,2}/.*)\\.js$': '$1',
   },

@@ -40,7 +40,7 @@ export function runNativeTests({ sanitizer = '', args = [] }) {
       throw new Error('cmake could not configure the C++ tests');
     }
   }
-  const built = run('cmake', ['--build', build, '--parallel', '2']);
+  const built = run('cmake', ['--build', build, '--parallel', '2', '--target', 'native_tests']);
   if (built.status !== 0) {
     process.stderr.write(built.stdout + built.stderr);
     throw new Error('the C++ tests do not compile');

@@ -2,7 +2,7 @@ import { openDevice } from './device.js';
 import { DeviceTensor } from './device-tensor.js';
 import { DTYPE_BITS } from './dtype.js';
 import { FastSafetensorsError, InvalidArgumentError } from './errors.js';
-import type { Framework } from './framework.js';
+import { adopt, type Framework } from './framework.js';
 import type { Load } from './loaders/load.js';
 import { Memory } from './memory.js';
 import type { SafeTensorsMetadata } from './metadata.js';
@@ -90,7 +90,8 @@ export class FilesBufferOnDevice<T = DeviceTensor> {
     this.#check();
     if (!Array.isArray(names) || names.length === 0)
       throw new InvalidArgumentError('getMultiCols: expected at least one name');
-    const parts = names.map((name) => this.#load.tensor(this.#item(name)));
+    const items = names.map((name) => this.#item(name)); // all, before any tensor is made
+    const parts = items.map((item) => this.#load.tensor(item));
     try {
       return await this.#adopt(await this.#concatenate(parts, dim));
     } finally {
@@ -100,6 +101,7 @@ export class FilesBufferOnDevice<T = DeviceTensor> {
 
   /** Several tensors at once: as getSharded(name, dim) for each entry. */
   async asDict(dims: Readonly<Record<string, number>>): Promise<Map<string, T>> {
+    for (const [name, dim] of Object.entries(dims)) checkDim(dim, this.getShape(name).length, name, -1);
     const tensors = new Map<string, T>();
     for (const [name, dim] of Object.entries(dims)) tensors.set(name, await this.getSharded(name, dim));
     return tensors;
@@ -162,7 +164,7 @@ export class FilesBufferOnDevice<T = DeviceTensor> {
   }
 
   async #adopt(tensor: DeviceTensor): Promise<T> {
-    return this.#framework ? this.#framework.adopt(tensor) : (tensor as T);
+    return adopt(this.#framework, tensor);
   }
 
   #item(name: string): number {

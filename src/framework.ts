@@ -5,4 +5,25 @@ export interface Framework<T> {
   readonly name: string;
   /** Takes over the tensor: it is the adapter's to dispose. */
   adopt(tensor: DeviceTensor): T | Promise<T>;
+  /** What a user should know of how tensors were adopted: copies that were needed, dtypes that changed. Part of the loader's report. */
+  readonly notes?: readonly string[];
+}
+
+/** What the framework makes of a tensor; the tensor itself without one. A tensor that it refuses is disposed: nobody else has it. */
+export function adopt<T>(framework: Framework<T> | undefined, tensor: DeviceTensor): T | Promise<T> {
+  if (!framework) return tensor as T;
+  const refuse = (error: unknown): never => {
+    tensor.dispose();
+    throw error;
+  };
+  try {
+    const adopted = framework.adopt(tensor);
+    return isPromise(adopted) ? adopted.then(undefined, refuse) : adopted;
+  } catch (error) {
+    return refuse(error);
+  }
+}
+
+export function isPromise<T>(value: T | Promise<T>): value is Promise<T> {
+  return typeof (value as { then?: unknown } | null)?.then === 'function';
 }

@@ -120,6 +120,28 @@ interface Addon extends OrtAddon {
   takeAllocation(load: NativeLoad, index: number): NativeMemory | null;
   setWindow(engine: NativeEngine, load: NativeLoad, batches: number): void;
   cancelTransfer(engine: NativeEngine, load: NativeLoad): void;
+
+  // ---- csrc/napi/tf_api.cc ----
+  convertElements(memory: NativeMemory, offset: number, count: number, how: ElementConversion): Promise<NativeMemory>;
+  tfRegister(): TensorFlowLibrary;
+  tfAdopt(memory: NativeMemory, offset: number, length: number, dtype: number, shape: Float64Array): number;
+  tfRelease(token: number): void;
+}
+
+/** csrc/tf/convert.h. With `scale`: value * scale + min. */
+export interface ElementConversion {
+  /** Index into DTYPE_NAMES. */
+  readonly from: number;
+  readonly to: 'float32' | 'int32';
+  readonly scale?: number;
+  readonly min?: number;
+}
+
+/** The TensorFlow of this process and the name of the op that adopts memory in it. */
+export interface TensorFlowLibrary {
+  readonly op: string;
+  readonly version: string;
+  readonly library: string;
 }
 
 /** What the core says of an error. */
@@ -194,7 +216,7 @@ export interface OrtSessionConfig {
   readonly [option: string]: unknown;
 }
 interface OrtAddon {
-  ortLibrary(logSeverity: number): { path: string; version: string };
+  ortLibrary(logSeverity: number, device?: string): { path: string; version: string };
   ortCreateSession(config: OrtSessionConfig): Promise<NativeOrtSession>;
   ortPorts(session: NativeOrtSession): { inputs: OrtPort[]; outputs: OrtPort[] };
   ortNewRun(): NativeOrtRun;

@@ -25,7 +25,7 @@ const INTERVAL_MS = 100;
 export class ProgressMeter {
   readonly #load: Load;
   readonly #callback: (progress: Progress) => void;
-  readonly #files: { path: string; begin: number; end: number; state: 'waiting' | 'loading' | 'done' }[];
+  readonly #files: FileSpan[];
   readonly #start = performance.now();
   readonly #timer: NodeJS.Timeout;
   #first = 0; // files before it are done
@@ -57,28 +57,24 @@ export class ProgressMeter {
           bytesPerSecond: loaded / seconds,
           tensorsLoaded,
         });
-      const complete = tensorsLoaded === this.#load.plan.count;
+      const { readyPrefix } = this.#load;
       for (let i = this.#first; i < this.#files.length; ++i) {
         const file = this.#files[i]!;
-        if (loaded < file.begin && !complete) break;
         const total = file.end - file.begin;
-        if (file.state === 'waiting') {
-          emit('initiate', file.path, 0, total);
-          file.state = 'loading';
-        }
-        if (loaded >= file.end && (complete || this.#load.readyPrefix > 0)) {
-          emit('done', file.path, total, total);
-          file.state = 'done';
-          this.#first = i + 1;
-        } else {
-          emit('progress', file.path, Math.max(0, loaded - file.begin), total);
+        if (!file.begun) emit('initiate', file.path, 0, total);
+        file.begun = true;
+        if (readyPrefix < file.lastItem) {
+          // Reads of the next files may have come before the last of this one.
+          emit('progress', file.path, Math.min(Math.max(0, loaded - file.begin), total), total);
           break;
         }
+        emit('done', file.path, total, total);
+        this.#first = i + 1;
       }
       emit('progress_total', '', loaded, this.#load.plan.bytes);
     } catch (error) {
       this.error = error;
-      this.#load.cancel();
+      this.#load.cancel(error as Error);
     }
   }
 
@@ -95,15 +91,29 @@ export class ProgressMeter {
   }
 }
 
-/** Bytes of a plan that lie before the end of each of its files. */
-function fileSpans(plan: Plan): { path: string; begin: number; end: number; state: 'waiting' }[] {
+interface FileSpan {
+  readonly path: string;
+  /** Bytes of the plan before this file and up to its end. */
+  begin: number;
+  end: number;
+  /** One past its last item. */
+  lastItem: number;
+  begun: boolean;
+}
+
+function fileSpans(plan: Plan): FileSpan[] {
   const spans = plan.inputs.map(({ metadata }) => ({
     path: metadata.path,
     begin: 0,
     end: 0,
-    state: 'waiting' as const,
+    lastItem: 0,
+    begun: false,
   }));
-  for (let item = 0; item < plan.count; ++item) spans[plan.files[item]!]!.end += plan.lengths[item]!;
+  for (let item = 0; item < plan.count; ++item) {
+    const span = spans[plan.files[item]!]!;
+    span.end += plan.lengths[item]!;
+    span.lastItem = item + 1;
+  }
   let before = 0;
   for (const span of spans) {
     span.begin = before;

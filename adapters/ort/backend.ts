@@ -2,7 +2,7 @@ import { resolve } from 'node:path';
 import type { CopierType } from '../../src/copiers/registry.js';
 import { Device } from '../../src/device.js';
 import { InvalidArgumentError } from '../../src/errors.js';
-import type { FilesBufferOnDevice } from '../../src/files-buffer.js';
+import { FilesBufferOnDevice } from '../../src/files-buffer.js';
 import { checked, native, type OrtSessionConfig, settled } from '../../src/native.js';
 import { checkOptions } from '../../src/options.js';
 import type { Progress } from '../../src/progress.js';
@@ -108,10 +108,11 @@ class Backend {
     const { device = 'cpu', weights, copier, names, allowUnmatched, signal, onProgress } = given as ProviderOptions;
     signal?.throwIfAborted();
     // Before anything is read: there may be nothing to run on.
-    checked(() => native().ortLibrary(severityOf(this.#ort.env?.logLevel)));
+    const place = Device.parse(device).toString();
+    const loaded = weights instanceof FilesBufferOnDevice; // its device is checked first
+    checked(() => native().ortLibrary(severityOf(this.#ort.env?.logLevel), loaded ? undefined : place));
     const config = sessionConfig(options);
     const files = await externalFiles(options.externalData);
-    const place = Device.parse(device).toString();
     const prepared = await prepareModel(model, {
       device: place,
       weights,

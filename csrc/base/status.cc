@@ -1,5 +1,6 @@
 #include "base/status.h"
 
+#include <cerrno>
 #include <cstdarg>
 #include <cstdio>
 #include <cstring>
@@ -44,10 +45,60 @@ Status Status::At(const std::string& path, const std::string& tensor, int64_t of
   return placed;
 }
 
+namespace {
+
+// Those that files, memory and threads answer with; strerrorname_np came with glibc 2.32 only.
+const char* ErrnoName(int error) {
+  switch (error) {
+#define X(name) \
+  case name:    \
+    return #name;
+    X(EPERM)
+    X(ENOENT)
+    X(EINTR)
+    X(EIO)
+    X(ENXIO)
+    X(EBADF)
+    X(EAGAIN)
+    X(ENOMEM)
+    X(EACCES)
+    X(EFAULT)
+    X(EBUSY)
+    X(EEXIST)
+    X(ENODEV)
+    X(ENOTDIR)
+    X(EISDIR)
+    X(EINVAL)
+    X(ENFILE)
+    X(EMFILE)
+    X(EFBIG)
+    X(ENOSPC)
+    X(ESPIPE)
+    X(EROFS)
+    X(EPIPE)
+    X(ENAMETOOLONG)
+    X(ENOSYS)
+    X(ELOOP)
+    X(EOVERFLOW)
+    X(ENOTSUP)
+    X(ENOTCONN)
+    X(ETIMEDOUT)
+    X(ECONNREFUSED)
+    X(ESTALE)
+    X(EDQUOT)
+    X(EREMOTEIO)
+#undef X
+    default:
+      return nullptr;
+  }
+}
+
+}  // namespace
+
 std::string ErrnoText(int error) {
   char buffer[128];
   const char* text = strerror_r(error, buffer, sizeof buffer);
-  const char* name = strerrorname_np(error);
+  const char* name = ErrnoName(error);
   return name ? Format("%s (%s)", text, name) : Format("%s (errno %d)", text, error);
 }
 

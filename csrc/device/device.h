@@ -113,6 +113,11 @@ class Device : public std::enable_shared_from_this<Device> {
                       size_t count) = 0;
 
   virtual DeviceInfo info() const { return {}; }
+  virtual Status Copy(const DeviceBuffer& source, size_t source_offset, const DeviceBuffer& destination,
+                      size_t destination_offset, size_t length) = 0;
+  // Waits until everything that this process has queued on the device, by whomever, is done. Nothing to wait for on the
+  // host. Any thread but the event loop's.
+  virtual Status Synchronize() { return Status::Ok(); }
 };
 
 // Wraps memory into a counted buffer: `free_memory` runs on the process's freeing thread when the last reference has

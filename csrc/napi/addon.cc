@@ -62,6 +62,7 @@ Napi::Object Init(Napi::Env env, Napi::Object exports) {
   ExportEngine(env, exports);
   ExportOrt(env, exports);
   ExportThreeFs(env, exports);
+  ExportTensorFlow(env, exports);
   return exports;
 }
 

@@ -9,6 +9,7 @@ void ExportMemory(Napi::Env env, Napi::Object exports);
 void ExportEngine(Napi::Env env, Napi::Object exports);
 void ExportOrt(Napi::Env env, Napi::Object exports);
 void ExportThreeFs(Napi::Env env, Napi::Object exports);
+void ExportTensorFlow(Napi::Env env, Napi::Object exports);
 
 template <Napi::Value (*function)(const Napi::CallbackInfo&)>
 void Export(Napi::Env env, Napi::Object exports, const char* name) {

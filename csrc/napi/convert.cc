@@ -53,7 +53,11 @@ Napi::Value AsyncWork::Pending(Napi::Env env, std::function<void(Status)>* finis
 Napi::Value AsyncWork::Run(Napi::Env env, Work work, Done done, napi_value keep) {
   std::function<void(Status)> finish;
   Napi::Value promise = Pending(env, &finish, std::move(done), keep);
-  Status posted = Workers().Post([work = std::move(work), finish] { finish(work()); });
+  Status posted = Workers().Post([work = std::move(work), finish]() mutable {
+    Status status = work();
+    work = nullptr;  // what it holds is given back before anybody hears of the end
+    finish(status);
+  });
   if (!posted.ok()) finish(posted);
   return promise;
 }

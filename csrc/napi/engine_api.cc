@@ -1,4 +1,5 @@
 // Engines and loads for JavaScript.
+#include <algorithm>
 #include <atomic>
 #include <deque>
 
@@ -23,6 +24,8 @@ struct Load {
   bool news = false;
   std::vector<Napi::Promise::Deferred> waiting;
 };
+
+constexpr double kForeverMs = 1e12;  // 30 years: what a clock can still add, where Infinity is asked for
 
 double NumberOr(const Napi::Object& object, const char* name, double otherwise) {
   Napi::Value value = object.Get(name);
@@ -94,8 +97,10 @@ Napi::Value CreateEngine(const Napi::CallbackInfo& info) {
     auto object = info[2].As<Napi::Object>();
     EngineOptions options;
     options.always_stage = Flag(object, "alwaysStage");
-    options.max_bytes_per_second = static_cast<uint64_t>(NumberOr(object, "maxBytesPerSecond", 0));
-    options.stall_timeout = std::chrono::milliseconds(static_cast<int64_t>(NumberOr(object, "stallTimeoutMs", 90000)));
+    double rate = NumberOr(object, "maxBytesPerSecond", 0);  // less than 1 is a limit too, Infinity is none
+    if (rate > 0 && rate < 1e18) options.max_bytes_per_second = static_cast<uint64_t>(std::max(rate, 1.0));
+    options.stall_timeout =
+        std::chrono::milliseconds(static_cast<int64_t>(std::min(NumberOr(object, "stallTimeoutMs", 90000), kForeverMs)));
     options.slot_bytes = static_cast<uint64_t>(NumberOr(object, "slotBytes", 0));
     options.converts = Flag(object, "converts");
     status = Engine::Create(FromExternal<Device>(info[0]), std::move(reader), options, &engine);
@@ -235,7 +240,8 @@ Napi::Value StartTransfer(const Napi::CallbackInfo& info) {
     options.memory.push_back(given.IsExternal() ? FromExternal<DeviceBuffer>(given) : nullptr);
   }
   double timeout = NumberOr(object, "timeoutMs", 0);
-  if (timeout > 0) options.deadline = Clock::now() + std::chrono::microseconds(static_cast<int64_t>(timeout * 1000));
+  if (timeout > 0 && timeout < kForeverMs)
+    options.deadline = Clock::now() + std::chrono::microseconds(static_cast<int64_t>(timeout * 1000));
   // Weak: the transfer belongs to the load, not the other way round.
   options.notify = [weak = std::weak_ptr<Load>(load)] {
     if (auto alive = weak.lock()) Wake(alive);

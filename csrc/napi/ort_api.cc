@@ -115,10 +115,14 @@ std::shared_ptr<Value> ValueOf(const Napi::Object& object) {
   return Given(value) ? FromExternal<Value>(value) : nullptr;
 }
 
-// ortLibrary(logSeverity): {path, version}. Throws a status.
+// ortLibrary(logSeverity, device): {path, version} when it can run there; without a device, whatever it can. Throws a
+// status.
 Napi::Value OrtLibrary(const Napi::CallbackInfo& info) {
   const ort::Library* library = nullptr;
   Status status = ort::OpenLibrary(Integer(info[0], 2), &library);
+  ort::Place place;
+  ort::Place::Parse(Text(info[1]), &place);
+  if (status.ok()) status = ort::CheckProvider(place);
   if (!status.ok()) {
     napi_throw(info.Env(), StatusToJs(info.Env(), status));
     return Napi::Value();

@@ -3,9 +3,9 @@
 #include <unistd.h>
 
 namespace fst::ort {
-namespace {
 
-Status CheckProviderFiles(const Place& place) {
+Status CheckProvider(const Place& place) {
+  if (!place.cuda) return Status::Ok();
   const std::string& library = TheLibrary().path;
   std::string folder = library.substr(0, library.rfind('/') + 1);
   for (const char* file : {"libonnxruntime_providers_shared.so", "libonnxruntime_providers_cuda.so"}) {
@@ -21,8 +21,10 @@ Status CheckProviderFiles(const Place& place) {
   return Status::Ok();
 }
 
+namespace {
+
 Status AppendCuda(const SessionConfig& config, SessionOptions* options) {
-  FST_RETURN_IF_ERROR(CheckProviderFiles(config.place));
+  FST_RETURN_IF_ERROR(CheckProvider(config.place));
   const std::string doing = "set up the CUDA provider for " + config.place.ToString();
   OwnedCudaOptions cuda;
   FST_RETURN_IF_ORT_ERROR(Ort().CreateCUDAProviderOptions(cuda.out()), doing);

@@ -42,6 +42,10 @@ struct SessionConfig {
   std::vector<std::pair<std::string, std::string>> provider_options;  // of the CUDA provider
 };
 
+// Whether the part of ONNX Runtime that runs on a place is there; nothing is loaded. DEVICE_UNAVAILABLE says which file
+// is missing and how to get it.
+Status CheckProvider(const Place& place);
+
 // `values` are the initializers' and must outlive the session. DEVICE_UNAVAILABLE when the CUDA provider is missing,
 // saying which file and how to get it.
 Status MakeSessionOptions(const SessionConfig& config, OwnedSessionOptions* out,

@@ -35,11 +35,12 @@ struct Chunk {
 
 struct ChunkRules {
   ReaderNeeds needs;
-  bool direct;           // the reader may fill this device's memory
-  uint64_t chunk;        // bytes of a read, and at most of a slot less its alignment
-  uint64_t largest_gap;  // unwanted bytes between two tensors that a slot read may carry along
-  uint64_t slot_bytes;   // at least 4096
-  bool outputs_in_slot;  // converted elements lie behind the read in its slot; otherwise they go straight into place
+  bool direct;                       // the reader may fill this device's memory
+  uint64_t chunk;                    // bytes of a read, and at most of a slot less its alignment
+  uint64_t largest_gap;              // unwanted bytes between two tensors that a slot read may carry along
+  uint64_t slot_bytes = UINT64_MAX;  // at least 4096
+  bool outputs_in_slot =
+      false;  // converted elements lie behind the read in its slot; otherwise they go straight into place
 };
 
 // The chunk at `cursor`, whose item must have bytes left. `end` is one past the last item that may be started.

@@ -4,6 +4,7 @@ import { registerInspect } from './inspect.js';
 import { registerLoad } from './load.js';
 import { printError } from './output.js';
 import { registerSplitOnnx } from './split-onnx.js';
+import { registerSplitTfjs } from './split-tfjs.js';
 import { registerVerify } from './verify.js';
 
 /** The command line with every command. Each command lives in a file of its own. */
@@ -18,6 +19,7 @@ export function createProgram(): Command {
   registerVerify(program);
   registerLoad(program);
   registerSplitOnnx(program);
+  registerSplitTfjs(program);
   return program;
 }
 

@@ -42,6 +42,8 @@ export interface EngineSpec {
   readonly engine: EngineOptions;
   /** Tensors in memory that host and device share: see availability.ts. */
   readonly unified?: boolean;
+  /** For a reader whose slots are device memory (ReaderNeeds.device_slots): what loads that convert use in its place, and why, for the report. */
+  readonly converting?: { readonly copier: string; readonly reason: string; readonly spec: EngineSpec };
   /** What has to be known of the files before anything is made for them, off the event loop; rejects where this copier cannot read them. */
   readonly forFiles?: (files: readonly string[]) => Promise<FilesSpec>;
 }

@@ -95,8 +95,8 @@ export class CopierLoad extends Load {
     this.#tell();
   }
 
-  cancel(): void {
-    this.#fail(new FastSafetensorsError('CLOSED', 'the load was cancelled'));
+  cancel(reason?: Error): void {
+    this.#fail(reason ?? new FastSafetensorsError('CLOSED', 'the load was cancelled'));
   }
 
   protected takeMemory(allocation: number): Memory | null {

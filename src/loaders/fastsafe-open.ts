@@ -1,6 +1,7 @@
 import type { Device } from '../device.js';
 import { DeviceTensor } from '../device-tensor.js';
 import { FastSafetensorsError } from '../errors.js';
+import { adopt } from '../framework.js';
 import type { SafeTensorsMetadata } from '../metadata.js';
 import { checkLoaderOptions, type LoaderOptions } from '../options.js';
 import { convertedDtype, Plan } from '../plan.js';
@@ -126,7 +127,6 @@ class LazyFiles<T> implements OpenFiles<T> {
   }
 
   async #adopt(tensor: DeviceTensor): Promise<T> {
-    const { framework } = this.#options;
-    return framework ? framework.adopt(tensor) : (tensor as T);
+    return adopt(this.#options.framework, tensor);
   }
 }

@@ -52,7 +52,7 @@ export class SafeTensorsFileLoader<T = DeviceTensor> {
     const shards = await session.race(readShards(mine, { allowTrailingBytes }, signal));
     const inputs = await session.race(selectTensors(shards.metadata, filter));
     const plan = await session.race(Plan.ofTensors(inputs, { dtype }));
-    await session.prepare(shards.metadata.map(({ path }) => path));
+    await session.prepare(plan);
     this.#shards = shards;
     this.#inputs = inputs;
     this.#plan = plan;
@@ -65,14 +65,14 @@ export class SafeTensorsFileLoader<T = DeviceTensor> {
 
   /** UNKNOWN_TENSOR. */
   getShape(name: string): readonly number[] {
-    this.#planned();
+    const plan = this.#planned();
     const file = this.#shards!.fileOf(name);
-    const frame = file === undefined ? undefined : this.#shards!.metadata[file]!.get(name);
-    if (!frame)
-      throw new FastSafetensorsError('UNKNOWN_TENSOR', `no file that was added has a tensor "${name}"`, {
+    const item = file === undefined ? undefined : plan.itemOf(file, name);
+    if (item === undefined)
+      throw new FastSafetensorsError('UNKNOWN_TENSOR', `no file that was added has a tensor "${name}" to load`, {
         tensor: name,
       });
-    return frame.shape;
+    return plan.inputs[file!]!.metadata.shapeAt(plan.tensors[item]!);
   }
 
   /** Loads every tensor; `dtype` in place of the loader's. Rejects with the codes of files, copier and device, CLOSED, TIMEOUT, STALLED, or the reason of an aborted signal. */
@@ -82,7 +82,9 @@ export class SafeTensorsFileLoader<T = DeviceTensor> {
     checkOptions(options, COPY_CHECKS);
     session.check(signal);
     const planned = this.#planned();
-    const plan = options.dtype ? await session.race(Plan.ofTensors(this.#inputs!, { dtype: options.dtype }), signal) : planned;
+    const plan = options.dtype
+      ? await session.race(Plan.ofTensors(this.#inputs!, { dtype: options.dtype }), signal)
+      : planned;
     const shards = this.#shards!;
     const find = (name: string): number | undefined => {
       const file = shards.fileOf(name);

@@ -45,8 +45,11 @@ export abstract class Load {
   /** Items that became ready since the last call. */
   abstract takeReady(): ArrayLike<number>;
   abstract allow(batches: number): void;
-  /** Ends the load: nothing is started any more, memory that was not taken goes when the last read and copy have been reaped. */
-  abstract cancel(): void;
+  /**
+   * Ends the load: nothing is started any more, memory that was not taken goes when the last read and copy have been reaped. Its error is
+   * `reason`, CLOSED without one.
+   */
+  abstract cancel(reason?: Error): void;
   /** The memory of an allocation with a ready item, retained for the caller; asked for once. Null after an error. */
   protected abstract takeMemory(allocation: number): Memory | null;
 
@@ -164,7 +167,8 @@ export class EngineLoad extends Load {
     native().setWindow(this.#engine, this.#handle, batches);
   }
 
-  cancel(): void {
+  cancel(reason?: Error): void {
+    if (reason) this.#error ??= reason;
     native().cancelTransfer(this.#engine, this.#handle);
   }
 

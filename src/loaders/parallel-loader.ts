@@ -1,4 +1,5 @@
 import type { DeviceTensor } from '../device-tensor.js';
+import { adopt, isPromise } from '../framework.js';
 import { checkParallelOptions, type ParallelOptions } from '../options.js';
 import { DEFAULT_BATCH_BYTES, Plan } from '../plan.js';
 import { readShards } from '../shards.js';
@@ -135,7 +136,7 @@ export class ParallelLoader<T = DeviceTensor> {
   #adopt(tensor: DeviceTensor): T | Promise<T> {
     const { framework, borrow } = this.#options;
     if (borrow) tensor.borrowed = true;
-    return framework ? framework.adopt(tensor) : (tensor as T);
+    return adopt(framework, tensor);
   }
 
   /** Ends iterations in progress (they reject with CLOSED), waits until nothing is in flight (at most stallTimeoutMs) and gives everything back but the tensors. */
@@ -146,8 +147,4 @@ export class ParallelLoader<T = DeviceTensor> {
   [Symbol.asyncDispose](): Promise<void> {
     return this.close();
   }
-}
-
-function isPromise<T>(value: T | Promise<T>): value is Promise<T> {
-  return typeof (value as { then?: unknown } | null)?.then === 'function';
 }

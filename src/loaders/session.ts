@@ -1,6 +1,6 @@
 import { openUnified } from '../copiers/availability.js';
 import type { CopierConstructor } from '../copiers/copier.js';
-import { engineOf } from '../copiers/copier.js';
+import { type EngineSpec, engineOf } from '../copiers/copier.js';
 import { createCopierConstructor } from '../copiers/registry.js';
 import { chooseCopier } from '../copiers/select.js';
 import { Device, openDevice } from '../device.js';
@@ -31,6 +31,8 @@ export interface LoadReport {
   /** Reads (requests, for a copier of your own) in flight at a time, at most. */
   maxInFlight: number;
   fallbacks: { path: string; from: string; to: string; reason: string }[];
+  /** What the framework's adapter says of its tensors: copies that were needed, dtypes that changed. Absent when there is nothing to say. */
+  notes?: readonly string[];
 }
 
 const DEFAULT_STALL_TIMEOUT_MS = 90_000;
@@ -66,16 +68,11 @@ export class Session {
     this.#debug = options.debugLog ?? Boolean(process.env.FASTSAFETENSORS_DEBUG);
     this.#stallTimeoutMs = options.stallTimeoutMs ?? DEFAULT_STALL_TIMEOUT_MS;
     this.#report = this.#emptyReport();
-    if (options.dtype !== undefined) {
-      throw new FastSafetensorsError(
-        'UNSUPPORTED_DTYPE',
-        `dtype: converting to ${options.dtype} on the way is not supported by this version yet; load as stored and convert in the framework`,
-      );
-    }
   }
 
   get report(): LoadReport {
-    return { ...this.#report, fallbacks: [...this.#report.fallbacks] };
+    const notes = this.options.framework?.notes;
+    return { ...this.#report, fallbacks: [...this.#report.fallbacks], ...(notes?.length && { notes: [...notes] }) };
   }
 
   get closed(): boolean {
@@ -94,17 +91,19 @@ export class Session {
   }
 
   /** Opens the device and starts the copier's engine, so that estimateStaging() can tell. What goes wrong is begin()'s to say. */
-  async prepare(files: readonly string[]): Promise<void> {
+  async prepare(plan: Plan): Promise<void> {
     try {
-      await this.#open(files);
+      const opened = await this.#open(plan);
+      this.#stagingBytes = opened ? native().stagingBytes(opened.engine, plan.converts) : 0;
     } catch {
       // Said again by begin().
     }
   }
 
-  /** The engine of a built-in copier for these files; undefined for a copier of the user's own. */
-  async #open(files: readonly string[]): Promise<Opened | undefined> {
+  /** The engine of a built-in copier for a plan's files; undefined for a copier of the user's own. */
+  async #open(plan: Plan): Promise<Opened | undefined> {
     this.check();
+    const files = plan.inputs.map(({ metadata }) => metadata.path);
     const asked = this.options.copier ?? 'auto';
     if (this.#copier === 'auto') {
       this.#choice ??= chooseCopier(this.device, files, this.options);
@@ -113,26 +112,38 @@ export class Session {
     }
     this.#make ??= createCopierConstructor(this.#copier, this.device, { ...this.options, copier: asked });
     const made = engineOf(this.#make);
+    if (!made && plan.converts) {
+      throw new FastSafetensorsError(
+        'UNSUPPORTED_DTYPE',
+        `copier "${this.#copier}" moves bytes as they are stored, and some tensors would have to be converted: load without dtype, or with copier: 'nogds'`,
+      );
+    }
     if (!made) return undefined;
-    const { spec, copier, fallbacks } = made.forFiles
-      ? await made.forFiles(files)
-      : { spec: made, copier: this.#copier, fallbacks: [] };
+    const chosen = made.forFiles ? await made.forFiles(files) : { spec: made, copier: this.#copier, fallbacks: [] };
     this.check();
-    const key = JSON.stringify(spec.reader);
+    const instead = plan.converts ? chosen.spec.converting : undefined;
+    const engine = await this.#engineFor(instead?.spec ?? chosen.spec);
+    if (!instead) return { ...chosen, engine };
+    const { copier: to, reason } = instead;
+    const fallbacks = files.map((path) => ({ path, from: chosen.copier, to, reason }));
+    return { engine, copier: to, fallbacks: [...chosen.fallbacks, ...fallbacks] };
+  }
+
+  async #engineFor(spec: EngineSpec): Promise<NativeEngine> {
+    const key = JSON.stringify([spec.reader, spec.unified]);
     let opening = this.#engines.get(key);
     if (!opening) {
-      const opened = spec.unified ? openUnified(this.device) : openDevice(this.device);
-      opening = opened.then((device) =>
-        checked(() =>
-          native().createEngine(device, spec.reader, { stallTimeoutMs: this.#stallTimeoutMs, ...defined(spec.engine) }),
-        ),
-      );
+      const options = {
+        stallTimeoutMs: this.#stallTimeoutMs,
+        converts: this.options.dtype !== undefined,
+        ...defined(spec.engine),
+      };
+      const device = spec.unified ? openUnified(this.device) : openDevice(this.device);
+      opening = device.then((opened) => checked(() => native().createEngine(opened, spec.reader, options)));
       this.#engines.set(key, opening);
     }
     try {
-      const engine = await opening;
-      this.#stagingBytes = native().stagingBytes(engine, false);
-      return { engine, copier, fallbacks };
+      return await opening;
     } catch (error) {
       this.#engines.delete(key);
       throw error;
@@ -140,13 +151,12 @@ export class Session {
   }
 
   /**
-   * Begins a load and a new report. Rejects with DEVICE_UNAVAILABLE, COPIER_UNAVAILABLE and, at once, with what check() throws: then there is no load. One that is
+   * Begins a load and a new report. Rejects with DEVICE_UNAVAILABLE, COPIER_UNAVAILABLE, UNSUPPORTED_DTYPE (a plan that converts, a copier of the user's own) and, at once, with what check() throws: then there is no load. One that is
    * returned is the caller's to finish() or keep().
    */
   async begin(plan: Plan, options: LoadOptions, signal?: AbortSignal): Promise<Load> {
     this.check(signal);
-    const files = plan.inputs.map(({ metadata }) => metadata.path);
-    const opened = await this.race(this.#open(files), signal);
+    const opened = await this.race(this.#open(plan), signal);
     this.check(signal);
     const load = opened
       ? new EngineLoad(opened.engine, plan, this.device, options)

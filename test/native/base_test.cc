@@ -278,16 +278,16 @@ TEST(HostMemory, TooMuchIsRefused) {
 
 TEST(Devices, AreOpenedOnceAndByName) {
   std::shared_ptr<Device> first, second;
-  ASSERT_TRUE(OpenDevice("cpu", &first).ok());
-  ASSERT_TRUE(OpenDevice("cpu", &second).ok());
+  ASSERT_TRUE(OpenDevice("cpu", false, &first).ok());
+  ASSERT_TRUE(OpenDevice("cpu", false, &second).ok());
   EXPECT_EQ(first, second);
   FakeDevice::Options options;
   UseFakeDevices(&options);
-  EXPECT_TRUE(OpenDevice("cuda:0", &second).ok());
+  EXPECT_TRUE(OpenDevice("cuda:0", false, &second).ok());
   EXPECT_EQ(second->name(), "cuda:0");
   EXPECT_FALSE(second->host_accessible());
   UseFakeDevices(nullptr);
-  ASSERT_TRUE(OpenDevice("cpu", &second).ok());
+  ASSERT_TRUE(OpenDevice("cpu", false, &second).ok());
   EXPECT_EQ(first, second) << "the host stays";
 }
 
@@ -301,7 +301,8 @@ TEST(Devices, CopyBetweenBuffersAndTheHost) {
     std::string bytes(1000, 'x'), back(500, '\0');
     bytes.replace(100, 5, "hello");
     ASSERT_TRUE(device->Write(*a, 0, 1000, bytes.data()).ok());
-    ASSERT_TRUE(device->Copy(*a, 100, *b, 2 << 20, 500).ok());
+    CopyRegion region{100, 2 << 20, 500};
+    ASSERT_TRUE(device->Copy(*a, *b, &region, 1).ok());
     ASSERT_TRUE(device->Read(*b, 2 << 20, 500, back.data()).ok());
     EXPECT_EQ(back, bytes.substr(100, 500));
   }

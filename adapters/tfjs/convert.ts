@@ -1,0 +1,107 @@
+import { Device, openDevice } from '../../src/device.js';
+import { DeviceTensor } from '../../src/device-tensor.js';
+import { DTYPE_BITS, DTYPE_NAMES, type DTypeName } from '../../src/dtype.js';
+import { FastSafetensorsError } from '../../src/errors.js';
+import { Memory } from '../../src/memory.js';
+import { native, settled } from '../../src/native.js';
+
+export type TfDtype = 'float32' | 'int32' | 'bool' | 'complex64';
+
+interface Rule {
+  readonly dtype: TfDtype;
+  /** The elements are what TensorFlow.js wants. */
+  readonly direct: boolean;
+}
+
+const direct = (dtype: TfDtype): Rule => ({ dtype, direct: true });
+const converted = (dtype: TfDtype): Rule => ({ dtype, direct: false });
+
+/** What each dtype becomes: TensorFlow.js has float32, int32, bool and complex64. The rest of the table has no scale of its own to be read with. */
+const RULES: Partial<Record<DTypeName, Rule>> = {
+  F32: direct('float32'),
+  I32: direct('int32'),
+  BOOL: direct('bool'),
+  C64: direct('complex64'),
+  F16: converted('float32'),
+  BF16: converted('float32'),
+  F64: converted('float32'),
+  F8_E4M3: converted('float32'),
+  F8_E5M2: converted('float32'),
+  F8_E8M0: converted('float32'),
+  F8_E4M3FNUZ: converted('float32'),
+  F8_E5M2FNUZ: converted('float32'),
+  I8: converted('int32'),
+  U8: converted('int32'),
+  I16: converted('int32'),
+  U16: converted('int32'),
+  U32: converted('int32'),
+  I64: converted('int32'),
+  U64: converted('int32'),
+};
+
+/** UNSUPPORTED_DTYPE, naming the tensor, where TensorFlow.js has no dtype for it. */
+export function ruleOf(tensor: { readonly name: string; readonly dtype: DTypeName }): Rule {
+  const rule = RULES[tensor.dtype];
+  if (rule) return rule;
+  throw new FastSafetensorsError(
+    'UNSUPPORTED_DTYPE',
+    `tensor "${tensor.name}" is ${tensor.dtype}, which TensorFlow.js has no dtype for; leave it out (filter) or load it without a framework and unpack it`,
+    { tensor: tensor.name },
+  );
+}
+
+export interface Affine {
+  readonly scale: number;
+  readonly min: number;
+}
+
+/**
+ * A host tensor's elements as F32 or I32, in memory of their own; off the event loop. The tensor stays the caller's. UNSUPPORTED_DTYPE, naming the tensor, for a
+ * number that int32 cannot hold; DEVICE_UNAVAILABLE for a CUDA tensor; CLOSED.
+ */
+export async function convert(tensor: DeviceTensor, to: 'float32' | 'int32', affine?: Affine): Promise<DeviceTensor> {
+  const { name, dtype, shape, device } = tensor;
+  const { memory, offset } = tensor.memory;
+  const as = to === 'int32' ? 'I32' : 'F32';
+  if (!memory) return new DeviceTensor(name, as, shape, 0, device, null, 0);
+  const count = (tensor.byteLength * 8) / DTYPE_BITS[dtype];
+  const how = { from: DTYPE_NAMES.indexOf(dtype), to, ...affine };
+  const result = new Memory(
+    await settled(native().convertElements(memory.handle, offset, count, how)).catch((error) => {
+      throw named(error, tensor);
+    }),
+    device,
+    4 * count,
+  ).retain();
+  try {
+    return new DeviceTensor(name, as, shape, 4 * count, device, result, 0);
+  } finally {
+    result.release();
+  }
+}
+
+/** Bytes that are copied to the host at a time: an ArrayBuffer has its limits. */
+const PIECE = 256 * 1024 * 1024;
+
+/** A copy of a tensor in host memory. The tensor stays the caller's. OUT_OF_HOST_MEMORY, CLOSED. */
+export async function onHost(tensor: DeviceTensor): Promise<DeviceTensor> {
+  const { name, dtype, shape, byteLength } = tensor;
+  const cpu = Device.parse('cpu');
+  if (byteLength === 0) return new DeviceTensor(name, dtype, shape, 0, cpu, null, 0);
+  const handle = await settled(native().allocate(await openDevice(cpu), byteLength));
+  const memory = new Memory(handle, cpu, byteLength).retain();
+  try {
+    for (let offset = 0; offset < byteLength; offset += PIECE) {
+      const bytes = await tensor.toHost({ offset, length: Math.min(PIECE, byteLength - offset) });
+      await settled(native().writeAllocation(memory.handle, offset, bytes));
+    }
+    return new DeviceTensor(name, dtype, shape, byteLength, cpu, memory, 0);
+  } finally {
+    memory.release();
+  }
+}
+
+function named(error: unknown, { name, dtype }: DeviceTensor): unknown {
+  if (!(error instanceof FastSafetensorsError) || error.tensor !== undefined) return error;
+  return new FastSafetensorsError(error.code, `tensor "${name}" (${dtype}): ${error.message}`, { tensor: name });
+}

@@ -1,0 +1,161 @@
+import type { DeviceTensor } from '../../src/device-tensor.js';
+import { FastSafetensorsError } from '../../src/errors.js';
+import type { Framework } from '../../src/framework.js';
+import { type Affine, convert, onHost, ruleOf, type TfDtype } from './convert.js';
+import { NodeBackend } from './node-backend.js';
+import { type Backend, backendOf, checkTensorFlow, type TensorFlow, type TensorOf } from './tensorflow.js';
+
+export interface TfjsFramework<T> extends Framework<T> {
+  readonly name: 'tfjs';
+  /** Copies that the backend needed and dtypes that became others, each said once. */
+  readonly notes: readonly string[];
+}
+
+/**
+ * Hands loaded tensors to TensorFlow.js, on the backend that `tf` uses when a tensor arrives: `new ParallelLoader({ files, framework: tfjs(tf) })` yields
+ * `tf.Tensor`s.
+ *
+ * - `@tensorflow/tfjs-node(-gpu)`: the tensor is the loader's memory, on the GPU too; dispose() of its last user frees it.
+ * - the cpu backend: the tensor's typed array is the loader's memory; it is freed when that array is collected after dispose().
+ * - other backends keep tensors in memory of their own: one copy, which `notes` and the loader's report tell.
+ *
+ * F32, I32, BOOL and C64 stay what they are; other floating dtypes (8 bits and more) become float32, other integers int32. It takes the DeviceTensor over (disposes
+ * it), but not a borrowed one. Fails with UNSUPPORTED_DTYPE (no such dtype; a number that int32 cannot hold, naming tensor and element), DEVICE_UNAVAILABLE (no
+ * backend; a CUDA tensor for a backend that is not on that GPU), INVALID_ARGUMENT (tf is no TensorFlow.js, or two copies of it; over 4 GiB on the cpu backend), CLOSED.
+ */
+export function tfjs<TF extends TensorFlow>(tf: TF): TfjsFramework<TensorOf<TF>> {
+  checkTensorFlow(tf, 'tfjs(tf)');
+  const adopter = new Adopter<TF>(tf);
+  return {
+    name: 'tfjs',
+    adopt: (tensor) => adopter.adopt(tensor),
+    get notes() {
+      return adopter.notes;
+    },
+  };
+}
+
+/** How a model wants a weight, where that is more than the file's dtype says. */
+export interface Wish {
+  readonly dtype?: TfDtype;
+  readonly affine?: Affine;
+}
+
+/** Makes tensors of one tf. */
+export class Adopter<TF extends TensorFlow> {
+  readonly #tf: TF;
+  readonly #notes = new Set<string>();
+  #backend: Backend | undefined;
+  #node: NodeBackend | null = null;
+
+  constructor(tf: TF) {
+    this.#tf = tf;
+  }
+
+  get notes(): readonly string[] {
+    return [...this.#notes];
+  }
+
+  // No promise unless one is needed: a model may have a hundred thousand tensors.
+  adopt(tensor: DeviceTensor, wish: Wish = {}): TensorOf<TF> | Promise<TensorOf<TF>> {
+    const rule = ruleOf(tensor);
+    const node = this.#nodeBackend();
+    if (tensor.device.type !== 'cpu') return this.#adoptFromDevice(tensor, wish);
+    if (rule.dtype === 'complex64') return this.#complex(tensor);
+    if (rule.direct && !wish.affine) return this.#give(tensor, node, rule.dtype);
+    const dtype = wish.affine ? (wish.dtype === 'int32' ? 'int32' : 'float32') : (rule.dtype as 'float32' | 'int32');
+    return convert(tensor, dtype, wish.affine).then((converted) => {
+      this.#note(`${tensor.dtype} became ${dtype}`);
+      try {
+        return this.#give(converted, node, dtype, tensor);
+      } catch (error) {
+        converted.dispose();
+        throw error;
+      }
+    });
+  }
+
+  /** The tensor over `source`'s memory; then lets go of it, and of what it was made from. */
+  #give(source: DeviceTensor, node: NodeBackend | null, dtype: TfDtype, original = source): TensorOf<TF> {
+    const adopted = this.#place(source, node, dtype);
+    if (source !== original) source.dispose();
+    if (!original.borrowed) original.dispose();
+    return adopted;
+  }
+
+  #place(source: DeviceTensor, node: NodeBackend | null, dtype: TfDtype): TensorOf<TF> {
+    const tf = this.#tf;
+    const shape = [...source.shape];
+    if (node?.runsOnHost && source.byteLength > 0) return node.adopt(source, dtype) as TensorOf<TF>;
+    if (this.#backend!.name !== 'cpu' && source.byteLength > 0) {
+      this.#note(`the backend "${this.#backend!.name}" keeps tensors in memory of its own: each was copied once`);
+    }
+    return tf.tensor(source.data, shape, dtype);
+  }
+
+  /** TensorFlow.js keeps real and imaginary parts apart. */
+  async #complex(tensor: DeviceTensor): Promise<TensorOf<TF>> {
+    const tf = this.#tf;
+    const pairs = new Float32Array((await tensor.toHost()).buffer);
+    const shape = [...tensor.shape];
+    const part = (first: number) => {
+      const values = new Float32Array(pairs.length / 2);
+      for (let i = 0; i < values.length; ++i) values[i] = pairs[2 * i + first]!;
+      return tf.tensor(values, shape, 'float32');
+    };
+    const real = part(0);
+    const imag = part(1);
+    try {
+      const complex = tf.complex(real, imag);
+      if (!tensor.borrowed) tensor.dispose();
+      return complex;
+    } finally {
+      real.dispose();
+      imag.dispose();
+      this.#note('complex64 was copied: TensorFlow.js keeps real and imaginary parts apart');
+    }
+  }
+
+  #adoptFromDevice(tensor: DeviceTensor, wish: Wish): TensorOf<TF> | Promise<TensorOf<TF>> {
+    const node = this.#node;
+    if (!node?.usesGpu(tensor.device)) {
+      const where = node && !node.runsOnHost ? 'runs on cuda:0' : 'takes tensors from host memory';
+      throw new FastSafetensorsError(
+        'DEVICE_UNAVAILABLE',
+        `tensor "${tensor.name}" is on ${tensor.device}, but the backend "${this.#backend!.name}" ${where}; load with device: 'cpu', or use @tensorflow/tfjs-node-gpu with device: 'cuda:0'`,
+        { tensor: tensor.name },
+      );
+    }
+    const adopted = wish.affine ? null : node.adoptFromDevice(tensor);
+    if (adopted === null) return this.#throughHost(tensor, wish);
+    if (!tensor.borrowed) tensor.dispose();
+    return adopted as TensorOf<TF>;
+  }
+
+  /** For what TensorFlow.js keeps on the host anyway (int32), and what TensorFlow cannot convert on the GPU. */
+  async #throughHost(tensor: DeviceTensor, wish: Wish): Promise<TensorOf<TF>> {
+    const host = await onHost(tensor);
+    try {
+      const adopted = await this.adopt(host, wish);
+      this.#note(`${tensor.dtype} went through host memory`);
+      if (!tensor.borrowed) tensor.dispose();
+      return adopted;
+    } finally {
+      host.dispose();
+    }
+  }
+
+  /** For tfjs-node; null for other backends, and where its TensorFlow cannot take memory over. */
+  #nodeBackend(): NodeBackend | null {
+    const backend = backendOf(this.#tf);
+    if (backend.instance !== this.#backend?.instance) {
+      this.#backend = backend;
+      this.#node = NodeBackend.of(backend, (note) => this.#note(note));
+    }
+    return this.#node;
+  }
+
+  #note(note: string): void {
+    this.#notes.add(note);
+  }
+}

@@ -1,0 +1,129 @@
+import { dirname, join } from 'node:path';
+import { ReadableStream } from 'node:stream/web';
+import type { DeviceTensor } from '../../src/device-tensor.js';
+import { InvalidArgumentError } from '../../src/errors.js';
+import { type Files, readShards } from '../../src/shards.js';
+import { convert, ruleOf } from './convert.js';
+import { artifactsOf, type Model, readModelJson, type WeightSpec } from './model-json.js';
+import type { Loose } from './tensorflow.js';
+import { checkNames, iterateWeights, type Names, type WeightOptions, wantedNames } from './weights.js';
+
+export interface SafetensorsHandlerOptions extends WeightOptions {
+  /** The model.json, or its contents; by default the model.json beside the files. */
+  model?: string | object;
+  names?: Names;
+  /** Hand the weights over as a stream, a tensor at a time; only `tf.loadGraphModel` reads such. By default for graph models. */
+  stream?: boolean;
+}
+
+/** A `tf.io.IOHandler`. */
+export interface SafetensorsHandler {
+  load(): Promise<Loose>;
+}
+
+/** More in one ArrayBuffer is not portable; then it is one a tensor, which TensorFlow.js 4 takes as well. */
+const MAX_SINGLE_BUFFER = 2 ** 30;
+
+/**
+ * An ordinary IOHandler over .safetensors files, for every function that takes one: `tf.loadGraphModel(safetensorsHandler(files))`. TensorFlow.js decodes and copies
+ * the weights itself; loadGraphModel and loadLayersModel of this package are faster and copy nothing. Throws INVALID_ARGUMENT; load() rejects as those do.
+ */
+export function safetensorsHandler(files: Files, options: SafetensorsHandlerOptions = {}): SafetensorsHandler {
+  if (typeof files !== 'string' && !Array.isArray(files)) {
+    throw new InvalidArgumentError(`safetensorsHandler: expected a path or an array of paths, found ${typeof files}`);
+  }
+  const { model, names, stream, ...rest } = options;
+  checkNames(names);
+  return {
+    async load() {
+      const source = await readModelJson(model ?? besides(files));
+      const streams = stream ?? source.json.format === 'graph-model';
+      const weightSpecs = await specsInOrder(source, files, names, rest);
+      const tensors = () => encodeAll(source, files, names, rest);
+      const artifacts = { ...artifactsOf(source), weightSpecs };
+      if (streams) return { ...artifacts, getWeightStream: () => streamOf(tensors()) };
+      return { ...artifacts, weightData: await together(tensors()) };
+    },
+  };
+}
+
+function besides(files: Files): string {
+  const first = typeof files === 'string' ? files : files[0]!;
+  if (!/\.(safetensors|json)$/.test(first)) return join(first, 'model.json');
+  return join(dirname(first), 'model.json');
+}
+
+/** The weights in the order in which iterateWeights() yields them, as they will be encoded. */
+async function specsInOrder(
+  { specs }: Model,
+  files: Files,
+  names: Names | undefined,
+  { allowTrailingBytes, signal }: WeightOptions,
+): Promise<WeightSpec[]> {
+  const wanted = wantedNames(specs, names);
+  const { metadata } = await readShards(files, { allowTrailingBytes }, signal);
+  const stored: WeightSpec[] = [];
+  for (const file of metadata) {
+    for (const frame of file) {
+      if (wanted.size === 0) stored.push(encoded(undefined, frame));
+      for (const spec of wanted.get(frame.name) ?? []) stored.push(encoded(spec, frame));
+    }
+  }
+  return stored;
+}
+
+/** The spec that says how encode() leaves a tensor. */
+function encoded(spec: WeightSpec | undefined, stored: Pick<DeviceTensor, 'name' | 'dtype' | 'shape'>): WeightSpec {
+  const { quantization, ...plain } = spec ?? { name: stored.name, shape: stored.shape, dtype: 'float32' as const };
+  if (spec?.dtype === 'string') return spec;
+  if (quantization?.scale !== undefined && (stored.dtype === 'U8' || stored.dtype === 'U16')) return spec!;
+  if (stored.dtype === 'F16') return { ...plain, dtype: 'float32', quantization: { dtype: 'float16' } };
+  return { ...plain, dtype: ruleOf(stored).dtype };
+}
+
+/** The bytes of each weight, as encoded() says. */
+async function* encodeAll(
+  { specs }: Model,
+  files: Files,
+  names: Names | undefined,
+  options: WeightOptions,
+): AsyncGenerator<ArrayBuffer, void, void> {
+  for await (const { specs: same, tensor, wish } of iterateWeights(specs, files, names, options)) {
+    const raw = same[0]?.dtype === 'string' || wish.affine || tensor.dtype === 'F16' || ruleOf(tensor).direct;
+    const given = raw ? tensor : await convert(tensor, ruleOf(tensor).dtype as 'float32' | 'int32');
+    const { buffer } = given.data; // holds the memory by itself
+    given.dispose();
+    tensor.dispose();
+    for (let i = 0; i < Math.max(1, same.length); ++i) yield buffer as ArrayBuffer;
+  }
+}
+
+function streamOf(buffers: AsyncGenerator<ArrayBuffer, void, void>): ReadableStream<ArrayBuffer> {
+  return new ReadableStream(
+    {
+      async pull(controller) {
+        const { done, value } = await buffers.next();
+        if (done) controller.close();
+        else controller.enqueue(value);
+      },
+      async cancel() {
+        await buffers.return();
+      },
+    },
+    { highWaterMark: 0 },
+  );
+}
+
+async function together(buffers: AsyncIterable<ArrayBuffer>): Promise<ArrayBuffer | ArrayBuffer[]> {
+  const parts: ArrayBuffer[] = [];
+  for await (const buffer of buffers) parts.push(buffer);
+  const total = parts.reduce((sum, part) => sum + part.byteLength, 0);
+  if (total > MAX_SINGLE_BUFFER) return parts;
+  const whole = new Uint8Array(total);
+  let at = 0;
+  for (const part of parts) {
+    whole.set(new Uint8Array(part), at);
+    at += part.byteLength;
+  }
+  return whole.buffer;
+}

@@ -1,0 +1,166 @@
+import { readFile } from 'node:fs/promises';
+import { dirname, join } from 'node:path';
+import { FastSafetensorsError, InvalidArgumentError } from '../../src/errors.js';
+import type { Files } from '../../src/shards.js';
+
+/** One entry of a weights manifest, as TensorFlow.js defines it (tfjs-core/src/io/types.ts, WeightsManifestEntry). */
+export interface WeightSpec {
+  readonly name: string;
+  readonly shape: readonly number[];
+  readonly dtype: 'float32' | 'int32' | 'bool' | 'string' | 'complex64';
+  readonly group?: 'model' | 'optimizer';
+  readonly quantization?: {
+    readonly dtype: 'uint8' | 'uint16' | 'float16';
+    readonly scale?: number;
+    readonly min?: number;
+  };
+}
+
+export interface WeightsGroup {
+  readonly paths: readonly string[];
+  readonly weights: readonly WeightSpec[];
+}
+
+/** What this package reads of a model.json; the rest is passed on as it is. */
+export interface ModelJson {
+  readonly format?: string;
+  readonly modelTopology: Record<string, unknown>;
+  readonly weightsManifest?: readonly WeightsGroup[];
+  /** Written by split-tfjs: where the weights are, relative to the model.json. */
+  readonly fastsafetensors?: { readonly weights: string };
+  readonly [key: string]: unknown;
+}
+
+export interface Model {
+  /** Of the model.json, or what stands for it in messages. */
+  readonly path: string;
+  readonly json: ModelJson;
+  readonly specs: readonly WeightSpec[];
+}
+
+const DTYPES = ['float32', 'int32', 'bool', 'string', 'complex64'];
+const QUANTIZED = ['uint8', 'uint16', 'float16'];
+
+/** A model.json by its path, or already parsed. IO_ERROR, INVALID_INDEX for what is no model.json, INVALID_ARGUMENT. */
+export async function readModelJson(model: string | object): Promise<Model> {
+  if (typeof model === 'object' && model !== null) return checkModel(model, 'the model');
+  if (typeof model !== 'string' || model === '') {
+    throw new InvalidArgumentError(`model: expected the path of a model.json or its contents, found ${typeof model}`);
+  }
+  if (/^[a-z][a-z0-9+.-]+:\/\//i.test(model)) {
+    throw new InvalidArgumentError(`model: expected a path, found the URL ${model}; download it first`);
+  }
+  const text = await readFile(model, 'utf8').catch((cause) => {
+    throw new FastSafetensorsError('IO_ERROR', `cannot read ${model}: ${(cause as Error).message}`, {
+      path: model,
+      cause,
+    });
+  });
+  let parsed: unknown;
+  try {
+    parsed = JSON.parse(text);
+  } catch (error) {
+    throw invalid(model, `no JSON: ${(error as Error).message}`);
+  }
+  return checkModel(parsed, model);
+}
+
+function checkModel(parsed: unknown, path: string): Model {
+  if (!isObject(parsed)) throw invalid(path, 'no object');
+  if (!isObject(parsed.modelTopology)) throw invalid(path, 'no object "modelTopology"');
+  const groups = parsed.weightsManifest ?? [];
+  if (!Array.isArray(groups)) throw invalid(path, 'a "weightsManifest" that is no array');
+  const seen = new Set<string>();
+  const specs = groups.flatMap((group: unknown, index) => {
+    const where = `weightsManifest[${index}]`;
+    if (!isObject(group) || !isStrings(group.paths) || !Array.isArray(group.weights)) {
+      throw invalid(path, `${where} without "paths" and "weights"`);
+    }
+    for (const spec of group.weights) checkSpec(spec, path, where);
+    return group.weights as WeightSpec[];
+  });
+  for (const { name } of specs) {
+    if (seen.has(name)) {
+      throw new FastSafetensorsError('DUPLICATE_TENSOR', `${path}: the weight "${name}" is listed twice`, {
+        path,
+        tensor: name,
+      });
+    }
+    seen.add(name);
+  }
+  const split = parsed.fastsafetensors;
+  if (split !== undefined && !(isObject(split) && typeof split.weights === 'string')) {
+    throw invalid(path, 'a "fastsafetensors" without "weights"');
+  }
+  return { path, json: parsed as ModelJson, specs };
+}
+
+function checkSpec(spec: unknown, path: string, where: string): void {
+  if (!isObject(spec) || typeof spec.name !== 'string') throw invalid(path, `a weight without a name in ${where}`);
+  const { name, shape, dtype, quantization } = spec;
+  const wrong = (what: string) => invalid(path, `the weight "${name}" with ${what}`, name as string);
+  if (!Array.isArray(shape) || !shape.every((size) => Number.isSafeInteger(size) && size >= 0)) {
+    throw wrong(`the shape ${JSON.stringify(shape)}`);
+  }
+  if (!DTYPES.includes(dtype as string)) throw wrong(`the dtype ${JSON.stringify(dtype)}`);
+  if (quantization === undefined) return;
+  if (!isObject(quantization) || !QUANTIZED.includes(quantization.dtype as string))
+    throw wrong('an unknown quantization');
+  const float16 = quantization.dtype === 'float16';
+  if (dtype !== 'float32' && (float16 || dtype !== 'int32')) throw wrong(`a quantization of ${String(dtype)}`);
+  if (!float16 && (typeof quantization.scale !== 'number' || typeof quantization.min !== 'number')) {
+    throw wrong('a quantization without "scale" and "min"');
+  }
+}
+
+/** Where the weights are: what the caller says, else what split-tfjs wrote. INVALID_ARGUMENT when neither does. */
+export function weightsOf({ path, json }: Model, weights: Files | undefined): Files {
+  if (weights !== undefined) return weights;
+  const { fastsafetensors } = json;
+  if (fastsafetensors === undefined || path === 'the model') {
+    throw new InvalidArgumentError(
+      `weights: expected .safetensors files, found nothing, and ${path} does not name any; make them with npx fastsafetensors split-tfjs`,
+    );
+  }
+  checkRelative(fastsafetensors.weights, path);
+  return join(dirname(path), fastsafetensors.weights);
+}
+
+/** UNSAFE_SHARD_PATH for a name that does not lie in the model's folder. */
+export function checkRelative(name: string, path: string): void {
+  const unsafe =
+    name === '' ||
+    name.includes('\0') ||
+    name.includes('\\') ||
+    name.startsWith('/') ||
+    /^[a-zA-Z][a-zA-Z0-9+.-]*:/.test(name) ||
+    name.split('/').includes('..');
+  if (!unsafe) return;
+  throw new FastSafetensorsError(
+    'UNSAFE_SHARD_PATH',
+    `${path} names the file ${JSON.stringify(name)}; expected one in its own folder`,
+    { path },
+  );
+}
+
+/** The artifacts of a model as an IOHandler's load() gives them, without weights. */
+export function artifactsOf({ json }: Model): Record<string, unknown> {
+  const { weightsManifest, fastsafetensors, ...artifacts } = json;
+  return artifacts;
+}
+
+function invalid(path: string, found: string, tensor?: string): FastSafetensorsError {
+  return new FastSafetensorsError(
+    'INVALID_INDEX',
+    `${path}: expected a TensorFlow.js model {"modelTopology": …, "weightsManifest": …}, found ${found}`,
+    { path, tensor },
+  );
+}
+
+function isObject(value: unknown): value is Record<string, unknown> {
+  return typeof value === 'object' && value !== null && !Array.isArray(value);
+}
+
+function isStrings(value: unknown): value is string[] {
+  return Array.isArray(value) && value.every((item) => typeof item === 'string');
+}

@@ -1,0 +1,127 @@
+import { InvalidArgumentError } from '../../src/errors.js';
+import type { Files } from '../../src/shards.js';
+import { Adopter } from './framework.js';
+import { artifactsOf, type Model, readModelJson, weightsOf } from './model-json.js';
+import { placeholderInitializers } from './placeholder.js';
+import { checkTensorFlow, type Loose, type TensorFlowModels } from './tensorflow.js';
+import { checkNames, decodeStrings, iterateWeights, type Names, type WeightOptions } from './weights.js';
+
+export interface ModelOptions extends WeightOptions {
+  /** .safetensors files with the weights; by default those that split-tfjs wrote beside the model.json. */
+  weights?: Files;
+  /** From the names of the model's weights to those in the files, where they differ. */
+  names?: Names;
+}
+
+export interface LayersModelOptions extends ModelOptions {
+  /** Whether the files must have every weight of the model and no others; true. */
+  strict?: boolean;
+}
+
+type Weights = Record<string, Loose>;
+
+/**
+ * `tf.loadGraphModel` with weights from .safetensors files, adopted as tfjs(tf) does: no ArrayBuffer of all weights, no copies where the backend allows that.
+ * `model` is the path of a model.json or its contents. The model owns its weights: dispose() frees them.
+ *
+ * Rejects with UNKNOWN_TENSOR, TENSOR_INVALID_INFO, UNSUPPORTED_DTYPE (weights and model do not match), INVALID_INDEX (no model.json), the codes of loaders and
+ * of tfjs(tf), and what `tf.loadGraphModel` rejects with.
+ */
+export async function loadGraphModel<TF extends TensorFlowModels>(
+  tf: TF,
+  model: string | object,
+  options: ModelOptions = {},
+): Promise<Awaited<ReturnType<TF['loadGraphModel']>>> {
+  const { source, weights } = await prepare(tf, 'loadGraphModel', model, options);
+  let taken = false;
+  try {
+    const handler = {
+      load: async () => ({ ...artifactsOf(source), weightSpecs: [], weightData: new ArrayBuffer(0) }),
+    };
+    const decodeWeights = () => {
+      taken = true;
+      return weights;
+    };
+    const loaded = await tf.loadGraphModel(handler, {}, { ...tf.io, decodeWeights });
+    if (taken) return loaded;
+    loaded.dispose();
+    throw new InvalidArgumentError(
+      'loadGraphModel(tf): this version of TensorFlow.js decodes weights by itself, expected 4.0 or newer',
+    );
+  } catch (error) {
+    disposeAll(weights);
+    throw error;
+  }
+}
+
+/**
+ * `tf.loadLayersModel` with weights from .safetensors files, adopted as tfjs(tf) does. Weights that will be replaced are not initialised; the model's configuration
+ * keeps its initialisers. Optimizer weights that the model.json lists are loaded too. Rejects as loadGraphModel.
+ */
+export async function loadLayersModel<TF extends TensorFlowModels>(
+  tf: TF,
+  model: string | object,
+  { strict = true, ...options }: LayersModelOptions = {},
+): Promise<Awaited<ReturnType<TF['loadLayersModel']>>> {
+  const { source, weights } = await prepare(tf, 'loadLayersModel', model, options);
+  let loaded: Loose;
+  try {
+    const artifacts = artifactsOf(source);
+    if (strict) artifacts.modelTopology = placeholderInitializers(tf, artifacts.modelTopology);
+    loaded = await tf.loadLayersModel({ load: async () => artifacts });
+    const optimizer = new Set(source.specs.filter((spec) => spec.group === 'optimizer').map((spec) => spec.name));
+    loaded.loadWeights(Object.fromEntries(Object.entries(weights).filter(([name]) => !optimizer.has(name))), strict);
+    if (loaded.optimizer != null && optimizer.size > 0) {
+      await loaded.optimizer.setWeights([...optimizer].map((name) => ({ name, tensor: weights[name] })));
+    }
+    return loaded;
+  } catch (error) {
+    loaded?.dispose();
+    throw error;
+  } finally {
+    disposeAll(weights); // the model's variables hold the memory on
+  }
+}
+
+async function prepare(
+  tf: TensorFlowModels,
+  name: 'loadGraphModel' | 'loadLayersModel',
+  model: string | object,
+  { weights: given, names, ...options }: ModelOptions,
+): Promise<{ source: Model; weights: Weights }> {
+  checkTensorFlow(tf, `${name}(tf)`, [name]);
+  checkNames(names);
+  const source = await readModelJson(model);
+  return { source, weights: await loadWeights(tf, source, weightsOf(source, given), names, options) };
+}
+
+/** Every weight by the model's name for it. */
+async function loadWeights(
+  tf: TensorFlowModels,
+  { specs }: Model,
+  files: Files,
+  names: Names | undefined,
+  options: WeightOptions,
+): Promise<Weights> {
+  const adopter = new Adopter(tf);
+  const weights: Weights = {};
+  try {
+    for await (const { specs: same, tensor, wish } of iterateWeights(specs, files, names, options)) {
+      const spec = same[0];
+      if (spec?.dtype === 'string') {
+        weights[spec.name] = tf.tensor(decodeStrings(await tensor.toHost(), spec), [...spec.shape], 'string');
+      } else {
+        weights[spec?.name ?? tensor.name] = await adopter.adopt(tensor, wish);
+      }
+      for (const other of same.slice(1)) weights[other.name] = weights[spec!.name].clone();
+    }
+    return weights;
+  } catch (error) {
+    disposeAll(weights);
+    throw error;
+  }
+}
+
+function disposeAll(weights: Weights): void {
+  for (const tensor of Object.values(weights)) tensor.dispose(); // a second dispose does nothing
+}

@@ -1,0 +1,115 @@
+import type { Device } from '../../src/device.js';
+import type { DeviceTensor } from '../../src/device-tensor.js';
+import { FastSafetensorsError } from '../../src/errors.js';
+import { checked, native, type TensorFlowLibrary } from '../../src/native.js';
+import type { TfDtype } from './convert.js';
+import type { Backend, Loose } from './tensorflow.js';
+
+/** TF_DataType, tensorflow/c/tf_datatype.h. */
+const TF_TYPES = { F32: 1, F64: 2, I32: 3, BOOL: 10, BF16: 14, F16: 19 } as const;
+type TfType = keyof typeof TF_TYPES;
+
+/**
+ * The backend of `@tensorflow/tfjs-node` and `-gpu`. Nothing outside can put a tensor into its table, so our memory comes in as the output of an op of ours
+ * (csrc/tf), which its own executeOp runs. What is used of it: binding.createTensor, executeOp, deleteTensor and createOutputTensor.
+ */
+export class NodeBackend {
+  readonly #backend: Loose;
+  readonly #library: TensorFlowLibrary;
+
+  private constructor(backend: Loose, library: TensorFlowLibrary) {
+    this.#backend = backend;
+    this.#library = library;
+  }
+
+  /** Null for another backend, and (with a note) for a tfjs-node whose TensorFlow cannot take memory over. */
+  static of({ name, instance }: Backend, note: (text: string) => void): NodeBackend | null {
+    if (name !== 'tensorflow') return null;
+    const { binding } = instance;
+    const functions = [binding?.createTensor, binding?.executeOp, binding?.deleteTensor, instance.createOutputTensor];
+    if (functions.some((f) => typeof f !== 'function')) {
+      note('this version of tfjs-node is not known: tensors go through tf.tensor, which may copy');
+      return null;
+    }
+    try {
+      return new NodeBackend(
+        instance,
+        checked(() => native().tfRegister()),
+      );
+    } catch (error) {
+      note(`tensors go through tf.tensor, which may copy: ${(error as Error).message}`);
+      return null;
+    }
+  }
+
+  /** Whether TensorFlow computes on this very device: tfjs-node-gpu uses the first GPU that it sees. */
+  usesGpu(device: Device): boolean {
+    return device.type === 'cuda' && (device.index ?? 0) === 0 && this.#backend.isUsingGpuDevice === true;
+  }
+
+  /** A host tensor's memory as a tensor, which holds a reference of its own until its last user is disposed. Not for an empty tensor. */
+  adopt(tensor: DeviceTensor, dtype: TfDtype): unknown {
+    const type = dtype === 'bool' ? 'BOOL' : dtype === 'int32' ? 'I32' : 'F32';
+    return this.#backend.createOutputTensor(this.#run(tensor, type));
+  }
+
+  /** Whether adopt() takes host memory: where TensorFlow runs ops on a GPU it would want memory there. */
+  get runsOnHost(): boolean {
+    return this.#backend.isUsingGpuDevice !== true;
+  }
+
+  /** A tensor in GPU memory as it lies there, converted on the GPU where need be. Null where TensorFlow keeps such tensors on the host, or cannot convert it. */
+  adoptFromDevice(tensor: DeviceTensor): unknown {
+    if (tensor.byteLength === 0) return null;
+    switch (tensor.dtype) {
+      case 'F32':
+      case 'BOOL':
+        return this.#backend.createOutputTensor(this.#run(tensor, tensor.dtype));
+      case 'F16':
+      case 'BF16':
+      case 'F64':
+        return this.#cast(tensor, tensor.dtype);
+      default:
+        return null;
+    }
+  }
+
+  /** To float32, by TensorFlow's own Cast. */
+  #cast(tensor: DeviceTensor, type: TfType): unknown {
+    const { binding } = this.#backend;
+    const { id } = this.#run(tensor, type);
+    try {
+      const attributes = [
+        { name: 'SrcT', type: binding.TF_ATTR_TYPE, value: TF_TYPES[type] },
+        { name: 'DstT', type: binding.TF_ATTR_TYPE, value: TF_TYPES.F32 },
+        { name: 'Truncate', type: binding.TF_ATTR_BOOL, value: false },
+      ];
+      return this.#backend.createOutputTensor(binding.executeOp('Cast', attributes, [id], 1)[0]);
+    } finally {
+      binding.deleteTensor(id);
+    }
+  }
+
+  /** Runs our op on the tensor's memory: what executeOp says of its output, {id, shape, dtype}. */
+  #run(tensor: DeviceTensor, type: TfType): Loose {
+    const { binding } = this.#backend;
+    const { memory, offset } = tensor.memory;
+    const shape = Float64Array.from(tensor.shape);
+    const token = checked(() => native().tfAdopt(memory!.handle, offset, tensor.byteLength, TF_TYPES[type], shape));
+    let id: number | undefined;
+    try {
+      id = binding.createTensor([], TF_TYPES.I32, Int32Array.of(token)) as number;
+      const attributes = [{ name: 'T', type: binding.TF_ATTR_TYPE, value: TF_TYPES[type] }];
+      return binding.executeOp(this.#library.op, attributes, [id], 1)[0];
+    } catch (cause) {
+      throw new FastSafetensorsError(
+        'DEVICE_UNAVAILABLE',
+        `tensor "${tensor.name}": TensorFlow ${this.#library.version} did not take its memory over: ${(cause as Error).message}`,
+        { tensor: tensor.name, cause },
+      );
+    } finally {
+      if (id !== undefined) binding.deleteTensor(id);
+      native().tfRelease(token); // nothing, when the op took it
+    }
+  }
+}

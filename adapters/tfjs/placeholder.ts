@@ -1,0 +1,59 @@
+import type { Loose, TensorFlowModels } from './tensorflow.js';
+
+const CLASS_NAME = 'FastSafetensorsPlaceholder';
+const registered = new WeakSet<object>();
+
+/**
+ * The topology of a layers model with initialisers that compute nothing: every weight is replaced right after, and an orthogonal matrix alone can take minutes. Zeros
+ * are address space that nobody touches. In the model's configuration each still shows as the initialiser that it stands for.
+ */
+export function placeholderInitializers(tf: TensorFlowModels, topology: unknown): unknown {
+  register(tf);
+  return rewrite(topology);
+}
+
+function rewrite(value: unknown): unknown {
+  if (Array.isArray(value)) return value.map(rewrite);
+  if (typeof value !== 'object' || value === null) return value;
+  return Object.fromEntries(
+    Object.entries(value).map(([key, inner]) =>
+      /_initializer$|Initializer$/.test(key) && typeof inner?.class_name === 'string'
+        ? [key, { class_name: CLASS_NAME, config: { original: inner } }]
+        : [key, rewrite(inner)],
+    ),
+  );
+}
+
+interface Original {
+  readonly className: string;
+  readonly config: Loose;
+}
+
+function register(tf: TensorFlowModels): void {
+  if (registered.has(tf.serialization)) return;
+  registered.add(tf.serialization);
+  class Placeholder extends tf.serialization.Serializable {
+    static readonly className = CLASS_NAME;
+    readonly original: Original;
+    constructor({ original }: { original: Original }) {
+      super();
+      this.original = original;
+    }
+    static fromConfig(Class: Loose, config: Loose): Placeholder {
+      return new Class(config);
+    }
+    fromConfigUsesCustomObjects(): boolean {
+      return false;
+    }
+    apply(shape: number[], dtype?: string): Loose {
+      return (tf as Loose).zeros(shape, dtype);
+    }
+    getClassName(): string {
+      return this.original.className;
+    }
+    getConfig(): Loose {
+      return this.original.config ?? {};
+    }
+  }
+  tf.serialization.registerClass(Placeholder);
+}

@@ -1,0 +1,163 @@
+import type { DeviceTensor } from '../../src/device-tensor.js';
+import { FastSafetensorsError, InvalidArgumentError } from '../../src/errors.js';
+import { ParallelLoader } from '../../src/loaders/parallel-loader.js';
+import type { ParallelOptions } from '../../src/options.js';
+import type { Files } from '../../src/shards.js';
+import { ruleOf } from './convert.js';
+import type { Wish } from './framework.js';
+import type { WeightSpec } from './model-json.js';
+
+/** From the names of the model's weights to those in the files, where they differ. */
+export type Names = Readonly<Record<string, string>> | ((name: string) => string);
+
+/** Everything a loader takes but what a model decides itself. */
+export type WeightOptions = Omit<ParallelOptions, 'files' | 'framework' | 'filter' | 'dtype' | 'borrow' | 'order'>;
+
+export interface ModelWeight {
+  /** Which weights this is: several when `names` gives them the same tensor; none for a model that lists no weights. */
+  readonly specs: readonly WeightSpec[];
+  /** Disposed when the next one is asked for, unless somebody adopted it. */
+  readonly tensor: DeviceTensor;
+  readonly wish: Wish;
+}
+
+export function checkNames(names: unknown): void {
+  if (names === undefined || typeof names === 'function' || (typeof names === 'object' && names !== null)) return;
+  throw new InvalidArgumentError(
+    `names: expected an object or a function from the model's names to those in the files, found ${typeof names}`,
+  );
+}
+
+/** The names in the files that a model's weights have. */
+export function wantedNames(specs: readonly WeightSpec[], names: Names | undefined): Map<string, WeightSpec[]> {
+  const wanted = new Map<string, WeightSpec[]>();
+  for (const spec of specs) {
+    const name = typeof names === 'function' ? names(spec.name) : own(names, spec.name);
+    wanted.set(name, [...(wanted.get(name) ?? []), spec]);
+  }
+  return wanted;
+}
+
+function own(names: Readonly<Record<string, string>> | undefined, name: string): string {
+  return names && Object.hasOwn(names, name) ? names[name]! : name;
+}
+
+/**
+ * Loads the weights of a model, in the order of files and offsets; all tensors of the files for a model that lists none. Rejects before anything is loaded with
+ * UNKNOWN_TENSOR, listing what did not match on either side; with TENSOR_INVALID_INFO for a shape and UNSUPPORTED_DTYPE for a dtype that the model does not expect;
+ * and with what the loader rejects with.
+ */
+export async function* iterateWeights(
+  specs: readonly WeightSpec[],
+  files: Files,
+  names: Names | undefined,
+  options: WeightOptions,
+): AsyncGenerator<ModelWeight, void, void> {
+  const wanted = wantedNames(specs, names);
+  const found = new Set<string>();
+  const unused: string[] = [];
+  const filter = (name: string) => {
+    const wants = wanted.size === 0 || wanted.has(name);
+    if (wants) found.add(name);
+    else unused.push(name);
+    return wants;
+  };
+  const loader = new ParallelLoader({ ...options, files, filter });
+  let checked = false;
+  const check = () => {
+    if (!checked) checkComplete(wanted, found, unused);
+    checked = true; // every name has passed the filter before the first tensor comes
+  };
+  try {
+    for await (const [name, tensor] of loader.iterateWeights()) {
+      try {
+        check();
+        const wishes = wanted.get(name) ?? [];
+        const wish = wishes.map((spec) => wishOf(spec, tensor))[0] ?? {};
+        yield { specs: wishes, tensor, wish };
+      } finally {
+        tensor.dispose(); // whoever adopted it holds the memory by now
+      }
+    }
+    check();
+  } finally {
+    await loader.close();
+  }
+}
+
+function checkComplete(wanted: ReadonlyMap<string, WeightSpec[]>, found: ReadonlySet<string>, unused: string[]): void {
+  const missing = [...wanted.keys()].filter((name) => !found.has(name));
+  if (missing.length === 0) return;
+  const list = (names: string[]) =>
+    names.length === 0
+      ? 'none'
+      : `${names
+          .slice(0, 5)
+          .map((name) => `"${name}"`)
+          .join(', ')}${names.length > 5 ? ` and ${names.length - 5} more` : ''}`;
+  throw new FastSafetensorsError(
+    'UNKNOWN_TENSOR',
+    `the files lack ${missing.length} of the model's ${wanted.size} weights: ${list(missing)}; tensors that the model does not use: ${list(unused)}; give the names that differ with { names }`,
+    { tensor: missing[0] },
+  );
+}
+
+const STORED = { uint8: 'U8', uint16: 'U16', float16: 'F16' } as const;
+
+/** How a stored tensor becomes the weight. */
+function wishOf(spec: WeightSpec, tensor: DeviceTensor): Wish {
+  const { name, dtype, shape, quantization } = spec;
+  const of = `tensor "${tensor.name}" is ${tensor.dtype} [${tensor.shape}]`;
+  if (dtype === 'string') {
+    if (tensor.dtype === 'U8') return {};
+    throw mismatch(
+      'UNSUPPORTED_DTYPE',
+      `${of}, but the weight "${name}" holds strings, expected U8 as split-tfjs writes them`,
+    );
+  }
+  if (!same(shape, tensor.shape)) {
+    const hint = same([...shape].reverse(), tensor.shape)
+      ? ' (it looks transposed: PyTorch keeps Linear weights so)'
+      : '';
+    throw mismatch(
+      'TENSOR_INVALID_INFO',
+      `${of}, but the weight "${name}" of the model has the shape [${shape}]${hint}`,
+    );
+  }
+  const { scale, min } = quantization ?? {};
+  if (scale !== undefined && min !== undefined && tensor.dtype === STORED[quantization!.dtype]) {
+    return { dtype: dtype as 'float32' | 'int32', affine: { scale, min } };
+  }
+  if (ruleOf(tensor).dtype !== dtype) {
+    throw mismatch('UNSUPPORTED_DTYPE', `${of}, but the weight "${name}" of the model is ${dtype}`);
+  }
+  return {};
+
+  function mismatch(code: 'UNSUPPORTED_DTYPE' | 'TENSOR_INVALID_INFO', message: string): FastSafetensorsError {
+    return new FastSafetensorsError(code, message, { tensor: tensor.name });
+  }
+}
+
+function same(a: readonly number[], b: readonly number[]): boolean {
+  return a.length === b.length && a.every((size, i) => size === b[i]);
+}
+
+/** Strings as TensorFlow.js stores them: each its length in 4 bytes, then its bytes. TENSOR_INVALID_INFO when they do not fill `bytes` exactly. */
+export function decodeStrings(bytes: Uint8Array, spec: WeightSpec): Uint8Array[] {
+  const count = spec.shape.reduce((product, size) => product * size, 1);
+  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+  const strings: Uint8Array[] = [];
+  let at = 0;
+  for (let i = 0; i < count; ++i) {
+    const end = at + 4 <= bytes.length ? at + 4 + view.getUint32(at, true) : Number.POSITIVE_INFINITY;
+    if (end > bytes.length) break;
+    strings.push(bytes.slice(at + 4, end));
+    at = end;
+  }
+  if (strings.length === count && at === bytes.length) return strings;
+  throw new FastSafetensorsError(
+    'TENSOR_INVALID_INFO',
+    `tensor "${spec.name}": expected ${count} strings in ${bytes.length} bytes, found ${strings.length} in ${at}`,
+    { tensor: spec.name },
+  );
+}

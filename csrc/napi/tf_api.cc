@@ -1,0 +1,95 @@
+// What the TensorFlow.js adapter needs of the core.
+#include "device/device.h"
+#include "napi/api.h"
+#include "napi/convert.h"
+#include "tf/adopt.h"
+#include "tf/convert.h"
+
+namespace fst {
+namespace {
+
+// convertElements(memory, offset, count, {from: index of a dtype, to: 'float32' | 'int32', scale?, min?}):
+// Promise<External>, host memory of 4 * count bytes. count > 0. UNSUPPORTED_DTYPE, OUT_OF_HOST_MEMORY,
+// DEVICE_UNAVAILABLE for memory that the host cannot read.
+Napi::Value ConvertElementsJs(const Napi::CallbackInfo& info) {
+  auto source = FromExternal<DeviceBuffer>(info[0]);
+  auto offset = static_cast<size_t>(info[1].As<Napi::Number>().Int64Value());
+  auto count = static_cast<size_t>(info[2].As<Napi::Number>().Int64Value());
+  auto spec = info[3].As<Napi::Object>();
+  Conversion conversion;
+  conversion.from = static_cast<DType>(spec.Get("from").As<Napi::Number>().Uint32Value());
+  conversion.to = spec.Get("to").As<Napi::String>().Utf8Value() == "int32" ? ConvertTo::kInt32 : ConvertTo::kFloat32;
+  if (spec.Get("scale").IsNumber()) {
+    conversion.quantized = true;
+    conversion.scale = spec.Get("scale").As<Napi::Number>().DoubleValue();
+    conversion.min = spec.Get("min").As<Napi::Number>().DoubleValue();
+  }
+  auto result = std::make_shared<std::shared_ptr<DeviceBuffer>>();
+  return AsyncWork::Run(
+      info.Env(),
+      [=]() -> Status {
+        if (!source->device().host_accessible()) {
+          return Status(Code::DEVICE_UNAVAILABLE, Format("elements are converted in host memory, these are on %s",
+                                                         source->device().name().c_str()));
+        }
+        if (!CanConvert(conversion)) {
+          return Status(Code::UNSUPPORTED_DTYPE,
+                        Format("%s has no conversion to %s", kDTypeNames[static_cast<size_t>(conversion.from)],
+                               conversion.to == ConvertTo::kInt32 ? "int32" : "float32"));
+        }
+        FST_RETURN_IF_ERROR(source->device().CheckRoom(4 * count));
+        FST_RETURN_IF_ERROR(source->device().Allocate(4 * count, result.get()));
+        return ConvertElements(conversion, reinterpret_cast<const char*>(source->address()) + offset, count,
+                               reinterpret_cast<void*>((*result)->address()));
+      },
+      [result](Napi::Env env) { return ToExternal<DeviceBuffer>(env, std::move(*result)); });
+}
+
+Napi::Value Throw(Napi::Env env, const Status& status) {
+  napi_throw(env, StatusToJs(env, status));
+  return Napi::Value();
+}
+
+// tfRegister(): {op, version, library}; throws a status object (DEVICE_UNAVAILABLE).
+Napi::Value TfRegister(const Napi::CallbackInfo& info) {
+  std::string op, version, library;
+  Status status = tf::RegisterLoaded(&op, &version, &library);
+  if (!status.ok()) return Throw(info.Env(), status);
+  Napi::Object result = Napi::Object::New(info.Env());
+  result["op"] = Napi::String::New(info.Env(), op);
+  result["version"] = Napi::String::New(info.Env(), version);
+  result["library"] = Napi::String::New(info.Env(), library);
+  return result;
+}
+
+// tfAdopt(memory, offset, length, TF_DataType, shape: Float64Array): token; throws a status object (INVALID_ARGUMENT).
+Napi::Value TfAdopt(const Napi::CallbackInfo& info) {
+  tf::Adoptable adoptable;
+  adoptable.memory = FromExternal<DeviceBuffer>(info[0]);
+  adoptable.address = adoptable.memory->address() + static_cast<uint64_t>(info[1].As<Napi::Number>().Int64Value());
+  adoptable.length = static_cast<size_t>(info[2].As<Napi::Number>().Int64Value());
+  adoptable.dtype = info[3].As<Napi::Number>().Int32Value();
+  auto shape = info[4].As<Napi::Float64Array>();
+  for (size_t i = 0; i < shape.ElementLength(); ++i) adoptable.shape.push_back(static_cast<int64_t>(shape[i]));
+  int32_t token;
+  Status status = tf::Offer(std::move(adoptable), &token);
+  if (!status.ok()) return Throw(info.Env(), status);
+  return Napi::Number::New(info.Env(), token);
+}
+
+// tfRelease(token): gives back what the op did not take.
+Napi::Value TfRelease(const Napi::CallbackInfo& info) {
+  tf::Release(info[0].As<Napi::Number>().Int32Value());
+  return info.Env().Undefined();
+}
+
+}  // namespace
+
+void ExportTensorFlow(Napi::Env env, Napi::Object exports) {
+  Export<ConvertElementsJs>(env, exports, "convertElements");
+  Export<TfRegister>(env, exports, "tfRegister");
+  Export<TfAdopt>(env, exports, "tfAdopt");
+  Export<TfRelease>(env, exports, "tfRelease");
+}
+
+}  // namespace fst

@@ -1,0 +1,263 @@
+#include "tf/adopt.h"
+
+#include <cstdlib>
+#include <map>
+#include <mutex>
+#include <utility>
+
+#include "base/task_pool.h"
+
+namespace fst::tf {
+namespace {
+
+// What TF_NewTensor needs to alias memory, at least (EIGEN_MAX_ALIGN_BYTES): at less it copies, on the host.
+constexpr uint64_t kTensorFlowAlignment = 64;
+
+struct State {
+  std::mutex mutex;
+  // Set once, before the op can run.
+  Api api;
+  std::string op;
+  // Guarded.
+  bool registered = false;
+  int registrations = 0;
+  int32_t last_token = 0;
+  std::map<int32_t, Adoptable> pending;
+};
+
+// Never destroyed: TensorFlow's threads may still run at exit.
+State& Global() {
+  static auto* state = new State;
+  return *state;
+}
+
+// One thread for GPU memory that TensorFlow has let go of.
+TaskPool& Releaser() {
+  static auto* pool = new TaskPool("fst-tf-free", 1);
+  return *pool;
+}
+
+// TensorFlow's reference to our memory.
+using Held = std::shared_ptr<DeviceBuffer>;
+
+// On whatever thread the last user ran. Host memory is done with then.
+void ReleaseHost(void*, size_t, void* held) { delete static_cast<Held*>(held); }
+
+// TensorFlow frees by the order in which work was queued, not when it is done: kernels that read this memory may still
+// be running. So they are waited for before the memory can be anybody else's, and not here, on TensorFlow's thread.
+void ReleaseDevice(void*, size_t, void* argument) {
+  auto* held = static_cast<Held*>(argument);
+  auto task = [held] {
+    if (!(*held)->device().Synchronize().ok()) return;  // the device is lost; its memory must not be touched any more
+    delete held;
+  };
+  if (!Releaser().Post(task).ok()) task();
+}
+
+void Fail(const Api& api, TF_OpKernelContext* context, TF_Status* status, TF_Code code, const std::string& message) {
+  api.SetStatus(status, code, message.c_str());
+  api.OpKernelContext_Failure(context, status);
+}
+
+// The output over the memory itself.
+void Alias(const Api& api, TF_OpKernelContext* context, Adoptable adoptable, bool on_host, TF_Status* status) {
+  auto* held = new Held(std::move(adoptable.memory));
+  TF_Tensor* tensor = api.NewTensor(adoptable.dtype, adoptable.shape.data(), static_cast<int>(adoptable.shape.size()),
+                                    reinterpret_cast<void*>(adoptable.address), adoptable.length,
+                                    on_host ? ReleaseHost : ReleaseDevice, held);
+  if (tensor ==
+      nullptr) {  // documented as "shape and length disagree", which Offer() has refused; `held` was not taken
+    delete held;
+    return Fail(api, context, status, kInternal, "TF_NewTensor made no tensor");
+  }
+  api.SetOutput(context, 0, tensor, status);
+  if (api.GetCode(status) != kOk) api.OpKernelContext_Failure(context, status);
+  api.DeleteTensor(tensor);  // the output has a reference of its own
+}
+
+// The output in TensorFlow's memory, with one copy on the device.
+void Copy(const Api& api, TF_OpKernelContext* context, const Adoptable& adoptable, TF_Status* status) {
+  TF_Tensor* tensor = api.AllocateOutput(context, 0, adoptable.dtype, adoptable.shape.data(),
+                                         static_cast<int>(adoptable.shape.size()), adoptable.length, status);
+  if (api.GetCode(status) != kOk || tensor == nullptr) {
+    if (api.GetCode(status) == kOk) api.SetStatus(status, kInternal, "TF_AllocateOutput made no tensor");
+    return api.OpKernelContext_Failure(context, status);
+  }
+  Device& device = adoptable.memory->device();
+  // Not owned: a view of TensorFlow's memory for the copy.
+  DeviceBuffer output(adoptable.memory->shared_device(), reinterpret_cast<uint64_t>(api.TensorData(tensor)),
+                      adoptable.length);
+  // TensorFlow's memory may still be in use by kernels queued before it was given to us.
+  Status copied = device.Synchronize();
+  if (copied.ok()) {
+    copied =
+        device.Copy(*adoptable.memory, adoptable.address - adoptable.memory->address(), output, 0, adoptable.length);
+  }
+  if (!copied.ok()) {
+    Fail(api, context, status, kInternal, copied.message());
+  } else if (atoi(api.Version()) < 2) {  // 1.x allocates without attaching; on 2.x a second SetOutput trips a check
+    api.SetOutput(context, 0, tensor, status);
+    if (api.GetCode(status) != kOk) api.OpKernelContext_Failure(context, status);
+  }
+  api.DeleteTensor(tensor);
+}
+
+void Compute(TF_OpKernelContext* context, bool on_host) {
+  const Api& api = Global().api;
+  TF_Status* status = api.NewStatus();
+  TF_Tensor* input = nullptr;
+  api.GetInput(context, 0, &input, status);
+  if (api.GetCode(status) != kOk) {
+    api.OpKernelContext_Failure(context, status);
+    return api.DeleteStatus(status);
+  }
+  int32_t token =
+      api.TensorByteSize(input) == sizeof(int32_t) ? *static_cast<const int32_t*>(api.TensorData(input)) : 0;
+  api.DeleteTensor(input);
+
+  Adoptable adoptable;
+  bool found = false;
+  {
+    State& state = Global();
+    std::lock_guard<std::mutex> lock(state.mutex);
+    auto at = state.pending.find(token);
+    if ((found = at != state.pending.end())) {
+      adoptable = std::move(at->second);
+      state.pending.erase(at);
+    }
+  }
+  // A wrong dtype, or host memory for a GPU kernel, would abort the process further on.
+  TF_DataType expected = api.ExpectedOutputDataType(context, 0);
+  if (!found) {
+    Fail(api, context, status, kInvalidArgument, Format("token %d stands for no memory: each is taken once", token));
+  } else if (expected != adoptable.dtype) {
+    Fail(api, context, status, kInvalidArgument,
+         Format("the memory holds TF_DataType %d, but the op was asked for %d", adoptable.dtype, expected));
+  } else if (adoptable.memory->device().host_accessible() != on_host) {
+    Fail(api, context, status, kInvalidArgument,
+         Format("the memory is on %s, but TensorFlow runs the op on %s", adoptable.memory->device().name().c_str(),
+                on_host ? "the host" : "a GPU"));
+  } else if (on_host || adoptable.address % kTensorFlowAlignment == 0) {
+    Alias(api, context, std::move(adoptable), on_host, status);
+  } else {
+    Copy(api, context, adoptable, status);
+  }
+  api.DeleteStatus(status);
+}
+
+void ComputeOnHost(void*, TF_OpKernelContext* context) { Compute(context, true); }
+void ComputeOnGpu(void*, TF_OpKernelContext* context) { Compute(context, false); }
+
+void UnknownShape(TF_ShapeInferenceContext* context, TF_Status* status) {
+  Global().api.ShapeInferenceContextSetUnknownShape(context, status);
+}
+
+Status RegisterKernel(const Api& api, const std::string& op, const char* device,
+                      void (*compute)(void*, TF_OpKernelContext*)) {
+  // One kernel object for every call: there is nothing to keep in it.
+  TF_KernelBuilder* builder = api.NewKernelBuilder(op.c_str(), device, nullptr, compute, nullptr);
+  api.KernelBuilder_HostMemory(builder, "token");
+  TF_Status* status = api.NewStatus();
+  api.RegisterKernelBuilder((op + device).c_str(), builder, status);
+  Status result;
+  if (api.GetCode(status) != kOk) {
+    result = Status(Code::DEVICE_UNAVAILABLE,
+                    Format("TensorFlow refused the kernel for %s: %s", device, api.Message(status)));
+  }
+  api.DeleteStatus(status);
+  return result;
+}
+
+Status RegisterOp(const Api& api, const std::string& op) {
+  TF_OpDefinitionBuilder* builder = api.NewOpDefinitionBuilder(op.c_str());
+  api.OpDefinitionBuilderAddAttr(builder, "T: type");
+  api.OpDefinitionBuilderAddInput(builder, "token: int32");
+  api.OpDefinitionBuilderAddOutput(builder, "output: T");
+  api.OpDefinitionBuilderSetIsStateful(builder, true);  // never folded or shared: each token is taken once
+  api.OpDefinitionBuilderSetShapeInferenceFunction(builder, UnknownShape);
+  TF_Status* status = api.NewStatus();
+  api.RegisterOpDefinition(builder, status);
+  Status result;
+  if (api.GetCode(status) != kOk) {
+    result = Status(Code::DEVICE_UNAVAILABLE, Format("TensorFlow refused the op: %s", api.Message(status)));
+  }
+  api.DeleteStatus(status);
+  if (!result.ok()) return result;
+  FST_RETURN_IF_ERROR(RegisterKernel(api, op, "CPU", ComputeOnHost));
+  return RegisterKernel(api, op, "GPU", ComputeOnGpu);
+}
+
+}  // namespace
+
+Status Register(const Api& api, std::string* op) {
+  State& state = Global();
+  std::lock_guard<std::mutex> lock(state.mutex);
+  if (!state.registered) {
+    // The library may hold another copy of this one: the address tells them apart, the count a second try.
+    std::string name =
+        Format("FastsafetensorsAdopt%llx%d", static_cast<unsigned long long>(reinterpret_cast<uintptr_t>(&state)),
+               ++state.registrations);
+    state.api = api;
+    FST_RETURN_IF_ERROR(RegisterOp(state.api, name));
+    state.op = std::move(name);
+    state.registered = true;
+  }
+  *op = state.op;
+  return Status::Ok();
+}
+
+Status RegisterLoaded(std::string* op, std::string* version, std::string* library) {
+  Api api;
+  FST_RETURN_IF_ERROR(FindTensorFlow(&api));
+  FST_RETURN_IF_ERROR(Register(api, op));
+  *version = Global().api.Version();
+  *library = Global().api.library;
+  return Status::Ok();
+}
+
+Status Offer(Adoptable adoptable, int32_t* token) {
+  State& state = Global();
+  std::lock_guard<std::mutex> lock(state.mutex);
+  if (!state.registered) return Status(Code::INVALID_ARGUMENT, "the op is not registered yet");
+  size_t element = state.api.DataTypeSize(adoptable.dtype);
+  unsigned __int128 bytes = element;
+  for (int64_t size : adoptable.shape) {
+    if (size < 0) return Status(Code::INVALID_ARGUMENT, "a shape has a negative size");
+    bytes *= static_cast<uint64_t>(size);
+    if (bytes > UINT64_MAX) break;
+  }
+  const DeviceBuffer& memory = *adoptable.memory;
+  if (element == 0 || adoptable.length == 0 || bytes != adoptable.length) {
+    return Status(
+        Code::INVALID_ARGUMENT,
+        Format("%zu bytes are no tensor of the given shape with elements of %zu bytes", adoptable.length, element));
+  }
+  if (adoptable.address < memory.address() || adoptable.length > memory.size() ||
+      adoptable.address - memory.address() > memory.size() - adoptable.length) {
+    return Status(Code::INVALID_ARGUMENT, "the tensor reaches outside its memory");
+  }
+  do {  // 0 is never a token
+    state.last_token = state.last_token == INT32_MAX ? 1 : state.last_token + 1;
+  } while (state.pending.count(state.last_token) > 0);
+  *token = state.last_token;
+  state.pending.emplace(*token, std::move(adoptable));
+  return Status::Ok();
+}
+
+void Release(int32_t token) {
+  Adoptable released;  // freed outside the lock
+  State& state = Global();
+  std::lock_guard<std::mutex> lock(state.mutex);
+  auto at = state.pending.find(token);
+  if (at == state.pending.end()) return;
+  released = std::move(at->second);
+  state.pending.erase(at);
+}
+
+size_t Pending() {
+  State& state = Global();
+  std::lock_guard<std::mutex> lock(state.mutex);
+  return state.pending.size();
+}
+
+}  // namespace fst::tf

@@ -1,0 +1,51 @@
+import { open } from 'node:fs/promises';
+import { readModelJson } from '../../../adapters/tfjs/model-json.js';
+import { FastSafetensorsError } from '../../errors.js';
+import { readShards } from '../../shards.js';
+import { shardWeights } from './manifest.js';
+import type { SplitReport } from './split.js';
+
+const PIECE = 64 * 1024 * 1024;
+
+/**
+ * Reads the model's shards and the written files again and compares every weight: dtype, shape and each byte. Answers the bytes compared. Rejects with
+ * CHECKSUM_MISMATCH naming the first weight that differs.
+ */
+export async function checkSplit(report: SplitReport): Promise<number> {
+  const shards = await readShards(report.weights, {});
+  const original = await readModelJson(report.model);
+  const handles = await Promise.all(shards.metadata.map((file) => open(file.path, 'r')));
+  let bytes = 0;
+  let weights = 0;
+  try {
+    for await (const { spec, dtype, shape, byteLength, read } of shardWeights(original)) {
+      const differs = (what: string) =>
+        new FastSafetensorsError('CHECKSUM_MISMATCH', `${report.weights}: "${spec.name}" ${what}`, {
+          path: report.weights,
+          tensor: spec.name,
+        });
+      const file = shards.fileOf(spec.name);
+      const frame = file === undefined ? undefined : shards.metadata[file]!.get(spec.name);
+      if (!frame) throw differs('is missing');
+      if (frame.dtype !== dtype || String(frame.shape) !== String(shape)) {
+        throw differs(`is ${frame.dtype} [${frame.shape}], expected ${dtype} [${shape}]`);
+      }
+      const start = shards.metadata[file!]!.headerLength + 8 + frame.dataOffsets[0];
+      for (let at = 0; at < byteLength; at += PIECE) {
+        const length = Math.min(PIECE, byteLength - at);
+        const found = Buffer.alloc(length);
+        await handles[file!]!.read(found, 0, length, start + at);
+        if (!found.equals(await read(at, length))) throw differs(`differs within bytes ${at} to ${at + length}`);
+      }
+      bytes += byteLength;
+      ++weights;
+    }
+  } finally {
+    await Promise.all(handles.map((handle) => handle.close()));
+  }
+  const stored = shards.metadata.reduce((sum, file) => sum + file.tensorCount, 0);
+  if (stored === weights) return bytes;
+  throw new FastSafetensorsError('CHECKSUM_MISMATCH', `${report.weights}: has ${stored} tensors, expected ${weights}`, {
+    path: report.weights,
+  });
+}

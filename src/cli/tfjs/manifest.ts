@@ -1,0 +1,135 @@
+import { type FileHandle, open } from 'node:fs/promises';
+import { dirname, join } from 'node:path';
+import { checkRelative, type Model, type WeightSpec, type WeightsGroup } from '../../../adapters/tfjs/model-json.js';
+import type { DTypeName } from '../../dtype.js';
+import { FastSafetensorsError } from '../../errors.js';
+
+/** A weight as it lies in a model's shards. */
+export interface ShardWeight {
+  readonly spec: WeightSpec;
+  /** What its bytes are in a .safetensors file; strings are U8, as TensorFlow.js packs them. */
+  readonly dtype: DTypeName;
+  readonly shape: readonly number[];
+  readonly byteLength: number;
+  /** Reads `length` bytes from `offset` on. */
+  read(offset: number, length: number): Promise<Uint8Array>;
+}
+
+const STORED = {
+  float32: ['F32', 4],
+  int32: ['I32', 4],
+  bool: ['BOOL', 1],
+  complex64: ['C64', 8],
+  uint8: ['U8', 1],
+  uint16: ['U16', 2],
+  float16: ['F16', 2],
+} as const;
+
+/** The files of one group, as one sequence of bytes. */
+class GroupFiles {
+  readonly #files: { handle: FileHandle; path: string; begin: number; size: number }[] = [];
+  #size = 0;
+
+  static async open(group: WeightsGroup, model: string): Promise<GroupFiles> {
+    const files = new GroupFiles();
+    try {
+      for (const name of group.paths) {
+        checkRelative(name, model);
+        await files.#add(join(dirname(model), name), model);
+      }
+      return files;
+    } catch (error) {
+      await files.close();
+      throw error;
+    }
+  }
+
+  async #add(path: string, model: string): Promise<void> {
+    const handle = await open(path, 'r').catch((cause) => {
+      throw new FastSafetensorsError(
+        'MISSING_SHARD',
+        `${model} names ${path}, which cannot be opened: ${cause.message}`,
+        {
+          path,
+          cause,
+        },
+      );
+    });
+    const { size } = await handle.stat();
+    this.#files.push({ handle, path, begin: this.#size, size });
+    this.#size += size;
+  }
+
+  get size(): number {
+    return this.#size;
+  }
+
+  async read(offset: number, length: number): Promise<Uint8Array> {
+    const bytes = new Uint8Array(length);
+    for (const { handle, path, begin, size } of this.#files) {
+      let from = Math.max(offset, begin);
+      const end = Math.min(offset + length, begin + size);
+      while (from < end) {
+        const { bytesRead } = await handle.read(bytes, from - offset, Math.min(end - from, 2 ** 30), from - begin);
+        if (bytesRead === 0)
+          throw new FastSafetensorsError('FILE_CHANGED', `${path}: became shorter while it was read`, { path });
+        from += bytesRead;
+      }
+    }
+    return bytes;
+  }
+
+  async close(): Promise<void> {
+    await Promise.all(this.#files.map(({ handle }) => handle.close()));
+  }
+}
+
+/**
+ * The weights of a model in the order of its manifest. A weight can be read until the next one is asked for. MISSING_SHARD, UNSAFE_SHARD_PATH, UNEXPECTED_EOF when
+ * shards are too short and METADATA_INCOMPLETE_BUFFER when they are too long.
+ */
+export async function* shardWeights({ path, json }: Model): AsyncGenerator<ShardWeight, void, void> {
+  for (const group of json.weightsManifest ?? []) {
+    const files = await GroupFiles.open(group, path);
+    try {
+      let at = 0;
+      for (const spec of group.weights) {
+        const begin = at;
+        const byteLength = await bytesOf(spec, files, begin, path);
+        at += byteLength;
+        if (at > files.size) throw tooShort(path, spec, at, files.size);
+        const [dtype] = spec.dtype === 'string' ? (['U8'] as const) : STORED[spec.quantization?.dtype ?? spec.dtype];
+        const shape = spec.dtype === 'string' ? [byteLength] : spec.shape;
+        yield { spec, dtype, shape, byteLength, read: (offset, length) => files.read(begin + offset, length) };
+      }
+      if (at < files.size) {
+        throw new FastSafetensorsError(
+          'METADATA_INCOMPLETE_BUFFER',
+          `${path}: its weights take ${at} bytes, but ${group.paths.join(', ')} ${group.paths.length > 1 ? 'have' : 'has'} ${files.size}`,
+          { path },
+        );
+      }
+    } finally {
+      await files.close();
+    }
+  }
+}
+
+async function bytesOf(spec: WeightSpec, files: GroupFiles, begin: number, path: string): Promise<number> {
+  const count = spec.shape.reduce((product, size) => product * size, 1);
+  if (spec.dtype !== 'string') return count * STORED[spec.quantization?.dtype ?? spec.dtype][1];
+  let length = 0;
+  for (let i = 0; i < count; ++i) {
+    if (begin + length + 4 > files.size) throw tooShort(path, spec, begin + length + 4, files.size);
+    length += 4 + new DataView((await files.read(begin + length, 4)).buffer).getUint32(0, true);
+  }
+  return length;
+}
+
+function tooShort(path: string, { name }: WeightSpec, end: number, size: number): FastSafetensorsError {
+  return new FastSafetensorsError(
+    'UNEXPECTED_EOF',
+    `${path}: the weight "${name}" ends at byte ${end} of its shards, but they have ${size}`,
+    { path, tensor: name },
+  );
+}

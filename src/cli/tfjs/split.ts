@@ -1,0 +1,157 @@
+import { randomUUID } from 'node:crypto';
+import { mkdir, open, realpath, rename, rm } from 'node:fs/promises';
+import { basename, dirname, extname, join } from 'node:path';
+import { type Model, readModelJson } from '../../../adapters/tfjs/model-json.js';
+import { FastSafetensorsError, InvalidArgumentError } from '../../errors.js';
+import { SafeTensorsMetadata } from '../../metadata.js';
+import { type SaveTensor, saveFile } from '../../save-file.js';
+import { shardWeights } from './manifest.js';
+
+export interface SplitOptions {
+  /** Where to write; by default the model's folder. */
+  readonly out?: string;
+  /** Weights are written to files of at most this many bytes (a larger weight has its own), which is also what is held in memory; 2 GiB. */
+  readonly maxShardBytes?: number;
+}
+
+export interface SplitReport {
+  readonly model: string;
+  /** The model without weights. */
+  readonly graph: string;
+  /** What to pass as `weights`: a .safetensors file, or the index of several. */
+  readonly weights: string;
+  readonly files: readonly string[];
+  readonly tensors: number;
+  readonly bytes: number;
+}
+
+export const DEFAULT_SHARD_BYTES = 2 ** 31;
+const GENERATOR = 'fastsafetensors split-tfjs';
+
+/**
+ * Writes the weights of a TensorFlow.js model as .safetensors beside a model.json without weights, `<model>.split.json`, which names them. Bytes stay as they are:
+ * quantized weights keep their quantization (in the model.json), strings become U8. The original is left alone. Rejects with INVALID_INDEX (no model.json),
+ * MISSING_SHARD, UNSAFE_SHARD_PATH, UNEXPECTED_EOF, INVALID_ARGUMENT (nothing to split; a file in the way that is not ours) and the codes of saveFile.
+ */
+export async function splitTfjs(path: string, options: SplitOptions = {}): Promise<SplitReport> {
+  const model = await readModelJson(path);
+  if (model.json.fastsafetensors) throw new InvalidArgumentError(`${path} was split already`);
+  if (model.specs.length === 0) throw new InvalidArgumentError(`${path} lists no weights to split`);
+  const folder = options.out ?? dirname(path);
+  const stem = basename(path, extname(path));
+  await mkdir(folder, { recursive: true });
+
+  const writer = new ShardWriter(folder, stem, options.maxShardBytes ?? DEFAULT_SHARD_BYTES);
+  let written: { weights: string; files: string[] };
+  try {
+    for await (const { spec, dtype, shape, byteLength, read } of shardWeights(model)) {
+      await writer.add({ name: spec.name, dtype, shape, data: await read(0, byteLength) });
+    }
+    written = await writer.finish();
+  } catch (error) {
+    await writer.abandon();
+    throw error;
+  }
+  const graph = join(folder, `${stem}.split.json`);
+  await writeJson(graph, withoutWeights(model, basename(written.weights)));
+  return { model: path, graph, ...written, tensors: model.specs.length, bytes: writer.bytes };
+}
+
+/** Plain TensorFlow.js fails on it rather than compute with weights that are not there: the manifest has no files. */
+function withoutWeights({ json }: Model, weights: string): object {
+  return {
+    ...json,
+    weightsManifest: json.weightsManifest?.map((group) => ({ ...group, paths: [] })),
+    fastsafetensors: { weights },
+  };
+}
+
+/** Collects tensors and writes a file whenever there is enough for one; their final names are known at the end. */
+class ShardWriter {
+  readonly #folder: string;
+  readonly #stem: string;
+  readonly #maxBytes: number;
+  readonly #shards: { temporary: string; names: string[] }[] = [];
+  #pending: SaveTensor[] = [];
+  #pendingBytes = 0;
+  #bytes = 0;
+
+  constructor(folder: string, stem: string, maxBytes: number) {
+    this.#folder = folder;
+    this.#stem = stem;
+    this.#maxBytes = maxBytes;
+  }
+
+  get bytes(): number {
+    return this.#bytes;
+  }
+
+  async add(tensor: SaveTensor): Promise<void> {
+    if (this.#pending.length > 0 && this.#pendingBytes + tensor.data.byteLength > this.#maxBytes) await this.#flush();
+    this.#pending.push(tensor);
+    this.#pendingBytes += tensor.data.byteLength;
+    this.#bytes += tensor.data.byteLength;
+  }
+
+  async finish(): Promise<{ weights: string; files: string[] }> {
+    await this.#flush();
+    const count = this.#shards.length;
+    const digits = (n: number) => String(n).padStart(5, '0');
+    const names = this.#shards.map((_, i) =>
+      count === 1 ? `${this.#stem}.safetensors` : `${this.#stem}-${digits(i + 1)}-of-${digits(count)}.safetensors`,
+    );
+    const files = names.map((name) => join(this.#folder, name));
+    for (const file of files) await refuseOverwriting(file);
+    for (const [i, { temporary }] of this.#shards.entries()) await rename(temporary, files[i]!);
+    if (count === 1) return { weights: files[0]!, files };
+    const index = join(this.#folder, `${this.#stem}.safetensors.index.json`);
+    const entries = this.#shards.flatMap((shard, i) => shard.names.map((name) => [name, names[i]]));
+    await writeJson(index, { metadata: { total_size: this.#bytes }, weight_map: Object.fromEntries(entries) });
+    return { weights: index, files };
+  }
+
+  async abandon(): Promise<void> {
+    for (const { temporary } of this.#shards) await rm(temporary, { force: true });
+  }
+
+  async #flush(): Promise<void> {
+    const temporary = join(this.#folder, `.${this.#stem}.${randomUUID()}.tmp`);
+    this.#shards.push({ temporary, names: this.#pending.map(({ name }) => name) });
+    await saveFile(this.#pending, temporary, { metadata: { format: 'tfjs', generator: GENERATOR } });
+    this.#pending = [];
+    this.#pendingBytes = 0;
+  }
+}
+
+/** `model.safetensors` beside a model.json may well be somebody's only copy of other weights. */
+async function refuseOverwriting(file: string): Promise<void> {
+  const existing = await realpath(file).catch(() => undefined);
+  if (existing === undefined) return;
+  const generator = await SafeTensorsMetadata.fromFile(existing).then(
+    (header) => header.metadata.get('generator'),
+    () => undefined,
+  );
+  if (generator === GENERATOR) return;
+  throw new FastSafetensorsError(
+    'INVALID_ARGUMENT',
+    `${file}: exists and was not written by split-tfjs; choose another folder with out (--out)`,
+    { path: file },
+  );
+}
+
+async function writeJson(path: string, value: object): Promise<void> {
+  const temporary = `${path}.${randomUUID()}.tmp`;
+  try {
+    const handle = await open(temporary, 'wx');
+    try {
+      await handle.writeFile(`${JSON.stringify(value)}\n`);
+      await handle.sync();
+    } finally {
+      await handle.close();
+    }
+    await rename(temporary, path);
+  } catch (cause) {
+    await rm(temporary, { force: true });
+    throw new FastSafetensorsError('IO_ERROR', `${path}: ${(cause as Error).message}`, { path, cause });
+  }
+}
