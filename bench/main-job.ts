@@ -169,16 +169,14 @@ export async function measureMainJob(runs = 5): Promise<Row[]> {
   }
 }
 
-if (require.main === module) {
-  void measureMainJob().then((rows) => {
-    console.table(
-      rows.map(({ what, ms, rate, heldMs, cpuHeldMs }) => ({
-        what,
-        ms: Number(ms.toFixed(1)),
-        rate: rate ?? '',
-        'event loop held, ms': Number(heldMs.toFixed(1)),
-        'of it CPU, ms': Number(cpuHeldMs.toFixed(1)),
-      })),
-    );
-  });
+export async function printMainJob(): Promise<void> {
+  console.table(
+    (await measureMainJob()).map(({ what, ms, rate, heldMs, cpuHeldMs }) => ({
+      what,
+      ms: Number(ms.toFixed(1)),
+      rate: rate ?? '',
+      'event loop held, ms': Number(heldMs.toFixed(1)),
+      'of it CPU, ms': Number(cpuHeldMs.toFixed(1)),
+    })),
+  );
 }

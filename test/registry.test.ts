@@ -65,7 +65,7 @@ test('a factory sees the device and the options, a constructor the metadata', as
   await rm(folder, { recursive: true });
 });
 
-test.each(['3fs', 'gds', 'unified'])(
+test.each(['gds', 'unified'])(
   '%s is not there yet: COPIER_UNAVAILABLE with the reason and what to do',
   async (type) => {
     const availability = await copierAvailability(type);

@@ -16,8 +16,8 @@ namespace {
 using usrbio::Reads;
 
 constexpr size_t kPage = 4096;
-constexpr size_t kChunk = size_t{1} << 20, kLargestChunk = size_t{4} << 20;
-constexpr int kInFlight = 32, kSlots = 48;
+constexpr size_t kChunk = size_t{1} << 20;
+constexpr int kInFlight = 32, kSlots = 48, kLeastSlots = 8;
 constexpr int kEntriesPerRead = 4;  // the ring's slots retire in order: one slow read holds those after it
 constexpr int kMostInFlight = 4096;
 constexpr int kLossesInVain = 5;
@@ -34,8 +34,8 @@ ReaderNeeds NeedsOf(const UsrbioReaderOptions& options) {
     needs.chunk = needs.chunk / options.block_bytes * options.block_bytes;
   if (options.block_bytes > needs.chunk) needs.boundary = options.block_bytes;
   if (options.buffer_bytes > 0) {
-    // Two slots at least: one is filled while the other is copied from.
-    needs.chunk = std::min(needs.chunk, std::max(options.buffer_bytes / 2 / kPage * kPage, kPage));
+    // Smaller reads rather than few: what hides the daemon's latency is how many are in flight.
+    needs.chunk = std::min(needs.chunk, std::max(options.buffer_bytes / kLeastSlots / kPage * kPage, kPage));
     size_t slots = options.buffer_bytes / std::max(needs.chunk, kPage);
     needs.slots = static_cast<int>(std::clamp<size_t>(slots, 2, kMostInFlight));
     needs.in_flight = InFlightOf(needs.slots);

@@ -24,7 +24,7 @@ export const threeFs: CopierFactory = (device, options) => {
   const reader = { kind: '3fs', mountPoint, chunk: bounceBufferSize, bufferSize, entries, ioDepth };
   const spec: EngineSpec = {
     reader: { ...reader, setNuma: options.setNuma === false ? 0 : 1 },
-    engine: engineOptions(options),
+    engine: { ...engineOptions(options), slotBytes: undefined }, // the reader's chunk
   };
   const blockSizes = new Map<string, number>(); // by mount: the first file's counts, so that one engine serves all
   const ordinary = engineOf(nogds(device, options))!;

@@ -1,0 +1,113 @@
+// What the 3FS copier is measured against: one I/O in flight, a buffer in two halves, one is filled while the other is
+// copied from. `usrbio_baseline mount device buffer-bytes file…` prints {"bytes": n, "seconds": s}, timed from the first
+// read to the last copy; with a line on stdin it starts.
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+#include <string>
+#include <vector>
+
+#include "device/devices.h"
+#include "reader/usrbio_api.h"
+
+namespace {
+
+using fst::CompletionQueue;
+using fst::Status;
+
+void Check(const Status& status) {
+  if (status.ok()) return;
+  fprintf(stderr, "%s\n", status.message().c_str());
+  exit(1);
+}
+void CheckCall(int result, const char* what) {
+  if (result >= 0) return;
+  fprintf(stderr, "%s: %s\n", what, fst::ErrnoText(-result).c_str());
+  exit(1);
+}
+
+timespec In(int seconds) {
+  timespec at;
+  clock_gettime(CLOCK_REALTIME, &at);
+  at.tv_sec += seconds;
+  return at;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  if (argc < 5) return 2;
+  const std::string mount = argv[1];
+  const size_t half = strtoull(argv[3], nullptr, 10) / 2;
+  std::shared_ptr<fst::Device> device;
+  Check(fst::OpenDevice(argv[2], false, &device));
+  const fst::usrbio::UsrbioApi* api;
+  Check(fst::usrbio::LoadUsrbio(&api));
+  auto queue = std::make_shared<CompletionQueue>();
+  std::unique_ptr<fst::CopyStream> stream;
+  Check(device->NewStream(queue, &stream));
+  fst::usrbio::Iov iov = {};
+  fst::usrbio::Ior ring = {};
+  CheckCall(api->iovcreate(&iov, mount.c_str(), 2 * half, 0, -1), "iovcreate");
+  CheckCall(api->iorcreate4(&ring, mount.c_str(), 64, true, 0, 0, -1, 0), "iorcreate");
+  Check(device->PinHostMemory(iov.base, 2 * half));
+
+  if (fgetc(stdin) == EOF) return 2;
+  auto begin = fst::Clock::now();
+  uint64_t bytes = 0;
+  bool copying[2] = {false, false};
+  auto wait_for = [&](int which) {
+    std::vector<fst::Completion> completions;
+    while (copying[which]) {
+      queue->Take(&completions, fst::Clock::now() + std::chrono::seconds(60));
+      for (const auto& completion : completions) {
+        Check(completion.status);
+        copying[completion.tag] = false;
+      }
+    }
+  };
+  int which = 0;
+  for (int i = 4; i < argc; ++i) {
+    int fd = open(argv[i], O_RDONLY | O_CLOEXEC);
+    struct stat st;
+    if (fd < 0 || fstat(fd, &st) != 0 || api->reg_fd(fd, 0) > 0) return 1;
+    uint64_t size = static_cast<uint64_t>(st.st_size);
+    // As tensors come: a destination of 32 MiB at a time.
+    std::shared_ptr<fst::DeviceBuffer> buffer;
+    constexpr uint64_t kTensor = uint64_t{32} << 20;
+    for (uint64_t at = 0; at < size; which = 1 - which) {
+      if (at % kTensor == 0) {
+        wait_for(0), wait_for(1);
+        Check(device->Allocate(std::min(kTensor, size - at), &buffer));
+      }
+      size_t length = std::min<uint64_t>({half, size - at, kTensor - at % kTensor});
+      wait_for(which);
+      uint8_t* to = iov.base + static_cast<size_t>(which) * half;
+      CheckCall(api->prep_io(&ring, &iov, true, to, fd, at, length, nullptr), "prep_io");
+      CheckCall(api->submit_ios(&ring), "submit_ios");
+      fst::usrbio::Cqe cqe;
+      timespec deadline = In(60);
+      if (api->wait_for_ios(&ring, &cqe, 1, 1, &deadline) != 1 || cqe.result != static_cast<int64_t>(length)) return 1;
+      fst::CopyPiece piece = {reinterpret_cast<uint64_t>(to), buffer->address() + at % kTensor, length};
+      copying[which] = true;
+      Check(stream->Submit(&piece, 1, false, static_cast<uint64_t>(which)));
+      at += length;
+      bytes += length;
+    }
+    wait_for(0), wait_for(1);
+    api->dereg_fd(fd);
+    close(fd);
+  }
+  double seconds = std::chrono::duration<double>(fst::Clock::now() - begin).count();
+  printf("{\"bytes\": %llu, \"seconds\": %.6f, \"maxInFlight\": 1}\n", static_cast<unsigned long long>(bytes), seconds);
+  stream.reset();
+  Check(device->UnpinHostMemory(iov.base));
+  api->iordestroy(&ring);
+  api->iovdestroy(&iov);
+  return 0;
+}

@@ -1,0 +1,264 @@
+// Loads through 3FS: the script's folder is the mount, the emulator of the client library serves it and ends the process with a reason when it is misused or when
+// anything is left at exit.
+const { mkdirSync, readdirSync, readFileSync, statSync, truncateSync, utimesSync, writeFileSync } = require('node:fs');
+const { join } = require('node:path');
+const {
+  assert,
+  copierAvailability,
+  createCopierConstructor,
+  emulators,
+  extractMountPoint,
+  fastsafeOpen,
+  folder,
+  getHf3fsLibPath,
+  main,
+  nothingHeld,
+  ParallelLoader,
+  ParallelThreeFSLoader,
+  SafeTensorsFileLoader,
+  ThreeFSLoader,
+  setTimeout,
+} = require('./helpers.cjs');
+
+const device = process.env.TEST_DEVICE ?? 'cpu';
+const iovs = join(folder, '3fs-virt', 'iovs');
+const shared = () => readdirSync('/dev/shm').filter((name) => /^(hf3fs-iov-|sem\.hf3fs)/.test(name));
+const before = shared();
+
+/** The byte at `offset` of each file's data: not periodic in any block. */
+const byteAt = (offset, seed) => (offset * 31 + (offset >> 9) * 7 + seed) & 255;
+
+/** A file of U8 tensors of these lengths. */
+function write(name, lengths, seed = 0) {
+  let end = 0;
+  const entries = lengths.map((length, i) => {
+    const begin = end;
+    end += length;
+    return `"${name}.${i}":{"dtype":"U8","shape":[${length}],"data_offsets":[${begin},${end}]}`;
+  });
+  const header = Buffer.from(`{${entries.join(',')}}`);
+  const size = Buffer.alloc(8);
+  size.writeBigUInt64LE(BigInt(header.length));
+  const data = Buffer.alloc(end);
+  for (let i = 0; i < end; ++i) data[i] = byteAt(i, seed);
+  const path = join(folder, `${name}.safetensors`);
+  writeFileSync(path, Buffer.concat([size, header, data]));
+  return { path, begin: 8 + header.length, lengths, names: lengths.map((_, i) => `${name}.${i}`) };
+}
+
+async function same(tensor, file, i) {
+  const begin = file.begin + file.lengths.slice(0, i).reduce((a, b) => a + b, 0);
+  const expected = readFileSync(file.path).subarray(begin, begin + file.lengths[i]);
+  assert.ok(Buffer.from(await tensor.toHost()).equals(expected), `${tensor.name} has wrong bytes`);
+}
+
+async function nothingLeft() {
+  await nothingHeld();
+  assert.deepEqual(shared(), before);
+  assert.deepEqual(readdirSync(iovs), []);
+}
+
+const LENGTHS = [1, 0, 4095, 3_145_745, 255, 0, 257, 2_097_152, 100_001];
+
+main({
+  async everyLoader() {
+    mkdirSync(iovs, { recursive: true });
+    const shards = [0, 1, 2, 3].map((i) => write(`s${i}`, LENGTHS, i));
+    const files = shards.map(({ path }) => path);
+    const find = (name) => shards.find(({ names }) => names.includes(name));
+    for (const options of [{}, { bufferSize: 1 << 20, entries: 16 }, { order: 'ready', ioDepth: 0, mountPoint: folder }]) {
+      const loader = new ParallelThreeFSLoader({ files, device, ...options });
+      let tensors = 0;
+      for await (const [name, tensor] of loader.iterateWeights()) {
+        await same(tensor, find(name), find(name).names.indexOf(name));
+        tensor.dispose();
+        ++tensors;
+      }
+      assert.equal(tensors, files.length * LENGTHS.length);
+      assert.equal(loader.report.copier, '3fs');
+      assert.ok(loader.report.maxInFlight > 1, `${loader.report.maxInFlight} reads in flight`);
+      assert.deepEqual(loader.report.fallbacks, []);
+      await loader.close();
+    }
+    const single = new ThreeFSLoader({ device });
+    await single.addFilenames({ 0: files });
+    assert.ok(single.estimate().stagingBytes > 0);
+    const buffers = await single.copyFilesToDevice();
+    for (const shard of shards)
+      for (const [i, name] of shard.names.entries()) {
+        const tensor = await buffers.getTensor(name);
+        await same(tensor, shard, i);
+        tensor.dispose();
+      }
+    await buffers.close();
+    await single.close();
+    const opened = await fastsafeOpen(files, { device, copier: '3fs' });
+    const tensor = await opened.getTensor('s2.3');
+    await same(tensor, shards[2], 3);
+    tensor.dispose();
+    await opened.close();
+    await nothingLeft();
+  },
+
+  /** The load rejects with this code, and everything is given back. */
+  async fails(code, text = '', options = '{}') {
+    mkdirSync(iovs, { recursive: true });
+    const { path } = write('data', [16 << 20, 5]);
+    const loader = new ParallelThreeFSLoader({ files: path, device, ...JSON.parse(options) });
+    let tensors = 0;
+    const load = async () => {
+      for await (const [, tensor] of loader.iterateWeights()) {
+        tensor.dispose();
+        ++tensors;
+      }
+    };
+    await assert.rejects(load, (error) => {
+      assert.equal(error.code, code, error.message);
+      assert.ok(error.message.includes(text), error.message);
+      return true;
+    });
+    await loader.close();
+    await nothingLeft();
+  },
+
+  /** The file changes between header and data. */
+  async changes() {
+    mkdirSync(iovs, { recursive: true });
+    for (const change of [
+      (path) => utimesSync(path, 1, 1),
+      (path) => truncateSync(path, statSync(path).size - 1),
+    ]) {
+      const { path } = write('data', [5 << 20]);
+      const loader = new ThreeFSLoader({ device });
+      await loader.addFilenames(path);
+      change(path);
+      await assert.rejects(loader.copyFilesToDevice(), { code: 'FILE_CHANGED', path });
+      await loader.close();
+    }
+    await nothingLeft();
+  },
+
+  async elsewhere() {
+    const { path, lengths } = write('data', [5, 1 << 20]);
+    const loader = new ThreeFSLoader({ device });
+    await loader.addFilenames(path);
+    await assert.rejects(loader.copyFilesToDevice(), (error) => {
+      assert.equal(error.code, 'NOT_3FS');
+      assert.equal(error.path, path);
+      assert.ok(error.message.includes(path) && / on \//.test(error.message), error.message);
+      return true;
+    });
+    await loader.close();
+    assert.throws(() => extractMountPoint(path), { code: 'NOT_3FS' });
+    assert.throws(() => extractMountPoint(''), { code: 'INVALID_ARGUMENT' });
+
+    const warnings = [];
+    const logger = { debug() {}, info() {}, warn: (message) => warnings.push(message) };
+    const opted = new ParallelThreeFSLoader({ files: path, device, fallback: 'nogds', logger });
+    let tensors = 0;
+    for await (const [, tensor] of opted.iterateWeights()) {
+      tensor.dispose();
+      ++tensors;
+    }
+    assert.equal(tensors, lengths.length);
+    assert.equal(opted.report.copier, 'nogds');
+    assert.equal(opted.report.fallbacks.length, 1);
+    const { reason, ...fallback } = opted.report.fallbacks[0];
+    assert.deepEqual(fallback, { path, from: '3fs', to: 'nogds' });
+    assert.ok(reason.includes('3FS'));
+    assert.equal(warnings.length, 1);
+    await opted.close();
+    await nothingHeld();
+  },
+
+  async chosen() {
+    const away = write('away', [7]);
+    const load = async (files) => {
+      const loader = new ParallelLoader({ files, device });
+      for await (const [, tensor] of loader.iterateWeights()) tensor.dispose();
+      await loader.close();
+      return loader.report.copier;
+    };
+    assert.equal(await load(away.path), 'nogds');
+    mkdirSync(iovs, { recursive: true });
+    assert.equal(extractMountPoint(join(folder, 'absent', 'file')), folder);
+    assert.equal(await load(away.path), '3fs');
+    assert.equal(getHf3fsLibPath(), emulators.hf3fs.path);
+    const { available, library } = await copierAvailability('3fs', device);
+    assert.deepEqual([available, library], [true, emulators.hf3fs.path]);
+    // The copier by hand.
+    const opened = await fastsafeOpen(away.path, { device });
+    await opened.close();
+    assert.equal(typeof createCopierConstructor('3fs', device, {}), 'function');
+    await nothingLeft();
+  },
+
+  async manyFiles(count) {
+    mkdirSync(iovs, { recursive: true });
+    const shards = Array.from({ length: Number(count) }, (_, i) => write(`f${i}`, [i % 37, 1], i));
+    const loader = new ParallelThreeFSLoader({ files: shards.map(({ path }) => path), device });
+    let tensors = 0;
+    for await (const [name, tensor] of loader.iterateWeights()) {
+      const [file, i] = name.slice(1).split('.').map(Number);
+      await same(tensor, shards[file], i);
+      tensor.dispose();
+      ++tensors;
+    }
+    assert.equal(tensors, 2 * shards.length);
+    await loader.close();
+    await nothingLeft();
+  },
+
+  /** Given up in the middle; close() waits for what is in flight. */
+  async abandoned() {
+    mkdirSync(iovs, { recursive: true });
+    const { path } = write('data', [16 << 20]);
+    for (const wait of [0, 1, 5, 20, 60]) {
+      const abort = new AbortController();
+      const loader = new ParallelThreeFSLoader({ files: path, device, signal: abort.signal });
+      const load = loader.iterateWeights().next();
+      void setTimeout(wait).then(() => abort.abort());
+      await assert.rejects(load, { name: 'AbortError' });
+      await loader.close();
+    }
+    await nothingLeft();
+  },
+
+  async ownReader() {
+    const shard = write('own', [5, 0, 4096, 70_001]);
+    const bytes = readFileSync(shard.path);
+    const reader = {
+      async readChunked(path, destination, fileOffset, length) {
+        assert.equal(path, shard.path);
+        assert.equal(destination.byteLength, length);
+        assert.equal(typeof destination.pointer, 'bigint');
+        await destination.write(0, bytes.subarray(fileOffset, fileOffset + length));
+        return length;
+      },
+    };
+    const loader = new ThreeFSLoader({ device, reader });
+    await loader.addFilenames(shard.path);
+    const buffers = await loader.copyFilesToDevice();
+    for (const [i, name] of shard.names.entries()) {
+      const tensor = await buffers.getTensor(name);
+      await same(tensor, shard, i);
+      tensor.dispose();
+    }
+    await buffers.close();
+    await loader.close();
+    for (const [result, code] of [
+      [3, 'SHORT_READ'],
+      [-5, 'IO_ERROR'],
+      [undefined, 'IO_ERROR'],
+    ]) {
+      const short = new ParallelThreeFSLoader({ files: shard.path, device, reader: { readChunked: async () => result } });
+      await assert.rejects(short.iterateWeights().next(), { code, path: shard.path });
+      await short.close();
+    }
+    const own = new SafeTensorsFileLoader({ device });
+    await own.close();
+    assert.throws(() => new ThreeFSLoader({ reader: {} }), { code: 'INVALID_ARGUMENT' });
+    assert.throws(() => new ThreeFSLoader({ copier: 'nogds' }), { code: 'INVALID_ARGUMENT' });
+    await nothingHeld();
+  },
+});

@@ -1,0 +1,74 @@
+import { spawnSync } from 'node:child_process';
+import { emulators } from 'fastsafetensors-node/testing';
+import { runChild } from './support/child.js';
+
+// 3FS over the emulator of its client library. The emulator ends a process that misuses it or leaves anything behind, which shows as a signal and on stderr.
+
+type Settings = Readonly<Record<string, string | number>>;
+
+const EVERYTHING: Settings = { SHUFFLE: 5, EAGAIN_EVERY: 3, LATENCY_MS: 1, BANDWIDTH: 2e9 };
+
+function environment(device: string, settings: Settings): Record<string, string> {
+  const cuda = device === 'cpu' ? {} : emulators.cuda.env();
+  return { ...emulators.hf3fs.env(settings), ...cuda, TEST_DEVICE: device };
+}
+
+/** The script ends by itself, says `ok`, and nothing on stderr but that the process keeps the GPU's context. */
+async function run(device: string, settings: Settings, args: readonly string[], shell = ''): Promise<void> {
+  const options = { flags: ['--expose-gc'], env: environment(device, settings), shell };
+  const { stderr, ...ended } = await runChild('three-fs.cjs', args, options);
+  const said = stderr.replace(/^emulated CUDA: alive at exit: 1 retained contexts\n/, '');
+  expect({ ...ended, stderr: said }).toEqual({ code: 0, signal: null, stdout: 'ok\n', stderr: '' });
+}
+
+describe.each(['cpu', 'cuda:0'])('to %s', (device) => {
+  test('every loader gives the bytes of the files with every injection on', async () => {
+    await run(device, EVERYTHING, ['everyLoader']);
+  });
+
+  test('a ring that vanishes is made anew and what it had is read again', async () => {
+    await run(device, { RING_LOST: 5, LATENCY_MS: 2 }, ['everyLoader']);
+  });
+
+  test.each<[string, Settings, string[]]>([
+    ['a short read', { SHORT: 4 }, ['SHORT_READ', 'data.safetensors']],
+    ['an I/O error', { EIO: 3 }, ['THREEFS_ERROR', 'EIO']],
+    ['memory that may not be locked', { MEMLOCK: 65536 }, ['THREEFS_ERROR', 'locked memory']],
+    ['a job that never completes', { STALL: 6 }, ['STALLED', 'stallTimeoutMs', '{"stallTimeoutMs":700}']],
+    ['a daemon that dies', { DAEMON_DEAD: 6, LATENCY_MS: 5 }, ['THREEFS_DISCONNECTED', 'hf3fs_fuse']],
+    ['a ring that cannot be made', { FAIL: 'iorcreate4:1:-12' }, ['THREEFS_ERROR', 'ring']],
+  ])('%s is a typed error, and nothing is left', async (_, settings, args) => {
+    await run(device, settings, ['fails', ...args]);
+  });
+
+  test('a file that changes between header and data is FILE_CHANGED', async () => {
+    await run(device, {}, ['changes']);
+  });
+
+  test('a load that is given up leaves nothing', async () => {
+    await run(device, { BANDWIDTH: 2e8, LATENCY_MS: 2 }, ['abandoned']);
+  });
+
+  test('a path elsewhere is NOT_3FS unless the ordinary reader is allowed', async () => {
+    await run(device, {}, ['elsewhere']);
+  });
+
+  test("a reader of the caller's own needs no 3FS", async () => {
+    await run(device, { FAIL: 'reg_fd:1:22' }, ['ownReader']);
+  });
+});
+
+test("'auto' takes 3fs on its mount, nogds elsewhere", async () => {
+  await run('cpu', {}, ['chosen']);
+});
+
+test('a thousand small files with few descriptors', async () => {
+  await run('cpu', {}, ['manyFiles', '1000'], 'ulimit -n 96');
+});
+
+test('a full /dev/shm is OUT_OF_HOST_MEMORY that names size, room and remedy', async () => {
+  const small = 'mount -t tmpfs -o size=4m tmpfs /dev/shm';
+  const inNamespace = `if [ -z "$SMALL" ]; then export SMALL=1; exec unshare -m bash -c '${small} && exec "$@"' bash "$@"; fi`;
+  if (spawnSync('unshare', ['-m', 'bash', '-c', small]).status !== 0) return; // only root may mount; the C++ tests fill it without
+  await run('cpu', {}, ['fails', 'OUT_OF_HOST_MEMORY', 'bufferSize'], inNamespace);
+});
