@@ -20,6 +20,9 @@ registerCopier('user', userCopier);
 registerCopier('mock', mockCopier());
 registerCopier('slow', fakeReader({ msPerIo: 40, chunk: 8192, inFlight: 1 }));
 
+/** The package's own reader, so slow that files change in the middle. */
+const SLOWED: LoaderOptions = { maxBytesPerSecond: 400_000, bounceBufferSize: 4096, maxThreads: 1 };
+
 const ENTRIES = [entry('a', 'F32', [4096]), entry('b', 'U8', [20000]), entry('c', 'F16', [10000])];
 
 const CHANGES: Record<string, (path: string) => void> = {
@@ -55,6 +58,7 @@ afterAll(() => useFakeDevices(null));
 beforeEach(async () => {
   folder = await newFolder();
   path = await writeModel(folder, ENTRIES);
+  await setTimeout(20); // times of files are as fine as the kernel's tick
 });
 afterEach(async () => {
   await rm(folder, { recursive: true });
@@ -75,6 +79,7 @@ describe.each(Object.entries(BETWEEN))('a file that %s between its header and it
   test.each(Object.entries(HOW))('is refused %s by every loader', async (_, options) => {
     for (const load of Object.values(LOADERS)) {
       path = await writeModel(folder, ENTRIES);
+      await setTimeout(20); // times of files are as fine as the kernel's tick
       let changed = false;
       const filter = (): boolean => {
         if (!changed) change(path);
@@ -103,8 +108,14 @@ test.each(['delete', 'folder'])(
 );
 
 describe.each(Object.entries(CHANGES))('a file that %s while it is read', (_, change) => {
-  test.each(['cpu', 'cuda:0'])('ends ParallelLoader on %s', async (device) => {
-    const loader = new ParallelLoader({ files: path, copier: 'slow', device });
+  test.each<[string, LoaderOptions]>([
+    ['slow store', { copier: 'slow' }],
+    ['slow store onto a device', { copier: 'slow', device: 'cuda:0' }],
+    ['slowed reads', SLOWED],
+    ['slowed reads onto a device', { ...SLOWED, device: 'cuda:0' }],
+    ['slowed reads past the page cache', { ...SLOWED, odirect: true }],
+  ])('ends ParallelLoader, %s', async (_, options) => {
+    const loader = new ParallelLoader({ files: path, ...options });
     const iterate = async (): Promise<void> => {
       for await (const [, tensor] of loader.iterateWeights()) {
         if (tensor.name === 'a') change(path);
