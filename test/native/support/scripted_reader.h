@@ -45,21 +45,25 @@ struct ReaderScript {
     std::unique_lock<std::mutex> lock(mutex_);
     ASSERT_TRUE(wake_.wait_for(lock, std::chrono::seconds(60), [&] { return held_.size() >= count; }));
   }
+  size_t Held() {
+    std::lock_guard<std::mutex> lock(mutex_);
+    return held_.size();
+  }
   // Any thread: carries out what is held, late as it is, and holds no more.
   void Release() {
-    std::vector<Held> held;
+    std::vector<HeldRead> held;
     {
       std::lock_guard<std::mutex> lock(mutex_);
       hold = hold_opens = false;
       held.swap(held_);
     }
     wake_.notify_all();
-    for (Held& read : held) Finish(std::move(read.request), read.tag);
+    for (HeldRead& read : held) Finish(std::move(read.request), read.tag);
   }
 
  private:
   friend class ScriptedReader;
-  struct Held {
+  struct HeldRead {
     ReadRequest request;
     uint64_t tag;
   };
@@ -88,7 +92,7 @@ struct ReaderScript {
   std::shared_ptr<CompletionQueue> queue_;
   std::mutex mutex_;
   std::condition_variable wake_;
-  std::vector<Held> held_;
+  std::vector<HeldRead> held_;
 };
 
 class ScriptedReader : public Reader {
