@@ -18,12 +18,13 @@ export function runChild(
     flags = [],
     shell = '',
     timeoutMs = 50_000,
-  }: { flags?: readonly string[]; shell?: string; timeoutMs?: number } = {},
+    env: added = {},
+  }: { flags?: readonly string[]; shell?: string; timeoutMs?: number; env?: Readonly<Record<string, string>> } = {},
 ): Promise<Ended> {
   const command = [process.execPath, ...flags, join(CHILDREN, script), ...args];
   return new Promise((resolve, reject) => {
     // jest's NODE_OPTIONS and handlers stay out of it.
-    const env = { ...process.env, NODE_OPTIONS: '', UV_THREADPOOL_SIZE: '2' };
+    const env = { ...process.env, NODE_OPTIONS: '', UV_THREADPOOL_SIZE: '2', ...added };
     const child = spawn('bash', ['-c', `${shell}${shell && '; '}exec "$@"`, 'bash', ...command], {
       env,
       stdio: ['ignore', 'pipe', 'pipe'],
