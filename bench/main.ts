@@ -1,6 +1,13 @@
+import { Command } from 'commander';
+
 /** `npm run bench -- <name> [options]`: each name is a file of this folder. */
 const BENCHES: Readonly<Record<string, () => Promise<void>>> = {
   main: async () => (await import('./main-job.js')).printMainJob(),
+  cuda: async () => {
+    const command = new Command('cuda');
+    (await import('./cuda.js')).define(command);
+    await command.parseAsync(process.argv.slice(3), { from: 'user' });
+  },
   '3fs': async () => (await import('./three-fs.js')).printThreeFs(process.argv.slice(3)),
 };
 

@@ -38,7 +38,8 @@ export interface Row {
 async function writeShard(path: string, tensors: number): Promise<void> {
   const entries = Array.from(
     { length: tensors },
-    (_, i) => `"${path.at(-13)}.${i}":{"dtype":"U8","shape":[${TENSOR}],"data_offsets":[${i * TENSOR},${(i + 1) * TENSOR}]}`,
+    (_, i) =>
+      `"${path.at(-13)}.${i}":{"dtype":"U8","shape":[${TENSOR}],"data_offsets":[${i * TENSOR},${(i + 1) * TENSOR}]}`,
   );
   const header = Buffer.from(`{${entries.join(',')}}`);
   const length = Buffer.alloc(8);

@@ -1,6 +1,6 @@
 // What the 3FS copier is measured against: one I/O in flight, a buffer in two halves, one is filled while the other is
-// copied from. `usrbio_baseline mount device buffer-bytes file…` prints {"bytes": n, "seconds": s}, timed from the first
-// read to the last copy; with a line on stdin it starts.
+// copied from. `usrbio_baseline mount device buffer-bytes file…` prints {"bytes": n, "seconds": s}, timed from the
+// first read to the last copy; with a line on stdin it starts.
 #include <fcntl.h>
 #include <sys/stat.h>
 #include <time.h>

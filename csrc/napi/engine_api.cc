@@ -99,8 +99,8 @@ Napi::Value CreateEngine(const Napi::CallbackInfo& info) {
     options.always_stage = Flag(object, "alwaysStage");
     double rate = NumberOr(object, "maxBytesPerSecond", 0);  // less than 1 is a limit too, Infinity is none
     if (rate > 0 && rate < 1e18) options.max_bytes_per_second = static_cast<uint64_t>(std::max(rate, 1.0));
-    options.stall_timeout =
-        std::chrono::milliseconds(static_cast<int64_t>(std::min(NumberOr(object, "stallTimeoutMs", 90000), kForeverMs)));
+    options.stall_timeout = std::chrono::milliseconds(
+        static_cast<int64_t>(std::min(NumberOr(object, "stallTimeoutMs", 90000), kForeverMs)));
     options.slot_bytes = static_cast<uint64_t>(NumberOr(object, "slotBytes", 0));
     options.converts = Flag(object, "converts");
     status = Engine::Create(FromExternal<Device>(info[0]), std::move(reader), options, &engine);

@@ -18,8 +18,9 @@ struct FilesOnMount {
   std::vector<Misfit> misfits;
 };
 
-// Looks at every path, or with `all` false up to the first misfit; `mount_point` ("" for that of the first file) is the mount that all should be on. Blocks.
-// NOT_3FS, THREEFS_DISCONNECTED, INVALID_ARGUMENT when the mount point given is none.
+// Looks at every path, or with `all` false up to the first misfit; `mount_point` ("" for that of the first file) is the
+// mount that all should be on. Blocks. NOT_3FS, THREEFS_DISCONNECTED, INVALID_ARGUMENT when the mount point given is
+// none.
 Status LookAtFiles(const std::vector<std::string>& paths, const std::string& mount_point, bool all, FilesOnMount* out);
 
 struct Availability {

@@ -32,8 +32,8 @@ class Engine {
   Status Start(Plan plan, TransferOptions options, std::shared_ptr<Transfer>* out);
   // Allows batches below `window`.
   void SetWindow(const std::shared_ptr<Transfer>& transfer, uint32_t window);
-  // Ends a load with this status unless it has ended. Memory that nobody has taken goes when its last read and copy have
-  // been reaped.
+  // Ends a load with this status unless it has ended. Memory that nobody has taken goes when its last read and copy
+  // have been reaped.
   void Cancel(const std::shared_ptr<Transfer>& transfer, Status status);
   // Cancels every load with CLOSED, drains, gives slots and reader back; then `closed` is called on the I/O thread,
   // once. A read that never comes back delays it for ever: wait with a limit.

@@ -92,7 +92,7 @@ class Loop {
   std::deque<Op> ops_;  // a deque: references stay valid while it grows
   std::vector<uint32_t> free_ops_;
   int reading_ = 0, working_ = 0;
-  int copying_ = 0;  // ops that use what was read into their slot
+  int copying_ = 0;                           // ops that use what was read into their slot
   bool closing_ = false, throttled_ = false;  // throttled_: a read was put off until throttled_until_
   Clock::time_point throttled_until_ = Clock::time_point::min();
   Clock::time_point next_stall_check_ = Clock::time_point::min();

@@ -44,7 +44,8 @@ TEST(Status, OkHasNoPlace) {
 TEST(Status, NamesEveryCode) {
   EXPECT_STREQ(CodeName(Code::kOk), "OK");
   std::set<std::string> names;
-  for (int code = 0; code <= static_cast<int>(Code::INVALID_ARGUMENT); ++code) names.insert(CodeName(static_cast<Code>(code)));
+  for (int code = 0; code <= static_cast<int>(Code::INVALID_ARGUMENT); ++code)
+    names.insert(CodeName(static_cast<Code>(code)));
   EXPECT_EQ(names.size(), static_cast<size_t>(Code::INVALID_ARGUMENT) + 1);
   EXPECT_EQ(names.count("UNKNOWN"), 0U);
 }
@@ -152,7 +153,8 @@ TEST(TaskPool, RunsEverythingOnAtMostItsThreads) {
                         ++ran;
                         --running;
                         done.Down();
-                      }).ok());
+                      })
+                      .ok());
     }
   }  // what was posted still runs
   ASSERT_TRUE(done.Wait());
@@ -168,7 +170,8 @@ TEST(TaskPool, UsesAllItsThreads) {
                       all.Down();
                       EXPECT_TRUE(all.Wait()) << "the tasks wait for each other: three threads are needed";
                       done.Down();
-                    }).ok());
+                    })
+                    .ok());
   }
   EXPECT_TRUE(done.Wait());
 }
@@ -181,7 +184,8 @@ TEST(TaskPool, OneThreadRunsInOrder) {
     ASSERT_TRUE(pool.Post([&, i] {
                       order.push_back(i);
                       done.Down();
-                    }).ok());
+                    })
+                    .ok());
   }
   ASSERT_TRUE(done.Wait());
   for (int i = 0; i < 100; ++i) EXPECT_EQ(order[static_cast<size_t>(i)], i);

@@ -20,12 +20,18 @@ struct Case {
 };
 
 const Case kCases[] = {
-    {"BufferedDirect", true, true, 1, 16 << 10, 0},   {"BufferedOnePiece", true, false, 1, 16 << 10, 0},
-    {"Staged", false, false, 1, 16 << 10, 0},         {"StagedTiny", false, false, 1, 100, 0},
-    {"ODirect", false, false, 4096, 16 << 10, 0},     {"ODirectOneBlock", false, false, 4096, 4096, 0},
-    {"Gds", true, false, 4096, 16 << 10, 0},          {"GdsScattering", true, true, 4096, 64 << 10, 0},
-    {"GdsOneBlock", true, false, 4096, 4096, 0},      {"Boundary", true, true, 1, 1 << 20, 8 << 10},
-    {"StagedBoundary", false, false, 512, 12 << 10, 8 << 10}, {"GdsBoundary", true, false, 4096, 64 << 10, 16 << 10},
+    {"BufferedDirect", true, true, 1, 16 << 10, 0},
+    {"BufferedOnePiece", true, false, 1, 16 << 10, 0},
+    {"Staged", false, false, 1, 16 << 10, 0},
+    {"StagedTiny", false, false, 1, 100, 0},
+    {"ODirect", false, false, 4096, 16 << 10, 0},
+    {"ODirectOneBlock", false, false, 4096, 4096, 0},
+    {"Gds", true, false, 4096, 16 << 10, 0},
+    {"GdsScattering", true, true, 4096, 64 << 10, 0},
+    {"GdsOneBlock", true, false, 4096, 4096, 0},
+    {"Boundary", true, true, 1, 1 << 20, 8 << 10},
+    {"StagedBoundary", false, false, 512, 12 << 10, 8 << 10},
+    {"GdsBoundary", true, false, 4096, 64 << 10, 16 << 10},
 };
 
 class Chunker : public ::testing::TestWithParam<Case> {

@@ -87,14 +87,16 @@ TEST_F(EngineTest, ADeviceThatRefusesEndsTheLoad) {
     int allocate, staging, submit;
     Code code;
   };
-  for (const Refusal& refusal : {Refusal{1, 0, 0, Code::OUT_OF_DEVICE_MEMORY}, Refusal{3, 0, 0, Code::OUT_OF_DEVICE_MEMORY},
-                                 Refusal{0, 1, 0, Code::OUT_OF_HOST_MEMORY}, Refusal{0, 0, 1, Code::CUDA_ERROR},
-                                 Refusal{0, 0, 4, Code::CUDA_ERROR}}) {
+  for (const Refusal& refusal :
+       {Refusal{1, 0, 0, Code::OUT_OF_DEVICE_MEMORY}, Refusal{3, 0, 0, Code::OUT_OF_DEVICE_MEMORY},
+        Refusal{0, 1, 0, Code::OUT_OF_HOST_MEMORY}, Refusal{0, 0, 1, Code::CUDA_ERROR},
+        Refusal{0, 0, 4, Code::CUDA_ERROR}}) {
     auto script = std::make_shared<DeviceScript>();
     script->fail_allocate_at = refusal.allocate;
     script->fail_staging_at = refusal.staging;
     script->fail_submit_at = refusal.submit;
-    auto device = std::make_shared<ScriptedDevice<FakeDevice>>(script, std::string("cuda:0"), FakeDevice::Options{20, 0, 0});
+    auto device =
+        std::make_shared<ScriptedDevice<FakeDevice>>(script, std::string("cuda:0"), FakeDevice::Options{20, 0, 0});
     EngineOptions options;
     options.staging_limit = 16 << 10;
     auto engine = Open(device, NewFakeReader(Late()), options);
@@ -108,7 +110,8 @@ TEST_F(EngineTest, WithoutAStreamOrAReaderEveryLoadFails) {
   auto device_script = std::make_shared<DeviceScript>();
   device_script->fail_stream = true;
   auto reader_script = SmallReads();
-  auto engine = Open(std::make_shared<ScriptedDevice<HostDevice>>(device_script), std::make_unique<ScriptedReader>(reader_script));
+  auto engine = Open(std::make_shared<ScriptedDevice<HostDevice>>(device_script),
+                     std::make_unique<ScriptedReader>(reader_script));
   for (int i = 0; i < 2; ++i) Watch::Begin(*engine, model)->ExpectFailure(Code::CUDA_ERROR);
   CloseAndWait(*engine);
   EXPECT_TRUE(reader_script->gone);

@@ -44,9 +44,18 @@ struct ReaderKind {
 };
 
 const ReaderKind kReaders[] = {
-    {"Buffered", [] { return NewFileReader({3, false, false, 16 << 10}); }},
-    {"Direct", [] { return NewFileReader({3, true, false, 16 << 10}); }},
-    {"DropCache", [] { return NewFileReader({2, false, true, 64 << 10}); }},
+    {"Buffered",
+     [] {
+       return NewFileReader({3, false, false, 16 << 10});
+     }},
+    {"Direct",
+     [] {
+       return NewFileReader({3, true, false, 16 << 10});
+     }},
+    {"DropCache",
+     [] {
+       return NewFileReader({2, false, true, 64 << 10});
+     }},
     {"Fake", [] { return FakeWith(1, true, false); }},
     {"FakeReordered", [] { return FakeWith(1, true, true); }},
     {"FakeAligned", [] { return FakeWith(4096, true, true); }},
@@ -123,7 +132,8 @@ TEST_F(EngineTest, LoadsBatchByBatchAsTheWindowAllows) {
     size_t allowed = 0;
     int allocations = 0;
     while (allowed < plan.items.size() && plan.BatchOf(allowed) < window) ++allowed;
-    for (const PlanAllocation& allocation : plan.allocations) allocations += allocation.batch < window && allocation.size > 0;
+    for (const PlanAllocation& allocation : plan.allocations)
+      allocations += allocation.batch < window && allocation.size > 0;
     engine->SetWindow(watch->shared_transfer(), window);
     watch->WaitFor([&] { return watch->transfer().ready_prefix() >= allowed; }, "the batch");
     EXPECT_EQ(watch->transfer().ready_count(), allowed) << "window " << window;
@@ -223,7 +233,8 @@ TEST_F(EngineTest, OneSlotIsEnough) {
   options.always_stage = true;
   options.staging_limit = 1;
   options.slot_bytes = 5000;
-  auto engine = Open(std::make_shared<FakeDevice>("cuda:0", FakeDevice::Options{20, 0, 0}), FakeWith(1, true, false), options);
+  auto engine =
+      Open(std::make_shared<FakeDevice>("cuda:0", FakeDevice::Options{20, 0, 0}), FakeWith(1, true, false), options);
   EXPECT_EQ(engine->StagingBytes(), 8192U);
   Watch::Begin(*engine, model)->ExpectComplete();
 }

@@ -22,22 +22,20 @@ struct ModelShape {
   int files = 3;
   int tensors = 20;  // of each file
   uint64_t max_length = 6000;
-  double empty = 0.15;         // of the tensors
-  double gap = 0.2;            // of the tensors begin after a hole in the file
-  uint64_t max_gap = 50000;    // bytes
+  double empty = 0.15;       // of the tensors
+  double gap = 0.2;          // of the tensors begin after a hole in the file
+  uint64_t max_gap = 50000;  // bytes
   Order order = Order::kFiles;
-  bool congruent = false;      // most destinations are where a direct read of 4096-byte blocks could put them
+  bool congruent = false;  // most destinations are where a direct read of 4096-byte blocks could put them
   uint64_t allocation = 16 << 10;
-  double new_batch = 0.5;      // of the allocations begin a batch
+  double new_batch = 0.5;  // of the allocations begin a batch
 };
 
 struct Model {
   Plan plan;
   std::vector<std::string> contents;  // of the files
 
-  const char* BytesOf(size_t item) const {
-    return contents[plan.items[item].file].data() + plan.items[item].offset;
-  }
+  const char* BytesOf(size_t item) const { return contents[plan.items[item].file].data() + plan.items[item].offset; }
   uint64_t Bytes() const {
     uint64_t bytes = 0;
     for (const PlanItem& item : plan.items) bytes += item.length;

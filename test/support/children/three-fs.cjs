@@ -66,7 +66,11 @@ main({
     const shards = [0, 1, 2, 3].map((i) => write(`s${i}`, LENGTHS, i));
     const files = shards.map(({ path }) => path);
     const find = (name) => shards.find(({ names }) => names.includes(name));
-    for (const options of [{}, { bufferSize: 1 << 20, entries: 16 }, { order: 'ready', ioDepth: 0, mountPoint: folder }]) {
+    for (const options of [
+      {},
+      { bufferSize: 1 << 20, entries: 16 },
+      { order: 'ready', ioDepth: 0, mountPoint: folder },
+    ]) {
       const loader = new ParallelThreeFSLoader({ files, device, ...options });
       let tensors = 0;
       for await (const [name, tensor] of loader.iterateWeights()) {
@@ -124,10 +128,7 @@ main({
   /** The file changes between header and data. */
   async changes() {
     mkdirSync(iovs, { recursive: true });
-    for (const change of [
-      (path) => utimesSync(path, 1, 1),
-      (path) => truncateSync(path, statSync(path).size - 1),
-    ]) {
+    for (const change of [(path) => utimesSync(path, 1, 1), (path) => truncateSync(path, statSync(path).size - 1)]) {
       const { path } = write('data', [5 << 20]);
       const loader = new ThreeFSLoader({ device });
       await loader.addFilenames(path);
@@ -251,7 +252,11 @@ main({
       [-5, 'IO_ERROR'],
       [undefined, 'IO_ERROR'],
     ]) {
-      const short = new ParallelThreeFSLoader({ files: shard.path, device, reader: { readChunked: async () => result } });
+      const short = new ParallelThreeFSLoader({
+        files: shard.path,
+        device,
+        reader: { readChunked: async () => result },
+      });
       await assert.rejects(short.iterateWeights().next(), { code, path: shard.path });
       await short.close();
     }

@@ -1,0 +1,135 @@
+// Loads onto emulated GPUs: which libraries are there, and what fails, the environment says.
+const { existsSync } = require('node:fs');
+const { Worker, isMainThread, parentPort, workerData } = require('node:worker_threads');
+const helpers = require('./helpers.cjs');
+const {
+  assert,
+  copierAvailability,
+  fastsafeOpen,
+  main,
+  nothingHeld,
+  ParallelLoader,
+  SafeTensorsFileLoader,
+  writeModel,
+} = helpers;
+
+const warnings = [];
+const quiet = {
+  debug() {},
+  info() {},
+  warn(message) {
+    warnings.push(message);
+  },
+};
+
+/** Every byte of every tensor by each loader; the reports. */
+async function loadAll(files, options) {
+  const reports = [];
+  const check = async (name, tensor) => {
+    const bytes = await tensor.toHost();
+    assert.ok(bytes.length > 0 && bytes.every((byte) => byte === Number(name.split('.')[1])), name);
+    tensor.dispose();
+  };
+  const parallel = new ParallelLoader({ files, maxBatchBytes: 1 << 20, logger: quiet, ...options });
+  for await (const [name, tensor] of parallel.iterateWeights()) await check(name, tensor);
+  reports.push(parallel.report);
+  await parallel.close();
+  const loader = new SafeTensorsFileLoader({ logger: quiet, ...options });
+  await loader.addFilenames(files);
+  const buffers = await loader.copyFilesToDevice();
+  for (const name of loader.keys()) await check(name, await buffers.getTensor(name));
+  reports.push(loader.report);
+  await buffers.close();
+  await loader.close();
+  const opened = await fastsafeOpen(files, { logger: quiet, ...options });
+  for (const name of opened.keys().slice(0, 5)) await check(name, await opened.getTensor(name));
+  await opened.close();
+  return reports;
+}
+
+const files = () => [writeModel('a', 40, 1000), writeModel('b', 3, 300_000), writeModel('c', 1, 1)];
+
+if (!isMainThread) {
+  loadAll(workerData.files, workerData.options).then(
+    () => parentPort.postMessage('loaded'),
+    (error) => parentPort.postMessage(String(error)),
+  );
+} else {
+  main({
+    /** Main thread and two workers at once, on both devices. */
+    async everywhere(copier) {
+      const paths = files();
+      const worker = (device) =>
+        new Promise((resolve, reject) => {
+          const thread = new Worker(__filename, { workerData: { files: paths, options: { device, copier } } });
+          thread.on('message', resolve).on('error', reject);
+        });
+      const [reports, ...workers] = await Promise.all([
+        loadAll(paths, { device: 'cuda:1', copier }),
+        worker('cuda:0'),
+        worker('cuda:1'),
+      ]);
+      assert.deepEqual(workers, ['loaded', 'loaded']);
+      for (const report of reports) {
+        assert.equal(report.copier, copier);
+        assert.deepEqual(report.fallbacks, []);
+      }
+      await nothingHeld();
+    },
+
+    /** What 'auto' chooses, and what availability says. */
+    async chooses(expected, options = '{}') {
+      const [report] = await loadAll(files(), { device: 'cuda:0', ...JSON.parse(options) });
+      assert.equal(report.copier, expected);
+      assert.deepEqual(report.fallbacks, []);
+      assert.deepEqual(await copierAvailability('nogds', 'cuda:0').then(({ available }) => available), true);
+      const found = await copierAvailability(expected, 'cuda:0');
+      assert.equal(found.available, true);
+      assert.ok(existsSync(found.library), found.library);
+      assert.match(found.version, /^\d+\.\d+/);
+      await nothingHeld();
+    },
+
+    async unavailable(copier, device, reason) {
+      const found = await copierAvailability(copier, device);
+      assert.equal(found.available, false);
+      assert.match(found.reason, new RegExp(reason));
+      assert.ok(found.remedy.length > 0);
+    },
+
+    /** copier by name, where availability says no: the load's own answer. */
+    async refused(copier, device, code) {
+      const loader = new ParallelLoader({ files: files(), device, copier, logger: quiet });
+      await assert.rejects(loader.iterateWeights().next(), { code });
+      await loader.close();
+      await nothingHeld();
+    },
+
+    /** The first load fails with a code (or falls back), the second works. */
+    async failsOnce(copier, code) {
+      const paths = files();
+      await assert.rejects(loadAll(paths, { device: 'cuda:0', copier }), (error) => {
+        assert.equal(error.code, code, error);
+        assert.ok(error.message.length > 20);
+        return true;
+      });
+      await loadAll(paths, { device: 'cuda:0', copier });
+    },
+
+    async lostDevice(copier) {
+      const paths = files();
+      await assert.rejects(loadAll(paths, { device: 'cuda:0', copier }), { code: 'CUDA_ERROR', message: /lost/ });
+      await assert.rejects(loadAll(paths, { device: 'cuda:0', copier }), { code: 'CUDA_ERROR' });
+      await loadAll(paths, { device: 'cuda:1', copier });
+    },
+
+    async fallsBack(to, count) {
+      const [report] = await loadAll(files(), { device: 'cuda:0', copier: 'gds' });
+      assert.equal(report.copier, 'gds');
+      assert.equal(report.fallbacks.length, Number(count));
+      for (const fallback of report.fallbacks) assert.deepEqual([fallback.from, fallback.to], ['gds', to]);
+      assert.ok(warnings[0].includes(report.fallbacks[0].reason), warnings[0]);
+      await nothingHeld();
+    },
+  });
+}
