@@ -78,6 +78,7 @@ class GdsReader : public Reader {
     needs_.slots = state_->threads + 4;
     needs_.fills_host = false;
     needs_.fills_device = true;
+    needs_.device_slots = true;
   }
 
   ~GdsReader() override { state_->bounce.reset(); }

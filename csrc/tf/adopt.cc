@@ -133,7 +133,7 @@ void Compute(TF_OpKernelContext* context, bool on_host) {
   } else if (expected != adoptable.dtype) {
     Fail(api, context, status, kInvalidArgument,
          Format("the memory holds TF_DataType %d, but the op was asked for %d", adoptable.dtype, expected));
-  } else if (adoptable.memory->device().host_accessible() != on_host) {
+  } else if (on_host ? !adoptable.memory->device().host_accessible() : adoptable.memory->device().name() == "cpu") {
     Fail(api, context, status, kInvalidArgument,
          Format("the memory is on %s, but TensorFlow runs the op on %s", adoptable.memory->device().name().c_str(),
                 on_host ? "the host" : "a GPU"));

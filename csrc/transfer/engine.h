@@ -41,7 +41,8 @@ class Engine {
 
   // Files that were read in another way than asked, since the last call.
   std::vector<Reader::Fallback> TakeFallbacks();
-  uint64_t StagingBytes(bool converts) const;  // what the slots take in a load that converts, or one that does not
+  // What the slots take in a load that converts, or in one that does not.
+  uint64_t StagingBytes(bool converts = false) const;
 
  private:
   struct Shared;

@@ -182,13 +182,15 @@ class Gpu : public Device {
   Status NewStream(std::shared_ptr<CompletionQueue>, std::unique_ptr<CopyStream>*) override { return Unused(); }
   Status Read(const DeviceBuffer&, size_t, size_t, void*) override { return Unused(); }
   Status Write(const DeviceBuffer&, size_t, size_t, const void*) override { return Unused(); }
-  Status Copy(const DeviceBuffer& source, size_t source_offset, const DeviceBuffer& destination,
-              size_t destination_offset, size_t length) override {
+  Status Copy(const DeviceBuffer& source, const DeviceBuffer& destination, const CopyRegion* regions,
+              size_t count) override {
     EXPECT_GT(synchronized.load(), 0) << "TensorFlow's kernels may still use that memory";
     if (fail_copy) return Status(Code::CUDA_ERROR, "the copy failed");
     ++copies;
-    memcpy(reinterpret_cast<char*>(destination.address()) + destination_offset,
-           reinterpret_cast<const char*>(source.address()) + source_offset, length);
+    for (size_t i = 0; i < count; ++i) {
+      memcpy(reinterpret_cast<char*>(destination.address()) + regions[i].destination_offset,
+             reinterpret_cast<const char*>(source.address()) + regions[i].source_offset, regions[i].length);
+    }
     return Status::Ok();
   }
   // What is queued on the device ends when the test says so.
