@@ -126,7 +126,7 @@ test('every option is accepted with a right value or undefined', async () => {
     entries: 64,
     ioDepth: -4,
     bufferSize: 1 << 20,
-    reader: {},
+    reader: { readChunked: () => 0 },
     fallback: false,
     bounceBufferSize: 4096,
     maxThreads: 1,
@@ -156,7 +156,7 @@ test('every option is accepted with a right value or undefined', async () => {
 });
 
 test('what this version cannot do yet says so', () => {
-  expect(refused(() => new SafeTensorsFileLoader({ dtype: 'F16' })).code).toBe('UNSUPPORTED_DTYPE');
+  expect(refused(() => new SafeTensorsFileLoader({ dtype: 'U8' })).code).toBe('UNSUPPORTED_DTYPE');
   expect(refused(() => new ParallelLoader({ files: 'x', deviceMemoryBudget: '80%' })).message).toContain(
     'deviceMemoryBudget',
   );

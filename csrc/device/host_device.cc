@@ -113,12 +113,12 @@ Status HostDevice::NewStream(std::shared_ptr<CompletionQueue> queue, std::unique
 }
 
 Status HostDevice::Read(const DeviceBuffer& source, size_t offset, size_t length, void* host) {
-  memcpy(host, At<char>(source.address()) + offset, length);
+  if (length > 0) memcpy(host, At<char>(source.address()) + offset, length);
   return Status::Ok();
 }
 
 Status HostDevice::Write(const DeviceBuffer& destination, size_t offset, size_t length, const void* host) {
-  memcpy(At<char>(destination.address()) + offset, host, length);
+  if (length > 0) memcpy(At<char>(destination.address()) + offset, host, length);
   return Status::Ok();
 }
 
