@@ -44,7 +44,7 @@ Napi::Value AsyncWork::Pending(Napi::Env env, std::function<void(Status)>* finis
       if (!status.ok()) return promise->deferred.Reject(StatusToJs(on, status));
       Napi::Value value = promise->done ? promise->done(on) : on.Undefined();
       if (on.IsExceptionPending()) return promise->deferred.Reject(on.GetAndClearPendingException().Value());
-      promise->deferred.Resolve(value);
+      if (!value.IsEmpty()) promise->deferred.Resolve(value);
     });
   };
   return result;

@@ -117,9 +117,11 @@ Napi::Value ReadAllocation(const Napi::CallbackInfo& info) {
         if (status == napi_ok) return Napi::Value(env, result);
         delete owner;
         if (env.IsExceptionPending()) env.GetAndClearPendingException();
-        Napi::ArrayBuffer copied = Napi::ArrayBuffer::New(env, length);
-        memcpy(copied.Data(), copy->memory, length);
-        return copied;
+        void* data = nullptr;
+        // An environment that is ending makes no more values: nobody waits for this one then.
+        if (napi_create_arraybuffer(env, length, &data, &result) != napi_ok) return Napi::Value();
+        memcpy(data, copy->memory, length);
+        return Napi::Value(env, result);
       });
 }
 

@@ -8,7 +8,7 @@ import { emulators } from 'fastsafetensors-node/testing';
 // the end.
 
 const LOADER_TESTS = ['read-back', 'slices', 'file-changes', 'truncation', 'load-errors', 'shards'];
-const top = join(__dirname, '..');
+const top = join(__dirname, '..', '..');
 
 test.each(['cuda:0', 'cuda:1'])(
   'every loader test holds on %s',
