@@ -1,7 +1,7 @@
 // The loop whole: every device, reader and way, against the bytes of the files, and Metrics at zero after each.
 //
 // Breaks that were tried, and a test that turns red for each:
-//   see the end of the list in CONTRIBUTING
+//   see the end of the list in test/README.md
 #include <fcntl.h>
 
 #include "device/fake_device.h"
