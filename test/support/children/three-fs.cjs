@@ -82,10 +82,11 @@ main({
       { order: 'ready', ioDepth: 0, mountPoint: folder },
     ]) {
       const loader = new ParallelThreeFSLoader({ files, device, ...options });
-      const tensors = 0;
+      let tensors = 0;
       for await (const [name, tensor] of loader.iterateWeights()) {
         await same(tensor, find(name), find(name).names.indexOf(name));
         tensor.dispose();
+        ++tensors;
       }
       assert.equal(tensors, files.length * LENGTHS.length);
       assert.equal(loader.report.copier, '3fs');
@@ -118,6 +119,7 @@ main({
     mkdirSync(iovs, { recursive: true });
     const { path } = write('data', [16 << 20, 5]);
     const loader = new ParallelThreeFSLoader({ files: path, device, ...JSON.parse(options) });
+    let tensors = 0;
     const load = async () => {
       for await (const [, tensor] of loader.iterateWeights()) {
         tensor.dispose();
