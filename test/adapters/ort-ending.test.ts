@@ -46,7 +46,7 @@ describe('process.exit() with', () => {
 test.each(['idle', 'running', 'stubborn', 'creating'])('an uncaught exception ends with code 1, %s', async (how) => {
   const ended = await runChild('ort.cjs', ['uncaught', models, how]);
   expect(ended).toMatchObject({ code: 1, signal: null });
-  expect(ended.stderr).toMatch(/uncaught on purpose[^]*Node\.js v[\d.]+\n$/);
+  expect(ended.stderr).toMatch(/uncaught on purpose[\s\S]*Node\.js v[\d.]+\n$/);
 });
 
 test.each(['idle', 'running', 'stubborn', 'creating', 'releasing'])(

@@ -57,20 +57,20 @@ const DOING = {
 };
 
 if (!isMainThread) {
-  const { how, then, n } = workerData;
+  const { how, ending, n } = workerData;
   (async () => {
     if (how === 'compute') {
       const session = await open(models.short);
       const { y } = await session.run({ x: input(n) });
-      if (then === 'release') await session.release();
+      if (ending === 'release') await session.release();
       else globalThis.kept = [session, y];
       return parentPort.postMessage(y.data[0]);
     }
     await DOING[how]();
     parentPort.postMessage('started');
     await moment(n);
-    if (then === 'exit') process.exit(0);
-    if (then === 'throw') throw new Error('in a worker, on purpose');
+    if (ending === 'exit') process.exit(0);
+    if (ending === 'throw') throw new Error('in a worker, on purpose');
     await setTimeout(60_000);
   })();
 } else {
@@ -121,16 +121,16 @@ if (!isMainThread) {
       await DOING[how]();
     },
 
-    async worker(_, how, then, n) {
-      const { worker, started, ended } = start({ how, then, n: Number(n) });
+    async worker(_, how, ending, n) {
+      const { worker, started, ended } = start({ how, ending, n: Number(n) });
       await started;
-      if (then === 'terminate') {
+      if (ending === 'terminate') {
         await moment(Number(n));
         await worker.terminate();
       }
       const { code, error } = await ended;
-      assert.equal(code, then === 'exit' ? 0 : 1);
-      if (then === 'throw') assert.match(error.message, /on purpose/);
+      assert.equal(code, ending === 'exit' ? 0 : 1);
+      if (ending === 'throw') assert.match(error.message, /on purpose/);
       else assert.equal(error, undefined);
       // The main thread goes on.
       const session = await open(models.short);
@@ -141,15 +141,15 @@ if (!isMainThread) {
 
     /** The process exits while a worker computes. */
     async exitOverWorker(_, how) {
-      const { started } = start({ how, then: 'wait', n: 0 });
+      const { started } = start({ how, ending: 'wait', n: 0 });
       await started;
       console.log('ok');
       process.exit(0);
     },
 
     async severalAtOnce() {
-      for (const then of ['release', 'keep']) {
-        const workers = Array.from({ length: 3 }, (_, i) => start({ how: 'compute', then, n: i + 1 }));
+      for (const ending of ['release', 'keep']) {
+        const workers = Array.from({ length: 3 }, (_, i) => start({ how: 'compute', ending, n: i + 1 }));
         const session = await open(models.short);
         const runs = Array.from({ length: 20 }, (_, i) => session.run({ x: input(i) }));
         for (const [i, { y }] of (await Promise.all(runs)).entries())
