@@ -1,7 +1,7 @@
 import { writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { saveFile } from '../../src/save-file.js';
-import { bytesOf, externalTensor, floats, model, node, value } from './onnx-model.js';
+import { bytesOf, externalTensor, floats, model, node, rawTensor, value } from './onnx-model.js';
 
 const WIDTH = 64;
 const ROWS = 4096;
@@ -16,6 +16,8 @@ export interface OrtModels {
   readonly short: string;
   /** The same shapes, some seconds in hundreds of nodes. */
   readonly deep: string;
+  /** The same with its weights inside. */
+  readonly deepInside: string;
   /** x [side, side] → x·x, some seconds in one node. */
   readonly wide: string;
   /** Seconds of constants to fold before there is a session. */
@@ -68,6 +70,15 @@ export async function writeOrtModels(folder: string): Promise<OrtModels> {
       model({
         nodes: chain(1500, 'x', 'w', 'y'),
         initializers: [outside('w', WIDTH)],
+        inputs: [port('x', ROWS, WIDTH)],
+        outputs: [port('y', ROWS, WIDTH)],
+      }),
+    ),
+    deepInside: await write(
+      'deep-inside',
+      model({
+        nodes: chain(1500, 'x', 'w', 'y'),
+        initializers: [rawTensor('w', [WIDTH, WIDTH], w)],
         inputs: [port('x', ROWS, WIDTH)],
         outputs: [port('y', ROWS, WIDTH)],
       }),
