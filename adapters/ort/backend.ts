@@ -21,7 +21,7 @@ export const PROVIDER = 'fastsafetensors';
 /** Weights together up to this may be packed by ONNX Runtime, which copies them. */
 const MAX_PREPACKED_BYTES = 64 * 1024 * 1024;
 
-/** Where a session runs and what its weights are; also the fields of the execution provider: `{ name: 'fastsafetensors', device: 'cuda:0', weights }`. */
+/** Where a session runs and what its weights are. */
 export interface ProviderOptions {
   /** 'cpu' (default), 'cuda', 'cuda:N', 'gpu', 'gpu:N'. */
   device?: string;
@@ -40,6 +40,11 @@ export interface ProviderOptions {
   providerOptions?: Readonly<Record<string, string | number | boolean>>;
   signal?: AbortSignal;
   onProgress?: (progress: Progress) => void;
+}
+
+/** How InferenceSession.create is told of them: `executionProviders: [provider]`, of a variable of this type, since ort's own types know no fields of others. */
+export interface ExecutionProvider extends ProviderOptions {
+  readonly name: typeof PROVIDER;
 }
 
 const any = (): void => {};

@@ -123,7 +123,7 @@ if (!isMainThread) {
             if (step === 'close') await buffer.close();
             else if (step === 'dispose') tensor.dispose();
             else if (step === 'drop') tensor = undefined;
-            else (await tensor.getData(step !== 'read')).forEach((value, i) => assert.equal(value, w(i)));
+            else for (const [i, value] of (await tensor.getData(step !== 'read')).entries()) assert.equal(value, w(i));
           }
         }
       }
