@@ -46,6 +46,7 @@
         "csrc/ort/session.cc",
         "csrc/ort/session_options.cc",
         "csrc/ort/value.cc",
+        "csrc/ort/work.cc",
         "csrc/tf/adopt.cc",
         "csrc/tf/c_api.cc",
         "csrc/tf/convert.cc",
