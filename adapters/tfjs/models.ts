@@ -1,4 +1,5 @@
 import { InvalidArgumentError } from '../../src/errors.js';
+import type { LoadReport } from '../../src/loaders/session.js';
 import type { Files } from '../../src/shards.js';
 import { Adopter } from './framework.js';
 import { artifactsOf, type Model, readModelJson, weightsOf } from './model-json.js';
@@ -11,6 +12,8 @@ export interface ModelOptions extends WeightOptions {
   weights?: Files;
   /** From the names of the model's weights to those in the files, where they differ. */
   names?: Names;
+  /** Called when the weights are there, with what the loader tells; `notes` says which were copied or became another dtype, and why. */
+  onReport?: (report: LoadReport) => void;
 }
 
 export interface LayersModelOptions extends ModelOptions {
@@ -87,12 +90,15 @@ async function prepare(
   tf: TensorFlowModels,
   name: 'loadGraphModel' | 'loadLayersModel',
   model: string | object,
-  { weights: given, names, ...options }: ModelOptions,
+  { weights: given, names, onReport, ...options }: ModelOptions,
 ): Promise<{ source: Model; weights: Weights }> {
   checkTensorFlow(tf, `${name}(tf)`, [name]);
   checkNames(names);
+  if (onReport !== undefined && typeof onReport !== 'function') {
+    throw new InvalidArgumentError(`onReport: expected a function, found ${typeof onReport}`);
+  }
   const source = await readModelJson(model);
-  return { source, weights: await loadWeights(tf, source, weightsOf(source, given), names, options) };
+  return { source, weights: await loadWeights(tf, source, weightsOf(source, given), names, options, onReport) };
 }
 
 /** Every weight by the model's name for it. */
@@ -102,11 +108,13 @@ async function loadWeights(
   files: Files,
   names: Names | undefined,
   options: WeightOptions,
+  onReport: ((report: LoadReport) => void) | undefined,
 ): Promise<Weights> {
   const adopter = new Adopter(tf);
-  const weights: Weights = {};
+  const told = onReport && ((report: LoadReport) => onReport({ ...report, ...noted(adopter.notes) }));
+  const weights: Weights = Object.create(null); // a weight may have any name, __proto__ as well
   try {
-    for await (const { specs: same, tensor, wish } of iterateWeights(specs, files, names, options)) {
+    for await (const { specs: same, tensor, wish } of iterateWeights(specs, files, names, options, told)) {
       const spec = same[0];
       if (spec?.dtype === 'string') {
         weights[spec.name] = tf.tensor(decodeStrings(await tensor.toHost(), spec), [...spec.shape], 'string');
@@ -120,6 +128,10 @@ async function loadWeights(
     disposeAll(weights);
     throw error;
   }
+}
+
+function noted(notes: readonly string[]): { notes?: string[] } {
+  return notes.length > 0 ? { notes: [...notes] } : {};
 }
 
 function disposeAll(weights: Weights): void {

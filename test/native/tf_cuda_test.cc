@@ -262,6 +262,8 @@ TEST_F(TfCudaTest, EveryFailingCallIsAnErrorOrTriedAgainAndLeaksNothing) {
         ++failed;
         EXPECT_NE(copied.failure.find("CUDA"), std::string::npos) << copied.failure;
       }
+      ctl.set_delay_us(2000);
+      QueueRead(aliased.output);
       Unref(aliased.output);
       EXPECT_TRUE(Eventually([] { return Metrics::Get().device_bytes.load() == 0; })) << "leaked";
       WaitForFrees();
