@@ -2,17 +2,18 @@ import { existsSync } from 'node:fs';
 import { basename, dirname, join } from 'node:path';
 import { ReadableStream } from 'node:stream/web';
 import { InvalidArgumentError } from '../../src/errors.js';
+import { boolean, checkOptions } from '../../src/options.js';
 import { type Files, readShards } from '../../src/shards.js';
 import { convert, ruleOf } from './convert.js';
 import { artifactsOf, type Model, readModelJson, type WeightSpec } from './model-json.js';
 import type { Loose } from './tensorflow.js';
 import {
   checkComplete,
-  checkNames,
   commonWish,
   iterateWeights,
   type Names,
   type Stored,
+  WEIGHT_CHECKS,
   type WeightOptions,
   wantedNames,
 } from './weights.js';
@@ -30,6 +31,9 @@ export interface SafetensorsHandler {
   load(): Promise<Loose>;
 }
 
+// `model` is checked when it is read.
+const HANDLER_CHECKS = { ...WEIGHT_CHECKS, model: () => {}, stream: boolean };
+
 /** More in one ArrayBuffer is not portable; then it is one a tensor, which TensorFlow.js 4 takes as well. */
 const MAX_SINGLE_BUFFER = 2 ** 30;
 
@@ -41,8 +45,8 @@ export function safetensorsHandler(files: Files, options: SafetensorsHandlerOpti
   if (typeof files !== 'string' && !Array.isArray(files)) {
     throw new InvalidArgumentError(`safetensorsHandler: expected a path or an array of paths, found ${typeof files}`);
   }
+  checkOptions(options, HANDLER_CHECKS);
   const { model, names, stream, ...rest } = options;
-  checkNames(names);
   return {
     async load() {
       const source = await readModelJson(model ?? besides(files));

@@ -1,11 +1,12 @@
 import { InvalidArgumentError } from '../../src/errors.js';
 import type { LoadReport } from '../../src/loaders/session.js';
+import { boolean, callback, checkOptions } from '../../src/options.js';
 import type { Files } from '../../src/shards.js';
 import { Adopter } from './framework.js';
 import { artifactsOf, type Model, readModelJson, weightsOf } from './model-json.js';
 import { placeholderInitializers } from './placeholder.js';
 import { checkTensorFlow, type Loose, type TensorFlowModels } from './tensorflow.js';
-import { checkNames, decodeStrings, iterateWeights, type Names, type WeightOptions } from './weights.js';
+import { decodeStrings, iterateWeights, type Names, WEIGHT_CHECKS, type WeightOptions } from './weights.js';
 
 export interface ModelOptions extends WeightOptions {
   /** .safetensors files with the weights; by default those that split-tfjs wrote beside the model.json. */
@@ -21,6 +22,10 @@ export interface LayersModelOptions extends ModelOptions {
   strict?: boolean;
 }
 
+// `weights` is checked when files are resolved.
+const MODEL_CHECKS = { ...WEIGHT_CHECKS, weights: () => {}, onReport: callback };
+const LAYERS_MODEL_CHECKS = { ...MODEL_CHECKS, strict: boolean };
+
 type Weights = Record<string, Loose>;
 
 /**
@@ -35,6 +40,7 @@ export async function loadGraphModel<TF extends TensorFlowModels>(
   model: string | object,
   options: ModelOptions = {},
 ): Promise<Awaited<ReturnType<TF['loadGraphModel']>>> {
+  checkOptions(options, MODEL_CHECKS);
   const { source, weights } = await prepare(tf, 'loadGraphModel', model, options);
   let taken = false;
   try {
@@ -64,9 +70,11 @@ export async function loadGraphModel<TF extends TensorFlowModels>(
 export async function loadLayersModel<TF extends TensorFlowModels>(
   tf: TF,
   model: string | object,
-  { strict = true, ...options }: LayersModelOptions = {},
+  options: LayersModelOptions = {},
 ): Promise<Awaited<ReturnType<TF['loadLayersModel']>>> {
-  const { source, weights } = await prepare(tf, 'loadLayersModel', model, options);
+  checkOptions(options, LAYERS_MODEL_CHECKS);
+  const { strict = true, ...rest } = options;
+  const { source, weights } = await prepare(tf, 'loadLayersModel', model, rest);
   let loaded: Loose;
   try {
     const artifacts = artifactsOf(source);
@@ -93,10 +101,6 @@ async function prepare(
   { weights: given, names, onReport, ...options }: ModelOptions,
 ): Promise<{ source: Model; weights: Weights }> {
   checkTensorFlow(tf, `${name}(tf)`, [name]);
-  checkNames(names);
-  if (onReport !== undefined && typeof onReport !== 'function') {
-    throw new InvalidArgumentError(`onReport: expected a function, found ${typeof onReport}`);
-  }
   const source = await readModelJson(model);
   return { source, weights: await loadWeights(tf, source, weightsOf(source, given), names, options, onReport) };
 }

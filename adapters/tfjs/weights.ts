@@ -2,7 +2,7 @@ import type { DeviceTensor } from '../../src/device-tensor.js';
 import { FastSafetensorsError, InvalidArgumentError } from '../../src/errors.js';
 import { ParallelLoader } from '../../src/loaders/parallel-loader.js';
 import type { LoadReport } from '../../src/loaders/session.js';
-import type { ParallelOptions } from '../../src/options.js';
+import { PARALLEL_CHECKS, type ParallelOptions } from '../../src/options.js';
 import type { Files } from '../../src/shards.js';
 import { ruleOf } from './convert.js';
 import type { Wish } from './framework.js';
@@ -14,6 +14,10 @@ export type Names = Readonly<Record<string, string>> | ((name: string) => string
 /** Everything a loader takes but what a model decides itself. */
 export type WeightOptions = Omit<ParallelOptions, 'files' | 'framework' | 'filter' | 'dtype' | 'borrow' | 'order'>;
 
+const { files, framework, filter, dtype, borrow, order, ...LOADING } = PARALLEL_CHECKS;
+/** For checkOptions. */
+export const WEIGHT_CHECKS = { ...LOADING, names: checkNames };
+
 export interface ModelWeight {
   /** Which weights this is: several when `names` gives them the same tensor; none for a model that lists no weights. */
   readonly specs: readonly WeightSpec[];
@@ -22,8 +26,8 @@ export interface ModelWeight {
   readonly wish: Wish;
 }
 
-export function checkNames(names: unknown): void {
-  if (names === undefined || typeof names === 'function' || (typeof names === 'object' && names !== null)) return;
+function checkNames(names: unknown): void {
+  if (typeof names === 'function' || (typeof names === 'object' && names !== null)) return;
   throw new InvalidArgumentError(
     `names: expected an object or a function from the model's names to those in the files, found ${typeof names}`,
   );

@@ -167,6 +167,11 @@ test('what is no list of files is refused at once', () => {
   }
 });
 
+test('a misspelled option is named at once', () => {
+  expect(() => safetensorsHandler('x', { steam: true } as never)).toThrow(/no option "steam"; did you mean "stream"/);
+  expect(() => safetensorsHandler('x', { stream: 1 } as never)).toThrow(/stream: expected a boolean/);
+});
+
 test('an empty list, and a model that is not there, reject', async () => {
   await expect(safetensorsHandler([]).load()).rejects.toMatchObject({ code: 'IO_ERROR' });
   await expect(safetensorsHandler(join(folder, 'no', 'such.safetensors')).load()).rejects.toMatchObject({

@@ -345,6 +345,21 @@ describe('misuse', () => {
     await expect(call()).rejects.toMatchObject({ code: 'INVALID_ARGUMENT' });
   });
 
+  test.each([
+    [{ weight: 'x' }, 'weights'],
+    [{ nmaes: {} }, 'names'],
+    [{ onReprot: () => {} }, 'onReport'],
+    [{ dtype: 'F16' }, ''],
+  ])('the option %j is named before anything is read', async (options, right) => {
+    const message = expect.stringMatching(new RegExp(`no option "\\w+"; did you mean "${right}`));
+    for (const load of [loadGraphModel, loadLayersModel]) {
+      await expect(load(tf, 'no such file', options as never)).rejects.toMatchObject({
+        code: 'INVALID_ARGUMENT',
+        message,
+      });
+    }
+  });
+
   test('a tfjs whose loadGraphModel does not let weights in', async () => {
     const { graph } = await split(models['every kind of weight']);
     const old = { ...tf, loadGraphModel: (handler: tf.io.IOHandler) => tf.loadGraphModel(handler) };
