@@ -62,7 +62,7 @@
       ],
       "defines": [
         "NAPI_VERSION=9",
-        "NAPI_DISABLE_CPP_EXCEPTIONS",
+        "NODE_ADDON_API_CPP_EXCEPTIONS",
         "NODE_API_SWALLOW_UNTHROWABLE_EXCEPTIONS",
         "NODE_ADDON_API_DISABLE_DEPRECATED",
         "_FILE_OFFSET_BITS=64"
@@ -77,10 +77,15 @@
         "-O3",
         "-fvisibility=hidden",
         "-fno-gnu-unique",
+        "-fexceptions",
         "-Wall",
         "-Wextra"
       ],
+      "cflags!": [
+        "-fno-exceptions"
+      ],
       "cflags_cc!": [
+        "-fno-exceptions",
         "-std=gnu++17",
         "-std=gnu++20"
       ],

@@ -1,5 +1,5 @@
 import { type CopierType, registeredCopiers } from './copiers/registry.js';
-import { Device } from './device.js';
+import { Device, type DeviceString } from './device.js';
 import type { DeviceTensor } from './device-tensor.js';
 import { CONVERSION_TARGETS, DTYPE_BITS, type DTypeName } from './dtype.js';
 import { FastSafetensorsError, InvalidArgumentError } from './errors.js';
@@ -16,8 +16,8 @@ export interface Logger {
 }
 
 export interface LoaderOptions<T = DeviceTensor> {
-  /** Where tensors go: 'cpu' (default), 'cuda', 'cuda:N', 'gpu', 'gpu:N'. */
-  device?: string;
+  /** Where tensors go; 'cpu' by default. */
+  device?: DeviceString;
   /** 'auto' (default): what suits the device and the files best. */
   copier?: CopierType;
   pg?: ProcessGroup;

@@ -4,7 +4,10 @@ import type * as TF from '@tensorflow/tfjs';
 
 type Tf = typeof TF;
 /** The weights' bytes, in one piece. */
-type Artifacts = TF.io.ModelArtifacts & { weightData: ArrayBuffer; weightSpecs: TF.io.WeightsManifestEntry[] };
+type Artifacts = Omit<TF.io.ModelArtifacts, 'weightData'> & {
+  weightData: ArrayBuffer;
+  weightSpecs: TF.io.WeightsManifestEntry[];
+};
 
 /** A file of a development dependency, also of one whose package.json does not export it. */
 export function packageFile(path: string): string {

@@ -267,7 +267,7 @@ describe('a GPU, as far as it can be shown without one', () => {
     ['F64', Float64Array.of(0.1), 'float32', [Math.fround(0.1)]],
   ] as const)('%s stays on the device and is converted there', async (dtype, data, expected, values) => {
     const framework = gpu();
-    const adopted = framework.adopt(await deviceTensor(dtype, data)) as TF.Tensor;
+    const adopted = (await framework.adopt(await deviceTensor(dtype, data))) as TF.Tensor;
     expect([adopted.dtype, [...adopted.dataSync()]]).toEqual([expected, [...values]]);
     expect(framework.notes).toEqual([]);
     adopted.dispose();
