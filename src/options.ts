@@ -94,10 +94,10 @@ function fail(name: string, expected: string, value: unknown): never {
   throw new InvalidArgumentError(`${name}: expected ${expected}, found ${found}`);
 }
 
-const boolean: Check = (value, name) => {
+export const boolean: Check = (value, name) => {
   if (typeof value !== 'boolean') fail(name, 'a boolean', value);
 };
-const callback: Check = (value, name) => {
+export const callback: Check = (value, name) => {
   if (typeof value !== 'function') fail(name, 'a function', value);
 };
 const text: Check = (value, name) => {
@@ -193,7 +193,7 @@ const LOADER_CHECKS: Record<keyof LoaderOptions, Check> = {
   progress: boolean,
 };
 
-const PARALLEL_CHECKS: Record<keyof ParallelOptions, Check> = {
+export const PARALLEL_CHECKS: Record<keyof ParallelOptions, Check> = {
   ...LOADER_CHECKS,
   files: () => {}, // checked by resolveFiles
   queueSize: integer(-1, 65536),
