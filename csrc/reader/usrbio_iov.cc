@@ -110,8 +110,8 @@ Status SharedIov::Create(const UsrbioApi& api, const std::string& mount, int num
   UniqueFd fd;
   FST_RETURN_IF_ERROR(MakeShm(range.size(), numa, &name.text, &fd));
   std::unique_ptr<SharedIov> made(new SharedIov(range));
-  void* memory =
-      mmap(range.base(), range.size(), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED | MAP_POPULATE, fd.get(), 0);
+  // The pages are there; they are cleared when each is first used, while others wait for the daemon.
+  void* memory = mmap(range.base(), range.size(), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd.get(), 0);
   if (memory == MAP_FAILED) {
     return Status(Code::OUT_OF_HOST_MEMORY, Format("the shared buffer of %zu bytes cannot be mapped: %s", range.size(),
                                                    ErrnoText(errno).c_str()));
