@@ -30,6 +30,7 @@
         "csrc/reader/usrbio_api.cc",
         "csrc/reader/usrbio_files.cc",
         "csrc/reader/usrbio_iov.cc",
+        "csrc/reader/usrbio_mount.cc",
         "csrc/reader/usrbio_preflight.cc",
         "csrc/reader/usrbio_reader.cc",
         "csrc/reader/usrbio_reads.cc",

@@ -47,6 +47,7 @@ CUresult Emulator::AddDeviceMemory(Context* context, size_t bytes, bool managed,
   size_t mapped = RoundUp(bytes, kPage);
   char* memory = Map(mapped, PROT_READ | PROT_WRITE, MAP_NORESERVE);
   if (memory == nullptr) return cuda::kOutOfMemory;
+  madvise(memory, mapped, MADV_HUGEPAGE);  // a GPU's memory has no faults: few of them stand for none
   *base = managed ? reinterpret_cast<uintptr_t>(memory) : ReserveDeviceAddress(bytes);
   if (*base == 0) {
     munmap(memory, mapped);
