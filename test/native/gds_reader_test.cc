@@ -1,7 +1,13 @@
 // Loads into GPU memory by GPUDirect Storage: what goes straight, what through the ring, what falls back, what fails.
+#include <fcntl.h>
 #include <unistd.h>
 
+#include <cerrno>
+#include <thread>
+
+#include "base/fd.h"
 #include "cuda_load_fixture.h"
+#include "device/cuda_device.h"
 
 namespace fst {
 namespace {
@@ -58,6 +64,89 @@ TEST_F(GdsReaderTest, ContinuesShortReads) {
     cufile.set_short_reads(most);
     ExpectLoaded(Load("cuda:0", ByGds()));
   }
+}
+
+TEST_F(GdsReaderTest, InterruptedReadsAreMadeAgain) {
+  AddModel();
+  cufile.set_fail("cuFileRead", 1, -EINTR);
+  cufile.set_fail("cuFileRead", 4, -EINTR);
+  ExpectLoaded(Load("cuda:0", ByGds()));
+}
+
+TEST_F(GdsReaderTest, AReadThatClaimsMoreThanWasAskedForIsAnError) {
+  AddModel();
+  cufile.set_overstated(1);
+  Loaded loaded = Load("cuda:0", ByGds());
+  EXPECT_EQ(loaded.status.code(), Code::GDS_ERROR) << loaded.status.message();
+  EXPECT_NE(loaded.status.message().find(" bytes instead of "), std::string::npos);
+}
+
+// Whatever context the calling thread had: none, or another device's.
+TEST_F(GdsReaderTest, EveryPartMakesItsOwnContextCurrent) {
+  AddFile(1 << 20, 3);
+  std::shared_ptr<Device> device, other;
+  ASSERT_TRUE(OpenDevice("cuda:0", false, &device).ok());
+  ASSERT_TRUE(OpenDevice("cuda:1", false, &other).ok());
+  auto queue = std::make_shared<CompletionQueue>();
+  std::unique_ptr<Reader> reader = ByGds()();
+  ASSERT_TRUE(reader->Start(queue, device).ok());
+  FileIdentity identity;
+  UniqueFd fd(open(files[0].path.c_str(), O_RDONLY | O_CLOEXEC));
+  ASSERT_TRUE(FileIdentity::Of(fd.get(), files[0].path, &identity).ok());
+  for (const char* context : {"no", "another"}) {
+    SCOPED_TRACE(std::string("on threads with ") + context + " context");
+    auto on_a_thread = [&](auto body) {
+      std::thread([&] {
+        if (std::string(context) == "another") {
+          ASSERT_TRUE(static_cast<CudaDevice&>(*other).Enter().ok());
+        }
+        body();
+      }).join();
+    };
+    std::shared_ptr<ReaderFile> file;
+    std::unique_ptr<StagingMemory> ring;
+    std::shared_ptr<DeviceBuffer> buffer;
+    std::shared_ptr<void> target;
+    on_a_thread([&] { EXPECT_TRUE(reader->Open(files[0].path, identity, &file).ok()); });
+    on_a_thread([&] { EXPECT_TRUE(reader->AllocateSlots(*device, 1 << 16, &ring).ok()); });
+    ASSERT_NE(file, nullptr);
+    ASSERT_TRUE(device->Allocate(1 << 16, &buffer).ok());
+    ReadRequest request;
+    request.file = file;
+    request.length = request.wanted = 4096;
+    const uint64_t place = (buffer->address() + 4095) / 4096 * 4096;
+    request.pieces.push_back({place, 4096, buffer->address()});
+    request.target = target = reader->Target(buffer);
+    ASSERT_TRUE(reader->Submit(std::move(request), 1).ok());
+    std::vector<Completion> completions;
+    queue->Take(&completions, Clock::now() + std::chrono::seconds(10));
+    ASSERT_EQ(completions.size(), 1u);
+    EXPECT_TRUE(completions[0].status.ok()) << completions[0].status.message();
+    EXPECT_EQ(cufile.live_buffers(), 2u) << "the ring and the allocation";
+    on_a_thread([&] { target.reset(); });
+    EXPECT_EQ(cufile.live_buffers(), 1u);
+    on_a_thread([&] { ring.reset(); });
+    EXPECT_EQ(cufile.live_buffers(), 0u);
+    on_a_thread([&] { file.reset(); });
+    EXPECT_EQ(cufile.live_handles(), 0u);
+    buffer.reset();
+  }
+  // Page-locked memory and a stream for a file that cuFile refuses, and their end with the reader.
+  cufile.set_refuse("*.bin", 5008);
+  std::shared_ptr<ReaderFile> refused;
+  std::shared_ptr<DeviceBuffer> buffer;
+  ASSERT_TRUE(reader->Open(files[0].path, identity, &refused).ok());
+  ASSERT_TRUE(device->Allocate(1 << 16, &buffer).ok());
+  ReadRequest request;
+  request.file = std::move(refused);
+  request.length = request.wanted = 4096;
+  request.pieces.push_back({buffer->address(), 4096, buffer->address()});
+  ASSERT_TRUE(reader->Submit(std::move(request), 2).ok());
+  std::vector<Completion> completions;
+  queue->Take(&completions, Clock::now() + std::chrono::seconds(10));
+  EXPECT_EQ(cuda.live_streams(), 1u);
+  std::thread([&] { reader.reset(); }).join();
+  EXPECT_EQ(cuda.live_streams(), 0u);
 }
 
 TEST_F(GdsReaderTest, AFileThatEndsEarlyIsAnError) {

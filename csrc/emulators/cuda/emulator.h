@@ -114,6 +114,7 @@ struct Failure {
 struct Counters {
   unsigned long long unpinned_async_copies = 0, executed = 0, copied_bytes = 0;
   size_t peak_bytes = 0, peak_pinned_bytes = 0;
+  int pinned_node = -1;
 };
 
 struct Emulator {

@@ -79,6 +79,7 @@ CUresult Emulator::AddHostMemory(Context* context, void* registered, size_t byte
 void Emulator::RemoveBlock(const std::shared_ptr<Block>& block) {
   if (blocks.erase(block->base) == 0) return;
   (block->host() ? pinned_bytes : devices[block->context->device].used) -= block->bytes;
+  changed.notify_all();
 }
 
 std::shared_ptr<Block> Emulator::Find(uintptr_t address) const {

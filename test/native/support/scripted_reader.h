@@ -36,6 +36,7 @@ struct ReaderScript {
   int fail_submit_at = 0, fail_open_at = 0;  // the nth; 0: none
   std::atomic<bool> hold{false};             // reads wait for Release
   std::atomic<bool> hold_opens{false};       // opens wait for Release
+  bool repeats = false;                      // completes each read twice, against its promise
 
   std::atomic<int> submits{0}, opens{0}, needs_calls{0};
   std::atomic<bool> gone{false};
@@ -71,6 +72,7 @@ struct ReaderScript {
   void Finish(ReadRequest request, uint64_t tag) {
     Status status = Deliver(request);
     request.file.reset();
+    if (repeats) queue_->Put({Completion::Kind::kRead, tag, status});
     queue_->Put({Completion::Kind::kRead, tag, status});
   }
 
