@@ -7,6 +7,7 @@
 #include "support/engine_harness.h"
 #include "support/scripted_device.h"
 #include "support/scripted_reader.h"
+#include "transfer/convert.h"
 
 namespace fst {
 namespace {
@@ -142,6 +143,37 @@ TEST_F(EngineCopiesTest, AReadStraightIntoPlaceOfALoadThatHasEndedCompletesNothi
   EXPECT_EQ(watch->transfer().ready_count(), 0U);
 }
 
+// The copy of a slot begins when all of it is converted.
+TEST_F(EngineCopiesTest, WhatConvertsIsCopiedWhenItIsConverted) {
+  constexpr uint64_t kElements = 1 << 20;
+  TempFolder folder;
+  Model model;
+  std::vector<float> values(kElements);
+  for (uint64_t i = 0; i < kElements; ++i) values[i] = static_cast<float>(i % 2048);
+  std::string content(reinterpret_cast<const char*>(values.data()), kElements * sizeof(float));
+  const std::string path = folder.Write("values", content);
+  model.plan.files.push_back({path, IdentityOf(path)});
+  PlanItem item{0, 0, 0, content.size(), 0};
+  item.from = DType::F32;
+  item.to = DType::F16;
+  model.plan.items.push_back(item);
+  model.plan.allocations.push_back({kElements * 2, 0});
+  ASSERT_TRUE(model.plan.Validate().ok());
+  script->needs.chunk = content.size();
+  EngineOptions options;
+  options.converts = true;
+  auto engine = Open(std::make_shared<FakeDevice>("cuda:0", FakeDevice::Options{0, 0, 0}),
+                     std::make_unique<ScriptedReader>(script), options);
+  std::shared_ptr<Transfer> transfer;
+  ASSERT_TRUE(engine->Start(model.plan, {}, &transfer).ok());
+  ASSERT_TRUE(Eventually([&] { return transfer->drained(); }));
+  ASSERT_TRUE(transfer->status().ok()) << transfer->status().message();
+  std::vector<uint16_t> expected(kElements);
+  ConvertElements(DType::F32, DType::F16, values.data(), expected.data(), kElements);
+  std::shared_ptr<DeviceBuffer> buffer = transfer->TakeAllocation(0);
+  EXPECT_EQ(memcmp(reinterpret_cast<const void*>(buffer->address()), expected.data(), kElements * 2), 0);
+}
+
 // A reader that tells of a read twice: the second time finds nobody, whoever has the operation's place by then.
 TEST_F(EngineCopiesTest, ACompletionThatComesTwiceIsHeardOnce) {
   script->needs.chunk = 4096;
@@ -152,6 +184,23 @@ TEST_F(EngineCopiesTest, ACompletionThatComesTwiceIsHeardOnce) {
   Watch::Begin(*engine, model)->ExpectComplete();
   auto straight = Open(std::make_shared<HostDevice>(), std::make_unique<ScriptedReader>(script));
   Watch::Begin(*straight, model)->ExpectComplete();
+}
+
+TEST_F(EngineCopiesTest, ALateCompletionIsNotThatOfTheNextRead) {
+  script->needs.chunk = 4096;
+  script->needs.in_flight = 1;
+  script->hold = true;
+  Model model = Planned({{0, 0, 0, 4096, 0}, {0, 0, 4096, 4096, 4096}}, {{8192, 0}});
+  auto engine = Open(std::make_shared<HostDevice>(), std::make_unique<ScriptedReader>(script));
+  auto watch = Watch::Begin(*engine, model);
+  script->WaitHeld(1);
+  const uint64_t first = script->ReleaseOne();
+  script->WaitHeld(1);  // the second read has the first one's place
+  script->Tell(first);
+  std::this_thread::sleep_for(std::chrono::milliseconds(20));
+  EXPECT_EQ(watch->transfer().ready_count(), 1U);
+  script->Release();
+  watch->ExpectComplete();
 }
 
 }  // namespace

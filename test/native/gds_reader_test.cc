@@ -173,6 +173,42 @@ TEST_F(GdsReaderTest, AFileThatCuFileRefusesIsReadByTheHost) {
   EXPECT_LE(cuda.peak_pinned_bytes(), size_t{8} << 20) << "a buffer for each thread";
 }
 
+TEST_F(GdsReaderTest, AReadLargerThanTheHostsBufferGoesThroughItInParts) {
+  AddFile(12 << 20, 4);
+  AddTensors(0, 4096, {10 << 20});
+  cufile.set_refuse("*.bin", 5008);
+  ExpectLoaded(Load("cuda:0", ByGds(true, 10 << 20, 1)));
+  EXPECT_EQ(cuda.peak_pinned_bytes(), size_t{4} << 20);
+}
+
+// The buffer is used again, and the device memory freed, only when no copy is on its way.
+TEST_F(GdsReaderTest, AFailedWaitOfARefusedFileEndsWhenNoCopyIsOnItsWay) {
+  AddFile(1 << 20, 3);
+  std::shared_ptr<Device> device;
+  ASSERT_TRUE(OpenDevice("cuda:0", false, &device).ok());
+  auto queue = std::make_shared<CompletionQueue>();
+  std::unique_ptr<Reader> reader = ByGds()();
+  ASSERT_TRUE(reader->Start(queue, device).ok());
+  FileIdentity identity;
+  UniqueFd fd(open(files[0].path.c_str(), O_RDONLY | O_CLOEXEC));
+  ASSERT_TRUE(FileIdentity::Of(fd.get(), files[0].path, &identity).ok());
+  cufile.set_refuse("*.bin", 5008);
+  ReadRequest request;
+  ASSERT_TRUE(reader->Open(files[0].path, identity, &request.file).ok());
+  std::shared_ptr<DeviceBuffer> buffer;
+  ASSERT_TRUE(device->Allocate(1 << 16, &buffer).ok());
+  request.length = request.wanted = 4096;
+  request.pieces.push_back({buffer->address(), 4096, buffer->address()});
+  cuda.set_delay_us(20'000);
+  cuda.set_fail("cuStreamSynchronize", 1, cuda::kUnknown);
+  ASSERT_TRUE(reader->Submit(std::move(request), 1).ok());
+  std::vector<Completion> completions;
+  queue->Take(&completions, Clock::now() + std::chrono::seconds(10));
+  EXPECT_EQ(cuda.pending(), 0u);
+  ASSERT_EQ(completions.size(), 1u);
+  EXPECT_EQ(completions[0].status.code(), Code::CUDA_ERROR);
+}
+
 TEST_F(GdsReaderTest, ARefusalAtTheFirstReadIsOneToo) {
   AddFile(300'000, 7);
   AddTensors(0, 8, {100'000, 150'000});
@@ -241,6 +277,37 @@ TEST_F(GdsReaderTest, ADriverThatDoesNotOpenIsAnErrorOnlyWhenGdsWasAskedFor) {
   Loaded later = Load("cuda:0", ByGds(true));
   ExpectLoaded(later);
   EXPECT_TRUE(later.fallbacks.empty()) << "a failure is not remembered";
+}
+
+TEST_F(GdsReaderTest, ADriverThatAnotherLibraryOpenedIsUsedAndLeftOpen) {
+  AddModel();
+  const cufile::CufileApi* api = nullptr;
+  ASSERT_TRUE(cufile::LoadCufile(&api).ok());
+  ASSERT_EQ(api->DriverOpen().err, cufile::kSuccess);
+  ExpectLoaded(Load("cuda:0", ByGds()));
+  cufile::CloseDriver();
+  EXPECT_EQ(cufile.driver_open(), 1);
+  EXPECT_EQ(api->DriverClose().err, cufile::kSuccess);
+}
+
+// Two loads into one allocation: cuFile takes a range once, and must keep it until both are done.
+TEST_F(GdsReaderTest, MemoryIsRegisteredOnceForAllWhoUseIt) {
+  AddFile(4096, 1);
+  const cufile::CufileApi* api = nullptr;
+  ASSERT_TRUE(cufile::LoadCufile(&api).ok());
+  std::shared_ptr<Device> device;
+  std::shared_ptr<DeviceBuffer> buffer;
+  ASSERT_TRUE(OpenDevice("cuda:0", false, &device).ok());
+  ASSERT_TRUE(device->Allocate(1 << 16, &buffer).ok());
+  cufile::Mode mode = {};
+  ASSERT_TRUE(cufile::OpenDriver(*api, &mode).ok());
+  ASSERT_TRUE(cufile::RegisterBuffer(*api, buffer->address(), buffer->size()).ok());
+  ASSERT_TRUE(cufile::RegisterBuffer(*api, buffer->address(), buffer->size()).ok());
+  EXPECT_EQ(cufile.call_count("cuFileBufRegister"), 1u);
+  cufile::ReleaseBuffer(*api, buffer->address());
+  EXPECT_EQ(cufile.live_buffers(), 1u);
+  cufile::ReleaseBuffer(*api, buffer->address());
+  EXPECT_EQ(cufile.live_buffers(), 0u);
 }
 
 TEST_F(GdsReaderTest, AFileThatChangesWhileItIsReadIsAnError) {

@@ -61,6 +61,19 @@ struct ReaderScript {
     wake_.notify_all();
     for (HeldRead& read : held) Finish(std::move(read.request), read.tag);
   }
+  // Carries out the read that is held longest, and goes on to hold the others. Returns its tag.
+  uint64_t ReleaseOne() {
+    HeldRead read;
+    {
+      std::lock_guard<std::mutex> lock(mutex_);
+      read = std::move(held_.front());
+      held_.erase(held_.begin());
+    }
+    Finish(std::move(read.request), read.tag);
+    return read.tag;
+  }
+  // Tells of a read, whether it has come or not.
+  void Tell(uint64_t tag) { queue_->Put({Completion::Kind::kRead, tag, Status::Ok()}); }
 
  private:
   friend class ScriptedReader;
