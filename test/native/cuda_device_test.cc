@@ -186,6 +186,22 @@ TEST_F(CudaDeviceTest, MemoryThatIsBeingFreedCountsAsFree) {
   EXPECT_EQ(cu->StreamDestroy(stream), cuda::kSuccess);
 }
 
+// cuMemFree waits for the device: who drops the last reference, a finalizer say, does not.
+TEST_F(CudaDeviceTest, LettingGoOfMemoryWaitsForNothing) {
+  std::shared_ptr<DeviceBuffer> busy = Buffer(), gone = Buffer();
+  ASSERT_TRUE(static_cast<CudaDevice&>(*device).Enter().ok());
+  cuda::CUstream stream = nullptr;
+  ASSERT_EQ(cu->StreamCreate(&stream, cuda::kStreamNonBlocking), cuda::kSuccess);
+  cuda.hold(1);
+  ASSERT_EQ(cu->MemsetD8Async(busy->address(), 7, kBytes, stream), cuda::kSuccess);
+  gone.reset();
+  EXPECT_EQ(cuda.pending(), 1u);
+  cuda.hold(0);
+  WaitForFrees();
+  EXPECT_EQ(cuda.live_allocations(), 1u);
+  EXPECT_EQ(cu->StreamDestroy(stream), cuda::kSuccess);
+}
+
 TEST_F(CudaDeviceTest, ADeviceThatIsNotThereSaysHowManyThereAre) {
   std::shared_ptr<Device> none;
   Status opened = OpenDevice("cuda:2", false, &none);

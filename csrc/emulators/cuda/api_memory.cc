@@ -90,8 +90,9 @@ CUresult cuMemAllocManaged(CUdeviceptr* pointer, size_t bytes, unsigned flags) {
 }
 
 CUresult cuMemFree_v2(CUdeviceptr pointer) {
+  std::shared_ptr<Block> block;  // goes after the call has let go of the lock: unmapping takes its time
   Call call("cuMemFree_v2", Call::kContext, Call::kRelease);
-  std::shared_ptr<Block> block = FindBase(call, pointer, [](const Block& b) { return !b.host(); });
+  block = FindBase(call, pointer, [](const Block& b) { return !b.host(); });
   if (call.lost() && block != nullptr) call.emulator.RemoveBlock(block);
   if (call.error != kSuccess) return call.error;
   if (pointer == 0) return call.late;
@@ -124,13 +125,19 @@ CUresult cuMemHostAlloc(void** pointer, size_t bytes, unsigned flags) {
 }
 
 CUresult cuMemFreeHost(void* pointer) {
+  std::shared_ptr<Block> block;  // as in cuMemFree
   Call call("cuMemFreeHost", Call::kContext, Call::kRelease);
-  std::shared_ptr<Block> block = FindBase(call, reinterpret_cast<uintptr_t>(pointer),
-                                          [](const Block& b) { return b.kind == Block::kHostAllocated; });
+  block = FindBase(call, reinterpret_cast<uintptr_t>(pointer),
+                   [](const Block& b) { return b.kind == Block::kHostAllocated; });
   if (call.lost() && block != nullptr) call.emulator.RemoveBlock(block);
   if (call.error != kSuccess) return call.error;
   if (block == nullptr)
     return call.Misuse(kInvalidValue, "of %p, which cuMemHostAlloc did not give (or was freed)", pointer);
+  if (block->WrittenPastItsEnd()) {
+    CUresult refused =
+        call.Misuse(kSuccess, "of %p, past whose %zu bytes something was written", pointer, block->bytes);
+    if (refused != kSuccess) return refused;
+  }
   return Release(call, block);
 }
 

@@ -48,6 +48,8 @@ struct Block {
   Block& operator=(const Block&) = delete;
 
   bool host() const { return kind == kHostAllocated || kind == kHostRegistered; }
+  // Memory of cuMemHostAlloc has a page behind it that nobody may touch.
+  bool WrittenPastItsEnd() const;
   char* At(uintptr_t address) const { return memory + (address - base); }
 
   const Kind kind;
