@@ -1,8 +1,9 @@
 import { openUnified } from '../copiers/availability.js';
 import type { CopierConstructor } from '../copiers/copier.js';
 import { type EngineSpec, engineOf } from '../copiers/copier.js';
-import { createCopierConstructor } from '../copiers/registry.js';
+import { copierConstructor } from '../copiers/registry.js';
 import { chooseCopier } from '../copiers/select.js';
+import { counted } from '../counted.js';
 import { Device, openDevice } from '../device.js';
 import { FastSafetensorsError } from '../errors.js';
 import { checked, type Fallback, type NativeEngine, native } from '../native.js';
@@ -47,6 +48,7 @@ const CONSOLE: Logger = {
 export class Session {
   readonly options: LoaderOptions;
   readonly device: Device;
+  readonly #name: string;
   #copier: string; // 'auto' until the first load
   readonly #logger: Logger;
   readonly #debug: boolean;
@@ -60,8 +62,10 @@ export class Session {
   #stagingBytes = 0;
   #report: LoadReport;
 
-  constructor(options: LoaderOptions) {
+  /** `name` is what messages call the thing that is closed. */
+  constructor(options: LoaderOptions, name = 'the loader') {
     this.options = options;
+    this.#name = name;
     this.device = Device.parse(options.device ?? 'cpu');
     this.#copier = options.copier ?? 'auto';
     this.#logger = options.logger ?? CONSOLE;
@@ -85,7 +89,7 @@ export class Session {
 
   /** CLOSED after close(); the signal's reason when it is aborted. */
   check(signal?: AbortSignal): void {
-    if (this.closed) throw new FastSafetensorsError('CLOSED', 'the loader is closed');
+    if (this.closed) throw new FastSafetensorsError('CLOSED', `${this.#name} is closed`);
     this.options.signal?.throwIfAborted();
     signal?.throwIfAborted();
   }
@@ -110,7 +114,7 @@ export class Session {
       this.#copier = await this.#choice;
       this.check(); // what is made from here on, close() has to know
     }
-    this.#make ??= createCopierConstructor(this.#copier, this.device, { ...this.options, copier: asked });
+    this.#make ??= copierConstructor(this.#copier, this.device, { ...this.options, copier: asked });
     const made = engineOf(this.#make);
     if (!made && plan.converts) {
       throw new FastSafetensorsError(
@@ -168,7 +172,7 @@ export class Session {
       this.#noteFallbacks(opened.fallbacks);
     }
     this.debug(
-      `${plan.count} tensors, ${plan.bytes} bytes from ${plan.inputs.length} files to ${this.device} through ${this.#copier}`,
+      `${counted(plan.count, 'tensor')}, ${plan.bytes} bytes from ${counted(plan.inputs.length, 'file')} to ${this.device} through ${this.#copier}`,
     );
     return load;
   }
@@ -199,7 +203,7 @@ export class Session {
     for (const opening of this.#engines.values())
       void opening.then((engine) => this.#noteFallbacks(native().takeFallbacks(engine))).catch(() => {});
     this.debug(
-      `${report.tensors} tensors, ${bytes} bytes in ${seconds.toFixed(3)} s, at most ${report.maxInFlight} reads in flight`,
+      `${counted(report.tensors, 'tensor')}, ${bytes} bytes in ${seconds.toFixed(3)} s, at most ${counted(report.maxInFlight, 'read')} in flight`,
     );
   }
 
@@ -207,9 +211,8 @@ export class Session {
     if (fallbacks.length === 0) return;
     this.#report.fallbacks.push(...fallbacks);
     const { path, from, to, reason } = fallbacks[0]!;
-    this.#logger.warn(
-      `fastsafetensors: ${path} is read ${to} instead of ${from}: ${reason}${fallbacks.length > 1 ? ` (and ${fallbacks.length - 1} more files)` : ''}`,
-    );
+    const others = fallbacks.length > 1 ? ` (and ${counted(fallbacks.length - 1, 'more file')})` : '';
+    this.#logger.warn(`fastsafetensors: ${path} is read through '${to}' instead of '${from}': ${reason}${others}`);
   }
 
   meter(load: Load, onProgress?: (progress: Progress) => void): ProgressMeter | undefined {
@@ -245,7 +248,7 @@ export class Session {
   }
 
   async #close(): Promise<void> {
-    this.#closing.abort(new FastSafetensorsError('CLOSED', 'the loader was closed while this was in progress'));
+    this.#closing.abort(new FastSafetensorsError('CLOSED', `${this.#name} was closed while this was in progress`));
     const loads = [...this.#loads];
     for (const load of loads) load.end();
     const drained = (async () => {
