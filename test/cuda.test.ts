@@ -76,6 +76,13 @@ test.each([
   },
 );
 
+test.each<[string, Settings]>([
+  ['there is no direct path', { env: compat() }],
+  ['compatibility mode is forced', { env: { ...compat(), CUFILE_FORCE_COMPAT_MODE: 'true' } }],
+])('where %s, gds tells that its name loads all the same', async (_, settings) => {
+  await run(['unavailable', 'gds', 'cuda:0', '.', "copier: 'gds'.*compatibility mode"], settings);
+});
+
 test('a copier by name that cannot work is refused with its reason', async () => {
   await run(['refused', 'unified', 'cuda:0', 'COPIER_UNAVAILABLE']);
   await run(['refused', 'gds', 'cpu', 'COPIER_UNAVAILABLE']);

@@ -243,6 +243,7 @@ test('a read past the page cache that is refused falls back, visibly', async () 
   expect(warnings.length).toBe(fallbacks.length > 0 ? 1 : 0);
   for (const fallback of fallbacks)
     expect(fallback).toEqual({ path, from: 'direct', to: 'buffered', reason: expect.any(String) });
+  if (warnings.length > 0) expect(warnings[0]).toContain(`${path} falls back from 'direct' to 'buffered': `);
   await loader.close();
 });
 
@@ -252,7 +253,7 @@ test('debug lines go to the logger', async () => {
   const loader = new ParallelLoader({ files: path, debugLog: true, logger });
   for await (const [, tensor] of loader.iterateWeights()) tensor.dispose();
   await loader.close();
-  expect(lines.join('\n')).toContain(`10 tensors, 10045 bytes from 1 files to ${DEVICE} through nogds`);
+  expect(lines.join('\n')).toContain(`10 tensors, 10045 bytes from 1 file to ${DEVICE} through nogds`);
   expect(join(folder, 'x')).toContain(folder);
 });
 

@@ -212,7 +212,7 @@ export class Session {
     this.#report.fallbacks.push(...fallbacks);
     const { path, from, to, reason } = fallbacks[0]!;
     const others = fallbacks.length > 1 ? ` (and ${counted(fallbacks.length - 1, 'more file')})` : '';
-    this.#logger.warn(`fastsafetensors: ${path} is read through '${to}' instead of '${from}': ${reason}${others}`);
+    this.#logger.warn(`fastsafetensors: ${path} falls back from '${from}' to '${to}': ${reason}${others}`);
   }
 
   meter(load: Load, onProgress?: (progress: Progress) => void): ProgressMeter | undefined {

@@ -1,4 +1,4 @@
-import { readFileSync, writeFileSync } from 'node:fs';
+import { readFileSync, renameSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import * as tf from '@tensorflow/tfjs';
 import { loadGraphModel, loadLayersModel, safetensorsHandler } from '../../adapters/tfjs/index.js';
@@ -265,7 +265,7 @@ async function retold(path: string, name: (original: string) => string) {
 
 describe('split-tfjs', () => {
   test('cuts the weights into files of a size, which load alike', async () => {
-    const report = await split(models.trained, { maxShardBytes: 2000 });
+    const report = await split(models.trained, { maxShardBytes: 2000, out: join(folder, 'not', 'there', 'yet') });
     expect(report.files.length).toBeGreaterThan(2);
     const original = await tf.loadLayersModel(fileHandler(models.trained));
     await expectSame(original as never, (await loadLayersModel(tf, report.graph)) as never, [1, 8, 8, 3]);
@@ -358,6 +358,32 @@ describe('misuse', () => {
         message,
       });
     }
+  });
+
+  test('a model for the other function names that function', async () => {
+    const { graph: layers } = await split(models.trained);
+    await expect(loadGraphModel(tf, layers)).rejects.toMatchObject({
+      code: 'INVALID_ARGUMENT',
+      message: expect.stringMatching(/^loadGraphModel: .* is a layers-model .* load it with loadLayersModel$/),
+    });
+    const { graph } = await split(models['every kind of weight']);
+    await expect(loadLayersModel(tf, graph)).rejects.toMatchObject({
+      code: 'INVALID_ARGUMENT',
+      message: expect.stringMatching(/^loadLayersModel: .* is a graph-model .* load it with loadGraphModel$/),
+    });
+  });
+
+  test('a folder stands for its model.json', async () => {
+    const out = join(folder, 'by-folder');
+    const { graph, weights } = await split(models.trained, { out });
+    await expect(loadLayersModel(tf, out, { weights })).rejects.toMatchObject({
+      code: 'IO_ERROR',
+      path: join(out, 'model.json'),
+    });
+    renameSync(graph, join(out, 'model.json'));
+    const loaded = await loadLayersModel(tf, out);
+    expect(loaded.countParams()).toBeGreaterThan(0);
+    loaded.dispose();
   });
 
   test('a tfjs whose loadGraphModel does not let weights in', async () => {
