@@ -1,3 +1,4 @@
+import { existsSync } from 'node:fs';
 import { readFile } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { FastSafetensorsError, InvalidArgumentError } from '../../src/errors.js';
@@ -42,14 +43,18 @@ export interface Model {
 
 /** What a folder's model is called. */
 const MODEL_NAME = 'model.json';
+/** The same where split-tfjs may have been. */
+export const LOADABLE_NAMES = ['model.split.json', MODEL_NAME];
 
 const DTYPES = ['float32', 'int32', 'bool', 'string', 'complex64'];
 const QUANTIZED = ['uint8', 'uint16', 'float16'];
 
-/** A model.json by its path (also as tfjs-node takes it, `file://` before it) or by its folder, or already parsed. IO_ERROR, INVALID_INDEX for what is no model.json, INVALID_ARGUMENT. */
-export async function readModelJson(model: string | object): Promise<Model> {
+/** A model.json by its path (also as tfjs-node takes it, `file://` before it) or by its folder (`names` there, the first that is there), or
+ * already parsed. IO_ERROR, INVALID_INDEX for what is no model.json, INVALID_ARGUMENT. */
+export async function readModelJson(model: string | object, names: readonly string[] = [MODEL_NAME]): Promise<Model> {
   if (typeof model === 'object' && model !== null) return { ...checkModel(model, 'the model'), folder: null };
-  if (typeof model === 'string' && model.startsWith('file://')) return readModelJson(model.slice('file://'.length));
+  if (typeof model === 'string' && model.startsWith('file://'))
+    return readModelJson(model.slice('file://'.length), names);
   if (typeof model !== 'string' || model === '') {
     throw new InvalidArgumentError(`model: expected the path of a model.json or its contents, found ${typeof model}`);
   }
@@ -63,7 +68,10 @@ export async function readModelJson(model: string | object): Promise<Model> {
       cause,
     });
   });
-  if (text === null) return readModelJson(join(model, MODEL_NAME));
+  if (text === null) {
+    const paths = names.map((name) => join(model, name));
+    return readModelJson(paths.find((path) => existsSync(path)) ?? paths.at(-1)!);
+  }
   let parsed: unknown;
   try {
     parsed = JSON.parse(text);

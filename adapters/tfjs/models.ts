@@ -3,7 +3,7 @@ import { InvalidArgumentError } from '../../src/errors.js';
 import type { LoadReport } from '../../src/loaders/session.js';
 import type { Files } from '../../src/shards.js';
 import { Adopter } from './framework.js';
-import { artifactsOf, checkFormat, type Model, readModelJson, weightsOf } from './model-json.js';
+import { artifactsOf, checkFormat, LOADABLE_NAMES, type Model, readModelJson, weightsOf } from './model-json.js';
 import { placeholderInitializers } from './placeholder.js';
 import { checkTensorFlow, type Loose, type TensorFlowModels } from './tensorflow.js';
 import { DECIDED, decodeStrings, iterateWeights, type Names, WEIGHT_CHECKS, type WeightOptions } from './weights.js';
@@ -33,7 +33,7 @@ type Weights = Record<string, Loose>;
 
 /**
  * `tf.loadGraphModel` with weights from .safetensors files, adopted as tfjs(tf) does: no ArrayBuffer of all weights, no copies where the backend allows that.
- * `model` is the path of a model.json, its folder, or its contents. The model owns its weights: dispose() frees them.
+ * `model` is the path of a model.json or of its folder (what split-tfjs made of the model.json there, else that), or its contents. The model owns its weights: dispose() frees them.
  *
  * Rejects with UNKNOWN_TENSOR, TENSOR_INVALID_INFO, UNSUPPORTED_DTYPE (weights and model do not match), INVALID_INDEX (no model.json), INVALID_ARGUMENT (a model of layers), the codes of loaders and
  * of tfjs(tf), and what `tf.loadGraphModel` rejects with.
@@ -104,7 +104,7 @@ async function prepare(
   { weights: given, names, onReport, ...options }: ModelOptions,
 ): Promise<{ source: Model; weights: Weights }> {
   checkTensorFlow(tf, `${name}(tf)`, [name]);
-  const source = await readModelJson(model);
+  const source = await readModelJson(model, LOADABLE_NAMES);
   checkFormat(source, name);
   return { source, weights: await loadWeights(tf, source, weightsOf(source, given), names, options, onReport) };
 }
