@@ -76,11 +76,13 @@ test.each([
   },
 );
 
-test.each<[string, Settings]>([
-  ['there is no direct path', { env: compat() }],
-  ['compatibility mode is forced', { env: { ...compat(), CUFILE_FORCE_COMPAT_MODE: 'true' } }],
-])('where %s, gds tells that its name loads all the same', async (_, settings) => {
-  await run(['unavailable', 'gds', 'cuda:0', '.', "copier: 'gds'.*compatibility mode"], settings);
+test.each([
+  ['there is no direct path', {}],
+  ['compatibility mode is forced', { CUFILE_FORCE_COMPAT_MODE: 'true' }],
+])('where %s, gds tells that its name loads all the same, as above', async (_, env) => {
+  await run(['unavailable', 'gds', 'cuda:0', '.', "copier: 'gds'.*compatibility mode"], {
+    env: { ...compat(), ...env },
+  });
 });
 
 test('a copier by name that cannot work is refused with its reason', async () => {
