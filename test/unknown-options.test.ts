@@ -1,4 +1,4 @@
-import { mkdtempSync, rmSync } from 'node:fs';
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import {
@@ -16,7 +16,7 @@ import {
   ThreeFSLoader,
 } from 'fastsafetensors-node';
 import { createSession } from 'fastsafetensors-node/ort';
-import { fakeReader, mockCopier, useFakeDevices } from 'fastsafetensors-node/testing';
+import { emulators, fakeReader, mockCopier, useFakeDevices } from 'fastsafetensors-node/testing';
 import { loadGraphModel, loadLayersModel, safetensorsHandler } from 'fastsafetensors-node/tfjs';
 import * as ort from 'onnxruntime-node';
 
@@ -78,6 +78,8 @@ const DOORS: [string, (options: Any) => unknown, wrong: string, right: string][]
   ['mockCopier', (o) => mockCopier(o), 'delay', 'delayMs'],
   ['fakeReader', (o) => fakeReader(o), 'msPerIO', 'msPerIo'],
   ['useFakeDevices', (o) => useFakeDevices(o), 'copyDelay', 'copyDelayUs'],
+  ['emulators.cuda.env', (o) => emulators.cuda.env(o), 'DEVICE', 'DEVICES'],
+  ['emulators.hf3fs.env', (o) => emulators.hf3fs.env(o), 'LATENCY', 'LATENCY_MS'],
   ['createSession', (o) => createSession(ort, 'x', o), 'wieghts', 'weights'],
   ['safetensorsHandler', (o) => safetensorsHandler('x', o), 'modle', 'model'],
   ['loadGraphModel', (o) => loadGraphModel(TF, 'x', o), 'weight', 'weights'],
@@ -151,6 +153,23 @@ test.each<[string, () => unknown]>([
   ['addFilenames by a rank with another zero', () => loaded((loader) => loader.addFilenames({ '00': path }))],
 ])('%s is refused', async (_, call) => {
   await refused(call);
+});
+
+test.each([
+  ['cuda', 'control.h', /FST_EMU_CUDA_(\w+)=/g],
+  ['cufile', 'control.h', /FST_EMU_CUFILE_(\w+)=/g],
+  ['hf3fs', 'settings.cc', /name == "(\w+)"/g],
+] as const)('the settings of the %s emulator are those of its %s', async (name, file, pattern) => {
+  const source = readFileSync(join(__dirname, '../csrc/emulators', name, file), 'utf8');
+  const settings = [...source.matchAll(pattern)].map(([, setting]) => setting!.toUpperCase());
+  expect(settings.length).toBeGreaterThan(10);
+  const prefix = `FST_EMU_${name.toUpperCase()}_`;
+  for (const setting of settings) {
+    expect(emulators[name].env({ [setting]: true })).toHaveProperty(prefix + setting, '1');
+    expect(emulators[name].env({ [prefix + setting]: 7 })).toHaveProperty(prefix + setting, '7');
+  }
+  const { message } = await refused(() => emulators[name].env({ ZEBRACROSSING: 1 }));
+  expect(message.split('there are ')[1]!.split(', ').sort()).toEqual([...settings].sort());
 });
 
 test('toHost still takes what it says', async () => {
