@@ -228,10 +228,7 @@ Napi::Value ResultToJs(Napi::Env env, const std::shared_ptr<Value>& value, bool 
   if (value->type() == ort::kString) {
     std::vector<std::string> strings;
     Status status = value->Strings(&strings);
-    if (!status.ok()) {
-      napi_throw(env, StatusToJs(env, status));
-      return Napi::Value();
-    }
+    if (!status.ok()) throw Napi::Error(env, StatusToJs(env, status));
     Napi::Array list = Napi::Array::New(env, strings.size());
     for (uint32_t i = 0; i < strings.size(); ++i) list[i] = Napi::String::New(env, strings[i]);
     result["strings"] = list;
@@ -296,9 +293,7 @@ Napi::Value OrtRun(const Napi::CallbackInfo& info) {
             list[i] = env.Null();
             continue;
           }
-          Napi::Value result = ResultToJs(env, (*results)[i], fetch.on_device);
-          if (env.IsExceptionPending()) return Napi::Value();
-          list[i] = result;
+          list[i] = ResultToJs(env, (*results)[i], fetch.on_device);
         }
         return list;
       },

@@ -116,10 +116,9 @@ std::shared_ptr<WorkGroup> WorkGroup::Make() {
 }
 
 Status WorkGroup::Post(std::shared_ptr<Control> control, std::function<void()> work) {
-  return Threads().Post(
-      [self = shared_from_this(), control = std::move(control), work = std::move(work)]() mutable {
-        self->Run(control, std::move(work));
-      });
+  return Threads().Post([self = shared_from_this(), control = std::move(control), work = std::move(work)]() mutable {
+    self->Run(control, std::move(work));
+  });
 }
 
 void WorkGroup::Run(const std::shared_ptr<Control>& control, std::function<void()> work) {

@@ -12,9 +12,11 @@ test('a long run holds the event loop for less than 20 ms; onnxruntime-node hold
     expect({ code, stderr }).toEqual({ code: 0, stderr: '' });
     return JSON.parse(stdout) as { took: number; longest: number; turns: number };
   };
-  const rounds = [];
+  type Measured = Awaited<ReturnType<typeof measure>>;
+  const rounds: { ours: Measured; theirs: Measured }[] = [];
   for (let round = 0; round < 5; ++round) rounds.push({ ours: await measure('ours'), theirs: await measure('theirs') });
-  const median = (of: (round: (typeof rounds)[number]) => number) => rounds.map(of).sort((a, b) => a - b)[2]!;
+  const median = (of: (round: { ours: Measured; theirs: Measured }) => number) =>
+    rounds.map(of).sort((a, b) => a - b)[2]!;
   const figures = {
     took: median(({ ours }) => ours.took),
     longest: median(({ ours }) => ours.longest),

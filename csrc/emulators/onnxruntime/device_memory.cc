@@ -21,6 +21,7 @@ struct Driver {
   int (*Free)(unsigned long long);
   int (*DtoH)(void*, unsigned long long, size_t);
   int (*HtoD)(unsigned long long, const void*, size_t);
+  int (*Synchronize)();
 };
 
 template <class F>
@@ -44,6 +45,7 @@ const Driver& TheDriver() {
     Find(library, "cuMemFree_v2", &found.Free);
     Find(library, "cuMemcpyDtoH_v2", &found.DtoH);
     Find(library, "cuMemcpyHtoD_v2", &found.HtoD);
+    Find(library, "cuCtxSynchronize", &found.Synchronize);
     return found;
   }();
   return driver;
@@ -105,6 +107,8 @@ void Read(int device, uint64_t from, void* to, size_t bytes) {
 void Write(int device, uint64_t to, const void* from, size_t bytes) {
   Current current(device);
   Check(TheDriver().HtoD(to, from, bytes), "writing device memory");
+  // From pageable memory the call returns while the bytes are still on their way.
+  Check(TheDriver().Synchronize(), "writing device memory");
 }
 
 }  // namespace fst::emulated_ort
