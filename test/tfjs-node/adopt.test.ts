@@ -18,7 +18,7 @@ beforeAll(() => expect(tf.getBackend()).toBe('tensorflow'));
 // At once: nothing here waits for a garbage collection.
 afterEach(() => {
   expect(tf.memory()).toMatchObject({ numTensors: 0, numDataBuffers: 0, numBytes: 0 });
-  expect(backend().getNumOfTensors()).toBe(0); // tfjs-node's own handles, those of tokens among them
+  expect(backend().binding.getNumOfTensors()).toBe(0); // tfjs-node's own handles, those of tokens among them
   expect(nativeMetrics()).toEqual(NOTHING_HELD);
 });
 
