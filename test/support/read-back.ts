@@ -51,6 +51,9 @@ export async function readParallelKept(options: ParallelOptions): Promise<Read> 
   const tensors: DeviceTensor[] = [];
   try {
     for await (const [, tensor] of loader.iterateWeights()) tensors.push(tensor);
+  } catch (error) {
+    for (const tensor of tensors) tensor.dispose();
+    throw error;
   } finally {
     await loader.close();
   }
