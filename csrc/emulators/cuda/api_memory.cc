@@ -1,5 +1,7 @@
 // The driver's functions for memory: allocation on the device and the host, page-locking, attributes of pointers.
 #include <sys/mman.h>
+#include <sys/uio.h>
+#include <unistd.h>
 
 #include <cerrno>
 
@@ -17,7 +19,11 @@ bool Mapped(const void* memory, size_t bytes) {
   uintptr_t first = reinterpret_cast<uintptr_t>(memory) / 4096 * 4096;
   uintptr_t end = reinterpret_cast<uintptr_t>(memory) + bytes;
   std::vector<unsigned char> resident((end - first + 4095) / 4096);
-  return mincore(reinterpret_cast<void*>(first), end - first, resident.data()) == 0 || errno != ENOMEM;
+  if (mincore(reinterpret_cast<void*>(first), end - first, resident.data()) != 0 && errno == ENOMEM) return false;
+  // A mapping without any access stands for what was there before.
+  char byte;
+  iovec local = {&byte, 1}, remote = {const_cast<void*>(memory), 1};
+  return process_vm_readv(getpid(), &local, 1, &remote, 1, 0) == 1 || errno != EFAULT;
 }
 
 CUresult Allocate(Call& call, CUdeviceptr* pointer, size_t bytes, bool managed) {
