@@ -57,11 +57,7 @@ async function writeShard(path: string, tensors: number): Promise<void> {
 }
 
 /** Starts the processes, lets them get ready, and sets them off together after `prepare`. */
-async function together(
-  commands: readonly string[][],
-  env: NodeJS.ProcessEnv,
-  prepare: () => void,
-): Promise<Run[]> {
+async function together(commands: readonly string[][], env: NodeJS.ProcessEnv, prepare: () => void): Promise<Run[]> {
   const children = commands.map(([command, ...args]) =>
     spawn(command!, args, { env, stdio: ['pipe', 'pipe', 'inherit'] }),
   );

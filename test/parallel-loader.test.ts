@@ -251,9 +251,7 @@ test('debug lines go to the logger', async () => {
   const loader = new ParallelLoader({ files: path, debugLog: true, logger });
   for await (const [, tensor] of loader.iterateWeights()) tensor.dispose();
   await loader.close();
-  expect(lines.join('\n')).toContain(
-    `10 tensors, 10045 bytes from 1 files to cpu through ${loader.report.copier}`,
-  );
+  expect(lines.join('\n')).toContain(`10 tensors, 10045 bytes from 1 files to cpu through ${loader.report.copier}`);
   expect(join(folder, 'x')).toContain(folder);
 });
 

@@ -1,7 +1,7 @@
 // `touch_memory bytes`: touches so much fresh memory, in huge pages and some in small ones, until that takes no longer
-// than on a machine of its own, and frees it at its end. A virtual machine gives memory that was freed back to its host,
-// two seconds later, and the next touch takes 30 times as long. Run before a measurement of less than two seconds, so
-// that it is not the host's memory that is measured.
+// than on a machine of its own, and frees it at its end. A virtual machine gives memory that was freed back to its
+// host, two seconds later, and the next touch takes 30 times as long. Run before a measurement of less than two
+// seconds, so that it is not the host's memory that is measured.
 #include <sys/mman.h>
 #include <unistd.h>
 

@@ -23,7 +23,7 @@ namespace {
 
 constexpr int kClosers = 2;
 constexpr int kLeast = 8, kMost = 256;
-constexpr uint64_t kReserve = 16;  // descriptors left to the rest of the process
+constexpr uint64_t kReserve = 16;    // descriptors left to the rest of the process
 constexpr size_t kMostTaken = 4096;  // numbers that the library may hold; far more than can be
 constexpr uint64_t kReadBytes = uint64_t{256} << 10;
 constexpr auto kPatience = std::chrono::milliseconds(100);

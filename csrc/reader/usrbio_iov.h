@@ -27,8 +27,9 @@ class AddressRange {
 class SharedIov {
  public:
   // Allocates (never a SIGBUS later), places on `numa` (-1: anywhere), maps over the whole range, announces, and
-  // removes the name in /dev/shm, so that nothing is left of it if the process is killed. On the mount's thread. OUT_OF_HOST_MEMORY names what a full /dev/shm lacks;
-  // THREEFS_DISCONNECTED, THREEFS_ERROR. The range must outlive the iov.
+  // removes the name in /dev/shm, so that nothing is left of it if the process is killed. On the mount's thread.
+  // OUT_OF_HOST_MEMORY names what a full /dev/shm lacks; THREEFS_DISCONNECTED, THREEFS_ERROR. The range must outlive
+  // the iov.
   static Status Create(const UsrbioApi& api, const std::string& mount, int numa, const AddressRange& range,
                        std::unique_ptr<SharedIov>* out);
   // Removes the link, then the memory from the range. No ring may use it any more and no device have it registered.
