@@ -1,4 +1,4 @@
-/** Loader tests on the emulated GPU; started by test/cuda-loaders.test.ts with the emulators in its environment. */
+/** Loader tests on the emulated GPU; started by test/support/cuda-loaders.ts with the emulators in its environment. */
 const base = require('./jest.config.js');
 
 module.exports = {

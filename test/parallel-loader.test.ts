@@ -10,6 +10,7 @@ import {
   SafeTensorsFileLoader,
 } from 'fastsafetensors-node';
 import { fakeReader, useFakeDevices } from 'fastsafetensors-node/testing';
+import { DEVICE, tensorBytes } from './support/device.js';
 import { expectNothingHeld } from './support/metrics.js';
 import { entry, newFolder, writeModel } from './support/model-files.js';
 
@@ -33,7 +34,7 @@ test('the report is zero before the first load and tells what was loaded', async
   const loader = new ParallelLoader({ files: [path, other], copier: 'fake' });
   const zero = {
     copier: 'fake',
-    device: 'cpu',
+    device: DEVICE,
     files: 0,
     tensors: 0,
     bytes: 0,
@@ -47,7 +48,7 @@ test('the report is zero before the first load and tells what was loaded', async
   const { report } = loader;
   expect(report).toMatchObject({
     copier: 'fake',
-    device: 'cpu',
+    device: DEVICE,
     files: 2,
     tensors: 11,
     bytes: 10045 + 400,
@@ -74,7 +75,7 @@ test.each([
   for await (const [, tensor] of loader.iterateWeights()) {
     // Give what may be loaded ahead the time to be: its memory is what counts.
     await new Promise((resolve) => setTimeout(resolve, 5));
-    most = Math.max(most, nativeMetrics().hostBytes);
+    most = Math.max(most, tensorBytes());
     tensor.dispose();
     ++seen;
   }
@@ -226,7 +227,7 @@ test('fastsafeOpen tells metadata by file and reads one tensor at a time', async
   const opened = await fastsafeOpen([path]);
   expect([...opened.metadata()]).toEqual([[path, new Map()]]);
   const tensor = await opened.getTensor('t3');
-  expect(nativeMetrics().hostBytes).toBe(1003);
+  expect(tensorBytes()).toBe(1003);
   tensor[Symbol.dispose]();
   expect(tensor.disposed).toBe(true);
   await opened.close();
@@ -251,7 +252,8 @@ test('debug lines go to the logger', async () => {
   const loader = new ParallelLoader({ files: path, debugLog: true, logger });
   for await (const [, tensor] of loader.iterateWeights()) tensor.dispose();
   await loader.close();
-  expect(lines.join('\n')).toContain(`10 tensors, 10045 bytes from 1 files to cpu through ${loader.report.copier}`);
+  const { copier } = loader.report;
+  expect(lines.join('\n')).toContain(`10 tensors, 10045 bytes from 1 files to ${DEVICE} through ${copier}`);
   expect(join(folder, 'x')).toContain(folder);
 });
 

@@ -14,7 +14,7 @@ namespace {
 using cuda::CUresult;
 
 // The node that sysfs names for a PCI device, -1 where it names none.
-int NumaNodeOf(std::string bus_id) {
+int NumaNodeInSysfs(std::string bus_id) {
   std::transform(bus_id.begin(), bus_id.end(), bus_id.begin(), [](unsigned char c) { return std::tolower(c); });
   int node = -1;
   if (FILE* file = fopen(("/sys/bus/pci/devices/" + bus_id + "/numa_node").c_str(), "re")) {
@@ -78,7 +78,15 @@ Status CudaDevice::Init() {
   int integrated = 0;
   FST_RETURN_IF_ERROR(FST_CUDA_CHECK(*api_, DeviceGetAttribute, &integrated, cuda::kAttributeIntegrated, device));
   info_.integrated = integrated == 1;
-  numa_node_ = NumaNodeOf(info_.bus_id);
+  numa_node_ = NumaNodeInSysfs(info_.bus_id);
+  if (numa_node_ < 0) {
+    // Virtual machines may hide it there. Drivers before CUDA 12.3 do not know the attribute.
+    CUresult asked = api_->DeviceGetAttribute(&numa_node_, cuda::kAttributeHostNumaId, device);
+    if (asked == cuda::kInvalidValue)
+      numa_node_ = -1;
+    else
+      FST_RETURN_IF_ERROR(api_->Check(asked, "cuDeviceGetAttribute"));
+  }
   return FST_CUDA_CHECK(*api_, DevicePrimaryCtxRetain, &context_, device);
 }
 
@@ -153,7 +161,7 @@ Status CudaDevice::PinHostMemory(void* address, size_t bytes) {
 }
 
 Status CudaDevice::UnpinHostMemory(void* address) {
-  FST_RETURN_IF_ERROR(Enter());
+  EnterToRelease();
   return api_->Check(api_->MemHostUnregister(address), "cuMemHostUnregister");
 }
 
@@ -166,11 +174,19 @@ Status CudaDevice::Read(const DeviceBuffer& source, size_t offset, size_t length
   return FST_CUDA_CHECK(*api_, MemcpyDtoH, host, source.address() + offset, length);
 }
 
+// Waits for what was issued on the null stream. Not OK also tells of earlier work; then once more, so that nothing is
+// under way to memory that the caller gives back.
+Status CudaDevice::Arrive() const {
+  Status arrived = FST_CUDA_CHECK(*api_, StreamSynchronize, nullptr);
+  if (!arrived.ok()) (void)api_->StreamSynchronize(nullptr);
+  return arrived;
+}
+
 // Copies to the device return when the source was read: the bytes may still be on their way.
 Status CudaDevice::Write(const DeviceBuffer& destination, size_t offset, size_t length, const void* host) {
   FST_RETURN_IF_ERROR(Enter());
   Status copied = FST_CUDA_CHECK(*api_, MemcpyHtoD, destination.address() + offset, host, length);
-  Status arrived = FST_CUDA_CHECK(*api_, StreamSynchronize, nullptr);
+  Status arrived = Arrive();
   return copied.ok() ? arrived : copied;
 }
 
@@ -182,7 +198,7 @@ Status CudaDevice::Copy(const DeviceBuffer& source, const DeviceBuffer& destinat
     copied = FST_CUDA_CHECK(*api_, MemcpyDtoD, destination.address() + regions[i].destination_offset,
                             source.address() + regions[i].source_offset, regions[i].length);
   }
-  Status arrived = FST_CUDA_CHECK(*api_, StreamSynchronize, nullptr);
+  Status arrived = Arrive();
   return copied.ok() ? arrived : copied;
 }
 

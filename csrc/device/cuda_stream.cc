@@ -24,10 +24,10 @@ struct CudaStream::State {
     uint64_t tag;
   };
   std::mutex mutex;
-  std::condition_variable wake, idle;
+  std::condition_variable wake, ended;
   std::deque<Recorded> recorded;
   std::vector<cuda::CUevent> free_events;
-  bool busy = false, stopping = false, stopped = false;
+  bool stopping = false, stopped = false;
 
   const cuda::CudaApi& api() const { return device->api(); }
 
@@ -39,7 +39,6 @@ struct CudaStream::State {
       if (recorded.empty()) break;
       Recorded next = recorded.front();
       recorded.pop_front();
-      busy = true;
       lock.unlock();
       Status arrived = device->Enter();
       if (arrived.ok()) arrived = FST_CUDA_CHECK(api(), EventSynchronize, next.event);
@@ -47,11 +46,9 @@ struct CudaStream::State {
       queue->Put({Completion::Kind::kCopy, next.tag, std::move(arrived)});
       lock.lock();
       free_events.push_back(next.event);
-      busy = false;
-      idle.notify_all();
     }
     stopped = true;
-    idle.notify_all();
+    ended.notify_all();
   }
 
   // Any thread. After it no copy of this stream is in progress: either all have ended or the device is lost, and a lost
@@ -90,14 +87,15 @@ Status CudaStream::Create(std::shared_ptr<CudaDevice> device, std::shared_ptr<Co
   return Status::Ok();
 }
 
+// Every copy was waited for or drained when its completion was put, or its submission refused.
 CudaStream::~CudaStream() {
   {
     std::unique_lock<std::mutex> lock(state_->mutex);
     state_->stopping = true;
     state_->wake.notify_all();
-    state_->idle.wait(lock, [this] { return state_->stopped; });
+    state_->ended.wait(lock, [this] { return state_->stopped; });
   }
-  state_->Drain();
+  state_->device->EnterToRelease();
   for (cuda::CUevent event : state_->free_events) state_->api().EventDestroy(event);
   state_->api().StreamDestroy(state_->stream);
 }

@@ -93,15 +93,21 @@ void Loop::Handle(const Completion& completion) {
   uint32_t index = static_cast<uint32_t>(completion.tag);
   if (index >= ops_.size() || ops_[index].generation != completion.tag >> 32) return;
   Op& op = ops_[index];
-  switch (completion.kind) {
-    case Completion::Kind::kOpen:
-      return HandleOpened(op, completion.status);
-    case Completion::Kind::kRead:
-      return HandleRead(op, completion.status);
-    case Completion::Kind::kCopy:
-      return HandleCopied(op, completion.status);
-    case Completion::Kind::kConvert:
-      return HandleConverted(op, completion.status);
+  switch (op.stage) {  // one that comes twice, or is of no stage that the op is in, is not heard
+    case Op::kFree:
+      return;
+    case Op::kOpening:
+      if (completion.kind == Completion::Kind::kOpen) HandleOpened(op, completion.status);
+      return;
+    case Op::kReading:
+      if (completion.kind == Completion::Kind::kRead) HandleRead(op, completion.status);
+      return;
+    case Op::kConverting:
+      if (completion.kind == Completion::Kind::kConvert) HandleConverted(op, completion.status);
+      return;
+    case Op::kCopying:
+      if (completion.kind == Completion::Kind::kCopy) HandleCopied(op, completion.status);
+      return;
   }
 }
 
@@ -365,7 +371,7 @@ void Loop::FreeOp(Op& op) {
   uint32_t index = op.index, generation = op.generation + 1;
   op = Op();
   op.index = index;
-  op.generation = generation;  // a completion that comes twice finds nobody
+  op.generation = generation;  // a late completion finds nobody
   free_ops_.push_back(index);
 }
 

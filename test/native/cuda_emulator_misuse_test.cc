@@ -80,6 +80,15 @@ TEST_F(CudaEmulatorDeathTest, UnmappingRegisteredMemoryIsFoundOut) {
   EXPECT_EQ(cu->MemHostRegister(memory, kBytes, 0), kInvalidValue) << "not mapped";
 }
 
+TEST_F(CudaEmulatorDeathTest, WritingPastPageLockedMemoryIsFoundOut) {
+  EXPECT_DEATH(
+      {
+        pinned[kBytes] = 0;
+        (void)cu->MemFreeHost(pinned);
+      },
+      "cuMemFreeHost of .*, past whose 1048576 bytes something was written");
+}
+
 TEST_F(CudaEmulatorDeathTest, HostFunctionsMayNotCallTheDriver) {
   auto bad = [](void* data) { (void)static_cast<const CudaApi*>(data)->CtxSynchronize(); };
   EXPECT_DEATH(

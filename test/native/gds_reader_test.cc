@@ -1,7 +1,13 @@
 // Loads into GPU memory by GPUDirect Storage: what goes straight, what through the ring, what falls back, what fails.
+#include <fcntl.h>
 #include <unistd.h>
 
+#include <cerrno>
+#include <thread>
+
+#include "base/fd.h"
 #include "cuda_load_fixture.h"
+#include "device/cuda_device.h"
 
 namespace fst {
 namespace {
@@ -60,6 +66,89 @@ TEST_F(GdsReaderTest, ContinuesShortReads) {
   }
 }
 
+TEST_F(GdsReaderTest, InterruptedReadsAreMadeAgain) {
+  AddModel();
+  cufile.set_fail("cuFileRead", 1, -EINTR);
+  cufile.set_fail("cuFileRead", 4, -EINTR);
+  ExpectLoaded(Load("cuda:0", ByGds()));
+}
+
+TEST_F(GdsReaderTest, AReadThatClaimsMoreThanWasAskedForIsAnError) {
+  AddModel();
+  cufile.set_overstated(1);
+  Loaded loaded = Load("cuda:0", ByGds());
+  EXPECT_EQ(loaded.status.code(), Code::GDS_ERROR) << loaded.status.message();
+  EXPECT_NE(loaded.status.message().find(" bytes instead of "), std::string::npos);
+}
+
+// Whatever context the calling thread had: none, or another device's.
+TEST_F(GdsReaderTest, EveryPartMakesItsOwnContextCurrent) {
+  AddFile(1 << 20, 3);
+  std::shared_ptr<Device> device, other;
+  ASSERT_TRUE(OpenDevice("cuda:0", false, &device).ok());
+  ASSERT_TRUE(OpenDevice("cuda:1", false, &other).ok());
+  auto queue = std::make_shared<CompletionQueue>();
+  std::unique_ptr<Reader> reader = ByGds()();
+  ASSERT_TRUE(reader->Start(queue, device).ok());
+  FileIdentity identity;
+  UniqueFd fd(open(files[0].path.c_str(), O_RDONLY | O_CLOEXEC));
+  ASSERT_TRUE(FileIdentity::Of(fd.get(), files[0].path, &identity).ok());
+  for (const char* context : {"no", "another"}) {
+    SCOPED_TRACE(std::string("on threads with ") + context + " context");
+    auto on_a_thread = [&](auto body) {
+      std::thread([&] {
+        if (std::string(context) == "another") {
+          ASSERT_TRUE(static_cast<CudaDevice&>(*other).Enter().ok());
+        }
+        body();
+      }).join();
+    };
+    std::shared_ptr<ReaderFile> file;
+    std::unique_ptr<StagingMemory> ring;
+    std::shared_ptr<DeviceBuffer> buffer;
+    std::shared_ptr<void> target;
+    on_a_thread([&] { EXPECT_TRUE(reader->Open(files[0].path, identity, &file).ok()); });
+    on_a_thread([&] { EXPECT_TRUE(reader->AllocateSlots(*device, 1 << 16, &ring).ok()); });
+    ASSERT_NE(file, nullptr);
+    ASSERT_TRUE(device->Allocate(1 << 16, &buffer).ok());
+    ReadRequest request;
+    request.file = file;
+    request.length = request.wanted = 4096;
+    const uint64_t place = (buffer->address() + 4095) / 4096 * 4096;
+    request.pieces.push_back({place, 4096, buffer->address()});
+    request.target = target = reader->Target(buffer);
+    ASSERT_TRUE(reader->Submit(std::move(request), 1).ok());
+    std::vector<Completion> completions;
+    queue->Take(&completions, Clock::now() + std::chrono::seconds(10));
+    ASSERT_EQ(completions.size(), 1u);
+    EXPECT_TRUE(completions[0].status.ok()) << completions[0].status.message();
+    EXPECT_EQ(cufile.live_buffers(), 2u) << "the ring and the allocation";
+    on_a_thread([&] { target.reset(); });
+    EXPECT_EQ(cufile.live_buffers(), 1u);
+    on_a_thread([&] { ring.reset(); });
+    EXPECT_EQ(cufile.live_buffers(), 0u);
+    on_a_thread([&] { file.reset(); });
+    EXPECT_EQ(cufile.live_handles(), 0u);
+    buffer.reset();
+  }
+  // Page-locked memory and a stream for a file that cuFile refuses, and their end with the reader.
+  cufile.set_refuse("*.bin", 5008);
+  std::shared_ptr<ReaderFile> refused;
+  std::shared_ptr<DeviceBuffer> buffer;
+  ASSERT_TRUE(reader->Open(files[0].path, identity, &refused).ok());
+  ASSERT_TRUE(device->Allocate(1 << 16, &buffer).ok());
+  ReadRequest request;
+  request.file = std::move(refused);
+  request.length = request.wanted = 4096;
+  request.pieces.push_back({buffer->address(), 4096, buffer->address()});
+  ASSERT_TRUE(reader->Submit(std::move(request), 2).ok());
+  std::vector<Completion> completions;
+  queue->Take(&completions, Clock::now() + std::chrono::seconds(10));
+  EXPECT_EQ(cuda.live_streams(), 1u);
+  std::thread([&] { reader.reset(); }).join();
+  EXPECT_EQ(cuda.live_streams(), 0u);
+}
+
 TEST_F(GdsReaderTest, AFileThatEndsEarlyIsAnError) {
   AddFile(300'000, 2);
   AddTensors(0, 264, {100'000, 100'000, 99'000});
@@ -82,6 +171,42 @@ TEST_F(GdsReaderTest, AFileThatCuFileRefusesIsReadByTheHost) {
   EXPECT_NE(loaded.fallbacks[0].reason.find("CU_FILE_IO_NOT_SUPPORTED"), std::string::npos);
   EXPECT_EQ(cuda.unpinned_async_copies(), 0u);
   EXPECT_LE(cuda.peak_pinned_bytes(), size_t{8} << 20) << "a buffer for each thread";
+}
+
+TEST_F(GdsReaderTest, AReadLargerThanTheHostsBufferGoesThroughItInParts) {
+  AddFile(12 << 20, 4);
+  AddTensors(0, 4096, {10 << 20});
+  cufile.set_refuse("*.bin", 5008);
+  ExpectLoaded(Load("cuda:0", ByGds(true, 10 << 20, 1)));
+  EXPECT_EQ(cuda.peak_pinned_bytes(), size_t{4} << 20);
+}
+
+// The buffer is used again, and the device memory freed, only when no copy is on its way.
+TEST_F(GdsReaderTest, AFailedWaitOfARefusedFileEndsWhenNoCopyIsOnItsWay) {
+  AddFile(1 << 20, 3);
+  std::shared_ptr<Device> device;
+  ASSERT_TRUE(OpenDevice("cuda:0", false, &device).ok());
+  auto queue = std::make_shared<CompletionQueue>();
+  std::unique_ptr<Reader> reader = ByGds()();
+  ASSERT_TRUE(reader->Start(queue, device).ok());
+  FileIdentity identity;
+  UniqueFd fd(open(files[0].path.c_str(), O_RDONLY | O_CLOEXEC));
+  ASSERT_TRUE(FileIdentity::Of(fd.get(), files[0].path, &identity).ok());
+  cufile.set_refuse("*.bin", 5008);
+  ReadRequest request;
+  ASSERT_TRUE(reader->Open(files[0].path, identity, &request.file).ok());
+  std::shared_ptr<DeviceBuffer> buffer;
+  ASSERT_TRUE(device->Allocate(1 << 16, &buffer).ok());
+  request.length = request.wanted = 4096;
+  request.pieces.push_back({buffer->address(), 4096, buffer->address()});
+  cuda.set_delay_us(20'000);
+  cuda.set_fail("cuStreamSynchronize", 1, cuda::kUnknown);
+  ASSERT_TRUE(reader->Submit(std::move(request), 1).ok());
+  std::vector<Completion> completions;
+  queue->Take(&completions, Clock::now() + std::chrono::seconds(10));
+  EXPECT_EQ(cuda.pending(), 0u);
+  ASSERT_EQ(completions.size(), 1u);
+  EXPECT_EQ(completions[0].status.code(), Code::CUDA_ERROR);
 }
 
 TEST_F(GdsReaderTest, ARefusalAtTheFirstReadIsOneToo) {
@@ -152,6 +277,37 @@ TEST_F(GdsReaderTest, ADriverThatDoesNotOpenIsAnErrorOnlyWhenGdsWasAskedFor) {
   Loaded later = Load("cuda:0", ByGds(true));
   ExpectLoaded(later);
   EXPECT_TRUE(later.fallbacks.empty()) << "a failure is not remembered";
+}
+
+TEST_F(GdsReaderTest, ADriverThatAnotherLibraryOpenedIsUsedAndLeftOpen) {
+  AddModel();
+  const cufile::CufileApi* api = nullptr;
+  ASSERT_TRUE(cufile::LoadCufile(&api).ok());
+  ASSERT_EQ(api->DriverOpen().err, cufile::kSuccess);
+  ExpectLoaded(Load("cuda:0", ByGds()));
+  cufile::CloseDriver();
+  EXPECT_EQ(cufile.driver_open(), 1);
+  EXPECT_EQ(api->DriverClose().err, cufile::kSuccess);
+}
+
+// Two loads into one allocation: cuFile takes a range once, and must keep it until both are done.
+TEST_F(GdsReaderTest, MemoryIsRegisteredOnceForAllWhoUseIt) {
+  AddFile(4096, 1);
+  const cufile::CufileApi* api = nullptr;
+  ASSERT_TRUE(cufile::LoadCufile(&api).ok());
+  std::shared_ptr<Device> device;
+  std::shared_ptr<DeviceBuffer> buffer;
+  ASSERT_TRUE(OpenDevice("cuda:0", false, &device).ok());
+  ASSERT_TRUE(device->Allocate(1 << 16, &buffer).ok());
+  cufile::Mode mode = {};
+  ASSERT_TRUE(cufile::OpenDriver(*api, &mode).ok());
+  ASSERT_TRUE(cufile::RegisterBuffer(*api, buffer->address(), buffer->size()).ok());
+  ASSERT_TRUE(cufile::RegisterBuffer(*api, buffer->address(), buffer->size()).ok());
+  EXPECT_EQ(cufile.call_count("cuFileBufRegister"), 1u);
+  cufile::ReleaseBuffer(*api, buffer->address());
+  EXPECT_EQ(cufile.live_buffers(), 1u);
+  cufile::ReleaseBuffer(*api, buffer->address());
+  EXPECT_EQ(cufile.live_buffers(), 0u);
 }
 
 TEST_F(GdsReaderTest, AFileThatChangesWhileItIsReadIsAnError) {

@@ -46,7 +46,8 @@ bool HostSide(Call& call, const void* address, size_t bytes, Side* side) {
 enum Direction { kToDevice, kToHost, kWithin };
 
 // Checks both sides and issues the copy. Pageable memory is handled as the driver does it: read before the call
-// returns, or written before it returns, in either case after all that is on the stream.
+// returns, or written before it returns, in either case after all that is on the stream. What was read may still be on
+// its way to the device then, whether the call is asynchronous or not.
 CUresult Copy(Call& call, Direction direction, CUdeviceptr device, const void* host, CUdeviceptr from, size_t bytes,
               CUstream handle, bool async) {
   if (call.error != kSuccess) return call.error;
@@ -67,9 +68,9 @@ CUresult Copy(Call& call, Direction direction, CUdeviceptr device, const void* h
   copy.holds[0] = on_device.block;
   copy.holds[1] = other.block;
 
-  bool pageable = other.block == nullptr;
+  const bool pageable = other.block == nullptr, staged = pageable && direction == kToDevice;
   if (async && pageable) ++call.emulator.counters.unpinned_async_copies;
-  if (async && pageable && direction == kToDevice) {
+  if (staged) {
     ++on_device.block->pending;  // held while the lock is not
     call.emulator.changed.wait(call.lock, [&] { return stream->queue.empty(); });
     call.lock.unlock();
@@ -78,7 +79,7 @@ CUresult Copy(Call& call, Direction direction, CUdeviceptr device, const void* h
     --on_device.block->pending;
   }
   auto mark = call.emulator.Issue(stream, std::move(copy));
-  if (!async || (pageable && direction == kToHost)) {
+  if (!staged && (!async || pageable)) {
     call.emulator.WaitFor(call.lock, mark);
     return context->sticky;
   }

@@ -1,5 +1,7 @@
 // The driver's functions for memory: allocation on the device and the host, page-locking, attributes of pointers.
+#include <linux/mempolicy.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
@@ -24,6 +26,14 @@ bool Mapped(const void* memory, size_t bytes) {
   char byte;
   iovec local = {&byte, 1}, remote = {const_cast<void*>(memory), 1};
   return process_vm_readv(getpid(), &local, 1, &remote, 1, 0) == 1 || errno != EFAULT;
+}
+
+// The NUMA node that this thread takes memory from by preference; -1: the nearest, as without a choice.
+int PreferredNode() {
+  int mode = MPOL_DEFAULT;
+  unsigned long nodes = 0;  // NOLINT(google-runtime-int): the system call's type
+  if (syscall(SYS_get_mempolicy, &mode, &nodes, sizeof nodes * 8 + 1, nullptr, 0) != 0) return -1;
+  return mode == MPOL_PREFERRED && nodes != 0 ? __builtin_ctzl(nodes) : -1;
 }
 
 CUresult Allocate(Call& call, CUdeviceptr* pointer, size_t bytes, bool managed) {
@@ -54,6 +64,8 @@ CUresult Release(Call& call, const std::shared_ptr<Block>& block) {
     if (refused != kSuccess) return refused;
     call.emulator.changed.wait(call.lock, [&] { return block->pending == 0; });
   }
+  // As the driver: device memory is free when all that runs on the device has ended.
+  if (!block->host()) call.emulator.WaitIdle(call.lock, call.context);
   call.emulator.RemoveBlock(block);
   return call.late;
 }
@@ -83,8 +95,9 @@ CUresult cuMemAllocManaged(CUdeviceptr* pointer, size_t bytes, unsigned flags) {
 }
 
 CUresult cuMemFree_v2(CUdeviceptr pointer) {
+  std::shared_ptr<Block> block;  // goes after the call has let go of the lock: unmapping takes its time
   Call call("cuMemFree_v2", Call::kContext, Call::kRelease);
-  std::shared_ptr<Block> block = FindBase(call, pointer, [](const Block& b) { return !b.host(); });
+  block = FindBase(call, pointer, [](const Block& b) { return !b.host(); });
   if (call.lost() && block != nullptr) call.emulator.RemoveBlock(block);
   if (call.error != kSuccess) return call.error;
   if (pointer == 0) return call.late;
@@ -99,8 +112,6 @@ CUresult cuMemFree_v2(CUdeviceptr pointer) {
                        block->context->device, call.context->device);
   }
   CUresult result = Release(call, block);
-  // As the driver: whatever else runs on the device is waited for.
-  call.emulator.WaitIdle(call.lock, call.context);
   return call.context->sticky != kSuccess ? call.context->sticky : result;
 }
 
@@ -113,18 +124,25 @@ CUresult cuMemHostAlloc(void** pointer, size_t bytes, unsigned flags) {
   CUresult result =
       call.emulator.AddHostMemory(call.context, nullptr, bytes, (flags & kMemHostAllocPortable) != 0, &base);
   if (result != kSuccess) return call.Refuse(result, "%zu bytes", bytes);
+  call.emulator.counters.pinned_node = PreferredNode();
   *pointer = reinterpret_cast<void*>(base);
   return kSuccess;
 }
 
 CUresult cuMemFreeHost(void* pointer) {
+  std::shared_ptr<Block> block;  // as in cuMemFree
   Call call("cuMemFreeHost", Call::kContext, Call::kRelease);
-  std::shared_ptr<Block> block = FindBase(call, reinterpret_cast<uintptr_t>(pointer),
-                                          [](const Block& b) { return b.kind == Block::kHostAllocated; });
+  block = FindBase(call, reinterpret_cast<uintptr_t>(pointer),
+                   [](const Block& b) { return b.kind == Block::kHostAllocated; });
   if (call.lost() && block != nullptr) call.emulator.RemoveBlock(block);
   if (call.error != kSuccess) return call.error;
   if (block == nullptr)
     return call.Misuse(kInvalidValue, "of %p, which cuMemHostAlloc did not give (or was freed)", pointer);
+  if (block->WrittenPastItsEnd()) {
+    CUresult refused =
+        call.Misuse(kSuccess, "of %p, past whose %zu bytes something was written", pointer, block->bytes);
+    if (refused != kSuccess) return refused;
+  }
   return Release(call, block);
 }
 

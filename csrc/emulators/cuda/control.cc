@@ -94,6 +94,7 @@ unsigned long long fst_emu_cuda_live_pinned(void) {
 
 unsigned long long fst_emu_cuda_live_pinned_bytes(void) { return Locked()->pinned_bytes; }
 unsigned long long fst_emu_cuda_peak_pinned_bytes(void) { return Locked()->counters.peak_pinned_bytes; }
+int fst_emu_cuda_pinned_node(void) { return Locked()->counters.pinned_node; }
 unsigned long long fst_emu_cuda_live_streams(void) { return Locked()->streams.size(); }
 unsigned long long fst_emu_cuda_live_events(void) { return Locked()->events.size(); }
 

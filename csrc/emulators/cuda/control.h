@@ -14,7 +14,7 @@
 //   does what the
 //                                     driver does
 //   FST_EMU_CUDA_LEAKS=report         what is still alive at exit: off, report (to stderr), abort (report, then abort),
-//                                     abort-memory (abort for device memory only)
+//                                     abort-memory (abort for device memory only; contexts may stay retained)
 //   FST_EMU_CUDA_VERBOSE=0            1: the reason of every refused call to stderr
 #pragma once
 
@@ -51,6 +51,8 @@
   X(live_pinned, unsigned long long, (void))                                                                           \
   X(live_pinned_bytes, unsigned long long, (void))                                                                     \
   X(peak_pinned_bytes, unsigned long long, (void))                                                                     \
+  /* The NUMA node that the caller of the last cuMemHostAlloc preferred, -1: none. */                                  \
+  X(pinned_node, int, (void))                                                                                          \
   X(live_streams, unsigned long long, (void))                                                                          \
   X(live_events, unsigned long long, (void))                                                                           \
   /* Retains of primary contexts less releases. */                                                                     \

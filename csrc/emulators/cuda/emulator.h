@@ -48,6 +48,8 @@ struct Block {
   Block& operator=(const Block&) = delete;
 
   bool host() const { return kind == kHostAllocated || kind == kHostRegistered; }
+  // Memory of cuMemHostAlloc has a page behind it that nobody may touch.
+  bool WrittenPastItsEnd() const;
   char* At(uintptr_t address) const { return memory + (address - base); }
 
   const Kind kind;
@@ -114,6 +116,7 @@ struct Failure {
 struct Counters {
   unsigned long long unpinned_async_copies = 0, executed = 0, copied_bytes = 0;
   size_t peak_bytes = 0, peak_pinned_bytes = 0;
+  int pinned_node = -1;
 };
 
 struct Emulator {

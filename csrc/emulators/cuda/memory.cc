@@ -3,12 +3,15 @@
 // address is given out twice: a stale one is never valid again.
 #include <sys/mman.h>
 
+#include <cstring>
+
 #include "emulators/cuda/emulator.h"
 
 namespace fst::emu {
 
 namespace {
 
+constexpr char kPastTheEnd = '\xA5';
 constexpr size_t kPage = 4096, kHuge = size_t{2} << 20, kArena = size_t{64} << 30;
 
 size_t RoundUp(size_t bytes, size_t unit) { return (bytes + unit - 1) / unit * unit; }
@@ -47,7 +50,8 @@ CUresult Emulator::AddDeviceMemory(Context* context, size_t bytes, bool managed,
   size_t mapped = RoundUp(bytes, kPage);
   char* memory = Map(mapped, PROT_READ | PROT_WRITE, MAP_NORESERVE);
   if (memory == nullptr) return cuda::kOutOfMemory;
-  madvise(memory, mapped, MADV_HUGEPAGE);  // a GPU's memory has no faults: few of them stand for none
+  // A GPU's memory has no faults, and nobody waits while it is given back: few large pages stand for that.
+  if (mapped >= kHuge) madvise(memory, mapped, MADV_HUGEPAGE);
   *base = managed ? reinterpret_cast<uintptr_t>(memory) : ReserveDeviceAddress(bytes);
   if (*base == 0) {
     munmap(memory, mapped);
@@ -65,9 +69,10 @@ CUresult Emulator::AddHostMemory(Context* context, void* registered, size_t byte
   char* memory = static_cast<char*>(registered);
   size_t mapped = 0;
   if (memory == nullptr) {
-    mapped = RoundUp(bytes, kPage);
+    mapped = RoundUp(bytes, kPage) + kPage;
     memory = Map(mapped, PROT_READ | PROT_WRITE, 0);
     if (memory == nullptr) return cuda::kOutOfMemory;
+    memset(memory + bytes, kPastTheEnd, mapped - bytes);
   }
   *base = reinterpret_cast<uintptr_t>(memory);
   Block::Kind kind = registered ? Block::kHostRegistered : Block::kHostAllocated;
@@ -80,6 +85,12 @@ CUresult Emulator::AddHostMemory(Context* context, void* registered, size_t byte
 void Emulator::RemoveBlock(const std::shared_ptr<Block>& block) {
   if (blocks.erase(block->base) == 0) return;
   (block->host() ? pinned_bytes : devices[block->context->device].used) -= block->bytes;
+  changed.notify_all();
+}
+
+bool Block::WrittenPastItsEnd() const {
+  return kind == kHostAllocated &&
+         std::any_of(memory + bytes, memory + mapped, [](char c) { return c != kPastTheEnd; });
 }
 
 std::shared_ptr<Block> Emulator::Find(uintptr_t address) const {

@@ -9,6 +9,7 @@
 #include <cstring>
 #include <thread>
 
+#include "device/cuda_api.h"
 #include "emulators/cufile/emulator.h"
 
 namespace fst::cufile {
@@ -36,6 +37,10 @@ ssize_t ReadFully(int fd, char* to, size_t bytes, off_t offset) {
   }
   return static_cast<ssize_t>(done);
 }
+
+// As cuFile, whose calls on files and memory are made in the context that the thread has.
+constexpr int kContextMismatch = 5015;
+bool InContext(const Call& call) { return call.emulator.driver.acquire(0, 1) != cuda::kInvalidContext; }
 
 // True when the caller's descriptor is still the file that was registered.
 bool StillOpen(const Handle& handle) {
@@ -109,6 +114,7 @@ CUfileError cuFileHandleRegister(void** handle, CUfileDescr* description) {
   if (handle == nullptr || description == nullptr || description->type != kHandleTypeOpaqueFd) {
     return Result(call.Refuse(kInvalidValue, "expected a descriptor of type 1"));
   }
+  if (!InContext(call)) return Result(call.Refuse(kContextMismatch, "the thread has no context"));
   auto made = std::make_shared<Handle>();
   made->fd = description->handle.fd;
   struct stat info;
@@ -150,6 +156,7 @@ void cuFileHandleDeregister(void* handle) {
     return;
   }
   std::shared_ptr<Handle> file = found->second;
+  if (!InContext(call)) (void)call.Misuse(0, "of %s on a thread without a context", file->path.c_str());
   if (file->in_flight > 0) (void)call.Misuse(0, "of %s with %d reads in flight", file->path.c_str(), file->in_flight);
   if (!StillOpen(*file))
     (void)call.Misuse(0, "of %s, whose descriptor %d was closed before", file->path.c_str(), file->fd);
@@ -187,8 +194,10 @@ CUfileError cuFileBufDeregister(const void* base) {
   int acquired = call.emulator.driver.acquire(found->first, buffer->bytes);
   if (acquired == 0) {
     call.emulator.driver.release(found->first);
-  } else if (acquired == 1) {
+  } else if (acquired == cuda::kInvalidValue) {
     (void)call.Misuse(0, "of %p, whose memory was freed before", base);
+  } else if (acquired == cuda::kInvalidContext) {
+    (void)call.Misuse(0, "of %p, which is of another context than the thread's", base);
   }
   call.emulator.changed.wait(call.lock, [&] { return buffer->in_flight == 0; });
   call.emulator.buffers.erase(reinterpret_cast<uintptr_t>(base));
@@ -259,7 +268,7 @@ ssize_t cuFileRead(void* handle, void* base, size_t bytes, off_t file_offset, of
   if (buffer != nullptr) --buffer->in_flight;
   if (got > 0) emulator.counters.bytes_read += static_cast<size_t>(got);
   emulator.changed.notify_all();
-  if (got >= 0) return got;
+  if (got >= 0) return got + static_cast<ssize_t>(emulator.overstated);
   errno = static_cast<int>(-got);
   return -1;
 }

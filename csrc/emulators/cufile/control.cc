@@ -61,6 +61,7 @@ void fst_emu_cufile_set_refuse(const char* pattern, int code) {
 void fst_emu_cufile_set_require_direct(int on) { Locked()->require_direct = on != 0; }
 void fst_emu_cufile_set_short_reads(unsigned long long most_bytes) { Locked()->most_bytes = most_bytes; }
 void fst_emu_cufile_set_end(unsigned long long offset) { Locked()->end = offset; }
+void fst_emu_cufile_set_overstated(unsigned long long bytes) { Locked()->overstated = bytes; }
 void fst_emu_cufile_set_delay_us(unsigned long long microseconds) { Locked()->delay_us = microseconds; }
 void fst_emu_cufile_set_bandwidth(unsigned long long bytes_per_second) { Locked()->bandwidth = bytes_per_second; }
 void fst_emu_cufile_set_strict(int on) { Locked()->strict = on != 0; }

@@ -34,6 +34,8 @@
   X(set_short_reads, void, (unsigned long long most_bytes))                                                            \
   /* Reads find the end of every file at this byte (0: where it is). */                                                \
   X(set_end, void, (unsigned long long offset))                                                                        \
+  /* Reads say that they gave so many bytes more than they did, against cuFile's promise. */                           \
+  X(set_overstated, void, (unsigned long long bytes))                                                                  \
   X(set_delay_us, void, (unsigned long long microseconds))                                                             \
   X(set_bandwidth, void, (unsigned long long bytes_per_second))                                                        \
   X(set_strict, void, (int on))                                                                                        \

@@ -85,7 +85,7 @@ void Emulator::ReadSettings() {
   refuse = Text("FST_EMU_CUFILE_REFUSE", "");
   refuse_code = static_cast<int>(Number("FST_EMU_CUFILE_REFUSE_CODE", "5030"));
   most_bytes = Number("FST_EMU_CUFILE_SHORT", "0");
-  end = 0;
+  end = overstated = 0;
   open_ms = Number("FST_EMU_CUFILE_OPEN_MS", "0");
   delay_us = Number("FST_EMU_CUFILE_DELAY_US", "0");
   bandwidth = Number("FST_EMU_CUFILE_BANDWIDTH", "0");

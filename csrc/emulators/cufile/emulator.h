@@ -62,7 +62,7 @@ struct Emulator {
   bool compat = false, allow_compat = true, require_direct = false, strict = true, held = false;
   std::string refuse, leaks = "report";
   int refuse_code = cufile::kInternalError;
-  unsigned long long most_bytes = 0, end = 0, open_ms = 0, delay_us = 0, bandwidth = 0;
+  unsigned long long most_bytes = 0, end = 0, overstated = 0, open_ms = 0, delay_us = 0, bandwidth = 0;
 
   bool open = false;
   Driver driver;

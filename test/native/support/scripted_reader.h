@@ -36,6 +36,7 @@ struct ReaderScript {
   int fail_submit_at = 0, fail_open_at = 0;  // the nth; 0: none
   std::atomic<bool> hold{false};             // reads wait for Release
   std::atomic<bool> hold_opens{false};       // opens wait for Release
+  bool repeats = false;                      // completes each read twice, against its promise
 
   std::atomic<int> submits{0}, opens{0}, needs_calls{0};
   std::atomic<bool> gone{false};
@@ -60,6 +61,19 @@ struct ReaderScript {
     wake_.notify_all();
     for (HeldRead& read : held) Finish(std::move(read.request), read.tag);
   }
+  // Carries out the read that is held longest, and goes on to hold the others. Returns its tag.
+  uint64_t ReleaseOne() {
+    HeldRead read;
+    {
+      std::lock_guard<std::mutex> lock(mutex_);
+      read = std::move(held_.front());
+      held_.erase(held_.begin());
+    }
+    Finish(std::move(read.request), read.tag);
+    return read.tag;
+  }
+  // Tells of a read, whether it has come or not.
+  void Tell(uint64_t tag) { queue_->Put({Completion::Kind::kRead, tag, Status::Ok()}); }
 
  private:
   friend class ScriptedReader;
@@ -71,6 +85,7 @@ struct ReaderScript {
   void Finish(ReadRequest request, uint64_t tag) {
     Status status = Deliver(request);
     request.file.reset();
+    if (repeats) queue_->Put({Completion::Kind::kRead, tag, status});
     queue_->Put({Completion::Kind::kRead, tag, status});
   }
 

@@ -36,13 +36,13 @@ async function web(options) {
     const tensor = await buffers.getTensor(key);
     roots.set(`tensor ${roots.size}`, tensor);
     roots.set(`clone ${roots.size}`, await tensor.clone());
-    if (!options.device) roots.set(`array ${roots.size}`, tensor.data);
+    if (tensor.device.type === 'cpu') roots.set(`array ${roots.size}`, tensor.data);
   }
   const parallel = new ParallelLoader({ files: file, maxBatchBytes: 4000, ...options });
   const iterator = parallel.iterateWeights();
   const { value } = await iterator.next();
   roots.set('parallel', parallel).set('iterator', iterator).set('first', value[1]);
-  if (!options.device) roots.set('first array', value[1].data);
+  if (value[1].device.type === 'cpu') roots.set('first array', value[1].data);
   const opened = await fastsafeOpen(file, options);
   const promise = opened.getTensor('a.5');
   promise.catch((error) => assert.equal(error.code, 'CLOSED'));

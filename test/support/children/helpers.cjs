@@ -4,8 +4,8 @@ const { mkdtempSync, rmSync, writeFileSync } = require('node:fs');
 const { tmpdir } = require('node:os');
 const { join } = require('node:path');
 const { setImmediate, setTimeout } = require('node:timers/promises');
-const fst = require('fastsafetensors-node');
-const testing = require('fastsafetensors-node/testing');
+const { onTestDevice } = require('./test-device.cjs');
+const { fst, testing } = onTestDevice(require('fastsafetensors-node'), require('fastsafetensors-node/testing'));
 
 const folder = mkdtempSync(join(tmpdir(), 'fastsafetensors-child-'));
 process.on('exit', () => rmSync(folder, { recursive: true, force: true }));

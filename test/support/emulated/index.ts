@@ -1,4 +1,4 @@
-// Stands in for 'fastsafetensors-node' when loader tests run on the emulated GPU (test/cuda-loaders.test.ts): loaders without a device of their own use
+// Stands in for 'fastsafetensors-node' when loader tests run on the emulated GPU (cuda-loaders.test.ts): loaders without a device of their own use
 // FST_TEST_DEVICE.
 export * from '../../../src/index.js';
 

@@ -1,0 +1,349 @@
+// What CudaDevice and CudaStream promise, call by call, on the emulated driver: the right context whatever the calling
+// thread had before, nothing returned before its bytes have arrived, nothing given back under a copy.
+#include "device/cuda_device.h"
+
+#include <linux/mempolicy.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <memory>
+#include <string>
+#include <thread>
+
+#include "cuda_load_fixture.h"
+
+namespace fst {
+namespace {
+
+using test::Bytes;
+using test::Pattern;
+
+constexpr size_t kBytes = 64 << 10;
+constexpr unsigned kLateUs = 20'000;  // long enough to be seen, whatever the machine does besides
+
+class CudaDeviceTest : public test::CudaLoadTest {
+ protected:
+  void SetUp() override {
+    CudaLoadTest::SetUp();
+    ASSERT_TRUE(OpenDevice("cuda:0", false, &device).ok());
+    ASSERT_TRUE(OpenDevice("cuda:1", false, &other).ok());
+  }
+  void TearDown() override {
+    device.reset();
+    other.reset();
+    CudaLoadTest::TearDown();
+  }
+
+  // On a thread without a context, then on one that has the other device's.
+  template <class Body>
+  void OnForeignThreads(const char* what, Body body) {
+    for (const char* context : {"no", "another"}) {
+      SCOPED_TRACE(std::string(what) + " on a thread with " + context + " context");
+      std::thread([&] {
+        if (std::string(context) == "another") {
+          ASSERT_TRUE(static_cast<CudaDevice&>(*other).Enter().ok());
+        }
+        body();
+      }).join();
+    }
+  }
+
+  std::shared_ptr<DeviceBuffer> Buffer(size_t bytes = kBytes) {
+    std::shared_ptr<DeviceBuffer> buffer;
+    Status allocated = device->Allocate(bytes, &buffer);
+    EXPECT_TRUE(allocated.ok()) << allocated.message();
+    return buffer;
+  }
+
+  std::unique_ptr<StagingMemory> Staging(size_t bytes = kBytes) {
+    std::unique_ptr<StagingMemory> staging;
+    Status allocated = device->AllocateStaging(bytes, &staging);
+    EXPECT_TRUE(allocated.ok()) << allocated.message();
+    return staging;
+  }
+
+  Bytes ReadBack(const DeviceBuffer& buffer) {
+    Bytes bytes(buffer.size());
+    Status read = device->Read(buffer, 0, bytes.size(), bytes.data());
+    EXPECT_TRUE(read.ok()) << read.message();
+    return bytes;
+  }
+
+  std::shared_ptr<Device> device, other;
+};
+
+TEST_F(CudaDeviceTest, EveryOperationMakesItsOwnContextCurrent) {
+  std::shared_ptr<DeviceBuffer> buffer = Buffer(), second = Buffer();
+  Bytes bytes = Pattern(kBytes, 1);
+  OnForeignThreads("CheckRoom", [&] { EXPECT_TRUE(device->CheckRoom(1).ok()); });
+  OnForeignThreads("Allocate", [&] { EXPECT_EQ(Buffer()->size(), kBytes); });
+  OnForeignThreads("AllocateStaging", [&] { (void)Staging(); });
+  OnForeignThreads("PinHostMemory", [&] {
+    EXPECT_TRUE(device->PinHostMemory(bytes.data(), bytes.size()).ok());
+    std::thread([&] { EXPECT_TRUE(device->UnpinHostMemory(bytes.data()).ok()); }).join();
+  });
+  OnForeignThreads("Write", [&] { EXPECT_TRUE(device->Write(*buffer, 0, kBytes, bytes.data()).ok()); });
+  OnForeignThreads("Copy", [&] {
+    CopyRegion all{0, 0, kBytes};
+    EXPECT_TRUE(device->Copy(*buffer, *second, &all, 1).ok());
+  });
+  OnForeignThreads("Read", [&] { EXPECT_EQ(ReadBack(*second), bytes); });
+  OnForeignThreads("Synchronize", [&] { EXPECT_TRUE(device->Synchronize().ok()); });
+}
+
+// The bytes are what the emulator counts: a release in the wrong context is refused by a driver, and leaks.
+TEST_F(CudaDeviceTest, EveryReleaseMakesItsOwnContextCurrent) {
+  OnForeignThreads("staging memory", [&] {
+    std::unique_ptr<StagingMemory> staging = Staging();
+    std::thread([&] { staging.reset(); }).join();
+    EXPECT_EQ(cuda.live_pinned(), 0u);
+  });
+  OnForeignThreads("device memory", [&] {
+    auto& gpu = static_cast<CudaDevice&>(*device);
+    cuda::CUdeviceptr memory = 0;
+    ASSERT_TRUE(gpu.Enter().ok());
+    ASSERT_TRUE(gpu.AllocateMemory(kBytes, &memory).ok());
+    std::thread([&] { gpu.FreeMemory(memory); }).join();
+    EXPECT_EQ(cuda.live_allocations(), 0u);
+  });
+}
+
+TEST_F(CudaDeviceTest, AReleaseTriesItsContextTwice) {
+  std::unique_ptr<StagingMemory> staging = Staging();
+  std::thread([&] {
+    cuda.set_fail("cuCtxSetCurrent", 1, cuda::kUnknown);
+    staging.reset();
+  }).join();
+  EXPECT_EQ(cuda.live_pinned(), 0u);
+}
+
+TEST_F(CudaDeviceTest, WriteReturnsWhenTheBytesHaveArrived) {
+  std::shared_ptr<DeviceBuffer> buffer = Buffer();
+  cuda.set_delay_us(kLateUs);
+  ASSERT_TRUE(device->Write(*buffer, 0, kBytes, Pattern(kBytes, 2).data()).ok());
+  EXPECT_EQ(cuda.pending(), 0u);
+  EXPECT_EQ(ReadBack(*buffer), Pattern(kBytes, 2));
+}
+
+TEST_F(CudaDeviceTest, CopyReturnsWhenTheBytesHaveArrived) {
+  std::shared_ptr<DeviceBuffer> from = Buffer(), to = Buffer();
+  ASSERT_TRUE(device->Write(*from, 0, kBytes, Pattern(kBytes, 3).data()).ok());
+  cuda.set_delay_us(kLateUs);
+  CopyRegion halves[] = {{0, 0, kBytes / 2}, {kBytes / 2, kBytes / 2, kBytes / 2}};
+  ASSERT_TRUE(device->Copy(*from, *to, halves, 2).ok());
+  EXPECT_EQ(cuda.pending(), 0u);
+  EXPECT_EQ(ReadBack(*to), Pattern(kBytes, 3));
+  // Nor does a failure return under the copies before it.
+  cuda.set_fail("cuMemcpyDtoD_v2", 2, cuda::kUnknown);
+  EXPECT_EQ(device->Copy(*from, *to, halves, 2).code(), Code::CUDA_ERROR);
+  EXPECT_EQ(cuda.pending(), 0u);
+}
+
+TEST_F(CudaDeviceTest, SynchronizeWaitsForTheStreamsOfAll) {
+  std::shared_ptr<DeviceBuffer> buffer = Buffer();
+  ASSERT_TRUE(static_cast<CudaDevice&>(*device).Enter().ok());
+  cuda::CUstream stream = nullptr;  // of another library in the process
+  ASSERT_EQ(cu->StreamCreate(&stream, cuda::kStreamNonBlocking), cuda::kSuccess);
+  cuda.set_delay_us(kLateUs);
+  ASSERT_EQ(cu->MemsetD8Async(buffer->address(), 7, kBytes, stream), cuda::kSuccess);
+  ASSERT_TRUE(device->Synchronize().ok());
+  EXPECT_EQ(cuda.pending(), 0u);
+  EXPECT_EQ(cu->StreamDestroy(stream), cuda::kSuccess);
+}
+
+TEST_F(CudaDeviceTest, OutOfMemorySaysAskedFreeAndTotal) {
+  cuda.set_memory_limit(0, 1'000'000);
+  std::shared_ptr<DeviceBuffer> most = Buffer(900'000), more;
+  Status refused = device->Allocate(200'000, &more);
+  EXPECT_EQ(refused.code(), Code::OUT_OF_DEVICE_MEMORY);
+  EXPECT_NE(refused.message().find("asked for 200000 bytes on cuda:0 (Emulated GPU 0), 100000 of 1000000 are free"),
+            std::string::npos)
+      << refused.message();
+  EXPECT_EQ(device->CheckRoom(100'001).message().find("asked for 100001 bytes on cuda:0"), 0u);
+  EXPECT_TRUE(device->CheckRoom(100'000).ok());
+}
+
+// Memory that was let go of a moment ago is on its way back: frees wait for what runs on the device.
+TEST_F(CudaDeviceTest, MemoryThatIsBeingFreedCountsAsFree) {
+  cuda.set_memory_limit(0, 1'000'000);
+  std::shared_ptr<DeviceBuffer> busy = Buffer(1000), gone, more;
+  ASSERT_TRUE(static_cast<CudaDevice&>(*device).Enter().ok());
+  cuda::CUstream stream = nullptr;
+  ASSERT_EQ(cu->StreamCreate(&stream, cuda::kStreamNonBlocking), cuda::kSuccess);
+  auto let_go_while_busy = [&] {
+    gone = Buffer(900'000);
+    cuda.set_delay_us(kLateUs);
+    ASSERT_EQ(cu->MemsetD8Async(busy->address(), 7, 1000, stream), cuda::kSuccess);
+    cuda.set_delay_us(0);
+    gone.reset();
+  };
+  let_go_while_busy();
+  EXPECT_TRUE(device->CheckRoom(900'000).ok());
+  let_go_while_busy();
+  EXPECT_TRUE(device->Allocate(900'000, &more).ok());
+  EXPECT_EQ(cu->StreamDestroy(stream), cuda::kSuccess);
+}
+
+// cuMemFree waits for the device: who drops the last reference, a finalizer say, does not.
+TEST_F(CudaDeviceTest, LettingGoOfMemoryWaitsForNothing) {
+  std::shared_ptr<DeviceBuffer> busy = Buffer(), gone = Buffer();
+  ASSERT_TRUE(static_cast<CudaDevice&>(*device).Enter().ok());
+  cuda::CUstream stream = nullptr;
+  ASSERT_EQ(cu->StreamCreate(&stream, cuda::kStreamNonBlocking), cuda::kSuccess);
+  cuda.hold(1);
+  ASSERT_EQ(cu->MemsetD8Async(busy->address(), 7, kBytes, stream), cuda::kSuccess);
+  gone.reset();
+  EXPECT_EQ(cuda.pending(), 1u);
+  cuda.hold(0);
+  WaitForFrees();
+  EXPECT_EQ(cuda.live_allocations(), 1u);
+  EXPECT_EQ(cu->StreamDestroy(stream), cuda::kSuccess);
+}
+
+TEST_F(CudaDeviceTest, ADeviceThatIsNotThereSaysHowManyThereAre) {
+  std::shared_ptr<Device> none;
+  Status opened = OpenDevice("cuda:2", false, &none);
+  EXPECT_EQ(opened.code(), Code::DEVICE_UNAVAILABLE);
+  EXPECT_NE(opened.message().find("there is no device \"cuda:2\": the driver "), std::string::npos);
+  EXPECT_NE(opened.message().find("shows 2 devices"), std::string::npos) << opened.message();
+}
+
+TEST_F(CudaDeviceTest, StagingIsOnTheNodeOfTheDevice) {
+  if (syscall(SYS_set_mempolicy, MPOL_DEFAULT, nullptr, 0) != 0) {
+    GTEST_SKIP() << "memory policies may not be set here (" << ErrnoText(errno) << ")";
+  }
+  UseFakeDevices(nullptr);
+  cuda.set_attribute(0, cuda::kAttributeHostNumaId, 0);
+  std::shared_ptr<Device> near;
+  ASSERT_TRUE(OpenDevice("cuda:0", false, &near).ok());
+  ASSERT_EQ(near->numa_node(), 0) << "sysfs does not know the emulated GPU: the driver tells";
+  std::unique_ptr<StagingMemory> staging;
+  ASSERT_TRUE(near->AllocateStaging(kBytes, &staging).ok());
+  EXPECT_EQ(cuda.pinned_node(), 0);
+  cuda.set_attribute(1, cuda::kAttributeHostNumaId, -1);
+  std::shared_ptr<Device> anywhere;
+  ASSERT_TRUE(OpenDevice("cuda:1", false, &anywhere).ok());
+  ASSERT_TRUE(anywhere->AllocateStaging(kBytes, &staging).ok());
+  EXPECT_EQ(cuda.pinned_node(), -1) << "and the thread's own policy is back";
+}
+
+// ---- streams ----
+
+class CudaStreamTest : public CudaDeviceTest {
+ protected:
+  void SetUp() override {
+    CudaDeviceTest::SetUp();
+    buffer = Buffer();
+    staging = Staging();
+    Bytes bytes = Pattern(kBytes, 5);
+    std::copy(bytes.begin(), bytes.end(), reinterpret_cast<unsigned char*>(staging->address()));
+    ASSERT_TRUE(device->NewStream(queue, &stream).ok());
+  }
+  void TearDown() override {
+    stream.reset();
+    staging.reset();
+    buffer.reset();
+    CudaDeviceTest::TearDown();
+  }
+
+  // The staging memory in so many pieces.
+  Status Submit(uint64_t tag, size_t pieces = 1) {
+    std::vector<CopyPiece> list;
+    const size_t length = kBytes / pieces;
+    for (size_t i = 0; i < pieces; ++i)
+      list.push_back({staging->address() + i * length, buffer->address() + i * length, length});
+    return stream->Submit(list.data(), list.size(), false, tag);
+  }
+
+  // Completions that arrive within some milliseconds.
+  std::vector<Completion> Take(int ms) {
+    std::vector<Completion> completions;
+    queue->Take(&completions, Clock::now() + std::chrono::milliseconds(ms));
+    return completions;
+  }
+
+  std::shared_ptr<CompletionQueue> queue = std::make_shared<CompletionQueue>();
+  std::shared_ptr<DeviceBuffer> buffer;
+  std::unique_ptr<StagingMemory> staging;
+  std::unique_ptr<CopyStream> stream;
+};
+
+TEST_F(CudaStreamTest, ACompletionComesWhenAllPiecesHaveArrived) {
+  cuda.hold(1);
+  ASSERT_TRUE(Submit(11, 4).ok());
+  EXPECT_TRUE(Take(30).empty()) << "nothing has been copied yet";
+  cuda.hold(0);
+  std::vector<Completion> completions = Take(10'000);
+  ASSERT_EQ(completions.size(), 1u);
+  EXPECT_EQ(completions[0].tag, 11u);
+  EXPECT_TRUE(completions[0].status.ok());
+  EXPECT_EQ(cuda.pending(), 0u);
+  EXPECT_EQ(ReadBack(*buffer), Pattern(kBytes, 5));
+}
+
+TEST_F(CudaStreamTest, OperationsMakeTheirOwnContextCurrent) {
+  OnForeignThreads("Submit", [&] {
+    EXPECT_TRUE(Submit(1).ok());
+    EXPECT_EQ(Take(10'000).size(), 1u);
+  });
+  OnForeignThreads("a stream", [&] {
+    std::unique_ptr<CopyStream> made;
+    ASSERT_TRUE(device->NewStream(queue, &made).ok());
+    std::thread([&] { made.reset(); }).join();
+    EXPECT_EQ(cuda.live_streams(), 1u) << "the fixture's";
+  });
+}
+
+TEST_F(CudaStreamTest, ARefusedSubmissionReturnsWhenNoPieceIsOnItsWay) {
+  cuda.set_delay_us(kLateUs);
+  for (const char* refused : {"cuMemcpyHtoDAsync_v2", "cuEventRecord"}) {
+    SCOPED_TRACE(refused);
+    cuda.set_fail(refused, std::string(refused) == "cuEventRecord" ? 1 : 2, cuda::kUnknown);
+    EXPECT_EQ(Submit(1, 2).code(), Code::CUDA_ERROR);
+    EXPECT_EQ(cuda.pending(), 0u) << "the slot is the caller's again";
+  }
+  EXPECT_TRUE(Take(0).empty());
+}
+
+// Each call of the drain may fail once.
+TEST_F(CudaStreamTest, ADrainTriesTwice) {
+  cuda.set_delay_us(kLateUs);
+  cuda.set_fail("cuMemcpyHtoDAsync_v2", 2, cuda::kUnknown);
+  cuda.set_fail("cuStreamSynchronize", 1, cuda::kUnknown);
+  EXPECT_FALSE(Submit(1, 2).ok());
+  EXPECT_EQ(cuda.pending(), 0u);
+  cuda.set_fail("cuMemcpyHtoDAsync_v2", 2, cuda::kUnknown);
+  cuda.set_fail("cuCtxSetCurrent", 2, cuda::kUnknown);  // the first is that of the submission
+  EXPECT_FALSE(Submit(1, 2).ok());
+  EXPECT_EQ(cuda.pending(), 0u);
+}
+
+TEST_F(CudaStreamTest, AFailedWaitCompletesWhenNoCopyIsOnItsWay) {
+  cuda.set_delay_us(kLateUs);
+  // The waiting thread's first entry into the context; the call before it is the submission's.
+  cuda.set_fail("cuCtxSetCurrent", 2, cuda::kUnknown);
+  for (uint64_t tag : {1, 2}) {
+    ASSERT_TRUE(Submit(tag).ok());
+    std::vector<Completion> completions = Take(10'000);
+    EXPECT_EQ(cuda.pending(), 0u);
+    ASSERT_EQ(completions.size(), 1u);
+    EXPECT_EQ(completions[0].status.code(), Code::CUDA_ERROR);
+    cuda.set_fail("cuEventSynchronize", 1, cuda::kUnknown);  // then the wait itself
+  }
+  cuda.reset();
+}
+
+TEST_F(CudaStreamTest, TheEndOfAStreamWaitsForItsCopies) {
+  cuda.set_delay_us(kLateUs);
+  ASSERT_TRUE(Submit(1).ok());
+  ASSERT_TRUE(Submit(2, 3).ok());
+  stream.reset();
+  EXPECT_EQ(cuda.pending(), 0u);
+  EXPECT_EQ(Take(0).size(), 2u);
+  EXPECT_EQ(cuda.live_events(), 0u);
+}
+
+}  // namespace
+}  // namespace fst

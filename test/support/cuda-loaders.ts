@@ -1,0 +1,67 @@
+import { spawnSync } from 'node:child_process';
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { emulators } from 'fastsafetensors-node/testing';
+
+const top = join(__dirname, '..', '..');
+
+export type Thread = 'main thread' | 'worker thread';
+const RUNNER: Readonly<Record<Thread, readonly string[]>> = {
+  'main thread': ['--runInBand'],
+  'worker thread': ['--workerThreads', '--maxWorkers=1', '--runner=./test/support/emulated/worker-runner.js'],
+};
+
+/**
+ * Test files once more, unchanged, with an emulated GPU as the device of loaders that name none: it is strict, copies late, crashes a host that touches device
+ * memory, and aborts when device memory is left at the end. Fails unless every test of every file passes.
+ */
+export function expectAllPassOn(device: string, thread: Thread, files: readonly string[]): void {
+  const folder = mkdtempSync(join(tmpdir(), 'fastsafetensors-cuda-'));
+  try {
+    const report = join(folder, 'report.json');
+    const args = ['--config', 'jest.cuda.config.js', ...RUNNER[thread], '--json', `--outputFile=${report}`];
+    const patterns = files.map((name) => `<rootDir>/test/${name}.test.ts`.replace('<rootDir>', top));
+    const ended = spawnSync(
+      process.execPath,
+      [join('node_modules', 'jest', 'bin', 'jest.js'), ...args, '--runTestsByPath', ...patterns],
+      {
+        cwd: top,
+        encoding: 'utf8',
+        env: {
+          ...process.env,
+          NODE_OPTIONS: '',
+          FST_TEST_DEVICE: device,
+          ...emulators.cuda.env({ DEVICES: 2, DELAY_US: 20, JITTER_US: 50, LEAKS: 'abort-memory' }),
+        },
+      },
+    );
+    const { testResults, numPassedTests } = JSON.parse(readFileSync(report, 'utf8')) as Report;
+    const failed = testResults.flatMap(({ message, assertionResults }) =>
+      message && assertionResults.every(({ status }) => status === 'passed')
+        ? [message]
+        : assertionResults
+            .filter(({ status }) => status !== 'passed')
+            .map(({ fullName, failureMessages }) => `${fullName}\n${failureMessages.join('\n')}`),
+    );
+    const emulator = /^emulated CUDA: .*$/m.exec(ended.stderr)?.[0] ?? '';
+    expect({ failed, emulator, signal: ended.signal, code: ended.status }).toEqual({
+      failed: [],
+      emulator: '',
+      signal: null,
+      code: 0,
+    });
+    expect(testResults.length).toBe(files.length);
+    expect(numPassedTests).toBeGreaterThanOrEqual(files.length);
+  } finally {
+    rmSync(folder, { recursive: true });
+  }
+}
+
+interface Report {
+  numPassedTests: number;
+  testResults: {
+    message: string;
+    assertionResults: { status: string; fullName: string; failureMessages: string[] }[];
+  }[];
+}
