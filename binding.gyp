@@ -30,6 +30,7 @@
         "csrc/reader/usrbio_api.cc",
         "csrc/reader/usrbio_files.cc",
         "csrc/reader/usrbio_iov.cc",
+        "csrc/reader/usrbio_mount.cc",
         "csrc/reader/usrbio_preflight.cc",
         "csrc/reader/usrbio_reader.cc",
         "csrc/reader/usrbio_reads.cc",
@@ -46,6 +47,7 @@
         "csrc/ort/session.cc",
         "csrc/ort/session_options.cc",
         "csrc/ort/value.cc",
+        "csrc/ort/work.cc",
         "csrc/tf/adopt.cc",
         "csrc/tf/c_api.cc",
         "csrc/tf/convert.cc",
@@ -62,7 +64,7 @@
       ],
       "defines": [
         "NAPI_VERSION=9",
-        "NAPI_DISABLE_CPP_EXCEPTIONS",
+        "NODE_ADDON_API_CPP_EXCEPTIONS",
         "NODE_API_SWALLOW_UNTHROWABLE_EXCEPTIONS",
         "NODE_ADDON_API_DISABLE_DEPRECATED",
         "_FILE_OFFSET_BITS=64"
@@ -77,10 +79,16 @@
         "-O3",
         "-fvisibility=hidden",
         "-fno-gnu-unique",
+        "-fexceptions",
         "-Wall",
         "-Wextra"
       ],
+      "cflags!": [
+        "-fno-exceptions"
+      ],
       "cflags_cc!": [
+        "-fno-exceptions",
+        "-fno-rtti",
         "-std=gnu++17",
         "-std=gnu++20"
       ],

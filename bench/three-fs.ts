@@ -1,7 +1,8 @@
 /**
- * The 3FS copier over a modelled link that all processes share, beside a baseline that keeps one read in flight (bench/native/usrbio_baseline.cc). Whole loads are
- * timed, the making of ring and buffers and the first touch of all memory included; medians of the rate as a part of the link's.
- * `npm run bench -- 3fs [--runs 5] [--processes 1,2,4,8] [--gib 1] [--option name=value …]`
+ * The 3FS copier over a modelled link that all processes share, beside a baseline that keeps one read in flight (bench/native/usrbio_baseline.cc) and the floor:
+ * a client that keeps as many reads in flight as the copier does and drops their bytes (bench/native/usrbio_floor.cc). Whole loads are timed, from the first
+ * process that starts to the last that ends, the making of ring and buffers and the first touch of all memory included; medians of the rate as a part of the link's.
+ * `npm run bench -- 3fs [--runs 5] [--processes 1,2,4,8] [--devices cpu,cuda:0] [--gib 1] [--option name=value …]`
  */
 import { spawn, spawnSync } from 'node:child_process';
 import { mkdir, mkdtemp, open, rm } from 'node:fs/promises';
@@ -17,10 +18,13 @@ const LINKS = [
 ];
 /** Bytes of the baseline's buffer, both halves: as its original is published with. */
 const BASELINE_BUFFER = 16e6;
+const FLOOR_IN_FLIGHT = 32;
 
+/** What one process prints; times in seconds, of one clock. */
 interface Run {
   bytes: number;
-  seconds: number;
+  begin: number;
+  end: number;
   maxInFlight: number;
 }
 
@@ -28,9 +32,10 @@ export interface Row {
   link: string;
   memory: string;
   processes: number;
-  /** Median part of the link's bandwidth. */
+  /** Median parts of the link's bandwidth. */
   copier: number;
   baseline: number;
+  floor: number;
   maxInFlight: number;
   least: number;
 }
@@ -51,8 +56,8 @@ async function writeShard(path: string, tensors: number): Promise<void> {
   await file.close();
 }
 
-/** Starts the processes, lets them get ready, and sets them off together. */
-async function together(commands: readonly string[][], env: NodeJS.ProcessEnv): Promise<Run[]> {
+/** Starts the processes, lets them get ready, and sets them off together after `prepare`. */
+async function together(commands: readonly string[][], env: NodeJS.ProcessEnv, prepare: () => void): Promise<Run[]> {
   const children = commands.map(([command, ...args]) =>
     spawn(command!, args, { env, stdio: ['pipe', 'pipe', 'inherit'] }),
   );
@@ -69,70 +74,82 @@ async function together(commands: readonly string[][], env: NodeJS.ProcessEnv): 
         );
       }),
   );
+  prepare();
   for (const child of children) child.stdin.end('go\n');
   return Promise.all(runs);
 }
 
-function median(values: readonly number[]): number {
+function medianOf(values: readonly number[]): number {
   return [...values].sort((a, b) => a - b)[values.length >> 1]!;
 }
 
-export async function measureThreeFs(
-  runs: number,
-  processes: readonly number[],
-  gib: number,
-  options: object,
-): Promise<Row[]> {
+export interface Measurement {
+  runs: number;
+  processes: readonly number[];
+  devices: readonly string[];
+  gib: number;
+  /** Of the loader. */
+  options: object;
+}
+
+export async function measureThreeFs({ runs, processes, devices, gib, options }: Measurement): Promise<Row[]> {
   const build = join(__dirname, '..', '..', 'build', 'cmake');
-  const built = spawnSync('cmake', ['--build', build, '--target', 'usrbio_baseline', '--parallel', '2']);
+  const native = ['usrbio_baseline', 'usrbio_floor', 'touch_memory'];
+  const built = spawnSync('cmake', ['--build', build, '--parallel', '2', '--target', ...native]);
   if (built.status !== 0) throw new Error(`the baseline cannot be built: ${built.stderr}`);
   const folder = await mkdtemp(join(tmpdir(), 'fastsafetensors-bench-'));
   try {
     await mkdir(join(folder, '3fs-virt', 'iovs'), { recursive: true });
     const shards = Array.from({ length: Math.max(1, gib * 8) }, (_, i) => join(folder, `${100 + i}.safetensors`));
     for (const shard of shards) await writeShard(shard, 4);
+    let links = 0;
+    const memoryBytes = 1.2 * Math.max(shards.length, ...processes) * 4 * TENSOR;
+    const touchMemory = (): void => void spawnSync(join(build, 'touch_memory'), [String(Math.ceil(memoryBytes))]);
+    const rate = async (command: readonly string[], count: number, model: object, memory: string): Promise<Rate> => {
+      const emulated = emulators.hf3fs.env({
+        ...model,
+        LINK: join(folder, `link-${links++}`),
+        POISON: 0,
+        THREADS: 2,
+      });
+      const env = { ...process.env, ...emulated, ...(memory === 'cpu' ? {} : emulators.cuda.env({ LEAKS: 'off' })) };
+      // Every process the same amount: together as much as one alone, and at least one shard.
+      const each = shards.slice(0, Math.max(1, Math.floor(shards.length / count)));
+      const results = await together(new Array(count).fill([...command, ...each]), env, touchMemory);
+      const bytes = results.reduce((sum, run) => sum + run.bytes, 0);
+      const seconds = Math.max(...results.map(({ end }) => end)) - Math.min(...results.map(({ begin }) => begin));
+      return { bytesPerSecond: bytes / seconds, maxInFlight: Math.max(...results.map((run) => run.maxInFlight)) };
+    };
     const rows: Row[] = [];
-    for (const memory of ['cpu', 'cuda:0']) {
+    for (const memory of devices) {
+      const commands = {
+        copier: [process.execPath, join(__dirname, 'three-fs-child.js'), memory, JSON.stringify(options)],
+        baseline: [join(build, 'usrbio_baseline'), folder, memory, String(BASELINE_BUFFER)],
+        floor: [join(build, 'usrbio_floor'), folder, String(FLOOR_IN_FLIGHT)],
+      };
       for (const { gbPerSecond, msPerJob, least } of LINKS) {
+        const model = { BANDWIDTH: gbPerSecond * 1e9, LATENCY_MS: msPerJob };
         for (const count of processes) {
-          // Every process the same amount: together as much as one alone, and at least one shard.
-          const each = shards.slice(0, Math.max(1, Math.floor(shards.length / count)));
-          const parts: { copier: number[]; baseline: number[] } = { copier: [], baseline: [] };
+          const parts: Record<keyof typeof commands, number[]> = { copier: [], baseline: [], floor: [] };
           let maxInFlight = 0;
           for (let i = 0; i < runs; ++i) {
-            for (const what of ['copier', 'baseline'] as const) {
-              const env = {
-                ...process.env,
-                ...emulators.hf3fs.env({
-                  BANDWIDTH: gbPerSecond * 1e9,
-                  LATENCY_MS: msPerJob,
-                  LINK: join(folder, `link-${rows.length}-${i}-${what}`),
-                  POISON: 0,
-                  THREADS: 2,
-                }),
-                ...(memory === 'cpu' ? {} : emulators.cuda.env()),
-              };
-              const child = [process.execPath, join(__dirname, 'three-fs-child.js'), memory, JSON.stringify(options)];
-              const other = [join(build, 'usrbio_baseline'), folder, memory, String(BASELINE_BUFFER)];
-              const command = [...(what === 'copier' ? child : other), ...each];
-              const results = await together(new Array(count).fill(command), env);
-              const bytes = results.reduce((sum, run) => sum + run.bytes, 0);
-              const seconds = Math.max(...results.map((run) => run.seconds));
-              parts[what].push(bytes / seconds / (gbPerSecond * 1e9));
-              if (what === 'copier') maxInFlight = Math.max(maxInFlight, ...results.map((run) => run.maxInFlight));
+            for (const what of ['copier', 'baseline', 'floor'] as const) {
+              const measured = await rate(commands[what], count, model, memory);
+              parts[what].push(measured.bytesPerSecond / model.BANDWIDTH);
+              if (what === 'copier') maxInFlight = Math.max(maxInFlight, measured.maxInFlight);
             }
           }
-          rows.push({
-            link: `${gbPerSecond} GB/s, ${msPerJob} ms a job`,
-            memory,
-            processes: count,
-            copier: median(parts.copier),
-            baseline: median(parts.baseline),
-            maxInFlight,
-            least,
-          });
-          const { link, copier, baseline } = rows.at(-1)!;
-          console.error(`${link}, ${memory}, ${count}: ${percent(copier)} (baseline ${percent(baseline)})`);
+          const link = `${gbPerSecond} GB/s, ${msPerJob} ms a job`;
+          const [copier, baseline, floor] = [parts.copier, parts.baseline, parts.floor].map(medianOf) as [
+            number,
+            number,
+            number,
+          ];
+          rows.push({ link, memory, processes: count, copier, baseline, floor, maxInFlight, least });
+          const all = parts.copier.map(percent).join(', ');
+          console.error(
+            `${link}, ${memory}, ${count}: ${percent(copier)} (${all}; baseline ${percent(baseline)}, floor ${percent(floor)})`,
+          );
         }
       }
     }
@@ -140,6 +157,11 @@ export async function measureThreeFs(
   } finally {
     await rm(folder, { recursive: true });
   }
+}
+
+interface Rate {
+  bytesPerSecond: number;
+  maxInFlight: number;
 }
 
 function percent(part: number): string {
@@ -152,6 +174,7 @@ export async function printThreeFs(args: readonly string[]): Promise<void> {
     options: {
       runs: { type: 'string', default: '5' },
       processes: { type: 'string', default: '1,2,4,8' },
+      devices: { type: 'string', default: 'cpu,cuda:0' },
       gib: { type: 'string', default: '1' },
       option: { type: 'string', multiple: true, default: [] },
     },
@@ -159,13 +182,19 @@ export async function printThreeFs(args: readonly string[]): Promise<void> {
   const options = Object.fromEntries(
     values.option.map((text) => [text.split('=')[0]!, Number(text.split('=')[1])] as const),
   );
-  const processes = values.processes.split(',').map(Number);
-  const rows = await measureThreeFs(Number(values.runs), processes, Number(values.gib), options);
+  const rows = await measureThreeFs({
+    runs: Number(values.runs),
+    processes: values.processes.split(',').map(Number),
+    devices: values.devices.split(','),
+    gib: Number(values.gib),
+    options,
+  });
   console.table(
-    rows.map(({ copier, baseline, least, ...row }) => ({
+    rows.map(({ copier, baseline, floor, least, ...row }) => ({
       ...row,
       copier: percent(copier),
       baseline: percent(baseline),
+      floor: percent(floor),
       ...(row.processes === 1 ? { 'at least': percent(least), holds: copier >= least } : {}),
     })),
   );

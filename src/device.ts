@@ -1,6 +1,9 @@
 import { InvalidArgumentError } from './errors.js';
 import { type NativeDevice, native, settled } from './native.js';
 
+/** 'cpu', 'cuda', 'cuda:N', 'gpu' or 'gpu:N'; without a number the GPU is number 0. */
+export type DeviceString = string;
+
 /** Where tensors live. Immutable; equal devices have equal strings. */
 export class Device {
   readonly type: 'cpu' | 'cuda';
@@ -12,8 +15,8 @@ export class Device {
     this.index = index;
   }
 
-  /** 'cpu', 'cuda', 'cuda:N', 'gpu' or 'gpu:N'; without a number the GPU is number 0. INVALID_ARGUMENT otherwise. */
-  static parse(text: string): Device {
+  /** INVALID_ARGUMENT when `text` is no DeviceString. */
+  static parse(text: DeviceString): Device {
     if (text === 'cpu') return new Device('cpu', null);
     const match = typeof text === 'string' ? /^(?:cuda|gpu)(?::(0|[1-9]\d{0,3}))?$/.exec(text) : null;
     if (!match) {

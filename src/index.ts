@@ -17,7 +17,7 @@ export {
   registeredCopiers,
 } from './copiers/registry.js';
 export { extractMountPoint, getHf3fsLibPath } from './copiers/three-fs.js';
-export { Device } from './device.js';
+export { Device, type DeviceString } from './device.js';
 export { DeviceTensor } from './device-tensor.js';
 export type { DTypeName } from './dtype.js';
 export { type ErrorCode, FastSafetensorsError, InvalidArgumentError } from './errors.js';

@@ -156,7 +156,7 @@ export interface StatusObject {
 // ---- ONNX Runtime: csrc/napi/ort_api.cc --------------------------------------------------------------------------------
 
 export type NativeOrtSession = { readonly [brand]: 'ort session' };
-export type NativeOrtRun = { readonly [brand]: 'ort run' };
+export type NativeOrtControl = { readonly [brand]: 'ort control' };
 export type NativeOrtValue = { readonly [brand]: 'ort value' };
 
 /** A tensor for ONNX Runtime: its element type by ONNX's number, and its elements in one of four places. */
@@ -217,13 +217,14 @@ export interface OrtSessionConfig {
 }
 interface OrtAddon {
   ortLibrary(logSeverity: number, device?: string): { path: string; version: string };
-  ortCreateSession(config: OrtSessionConfig): Promise<NativeOrtSession>;
+  ortCreateSession(config: OrtSessionConfig, control: NativeOrtControl): Promise<NativeOrtSession>;
   ortPorts(session: NativeOrtSession): { inputs: OrtPort[]; outputs: OrtPort[] };
-  ortNewRun(): NativeOrtRun;
-  ortStopRun(run: NativeOrtRun): void;
+  ortNewControl(): NativeOrtControl;
+  ortStop(control: NativeOrtControl): void;
+  ortEndProcess(): void;
   ortRun(
     session: NativeOrtSession,
-    run: NativeOrtRun,
+    control: NativeOrtControl,
     feeds: readonly OrtFeed[],
     fetches: readonly OrtFetch[],
     config: OrtRunConfig,

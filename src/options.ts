@@ -1,5 +1,5 @@
 import { type CopierType, registeredCopiers } from './copiers/registry.js';
-import { Device } from './device.js';
+import { Device, type DeviceString } from './device.js';
 import type { DeviceTensor } from './device-tensor.js';
 import { CONVERSION_TARGETS, DTYPE_BITS, type DTypeName } from './dtype.js';
 import { FastSafetensorsError, InvalidArgumentError } from './errors.js';
@@ -16,8 +16,8 @@ export interface Logger {
 }
 
 export interface LoaderOptions<T = DeviceTensor> {
-  /** Where tensors go: 'cpu' (default), 'cuda', 'cuda:N', 'gpu', 'gpu:N'. */
-  device?: string;
+  /** Where tensors go; 'cpu' by default. */
+  device?: DeviceString;
   /** 'auto' (default): what suits the device and the files best. */
   copier?: CopierType;
   pg?: ProcessGroup;
@@ -94,10 +94,10 @@ function fail(name: string, expected: string, value: unknown): never {
   throw new InvalidArgumentError(`${name}: expected ${expected}, found ${found}`);
 }
 
-const boolean: Check = (value, name) => {
+export const boolean: Check = (value, name) => {
   if (typeof value !== 'boolean') fail(name, 'a boolean', value);
 };
-const callback: Check = (value, name) => {
+export const callback: Check = (value, name) => {
   if (typeof value !== 'function') fail(name, 'a function', value);
 };
 const text: Check = (value, name) => {
@@ -193,7 +193,7 @@ const LOADER_CHECKS: Record<keyof LoaderOptions, Check> = {
   progress: boolean,
 };
 
-const PARALLEL_CHECKS: Record<keyof ParallelOptions, Check> = {
+export const PARALLEL_CHECKS: Record<keyof ParallelOptions, Check> = {
   ...LOADER_CHECKS,
   files: () => {}, // checked by resolveFiles
   queueSize: integer(-1, 65536),

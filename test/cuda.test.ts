@@ -71,7 +71,7 @@ test.each([
   ['nogds', 'cuda:0', 'cannot be loaded', { env: { FASTSAFETENSORS_CUDA_LIB: '/nowhere/libcuda.so' } }],
 ] satisfies [string, string, string, Settings][])(
   '%s on %s is not available: %s',
-  async (copier, device, reason, settings) => {
+  async (copier, device, reason, settings: Settings) => {
     await run(['unavailable', copier, device, reason], { ...settings, env: { ...compat(), ...settings.env } });
   },
 );

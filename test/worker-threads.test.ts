@@ -9,6 +9,6 @@ test.each([
   ['stalled', 'a worker is terminated while a read never comes back'],
 ])('%s: %s', async (scenario) => {
   // A read that never comes back keeps its memory to the end: the emulated GPU need not report that.
-  const env = scenario === 'stalled' ? { FST_EMU_CUDA_LEAKS: 'off' } : {};
+  const env: Record<string, string> = scenario === 'stalled' ? { FST_EMU_CUDA_LEAKS: 'off' } : {};
   await expectClean('workers.cjs', [scenario], { flags: ['--expose-gc'], env });
 });

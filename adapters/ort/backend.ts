@@ -1,12 +1,14 @@
 import { resolve } from 'node:path';
+import { isMainThread } from 'node:worker_threads';
 import type { CopierType } from '../../src/copiers/registry.js';
 import { Device } from '../../src/device.js';
 import { InvalidArgumentError } from '../../src/errors.js';
 import { FilesBufferOnDevice } from '../../src/files-buffer.js';
-import { checked, native, type OrtSessionConfig, settled } from '../../src/native.js';
+import { checked, type NativeOrtControl, native, type OrtSessionConfig, settled } from '../../src/native.js';
 import { checkOptions } from '../../src/options.js';
 import type { Progress } from '../../src/progress.js';
 import type { Files } from '../../src/shards.js';
+import { abortable } from './abortable.js';
 import type { Names, Unmatched } from './match.js';
 import { type Prepared, prepareModel } from './prepare.js';
 import { SessionHandler } from './session-handler.js';
@@ -19,7 +21,7 @@ export const PROVIDER = 'fastsafetensors';
 /** Weights together up to this may be packed by ONNX Runtime, which copies them. */
 const MAX_PREPACKED_BYTES = 64 * 1024 * 1024;
 
-/** Where a session runs and what its weights are; also the fields of the execution provider: `{ name: 'fastsafetensors', device: 'cuda:0', weights }`. */
+/** Where a session runs and what its weights are. */
 export interface ProviderOptions {
   /** 'cpu' (default), 'cuda', 'cuda:N', 'gpu', 'gpu:N'. */
   device?: string;
@@ -38,6 +40,11 @@ export interface ProviderOptions {
   providerOptions?: Readonly<Record<string, string | number | boolean>>;
   signal?: AbortSignal;
   onProgress?: (progress: Progress) => void;
+}
+
+/** How InferenceSession.create is told of them: `executionProviders: [provider]`, of a variable of this type, since ort's own types know no fields of others. */
+export interface ExecutionProvider extends ProviderOptions {
+  readonly name: typeof PROVIDER;
 }
 
 const any = (): void => {};
@@ -90,6 +97,16 @@ export function registerBackend(ort: object): void {
   // Below 0: never chosen unless it is named.
   module.registerBackend(PROVIDER, backend, -1);
   backends.set(module.Tensor, backend);
+  endWithProcess();
+}
+
+let ending = false;
+
+/** The process's exit destroys what ONNX Runtime stands on, and must not meet it at work. Workers end theirs with their environment. */
+function endWithProcess(): void {
+  if (ending || !isMainThread) return;
+  ending = true;
+  process.on('exit', () => native().ortEndProcess());
 }
 
 class Backend {
@@ -123,10 +140,11 @@ class Backend {
       onProgress,
       givenFiles: new Set(files.map(({ path }) => path)),
     });
-    const making = this.#make(model, prepared, { ...config, externalFiles: files }, place, given).then(
+    const control = native().ortNewControl();
+    const making = this.#make(model, prepared, { ...config, externalFiles: files }, place, given, control).then(
       (session) => new SessionHandler(session, this.#ort.Tensor, options.preferredOutputLocation),
     );
-    const handler = await (signal ? untilAborted(making, signal) : making);
+    const handler = await (signal ? abortable(making, control, signal, (late) => void late.dispose()) : making);
     created?.({ device: place, unmatched: prepared.unmatched } satisfies Created);
     return handler;
   }
@@ -137,6 +155,7 @@ class Backend {
     config: Partial<OrtSessionConfig>,
     device: string,
     { providerOptions = {} }: ProviderOptions,
+    control: NativeOrtControl,
   ) {
     const entries = [...(config.entries ?? [])];
     const unless = (key: string, value: string): void => {
@@ -148,15 +167,18 @@ class Backend {
     if (bytes > MAX_PREPACKED_BYTES) unless('session.disable_prepacking', '1');
     try {
       const session = await settled(
-        native().ortCreateSession({
-          ...config,
-          entries,
-          device,
-          model: prepared.model,
-          modelName: typeof given === 'string' ? resolve(given) : 'the model in memory',
-          initializers: prepared.initializers,
-          providerOptions: Object.entries(providerOptions).map(([key, value]) => [key, String(value)] as const),
-        }),
+        native().ortCreateSession(
+          {
+            ...config,
+            entries,
+            device,
+            model: prepared.model,
+            modelName: typeof given === 'string' ? resolve(given) : 'the model in memory',
+            initializers: prepared.initializers,
+            providerOptions: Object.entries(providerOptions).map(([key, value]) => [key, String(value)] as const),
+          },
+          control,
+        ),
       );
       try {
         await prepared.check();
@@ -175,20 +197,4 @@ class Backend {
 function severityOf(level: unknown): number {
   const at = ['verbose', 'info', 'warning', 'error', 'fatal'].indexOf(level as string);
   return at < 0 ? 2 : at;
-}
-
-/** The handler, or at once the signal's reason; a session that comes later is released. */
-function untilAborted(making: Promise<SessionHandler>, signal: AbortSignal): Promise<SessionHandler> {
-  return new Promise((resolve, reject) => {
-    const abort = (): void => {
-      reject(signal.reason);
-      making.then(
-        (handler) => handler.dispose(),
-        () => {},
-      );
-    };
-    signal.addEventListener('abort', abort, { once: true });
-    making.then(resolve, reject).finally(() => signal.removeEventListener('abort', abort));
-    if (signal.aborted) abort();
-  });
 }

@@ -1,4 +1,4 @@
-export { PROVIDER, type ProviderOptions, registerBackend } from './backend.js';
+export { type ExecutionProvider, PROVIDER, type ProviderOptions, registerBackend } from './backend.js';
 export {
   type CreateSessionOptions,
   createSession,

@@ -1,12 +1,6 @@
 import { FastSafetensorsError, InvalidArgumentError } from '../../src/errors.js';
-import {
-  type NativeOrtRun,
-  type NativeOrtSession,
-  native,
-  type OrtFetch,
-  type OrtPort,
-  settled,
-} from '../../src/native.js';
+import { type NativeOrtSession, native, type OrtFetch, type OrtPort, settled } from '../../src/native.js';
+import { abortable } from './abortable.js';
 import { runConfig } from './session-options.js';
 import { checkOutput, feedOf, sourceOf, tensorOf } from './tensors.js';
 import { type Loose, typeName } from './types.js';
@@ -56,10 +50,10 @@ export class SessionHandler {
       return { name, onDevice };
     });
     const given = Object.keys(feeds).map((name) => feedOf(name, feeds[name]));
-    const run = native().ortNewRun();
-    if (options?.terminate) native().ortStopRun(run);
-    const running = settled(native().ortRun(this.#session, run, given, wanted, runConfig(options ?? {})));
-    const results = await (signal ? abortable(running, run, signal) : running);
+    const control = native().ortNewControl();
+    if (options?.terminate) native().ortStop(control);
+    const running = settled(native().ortRun(this.#session, control, given, wanted, runConfig(options ?? {})));
+    const results = await (signal ? abortable(running, control, signal) : running);
     const outputs: Record<string, unknown> = {};
     for (const [i, name] of names.entries()) {
       const result = results[i];
@@ -95,16 +89,4 @@ function locations(preferred: Loose): (output: string) => boolean {
   }
   const byName = new Map(Object.entries(preferred).map(([name, location]) => [name, onDevice(location)]));
   return (output) => byName.get(output) ?? false;
-}
-
-/** The run's results, or at once the signal's reason; the run itself is told to end. */
-function abortable<T>(running: Promise<T>, run: NativeOrtRun, signal: AbortSignal): Promise<T> {
-  return new Promise<T>((resolve, reject) => {
-    const abort = (): void => {
-      native().ortStopRun(run);
-      reject(signal.reason);
-    };
-    signal.addEventListener('abort', abort, { once: true });
-    running.then(resolve, reject).finally(() => signal.removeEventListener('abort', abort));
-  });
 }

@@ -109,6 +109,12 @@ export class Adopter<TF extends TensorFlow> {
       const complex = tf.complex(real, imag);
       if (!tensor.borrowed) tensor.dispose();
       return complex;
+    } catch (cause) {
+      throw new FastSafetensorsError(
+        'UNSUPPORTED_DTYPE',
+        `tensor "${tensor.name}" is C64, which the backend "${this.#backend!.name}" does not take: ${(cause as Error).message}; leave it out (filter) or use another backend`,
+        { tensor: tensor.name, cause },
+      );
     } finally {
       real.dispose();
       imag.dispose();

@@ -1,15 +1,25 @@
-import { dirname, join } from 'node:path';
+import { existsSync } from 'node:fs';
+import { basename, dirname, join } from 'node:path';
 import { ReadableStream } from 'node:stream/web';
-import type { DeviceTensor } from '../../src/device-tensor.js';
 import { InvalidArgumentError } from '../../src/errors.js';
+import { boolean, checkOptions } from '../../src/options.js';
 import { type Files, readShards } from '../../src/shards.js';
 import { convert, ruleOf } from './convert.js';
 import { artifactsOf, type Model, readModelJson, type WeightSpec } from './model-json.js';
 import type { Loose } from './tensorflow.js';
-import { checkNames, iterateWeights, type Names, type WeightOptions, wantedNames } from './weights.js';
+import {
+  checkComplete,
+  commonWish,
+  iterateWeights,
+  type Names,
+  type Stored,
+  WEIGHT_CHECKS,
+  type WeightOptions,
+  wantedNames,
+} from './weights.js';
 
 export interface SafetensorsHandlerOptions extends WeightOptions {
-  /** The model.json, or its contents; by default the model.json beside the files. */
+  /** The model.json, or its contents; by default what split-tfjs wrote beside the files, or the model.json there. */
   model?: string | object;
   names?: Names;
   /** Hand the weights over as a stream, a tensor at a time; only `tf.loadGraphModel` reads such. By default for graph models. */
@@ -20,6 +30,9 @@ export interface SafetensorsHandlerOptions extends WeightOptions {
 export interface SafetensorsHandler {
   load(): Promise<Loose>;
 }
+
+// `model` is checked when it is read.
+const HANDLER_CHECKS = { ...WEIGHT_CHECKS, model: () => {}, stream: boolean };
 
 /** More in one ArrayBuffer is not portable; then it is one a tensor, which TensorFlow.js 4 takes as well. */
 const MAX_SINGLE_BUFFER = 2 ** 30;
@@ -32,28 +45,32 @@ export function safetensorsHandler(files: Files, options: SafetensorsHandlerOpti
   if (typeof files !== 'string' && !Array.isArray(files)) {
     throw new InvalidArgumentError(`safetensorsHandler: expected a path or an array of paths, found ${typeof files}`);
   }
+  checkOptions(options, HANDLER_CHECKS);
   const { model, names, stream, ...rest } = options;
-  checkNames(names);
   return {
     async load() {
       const source = await readModelJson(model ?? besides(files));
       const streams = stream ?? source.json.format === 'graph-model';
       const weightSpecs = await specsInOrder(source, files, names, rest);
       const tensors = () => encodeAll(source, files, names, rest);
+      const count = weightSpecs.length;
       const artifacts = { ...artifactsOf(source), weightSpecs };
-      if (streams) return { ...artifacts, getWeightStream: () => streamOf(tensors()) };
+      if (streams) return { ...artifacts, getWeightStream: () => streamOf(tensors(), count) };
       return { ...artifacts, weightData: await together(tensors()) };
     },
   };
 }
 
+/** The model.json beside the files, or else what split-tfjs calls its own. */
 function besides(files: Files): string {
-  const first = typeof files === 'string' ? files : files[0]!;
+  const first = typeof files === 'string' ? files : (files[0] ?? '');
   if (!/\.(safetensors|json)$/.test(first)) return join(first, 'model.json');
-  return join(dirname(first), 'model.json');
+  const [stem] = basename(first).split(/(?:-\d+-of-\d+)?\.safetensors/);
+  const split = join(dirname(first), `${stem}.split.json`);
+  return existsSync(split) ? split : join(dirname(first), 'model.json');
 }
 
-/** The weights in the order in which iterateWeights() yields them, as they will be encoded. */
+/** The weights in the order in which iterateWeights() yields them, as they will be encoded. Rejects as that does: a stream that fails is told of too late. */
 async function specsInOrder(
   { specs }: Model,
   files: Files,
@@ -63,17 +80,24 @@ async function specsInOrder(
   const wanted = wantedNames(specs, names);
   const { metadata } = await readShards(files, { allowTrailingBytes }, signal);
   const stored: WeightSpec[] = [];
+  const found = new Set<string>();
+  const unused: string[] = [];
   for (const file of metadata) {
     for (const frame of file) {
+      const specs = wanted.get(frame.name);
+      if (specs) found.add(frame.name);
+      else unused.push(frame.name);
+      commonWish(specs ?? [], frame);
       if (wanted.size === 0) stored.push(encoded(undefined, frame));
-      for (const spec of wanted.get(frame.name) ?? []) stored.push(encoded(spec, frame));
+      for (const spec of specs ?? []) stored.push(encoded(spec, frame));
     }
   }
+  checkComplete(wanted, found, unused);
   return stored;
 }
 
 /** The spec that says how encode() leaves a tensor. */
-function encoded(spec: WeightSpec | undefined, stored: Pick<DeviceTensor, 'name' | 'dtype' | 'shape'>): WeightSpec {
+function encoded(spec: WeightSpec | undefined, stored: Stored): WeightSpec {
   const { quantization, ...plain } = spec ?? { name: stored.name, shape: stored.shape, dtype: 'float32' as const };
   if (spec?.dtype === 'string') return spec;
   if (quantization?.scale !== undefined && (stored.dtype === 'U8' || stored.dtype === 'U16')) return spec!;
@@ -98,13 +122,16 @@ async function* encodeAll(
   }
 }
 
-function streamOf(buffers: AsyncGenerator<ArrayBuffer, void, void>): ReadableStream<ArrayBuffer> {
+/** TensorFlow.js does not read on to the end when it has what it wants: with the last of `count` buffers the generator ends, too. */
+function streamOf(buffers: AsyncGenerator<ArrayBuffer, void, void>, count: number): ReadableStream<ArrayBuffer> {
+  let left = count;
   return new ReadableStream(
     {
       async pull(controller) {
         const { done, value } = await buffers.next();
-        if (done) controller.close();
-        else controller.enqueue(value);
+        if (!done) controller.enqueue(value);
+        if (!done && (--left > 0 || !(await buffers.next()).done)) return;
+        controller.close();
       },
       async cancel() {
         await buffers.return();

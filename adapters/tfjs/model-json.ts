@@ -34,6 +34,8 @@ export interface ModelJson {
 export interface Model {
   /** Of the model.json, or what stands for it in messages. */
   readonly path: string;
+  /** The model.json's; null for contents that were passed. */
+  readonly folder: string | null;
   readonly json: ModelJson;
   readonly specs: readonly WeightSpec[];
 }
@@ -41,9 +43,10 @@ export interface Model {
 const DTYPES = ['float32', 'int32', 'bool', 'string', 'complex64'];
 const QUANTIZED = ['uint8', 'uint16', 'float16'];
 
-/** A model.json by its path, or already parsed. IO_ERROR, INVALID_INDEX for what is no model.json, INVALID_ARGUMENT. */
+/** A model.json by its path (also as tfjs-node takes it, `file://` before it), or already parsed. IO_ERROR, INVALID_INDEX for what is no model.json, INVALID_ARGUMENT. */
 export async function readModelJson(model: string | object): Promise<Model> {
-  if (typeof model === 'object' && model !== null) return checkModel(model, 'the model');
+  if (typeof model === 'object' && model !== null) return { ...checkModel(model, 'the model'), folder: null };
+  if (typeof model === 'string' && model.startsWith('file://')) return readModelJson(model.slice('file://'.length));
   if (typeof model !== 'string' || model === '') {
     throw new InvalidArgumentError(`model: expected the path of a model.json or its contents, found ${typeof model}`);
   }
@@ -62,10 +65,10 @@ export async function readModelJson(model: string | object): Promise<Model> {
   } catch (error) {
     throw invalid(model, `no JSON: ${(error as Error).message}`);
   }
-  return checkModel(parsed, model);
+  return { ...checkModel(parsed, model), folder: dirname(model) };
 }
 
-function checkModel(parsed: unknown, path: string): Model {
+function checkModel(parsed: unknown, path: string): Omit<Model, 'folder'> {
   if (!isObject(parsed)) throw invalid(path, 'no object');
   if (!isObject(parsed.modelTopology)) throw invalid(path, 'no object "modelTopology"');
   const groups = parsed.weightsManifest ?? [];
@@ -99,6 +102,7 @@ function checkSpec(spec: unknown, path: string, where: string): void {
   if (!isObject(spec) || typeof spec.name !== 'string') throw invalid(path, `a weight without a name in ${where}`);
   const { name, shape, dtype, quantization } = spec;
   const wrong = (what: string) => invalid(path, `the weight "${name}" with ${what}`, name as string);
+  if (name === '__proto__') throw wrong('a name that TensorFlow.js loses');
   if (!Array.isArray(shape) || !shape.every((size) => Number.isSafeInteger(size) && size >= 0)) {
     throw wrong(`the shape ${JSON.stringify(shape)}`);
   }
@@ -114,16 +118,16 @@ function checkSpec(spec: unknown, path: string, where: string): void {
 }
 
 /** Where the weights are: what the caller says, else what split-tfjs wrote. INVALID_ARGUMENT when neither does. */
-export function weightsOf({ path, json }: Model, weights: Files | undefined): Files {
+export function weightsOf({ path, folder, json }: Model, weights: Files | undefined): Files {
   if (weights !== undefined) return weights;
   const { fastsafetensors } = json;
-  if (fastsafetensors === undefined || path === 'the model') {
+  if (fastsafetensors === undefined || folder === null) {
     throw new InvalidArgumentError(
       `weights: expected .safetensors files, found nothing, and ${path} does not name any; make them with npx fastsafetensors split-tfjs`,
     );
   }
   checkRelative(fastsafetensors.weights, path);
-  return join(dirname(path), fastsafetensors.weights);
+  return join(folder, fastsafetensors.weights);
 }
 
 /** UNSAFE_SHARD_PATH for a name that does not lie in the model's folder. */

@@ -1,22 +1,30 @@
 import { InvalidArgumentError } from '../../src/errors.js';
+import type { LoadReport } from '../../src/loaders/session.js';
+import { boolean, callback, checkOptions } from '../../src/options.js';
 import type { Files } from '../../src/shards.js';
 import { Adopter } from './framework.js';
 import { artifactsOf, type Model, readModelJson, weightsOf } from './model-json.js';
 import { placeholderInitializers } from './placeholder.js';
 import { checkTensorFlow, type Loose, type TensorFlowModels } from './tensorflow.js';
-import { checkNames, decodeStrings, iterateWeights, type Names, type WeightOptions } from './weights.js';
+import { decodeStrings, iterateWeights, type Names, WEIGHT_CHECKS, type WeightOptions } from './weights.js';
 
 export interface ModelOptions extends WeightOptions {
   /** .safetensors files with the weights; by default those that split-tfjs wrote beside the model.json. */
   weights?: Files;
   /** From the names of the model's weights to those in the files, where they differ. */
   names?: Names;
+  /** Called when the weights are there, with what the loader tells; `notes` says which were copied or became another dtype, and why. */
+  onReport?: (report: LoadReport) => void;
 }
 
 export interface LayersModelOptions extends ModelOptions {
   /** Whether the files must have every weight of the model and no others; true. */
   strict?: boolean;
 }
+
+// `weights` is checked when files are resolved.
+const MODEL_CHECKS = { ...WEIGHT_CHECKS, weights: () => {}, onReport: callback };
+const LAYERS_MODEL_CHECKS = { ...MODEL_CHECKS, strict: boolean };
 
 type Weights = Record<string, Loose>;
 
@@ -32,6 +40,7 @@ export async function loadGraphModel<TF extends TensorFlowModels>(
   model: string | object,
   options: ModelOptions = {},
 ): Promise<Awaited<ReturnType<TF['loadGraphModel']>>> {
+  checkOptions(options, MODEL_CHECKS);
   const { source, weights } = await prepare(tf, 'loadGraphModel', model, options);
   let taken = false;
   try {
@@ -61,9 +70,11 @@ export async function loadGraphModel<TF extends TensorFlowModels>(
 export async function loadLayersModel<TF extends TensorFlowModels>(
   tf: TF,
   model: string | object,
-  { strict = true, ...options }: LayersModelOptions = {},
+  options: LayersModelOptions = {},
 ): Promise<Awaited<ReturnType<TF['loadLayersModel']>>> {
-  const { source, weights } = await prepare(tf, 'loadLayersModel', model, options);
+  checkOptions(options, LAYERS_MODEL_CHECKS);
+  const { strict = true, ...rest } = options;
+  const { source, weights } = await prepare(tf, 'loadLayersModel', model, rest);
   let loaded: Loose;
   try {
     const artifacts = artifactsOf(source);
@@ -87,12 +98,11 @@ async function prepare(
   tf: TensorFlowModels,
   name: 'loadGraphModel' | 'loadLayersModel',
   model: string | object,
-  { weights: given, names, ...options }: ModelOptions,
+  { weights: given, names, onReport, ...options }: ModelOptions,
 ): Promise<{ source: Model; weights: Weights }> {
   checkTensorFlow(tf, `${name}(tf)`, [name]);
-  checkNames(names);
   const source = await readModelJson(model);
-  return { source, weights: await loadWeights(tf, source, weightsOf(source, given), names, options) };
+  return { source, weights: await loadWeights(tf, source, weightsOf(source, given), names, options, onReport) };
 }
 
 /** Every weight by the model's name for it. */
@@ -102,11 +112,13 @@ async function loadWeights(
   files: Files,
   names: Names | undefined,
   options: WeightOptions,
+  onReport: ((report: LoadReport) => void) | undefined,
 ): Promise<Weights> {
   const adopter = new Adopter(tf);
-  const weights: Weights = {};
+  const told = onReport && ((report: LoadReport) => onReport({ ...report, ...noted(adopter.notes) }));
+  const weights: Weights = Object.create(null); // a weight may have any name, __proto__ as well
   try {
-    for await (const { specs: same, tensor, wish } of iterateWeights(specs, files, names, options)) {
+    for await (const { specs: same, tensor, wish } of iterateWeights(specs, files, names, options, told)) {
       const spec = same[0];
       if (spec?.dtype === 'string') {
         weights[spec.name] = tf.tensor(decodeStrings(await tensor.toHost(), spec), [...spec.shape], 'string');
@@ -120,6 +132,10 @@ async function loadWeights(
     disposeAll(weights);
     throw error;
   }
+}
+
+function noted(notes: readonly string[]): { notes?: string[] } {
+  return notes.length > 0 ? { notes: [...notes] } : {};
 }
 
 function disposeAll(weights: Weights): void {

@@ -1,3 +1,4 @@
+import { FastSafetensorsError, InvalidArgumentError } from '../../src/errors.js';
 import type { Loose, TensorFlowModels } from './tensorflow.js';
 
 const CLASS_NAME = 'FastSafetensorsPlaceholder';
@@ -9,7 +10,12 @@ const registered = new WeakSet<object>();
  */
 export function placeholderInitializers(tf: TensorFlowModels, topology: unknown): unknown {
   register(tf);
-  return rewrite(topology);
+  try {
+    return rewrite(topology);
+  } catch (cause) {
+    if (!(cause instanceof RangeError)) throw cause;
+    throw new FastSafetensorsError('INVALID_INDEX', 'the modelTopology is nested too deeply', { cause });
+  }
 }
 
 function rewrite(value: unknown): unknown {
@@ -30,6 +36,9 @@ interface Original {
 }
 
 function register(tf: TensorFlowModels): void {
+  if (typeof tf.serialization?.registerClass !== 'function') {
+    throw new InvalidArgumentError('loadLayersModel(tf): expected the TensorFlow.js module, found no tf.serialization');
+  }
   if (registered.has(tf.serialization)) return;
   registered.add(tf.serialization);
   class Placeholder extends tf.serialization.Serializable {

@@ -32,6 +32,9 @@ export function checkTensorFlow(tf: unknown, caller: string, names: readonly str
   }
 }
 
+/** Where backends keep their tf.DataStorage: cpu; tensorflow and webgpu; wasm; webgl. */
+const STORAGES = ['data', 'tensorMap', 'dataIdMap', 'texData'];
+
 export interface Backend {
   readonly name: string;
   readonly instance: Loose;
@@ -50,7 +53,7 @@ export function backendOf(tf: TensorFlow): Backend {
     );
   }
   // Tensors that one copy counts and another disposes are never freed, or freed twice.
-  const owner = (instance?.data ?? instance?.tensorMap)?.dataMover;
+  const owner = STORAGES.map((name) => instance?.[name]?.dataMover).find(Boolean);
   if (owner !== undefined && owner !== tf.engine()) {
     throw new InvalidArgumentError(
       `tfjs: the backend "${tf.getBackend()}" belongs to another copy of @tensorflow/tfjs-core than the tf that was passed; expected one copy (npm ls @tensorflow/tfjs-core shows them, npm dedupe or one version for all @tensorflow packages removes them)`,

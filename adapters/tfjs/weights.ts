@@ -1,7 +1,8 @@
 import type { DeviceTensor } from '../../src/device-tensor.js';
 import { FastSafetensorsError, InvalidArgumentError } from '../../src/errors.js';
 import { ParallelLoader } from '../../src/loaders/parallel-loader.js';
-import type { ParallelOptions } from '../../src/options.js';
+import type { LoadReport } from '../../src/loaders/session.js';
+import { PARALLEL_CHECKS, type ParallelOptions } from '../../src/options.js';
 import type { Files } from '../../src/shards.js';
 import { ruleOf } from './convert.js';
 import type { Wish } from './framework.js';
@@ -13,6 +14,10 @@ export type Names = Readonly<Record<string, string>> | ((name: string) => string
 /** Everything a loader takes but what a model decides itself. */
 export type WeightOptions = Omit<ParallelOptions, 'files' | 'framework' | 'filter' | 'dtype' | 'borrow' | 'order'>;
 
+const { files, framework, filter, dtype, borrow, order, ...LOADING } = PARALLEL_CHECKS;
+/** For checkOptions. */
+export const WEIGHT_CHECKS = { ...LOADING, names: checkNames };
+
 export interface ModelWeight {
   /** Which weights this is: several when `names` gives them the same tensor; none for a model that lists no weights. */
   readonly specs: readonly WeightSpec[];
@@ -21,18 +26,23 @@ export interface ModelWeight {
   readonly wish: Wish;
 }
 
-export function checkNames(names: unknown): void {
-  if (names === undefined || typeof names === 'function' || (typeof names === 'object' && names !== null)) return;
+function checkNames(names: unknown): void {
+  if (typeof names === 'function' || (typeof names === 'object' && names !== null)) return;
   throw new InvalidArgumentError(
     `names: expected an object or a function from the model's names to those in the files, found ${typeof names}`,
   );
 }
 
-/** The names in the files that a model's weights have. */
+/** The names in the files that a model's weights have. INVALID_ARGUMENT for a name that is no string. */
 export function wantedNames(specs: readonly WeightSpec[], names: Names | undefined): Map<string, WeightSpec[]> {
   const wanted = new Map<string, WeightSpec[]>();
   for (const spec of specs) {
     const name = typeof names === 'function' ? names(spec.name) : own(names, spec.name);
+    if (typeof name !== 'string') {
+      throw new InvalidArgumentError(
+        `names: expected the name in the files of the weight "${spec.name}", found ${typeof name}`,
+      );
+    }
     wanted.set(name, [...(wanted.get(name) ?? []), spec]);
   }
   return wanted;
@@ -43,24 +53,26 @@ function own(names: Readonly<Record<string, string>> | undefined, name: string):
 }
 
 /**
- * Loads the weights of a model, in the order of files and offsets; all tensors of the files for a model that lists none. Rejects before anything is loaded with
- * UNKNOWN_TENSOR, listing what did not match on either side; with TENSOR_INVALID_INFO for a shape and UNSUPPORTED_DTYPE for a dtype that the model does not expect;
- * and with what the loader rejects with.
+ * Loads the weights of a model, in the order of files and offsets; all tensors of the files for a model that lists none. Rejects with
+ * UNKNOWN_TENSOR, listing what did not match on either side, TENSOR_INVALID_INFO for a shape and UNSUPPORTED_DTYPE for a dtype that the model does not expect, all
+ * before a tensor comes; and with what the loader rejects with.
  */
 export async function* iterateWeights(
   specs: readonly WeightSpec[],
   files: Files,
   names: Names | undefined,
   options: WeightOptions,
+  onReport?: (report: LoadReport) => void,
 ): AsyncGenerator<ModelWeight, void, void> {
   const wanted = wantedNames(specs, names);
   const found = new Set<string>();
   const unused: string[] = [];
-  const filter = (name: string) => {
-    const wants = wanted.size === 0 || wanted.has(name);
-    if (wants) found.add(name);
+  const filter = (name: string, frame: Stored) => {
+    const specs = wanted.get(name);
+    if (specs) found.add(name);
     else unused.push(name);
-    return wants;
+    commonWish(specs ?? [], frame); // before anything is loaded
+    return specs !== undefined || wanted.size === 0;
   };
   const loader = new ParallelLoader({ ...options, files, filter });
   let checked = false;
@@ -73,19 +85,24 @@ export async function* iterateWeights(
       try {
         check();
         const wishes = wanted.get(name) ?? [];
-        const wish = wishes.map((spec) => wishOf(spec, tensor))[0] ?? {};
-        yield { specs: wishes, tensor, wish };
+        yield { specs: wishes, tensor, wish: commonWish(wishes, tensor) };
       } finally {
         tensor.dispose(); // whoever adopted it holds the memory by now
       }
     }
     check();
+    onReport?.(loader.report);
   } finally {
     await loader.close();
   }
 }
 
-function checkComplete(wanted: ReadonlyMap<string, WeightSpec[]>, found: ReadonlySet<string>, unused: string[]): void {
+/** UNKNOWN_TENSOR when the files lack a weight, listing what did not match on either side. */
+export function checkComplete(
+  wanted: ReadonlyMap<string, WeightSpec[]>,
+  found: ReadonlySet<string>,
+  unused: string[],
+): void {
   const missing = [...wanted.keys()].filter((name) => !found.has(name));
   if (missing.length === 0) return;
   const list = (names: string[]) =>
@@ -102,10 +119,29 @@ function checkComplete(wanted: ReadonlyMap<string, WeightSpec[]>, found: Readonl
   );
 }
 
+/** A tensor as the files describe it. */
+export type Stored = Pick<DeviceTensor, 'name' | 'dtype' | 'shape'>;
+
+/**
+ * What all weights that are made from one tensor want of it. TENSOR_INVALID_INFO or UNSUPPORTED_DTYPE when the tensor
+ * is not what they expect, and when they differ: they share what becomes of it.
+ */
+export function commonWish(specs: readonly WeightSpec[], tensor: Stored): Wish {
+  const [wish = {}, ...others] = specs.map((spec) => wishOf(spec, tensor));
+  const told = (spec: WeightSpec, { affine }: Wish) => JSON.stringify([spec.dtype, affine]);
+  const different = others.findIndex((other, i) => told(specs[i + 1]!, other) !== told(specs[0]!, wish));
+  if (different < 0) return wish;
+  throw new FastSafetensorsError(
+    'UNSUPPORTED_DTYPE',
+    `tensor "${tensor.name}": the weights "${specs[0]!.name}" and "${specs[different + 1]!.name}" share it by { names }, but have different dtypes or quantizations; store it once for each`,
+    { tensor: tensor.name },
+  );
+}
+
 const STORED = { uint8: 'U8', uint16: 'U16', float16: 'F16' } as const;
 
 /** How a stored tensor becomes the weight. */
-function wishOf(spec: WeightSpec, tensor: DeviceTensor): Wish {
+function wishOf(spec: WeightSpec, tensor: Stored): Wish {
   const { name, dtype, shape, quantization } = spec;
   const of = `tensor "${tensor.name}" is ${tensor.dtype} [${tensor.shape}]`;
   if (dtype === 'string') {

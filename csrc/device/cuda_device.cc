@@ -191,11 +191,19 @@ Status CudaDevice::Read(const DeviceBuffer& source, size_t offset, size_t length
   return FST_CUDA_CHECK(*api_, MemcpyDtoH, host, source.address() + offset, length);
 }
 
+// Waits for what was issued on the null stream. Not OK also tells of earlier work; then once more, so that nothing is
+// under way to memory that the caller gives back.
+Status CudaDevice::Arrive() const {
+  Status arrived = FST_CUDA_CHECK(*api_, StreamSynchronize, nullptr);
+  if (!arrived.ok()) (void)api_->StreamSynchronize(nullptr);
+  return arrived;
+}
+
 // Copies to the device return when the source was read: the bytes may still be on their way.
 Status CudaDevice::Write(const DeviceBuffer& destination, size_t offset, size_t length, const void* host) {
   FST_RETURN_IF_ERROR(Enter());
   Status copied = FST_CUDA_CHECK(*api_, MemcpyHtoD, destination.address() + offset, host, length);
-  Status arrived = FST_CUDA_CHECK(*api_, StreamSynchronize, nullptr);
+  Status arrived = Arrive();
   return copied.ok() ? arrived : copied;
 }
 
@@ -207,7 +215,7 @@ Status CudaDevice::Copy(const DeviceBuffer& source, const DeviceBuffer& destinat
     copied = FST_CUDA_CHECK(*api_, MemcpyDtoD, destination.address() + regions[i].destination_offset,
                             source.address() + regions[i].source_offset, regions[i].length);
   }
-  Status arrived = FST_CUDA_CHECK(*api_, StreamSynchronize, nullptr);
+  Status arrived = Arrive();
   return copied.ok() ? arrived : copied;
 }
 

@@ -49,6 +49,7 @@ class CudaDevice : public Device {
   CudaDevice(const cuda::CudaApi* api, int ordinal, bool unified)
       : api_(api), ordinal_(ordinal), unified_(unified), name_("cuda:" + std::to_string(ordinal)) {}
   Status Init();
+  Status Arrive() const;
   Status OutOfMemory(uint64_t bytes) const;
 
   const cuda::CudaApi* const api_;

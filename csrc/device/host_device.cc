@@ -96,6 +96,10 @@ Status HostDevice::Allocate(size_t bytes, std::shared_ptr<DeviceBuffer>* out) {
 
 Status HostDevice::CheckRoom(uint64_t bytes) {
   uint64_t available = AvailableHostBytes();
+  if (bytes > available) {
+    WaitForFrees();  // what was let go of counts as free
+    available = AvailableHostBytes();
+  }
   if (bytes <= available) return Status::Ok();
   return Status(Code::OUT_OF_HOST_MEMORY,
                 Format("this load needs %llu bytes of host memory and %llu are available; load fewer tensors at a time "

@@ -42,9 +42,13 @@ Napi::Value AsyncWork::Pending(Napi::Env env, std::function<void(Status)>* finis
       dispatcher->Release();
       if (promise->kept != nullptr) napi_delete_reference(on, std::exchange(promise->kept, nullptr));
       if (!status.ok()) return promise->deferred.Reject(StatusToJs(on, status));
-      Napi::Value value = promise->done ? promise->done(on) : on.Undefined();
-      if (on.IsExceptionPending()) return promise->deferred.Reject(on.GetAndClearPendingException().Value());
-      if (!value.IsEmpty()) promise->deferred.Resolve(value);
+      Napi::Value value;
+      try {
+        value = promise->done ? promise->done(on) : on.Undefined();
+      } catch (const Napi::Error& error) {
+        return promise->deferred.Reject(error.Value());
+      }
+      promise->deferred.Resolve(value);
     });
   };
   return result;

@@ -33,8 +33,8 @@ class AsyncWork {
  public:
   using Work = std::function<Status()>;
   using Done = std::function<Napi::Value(Napi::Env)>;
-  // The promise; rejected with StatusToJs of what `work` returns. `keep` is not collected before it settles. Neither
-  // function may own JavaScript values: both may be destroyed on any thread.
+  // The promise; rejected with StatusToJs of what `work` returns, or with the Napi::Error that `done` throws. `keep` is
+  // not collected before it settles. Neither function may own JavaScript values: both may be destroyed on any thread.
   static Napi::Value Run(Napi::Env env, Work work, Done done, napi_value keep = nullptr);
 
   // The same for what ends by a callback: resolve with the function returned, from any thread, once.

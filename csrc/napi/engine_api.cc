@@ -154,9 +154,6 @@ uint64_t BigIntOf(const Napi::Value& value) {
 // {files: {path, identity}[], allocationSizes: Float64Array, allocationBatches: Uint32Array,
 //  itemFiles, itemAllocations: Uint32Array, itemOffsets, itemLengths, itemDestinations: Float64Array,
 //  itemFrom, itemTo: Uint8Array of dtypes, where something converts}
-//
-// In an environment that is being ended every read of a property may fail and give nothing: the arrays are compared
-// before they are walked.
 Status PlanFromJs(const Napi::Object& object, Plan* out) {
   Plan& plan = *out;
   auto files = object.Get("files").As<Napi::Array>();

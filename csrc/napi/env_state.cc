@@ -44,7 +44,11 @@ void Dispatcher::Drain(napi_env raw_env, napi_value, void* context, void*) {
   Napi::Env env(raw_env);
   for (auto& task : tasks) {
     Napi::HandleScope scope(env);
-    task(env);
+    try {
+      task(env);
+    } catch (const Napi::Error&) {
+      // The environment is being ended: it makes no more values, and nobody waits for them.
+    }
   }
 }
 

@@ -82,9 +82,7 @@ Napi::Value ArrayBufferOf(const Napi::CallbackInfo& info) {
       &result);
   if (status != napi_ok) {
     delete reference;
-    Napi::Error::New(info.Env(), "this runtime allows no ArrayBuffer over foreign memory: use toHost()")
-        .ThrowAsJavaScriptException();
-    return Napi::Value();
+    throw Napi::Error::New(info.Env(), "this runtime allows no ArrayBuffer over foreign memory: use toHost()");
   }
   return Napi::Value(info.Env(), result);
 }
@@ -118,8 +116,7 @@ Napi::Value ReadAllocation(const Napi::CallbackInfo& info) {
         delete owner;
         if (env.IsExceptionPending()) env.GetAndClearPendingException();
         void* data = nullptr;
-        // An environment that is ending makes no more values: nobody waits for this one then.
-        if (napi_create_arraybuffer(env, length, &data, &result) != napi_ok) return Napi::Value();
+        if (napi_create_arraybuffer(env, length, &data, &result) != napi_ok) throw Napi::Error::New(env);
         memcpy(data, copy->memory, length);
         return Napi::Value(env, result);
       });

@@ -1,6 +1,6 @@
 // ONNX Runtime sessions for JavaScript.
-#include <chrono>
-#include <condition_variable>
+#include <mutex>
+#include <optional>
 
 #include "napi/api.h"
 #include "napi/convert.h"
@@ -14,54 +14,34 @@ using ort::Value;
 
 // What of ONNX Runtime belongs to one JavaScript environment and must end with it.
 struct OrtState {
+  std::shared_ptr<ort::WorkGroup> work = ort::WorkGroup::Make();
   std::vector<std::weak_ptr<Session>> sessions;
   std::mutex mutex;  // creations complete on other threads
-  bool ended = false;
 
-  // False when the environment has ended: the session must be closed.
-  bool Track(const std::shared_ptr<Session>& session) {
+  void Track(const std::shared_ptr<Session>& session) {
     std::lock_guard<std::mutex> lock(mutex);
-    if (ended) return false;
     sessions.erase(std::remove_if(sessions.begin(), sessions.end(), [](const auto& weak) { return weak.expired(); }),
                    sessions.end());
     sessions.push_back(session);
-    return true;
   }
 
-  // Runs are told to end and sessions are freed before the library's own destructors run, if they end within a second.
+  // Work is waited for without a limit: the memory that it reads goes with the environment, and cannot be abandoned.
   void End() {
-    struct Waiting {
-      std::mutex mutex;
-      std::condition_variable done;
-      int left = 0;
-    };
-    auto waiting = std::make_shared<Waiting>();
-    {
-      std::lock_guard<std::mutex> lock(mutex);
-      ended = true;
-    }
+    work->End(std::nullopt);
     for (auto& weak : sessions) {
-      std::shared_ptr<Session> session = weak.lock();
-      if (session == nullptr) continue;
-      {
-        std::lock_guard<std::mutex> lock(waiting->mutex);
-        ++waiting->left;
-      }
-      session->Close([waiting] {
-        std::lock_guard<std::mutex> lock(waiting->mutex);
-        if (--waiting->left == 0) waiting->done.notify_all();
-      });
+      if (std::shared_ptr<Session> session = weak.lock()) session->Close(nullptr);
     }
-    std::unique_lock<std::mutex> lock(waiting->mutex);
-    waiting->done.wait_for(lock, std::chrono::seconds(1), [&] { return waiting->left == 0; });
   }
 };
 
+OrtState& StateOf(const Napi::CallbackInfo& info) { return *static_cast<OrtState*>(info.Data()); }
+
 // Work on the sessions' threads, as AsyncWork::Run on its own.
-Napi::Value RunOnSessionThread(Napi::Env env, AsyncWork::Work work, AsyncWork::Done done, napi_value keep = nullptr) {
+Napi::Value RunOnSessionThread(const Napi::CallbackInfo& info, std::shared_ptr<ort::Control> control,
+                               AsyncWork::Work work, AsyncWork::Done done, napi_value keep = nullptr) {
   std::function<void(Status)> finish;
-  Napi::Value promise = AsyncWork::Pending(env, &finish, std::move(done), keep);
-  Status posted = ort::SessionThreads().Post([work = std::move(work), finish] { finish(work()); });
+  Napi::Value promise = AsyncWork::Pending(info.Env(), &finish, std::move(done), keep);
+  Status posted = StateOf(info).work->Post(std::move(control), [work = std::move(work), finish] { finish(work()); });
   if (!posted.ok()) finish(posted);
   return promise;
 }
@@ -171,16 +151,18 @@ ort::SessionConfig ConfigOf(const Napi::Object& object) {
   return config;
 }
 
-// ortCreateSession(config): Promise<External>. What the config points at must not change until the promise settles.
+// ortCreateSession(config, control): Promise<External>. What the config points at must not change until the promise
+// settles.
 Napi::Value OrtCreateSession(const Napi::CallbackInfo& info) {
-  auto* state = static_cast<std::shared_ptr<OrtState>*>(info.Data());
   auto config = std::make_shared<ort::SessionConfig>(ConfigOf(info[0].As<Napi::Object>()));
+  auto control = FromExternal<ort::Control>(info[1]);
   auto session = std::make_shared<std::shared_ptr<Session>>();
+  OrtState* state = &StateOf(info);  // which waits for work
   return RunOnSessionThread(
-      info.Env(),
-      [config, session, state = *state] {
-        FST_RETURN_IF_ERROR(Session::Create(*config, session.get()));
-        if (!state->Track(*session)) (*session)->Close(nullptr);
+      info, control,
+      [config, control, session, state] {
+        FST_RETURN_IF_ERROR(Session::Create(*config, control.get(), session.get()));
+        state->Track(*session);
         config->initializers.clear();
         return Status::Ok();
       },
@@ -246,10 +228,7 @@ Napi::Value ResultToJs(Napi::Env env, const std::shared_ptr<Value>& value, bool 
   if (value->type() == ort::kString) {
     std::vector<std::string> strings;
     Status status = value->Strings(&strings);
-    if (!status.ok()) {
-      napi_throw(env, StatusToJs(env, status));
-      return Napi::Value();
-    }
+    if (!status.ok()) throw Napi::Error(env, StatusToJs(env, status));
     Napi::Array list = Napi::Array::New(env, strings.size());
     for (uint32_t i = 0; i < strings.size(); ++i) list[i] = Napi::String::New(env, strings[i]);
     result["strings"] = list;
@@ -264,14 +243,14 @@ Napi::Value ResultToJs(Napi::Env env, const std::shared_ptr<Value>& value, bool 
   return result;
 }
 
-// ortNewRun(): External, the control of one run
-Napi::Value OrtNewRun(const Napi::CallbackInfo& info) {
-  return ToExternal<ort::RunControl>(info.Env(), std::make_shared<ort::RunControl>());
+// ortNewControl(): External, the control of one run or of the making of one session
+Napi::Value OrtNewControl(const Napi::CallbackInfo& info) {
+  return ToExternal<ort::Control>(info.Env(), std::make_shared<ort::Control>());
 }
 
-// ortStopRun(control): the run ends as soon as ONNX Runtime looks.
-Napi::Value OrtStopRun(const Napi::CallbackInfo& info) {
-  FromExternal<ort::RunControl>(info[0])->Stop();
+// ortStop(control): what it controls ends as soon as ONNX Runtime looks.
+Napi::Value OrtStop(const Napi::CallbackInfo& info) {
+  FromExternal<ort::Control>(info[0])->Stop();
   return info.Env().Undefined();
 }
 
@@ -279,7 +258,7 @@ Napi::Value OrtStopRun(const Napi::CallbackInfo& info) {
 // Memory of feeds and fetches must stay and must not change until the promise settles.
 Napi::Value OrtRun(const Napi::CallbackInfo& info) {
   auto session = FromExternal<Session>(info[0]);
-  auto control = FromExternal<ort::RunControl>(info[1]);
+  auto control = FromExternal<ort::Control>(info[1]);
   auto feeds = std::make_shared<std::vector<ort::Feed>>();
   ForEach(info[2], [&](const Napi::Object& feed) {
     feeds->push_back({Text(feed.Get("name")), ValueOf(feed), SourceOf(feed)});
@@ -300,7 +279,7 @@ Napi::Value OrtRun(const Napi::CallbackInfo& info) {
   keep[0u] = info[2];
   keep[1u] = info[3];
   return RunOnSessionThread(
-      info.Env(),
+      info, control,
       [=] {
         Status status = session->Run(*feeds, *fetches, config, control.get(), results.get());
         feeds->clear();
@@ -314,9 +293,7 @@ Napi::Value OrtRun(const Napi::CallbackInfo& info) {
             list[i] = env.Null();
             continue;
           }
-          Napi::Value result = ResultToJs(env, (*results)[i], fetch.on_device);
-          if (env.IsExceptionPending()) return Napi::Value();
-          list[i] = result;
+          list[i] = ResultToJs(env, (*results)[i], fetch.on_device);
         }
         return list;
       },
@@ -328,7 +305,8 @@ Napi::Value OrtCloseSession(const Napi::CallbackInfo& info) {
   auto session = FromExternal<Session>(info[0]);
   std::function<void(Status)> finish;
   Napi::Value promise = AsyncWork::Pending(info.Env(), &finish, nullptr);
-  Status posted = ort::SessionThreads().Post([session, finish] { session->Close([finish] { finish(Status::Ok()); }); });
+  Status posted =
+      StateOf(info).work->Post(nullptr, [session, finish] { session->Close([finish] { finish(Status::Ok()); }); });
   if (!posted.ok()) finish(posted);
   return promise;
 }
@@ -343,7 +321,7 @@ Napi::Value OrtReadValue(const Napi::CallbackInfo& info) {
   }
   auto copy = std::make_shared<std::shared_ptr<Value>>();
   return RunOnSessionThread(
-      info.Env(), [value, copy] { return value->CopyToHost(copy.get()); },
+      info, nullptr, [value, copy] { return value->CopyToHost(copy.get()); },
       [copy](Napi::Env env) { return BytesOf(env, *copy); });
 }
 
@@ -386,23 +364,30 @@ Napi::Value OrtDescribe(const Napi::CallbackInfo& info) {
   return result;
 }
 
+// ortEndProcess(): for the process's own 'exit' event.
+Napi::Value OrtEndProcess(const Napi::CallbackInfo& info) {
+  ort::EndProcess();
+  return info.Env().Undefined();
+}
+
 }  // namespace
 
 void ExportOrt(Napi::Env env, Napi::Object exports) {
   // Freed with the environment's cleanup, which is the last that uses it.
-  auto* state = new std::shared_ptr<OrtState>(std::make_shared<OrtState>());
+  auto* state = new OrtState;
   env.AddCleanupHook([state] {
-    (*state)->End();
+    state->End();
     delete state;
   });
-  Export<OrtLibrary>(env, exports, "ortLibrary");
   exports.Set("ortCreateSession", Napi::Function::New<OrtCreateSession>(env, "ortCreateSession", state));
+  exports.Set("ortRun", Napi::Function::New<OrtRun>(env, "ortRun", state));
+  exports.Set("ortCloseSession", Napi::Function::New<OrtCloseSession>(env, "ortCloseSession", state));
+  exports.Set("ortReadValue", Napi::Function::New<OrtReadValue>(env, "ortReadValue", state));
+  Export<OrtEndProcess>(env, exports, "ortEndProcess");
+  Export<OrtLibrary>(env, exports, "ortLibrary");
   Export<OrtPorts>(env, exports, "ortPorts");
-  Export<OrtNewRun>(env, exports, "ortNewRun");
-  Export<OrtStopRun>(env, exports, "ortStopRun");
-  Export<OrtRun>(env, exports, "ortRun");
-  Export<OrtCloseSession>(env, exports, "ortCloseSession");
-  Export<OrtReadValue>(env, exports, "ortReadValue");
+  Export<OrtNewControl>(env, exports, "ortNewControl");
+  Export<OrtStop>(env, exports, "ortStop");
   Export<OrtReleaseValue>(env, exports, "ortReleaseValue");
   Export<OrtDescribe>(env, exports, "ortDescribe");
 }

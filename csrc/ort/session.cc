@@ -52,34 +52,29 @@ bool Inside(const Value& inner, const Value& outer) {
 
 }  // namespace
 
-TaskPool& SessionThreads() {
-  // Runs block a thread each; ONNX Runtime spreads one run over its own threads.
-  static TaskPool* pool = new TaskPool("fst-ort", 32, size_t{8} << 20);
-  return *pool;
-}
-
-void RunControl::Stop() {
-  std::lock_guard<std::mutex> lock(mutex_);
-  stopped_ = true;
-  // Only a missing object can make this fail.
-  if (options_ != nullptr) (void)FromOrt(Ort().RunOptionsSetTerminate(options_), "end a run");
-}
-
-Status Session::Create(const SessionConfig& config, std::shared_ptr<Session>* out) {
+Status Session::Create(const SessionConfig& config, Control* control, std::shared_ptr<Session>* out) {
   // The last reference may go on the event loop's thread, which must not wait for the session to be freed.
   std::shared_ptr<Session> session(new Session, [](Session* dead) {
-    if (!SessionThreads().Post([dead] { delete dead; }).ok()) delete dead;
+    if (!Background().Post(nullptr, [dead] { delete dead; }).ok()) delete dead;
   });
   session->place_ = config.place;
   OwnedSessionOptions options;
   FST_RETURN_IF_ERROR(MakeSessionOptions(config, &options, &session->weights_));
   const std::string doing = "make a session of " + config.model_name;
   const Env* env = TheLibrary().env;
-  FST_RETURN_IF_ORT_ERROR(
-      config.model_path.empty()
-          ? Ort().CreateSessionFromArray(env, config.model, config.model_bytes, options.get(), session->session_.out())
-          : Ort().CreateSession(env, config.model_path.c_str(), options.get(), session->session_.out()),
-      doing);
+  Status made;
+  {
+    Control::Attached attached(control, nullptr, options.get());
+    if (control == nullptr || !control->stopped()) {
+      made = FromOrt(config.model_path.empty()
+                         ? Ort().CreateSessionFromArray(env, config.model, config.model_bytes, options.get(),
+                                                        session->session_.out())
+                         : Ort().CreateSession(env, config.model_path.c_str(), options.get(), session->session_.out()),
+                     doing);
+    }
+  }
+  if (control != nullptr && control->stopped()) return Status(Code::CLOSED, "the making of the session was ended");
+  FST_RETURN_IF_ERROR(made);
   FST_RETURN_IF_ERROR(session->ReadPorts());
   *out = std::move(session);
   return Status::Ok();
@@ -120,7 +115,7 @@ Status Session::CheckPlace(const char* what, const std::string& name, const Valu
 }
 
 Status Session::Run(const std::vector<Feed>& feeds, const std::vector<Fetch>& fetches, const RunConfig& config,
-                    RunControl* control, std::vector<std::shared_ptr<Value>>* results) {
+                    Control* control, std::vector<std::shared_ptr<Value>>* results) {
   OwnedRunOptions options;
   FST_RETURN_IF_ORT_ERROR(Ort().CreateRunOptions(options.out()), "make run options");
   Status status;
@@ -146,22 +141,15 @@ Status Session::Run(const std::vector<Feed>& feeds, const std::vector<Fetch>& fe
     if (closed_) return closed;
     running_.insert(control);
   }
-  bool stopped;
   {
-    std::lock_guard<std::mutex> lock(control->mutex_);
-    control->options_ = options.get();
-    stopped = control->stopped_;
-  }
-  status = stopped ? Status(Code::CLOSED, "the run was ended before it began")
-                   : RunBound(feeds, fetches, options.get(), results);
-  {
-    std::lock_guard<std::mutex> lock(control->mutex_);
-    control->options_ = nullptr;
+    Control::Attached attached(control, options.get(), nullptr);
+    status = control->stopped() ? Status(Code::CLOSED, "the run was ended before it began")
+                                : RunBound(feeds, fetches, options.get(), results);
   }
   bool last;
   {
     std::lock_guard<std::mutex> lock(mutex_);
-    running_.erase(control);
+    running_.erase(running_.find(control));
     last = closed_ && running_.empty();
     if (closed_ && !status.ok()) status = closed;
   }
@@ -260,9 +248,9 @@ void Session::Close(std::function<void()> done) {
   {
     std::lock_guard<std::mutex> lock(mutex_);
     closed_ = true;
-    if (!freed_) closing_.push_back(std::exchange(done, nullptr));
+    if (!freed_ && done) closing_.push_back(std::exchange(done, nullptr));
     idle = running_.empty();
-    for (RunControl* control : running_) control->Stop();
+    for (Control* control : running_) control->Stop();
   }
   if (done) return done();
   if (idle) Free();

@@ -1,4 +1,4 @@
-// One ONNX Runtime session: made, run (several at once) and closed, on threads of its own.
+// One ONNX Runtime session: made, run (several at once) and closed.
 #pragma once
 #include <functional>
 #include <memory>
@@ -7,13 +7,10 @@
 #include <string>
 #include <vector>
 
-#include "base/task_pool.h"
 #include "ort/session_options.h"
+#include "ort/work.h"
 
 namespace fst::ort {
-
-// The threads that sessions are made, run and freed on: their stacks are as large as a program's own. Process-wide.
-TaskPool& SessionThreads();
 
 struct Dimension {
   int64_t size;      // -1 when open
@@ -44,23 +41,12 @@ struct RunConfig {
   std::vector<std::pair<std::string, std::string>> entries;
 };
 
-// Stops a run from another thread, before or while it runs.
-class RunControl {
- public:
-  void Stop();
-
- private:
-  friend class Session;
-  std::mutex mutex_;
-  RunOptions* options_ = nullptr;  // while the run runs
-  bool stopped_ = false;
-};
-
 class Session {
  public:
   // Blocks for as long as ONNX Runtime optimizes the graph; not on the event loop's thread. What `config` points at is
-  // not used any more on return, but the initializers' memory, of which the session holds a reference each.
-  static Status Create(const SessionConfig& config, std::shared_ptr<Session>* out);
+  // not used any more on return, but the initializers' memory, of which the session holds a reference each. CLOSED when
+  // `control` (may be null) stopped it.
+  static Status Create(const SessionConfig& config, Control* control, std::shared_ptr<Session>* out);
   // Stops nothing and waits for nothing: runs hold a reference.
   ~Session();
 
@@ -72,10 +58,10 @@ class Session {
   // CLOSED after Close, and for runs that Close ended. INVALID_ARGUMENT for devices that do not fit, found before ONNX
   // Runtime is called, and for names, types and shapes that do not.
   Status Run(const std::vector<Feed>& feeds, const std::vector<Fetch>& fetches, const RunConfig& config,
-             RunControl* control, std::vector<std::shared_ptr<Value>>* results);
+             Control* control, std::vector<std::shared_ptr<Value>>* results);
 
   // No run starts any more and those in progress are told to end; `done` is called once the last one has and the
-  // session's memory was given up, on any thread. May be called again.
+  // session's memory was given up, on any thread; it may be null. May be called again.
   void Close(std::function<void()> done);
 
  private:
@@ -96,7 +82,7 @@ class Session {
 
   std::mutex mutex_;  // guards what follows
   bool closed_ = false, freeing_ = false, freed_ = false;
-  std::set<RunControl*> running_;
+  std::multiset<Control*> running_;
   std::vector<std::function<void()>> closing_;
 };
 

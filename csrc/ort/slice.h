@@ -145,6 +145,7 @@ enum ElementType : int {
   X(ReleaseCUDAProviderOptions, 208, 11, void, CudaOptions*)                                                          \
   X(AddExternalInitializersFromFilesInMemory, 279, 18, OrtStatus*, SessionOptions*, const char* const*, char* const*, \
     const size_t*, size_t)                                                                                            \
+  X(SessionOptionsSetLoadCancellationFlag, 293, 22, OrtStatus*, SessionOptions*, bool)                                \
   X(GetTensorSizeInBytes, 318, 23, OrtStatus*, const OrtValue*, size_t*)                                              \
   X(MemoryInfoGetVendorId, 322, 23, uint32_t, const MemoryInfo*)
 

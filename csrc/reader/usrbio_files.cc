@@ -10,18 +10,22 @@
 #include <cerrno>
 #include <condition_variable>
 #include <mutex>
+#include <utility>
+#include <vector>
 
 #include "base/fd.h"
 #include "reader/file_reader.h"
 #include "reader/mount_point.h"
-#include "reader/usrbio_iov.h"
+#include "reader/usrbio_mount.h"
 
 namespace fst::usrbio {
 namespace {
 
 constexpr int kClosers = 2;
 constexpr int kLeast = 8, kMost = 256;
-constexpr uint64_t kReserve = 16;  // descriptors left to the rest of the process
+constexpr uint64_t kReserve = 16;    // descriptors left to the rest of the process
+constexpr size_t kMostTaken = 4096;  // numbers that the library may hold; far more than can be
+constexpr uint64_t kReadBytes = uint64_t{256} << 10;
 constexpr auto kPatience = std::chrono::milliseconds(100);
 
 uint64_t UsedDescriptors() {
@@ -34,6 +38,25 @@ uint64_t UsedDescriptors() {
 }
 
 bool IsLimit(int error) { return error == EMFILE || error == ENFILE; }
+
+// reg_fd, <= 0 for success. Once its daemon was dead when a file was deregistered, the library holds the file's number
+// for ever (EINVAL): then the file moves to other numbers until one is free.
+int Register(const UsrbioApi& api, UniqueFd* fd) {
+  std::vector<UniqueFd> tried;  // open until the end, so that no number comes twice
+  int result = api.reg_fd(fd->get(), 0);
+  while (result == EINVAL && tried.size() < kMostTaken) {
+    UniqueFd other(fcntl(fd->get(), F_DUPFD_CLOEXEC, 0));
+    if (!other.valid()) return errno;
+    tried.push_back(std::exchange(*fd, std::move(other)));
+    result = api.reg_fd(fd->get(), 0);
+  }
+  // The answer is the number of the library's own duplicate, which processes that are started would inherit.
+  struct stat own, copy;
+  bool same = result < 0 && fstat(fd->get(), &own) == 0 && fstat(-result, &copy) == 0 && own.st_dev == copy.st_dev &&
+              own.st_ino == copy.st_ino;
+  if (same) (void)fcntl(-result, F_SETFD, FD_CLOEXEC);
+  return result;
+}
 
 }  // namespace
 
@@ -117,11 +140,13 @@ Status Files::Open(const std::string& path, const FileIdentity& expected, std::s
     if (!opened.ok()) {
       int error = opened.code() == Code::IO_ERROR ? errno : 0;
       if (IsLimit(error) && state.WaitForAnother()) continue;
-      if (error == ENOTCONN || error == ECONNABORTED)
-        opened = MountError(state.mount, error, path + " cannot be opened").At(path);
+      if (opened.code() == Code::IO_ERROR) {
+        Status alive = ProbeMount(state.mount);
+        if (!alive.ok()) opened = alive.At(path);
+      }
       return fail(opened);
     }
-    int error = state.api->reg_fd(fd.get(), 0);  // <= 0 is success
+    int error = Register(*state.api, &fd);  // <= 0 is success
     if (error <= 0) {
       *out = std::make_shared<OpenFile>(path, expected, std::move(fd), state_);
       return Status::Ok();
@@ -153,11 +178,20 @@ Status Files::CheckUnchanged(const ReaderFile& file) {
   return file.identity().CheckSame(now, file.path());
 }
 
-bool Files::IsHole(const ReaderFile& file, uint64_t begin, uint64_t end) {
-  // A file system that knows no holes names the offset itself.
-  off_t data = lseek(FdOf(file), static_cast<off_t>(begin), SEEK_DATA);
-  if (data < 0) return errno == ENXIO && end <= file.size();
-  return static_cast<uint64_t>(data) >= end;
+bool Files::IsZeros(const ReaderFile& file, uint64_t begin, uint64_t end) {
+  if (end > file.size()) return false;
+  const int fd = FdOf(file);
+  off_t data = lseek(fd, static_cast<off_t>(begin), SEEK_DATA);
+  if (data < 0 ? errno == ENXIO : static_cast<uint64_t>(data) >= end) return true;
+  // 3FS tells nobody where its holes are. An ordinary read fills them.
+  std::vector<char> bytes(std::min<uint64_t>(end - begin, kReadBytes));
+  while (begin < end) {
+    ssize_t n = pread(fd, bytes.data(), std::min<uint64_t>(end - begin, bytes.size()), static_cast<off_t>(begin));
+    if (n < 0 && errno == EINTR) continue;
+    if (n <= 0 || std::any_of(bytes.begin(), bytes.begin() + n, [](char byte) { return byte != 0; })) return false;
+    begin += static_cast<uint64_t>(n);
+  }
+  return true;
 }
 
 }  // namespace fst::usrbio

@@ -26,8 +26,8 @@ class Files {
 
   // Compares a file with what it was when it was opened, asking the daemon and not the kernel's cache. Blocks.
   static Status CheckUnchanged(const ReaderFile& file);
-  // True when [begin, end) is a hole, which reads as zeros. Blocks.
-  static bool IsHole(const ReaderFile& file, uint64_t begin, uint64_t end);
+  // True when [begin, end) reads as zeros: a hole, or what the daemon gives as one to an ordinary read. Blocks.
+  static bool IsZeros(const ReaderFile& file, uint64_t begin, uint64_t end);
 
  private:
   struct State;

@@ -86,26 +86,6 @@ std::string UuidText(const char id[16]) {
   return text;
 }
 
-Status MountError(const std::string& mount, int error, const std::string& what) {
-  bool gone = error == ENOTCONN || error == ECONNABORTED || error == ESTALE || error == ENODEV;
-  return Status(
-      gone ? Code::THREEFS_DISCONNECTED : Code::THREEFS_ERROR,
-      Format("%s: %s%s", what.c_str(), ErrnoText(error).c_str(),
-             gone ? Format("; the 3FS mount %s has lost its daemon: restart hf3fs_fuse and load again", mount.c_str())
-                        .c_str()
-                  : ""));
-}
-
-Status ProbeMount(const std::string& mount) {
-  struct stat st;
-  if (stat((mount + "/3fs-virt").c_str(), &st) == 0 && S_ISDIR(st.st_mode)) return Status::Ok();
-  int error = errno;
-  return Status(
-      Code::THREEFS_DISCONNECTED,
-      Format("the 3FS mount %s does not answer (%s/3fs-virt: %s); restart its hf3fs_fuse daemon and load again",
-             mount.c_str(), mount.c_str(), ErrnoText(error).c_str()));
-}
-
 Status AddressRange::Reserve(size_t size, std::unique_ptr<AddressRange>* out) {
   void* base = mmap(nullptr, size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (base == MAP_FAILED) {
@@ -130,8 +110,8 @@ Status SharedIov::Create(const UsrbioApi& api, const std::string& mount, int num
   UniqueFd fd;
   FST_RETURN_IF_ERROR(MakeShm(range.size(), numa, &name.text, &fd));
   std::unique_ptr<SharedIov> made(new SharedIov(range));
-  void* memory =
-      mmap(range.base(), range.size(), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED | MAP_POPULATE, fd.get(), 0);
+  // The pages are there; they are cleared when each is first used, while others wait for the daemon.
+  void* memory = mmap(range.base(), range.size(), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd.get(), 0);
   if (memory == MAP_FAILED) {
     return Status(Code::OUT_OF_HOST_MEMORY, Format("the shared buffer of %zu bytes cannot be mapped: %s", range.size(),
                                                    ErrnoText(errno).c_str()));
@@ -142,7 +122,7 @@ Status SharedIov::Create(const UsrbioApi& api, const std::string& mount, int num
   FST_RETURN_IF_ERROR(NewUuid(id));
   std::string link = mount + "/3fs-virt/iovs/" + UuidText(id), target = kShm + name.text;
   if (symlink(target.c_str(), link.c_str()) != 0) return LinkFailed(mount, link, target, errno);
-  made->link_ = link;
+  made->link_ = {link, target};
   // One block: no read is refused for crossing a border inside.
   int wrapped =
       api.iovwrap(&made->iov_, memory, reinterpret_cast<const uint8_t*>(id), mount.c_str(), range.size(), 0, numa);
@@ -152,7 +132,7 @@ Status SharedIov::Create(const UsrbioApi& api, const std::string& mount, int num
 }
 
 SharedIov::~SharedIov() {
-  if (!link_.empty()) unlink(link_.c_str());
+  if (!link_.path.empty()) unlink(link_.path.c_str());
   // The range stays reserved; its pages go.
   if (mapped_)
     mmap(range_.base(), range_.size(), PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);

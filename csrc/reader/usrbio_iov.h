@@ -6,6 +6,7 @@
 
 #include "base/status.h"
 #include "reader/usrbio_api.h"
+#include "reader/usrbio_mount.h"
 
 namespace fst::usrbio {
 
@@ -26,9 +27,9 @@ class AddressRange {
 class SharedIov {
  public:
   // Allocates (never a SIGBUS later), places on `numa` (-1: anywhere), maps over the whole range, announces, and
-  // removes the name in /dev/shm, so that nothing is left of it if the process is killed. On the thread that makes the
-  // ring: the daemon cleans up after a crash by the thread's id. OUT_OF_HOST_MEMORY names what a full /dev/shm lacks;
-  // THREEFS_DISCONNECTED, THREEFS_ERROR. The range must outlive the iov.
+  // removes the name in /dev/shm, so that nothing is left of it if the process is killed. On the mount's thread.
+  // OUT_OF_HOST_MEMORY names what a full /dev/shm lacks; THREEFS_DISCONNECTED, THREEFS_ERROR. The range must outlive
+  // the iov.
   static Status Create(const UsrbioApi& api, const std::string& mount, int numa, const AddressRange& range,
                        std::unique_ptr<SharedIov>* out);
   // Removes the link, then the memory from the range. No ring may use it any more and no device have it registered.
@@ -37,22 +38,17 @@ class SharedIov {
   SharedIov& operator=(const SharedIov&) = delete;
 
   const Iov& iov() const { return iov_; }
-  const std::string& link() const { return link_; }
+  const Link& link() const { return link_; }
 
  private:
   explicit SharedIov(const AddressRange& range) : range_(range) {}
   const AddressRange& range_;
   bool mapped_ = false;
-  std::string link_;  // "" until it is there
+  Link link_;  // "" until it is there
   Iov iov_ = {};
 };
 
 // "0a1b2c3d-…" of 16 bytes, as 3FS names its links.
 std::string UuidText(const char id[16]);
-
-// What a failing call into a mount means: THREEFS_DISCONNECTED where its daemon is gone, else THREEFS_ERROR.
-Status MountError(const std::string& mount, int error, const std::string& what);
-// OK when the mount answers and has its folder 3fs-virt; else THREEFS_DISCONNECTED. Touches the file system: may block.
-Status ProbeMount(const std::string& mount);
 
 }  // namespace fst::usrbio

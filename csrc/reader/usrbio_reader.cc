@@ -125,22 +125,24 @@ class UsrbioReader : public Reader {
     UsrbioReader* reader_;  // outlives the engine's slots
   };
 
-  // Shared memory, then the ring, on this thread: the daemon matches both to it.
+  // Shared memory and the ring, on the mount's thread; then the memory is known to the device.
   Status Build() {
     int numa = options_.numa ? device_->numa_node() : -1;
     const std::string& mount = options_.mount_point;
-    std::unique_ptr<usrbio::SharedIov> iov;
-    FST_RETURN_IF_ERROR(usrbio::SharedIov::Create(*api_, mount, numa, *range_, &iov));
-    FST_RETURN_IF_ERROR(device_->PinHostMemory(range_->base(), range_->size()));
     int entries = std::max(options_.entries, needs_.in_flight * kEntriesPerRead);
     int depth = options_.io_depth > 0 ? -options_.io_depth : options_.io_depth;
-    Status ring = usrbio::Ring::Create(*api_, mount, entries, depth, numa, reads_, &ring_);
-    if (!ring.ok()) {
-      (void)device_->UnpinHostMemory(range_->base());
-      return ring;
-    }
+    std::unique_ptr<usrbio::SharedIov> iov;
+    std::unique_ptr<usrbio::Ring> ring;
+    FST_RETURN_IF_ERROR(usrbio::OnMountThread(mount, [&] {
+      FST_RETURN_IF_ERROR(usrbio::SharedIov::Create(*api_, mount, numa, *range_, &iov));
+      return usrbio::Ring::Create(*api_, mount, entries, depth, numa, reads_, &ring);
+    }));
+    FST_RETURN_IF_ERROR(device_->PinHostMemory(range_->base(), range_->size()));
     iov_ = std::move(iov);
-    reads_->BeginGeneration({ring_->link(), iov_->link()});
+    ring_ = std::move(ring);
+    std::vector<usrbio::Link> links = {iov_->link()};
+    if (!ring_->link().target.empty()) links.push_back(ring_->link());
+    reads_->BeginGeneration(std::move(links));
     return Status::Ok();
   }
 

@@ -18,9 +18,9 @@ struct UsrbioReaderOptions {
   uint64_t block_bytes = 0;  // of the files in the mount (st_blksize): reads do not cross them needlessly; 0: unknown
 };
 
-// Slots and ring are made on the I/O thread when the first read needs them, and made anew there when the daemon has
-// forgotten them: reads are repeated then, into new memory. When the daemon is dead, everything in flight is
-// THREEFS_DISCONNECTED and the next read tries again.
+// Slots and ring are made when the first read needs them, and made anew when the daemon has forgotten them: reads are
+// repeated then, into new memory. When the daemon is dead, everything in flight is THREEFS_DISCONNECTED and the next
+// read tries again.
 std::unique_ptr<Reader> NewUsrbioReader(const UsrbioReaderOptions& options);
 
 }  // namespace fst

@@ -1,13 +1,10 @@
 #include "reader/usrbio_reads.h"
 
-#include <sys/stat.h>
-
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
 
 #include "reader/usrbio_files.h"
-#include "reader/usrbio_iov.h"
 
 namespace fst::usrbio {
 namespace {
@@ -16,13 +13,6 @@ constexpr int kIndexBits = 16;
 
 uint8_t* AddressOf(const ReadRequest& request) {
   return reinterpret_cast<uint8_t*>(request.pieces.front().address);  // NOLINT(performance-no-int-to-ptr)
-}
-
-bool AnyGone(const std::vector<std::string>& links) {
-  return std::any_of(links.begin(), links.end(), [](const std::string& link) {
-    struct stat st;
-    return lstat(link.c_str(), &st) != 0 && errno == ENOENT;
-  });
 }
 
 }  // namespace
@@ -84,7 +74,7 @@ void Reads::EndGeneration() {
   links_.clear();
 }
 
-void Reads::BeginGeneration(std::vector<std::string> links) {
+void Reads::BeginGeneration(std::vector<Link> links) {
   std::lock_guard<std::mutex> lock(mutex_);
   links_ = std::move(links);
   health_ = Health::kGood;
@@ -166,7 +156,7 @@ void Reads::Completed(const Cqe* completions, int count) {
 }
 
 void Reads::CheckLinks(uint32_t index, uint64_t generation) {
-  std::vector<std::string> links;
+  std::vector<Link> links;
   {
     std::lock_guard<std::mutex> lock(mutex_);
     links = links_;
@@ -199,7 +189,7 @@ Status Reads::ResultError(const Read& read, int64_t result) const {
   return Status(Code::THREEFS_ERROR, text).At(path, {}, static_cast<int64_t>(request.offset));
 }
 
-// A short result is data only where the rest is a hole: 3FS ends a read at the last byte before one.
+// A short result is data only where the rest reads as zeros: 3FS ends a read at the last byte before a hole.
 void Reads::CheckFile(uint32_t index, uint64_t generation, int64_t result) {
   uint64_t got = static_cast<uint64_t>(result);
   std::shared_ptr<ReaderFile> file;
@@ -215,7 +205,7 @@ void Reads::CheckFile(uint32_t index, uint64_t generation, int64_t result) {
   }
   Status status = Files::CheckUnchanged(*file);
   bool is_short = got < wanted;
-  if (status.ok() && is_short && !Files::IsHole(*file, offset + got, offset + wanted)) {
+  if (status.ok() && is_short && !Files::IsZeros(*file, offset + got, offset + wanted)) {
     bool at_end = offset + got >= file->size();
     status =
         Status(at_end ? Code::UNEXPECTED_EOF : Code::SHORT_READ,

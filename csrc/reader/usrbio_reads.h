@@ -38,7 +38,7 @@ class Reads : public RingEvents, public std::enable_shared_from_this<Reads> {
   // From here on nothing that the ring of this generation does is looked at.
   void EndGeneration();
   // A new ring: its links are what Silent() looks for. Every read that the former one had waits again, in order.
-  void BeginGeneration(std::vector<std::string> links);
+  void BeginGeneration(std::vector<Link> links);
   // Every read completes with this status. Their files move to *files: they may be closed when the ring is gone.
   void FailAll(const Status& status, std::vector<std::shared_ptr<ReaderFile>>* files);
   // False when there is no such read.
@@ -79,7 +79,7 @@ class Reads : public RingEvents, public std::enable_shared_from_this<Reads> {
   std::vector<Read> reads_;
   std::vector<uint32_t> free_;
   std::deque<uint32_t> waiting_;
-  std::vector<std::string> links_;
+  std::vector<Link> links_;
   uint64_t generation_ = 1, sequence_ = 0, completed_ = 0;
   bool probing_ = false;
   Health health_ = Health::kGood;

@@ -86,7 +86,10 @@ Status Ring::Create(const UsrbioApi& api, const std::string& mount, int entries,
   // timeout 0 and flags 0 always: with others the library hangs, or leaks the link.
   int made = api.iorcreate4(&state->ior, mount.c_str(), entries, /*for_read=*/true, io_depth, /*timeout=*/0, numa,
                             /*flags=*/0);
+  // The library always writes the time into the name of the link.
+  std::string link = mount + "/3fs-virt/iovs/" + UuidText(state->ior.iov.id) + ".r" + std::to_string(io_depth) + ".t0";
   if (made != 0) {
+    unlink(link.c_str());  // a library that fails after it made the link looks for it by another name, and leaves it
     FST_RETURN_IF_ERROR(ProbeMount(mount));
     return MountError(mount, -made,
                       Format("a ring of %d entries cannot be made on the 3FS mount %s", entries, mount.c_str()));
@@ -99,7 +102,8 @@ Status Ring::Create(const UsrbioApi& api, const std::string& mount, int entries,
   }
   Metrics::Get().rings.fetch_add(1, std::memory_order_relaxed);
   out->reset(new Ring(state));
-  (*out)->link_ = mount + "/3fs-virt/iovs/" + UuidText(state->ior.iov.id) + ".r" + std::to_string(io_depth) + ".t0";
+  if (!ReadLink(link, &(*out)->link_)) (*out)->link_ = {link, ""};
+  CloseLinkFolderOnExec(mount);
   return Status::Ok();
 }
 
@@ -112,7 +116,7 @@ Ring::~Ring() {
     state_->end.wait(lock, [this] { return state_->stopped; });
     busy = state_->in_flight > 0 || state_->prepared > 0;
   }
-  if (busy) unlink(link_.c_str());
+  if (busy) unlink(link_.path.c_str());
   state_->api->iordestroy(&state_->ior);
   Metrics::Get().rings.fetch_sub(1, std::memory_order_relaxed);
 }

@@ -5,6 +5,7 @@
 
 #include "base/status.h"
 #include "reader/usrbio_api.h"
+#include "reader/usrbio_mount.h"
 
 namespace fst::usrbio {
 
@@ -23,7 +24,7 @@ class RingEvents {
 
 class Ring {
  public:
-  // On the I/O thread; the ring is its alone, but for the waiting. THREEFS_DISCONNECTED, THREEFS_ERROR.
+  // On the mount's thread; used by one I/O thread, but for the waiting. THREEFS_DISCONNECTED, THREEFS_ERROR.
   static Status Create(const UsrbioApi& api, const std::string& mount, int entries, int io_depth, int numa,
                        std::shared_ptr<RingEvents> events, std::unique_ptr<Ring>* out);
   // Waits for the waiting thread (a tenth of a second at most), then destroys the ring. With ios in flight the link
@@ -32,7 +33,8 @@ class Ring {
   Ring(const Ring&) = delete;
   Ring& operator=(const Ring&) = delete;
 
-  const std::string& link() const { return link_; }
+  // Its target is "" when it could not be read: then it says nothing.
+  const Link& link() const { return link_; }
   // Ios submitted and not yet taken by the waiting thread.
   int in_flight() const;
 
@@ -47,7 +49,7 @@ class Ring {
   struct State;
   explicit Ring(std::shared_ptr<State> state) : state_(std::move(state)) {}
   std::shared_ptr<State> state_;
-  std::string link_;
+  Link link_;
 };
 
 }  // namespace fst::usrbio

@@ -3,6 +3,7 @@
 #include <cstdlib>
 #include <map>
 #include <mutex>
+#include <set>
 #include <utility>
 
 #include "base/task_pool.h"
@@ -31,27 +32,55 @@ State& Global() {
   return *state;
 }
 
-// One thread for GPU memory that TensorFlow has let go of.
-TaskPool& Releaser() {
-  static auto* pool = new TaskPool("fst-tf-free", 1);
-  return *pool;
-}
-
 // TensorFlow's reference to our memory.
 using Held = std::shared_ptr<DeviceBuffer>;
+
+// GPU memory that TensorFlow has let go of. It frees by the order in which work was queued, not when that is done:
+// kernels that read this memory may still be running. So they are waited for before the memory can be anybody else's,
+// and not on TensorFlow's thread. A model's thousand weights are waited for once.
+class DeviceReleases {
+ public:
+  void Add(Held held) {
+    {
+      std::lock_guard<std::mutex> lock(mutex_);
+      waiting_.push_back(std::move(held));
+      if (waiting_.size() > 1) return;  // somebody is on the way for the first one
+    }
+    if (!thread_.Post([this] { Drain(); }).ok()) Drain();
+  }
+
+ private:
+  void Drain() {
+    std::vector<Held> released;
+    {
+      std::lock_guard<std::mutex> lock(mutex_);
+      released.swap(waiting_);
+    }
+    std::set<Device*> waited;
+    for (const Held& held : released) {
+      Device& device = held->device();
+      // When it fails twice the device is lost and nothing runs on it any more; freeing waits by itself besides.
+      if (waited.insert(&device).second && !device.Synchronize().ok()) (void)device.Synchronize();
+    }
+  }
+
+  std::mutex mutex_;
+  std::vector<Held> waiting_;
+  TaskPool thread_{"fst-tf-free", 1};
+};
+
+DeviceReleases& Releases() {
+  static auto* releases = new DeviceReleases;
+  return *releases;
+}
 
 // On whatever thread the last user ran. Host memory is done with then.
 void ReleaseHost(void*, size_t, void* held) { delete static_cast<Held*>(held); }
 
-// TensorFlow frees by the order in which work was queued, not when it is done: kernels that read this memory may still
-// be running. So they are waited for before the memory can be anybody else's, and not here, on TensorFlow's thread.
 void ReleaseDevice(void*, size_t, void* argument) {
   auto* held = static_cast<Held*>(argument);
-  auto task = [held] {
-    if (!(*held)->device().Synchronize().ok()) return;  // the device is lost; its memory must not be touched any more
-    delete held;
-  };
-  if (!Releaser().Post(task).ok()) task();
+  Releases().Add(std::move(*held));
+  delete held;
 }
 
 void Fail(const Api& api, TF_OpKernelContext* context, TF_Status* status, TF_Code code, const std::string& message) {

@@ -9,54 +9,26 @@
 #include <type_traits>
 #include <vector>
 
-namespace fst {
+#include "transfer/convert.h"
+
+namespace fst::tf {
 namespace {
 
-float FromBits(uint32_t bits) {
-  float value;
-  memcpy(&value, &bits, sizeof value);
-  return value;
-}
-
-// ---- 16 bits ----
-
-// The exponent is moved by multiplying, which makes subnormals right without a branch; infinities and NaNs come out at
-// 2^16 and more and get their exponent back.
-float FromF16(uint16_t half) {
-  float magnitude = FromBits(static_cast<uint32_t>(half & 0x7fff) << 13) * 0x1p112f;
-  uint32_t bits;
-  memcpy(&bits, &magnitude, sizeof bits);
-  bits |= magnitude >= 65536.0f ? 0x7f800000u : 0u;
-  return FromBits(bits | static_cast<uint32_t>(half & 0x8000) << 16);
-}
-
-float FromBF16(uint16_t bits) { return FromBits(static_cast<uint32_t>(bits) << 16); }
-
-// ---- 8 bits: sign, exponent, mantissa. Sources: OCP 8-bit Floating Point Specification 1.0 (E4M3, E5M2), OCP
-// Microscaling Formats 1.0 (E8M0), arXiv 2206.02915 (the FNUZ ones: one zero, 0x80 is NaN, the bias is one more). ----
+// ---- floating dtypes that loads do not convert: too rare to be worth it. Sources: arXiv 2206.02915 (the FNUZ ones:
+// one zero, 0x80 is NaN, no infinities), OCP Microscaling Formats 1.0 (E8M0: powers of two, 0xff is NaN) ----
 using Table = std::array<float, 256>;
 
-Table MakeTable(int mantissa_bits, int bias, bool fnuz, bool infinities) {
+Table MakeFnuz(int mantissa_bits, int bias) {
   Table table;
-  constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
-  const int exponents = 1 << (7 - mantissa_bits);
   const int mantissas = 1 << mantissa_bits;
   for (int code = 0; code < 256; ++code) {
     int exponent = (code & 0x7f) >> mantissa_bits;
     int mantissa = code & (mantissas - 1);
     float value = exponent == 0 ? std::ldexp(static_cast<float>(mantissa), 1 - bias - mantissa_bits)
                                 : std::ldexp(static_cast<float>(mantissas + mantissa), exponent - bias - mantissa_bits);
-    if (fnuz) {
-      if (code == 0x80) value = kNan;
-    } else if (exponent == exponents - 1) {
-      if (infinities) {
-        value = mantissa == 0 ? std::numeric_limits<float>::infinity() : kNan;
-      } else if (mantissa == mantissas - 1) {
-        value = kNan;
-      }
-    }
     table[code] = (code & 0x80) ? -value : value;
   }
+  table[0x80] = std::numeric_limits<float>::quiet_NaN();
   return table;
 }
 
@@ -68,14 +40,8 @@ Table MakeE8M0() {
 }
 
 const Table* TableOf(DType dtype) {
-  static const Table e4m3 = MakeTable(3, 7, false, false), e5m2 = MakeTable(2, 15, false, true),
-                     e4m3fnuz = MakeTable(3, 8, true, false), e5m2fnuz = MakeTable(2, 16, true, false),
-                     e8m0 = MakeE8M0();
+  static const Table e4m3fnuz = MakeFnuz(3, 8), e5m2fnuz = MakeFnuz(2, 16), e8m0 = MakeE8M0();
   switch (dtype) {
-    case DType::F8_E4M3:
-      return &e4m3;
-    case DType::F8_E5M2:
-      return &e5m2;
     case DType::F8_E4M3FNUZ:
       return &e4m3fnuz;
     case DType::F8_E5M2FNUZ:
@@ -87,7 +53,7 @@ const Table* TableOf(DType dtype) {
   }
 }
 
-// ---- loops ----
+// ---- integers ----
 
 // Elements are copied into an aligned block first: tensors in files need not lie at a multiple of their element's size.
 template <class From, class To, class Convert>
@@ -164,15 +130,6 @@ void Dequantize(const Conversion& c, const void* source, size_t count, void* out
 bool CanConvert(const Conversion& c) {
   if (c.quantized) return c.from == DType::U8 || c.from == DType::U16;
   switch (c.from) {
-    case DType::F16:
-    case DType::BF16:
-    case DType::F64:
-    case DType::F8_E4M3:
-    case DType::F8_E5M2:
-    case DType::F8_E8M0:
-    case DType::F8_E4M3FNUZ:
-    case DType::F8_E5M2FNUZ:
-      return c.to == ConvertTo::kFloat32;
     case DType::BOOL:
     case DType::U8:
     case DType::I8:
@@ -183,27 +140,17 @@ bool CanConvert(const Conversion& c) {
     case DType::I64:
       return c.to == ConvertTo::kInt32;
     default:
-      return false;
+      return c.to == ConvertTo::kFloat32 && (TableOf(c.from) != nullptr || fst::CanConvert(c.from, DType::F32));
   }
 }
 
 Status ConvertElements(const Conversion& c, const void* source, size_t count, void* out) {
-  auto* floats = static_cast<float*>(out);
-  auto* integers = static_cast<int32_t*>(out);
   if (c.quantized) {
     c.from == DType::U8 ? Dequantize<uint8_t>(c, source, count, out) : Dequantize<uint16_t>(c, source, count, out);
     return Status::Ok();
   }
+  auto* integers = static_cast<int32_t*>(out);
   switch (c.from) {
-    case DType::F16:
-      ForEach<uint16_t>(source, count, floats, FromF16);
-      return Status::Ok();
-    case DType::BF16:
-      ForEach<uint16_t>(source, count, floats, FromBF16);
-      return Status::Ok();
-    case DType::F64:
-      ForEach<double>(source, count, floats, [](double value) { return static_cast<float>(value); });
-      return Status::Ok();
     case DType::BOOL:
     case DType::U8:
       return ToInt32<uint8_t>(source, count, integers);
@@ -219,12 +166,15 @@ Status ConvertElements(const Conversion& c, const void* source, size_t count, vo
       return ToInt32<uint64_t>(source, count, integers);
     case DType::I64:
       return ToInt32<int64_t>(source, count, integers);
-    default: {
-      const Table& table = *TableOf(c.from);
-      ForEach<uint8_t>(source, count, floats, [&](uint8_t code) { return table[code]; });
-      return Status::Ok();
-    }
+    default:
+      break;
   }
+  if (const Table* table = TableOf(c.from)) {
+    ForEach<uint8_t>(source, count, static_cast<float*>(out), [table](uint8_t code) { return (*table)[code]; });
+  } else {
+    fst::ConvertElements(c.from, DType::F32, source, out, count);
+  }
+  return Status::Ok();
 }
 
-}  // namespace fst
+}  // namespace fst::tf

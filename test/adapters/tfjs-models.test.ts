@@ -83,6 +83,27 @@ describe('layers models give the outputs of tf.loadLayersModel', () => {
     await expectSame(original as never, ours as never, [...shape]);
   });
 
+  test('the optimizer’s weights too: training goes on where it stopped', async () => {
+    const optimizer = tf.train.adam(0.02);
+    const path = await trainLayersModel(tf, join(folder, 'adam'), { optimizer, includeOptimizer: true });
+    before = tf.memory(); // fit() keeps some
+    const { graph } = await split(path);
+    const x = tf.randomNormal([4, 8, 8, 3], 0, 1, 'float32', 3);
+    const y = tf.tidy(() => tf.oneHot(tf.tensor1d([0, 1, 2, 3], 'int32'), 4));
+    const [expected, found] = await Promise.all(
+      [await tf.loadLayersModel(fileHandler(path)), await loadLayersModel(tf, graph)].map(async (model) => {
+        const { history } = await model.fit(x, y, { epochs: 2, shuffle: false, verbose: 0 });
+        const told = [history.loss, model.getWeights().map((weight) => [...weight.dataSync()])];
+        model.dispose();
+        return told;
+      }),
+    );
+    expect(found).toEqual(expected);
+    tf.dispose([x, y]);
+    tf.disposeVariables();
+    before = tf.memory();
+  });
+
   test('through the ordinary handler', async () => {
     const { weights, graph } = await split(models.trained);
     const original = await tf.loadLayersModel(fileHandler(models.trained));
@@ -143,6 +164,15 @@ describe('graph models give the outputs of tf.loadGraphModel', () => {
 });
 
 describe('names and files', () => {
+  test('a path as tfjs-node takes it, and a report', async () => {
+    const { graph } = await split(models.trained);
+    const reports: object[] = [];
+    const model = await loadLayersModel(tf, `file://${graph}`, { onReport: (report) => reports.push(report) });
+    expect(reports).toEqual([expect.objectContaining({ tensors: 11, files: 1, device: 'cpu' })]);
+    expect(reports[0]).not.toHaveProperty('notes');
+    model.dispose();
+  });
+
   test('weights from any .safetensors, by names that differ', async () => {
     const { weights } = await split(models.trained);
     const renamed = join(folder, 'renamed.safetensors');
@@ -306,11 +336,28 @@ describe('misuse', () => {
   test.each([
     ['a URL', () => loadGraphModel(tf, 'https://example.com/model.json', { weights: 'x' })],
     ['no weights', () => loadLayersModel(tf, models.trained)],
+    ['a report to nobody', () => loadLayersModel(tf, models.trained, { weights: 'x', onReport: 7 as never })],
+    ['a tf without serialization', () => loadLayersModel({ ...tf, serialization: undefined } as never, models.trained)],
     ['names that are none', () => loadLayersModel(tf, models.trained, { weights: 'x', names: 7 as never })],
     ['an option that there is not', () => loadLayersModel(tf, models.trained, { weights: 'x', framwork: 1 } as never)],
     ['a tf that cannot load models', () => loadGraphModel({ ...tf, loadGraphModel: undefined } as never, 'x')],
   ])('%s is INVALID_ARGUMENT', async (_, call) => {
     await expect(call()).rejects.toMatchObject({ code: 'INVALID_ARGUMENT' });
+  });
+
+  test.each([
+    [{ weight: 'x' }, 'weights'],
+    [{ nmaes: {} }, 'names'],
+    [{ onReprot: () => {} }, 'onReport'],
+    [{ dtype: 'F16' }, ''],
+  ])('the option %j is named before anything is read', async (options, right) => {
+    const message = expect.stringMatching(new RegExp(`no option "\\w+"; did you mean "${right}`));
+    for (const load of [loadGraphModel, loadLayersModel]) {
+      await expect(load(tf, 'no such file', options as never)).rejects.toMatchObject({
+        code: 'INVALID_ARGUMENT',
+        message,
+      });
+    }
   });
 
   test('a tfjs whose loadGraphModel does not let weights in', async () => {

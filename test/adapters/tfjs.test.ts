@@ -183,6 +183,21 @@ describe('memory on the cpu backend', () => {
     tf.dispose([clone, kept, variable]);
   });
 
+  test('goes with tidy, unless it is returned', async () => {
+    const [gone, returned] = [
+      await openTensor('F32', Float32Array.of(1, 2)),
+      await openTensor('F32', Float32Array.of(3)),
+    ];
+    const left = tf.tidy(() => {
+      tfjs(tf).adopt(gone);
+      return tfjs(tf).adopt(returned) as tf.Tensor;
+    });
+    expect(tf.memory().numTensors).toBe(1);
+    await collectGarbage();
+    expect([...left.dataSync()]).toEqual([3]);
+    left.dispose();
+  });
+
   test('through every loader, after its end', async () => {
     const data = Float32Array.of(5, 6);
     const path = await writeTensors(join(folder, 'loaders.safetensors'), { w: { dtype: 'F32', shape: [2], data } });

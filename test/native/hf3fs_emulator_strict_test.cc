@@ -39,6 +39,29 @@ TEST_F(Hf3fsStrictDeathTest, PrepOrSubmitOrWaitFromAnotherThread) {
       "wait_for_ios from another thread");
 }
 
+TEST_F(Hf3fsStrictDeathTest, MakingOnAnotherThreadThanTheFirst) {
+  EXPECT_MISUSE(
+      {
+        Client c(this);
+        usrbio::Ior ring = {};
+        std::thread([&] { api->iorcreate4(&ring, mount.c_str(), 4, true, -1, 0, -1, 0); }).join();
+      },
+      "iorcreate on thread .* the first on this mount was thread");
+  EXPECT_MISUSE(
+      {
+        Client c(this);
+        usrbio::Iov iov = {};
+        std::thread([&] { api->iovcreate(&iov, mount.c_str(), 4096, 0, -1); }).join();
+      },
+      "iovcreate on thread");
+  EXPECT_MISUSE(
+      {
+        Client c(this);
+        std::thread([this] { OwnIov own(this, 4096); }).join();
+      },
+      "iovwrap on thread");
+}
+
 TEST_F(Hf3fsStrictDeathTest, NoOrPastDeadline) {
   usrbio::Cqe cqe;
   EXPECT_MISUSE(

@@ -329,15 +329,17 @@ TEST_F(Hf3fsEmulator, ReadsWithManyRingsAtATime) {
   Set("shuffle", "3");
   Set("latency_ms", "1");
   std::vector<std::thread> threads;
+  usrbio::Iov iovs[4] = {};
+  usrbio::Ior rings[4] = {};
+  for (int n = 0; n < 4; n++) {  // made on one thread, used on others
+    EXPECT_EQ(api->iovcreate(&iovs[n], mount.c_str(), 1 << 18, 0, -1), 0);
+    EXPECT_EQ(api->iorcreate4(&rings[n], mount.c_str(), 64, true, -1, 0, -1, 0), 0);
+  }
   for (int n = 0; n < 4; n++) {
-    threads.emplace_back([this, n] {
+    threads.emplace_back([this, n, iov = iovs[n], ring = rings[n]]() mutable {
       std::string own = WriteFile("file" + std::to_string(n), 1 << 18);
       int fd = open(own.c_str(), O_RDONLY);
       EXPECT_LE(api->reg_fd(fd, 0), 0);
-      usrbio::Iov iov = {};
-      usrbio::Ior ring = {};
-      EXPECT_EQ(api->iovcreate(&iov, mount.c_str(), 1 << 18, 0, -1), 0);
-      EXPECT_EQ(api->iorcreate4(&ring, mount.c_str(), 64, true, -1, 0, -1, 0), 0);
       for (uint64_t i = 0; i < 64; i++)
         EXPECT_GE(api->prep_io(&ring, &iov, true, iov.base + i * 4096, fd, i * 4096, 4096, nullptr), 0);
       EXPECT_EQ(api->submit_ios(&ring), 0);
@@ -352,6 +354,29 @@ TEST_F(Hf3fsEmulator, ReadsWithManyRingsAtATime) {
     });
   }
   for (std::thread& thread : threads) thread.join();
+}
+
+// Whoever makes a ring where the daemon's semaphores are not to be found is left with its link, as with the library.
+TEST_F(Hf3fsEmulator, AFailingRingLeavesItsLink) {
+  Set("fail", "iorwrap:1:-2");
+  usrbio::Ior ring = {};
+  EXPECT_EQ(api->iorcreate4(&ring, mount.c_str(), 4, true, -1, 0, -1, 0), -ENOENT);
+  std::filesystem::directory_iterator left(mount + "/3fs-virt/iovs");
+  ASSERT_NE(left, std::filesystem::directory_iterator());
+  EXPECT_NE(left->path().filename().string().find(".r-1.t0"), std::string::npos);
+  unlink(left->path().c_str());
+}
+
+TEST_F(Hf3fsEmulator, OpensWhatStartedProcessesInherit) {
+  Client c(this);
+  int inherited = 0;
+  for (const auto& entry : std::filesystem::directory_iterator("/proc/self/fd")) {
+    char target[4096];
+    ssize_t length = readlink(entry.path().c_str(), target, sizeof target - 1);
+    if (length < 0 || std::string(target, static_cast<size_t>(length)).rfind(mount, 0) != 0) continue;
+    inherited += (fcntl(std::stoi(entry.path().filename()), F_GETFD) & FD_CLOEXEC) == 0;
+  }
+  EXPECT_EQ(inherited, 2) << "the folder of links and the duplicate of a file";
 }
 
 TEST_F(Hf3fsEmulator, RefusesUnknownSettings) {

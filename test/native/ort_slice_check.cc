@@ -1,5 +1,5 @@
-// Compile-time proof that csrc/ort/slice.h agrees with a real header of ONNX Runtime; part of no build. With the
-// headers of any version from 1.23 on:
+// Compile-time proof that csrc/ort/slice.h agrees with a real header of ONNX Runtime, from 1.23 on. Compiled by
+// test/ort-slice.test.ts; by hand:
 //   g++ -std=c++17 -Icsrc -isystem <folder of onnxruntime_c_api.h> -fsyntax-only test/native/ort_slice_check.cc
 #include <onnxruntime_c_api.h>
 

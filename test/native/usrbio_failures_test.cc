@@ -125,8 +125,49 @@ TEST_P(UsrbioFailure, WrapThatFailsIsAnError) {
 }
 
 TEST_P(UsrbioFailure, FileThatIsNotTakenIsAnError) {
-  Set("fail", "reg_fd:1:22");
-  ExpectCode(Load(), Code::THREEFS_ERROR, "EINVAL");
+  Set("fail", "reg_fd:1:5");
+  ExpectCode(Load(), Code::THREEFS_ERROR, "EIO");
+}
+
+TEST_P(UsrbioFailure, FileWhoseNumberTheLibraryHoldsMovesToAnother) {
+  Set("fail", "reg_fd:1:22,reg_fd:2:22");
+  Status status = Load();
+  EXPECT_TRUE(status.ok()) << status.message();
+}
+
+// Deregistering asks the daemon first: what was open when it died stays registered for ever, by its number.
+TEST_P(UsrbioFailure, NumbersThatADeadDaemonKeepsDoNotStopLaterLoads) {
+  std::vector<Source> sources;
+  for (int i = 0; i < 6; ++i) sources.push_back(Write("shard-" + std::to_string(i), {4 * kMi, 5}));
+  Loader loader(this, {}, GetParam());
+  for (int i = 0; i < 2; ++i) {
+    Set("latency_ms", "5");
+    Set("daemon_dead", "6");
+    ExpectCode(loader.Load(PlanOf(sources)), Code::THREEFS_DISCONNECTED);
+    Set("daemon_dead", "0");
+    Call<void()>("fst_emu_hf3fs_revive")();
+    Status again = loader.Load(PlanOf(sources));
+    ASSERT_TRUE(again.ok()) << again.message();
+    loader.ExpectBytes(sources);
+  }
+}
+
+TEST_P(UsrbioFailure, RingThatFailsAfterItsLinkWasMadeLeavesNone) {
+  Set("fail", "iorwrap:1:-2");
+  ExpectCode(Load(), Code::THREEFS_ERROR, "ENOENT");
+  EXPECT_TRUE(std::filesystem::is_empty(mount + "/3fs-virt/iovs"));
+}
+
+TEST_P(UsrbioFailure, SharedMemoryThatTheDaemonDoesNotSeeNamesTheRemedy) {
+  std::filesystem::remove(mount + "/3fs-virt/iovs");
+  ExpectCode(Load(), Code::THREEFS_ERROR, "--ipc=host");
+  std::filesystem::create_directory(mount + "/3fs-virt/iovs");
+}
+
+TEST_P(UsrbioFailure, MountPathThatTheLibraryCannotHoldIsRefused) {
+  UsrbioReaderOptions options;
+  options.mount_point = "/" + std::string(255, 'm');
+  ExpectCode(Load(options), Code::INVALID_ARGUMENT, "at most 255 bytes");
 }
 
 TEST_P(UsrbioFailure, ChangedFileIsFound) {
@@ -191,11 +232,11 @@ INSTANTIATE_TEST_SUITE_P(Devices, UsrbioFailure, ::testing::Values("cpu", "cuda:
 TEST_F(UsrbioReaderTest, FullShmIsAnErrorThatNamesSizeRoomAndRemedy) {
   std::unique_ptr<usrbio::AddressRange> range;
   // More than any /dev/shm has; the thread sanitizer leaves less address space.
-  ASSERT_TRUE(usrbio::AddressRange::Reserve(uint64_t{1} << 42, &range).ok());
+  ASSERT_TRUE(usrbio::AddressRange::Reserve(uint64_t{1} << 40, &range).ok());
   std::unique_ptr<usrbio::SharedIov> iov;
   Status status = usrbio::SharedIov::Create(*api, mount, -1, *range, &iov);
   EXPECT_EQ(status.code(), Code::OUT_OF_HOST_MEMORY) << status.message();
-  for (const char* part : {"4398046511104 bytes", "/dev/shm", " free", "bufferSize"}) {
+  for (const char* part : {"1099511627776 bytes", "/dev/shm", " free", "bufferSize"}) {
     EXPECT_NE(status.message().find(part), std::string::npos) << part << " in " << status.message();
   }
 }
@@ -206,12 +247,28 @@ TEST_F(UsrbioReaderTest, SharedMemoryHasNoNameAndItsLinkGoesWithIt) {
   std::unique_ptr<usrbio::SharedIov> iov;
   Status status = usrbio::SharedIov::Create(*api, mount, -1, *range, &iov);
   ASSERT_TRUE(status.ok()) << status.message();
-  EXPECT_EQ(ShmFiles(), shm_before_);
-  EXPECT_TRUE(std::filesystem::is_symlink(iov->link()));
+  EXPECT_TRUE(LeftInShm().empty());
+  EXPECT_TRUE(std::filesystem::is_symlink(iov->link().path));
   EXPECT_EQ(iov->iov().base, range->base());
-  std::string link = iov->link();
+  std::string link = iov->link().path;
   iov.reset();
   EXPECT_FALSE(std::filesystem::is_symlink(link));
+}
+
+TEST_F(UsrbioReaderTest, LinkThatLeadsElsewhereIsGone) {
+  std::string path = mount + "/3fs-virt/iovs/link";
+  usrbio::Link link;
+  EXPECT_FALSE(usrbio::ReadLink(path, &link));
+  ASSERT_EQ(symlink("/dev/shm/one", path.c_str()), 0);
+  ASSERT_TRUE(usrbio::ReadLink(path, &link));
+  EXPECT_EQ(link.target, "/dev/shm/one");
+  EXPECT_FALSE(usrbio::AnyGone({link}));
+  ASSERT_EQ(unlink(path.c_str()), 0);
+  EXPECT_TRUE(usrbio::AnyGone({link}));
+  ASSERT_EQ(symlink("/dev/shm/other", path.c_str()), 0);
+  EXPECT_TRUE(usrbio::AnyGone({link})) << "the daemon gives free places to others";
+  EXPECT_FALSE(usrbio::AnyGone({{path, "/dev/shm/other"}}));
+  ASSERT_EQ(unlink(path.c_str()), 0);
 }
 
 TEST_F(UsrbioReaderTest, MountThatIsGoneIsDisconnected) {

@@ -2,7 +2,9 @@
 #pragma once
 #include <algorithm>
 #include <condition_variable>
+#include <iterator>
 #include <mutex>
+#include <set>
 
 #include "base/metrics.h"
 #include "device/devices.h"
@@ -18,7 +20,7 @@ class UsrbioReaderTest : public Hf3fsEmulatorTest {
   using Bytes = std::vector<uint8_t>;
 
   void TearDown() override {
-    EXPECT_EQ(ShmFiles(), shm_before_);
+    EXPECT_EQ(LeftInShm(), std::set<std::string>());
     EXPECT_EQ(Metrics::Get().rings.load(), 0);
     EXPECT_EQ(Metrics::Get().staging_bytes.load(), 0);
     EXPECT_EQ(Metrics::Get().open_files.load(), 0);
@@ -26,13 +28,25 @@ class UsrbioReaderTest : public Hf3fsEmulatorTest {
     Hf3fsEmulatorTest::TearDown();
   }
 
-  static std::vector<std::string> ShmFiles() {
-    std::vector<std::string> names;
+  // Names that this test left in /dev/shm. Other processes' come and go meanwhile: only what stays counts.
+  std::set<std::string> LeftInShm() const {
+    std::set<std::string> left = ShmFiles();
+    for (const std::string& name : shm_before_) left.erase(name);
+    for (int i = 0; i < 400 && !left.empty(); ++i) {
+      usleep(5000);
+      std::set<std::string> now = ShmFiles(), stay;
+      std::set_intersection(left.begin(), left.end(), now.begin(), now.end(), std::inserter(stay, stay.end()));
+      left.swap(stay);
+    }
+    return left;
+  }
+
+  static std::set<std::string> ShmFiles() {
+    std::set<std::string> names;
     for (const auto& entry : std::filesystem::directory_iterator("/dev/shm")) {
       std::string name = entry.path().filename();
-      if (name.rfind("hf3fs-iov-", 0) == 0) names.push_back(name);
+      if (name.rfind("hf3fs-iov-", 0) == 0) names.insert(name);
     }
-    std::sort(names.begin(), names.end());
     return names;
   }
 
@@ -148,7 +162,7 @@ class UsrbioReaderTest : public Hf3fsEmulatorTest {
     std::shared_ptr<Transfer> transfer;
   };
 
-  std::vector<std::string> shm_before_ = ShmFiles();
+  std::set<std::string> shm_before_ = ShmFiles();
 };
 
 }  // namespace fst

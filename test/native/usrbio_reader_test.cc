@@ -3,6 +3,7 @@
 #include <utime.h>
 
 #include "reader/usrbio_files.h"
+#include "reader/usrbio_mount.h"
 #include "usrbio_reader_fixture.h"
 
 namespace fst {
@@ -78,6 +79,41 @@ TEST_P(UsrbioBytes, OfHolesAreZeros) {
   Status loaded = loader.Load(PlanOf({source}));
   ASSERT_TRUE(loaded.ok()) << loaded.message();
   loader.ExpectBytes({source}, [&](uint64_t at) { return !in_data(at); });
+}
+
+// 3FS does not tell where holes are: an ordinary read that gives zeros shows that the short one was right.
+TEST_P(UsrbioBytes, OfZerosAreThoseAlsoWhenAReadIsShort) {
+  Source source = {mount + "/zeros", {{9, 2 * kMi}}};
+  FILE* file = fopen(source.path.c_str(), "wb");
+  ASSERT_NE(file, nullptr);
+  Bytes zeros(9 + 2 * kMi);
+  ASSERT_EQ(fwrite(zeros.data(), 1, zeros.size(), file), zeros.size());
+  fclose(file);
+  Set("short", "1");
+  Loader loader(this, {}, device);
+  Status loaded = loader.Load(PlanOf({source}));
+  ASSERT_TRUE(loaded.ok()) << loaded.message();
+  loader.ExpectBytes({source}, [](uint64_t) { return true; });
+}
+
+// A load's descriptors and the library's are the process's own: one that it starts would keep files of 3FS open, and
+// the daemon from cleaning up.
+TEST_P(UsrbioBytes, ArriveWhileNothingCanBeInherited) {
+  Set("bandwidth", "1e8");
+  std::vector<Source> sources = {Write("a", {8 * kMi}), Write("b", {8 * kMi})};
+  Loader loader(this, {}, device);
+  std::shared_ptr<Transfer> transfer;
+  ASSERT_TRUE(loader.engine->Start(PlanOf(sources), {}, &transfer).ok());
+  while (transfer->bytes_loaded() == 0 && transfer->status().ok()) usleep(1000);
+  int seen = 0;
+  for (const auto& entry : std::filesystem::directory_iterator("/proc/self/fd")) {
+    usrbio::Link link;
+    if (!usrbio::ReadLink(entry.path(), &link) || link.target.rfind(mount, 0) != 0) continue;
+    ++seen;
+    EXPECT_NE(fcntl(std::stoi(entry.path().filename()), F_GETFD) & FD_CLOEXEC, 0) << link.target;
+  }
+  EXPECT_GE(seen, 5) << "two files, their duplicates, the folder of links";
+  loader.Close();
 }
 
 TEST_P(UsrbioBytes, ArriveAfterTheRingWasLost) {

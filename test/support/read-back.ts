@@ -51,10 +51,12 @@ export async function readParallelKept(options: ParallelOptions): Promise<Read> 
   const tensors: DeviceTensor[] = [];
   try {
     for await (const [, tensor] of loader.iterateWeights()) tensors.push(tensor);
+    await loader.close(); // the tensors outlive it
+    return await Promise.all(tensors.map(take));
   } finally {
+    for (const tensor of tensors) tensor.dispose();
     await loader.close();
   }
-  return Promise.all(tensors.map(take));
 }
 
 export async function readFiles(files: readonly string[], options: LoaderOptions): Promise<Read> {

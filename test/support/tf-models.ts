@@ -4,7 +4,10 @@ import type * as TF from '@tensorflow/tfjs';
 
 type Tf = typeof TF;
 /** The weights' bytes, in one piece. */
-type Artifacts = TF.io.ModelArtifacts & { weightData: ArrayBuffer; weightSpecs: TF.io.WeightsManifestEntry[] };
+type Artifacts = Omit<TF.io.ModelArtifacts, 'weightData'> & {
+  weightData: ArrayBuffer;
+  weightSpecs: TF.io.WeightsManifestEntry[];
+};
 
 /** A file of a development dependency, also of one whose package.json does not export it. */
 export function packageFile(path: string): string {
@@ -18,7 +21,7 @@ export function writeModel(folder: string, artifacts: Artifacts, shardBytes = 4 
   const paths: string[] = [];
   for (let at = 0; at < weightData.byteLength || at === 0; at += shardBytes) {
     const name = `group1-shard${paths.length + 1}.bin`;
-    writeFileSync(join(folder, name), new Uint8Array(weightData.slice(at, at + shardBytes)));
+    writeFileSync(join(folder, name), new Uint8Array((weightData as ArrayBuffer).slice(at, at + shardBytes)));
     paths.push(name);
   }
   const path = join(folder, 'model.json');
@@ -41,7 +44,14 @@ export function fileHandler(path: string): TF.io.IOHandler {
 }
 
 /** Dense, convolution, batch normalisation and LSTM, trained for some steps, so that no weight is what it was initialised with. */
-export async function trainLayersModel(tf: Tf, folder: string): Promise<string> {
+export async function trainLayersModel(
+  tf: Tf,
+  folder: string,
+  {
+    optimizer = tf.train.sgd(0.1),
+    includeOptimizer = false,
+  }: { optimizer?: TF.Optimizer; includeOptimizer?: boolean } = {},
+): Promise<string> {
   const { layers } = tf;
   const input = tf.input({ shape: [8, 8, 3] });
   const conv = layers.conv2d({ filters: 6, kernelSize: 3, name: 'conv' }).apply(input);
@@ -50,7 +60,7 @@ export async function trainLayersModel(tf: Tf, folder: string): Promise<string> 
   const lstm = layers.lstm({ units: 10, name: 'lstm', recurrentInitializer: 'orthogonal' }).apply(rows);
   const dense = layers.dense({ units: 4, activation: 'softmax', name: 'dense' }).apply(lstm);
   const model = tf.model({ inputs: input, outputs: dense as TF.SymbolicTensor });
-  model.compile({ optimizer: tf.train.sgd(0.1), loss: 'categoricalCrossentropy' });
+  model.compile({ optimizer, loss: 'categoricalCrossentropy' });
   const x = tf.randomNormal([8, 8, 8, 3], 1, 2, 'float32', 7);
   const y = tf.oneHot(tf.tensor1d([0, 1, 2, 3, 0, 1, 2, 3], 'int32'), 4);
   await model.fit(x, y, { epochs: 2, verbose: 0 });
@@ -60,10 +70,11 @@ export async function trainLayersModel(tf: Tf, folder: string): Promise<string> 
       path = writeModel(folder, artifacts as Artifacts, 700); // several shards, cut inside weights
       return { modelArtifactsInfo: { dateSaved: new Date(), modelTopologyType: 'JSON' } };
     }),
+    { includeOptimizer },
   );
   tf.dispose([x, y]);
   model.dispose();
-  model.optimizer.dispose();
+  optimizer.dispose();
   tf.disposeVariables();
   return path;
 }

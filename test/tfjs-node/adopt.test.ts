@@ -18,6 +18,7 @@ beforeAll(() => expect(tf.getBackend()).toBe('tensorflow'));
 // At once: nothing here waits for a garbage collection.
 afterEach(() => {
   expect(tf.memory()).toMatchObject({ numTensors: 0, numDataBuffers: 0, numBytes: 0 });
+  expect(backend().getNumOfTensors()).toBe(0); // tfjs-node's own handles, those of tokens among them
   expect(nativeMetrics()).toEqual(NOTHING_HELD);
 });
 
@@ -80,6 +81,20 @@ describe('memory', () => {
     tf.disposeVariables();
     expect(nativeMetrics().hostBytes).toBeGreaterThan(0);
     clone.dispose();
+  });
+
+  test('goes with tidy, unless it is returned or kept', async () => {
+    const [gone, returned] = [await open('F32', Float32Array.of(1, 2)), await open('F32', Float32Array.of(3))];
+    const left = tf.tidy(() => {
+      const first = tfjs(tf).adopt(gone) as TF.Tensor;
+      const second = tfjs(tf).adopt(returned) as TF.Tensor;
+      expect([...first.dataSync()]).toEqual([1, 2]);
+      return second;
+    });
+    expect(tf.memory().numTensors).toBe(1);
+    expect([...left.dataSync()]).toEqual([3]);
+    left.dispose();
+    left.dispose();
   });
 
   test('of a whole load, in any order of disposal and closing', async () => {
@@ -252,7 +267,7 @@ describe('a GPU, as far as it can be shown without one', () => {
     ['F64', Float64Array.of(0.1), 'float32', [Math.fround(0.1)]],
   ] as const)('%s stays on the device and is converted there', async (dtype, data, expected, values) => {
     const framework = gpu();
-    const adopted = framework.adopt(await deviceTensor(dtype, data)) as TF.Tensor;
+    const adopted = (await framework.adopt(await deviceTensor(dtype, data))) as TF.Tensor;
     expect([adopted.dtype, [...adopted.dataSync()]]).toEqual([expected, [...values]]);
     expect(framework.notes).toEqual([]);
     adopted.dispose();

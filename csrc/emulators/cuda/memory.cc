@@ -50,7 +50,7 @@ CUresult Emulator::AddDeviceMemory(Context* context, size_t bytes, bool managed,
   size_t mapped = RoundUp(bytes, kPage);
   char* memory = Map(mapped, PROT_READ | PROT_WRITE, MAP_NORESERVE);
   if (memory == nullptr) return cuda::kOutOfMemory;
-  // Unmapping small pages would hold up the faults of all threads, as no GPU does.
+  // A GPU's memory has no faults, and nobody waits while it is given back: few large pages stand for that.
   if (mapped >= kHuge) madvise(memory, mapped, MADV_HUGEPAGE);
   *base = managed ? reinterpret_cast<uintptr_t>(memory) : ReserveDeviceAddress(bytes);
   if (*base == 0) {

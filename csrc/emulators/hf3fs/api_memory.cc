@@ -99,6 +99,7 @@ EXPORT int hf3fs_iovcreate(Iov* iov, const char* mount, size_t size, size_t bloc
   if (engine.ShallFail("iovcreate", &result)) return result;
   if (iov == nullptr || strlen(mount) >= kMountMax || SizesAreWrong(engine, "iovcreate", size, block_size))
     return -EINVAL;
+  engine.CheckMaker("iovcreate", mount);
   auto entry = std::make_shared<IovEntry>();
   result = MakeMemory(engine, "iovcreate", size, &entry->shm_name, &entry->base);
   if (result != 0) return result;
@@ -115,6 +116,7 @@ EXPORT int hf3fs_iovcreate(Iov* iov, const char* mount, size_t size, size_t bloc
     return result;
   }
   FillIov(iov, entry->base, entry.get(), entry->id, mount, size, block_size, numa);
+  emu::OpenLinkFolder(mount);
   engine.iovs.Prune();
   engine.iovs.Add(std::move(entry));
   return 0;
@@ -137,6 +139,7 @@ EXPORT int hf3fs_iovwrap(Iov* iov, void* base, const uint8_t id[16], const char*
   entry->block_size = block_size;
   entry->wrapped = true;
   emu::RememberLink(entry->link);
+  engine.CheckMaker("iovwrap", mount);
   FillIov(iov, entry->base, nullptr, entry->id, mount, size, block_size, numa);
   engine.iovs.Prune();
   engine.iovs.Add(std::move(entry));
@@ -201,6 +204,7 @@ EXPORT int hf3fs_iorcreate4(Ior* ior, const char* mount, int entries, bool for_r
   if (flags >= 2)
     engine.Misuse("iorcreate with flags >= 2: the library leaks the ring's link at iordestroy; use flags 0");
   if (io_depth > entries) return -EINVAL;
+  engine.CheckMaker("iorcreate", mount);
   auto ring = std::make_shared<Ring>();
   ring->mount = mount;
   ring->entries = entries;
@@ -217,8 +221,14 @@ EXPORT int hf3fs_iorcreate4(Ior* ior, const char* mount, int entries, bool for_r
     munmap(ring->base, ring->size);
     return result;
   }
-  ring->slots.resize(static_cast<size_t>(entries));
   FillIov(&ior->iov, ring->base, ring.get(), id, mount, ring->size, 0, numa);
+  emu::OpenLinkFolder(mount);
+  if (engine.ShallFail("iorwrap", &result)) {  // as the library: it looks for the link by an iov's name, and leaves it
+    munmap(ring->base, ring->size);
+    ior->iov.handle = nullptr;
+    return result;
+  }
+  ring->slots.resize(static_cast<size_t>(entries));
   ior->handle = ring.get();
   memcpy(ior->mount_point, mount, ring->mount.size() + 1);
   ior->for_read = for_read;

@@ -87,6 +87,14 @@ void Engine::RemoveRing(const std::shared_ptr<Ring>& ring, std::unique_lock<std:
   rings.erase(ring);
 }
 
+void Engine::CheckMaker(const char* function, const std::string& mount) {
+  const pid_t thread = gettid();
+  const pid_t first = makers_.emplace(mount, thread).first->second;
+  if (first == thread) return;
+  Misuse(std::string(function) + " on thread " + std::to_string(thread) + ", the first on this mount was thread " +
+         std::to_string(first) + ": after a crash the daemon takes back what the first one made, the rest stays");
+}
+
 bool Engine::IsLost(Ring* ring) {
   if (!ring->lost && !LinkExists(ring->link)) ring->lost = true;
   return ring->lost;

@@ -82,6 +82,9 @@ class Engine {
   void AddRing(std::shared_ptr<Ring> ring);
   // Takes the ring from the daemon; waits until no thread touches its buffers.
   void RemoveRing(const std::shared_ptr<Ring>& ring, std::unique_lock<std::mutex>& lock);
+  // An iov or a ring is made on `mount`: by the thread that was the first to do so, since the daemon of a process that
+  // dies takes back what that one made and nothing else.
+  void CheckMaker(const char* function, const std::string& mount);
   // Notices that a ring's link is gone.
   bool IsLost(Ring* ring);
   // Ios of this ring that still can write into their buffers.
@@ -120,6 +123,7 @@ class Engine {
 
   const pid_t pid_;
   LinkModel link_;
+  std::map<std::string, pid_t> makers_;                 // the thread that made the first iov or ring, by mount
   std::map<const uint8_t*, std::shared_ptr<Io>> busy_;  // by buffer, of all ios that are in flight or not yet reaped
   std::deque<std::shared_ptr<Job>> queued_;
   std::vector<std::shared_ptr<Job>> ready_;  // held back to be shuffled

@@ -85,7 +85,7 @@ int FileTable::Register(int fd, const std::string& root, int* dup_fd, std::strin
   struct stat st;
   if (mount.empty() || fstat(fd, &st) != 0) return refuse(EBADF);
   if (known != files_.end()) return EINVAL;
-  int copy = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+  int copy = dup(fd);  // which processes that are started inherit, as the library's
   if (copy < 0) return refuse(errno);
   if (files_.count(copy) != 0) {
     if (!files_[copy]->orphan)

@@ -1,6 +1,7 @@
 #include "emulators/hf3fs/mounts.h"
 
 #include <dirent.h>
+#include <fcntl.h>
 #include <limits.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -20,7 +21,7 @@ constexpr char kDead[] = "/.3fs-virt-dead";
 
 struct Traces {
   std::mutex mutex;
-  std::set<std::string> links, shms, killed;
+  std::set<std::string> links, shms, killed, open;
   std::vector<std::string> folders;  // in the order in which they were made
 };
 
@@ -77,6 +78,12 @@ int MakeIovsFolder(const std::string& mount, bool make_virtual) {
     return errno;
   }
   return 0;
+}
+
+void OpenLinkFolder(const std::string& mount) {
+  std::lock_guard<std::mutex> lock(All().mutex);
+  if (!All().open.insert(mount).second) return;
+  (void)open((mount + kVirtual + "/iovs").c_str(), O_RDONLY | O_DIRECTORY);  // NOLINT: never closed, and inherited
 }
 
 int MakeLink(const std::string& target, const std::string& link) {

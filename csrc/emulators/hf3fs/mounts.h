@@ -15,6 +15,10 @@ std::string PathOfFd(int fd);
 // dead.
 int MakeIovsFolder(const std::string& mount, bool make_virtual);
 
+// Keeps <mount>/3fs-virt/iovs open until the end of the process, and in the processes that it starts: when all of them
+// are gone the daemon takes back what they left. As the library does it at the first iov or ring of a mount.
+void OpenLinkFolder(const std::string& mount);
+
 // symlink(), remembered until RemoveLink. 0 or an errno.
 int MakeLink(const std::string& target, const std::string& link);
 // A link that the caller made himself: removed with the others when the process aborts, as a daemon does when its

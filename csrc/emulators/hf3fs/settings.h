@@ -19,7 +19,8 @@
 //                    mount says ENOTCONN), prep and submit still succeed, wait returns 0. fst_emu_hf3fs_revive() brings
 //                    it back
 //   MEMLOCK=bytes    more iov memory than this fails to be registered: its ios give -EACCES
-//   FAIL=list        "prep_io:2:-5,reg_fd:1:24": the nth call of a function answers this
+//   FAIL=list        "prep_io:2:-5,reg_fd:1:24": the nth call of a function answers this; "iorwrap:1:-2": the nth
+//                    iorcreate fails after it made its link, and leaves it, as where the semaphores are not to be found
 //
 // What happens to a result that is not checked: a failed io leaves its whole buffer poisoned and a short one its tail,
 // so whoever takes such a buffer for data has wrong bytes.

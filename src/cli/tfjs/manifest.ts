@@ -25,6 +25,16 @@ const STORED = {
   float16: ['F16', 2],
 } as const;
 
+function allocate(length: number): Uint8Array {
+  try {
+    return new Uint8Array(length);
+  } catch (cause) {
+    throw new FastSafetensorsError('OUT_OF_HOST_MEMORY', `a weight of ${length} bytes does not fit into memory`, {
+      cause,
+    });
+  }
+}
+
 /** The files of one group, as one sequence of bytes. */
 class GroupFiles {
   readonly #files: { handle: FileHandle; path: string; begin: number; size: number }[] = [];
@@ -55,9 +65,12 @@ class GroupFiles {
         },
       );
     });
-    const { size } = await handle.stat();
-    this.#files.push({ handle, path, begin: this.#size, size });
-    this.#size += size;
+    const info = await handle.stat();
+    this.#files.push({ handle, path, begin: this.#size, size: info.size }); // closed with the others
+    this.#size += info.size;
+    if (!info.isFile()) {
+      throw new FastSafetensorsError('MISSING_SHARD', `${model} names ${path}, which is no file`, { path });
+    }
   }
 
   get size(): number {
@@ -65,12 +78,16 @@ class GroupFiles {
   }
 
   async read(offset: number, length: number): Promise<Uint8Array> {
-    const bytes = new Uint8Array(length);
+    const bytes = allocate(length);
     for (const { handle, path, begin, size } of this.#files) {
       let from = Math.max(offset, begin);
       const end = Math.min(offset + length, begin + size);
       while (from < end) {
-        const { bytesRead } = await handle.read(bytes, from - offset, Math.min(end - from, 2 ** 30), from - begin);
+        const { bytesRead } = await handle
+          .read(bytes, from - offset, Math.min(end - from, 2 ** 30), from - begin)
+          .catch((cause) => {
+            throw new FastSafetensorsError('IO_ERROR', `cannot read ${path}: ${cause.message}`, { path, cause });
+          });
         if (bytesRead === 0)
           throw new FastSafetensorsError('FILE_CHANGED', `${path}: became shorter while it was read`, { path });
         from += bytesRead;

@@ -37,9 +37,11 @@ export async function splitTfjs(path: string, options: SplitOptions = {}): Promi
   const model = await readModelJson(path);
   if (model.json.fastsafetensors) throw new InvalidArgumentError(`${path} was split already`);
   if (model.specs.length === 0) throw new InvalidArgumentError(`${path} lists no weights to split`);
-  const folder = options.out ?? dirname(path);
-  const stem = basename(path, extname(path));
-  await mkdir(folder, { recursive: true });
+  const folder = options.out ?? dirname(model.path);
+  const stem = basename(model.path, extname(model.path));
+  await mkdir(folder, { recursive: true }).catch((cause) => {
+    throw cannotWrite(folder, cause);
+  });
 
   const writer = new ShardWriter(folder, stem, options.maxShardBytes ?? DEFAULT_SHARD_BYTES);
   let written: { weights: string; files: string[] };
@@ -54,7 +56,7 @@ export async function splitTfjs(path: string, options: SplitOptions = {}): Promi
   }
   const graph = join(folder, `${stem}.split.json`);
   await writeJson(graph, withoutWeights(model, basename(written.weights)));
-  return { model: path, graph, ...written, tensors: model.specs.length, bytes: writer.bytes };
+  return { model: model.path, graph, ...written, tensors: model.specs.length, bytes: writer.bytes };
 }
 
 /** Plain TensorFlow.js fails on it rather than compute with weights that are not there: the manifest has no files. */
@@ -102,7 +104,11 @@ class ShardWriter {
     );
     const files = names.map((name) => join(this.#folder, name));
     for (const file of files) await refuseOverwriting(file);
-    for (const [i, { temporary }] of this.#shards.entries()) await rename(temporary, files[i]!);
+    for (const [i, { temporary }] of this.#shards.entries()) {
+      await rename(temporary, files[i]!).catch((cause) => {
+        throw cannotWrite(files[i]!, cause);
+      });
+    }
     if (count === 1) return { weights: files[0]!, files };
     const index = join(this.#folder, `${this.#stem}.safetensors.index.json`);
     const entries = this.#shards.flatMap((shard, i) => shard.names.map((name) => [name, names[i]]));
@@ -152,6 +158,10 @@ async function writeJson(path: string, value: object): Promise<void> {
     await rename(temporary, path);
   } catch (cause) {
     await rm(temporary, { force: true });
-    throw new FastSafetensorsError('IO_ERROR', `${path}: ${(cause as Error).message}`, { path, cause });
+    throw cannotWrite(path, cause);
   }
+}
+
+function cannotWrite(path: string, cause: unknown): FastSafetensorsError {
+  return new FastSafetensorsError('IO_ERROR', `cannot write ${path}: ${(cause as Error).message}`, { path, cause });
 }

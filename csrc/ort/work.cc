@@ -1,0 +1,159 @@
+#include "ort/work.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cstdio>
+#include <cstdlib>
+#include <vector>
+
+#include "base/task_pool.h"
+#include "ort/library.h"
+
+namespace fst::ort {
+namespace {
+
+constexpr std::chrono::milliseconds kPatience{1000};
+
+TaskPool& Threads() {
+  // Runs block a thread each; ONNX Runtime spreads one run over its own threads.
+  static TaskPool* pool = new TaskPool("fst-ort", 32, size_t{8} << 20);
+  return *pool;
+}
+
+struct Groups {
+  std::mutex mutex;
+  std::vector<std::weak_ptr<WorkGroup>> all;
+  bool ended = false;
+
+  // False when the process is ending.
+  bool Add(const std::shared_ptr<WorkGroup>& group) {
+    std::lock_guard<std::mutex> lock(mutex);
+    all.erase(std::remove_if(all.begin(), all.end(), [](const auto& weak) { return weak.expired(); }), all.end());
+    all.push_back(group);
+    return !ended;
+  }
+
+  // Ends all; true when all are over within the limit.
+  bool End(std::chrono::milliseconds limit) {
+    std::vector<std::shared_ptr<WorkGroup>> groups;
+    {
+      std::lock_guard<std::mutex> lock(mutex);
+      ended = true;
+      for (auto& weak : all) {
+        if (auto group = weak.lock()) groups.push_back(std::move(group));
+      }
+    }
+    for (auto& group : groups) group->End(std::chrono::milliseconds(0));
+    const auto until = std::chrono::steady_clock::now() + limit;
+    bool over = true;
+    for (auto& group : groups) {
+      auto left = std::chrono::duration_cast<std::chrono::milliseconds>(until - std::chrono::steady_clock::now());
+      over = group->End(std::max(left, std::chrono::milliseconds(0))) && over;
+    }
+    return over;
+  }
+};
+
+Groups& AllGroups() {
+  static auto* groups = new Groups;
+  return *groups;
+}
+
+// Whether what runs was given its second: exit() comes twice, by the event and by the handler.
+std::atomic<bool> waited{false};
+
+// exit() calls handlers in the reverse order of their registration, and destructors of statics are such handlers: those
+// that were made after this was registered are gone already when it is called.
+void RegisterExit() {
+  on_exit(
+      [](int status, void*) {
+        if (AllGroups().End(waited.load() ? std::chrono::milliseconds(0) : kPatience)) return;
+        fflush(nullptr);
+        _exit(status);
+      },
+      nullptr);
+}
+
+}  // namespace
+
+void Control::Stop() {
+  std::lock_guard<std::mutex> lock(mutex_);
+  stopped_ = true;
+  // Only a missing object can make these fail.
+  if (run_ != nullptr) (void)FromOrt(Ort().RunOptionsSetTerminate(run_), "end a run");
+  if (making_ != nullptr && Ort().SessionOptionsSetLoadCancellationFlag != nullptr) {
+    (void)FromOrt(Ort().SessionOptionsSetLoadCancellationFlag(making_, true), "end the making of a session");
+  }
+}
+
+bool Control::stopped() const {
+  std::lock_guard<std::mutex> lock(mutex_);
+  return stopped_;
+}
+
+Control::Attached::Attached(Control* control, RunOptions* run, SessionOptions* making) : control_(control) {
+  if (control_ == nullptr) return;
+  std::lock_guard<std::mutex> lock(control_->mutex_);
+  control_->run_ = run;
+  control_->making_ = making;
+}
+
+Control::Attached::~Attached() {
+  if (control_ == nullptr) return;
+  std::lock_guard<std::mutex> lock(control_->mutex_);
+  control_->run_ = nullptr;
+  control_->making_ = nullptr;
+}
+
+std::shared_ptr<WorkGroup> WorkGroup::Make() {
+  static bool registered = (RegisterExit(), true);
+  (void)registered;
+  std::shared_ptr<WorkGroup> group(new WorkGroup);
+  if (!AllGroups().Add(group)) group->ended_ = true;
+  return group;
+}
+
+Status WorkGroup::Post(std::shared_ptr<Control> control, std::function<void()> work) {
+  return Threads().Post([self = shared_from_this(), control = std::move(control), work = std::move(work)]() mutable {
+    self->Run(control, std::move(work));
+  });
+}
+
+void WorkGroup::Run(const std::shared_ptr<Control>& control, std::function<void()> work) {
+  {
+    std::lock_guard<std::mutex> lock(mutex_);
+    if (ended_) return;
+    ++running_;
+    if (control != nullptr) controls_.insert(control);
+  }
+  work();
+  work = nullptr;  // what it holds is given back before anybody hears of the end
+  std::lock_guard<std::mutex> lock(mutex_);
+  if (control != nullptr) controls_.erase(controls_.find(control));
+  if (--running_ == 0) idle_.notify_all();
+}
+
+bool WorkGroup::End(std::optional<std::chrono::milliseconds> limit) {
+  std::unique_lock<std::mutex> lock(mutex_);
+  ended_ = true;
+  for (const auto& control : controls_) control->Stop();
+  auto over = [this] { return running_ == 0; };
+  if (limit) return idle_.wait_for(lock, *limit, over);
+  idle_.wait(lock, over);
+  return true;
+}
+
+WorkGroup& Background() {
+  static auto* group = new std::shared_ptr<WorkGroup>(WorkGroup::Make());
+  return **group;
+}
+
+void EndProcess() {
+  AllGroups().End(kPatience);
+  waited = true;
+  RegisterExit();
+}
+
+}  // namespace fst::ort

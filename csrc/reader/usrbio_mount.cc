@@ -1,0 +1,110 @@
+#include "reader/usrbio_mount.h"
+
+#include <dirent.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <condition_variable>
+#include <cstdlib>
+#include <map>
+#include <memory>
+#include <mutex>
+
+#include "base/task_pool.h"
+
+namespace fst::usrbio {
+namespace {
+
+// The one thread of `mount`, started when it is first needed; it never ends.
+TaskPool& ThreadOf(const std::string& mount) {
+  static std::mutex* mutex = new std::mutex;
+  static auto* threads = new std::map<std::string, std::unique_ptr<TaskPool>>;
+  std::lock_guard<std::mutex> lock(*mutex);
+  std::unique_ptr<TaskPool>& thread = (*threads)[mount];
+  if (thread == nullptr) thread = std::make_unique<TaskPool>("fst-3fs-mount", 1);
+  return *thread;
+}
+
+}  // namespace
+
+Status OnMountThread(const std::string& mount, const std::function<Status()>& task) {
+  struct Done {
+    std::mutex mutex;
+    std::condition_variable wake;
+    bool done = false;
+    Status status;
+  } done;
+  FST_RETURN_IF_ERROR(ThreadOf(mount).Post([&] {
+    Status status = task();
+    std::lock_guard<std::mutex> lock(done.mutex);
+    done.status = std::move(status);
+    done.done = true;
+    done.wake.notify_all();
+  }));
+  std::unique_lock<std::mutex> lock(done.mutex);
+  done.wake.wait(lock, [&] { return done.done; });
+  return done.status;
+}
+
+void CloseLinkFolderOnExec(const std::string& mount) {
+  const std::string folder = mount + "/3fs-virt/iovs";
+  DIR* dir = opendir("/proc/self/fd");
+  if (dir == nullptr) return;
+  while (dirent* entry = readdir(dir)) {
+    Link link;
+    if (!ReadLink(std::string("/proc/self/fd/") + entry->d_name, &link) || link.target != folder) continue;
+    int fd = atoi(entry->d_name);
+    int flags = fcntl(fd, F_GETFD);
+    if (flags >= 0) (void)fcntl(fd, F_SETFD, flags | FD_CLOEXEC);
+  }
+  closedir(dir);
+}
+
+Status ProbeMount(const std::string& mount) {
+  const std::string folder = mount + "/3fs-virt";
+  // The kernel would answer for a dead daemon for as long as it holds attributes: half a minute.
+  struct statx fresh;
+  struct stat cached;  // where a container forbids statx
+  bool asked = statx(AT_FDCWD, folder.c_str(), AT_STATX_FORCE_SYNC, STATX_TYPE, &fresh) == 0;
+  bool forbidden = !asked && (errno == ENOSYS || errno == EPERM);
+  if (asked ? S_ISDIR(fresh.stx_mode) : forbidden && stat(folder.c_str(), &cached) == 0 && S_ISDIR(cached.st_mode))
+    return Status::Ok();
+  int error = asked ? ENOTDIR : errno;
+  return Status(
+      Code::THREEFS_DISCONNECTED,
+      Format("the 3FS mount %s does not answer (%s/3fs-virt: %s); restart its hf3fs_fuse daemon and load again",
+             mount.c_str(), mount.c_str(), ErrnoText(error).c_str()));
+}
+
+Status MountError(const std::string& mount, int error, const std::string& what) {
+  bool gone = error == ENOTCONN || error == ECONNABORTED || error == ESTALE || error == ENODEV;
+  return Status(
+      gone ? Code::THREEFS_DISCONNECTED : Code::THREEFS_ERROR,
+      Format("%s: %s%s", what.c_str(), ErrnoText(error).c_str(),
+             gone ? Format("; the 3FS mount %s has lost its daemon: restart hf3fs_fuse and load again", mount.c_str())
+                        .c_str()
+                  : ""));
+}
+
+bool ReadLink(const std::string& path, Link* out) {
+  char target[PATH_MAX];
+  ssize_t length = readlink(path.c_str(), target, sizeof target);
+  if (length < 0) return false;
+  *out = {path, std::string(target, static_cast<size_t>(length))};
+  return true;
+}
+
+bool AnyGone(const std::vector<Link>& links) {
+  // readlink goes to the daemon each time, where lstat is answered from the kernel's cache for seconds.
+  return std::any_of(links.begin(), links.end(), [](const Link& link) {
+    Link now;
+    errno = 0;
+    return ReadLink(link.path, &now) ? now.target != link.target : errno == ENOENT;
+  });
+}
+
+}  // namespace fst::usrbio

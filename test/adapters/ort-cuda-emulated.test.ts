@@ -1,0 +1,61 @@
+import { writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { emulators } from 'fastsafetensors-node/testing';
+import { saveFile } from '../../src/save-file.js';
+import { runChild } from '../support/child.js';
+import { bytesOf, externalTensor, floats, model, node, value } from '../support/onnx-model.js';
+import { testFolder } from '../support/tensor-files.js';
+
+// Emulated GPUs: host access to their memory crashes, every use after its end and every leak ends the process with a reason.
+
+const folder = testFolder();
+const graph = join(folder, 'm.onnx');
+const weights = join(folder, 'm.safetensors');
+
+beforeAll(async () => {
+  const tensor = (name: string, data: Float32Array) => ({
+    name,
+    dtype: 'F32' as const,
+    shape: [512],
+    data: bytesOf(data),
+  });
+  const other = Float32Array.from({ length: 512 }, (_, i) => 2 * i);
+  await saveFile([tensor('w', floats(512, 0.5)), tensor('other', other)], weights);
+  writeFileSync(
+    graph,
+    model({
+      nodes: [node('Add', ['x', 'w'], ['y'])],
+      initializers: [externalTensor('w', [512], { location: 'gone', offset: '0', length: '2048' })],
+      inputs: [value('x', [512])],
+      outputs: [value('y', [512])],
+    }),
+  );
+});
+
+async function run(scenario: string, runtime: 'real' | 'emulated'): Promise<void> {
+  const ended = await runChild('ort-cuda.cjs', [scenario, runtime, graph, weights], {
+    flags: ['--expose-gc'],
+    env: emulators.cuda.env({ DEVICES: 2, DELAY_US: 50, JITTER_US: 50, LEAKS: 'abort-memory' }),
+  });
+  // Contexts stay retained for the process's life.
+  const said = ended.stderr.replace(/^emulated CUDA: alive at exit: \d retained contexts\n$/m, '');
+  expect({ ...ended, stderr: said }).toEqual({ code: 0, signal: null, stdout: 'ok\n', stderr: '' });
+}
+
+describe('onnxruntime-node on memory of emulated GPUs', () => {
+  test('OrtValues have the pointer, the device and the vendor id', () => run('values', 'real'));
+  test('devices that differ are typed errors', () => run('mismatches', 'real'));
+  test('tensors of onnxruntime(ort) outlive their buffer', () => run('adopted', 'real'));
+  test('without its provider nothing is loaded', () => run('noProvider', 'real'));
+});
+
+describe('an emulated ONNX Runtime with sessions on emulated GPUs', () => {
+  test.each([
+    ['computes', 'weights, feeds and outputs are used where they are'],
+    ['mismatches', 'devices that differ are typed errors before ONNX Runtime is called'],
+    ['shared', 'one set of weights serves several sessions, whatever ends first'],
+    ['randomOrders', 'buffers, sessions, tensors and outputs end and are collected in random orders'],
+    ['workers', 'workers and the main thread at once'],
+    ['naturalEnd', 'the process ends with everything open'],
+  ])('%s: %s', (scenario) => run(scenario, 'emulated'));
+});

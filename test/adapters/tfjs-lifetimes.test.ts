@@ -1,0 +1,3 @@
+import { describeLifetimes } from '../support/tf-lifetimes.js';
+
+describe('the cpu backend', () => describeLifetimes({}));
