@@ -7,7 +7,12 @@ import { packageFolder } from '../native.js';
 export interface Emulator {
   /** The shared library. COPIER_UNAVAILABLE where it was not built. */
   readonly path: string;
-  /** Environment variables for a process: which library to load, and how it behaves. Options are those of the emulator's control.h, by their environment names. */
+  /**
+   * Environment variables for a process: which library to load, and how it behaves. Options are those of the emulator's control.h (csrc/emulators/), by their
+   * environment names with or without the prefix. The GPU: DEVICES, MEMORY, PINNED, BANDWIDTH, DELAY_US, JITTER_US, ATTRIBUTES, FAIL, STRICT, LEAKS, VERBOSE;
+   * cuFile: COMPAT, ALLOW_COMPAT, REFUSE, REFUSE_CODE, REQUIRE_DIRECT, SHORT, OPEN_MS, DELAY_US, BANDWIDTH, FAIL, STRICT, LEAKS. FAIL injects failures, as
+   * `{ FAIL: 'cuMemAlloc_v2:3:2;execute:1:700' }`: the third allocation fails with CUDA_ERROR_OUT_OF_MEMORY, the first copy loses the device.
+   */
   env(options?: Readonly<Record<string, string | number | boolean>>): Record<string, string>;
 }
 
