@@ -201,10 +201,15 @@ export function checkCopierOptions(options: unknown): void {
   checkOptions(options, PARALLEL_CHECKS as Checks);
 }
 
+export const COPY_CHECKS: Checks = {
+  dtype: LOADER_CHECKS.dtype,
+  signal: LOADER_CHECKS.signal,
+  onProgress: LOADER_CHECKS.onProgress,
+};
+
 /** Of copyFilesToDevice. */
 export function checkCopyOptions(options: unknown): void {
-  const { dtype, signal, onProgress, ...others } = LOADER_CHECKS;
-  checkOptions(options, { dtype, signal, onProgress }, ownedBy("the loader's constructor", others));
+  checkOptions(options, COPY_CHECKS, ownedBy("the loader's constructor", LOADER_CHECKS));
 }
 
 /** For checkOptions: who has these options. */

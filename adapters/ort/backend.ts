@@ -6,7 +6,7 @@ import { Device } from '../../src/device.js';
 import { InvalidArgumentError } from '../../src/errors.js';
 import { FilesBufferOnDevice } from '../../src/files-buffer.js';
 import { checked, type NativeOrtControl, native, type OrtSessionConfig, settled } from '../../src/native.js';
-import { ownedBy, PARALLEL_CHECKS } from '../../src/options.js';
+import { COPY_CHECKS, ownedBy, PARALLEL_CHECKS } from '../../src/options.js';
 import type { Progress } from '../../src/progress.js';
 import type { Files } from '../../src/shards.js';
 import { abortable } from './abortable.js';
@@ -64,11 +64,8 @@ export const PROVIDER_CHECKS = {
   names: object,
   allowUnmatched: boolean,
   providerOptions: object,
-  signal: object,
-  onProgress: (value: unknown, name: string) => {
-    if (typeof value !== 'function')
-      throw new InvalidArgumentError(`${name}: expected a function, found ${typeof value}`);
-  },
+  signal: COPY_CHECKS.signal!,
+  onProgress: COPY_CHECKS.onProgress!,
 };
 
 /** For checkOptions. */

@@ -21,6 +21,7 @@ const {
   folder,
   getHf3fsLibPath,
   main,
+  nativeMetrics,
   nothingHeld,
   ParallelLoader,
   ParallelThreeFSLoader,
@@ -240,6 +241,18 @@ main({
       await loader.close();
     }
     await nothingLeft();
+  },
+
+  /** Says its folder once reads are in flight, and waits to be killed. */
+  async killed() {
+    mkdirSync(iovs, { recursive: true });
+    const { path } = write('data', [16 << 20]);
+    const loader = new ParallelThreeFSLoader({ files: path, device });
+    const load = loader.iterateWeights().next();
+    while (nativeMetrics().rings === 0 || nativeMetrics().inFlight === 0) await setTimeout(1);
+    assert.ok(readdirSync(iovs).length >= 2);
+    console.log(folder);
+    await load;
   },
 
   async ownReader() {
