@@ -88,6 +88,7 @@
       ],
       "cflags_cc!": [
         "-fno-exceptions",
+        "-fno-rtti",
         "-std=gnu++17",
         "-std=gnu++20"
       ],

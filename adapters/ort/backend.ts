@@ -5,7 +5,7 @@ import { Device } from '../../src/device.js';
 import { InvalidArgumentError } from '../../src/errors.js';
 import { FilesBufferOnDevice } from '../../src/files-buffer.js';
 import { checked, type NativeOrtControl, native, type OrtSessionConfig, settled } from '../../src/native.js';
-import { checkOptions } from '../../src/options.js';
+import { COPY_CHECKS, checkOptions } from '../../src/options.js';
 import type { Progress } from '../../src/progress.js';
 import type { Files } from '../../src/shards.js';
 import { abortable } from './abortable.js';
@@ -63,11 +63,8 @@ export const PROVIDER_CHECKS = {
   names: object,
   allowUnmatched: boolean,
   providerOptions: object,
-  signal: object,
-  onProgress: (value: unknown, name: string) => {
-    if (typeof value !== 'function')
-      throw new InvalidArgumentError(`${name}: expected a function, found ${typeof value}`);
-  },
+  signal: COPY_CHECKS.signal!,
+  onProgress: COPY_CHECKS.onProgress!,
 };
 
 /** How createSession learns of the handler that ort made a session of. */

@@ -52,6 +52,7 @@ export class Session {
   readonly #debug: boolean;
   readonly #stallTimeoutMs: number;
   readonly #loads = new Set<Load>();
+  readonly #warnedOf = new Set<string>(); // files that are read in another way than asked
   readonly #closing = new AbortController();
   #choice: Promise<string> | undefined;
   #make: CopierConstructor | undefined;
@@ -203,12 +204,15 @@ export class Session {
     );
   }
 
+  /** All into the report; a warning for those that this loader has not warned of. */
   #noteFallbacks(fallbacks: readonly Fallback[]): void {
-    if (fallbacks.length === 0) return;
     this.#report.fallbacks.push(...fallbacks);
-    const { path, from, to, reason } = fallbacks[0]!;
+    const news = fallbacks.filter(({ path, to }) => !this.#warnedOf.has(`${path}\0${to}`));
+    if (news.length === 0) return;
+    for (const { path, to } of news) this.#warnedOf.add(`${path}\0${to}`);
+    const { path, from, to, reason } = news[0]!;
     this.#logger.warn(
-      `fastsafetensors: ${path} is read ${to} instead of ${from}: ${reason}${fallbacks.length > 1 ? ` (and ${fallbacks.length - 1} more files)` : ''}`,
+      `fastsafetensors: ${path} is read ${to} instead of ${from}: ${reason}${news.length > 1 ? ` (and ${news.length - 1} more files)` : ''}`,
     );
   }
 

@@ -1,12 +1,18 @@
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
+import { FastSafetensorsError } from '../errors.js';
 import { packageFolder } from '../native.js';
 
 /** A strict stand-in for a library that this machine may lack: run a process with `env()` and the package loads it in place of the real one. */
 export interface Emulator {
-  /** The shared library. */
+  /** The shared library. COPIER_UNAVAILABLE where it was not built. */
   readonly path: string;
-  /** Environment variables for a process: which library to load, and how it behaves. Options are those of the emulator's control.h, by their environment names. */
+  /**
+   * Environment variables for a process: which library to load, and how it behaves. Options are those of the emulator's control.h (csrc/emulators/), by their
+   * environment names with or without the prefix. The GPU: DEVICES, MEMORY, PINNED, BANDWIDTH, DELAY_US, JITTER_US, ATTRIBUTES, FAIL, STRICT, LEAKS, VERBOSE;
+   * cuFile: COMPAT, ALLOW_COMPAT, REFUSE, REFUSE_CODE, REQUIRE_DIRECT, SHORT, OPEN_MS, DELAY_US, BANDWIDTH, FAIL, STRICT, LEAKS. FAIL injects failures, as
+   * `{ FAIL: 'cuMemAlloc_v2:3:2;execute:1:700' }`: the third allocation fails with CUDA_ERROR_OUT_OF_MEMORY, the first copy loses the device.
+   */
   env(options?: Readonly<Record<string, string | number | boolean>>): Record<string, string>;
 }
 
@@ -21,10 +27,20 @@ function emulator(
     join(folder, 'build', 'cmake', 'emulators', file),
     join(folder, 'prebuilds', 'emulators', `${process.platform}-${process.arch}`, file),
   ];
-  const path = candidates.find((candidate) => existsSync(candidate)) ?? candidates[0]!;
+  const found = candidates.find((candidate) => existsSync(candidate));
+  const there = (): string => {
+    if (found !== undefined) return found;
+    throw new FastSafetensorsError(
+      'COPIER_UNAVAILABLE',
+      `the emulator ${file} is not built: it comes with a clone of the package (\`npm run setup\`), not with an installation from source; looked for ${candidates.join(' and ')}`,
+    );
+  };
   return {
-    path,
+    get path() {
+      return there();
+    },
     env(options = {}) {
+      const path = there();
       const env: Record<string, string> = { [variable]: path, ...always };
       for (const [name, value] of Object.entries(options)) {
         env[name.startsWith(prefix) ? name : prefix + name] =

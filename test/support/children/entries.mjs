@@ -4,12 +4,14 @@ import { createRequire } from 'node:module';
 import * as esm from 'fastsafetensors-node';
 import * as esmOrt from 'fastsafetensors-node/ort';
 import * as esmTesting from 'fastsafetensors-node/testing';
+import * as esmTfjs from 'fastsafetensors-node/tfjs';
 
 const require = createRequire(import.meta.url);
 for (const [imported, required] of [
   [esm, require('fastsafetensors-node')],
   [esmTesting, require('fastsafetensors-node/testing')],
   [esmOrt, require('fastsafetensors-node/ort')],
+  [esmTfjs, require('fastsafetensors-node/tfjs')],
 ]) {
   const names = Object.keys(required).filter((name) => name !== '__esModule');
   assert.deepEqual(
