@@ -91,8 +91,9 @@ if (!isMainThread) {
       await nothingHeld();
     },
 
-    async unavailable(copier, device, reason) {
+    async unavailable(copier, device, reason, remedy = '') {
       const found = await copierAvailability(copier, device);
+      assert.match(found.remedy, new RegExp(remedy));
       assert.equal(found.available, false);
       assert.match(found.reason, new RegExp(reason));
       assert.ok(found.remedy.length > 0);
