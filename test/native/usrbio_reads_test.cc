@@ -2,8 +2,11 @@
 #include "reader/usrbio_reads.h"
 
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <cerrno>
+#include <fstream>
+#include <string>
 
 namespace fst::usrbio {
 namespace {
@@ -96,6 +99,21 @@ TEST_F(UsrbioReadsTest, AllReadsOfALostRingWaitAgain) {
     Complete(Take(), sizeof bytes);
     EXPECT_EQ(Taken(), (List{{tag, "OK"}}));
   }
+}
+
+// A dead daemon's mount answers ENOTCONN for its links: only the mount itself tells.
+TEST_F(UsrbioReadsTest, SilenceOfADeadMountIsNoticedWhileItsLinksCannotBeRead) {
+  std::string absent = ::testing::TempDir() + "/fst-absent-" + std::to_string(getpid());
+  std::ofstream file(absent + "-file");
+  reads = std::make_shared<Reads>(queue, absent);
+  reads->BeginGeneration({{absent + "-file/link", "/dev/shm/x"}});  // ENOTDIR: not known to be gone
+  reads->Silent();
+  std::vector<Completion> completions;
+  queue->Take(&completions, Clock::now() + std::chrono::seconds(20));
+  Status why;
+  EXPECT_EQ(reads->TakeHealth(&why), Reads::Health::kDead);
+  EXPECT_EQ(why.code(), Code::THREEFS_DISCONNECTED);
+  unlink((absent + "-file").c_str());
 }
 
 }  // namespace
