@@ -95,7 +95,8 @@ interface Addon extends OrtAddon {
   arrayBufferOf(memory: NativeMemory, offset: number, length: number): ArrayBuffer;
   readAllocation(memory: NativeMemory, offset: number, length: number): Promise<ArrayBuffer>;
   writeAllocation(memory: NativeMemory, offset: number, bytes: Uint8Array): Promise<void>;
-  copyAllocation(source: NativeMemory, destination: NativeMemory, regions: Float64Array): Promise<void>;
+  /** Runs at regular distances, in bytes: [run, sourceOffset, destinationOffset, then by dimension count, sourceStride, destinationStride]. */
+  copyAllocation(source: NativeMemory, destination: NativeMemory, copy: Float64Array): Promise<void>;
   probeCufile(): Promise<{ library: string; version: string }>;
   extractMountPoint(path: string): string;
   hf3fsLibPath(): string;
