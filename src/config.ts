@@ -1,9 +1,10 @@
-import { readFileSync } from 'node:fs';
 import { FastSafetensorsError, InvalidArgumentError } from './errors.js';
 import type { ParallelOptions } from './options.js';
+import { readRegularFileSync } from './regular-file.js';
 
 const VARIABLE = 'FASTSAFETENSORS_CONFIG';
 const DEFAULT_FILE = 'fastsafetensors.json';
+const MAX_BYTES = 16 * 1024 * 1024;
 
 type Section = Record<string, unknown>;
 
@@ -48,12 +49,16 @@ export function loadConfig(
   options: { path?: string } = {},
   debug: (message: string) => void = () => {},
 ): Record<string, unknown> {
+  if (options.path !== undefined && typeof options.path !== 'string') {
+    // A number would be read as a file that somebody else has opened.
+    throw new InvalidArgumentError(`loadConfig: path: expected a path, found ${typeof options.path}`);
+  }
   const named = options.path ?? process.env[VARIABLE];
   const path = named ?? DEFAULT_FILE;
   const config: Record<string, unknown> = { loader: 'base', parallel: {}, debug: {}, base: {}, '3fs': {} };
   let text: string;
   try {
-    text = readFileSync(path, 'utf8');
+    text = readRegularFileSync(path, MAX_BYTES).toString();
   } catch (cause) {
     if (named === undefined && (cause as NodeJS.ErrnoException).code === 'ENOENT') return config;
     const who = options.path === undefined && named !== undefined ? ` (named by ${VARIABLE})` : '';

@@ -1,13 +1,14 @@
-import { readdir, readFile, realpath, stat } from 'node:fs/promises';
+import { readdir, realpath, stat } from 'node:fs/promises';
 import { basename, dirname, join, sep } from 'node:path';
 import { FastSafetensorsError, InvalidArgumentError } from './errors.js';
 import { SafeTensorsMetadata } from './metadata.js';
+import { readRegularFile } from './regular-file.js';
 
 /** One file, several, a folder (its model.safetensors.index.json, else its *.safetensors), or an index file. */
 export type Files = string | readonly string[];
 
 const INDEX_NAME = 'model.safetensors.index.json';
-const MAX_INDEX_BYTES = 100_000_000;
+export const MAX_INDEX_BYTES = 100_000_000;
 /** Headers read at a time: each is one round trip or two on a distributed file system. */
 const HEADERS_AT_A_TIME = 32;
 
@@ -84,12 +85,12 @@ async function resolveIndex(path: string): Promise<Resolved> {
     throw cannot('read', path, cause);
   });
   if (info.size > MAX_INDEX_BYTES) throw invalid(`${info.size} bytes, more than ${MAX_INDEX_BYTES}`);
-  const text = await readFile(path, 'utf8').catch((cause) => {
+  const bytes = await readRegularFile(path, MAX_INDEX_BYTES).catch((cause) => {
     throw cannot('read', path, cause);
   });
   let parsed: unknown;
   try {
-    parsed = JSON.parse(text);
+    parsed = JSON.parse(bytes.toString());
   } catch (error) {
     throw invalid(`no JSON: ${(error as Error).message}`);
   }
@@ -115,7 +116,7 @@ async function resolveIndex(path: string): Promise<Resolved> {
     ? ((parsed as Record<string, unknown>).metadata as Record<string, unknown>)
     : {};
   return {
-    paths: [...shards.values()].sort(),
+    paths: [...new Set(shards.values())].sort(), // one file may be spelled in several ways
     index: { path, weights },
     totalSize: typeof metadata.total_size === 'number' ? metadata.total_size : undefined,
   };
@@ -145,6 +146,7 @@ async function resolveShard(index: string, realFolder: string, folder: string, n
   }
   const path = join(folder, name);
   const real = await realpath(path).catch((cause) => {
+    if (cause.code !== 'ENOENT' && cause.code !== 'ENOTDIR') throw cannot('read', path, cause);
     throw new FastSafetensorsError('MISSING_SHARD', `${index} names the shard "${name}", but ${path} is not there`, {
       path,
       cause,
