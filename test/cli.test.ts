@@ -1,4 +1,5 @@
 /** @jest-environment ./test/support/native-arrays-environment.js */
+import { spawnSync } from 'node:child_process';
 import { appendFile, cp, mkdtemp, readFile, rm, truncate, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -243,5 +244,25 @@ describe('split-onnx', () => {
     const { stdout, exitCode } = await cli('split-onnx', await copy(), '--check', '--shape', 'x=1,2,3');
     expect(stdout).toMatch(/check: 480\.6 KiB equal\ncheck: not run: .*--shape/);
     expect(exitCode).toBe(0);
+  });
+});
+
+describe('as a process', () => {
+  const main = join(__dirname, '..', 'dist', 'src', 'cli', 'main.js');
+  const run = (script: string, ...args: string[]) =>
+    spawnSync('bash', ['-c', script, 'bash', process.execPath, main, ...args], { encoding: 'utf8' });
+
+  test('a reader that stops early is no error', async () => {
+    const many = Object.fromEntries(Array.from({ length: 20_000 }, (_, i) => [`a-long-name-of-a-tensor-${i}`, []]));
+    const path = await save('many.safetensors', many);
+    const { stdout, stderr, status } = run('set -o pipefail; "$1" "$2" inspect "$3" | head -n 1', path);
+    expect({ stderr, status, lines: stdout.split('\n').length }).toEqual({ stderr: '', status: 0, lines: 2 });
+  });
+
+  test('output that cannot be written is IO_ERROR', async () => {
+    const path = await save('a.safetensors', { a: [1] });
+    const { stderr, status } = run('"$1" "$2" inspect "$3" > /dev/full', path);
+    expect(stderr).toMatch(/^error: IO_ERROR: .*ENOSPC.*\n$/);
+    expect(status).toBe(1);
   });
 });

@@ -1,5 +1,6 @@
 #!/usr/bin/env node
 import { Command, CommanderError } from 'commander';
+import { FastSafetensorsError } from '../errors.js';
 import { registerInspect } from './inspect.js';
 import { registerLoad } from './load.js';
 import { printError } from './output.js';
@@ -35,4 +36,23 @@ export async function main(argv: readonly string[] = process.argv): Promise<void
   }
 }
 
-if (require.main === module) void main();
+/**
+ * Who reads a command's output may stop at any time (`| head`): what is left of it goes nowhere, and the command ends as it would have. Output that is lost otherwise (a
+ * full disk) is an error.
+ */
+function outliveReaders(): void {
+  process.stdout.on('error', (error: NodeJS.ErrnoException) => {
+    if (error.code === 'EPIPE') return;
+    process.exitCode = 1;
+    printError(
+      new FastSafetensorsError('IO_ERROR', `cannot write the output: ${error.message}`, { cause: error }),
+      false,
+    );
+  });
+  process.stderr.on('error', () => {}); // nobody is left to tell
+}
+
+if (require.main === module) {
+  outliveReaders();
+  void main();
+}
