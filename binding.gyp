@@ -12,6 +12,7 @@
         "csrc/safetensors/header_file.cc",
         "csrc/safetensors/header_text.cc",
         "csrc/safetensors/json.cc",
+        "csrc/safetensors/shard_index.cc",
         "csrc/device/cuda_api.cc",
         "csrc/device/cuda_device.cc",
         "csrc/device/cuda_stream.cc",

@@ -3,7 +3,7 @@ import { isUint8Array } from 'node:util/types';
 import { DTYPE_NAMES } from './dtype.js';
 import { InvalidArgumentError } from './errors.js';
 import { parseHeader, readHeader } from './native.js';
-import type { HeaderReadOptions, NativeFileIdentity, NativeHeader } from './native-types.js';
+import { type HeaderReadOptions, type NativeFileIdentity, type NativeHeader, textAt } from './native-types.js';
 import { TensorFrame } from './tensor-frame.js';
 
 export { TensorFrame } from './tensor-frame.js';
@@ -29,8 +29,6 @@ export class SafeTensorsMetadata {
   readonly headerLength: number;
   /** Bytes of the whole file. */
   readonly sizeBytes: number;
-  /** Of `__metadata__`. */
-  readonly metadata: ReadonlyMap<string, string>;
   readonly tensorCount: number;
   /** Bytes behind the last tensor; 0 unless allowTrailingBytes accepted some. */
   readonly trailingBytes: number;
@@ -40,6 +38,7 @@ export class SafeTensorsMetadata {
   readonly identity: NativeFileIdentity | null;
 
   readonly #header: NativeHeader;
+  readonly #metadata = new Map<string, string>(); // the first #metadata.size entries of `__metadata__`
   readonly #indices = new Map<string, number>(); // of the first #indices.size names
 
   /** @internal Use fromFile, fromBuffer or, in this package, fromNative. */
@@ -52,9 +51,6 @@ export class SafeTensorsMetadata {
     this.dataStart = header.dataStart;
     this.identity = header.identity;
     this.#header = header;
-    const metadata = new Map<string, string>();
-    for (let i = 0; i < header.metadata.length; i += 2) metadata.set(header.metadata[i]!, header.metadata[i + 1]!);
-    this.metadata = metadata;
   }
 
   /** Reads and checks a file's header, off the event loop. Rejects with the codes of the format's checks, IO_ERROR or FILE_CHANGED. */
@@ -80,7 +76,17 @@ export class SafeTensorsMetadata {
       metadata.#indexUpTo(end);
       await setImmediate();
     }
+    for (let end = NAMES_A_TURN; end < header.metadataEnds.length / 2; end += NAMES_A_TURN) {
+      metadata.#metadataUpTo(end);
+      await setImmediate();
+    }
     return metadata;
+  }
+
+  /** Of `__metadata__`. */
+  get metadata(): ReadonlyMap<string, string> {
+    this.#metadataUpTo(this.#header.metadataEnds.length / 2);
+    return this.#metadata;
   }
 
   /** Every tensor's name, in the order of offsets. */
@@ -112,6 +118,13 @@ export class SafeTensorsMetadata {
     for (let i = this.#indices.size; i < end; ++i) this.#indices.set(this.nameAt(i), i);
   }
 
+  #metadataUpTo(end: number): void {
+    const { metadataTexts, metadataEnds } = this.#header;
+    for (let i = this.#metadata.size; i < end; ++i) {
+      this.#metadata.set(textAt(metadataTexts, metadataEnds, 2 * i), textAt(metadataTexts, metadataEnds, 2 * i + 1));
+    }
+  }
+
   /** The arrays themselves. @internal */
   get packed(): NativeHeader {
     return this.#header;
@@ -120,7 +133,7 @@ export class SafeTensorsMetadata {
   /** @internal */
   nameAt(index: number): string {
     const { names, nameEnds } = this.#header;
-    return names.slice(index === 0 ? 0 : nameEnds[index - 1], nameEnds[index]);
+    return textAt(names, nameEnds, index);
   }
 
   /** @internal */

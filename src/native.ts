@@ -2,7 +2,7 @@
 import { existsSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { type ErrorCode, FastSafetensorsError } from './errors.js';
-import type { NativeFileIdentity, NativeHeader } from './native-types.js';
+import type { NativeFileIdentity, NativeHeader, NativeShardIndex } from './native-types.js';
 
 declare const brand: unique symbol;
 /** Values that only the addon can make and read. */
@@ -86,6 +86,7 @@ interface Addon extends OrtAddon {
   tables(): { codes: string[]; dtypes: Record<string, number>; conversions: [from: string, to: string][] };
   readHeader(path: string, allowTrailingBytes: boolean): Promise<NativeHeader>;
   parseHeader(bytes: Uint8Array, allowTrailingBytes: boolean): Promise<NativeHeader>;
+  parseShardIndex(bytes: Uint8Array, path: string): Promise<NativeShardIndex>;
   openDevice(name: string, unified: boolean): Promise<NativeDevice>;
   deviceInfo(device: NativeDevice): DeviceInfo;
   allocate(device: NativeDevice, bytes: number): Promise<NativeMemory>;

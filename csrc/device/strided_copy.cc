@@ -23,7 +23,7 @@ struct Span {
   uint64_t size() const { return static_cast<uint64_t>(end - begin); }
 };
 
-Span SpanOf(const StridedCopy& copy, uint64_t offset, int64_t StridedCopy::Dim::* stride) {
+Span SpanOf(const StridedCopy& copy, uint64_t offset, int64_t StridedCopy::Dim::*stride) {
   Span span{offset, Wide{offset} + copy.run};
   for (const StridedCopy::Dim& dim : copy.dims) {
     const Wide reach = Wide{dim.*stride} * (Wide{dim.count} - 1);
@@ -31,9 +31,7 @@ Span SpanOf(const StridedCopy& copy, uint64_t offset, int64_t StridedCopy::Dim::
   }
   return span;
 }
-Span SourceSpan(const StridedCopy& copy) {
-  return SpanOf(copy, copy.source_offset, &StridedCopy::Dim::source_stride);
-}
+Span SourceSpan(const StridedCopy& copy) { return SpanOf(copy, copy.source_offset, &StridedCopy::Dim::source_stride); }
 Span DestinationSpan(const StridedCopy& copy) {
   return SpanOf(copy, copy.destination_offset, &StridedCopy::Dim::destination_stride);
 }
@@ -127,8 +125,7 @@ Status CopyThroughHost(StridedCopy copy, const DeviceBuffer& source, const Devic
     FST_RETURN_IF_ERROR(source.device().Read(source, source_begin, read.size, read.memory));
     // What lies between the runs stays as it is.
     if (RunsOf(copy) * copy.run < written.size)
-      FST_RETURN_IF_ERROR(
-          destination.device().Read(destination, destination_begin, written.size, written.memory));
+      FST_RETURN_IF_ERROR(destination.device().Read(destination, destination_begin, written.size, written.memory));
     copy.source_offset -= source_begin;
     copy.destination_offset -= destination_begin;
     CopyRuns(copy, read.data(), written.data());

@@ -45,9 +45,8 @@ void CopyPlainly(const StridedCopy& copy, size_t dim, const char* source, char* 
 
 class StridedCopyTest : public testing::TestWithParam<bool> {
  protected:
-  std::shared_ptr<Device> device_ = GetParam()
-                                        ? std::shared_ptr<Device>(std::make_shared<HostDevice>("cpu"))
-                                        : std::make_shared<FakeDevice>("cuda:0", FakeDevice::Options());
+  std::shared_ptr<Device> device_ = GetParam() ? std::shared_ptr<Device>(std::make_shared<HostDevice>("cpu"))
+                                               : std::make_shared<FakeDevice>("cuda:0", FakeDevice::Options());
 
   void ExpectAsPlain(const StridedCopy& copy, size_t source_size, size_t destination_size) {
     const std::string from = Pattern(source_size, 1);
@@ -81,7 +80,8 @@ TEST_P(StridedCopyTest, CopiesMoreThanAPart) {
 }
 
 TEST_P(StridedCopyTest, CopiesLongRunsOneByOne) {
-  ExpectAsPlain({300 << 10, 0, 1, {{300, 301 << 10, 300 << 10}}}, size_t{301 << 10} * 300, 1 + (size_t{300 << 10} * 300));
+  ExpectAsPlain({300 << 10, 0, 1, {{300, 301 << 10, 300 << 10}}}, size_t{301 << 10} * 300,
+                1 + (size_t{300 << 10} * 300));
 }
 
 TEST_P(StridedCopyTest, RefusesWhatLeavesItsMemory) {
