@@ -1,10 +1,11 @@
-import { readFileSync } from 'node:fs';
 import { checkOptions, text } from './check-options.js';
 import { FastSafetensorsError, InvalidArgumentError } from './errors.js';
 import type { ParallelOptions } from './options.js';
+import { readRegularFileSync } from './regular-file.js';
 
 const VARIABLE = 'FASTSAFETENSORS_CONFIG';
 const DEFAULT_FILE = 'fastsafetensors.json';
+const MAX_BYTES = 16 * 1024 * 1024;
 
 type Section = Record<string, unknown>;
 
@@ -57,7 +58,7 @@ export function readConfig(options: { path?: string }, debug: (message: string) 
   const config: Record<string, unknown> = { loader: 'base', parallel: {}, debug: {}, base: {}, '3fs': {} };
   let content: string;
   try {
-    content = readFileSync(path, 'utf8');
+    content = readRegularFileSync(path, MAX_BYTES).toString();
   } catch (cause) {
     if (named === undefined && (cause as NodeJS.ErrnoException).code === 'ENOENT') return config;
     const who = options.path === undefined && named !== undefined ? ` (named by ${VARIABLE})` : '';

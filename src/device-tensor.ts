@@ -115,7 +115,7 @@ export class DeviceTensor {
       ).retain();
       try {
         await settled(
-          native().copyAllocation(source.handle, copy.handle, Float64Array.of(this.#offset, 0, this.byteLength)),
+          native().copyAllocation(source.handle, copy.handle, Float64Array.of(this.byteLength, this.#offset, 0)),
         );
         return new DeviceTensor(this.name, this.dtype, this.shape, this.byteLength, this.device, copy, 0);
       } finally {

@@ -151,10 +151,8 @@ export class FilesBufferOnDevice<T = DeviceTensor> {
         const block = part.byteLength / outer;
         const source = part.memory;
         if (source.memory && block > 0) {
-          const regions = new Float64Array(3 * outer);
-          for (let row = 0; row < outer; ++row)
-            regions.set([source.offset + row * block, row * rowBytes + column, block], 3 * row);
-          await settled(native().copyAllocation(source.memory.handle, memory.handle, regions));
+          const rows = Float64Array.of(block, source.offset, column, outer, block, rowBytes);
+          await settled(native().copyAllocation(source.memory.handle, memory.handle, rows));
         }
         column += block;
       }

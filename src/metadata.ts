@@ -4,7 +4,7 @@ import { boolean, checkOptions, describe } from './check-options.js';
 import { DTYPE_NAMES } from './dtype.js';
 import { InvalidArgumentError } from './errors.js';
 import { parseHeader, readHeader } from './native.js';
-import type { HeaderReadOptions, NativeFileIdentity, NativeHeader } from './native-types.js';
+import { type HeaderReadOptions, type NativeFileIdentity, type NativeHeader, textAt } from './native-types.js';
 import { TensorFrame } from './tensor-frame.js';
 
 export { TensorFrame } from './tensor-frame.js';
@@ -28,8 +28,6 @@ export class SafeTensorsMetadata {
   readonly headerLength: number;
   /** Bytes of the whole file. */
   readonly sizeBytes: number;
-  /** Of `__metadata__`. */
-  readonly metadata: ReadonlyMap<string, string>;
   readonly tensorCount: number;
   /** Bytes behind the last tensor; 0 unless allowTrailingBytes accepted some. */
   readonly trailingBytes: number;
@@ -39,6 +37,7 @@ export class SafeTensorsMetadata {
   readonly identity: NativeFileIdentity | null;
 
   readonly #header: NativeHeader;
+  readonly #metadata = new Map<string, string>(); // the first #metadata.size entries of `__metadata__`
   readonly #indices = new Map<string, number>(); // of the first #indices.size names
 
   /** @internal Use fromFile, fromBuffer or, in this package, fromNative. */
@@ -51,9 +50,6 @@ export class SafeTensorsMetadata {
     this.dataStart = header.dataStart;
     this.identity = header.identity;
     this.#header = header;
-    const metadata = new Map<string, string>();
-    for (let i = 0; i < header.metadata.length; i += 2) metadata.set(header.metadata[i]!, header.metadata[i + 1]!);
-    this.metadata = metadata;
   }
 
   /** Reads and checks a file's header, off the event loop. Rejects with the codes of the format's checks, IO_ERROR or FILE_CHANGED. */
@@ -79,7 +75,17 @@ export class SafeTensorsMetadata {
       metadata.#indexUpTo(end);
       await setImmediate();
     }
+    for (let end = NAMES_A_TURN; end < header.metadataEnds.length / 2; end += NAMES_A_TURN) {
+      metadata.#metadataUpTo(end);
+      await setImmediate();
+    }
     return metadata;
+  }
+
+  /** Of `__metadata__`. */
+  get metadata(): ReadonlyMap<string, string> {
+    this.#metadataUpTo(this.#header.metadataEnds.length / 2);
+    return this.#metadata;
   }
 
   /** Every tensor's name, in the order of offsets. */
@@ -111,6 +117,13 @@ export class SafeTensorsMetadata {
     for (let i = this.#indices.size; i < end; ++i) this.#indices.set(this.nameAt(i), i);
   }
 
+  #metadataUpTo(end: number): void {
+    const { metadataTexts, metadataEnds } = this.#header;
+    for (let i = this.#metadata.size; i < end; ++i) {
+      this.#metadata.set(textAt(metadataTexts, metadataEnds, 2 * i), textAt(metadataTexts, metadataEnds, 2 * i + 1));
+    }
+  }
+
   /** The arrays themselves. @internal */
   get packed(): NativeHeader {
     return this.#header;
@@ -119,7 +132,7 @@ export class SafeTensorsMetadata {
   /** @internal */
   nameAt(index: number): string {
     const { names, nameEnds } = this.#header;
-    return names.slice(index === 0 ? 0 : nameEnds[index - 1], nameEnds[index]);
+    return textAt(names, nameEnds, index);
   }
 
   /** @internal */

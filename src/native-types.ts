@@ -25,8 +25,28 @@ export interface NativeHeader {
   readonly rankEnds: Uint32Array;
   /** Every shape, one after the other. */
   readonly dims: Float64Array;
-  /** Of `__metadata__`: key, value, key, value, … */
-  readonly metadata: readonly string[];
+  /** Of `__metadata__`: key, value, key, value, … one after the other. */
+  readonly metadataTexts: string;
+  /** Where each of them ends in `metadataTexts`, in UTF-16 units. */
+  readonly metadataEnds: Uint32Array;
+}
+
+/** csrc/safetensors/shard_index.h, packed in the same way. */
+export interface NativeShardIndex {
+  readonly names: string;
+  readonly nameEnds: Uint32Array;
+  /** By tensor: the number of its shard. */
+  readonly shardOf: Uint32Array;
+  /** Names of files as they are spelled, each once. */
+  readonly shards: string;
+  readonly shardEnds: Uint32Array;
+  /** -1 for none. */
+  readonly totalSize: number;
+}
+
+/** Text number `index` of several that were packed into one string. */
+export function textAt(texts: string, ends: Uint32Array, index: number): string {
+  return texts.slice(index === 0 ? 0 : ends[index - 1], ends[index]);
 }
 
 /** Device and inode, size in bytes, nanoseconds since the epoch. */

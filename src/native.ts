@@ -2,7 +2,7 @@
 import { existsSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { type ErrorCode, FastSafetensorsError } from './errors.js';
-import type { NativeFileIdentity, NativeHeader } from './native-types.js';
+import type { NativeFileIdentity, NativeHeader, NativeShardIndex } from './native-types.js';
 
 declare const brand: unique symbol;
 /** Values that only the addon can make and read. */
@@ -86,6 +86,7 @@ interface Addon extends OrtAddon {
   tables(): { codes: string[]; dtypes: Record<string, number>; conversions: [from: string, to: string][] };
   readHeader(path: string, allowTrailingBytes: boolean): Promise<NativeHeader>;
   parseHeader(bytes: Uint8Array, allowTrailingBytes: boolean): Promise<NativeHeader>;
+  parseShardIndex(bytes: Uint8Array, path: string): Promise<NativeShardIndex>;
   openDevice(name: string, unified: boolean): Promise<NativeDevice>;
   deviceInfo(device: NativeDevice): DeviceInfo;
   allocate(device: NativeDevice, bytes: number): Promise<NativeMemory>;
@@ -95,7 +96,8 @@ interface Addon extends OrtAddon {
   arrayBufferOf(memory: NativeMemory, offset: number, length: number): ArrayBuffer;
   readAllocation(memory: NativeMemory, offset: number, length: number): Promise<ArrayBuffer>;
   writeAllocation(memory: NativeMemory, offset: number, bytes: Uint8Array): Promise<void>;
-  copyAllocation(source: NativeMemory, destination: NativeMemory, regions: Float64Array): Promise<void>;
+  /** Runs at regular distances, in bytes: [run, sourceOffset, destinationOffset, then by dimension count, sourceStride, destinationStride]. */
+  copyAllocation(source: NativeMemory, destination: NativeMemory, copy: Float64Array): Promise<void>;
   probeCufile(): Promise<{ library: string; version: string }>;
   extractMountPoint(path: string): string;
   hf3fsLibPath(): string;

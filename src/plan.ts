@@ -1,7 +1,7 @@
 import { setImmediate } from 'node:timers/promises';
 import { canConvert, DTYPE_BITS, DTYPE_NAMES, type DTypeName, isFloating } from './dtype.js';
 import { FastSafetensorsError } from './errors.js';
-import type { SafeTensorsMetadata, TensorFrame } from './metadata.js';
+import type { SafeTensorsMetadata } from './metadata.js';
 import type { NativePlan } from './native.js';
 
 /** Frameworks adopt memory without a copy at this alignment. */
@@ -161,32 +161,22 @@ export class Plan {
     });
   }
 
-  /** The byte runs of one slice, in the order of the file, together in one allocation in the order of the slice. `dtype` as in ofTensors. */
-  static ofSlice(metadata: SafeTensorsMetadata, slice: TensorFrame, dtype?: DTypeName): Plan {
-    const tensor = metadata.indexOf(slice.name);
-    const stored = metadata.packed.dtypes[tensor]!;
-    const target = dtype === undefined ? stored : targetOf(metadata, tensor, dtype);
-    const runs: { offset: number; length: number; size: number; destination: number }[] = [];
-    let destination = 0;
-    for (const { offset, length } of slice.runs()) {
-      const size = sizeOf(length, stored, target);
-      runs.push({ offset: metadata.dataStart + offset, length, size, destination });
-      destination += size;
-    }
-    runs.sort((a, b) => a.offset - b.offset);
+  /** What slice-plan.ts has placed: parts of one tensor. @internal */
+  static ofParts(
+    metadata: SafeTensorsMetadata,
+    tensor: number,
+    target: number,
+    parts: Pick<Items, 'allocations' | 'offsets' | 'lengths' | 'sizes' | 'destinations' | 'allocationSizes'>,
+  ): Plan {
+    const count = parts.offsets.length;
     return new Plan({
+      ...parts,
       inputs: [{ metadata, selection: null }],
-      tensors: new Uint32Array(runs.length).fill(tensor),
-      dtypes: new Uint8Array(runs.length).fill(target),
-      converts: target !== stored,
-      files: new Uint32Array(runs.length),
-      allocations: new Uint32Array(runs.length),
-      offsets: Float64Array.from(runs, (run) => run.offset),
-      lengths: Float64Array.from(runs, (run) => run.length),
-      sizes: Float64Array.from(runs, (run) => run.size),
-      destinations: Float64Array.from(runs, (run) => run.destination),
-      allocationSizes: Float64Array.of(destination),
-      allocationBatches: new Uint32Array(1),
+      tensors: new Uint32Array(count).fill(tensor),
+      dtypes: new Uint8Array(count).fill(target),
+      converts: target !== metadata.packed.dtypes[tensor],
+      files: new Uint32Array(count),
+      allocationBatches: Uint32Array.from(parts.allocationSizes, (_, allocation) => allocation),
     });
   }
 

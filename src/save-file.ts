@@ -30,8 +30,8 @@ const DTYPE_RANKS: Readonly<Record<DTypeName, number>> = Object.fromEntries(
 /** Tensors smaller than this are put together to chunks of this size, larger ones written in place, in parts that every platform takes. */
 const CHUNK = 1024 * 1024;
 const MAX_WRITE = 64 * 1024 * 1024;
-/** File systems that cannot sync a folder answer with one of these; there is nothing to be done about it. */
-const FOLDER_SYNC_UNSUPPORTED = new Set(['EINVAL', 'ENOTSUP', 'ENOSYS', 'EISDIR', 'EPERM']);
+/** File systems that cannot sync a folder answer with one of these, and a folder that may be written but not read with EACCES; there is nothing to be done about it. */
+const FOLDER_SYNC_UNSUPPORTED = new Set(['EINVAL', 'ENOTSUP', 'ENOSYS', 'EISDIR', 'EPERM', 'EACCES']);
 
 interface Item extends SaveTensor {
   readonly nameBytes: Buffer;
@@ -51,7 +51,7 @@ export async function saveFile(
   options: SaveFileOptions = {},
 ): Promise<void> {
   if (typeof path !== 'string' || path === '' || path.includes('\0')) {
-    throw new InvalidArgumentError(`saveFile: expected a path, found ${JSON.stringify(path) ?? typeof path}`);
+    throw new InvalidArgumentError(`saveFile: expected a path, found ${shown(path)}`);
   }
   const metadata = checkMetadata(options);
   const items = checkTensors(tensors, path).sort(
@@ -72,12 +72,10 @@ function checkMetadata(options: SaveFileOptions): [string, string][] | undefined
   const entries = Object.entries(metadata);
   for (const [key, value] of entries) {
     if (typeof value !== 'string') {
-      throw new InvalidArgumentError(`saveFile: metadata ${JSON.stringify(key)} is ${typeof value}, expected a string`);
+      throw new InvalidArgumentError(`saveFile: metadata ${shown(key)} is ${typeof value}, expected a string`);
     }
     if (!isWellFormed(key) || !isWellFormed(value)) {
-      throw new InvalidArgumentError(
-        `saveFile: metadata ${JSON.stringify(key)} has a lone surrogate, which UTF-8 cannot hold`,
-      );
+      throw new InvalidArgumentError(`saveFile: metadata ${shown(key)} has a lone surrogate, which UTF-8 cannot hold`);
     }
   }
   return entries;
@@ -92,14 +90,10 @@ function checkTensors(tensors: unknown, path: string): Item[] {
   for (const tensor of tensors as Iterable<SaveTensor>) {
     const item = checkTensor(tensor, path);
     if (names.has(item.name)) {
-      throw new FastSafetensorsError(
-        'DUPLICATE_TENSOR',
-        `saveFile: tensor ${JSON.stringify(item.name)} is given twice`,
-        {
-          path,
-          tensor: item.name,
-        },
-      );
+      throw new FastSafetensorsError('DUPLICATE_TENSOR', `saveFile: tensor ${shown(item.name)} is given twice`, {
+        path,
+        tensor: item.name,
+      });
     }
     names.add(item.name);
     items.push(item);
@@ -115,15 +109,15 @@ function checkTensor(tensor: SaveTensor, path: string): Item {
   }
   const { name, dtype, shape, data } = tensor;
   const fail = (code: ErrorCode, problem: string) =>
-    new FastSafetensorsError(code, `saveFile: tensor ${JSON.stringify(name)}: ${problem}`, { path, tensor: name });
+    new FastSafetensorsError(code, `saveFile: tensor ${shown(name)}: ${problem}`, { path, tensor: name });
 
   if (name === '__metadata__') throw fail('INVALID_ARGUMENT', 'the format keeps this name for itself');
   if (!isWellFormed(name)) throw fail('INVALID_ARGUMENT', 'its name has a lone surrogate, which UTF-8 cannot hold');
-  if (!Object.hasOwn(DTYPE_BITS, dtype)) {
-    throw fail('UNKNOWN_DTYPE', `unknown dtype ${String(dtype)}, expected one of ${Object.keys(DTYPE_BITS).join(' ')}`);
+  if (typeof dtype !== 'string' || !Object.hasOwn(DTYPE_BITS, dtype)) {
+    throw fail('UNKNOWN_DTYPE', `unknown dtype ${shown(dtype)}, expected one of ${Object.keys(DTYPE_BITS).join(' ')}`);
   }
   if (!Array.isArray(shape) || !shape.every((size) => Number.isSafeInteger(size) && size >= 0)) {
-    throw fail('TENSOR_INVALID_INFO', `shape ${JSON.stringify(shape)} is no array of integers that are not negative`);
+    throw fail('TENSOR_INVALID_INFO', `shape ${shown(shape)} is no array of integers that are not negative`);
   }
   if (!isUint8Array(data)) throw fail('INVALID_ARGUMENT', 'data must be a Uint8Array');
   let bits = BigInt(DTYPE_BITS[dtype]);
@@ -151,32 +145,57 @@ function checkTensor(tensor: SaveTensor, path: string): Item {
 /** The length and the padded text. */
 function encodeHeader(items: readonly Item[], metadata: [string, string][] | undefined, path: string): Buffer {
   const parts: string[] = [];
+  let characters = 0; // so far: no string is made that could not be written
+  const add = (text: string, list: string[]): void => {
+    characters += text.length + 1;
+    if (characters > MAX_HEADER_LENGTH) throw tooLarge(`more than ${MAX_HEADER_LENGTH}`, path);
+    list.push(text);
+  };
   if (metadata) {
-    const members = metadata.map(([key, value]) => `${JSON.stringify(key)}:${JSON.stringify(value)}`);
+    const members: string[] = [];
+    for (const [key, value] of metadata) {
+      const quoted = [quote(key, path), quote(value, path)] as const;
+      if (quoted[0].length + quoted[1].length > MAX_HEADER_LENGTH)
+        throw tooLarge(`more than ${MAX_HEADER_LENGTH}`, path);
+      add(quoted.join(':'), members);
+    }
     parts.push(`"__metadata__":{${members.join(',')}}`);
   }
   let begin = 0;
   for (const { name, dtype, shape, data } of items) {
     const end = begin + data.byteLength;
-    parts.push(
-      `${JSON.stringify(name)}:{"dtype":"${dtype}","shape":[${shape.join(',')}],"data_offsets":[${begin},${end}]}`,
+    add(
+      `${quote(name, path)}:{"dtype":"${dtype}","shape":[${shape.join(',')}],"data_offsets":[${begin},${end}]}`,
+      parts,
     );
     begin = end;
   }
   const text = `{${parts.join(',')}}`;
   const length = Buffer.byteLength(text);
   const padded = Math.ceil(length / 8) * 8;
-  if (padded > MAX_HEADER_LENGTH) {
-    throw new FastSafetensorsError(
-      'HEADER_TOO_LARGE',
-      `saveFile: the header takes ${padded} bytes, expected at most ${MAX_HEADER_LENGTH}; write several files`,
-      { path },
-    );
-  }
+  if (padded > MAX_HEADER_LENGTH) throw tooLarge(String(padded), path);
   const header = Buffer.alloc(8 + padded, ' ');
   header.writeBigUInt64LE(BigInt(padded), 0);
   header.write(text, 8);
   return header;
+}
+
+/** As JSON. HEADER_TOO_LARGE for what is longer with its escapes than a string can be. */
+function quote(text: string, path: string): string {
+  if (text.length > MAX_HEADER_LENGTH) throw tooLarge(`more than ${MAX_HEADER_LENGTH}`, path);
+  try {
+    return JSON.stringify(text);
+  } catch {
+    throw tooLarge(`more than ${MAX_HEADER_LENGTH}`, path);
+  }
+}
+
+function tooLarge(bytes: string, path: string): FastSafetensorsError {
+  return new FastSafetensorsError(
+    'HEADER_TOO_LARGE',
+    `saveFile: the header takes ${bytes} bytes, expected at most ${MAX_HEADER_LENGTH}; write several files`,
+    { path },
+  );
 }
 
 /** The same bytes in pieces fit for one write each. A piece holds until the next is asked for. */
@@ -232,14 +251,26 @@ async function writeWhole(file: FileHandle, bytes: Uint8Array): Promise<void> {
 
 /** Makes the rename last through a power failure. */
 async function syncFolder(folder: string): Promise<void> {
-  const handle = await open(folder, 'r');
   try {
-    await handle.sync();
+    const handle = await open(folder, 'r');
+    try {
+      await handle.sync();
+    } finally {
+      await handle.close();
+    }
   } catch (error) {
     if (!FOLDER_SYNC_UNSUPPORTED.has((error as NodeJS.ErrnoException).code ?? '')) throw error;
-  } finally {
-    await handle.close();
   }
+}
+
+/** Any value in a message: JSON could refuse it, and long names are cut. */
+function shown(value: unknown): string {
+  if (typeof value === 'string') return JSON.stringify(value.length > 80 ? `${value.slice(0, 80)}…` : value);
+  if (Array.isArray(value)) {
+    const items = value.slice(0, 16).map((item) => (typeof item === 'object' ? typeof item : String(item)));
+    return `[${items.join(', ')}${value.length > 16 ? ', …' : ''}]`;
+  }
+  return value === null ? 'null' : typeof value;
 }
 
 function isWellFormed(text: string): boolean {

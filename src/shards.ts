@@ -1,20 +1,27 @@
-import { readdir, readFile, realpath, stat } from 'node:fs/promises';
+import { readdir, realpath, stat } from 'node:fs/promises';
 import { basename, dirname, join, sep } from 'node:path';
+import { setImmediate } from 'node:timers/promises';
 import { FastSafetensorsError, InvalidArgumentError } from './errors.js';
 import { SafeTensorsMetadata } from './metadata.js';
+import { native, settled } from './native.js';
+import { type NativeShardIndex, textAt } from './native-types.js';
+import { readRegularFile } from './regular-file.js';
 
 /** One file, several, a folder (its model.safetensors.index.json, else its *.safetensors), or an index file. */
 export type Files = string | readonly string[];
 
 const INDEX_NAME = 'model.safetensors.index.json';
-const MAX_INDEX_BYTES = 100_000_000;
+export const MAX_INDEX_BYTES = 100_000_000;
 /** Headers read at a time: each is one round trip or two on a distributed file system. */
 const HEADERS_AT_A_TIME = 32;
+/** Tensors compared with the index in one turn of the event loop: about a millisecond's worth. */
+const TENSORS_A_TURN = 4096;
 
 interface Index {
   readonly path: string;
-  /** Shard's path by tensor. */
-  readonly weights: ReadonlyMap<string, string>;
+  readonly packed: NativeShardIndex;
+  /** Path by number of a shard. */
+  readonly shards: readonly string[];
 }
 
 interface Resolved {
@@ -76,48 +83,31 @@ async function resolveFolder(folder: string): Promise<Resolved> {
 }
 
 async function resolveIndex(path: string): Promise<Resolved> {
-  const invalid = (found: string) =>
-    new FastSafetensorsError('INVALID_INDEX', `${path}: expected {"weight_map": {tensor: file, …}}, found ${found}`, {
-      path,
-    });
   const info = await stat(path).catch((cause) => {
     throw cannot('read', path, cause);
   });
-  if (info.size > MAX_INDEX_BYTES) throw invalid(`${info.size} bytes, more than ${MAX_INDEX_BYTES}`);
-  const text = await readFile(path, 'utf8').catch((cause) => {
+  if (info.size > MAX_INDEX_BYTES) {
+    throw new FastSafetensorsError(
+      'INVALID_INDEX',
+      `${path}: expected at most ${MAX_INDEX_BYTES} bytes, found ${info.size}`,
+      { path },
+    );
+  }
+  const bytes = await readRegularFile(path, MAX_INDEX_BYTES).catch((cause) => {
     throw cannot('read', path, cause);
   });
-  let parsed: unknown;
-  try {
-    parsed = JSON.parse(text);
-  } catch (error) {
-    throw invalid(`no JSON: ${(error as Error).message}`);
-  }
-  const map = isObject(parsed) ? parsed.weight_map : undefined;
-  if (!isObject(map)) throw invalid(isObject(parsed) ? 'no object "weight_map"' : 'no object');
-
+  const packed = await settled(native().parseShardIndex(bytes, path));
+  if (packed.shardOf.length === 0)
+    throw new FastSafetensorsError('NO_FILES', `${path}: its weight_map names no tensor`, { path });
   const folder = dirname(path);
   const realFolder = await realpath(folder);
-  const shards = new Map<string, string>(); // path by name in the index
-  const weights = new Map<string, string>();
-  for (const [tensor, name] of Object.entries(map)) {
-    if (typeof name !== 'string') throw invalid(`a ${typeof name} for tensor "${tensor}"`);
-    let shard = shards.get(name);
-    if (shard === undefined) {
-      shard = await resolveShard(path, realFolder, folder, name);
-      shards.set(name, shard);
-    }
-    weights.set(tensor, shard);
-  }
-  if (weights.size === 0)
-    throw new FastSafetensorsError('NO_FILES', `${path}: its weight_map names no tensor`, { path });
-  const metadata = isObject((parsed as Record<string, unknown>).metadata)
-    ? ((parsed as Record<string, unknown>).metadata as Record<string, unknown>)
-    : {};
+  const shards: string[] = [];
+  for (let shard = 0; shard < packed.shardEnds.length; ++shard)
+    shards.push(await resolveShard(path, realFolder, folder, textAt(packed.shards, packed.shardEnds, shard)));
   return {
-    paths: [...shards.values()].sort(),
-    index: { path, weights },
-    totalSize: typeof metadata.total_size === 'number' ? metadata.total_size : undefined,
+    paths: [...new Set(shards)].sort(), // one file may be spelled in several ways
+    index: { path, packed, shards },
+    totalSize: packed.totalSize < 0 ? undefined : packed.totalSize,
   };
 }
 
@@ -145,6 +135,7 @@ async function resolveShard(index: string, realFolder: string, folder: string, n
   }
   const path = join(folder, name);
   const real = await realpath(path).catch((cause) => {
+    if (cause.code !== 'ENOENT' && cause.code !== 'ENOTDIR') throw cannot('read', path, cause);
     throw new FastSafetensorsError('MISSING_SHARD', `${index} names the shard "${name}", but ${path} is not there`, {
       path,
       cause,
@@ -202,36 +193,38 @@ export async function readShards(
       }
       fileOf.set(name, file);
       if ((i & 1023) === 1023 && performance.now() - turn > 4) {
-        await new Promise((resolve) => setImmediate(resolve));
+        await setImmediate();
         turn = performance.now();
       }
     }
   }
-  if (index) checkIndex(index, metadata, fileOf);
+  if (index) await checkIndex(index, metadata, fileOf);
   return { metadata, fileOf: (name) => fileOf.get(name), totalSize };
 }
 
-function checkIndex(index: Index, metadata: readonly SafeTensorsMetadata[], fileOf: ReadonlyMap<string, number>): void {
+async function checkIndex(
+  { path, packed, shards }: Index,
+  metadata: readonly SafeTensorsMetadata[],
+  fileOf: ReadonlyMap<string, number>,
+): Promise<void> {
   const wrong = (tensor: string, what: string) =>
-    new FastSafetensorsError('INVALID_INDEX', `${index.path}: tensor "${tensor}" ${what}`, {
-      path: index.path,
-      tensor,
-    });
-  for (const [tensor, path] of index.weights) {
+    new FastSafetensorsError('INVALID_INDEX', `${path}: tensor "${tensor}" ${what}`, { path, tensor });
+  const { names, nameEnds, shardOf } = packed;
+  for (let i = 0; i < shardOf.length; ++i) {
+    const tensor = textAt(names, nameEnds, i);
+    const expected = shards[shardOf[i]!]!;
     const file = fileOf.get(tensor);
-    if (file === undefined) throw wrong(tensor, `should be in ${basename(path)}, but no shard has it`);
+    if (file === undefined) throw wrong(tensor, `should be in ${basename(expected)}, but no shard has it`);
     const found = metadata[file]!.path;
-    if (found !== path) throw wrong(tensor, `should be in ${basename(path)}, but is in ${basename(found)}`);
+    if (found !== expected) throw wrong(tensor, `should be in ${basename(expected)}, but is in ${basename(found)}`);
+    if (i % TENSORS_A_TURN === TENSORS_A_TURN - 1) await setImmediate();
   }
-  if (index.weights.size === fileOf.size) return;
+  // The index names no tensor twice: with as many names, they are the same.
+  if (shardOf.length === fileOf.size) return;
+  const listed = new Set(Array.from(shardOf, (_, i) => textAt(names, nameEnds, i)));
   for (const [tensor, file] of fileOf) {
-    if (!index.weights.has(tensor))
-      throw wrong(tensor, `is in ${basename(metadata[file]!.path)}, but not in the index`);
+    if (!listed.has(tensor)) throw wrong(tensor, `is in ${basename(metadata[file]!.path)}, but not in the index`);
   }
-}
-
-function isObject(value: unknown): value is Record<string, unknown> {
-  return typeof value === 'object' && value !== null && !Array.isArray(value);
 }
 
 function cannot(what: string, path: string, cause: unknown): FastSafetensorsError {

@@ -11,6 +11,13 @@ export interface ByteRun {
   readonly length: number;
 }
 
+/** Byte runs at regular distances; dimensions outermost first, strides in bytes. */
+export interface RunGrid {
+  readonly offset: number;
+  readonly length: number;
+  readonly dims: readonly { readonly count: number; readonly stride: number }[];
+}
+
 /** Where the elements are: element (i, j, …) lies `offset + i * strides[0] + j * strides[1] + …` elements behind `base`. */
 interface Layout {
   /** Bytes from the start of the file's data to the whole tensor's first element. */
@@ -116,6 +123,23 @@ export class TensorFrame {
       if (dimension < 0) break;
     }
     yield pending;
+  }
+
+  /**
+   * The same runs as numbers, however many they are, neighbours merged within the inner dimensions only: each `length` bytes, the one at index 0 of every
+   * dimension at `offset` from the start of the file's data. Dimensions of one index are left out. For frames that are not empty. @internal
+   */
+  grid(): RunGrid {
+    const bits = DTYPE_BITS[this.dtype];
+    const { base, offset, strides } = this.#layout;
+    const { outer, elements } = innerRun(this.shape, strides);
+    const toBytes = (count: number) => (count * bits) / 8;
+    const dims: { count: number; stride: number }[] = [];
+    for (let dimension = 0; dimension < outer; ++dimension) {
+      const count = this.shape[dimension]!;
+      if (count > 1) dims.push({ count, stride: toBytes(strides[dimension]!) });
+    }
+    return { offset: base + toBytes(offset), length: toBytes(elements), dims };
   }
 
   #index(value: number, size: number, dimension: number): number {

@@ -1,4 +1,5 @@
 /** @jest-environment ./test/support/native-arrays-environment.js */
+import { spawnSync } from 'node:child_process';
 import { appendFile, cp, mkdtemp, readdir, readFile, rm, truncate, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { basename, join, relative } from 'node:path';
@@ -332,5 +333,25 @@ describe('split-tfjs', () => {
     const cut = await cli('split-tfjs', model, '--out', join(folder, 'cut'), '--max-shard-bytes', '20');
     expect(cut.stdout).toMatch(/\nweights: .*\.index\.json\n {9}\/.*-00001-of-\d+\.safetensors\n/);
     expect(cut.stdout).toContain(join(folder, 'cut'));
+  });
+});
+
+describe('as a process', () => {
+  const main = join(__dirname, '..', 'dist', 'src', 'cli', 'main.js');
+  const run = (script: string, ...args: string[]) =>
+    spawnSync('bash', ['-c', script, 'bash', process.execPath, main, ...args], { encoding: 'utf8' });
+
+  test('a reader that stops early is no error', async () => {
+    const many = Object.fromEntries(Array.from({ length: 20_000 }, (_, i) => [`a-long-name-of-a-tensor-${i}`, []]));
+    const path = await save('many.safetensors', many);
+    const { stdout, stderr, status } = run('set -o pipefail; "$1" "$2" inspect "$3" | head -n 1', path);
+    expect({ stderr, status, lines: stdout.split('\n').length }).toEqual({ stderr: '', status: 0, lines: 2 });
+  });
+
+  test('output that cannot be written is IO_ERROR', async () => {
+    const path = await save('a.safetensors', { a: [1] });
+    const { stderr, status } = run('"$1" "$2" inspect "$3" > /dev/full', path);
+    expect(stderr).toMatch(/^error: IO_ERROR: .*ENOSPC.*\n$/);
+    expect(status).toBe(1);
   });
 });

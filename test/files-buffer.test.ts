@@ -8,6 +8,7 @@ import {
   SafeTensorsFileLoader,
 } from 'fastsafetensors-node';
 import { useFakeDevices } from 'fastsafetensors-node/testing';
+import { native } from '../src/native.js';
 import { tensorBytes } from './support/device.js';
 import { expectNothingHeld } from './support/metrics.js';
 import { entry, newFolder, writeModel } from './support/model-files.js';
@@ -128,6 +129,27 @@ describe.each(['cpu', 'cuda:0'])('on %s', (device) => {
     const named = await buffers.getMultiCols(['tall', 'wide'], 0);
     expect(named.name).toBe('tall');
     named.dispose();
+  });
+
+  test('getMultiCols of many short rows hands over a few numbers', async () => {
+    const tall = [entry('left', 'U8', [50_000, 1]), entry('right', 'U8', [50_000, 3])];
+    const path = await writeModel(folder, tall, 'tall.safetensors');
+    const tallLoader = new SafeTensorsFileLoader({ device });
+    await tallLoader.addFilenames(path);
+    const tallBuffers = await tallLoader.copyFilesToDevice();
+    const copies = jest.spyOn(native(), 'copyAllocation');
+    try {
+      const rows = Array.from({ length: 50_000 }, (_, row) => [
+        tall[0]!.bytes.subarray(row, row + 1),
+        tall[1]!.bytes.subarray(3 * row, 3 * row + 3),
+      ]);
+      await expectTensor(await tallBuffers.getMultiCols(['left', 'right'], 1), [50_000, 4], Buffer.concat(rows.flat()));
+      expect(copies.mock.calls.map(([, , numbers]) => numbers.length)).toEqual([6, 6]);
+    } finally {
+      copies.mockRestore();
+      await tallBuffers.close();
+      await tallLoader.close();
+    }
   });
 
   test('getMultiCols refuses what does not fit together', async () => {

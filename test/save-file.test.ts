@@ -1,4 +1,4 @@
-import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { chmodSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import fc from 'fast-check';
@@ -195,4 +195,58 @@ test('the temporary file is gone when the last step fails', async () => {
   mkdirSync(path); // a folder cannot be renamed over
   await expect(saveFile([good], path)).rejects.toMatchObject({ code: 'IO_ERROR' });
   expect(readdirSync(folder)).toEqual(['m.safetensors']);
+});
+
+test('a folder that may be written but not read takes the file', async () => {
+  const inside = join(folder, 'write-only');
+  mkdirSync(inside);
+  const target = join(inside, 'm.safetensors');
+  chmodSync(folder, 0o755);
+  chmodSync(inside, 0o333);
+  const user = process.geteuid!();
+  if (user === 0) process.seteuid!(65534); // root may read it nevertheless
+  try {
+    await saveFile([tensor('a', 'U8', [3])], target);
+  } finally {
+    if (user === 0) process.seteuid!(0);
+    chmodSync(inside, 0o755);
+  }
+  expect(readdirSync(inside)).toEqual(['m.safetensors']);
+  expect((await SafeTensorsMetadata.fromFile(target)).keys()).toEqual(['a']);
+});
+
+test.each<[string, { metadata?: Record<string, string>; name?: string }]>([
+  ['metadata that is longer with its escapes than a string can be', { metadata: { k: '\0'.repeat(95_000_000) } }],
+  ['metadata that fits a string, but no header', { metadata: { k: '\0'.repeat(40_000_000) } }],
+  ['a key of metadata like that', { metadata: { ['\0'.repeat(95_000_000)]: 'v' } }],
+  ['a name like that', { name: '\0'.repeat(95_000_000) }],
+])('%s is HEADER_TOO_LARGE', async (_, { metadata, name = 'a' }) => {
+  const saved = saveFile([tensor(name, 'U8', [1], 0)], path, { metadata });
+  await expect(saved).rejects.toMatchObject({ code: 'HEADER_TOO_LARGE', path });
+  expect(readdirSync(folder)).toEqual([]);
+});
+
+test('values of every kind in wrong places are told, whatever JSON says of them', async () => {
+  const data = new Uint8Array(1);
+  const good = { name: 'a', dtype: 'U8', shape: [1], data };
+  const cyclic: unknown[] = [];
+  cyclic.push(cyclic);
+  const odd = [Symbol('odd'), 1n, cyclic, { cyclic }, () => 1, Object.create(null), undefined, null];
+  for (const value of odd) {
+    for (const [tensors, target, options, code] of [
+      [[{ ...good, name: value }], path, {}, /INVALID_ARGUMENT/],
+      [[{ ...good, dtype: value }], path, {}, /UNKNOWN_DTYPE/],
+      [[{ ...good, shape: value }], path, {}, /TENSOR_INVALID_INFO/],
+      [[{ ...good, shape: [value] }], path, {}, /TENSOR_INVALID_INFO/],
+      [[{ ...good, data: value }], path, {}, /INVALID_ARGUMENT/],
+      [[value], path, {}, /INVALID_ARGUMENT/],
+      [[good], value, {}, /INVALID_ARGUMENT/],
+      [[good], path, { metadata: { k: value } }, /INVALID_ARGUMENT/],
+    ] as const) {
+      await expect(saveFile(tensors as never, target as never, options as never)).rejects.toMatchObject({
+        code: expect.stringMatching(code),
+      });
+    }
+  }
+  expect(readdirSync(folder)).toEqual([]);
 });

@@ -1,6 +1,6 @@
 import { mkdir, rm, symlink, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { fastsafeOpen, ParallelLoader, SafeTensorsFileLoader } from 'fastsafetensors-node';
+import { fastsafeOpen, ParallelLoader, SafeTensorsFileLoader, saveFile } from 'fastsafetensors-node';
 import { encodeFile, entry, newFolder, someEntries, writeModel } from './support/model-files.js';
 import { expectSame, LOADERS } from './support/read-back.js';
 
@@ -122,6 +122,13 @@ test.each([
   ['with a number as file', '{"weight_map":{"first.bias":1}}', 'INVALID_INDEX'],
   ['with null as file', '{"weight_map":{"first.bias":null}}', 'INVALID_INDEX'],
   ['with an empty weight_map', '{"weight_map":{}}', 'NO_FILES'],
+  ['with bytes behind it', '{"weight_map":{"first.bias":"a.safetensors"}} x', 'INVALID_INDEX'],
+  ['too deep', `{"weight_map":{"a":"a.safetensors"},"x":${'['.repeat(1000)}`, 'INVALID_INDEX'],
+  [
+    'with one weight_map after another',
+    '{"weight_map":{},"weight_map":{"first.bias":"a.safetensors"}}',
+    'INVALID_INDEX',
+  ],
 ])('an index that is %s is %s', async (_, text, code) => {
   const path = await writeIndex(text);
   await expect(fastsafeOpen(folder)).rejects.toMatchObject({ code, path });
@@ -190,4 +197,65 @@ test('names like __proto__ in an index reach no prototype', async () => {
   const text = `{"weight_map":${map}${odd.map(({ name }) => `,${JSON.stringify(name)}:"odd.safetensors"`).join('')}}}`;
   await writeIndex(text);
   for (const load of Object.values(LOADERS)) expectSame(await load([folder], {}), [...first, ...second, ...odd]);
+});
+
+test('a tensor that an index names twice is INVALID_INDEX naming it, however it is spelled', async () => {
+  const map = JSON.stringify(weightMap()).slice(0, -1);
+  for (const again of ['"first.bias":"a.safetensors"', '"first.\\u0062ias":"b.safetensors"']) {
+    const path = await writeIndex(`{"weight_map":${map},${again}}}`);
+    await expect(fastsafeOpen(folder)).rejects.toMatchObject({
+      code: 'INVALID_INDEX',
+      path,
+      tensor: 'first.bias',
+      message: expect.stringContaining('there already'),
+    });
+  }
+});
+
+test('one shard may be spelled in several ways', async () => {
+  const map = weightMap();
+  for (const [i, { name }] of first.entries())
+    map[name] = ['a.safetensors', './a.safetensors', './/a.safetensors'][i % 3]!;
+  await writeIndex({ weight_map: map });
+  for (const load of Object.values(LOADERS)) expectSame(await load([folder], {}), [...first, ...second]);
+});
+
+test('a shard that is there but cannot be reached is IO_ERROR, not missing', async () => {
+  await rm(join(folder, 'b.safetensors'));
+  await symlink('b.safetensors', join(folder, 'b.safetensors')); // to itself
+  await writeIndex({ weight_map: weightMap() });
+  await expect(fastsafeOpen(folder)).rejects.toMatchObject({
+    code: 'IO_ERROR',
+    path: join(folder, 'b.safetensors'),
+    message: expect.stringContaining('ELOOP'),
+  });
+});
+
+test('an index and a header of many names give the event loop its turns', async () => {
+  const many = Array.from({ length: 30_000 }, (_, i) => entry(`layers.${i}.weight`, 'U8', [0]));
+  const metadata = Object.fromEntries(Array.from({ length: 30_000 }, (_, i) => [`key é ${i}`, `value ${i}`]));
+  const large = await newFolder();
+  await writeFile(join(large, 'a.safetensors'), encodeFile(many));
+  await saveFile([{ name: 'b', dtype: 'U8', shape: [0], data: new Uint8Array(0) }], join(large, 'b.safetensors'), {
+    metadata,
+  });
+  const map = { ...Object.fromEntries(many.map(({ name }) => [name, 'a.safetensors'])), b: 'b.safetensors' };
+  await writeFile(join(large, INDEX), JSON.stringify({ weight_map: map }));
+  const parse = jest.spyOn(JSON, 'parse');
+  let turns = 0;
+  let going = true;
+  const tick = () => {
+    ++turns;
+    if (going) setImmediate(tick);
+  };
+  setImmediate(tick);
+  const opened = await fastsafeOpen(large);
+  going = false;
+  expect(turns).toBeGreaterThan(20);
+  expect(parse).not.toHaveBeenCalled();
+  parse.mockRestore();
+  expect(opened.keys().length).toBe(30_001);
+  expect(Object.fromEntries(opened.metadata().get(join(large, 'b.safetensors'))!)).toEqual(metadata);
+  await opened.close();
+  await rm(large, { recursive: true });
 });

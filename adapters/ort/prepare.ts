@@ -1,4 +1,4 @@
-import { open, stat } from 'node:fs/promises';
+import { stat } from 'node:fs/promises';
 import { dirname, relative, resolve } from 'node:path';
 import { type Model, parseModel, type Weight } from '../../src/cli/onnx/graph.js';
 import { ENTRY, EXTERNAL, GRAPH, TENSOR } from '../../src/cli/onnx/proto.js';
@@ -9,6 +9,7 @@ import type { DeviceTensor } from '../../src/device-tensor.js';
 import { FastSafetensorsError } from '../../src/errors.js';
 import type { FilesBufferOnDevice } from '../../src/files-buffer.js';
 import type { OrtFeed } from '../../src/native.js';
+import { openRegularFile } from '../../src/regular-file.js';
 import type { Files } from '../../src/shards.js';
 import { sourceOfTensor } from './device-buffer.js';
 import { ExternalFiles, type Match, matchWeights, type Names, staysInside, type Unmatched } from './match.js';
@@ -226,7 +227,7 @@ async function refusePlaceholder(model: Model, weight: Weight, external: Externa
     );
   }
   if (blocks * 512 >= size || length === 0) return;
-  const handle = await open(file, 'r');
+  const handle = await openRegularFile(file);
   try {
     const chunk = Buffer.alloc(Math.min(length, 1 << 20));
     for (let at = offset; at < offset + length; ) {

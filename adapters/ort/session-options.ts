@@ -1,6 +1,6 @@
-import { readFile } from 'node:fs/promises';
 import { FastSafetensorsError, InvalidArgumentError } from '../../src/errors.js';
 import type { OrtRunConfig, OrtSessionConfig } from '../../src/native.js';
+import { readRegularFile } from '../../src/regular-file.js';
 import type { Loose } from './types.js';
 
 const LEVELS: Readonly<Record<string, number>> = { disabled: 0, basic: 1, extended: 2, layout: 3, all: 99 };
@@ -93,7 +93,7 @@ async function bytesOf(path: string, data: unknown): Promise<Uint8Array> {
   if (data instanceof ArrayBuffer) return new Uint8Array(data);
   if (typeof data !== 'string')
     throw new InvalidArgumentError(`externalData: expected a path or bytes for ${JSON.stringify(path)}`);
-  return readFile(data).catch((cause) => {
+  return readRegularFile(data).catch((cause) => {
     throw new FastSafetensorsError('IO_ERROR', `cannot read ${data}: ${cause.message}`, { path: data, cause });
   });
 }

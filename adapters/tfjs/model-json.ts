@@ -1,8 +1,11 @@
-import { existsSync } from 'node:fs';
-import { readFile } from 'node:fs/promises';
+import { statSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { FastSafetensorsError, InvalidArgumentError } from '../../src/errors.js';
+import { readRegularFile } from '../../src/regular-file.js';
 import type { Files } from '../../src/shards.js';
+
+/** What a string can hold. */
+const MAX_MODEL_BYTES = 500_000_000;
 
 /** One entry of a weights manifest, as TensorFlow.js defines it (tfjs-core/src/io/types.ts, WeightsManifestEntry). */
 export interface WeightSpec {
@@ -61,20 +64,19 @@ export async function readModelJson(model: string | object, names: readonly stri
   if (/^[a-z][a-z0-9+.-]+:\/\//i.test(model)) {
     throw new InvalidArgumentError(`model: expected a path, found the URL ${model}; download it first`);
   }
-  const text = await readFile(model, 'utf8').catch((cause) => {
-    if ((cause as NodeJS.ErrnoException).code === 'EISDIR') return null;
+  if (statSync(model, { throwIfNoEntry: false })?.isDirectory()) {
+    const paths = names.map((name) => join(model, name));
+    return readModelJson(paths.find((path) => statSync(path, { throwIfNoEntry: false })) ?? paths.at(-1)!);
+  }
+  const bytes = await readRegularFile(model, MAX_MODEL_BYTES).catch((cause) => {
     throw new FastSafetensorsError('IO_ERROR', `cannot read ${model}: ${(cause as Error).message}`, {
       path: model,
       cause,
     });
   });
-  if (text === null) {
-    const paths = names.map((name) => join(model, name));
-    return readModelJson(paths.find((path) => existsSync(path)) ?? paths.at(-1)!);
-  }
   let parsed: unknown;
   try {
-    parsed = JSON.parse(text);
+    parsed = JSON.parse(bytes.toString());
   } catch (error) {
     throw invalid(model, `no JSON: ${(error as Error).message}`);
   }

@@ -1,4 +1,4 @@
-// Headers for JavaScript: read and checked on a worker, handed over packed.
+// Headers and indices for JavaScript: read and checked on a worker, handed over packed.
 #include <algorithm>
 #include <vector>
 
@@ -6,6 +6,7 @@
 #include "napi/convert.h"
 #include "napi/header_napi.h"
 #include "safetensors/header.h"
+#include "safetensors/shard_index.h"
 
 namespace fst {
 namespace {
@@ -44,11 +45,40 @@ Napi::Value ParseHeaderJs(const Napi::CallbackInfo& info) {
       [read](Napi::Env env) { return HeaderToJs(env, read->header, nullptr); });
 }
 
+// parseShardIndex(bytes: Uint8Array, path): Promise<NativeShardIndex>. The bytes must not change until it settles.
+Napi::Value ParseShardIndexJs(const Napi::CallbackInfo& info) {
+  auto index = std::make_shared<ShardIndex>();
+  auto bytes = info[0].As<Napi::Uint8Array>();
+  const uint8_t* data = bytes.Data();
+  const size_t length = bytes.ByteLength();
+  std::string path = info[1].As<Napi::String>();
+  return AsyncWork::Run(
+      info.Env(), [=] { return ParseShardIndex(data, length, path, index.get()); },
+      [index](Napi::Env env) -> Napi::Value {
+        Napi::Object object = Napi::Object::New(env);
+        SetTexts(object, "names", "nameEnds", index->names, index->name_lengths);
+        auto shard_of = Napi::Uint32Array::New(env, index->shard_of.size());
+        std::copy(index->shard_of.begin(), index->shard_of.end(), shard_of.Data());
+        object["shardOf"] = shard_of;
+        std::string shards;
+        std::vector<uint32_t> lengths;
+        for (const std::string& shard : index->shards) {
+          shards += shard;
+          lengths.push_back(static_cast<uint32_t>(shard.size()));
+        }
+        SetTexts(object, "shards", "shardEnds", shards, lengths);
+        object["totalSize"] = Napi::Number::New(env, index->total_size);
+        return object;
+      },
+      bytes);
+}
+
 }  // namespace
 
 void ExportHeaders(Napi::Env env, Napi::Object exports) {
   Export<ReadHeaderJs>(env, exports, "readHeader");
   Export<ParseHeaderJs>(env, exports, "parseHeader");
+  Export<ParseShardIndexJs>(env, exports, "parseShardIndex");
 }
 
 }  // namespace fst

@@ -18,41 +18,24 @@ bool IsAscii(const std::string& text) {
   return all < 0x80;
 }
 
-// Sets `names` and `nameEnds`. The JavaScript string counts UTF-16 units, the arena bytes: the same for ASCII.
-void SetNames(Napi::Object object, const Header& header) {
-  Napi::Env env = object.Env();
-  const bool ascii = IsAscii(header.names);
-  SetArray<Napi::Uint32Array>(object, "nameEnds", header.entries.size(), [&](uint32_t* ends) {
-    uint32_t units = 0;
-    for (const Header::Entry& entry : header.entries) {
-      if (ascii) {
-        units += entry.name_length;
-      } else {
-        for (char c : header.NameOf(entry)) {
-          unsigned char byte = static_cast<unsigned char>(c);
-          units += (byte & 0xC0) != 0x80;  // one unit a code point
-          units += byte >= 0xF0;           // two past U+FFFF
-        }
-      }
-      *ends++ = units;
-    }
-  });
-  napi_value names;
-  auto create = ascii ? napi_create_string_latin1 : napi_create_string_utf8;  // the former is much faster
-  if (create(env, header.names.data(), header.names.size(), &names) != napi_ok) throw Napi::Error::New(env);
-  object.Set("names", names);
+std::vector<uint32_t> NameLengths(const Header& header) {
+  std::vector<uint32_t> lengths;
+  lengths.reserve(header.entries.size());
+  for (const Header::Entry& entry : header.entries) lengths.push_back(entry.name_length);
+  return lengths;
 }
 
 void SetMetadata(Napi::Object object, const Header& header) {
-  Napi::Env env = object.Env();
-  Napi::Array flat = Napi::Array::New(env, header.metadata.size() * 2);
-  uint32_t at = 0;
+  std::string texts;
+  std::vector<uint32_t> lengths;
+  lengths.reserve(header.metadata.size() * 2);
   for (const auto& [key, value] : header.metadata) {
-    Napi::HandleScope scope(env);
-    flat.Set(at++, Napi::String::New(env, key));
-    flat.Set(at++, Napi::String::New(env, value));
+    for (const std::string* text : {&key, &value}) {
+      texts += *text;
+      lengths.push_back(static_cast<uint32_t>(text->size()));
+    }
   }
-  object.Set("metadata", flat);
+  SetTexts(object, "metadataTexts", "metadataEnds", texts, lengths);
 }
 
 Napi::Value IdentityToJs(Napi::Env env, const FileIdentity* identity) {
@@ -67,6 +50,32 @@ Napi::Value IdentityToJs(Napi::Env env, const FileIdentity* identity) {
 
 }  // namespace
 
+void SetTexts(Napi::Object object, const char* key, const char* ends_key, const std::string& texts,
+              const std::vector<uint32_t>& lengths) {
+  Napi::Env env = object.Env();
+  const bool ascii = IsAscii(texts);
+  SetArray<Napi::Uint32Array>(object, ends_key, lengths.size(), [&](uint32_t* ends) {
+    uint32_t units = 0;
+    const char* at = texts.data();
+    for (uint32_t length : lengths) {
+      if (ascii) {
+        units += length;
+      } else {
+        for (const char* end = at + length; at < end; ++at) {
+          unsigned char byte = static_cast<unsigned char>(*at);
+          units += (byte & 0xC0) != 0x80;  // one unit a code point
+          units += byte >= 0xF0;           // two past U+FFFF
+        }
+      }
+      *ends++ = units;
+    }
+  });
+  napi_value string;
+  auto create = ascii ? napi_create_string_latin1 : napi_create_string_utf8;  // the former is much faster
+  if (create(env, texts.data(), texts.size(), &string) != napi_ok) throw Napi::Error::New(env);
+  object.Set(key, string);
+}
+
 Napi::Value HeaderToJs(Napi::Env env, const Header& header, const FileIdentity* identity) {
   Napi::EscapableHandleScope scope(env);
   Napi::Object object = Napi::Object::New(env);
@@ -78,7 +87,7 @@ Napi::Value HeaderToJs(Napi::Env env, const Header& header, const FileIdentity* 
   number("tensorCount", count);
   number("trailingBytes", header.trailing_bytes);
   object.Set("identity", IdentityToJs(env, identity));
-  SetNames(object, header);
+  SetTexts(object, "names", "nameEnds", header.names, NameLengths(header));
   // For each tensor in turn: *to++ = get(entry).
   auto each = [&](auto get) {
     return [&header, get](auto* to) mutable {

@@ -2,6 +2,9 @@
 #pragma once
 #include <napi.h>
 
+#include <string>
+#include <vector>
+
 #include "safetensors/header.h"
 
 namespace fst {
@@ -10,5 +13,10 @@ namespace fst {
 // property is then null. Costs a few ms for 100,000 tensors; JS thread only. Throws a Napi::Error when
 // memory runs out or the environment ends.
 Napi::Value HeaderToJs(Napi::Env env, const Header& header, const FileIdentity* identity);
+
+// Sets two properties: every text in one string, and a Uint32Array of where each ends in it. `texts` is valid UTF-8,
+// `lengths` are its bytes, the JavaScript string counts UTF-16 units. JS thread only; throws as HeaderToJs does.
+void SetTexts(Napi::Object object, const char* key, const char* ends_key, const std::string& texts,
+              const std::vector<uint32_t>& lengths);
 
 }  // namespace fst

@@ -4,6 +4,7 @@
 #include "device/cufile_api.h"
 #include "device/devices.h"
 #include "device/host_memory.h"
+#include "device/strided_copy.h"
 #include "napi/api.h"
 #include "napi/convert.h"
 
@@ -150,23 +151,21 @@ Napi::Value WriteAllocation(const Napi::CallbackInfo& info) {
       info.Env(), [=] { return buffer->device().Write(*buffer, offset, length, source); }, nullptr, bytes);
 }
 
-// copyAllocation(source, destination, regions: Float64Array of [sourceOffset, destinationOffset, length]…):
-// Promise<void>, on the device.
+// copyAllocation(source, destination, numbers: Float64Array): Promise<void>. `numbers`: [run, sourceOffset,
+// destinationOffset, then for each dimension, outermost first, count, sourceStride, destinationStride], in bytes.
 Napi::Value CopyAllocation(const Napi::CallbackInfo& info) {
   auto source = FromExternal<DeviceBuffer>(info[0]), destination = FromExternal<DeviceBuffer>(info[1]);
   auto numbers = info[2].As<Napi::Float64Array>();
-  std::vector<CopyRegion> regions;
-  for (size_t i = 0; i + 2 < numbers.ElementLength(); i += 3) {
-    CopyRegion region{static_cast<size_t>(numbers[i]), static_cast<size_t>(numbers[i + 1]),
-                      static_cast<size_t>(numbers[i + 2])};
-    Status inside = CheckRange(*source, region.source_offset, region.length);
-    if (inside.ok()) inside = CheckRange(*destination, region.destination_offset, region.length);
-    if (!inside.ok()) return Rejected(info.Env(), inside);
-    regions.push_back(region);
+  StridedCopy copy;
+  copy.run = static_cast<uint64_t>(numbers[0]);
+  copy.source_offset = static_cast<uint64_t>(numbers[1]);
+  copy.destination_offset = static_cast<uint64_t>(numbers[2]);
+  for (size_t i = 3; i + 2 < numbers.ElementLength(); i += 3) {
+    copy.dims.push_back({static_cast<uint64_t>(numbers[i]), static_cast<int64_t>(numbers[i + 1]),
+                         static_cast<int64_t>(numbers[i + 2])});
   }
   return AsyncWork::Run(
-      info.Env(), [=] { return source->device().Copy(*source, *destination, regions.data(), regions.size()); },
-      nullptr);
+      info.Env(), [=] { return CopyStrided(copy, *source, *destination); }, nullptr);
 }
 
 // probeCufile(): Promise<{library, version}>, rejected with COPIER_UNAVAILABLE. Opens no driver.

@@ -72,9 +72,7 @@ class JsonScanner {
   }
 
   // True when only white space is left.
-  bool End() {
-    return Peek() == '\0' && at_ == end_ ? true : Fail("expected nothing but spaces behind the header's object");
-  }
+  bool End() { return Peek() == '\0' && at_ == end_ ? true : Fail("expected nothing but spaces behind the object"); }
 
   // Records the first error, at the current position; always false.
   bool Fail(const char* what) { return Fail(Error::kSyntax, what, at_); }

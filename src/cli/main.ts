@@ -2,7 +2,7 @@
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { Command, CommanderError } from 'commander';
-import { InvalidArgumentError } from '../errors.js';
+import { FastSafetensorsError, InvalidArgumentError } from '../errors.js';
 import { packageFolder } from '../native.js';
 import { registerInspect } from './inspect.js';
 import { registerLoad } from './load.js';
@@ -52,4 +52,23 @@ export async function main(argv: readonly string[] = process.argv): Promise<void
   }
 }
 
-if (require.main === module) void main();
+/**
+ * Who reads a command's output may stop at any time (`| head`): what is left of it goes nowhere, and the command ends as it would have. Output that is lost otherwise (a
+ * full disk) is an error.
+ */
+function outliveReaders(): void {
+  process.stdout.on('error', (error: NodeJS.ErrnoException) => {
+    if (error.code === 'EPIPE') return;
+    process.exitCode = 1;
+    printError(new FastSafetensorsError('IO_ERROR', `cannot write the output: ${error.message}`, { cause: error }), {
+      debug: false,
+      json: process.argv.includes('--json'),
+    });
+  });
+  process.stderr.on('error', () => {}); // nobody is left to tell
+}
+
+if (require.main === module) {
+  outliveReaders();
+  void main();
+}

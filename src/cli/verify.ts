@@ -1,9 +1,11 @@
-import { readdir, readFile, stat } from 'node:fs/promises';
+import { readdir, stat } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import type { Command } from 'commander';
 import { counted } from '../counted.js';
 import { FastSafetensorsError } from '../errors.js';
 import { SafeTensorsFileLoader, SafeTensorsMetadata } from '../index.js';
+import { readRegularFile } from '../regular-file.js';
+import { MAX_INDEX_BYTES } from '../shards.js';
 import { formatBytes, printJson, printLine } from './output.js';
 
 const INDEX_NAME = 'model.safetensors.index.json';
@@ -102,7 +104,7 @@ async function verifyIndex(path: string, allowTrailingBytes: boolean): Promise<V
   )
     return together;
 
-  const index = JSON.parse(await readFile(path, 'utf8')) as {
+  const index = JSON.parse((await readRegularFile(path, MAX_INDEX_BYTES)).toString()) as {
     weight_map: Record<string, string>;
     metadata?: { total_size?: unknown };
   };

@@ -1,14 +1,14 @@
 import { checkTensorName } from '../check-options.js';
-import type { Device } from '../device.js';
-import { DeviceTensor } from '../device-tensor.js';
+import type { DeviceTensor } from '../device-tensor.js';
 import { FastSafetensorsError } from '../errors.js';
 import { adopt } from '../framework.js';
 import type { SafeTensorsMetadata } from '../metadata.js';
 import { checkLoaderOptions, type LoaderOptions } from '../options.js';
-import { convertedDtype, Plan } from '../plan.js';
+import { Plan } from '../plan.js';
 import { type Files, readShards, type ShardSet } from '../shards.js';
-import type { SliceRange, TensorFrame } from '../tensor-frame.js';
+import type { SliceRange } from '../tensor-frame.js';
 import { Session } from './session.js';
+import { readSlice } from './slice-load.js';
 
 /** Files that were opened lazily: their headers are checked, a tensor is read when it is asked for. */
 export interface OpenFiles<T = DeviceTensor> {
@@ -80,31 +80,7 @@ class LazyFiles<T> implements OpenFiles<T> {
   async getSlice(name: string, ...ranges: unknown[]): Promise<T> {
     const { metadata, index } = this.#find(name);
     const slice = metadata.frameAt(index).slice(...(ranges as SliceRange[]));
-    return this.#adopt(await this.#readSlice(metadata, slice));
-  }
-
-  async #readSlice(metadata: SafeTensorsMetadata, slice: TensorFrame): Promise<DeviceTensor> {
-    const device: Device = this.#session.device;
-    const { name, shape } = slice;
-    const { timeoutMs } = this.#options;
-    const dtype = convertedDtype(metadata, metadata.indexOf(name), this.#options.dtype);
-    const plan = Plan.ofSlice(metadata, slice, this.#options.dtype);
-    const byteLength = plan.deviceBytes;
-    if (byteLength === 0) return new DeviceTensor(name, dtype, shape, 0, device, null, 0);
-    const started = performance.now();
-    // Runs that lie near each other are read together and copied apart.
-    const load = await this.#session.begin(plan, {
-      window: 1,
-      collectReady: false,
-      timeoutMs,
-      alwaysStage: plan.count > 1,
-    });
-    try {
-      await this.#session.race(load.complete());
-      return new DeviceTensor(name, dtype, shape, byteLength, device, load.memoryOf(0), 0);
-    } finally {
-      this.#session.finish(load, started);
-    }
+    return this.#adopt(await readSlice(this.#session, metadata, slice));
   }
 
   close(): Promise<void> {

@@ -40,6 +40,7 @@ export function nativeHeader(
     ends,
     rankEnds,
     dims: Float64Array.from(dims),
-    metadata,
+    metadataTexts: metadata.join(''),
+    metadataEnds: Uint32Array.from(metadata, (_, i) => metadata.slice(0, i + 1).join('').length),
   };
 }

@@ -1,6 +1,6 @@
-import { open } from 'node:fs/promises';
 import { FastSafetensorsError } from '../../errors.js';
 import { SafeTensorsMetadata } from '../../metadata.js';
+import { openRegularFile } from '../../regular-file.js';
 import { parseModel } from './graph.js';
 import { type LiftedTensor, readModel, type SplitReport } from './split.js';
 import { readTensorBytes } from './tensor-proto.js';
@@ -61,7 +61,7 @@ async function byHeader(report: SplitReport) {
     const frame = header.get(tensor.name);
     if (frame === undefined) throw unknown(report.weights, tensor, 'is missing');
     const [begin, end] = frame.dataOffsets;
-    const handle = await open(report.weights, 'r');
+    const handle = await openRegularFile(report.weights);
     try {
       const bytes = Buffer.alloc(end - begin);
       const { bytesRead } = await handle.read(bytes, 0, bytes.length, header.dataStart + begin);

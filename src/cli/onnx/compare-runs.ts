@@ -1,8 +1,8 @@
-import { readFile } from 'node:fs/promises';
 import type * as Ort from 'onnxruntime-node';
 import { type DTypeName, typedArrayOf } from '../../dtype.js';
 import { FastSafetensorsError } from '../../errors.js';
 import { SafeTensorsMetadata } from '../../metadata.js';
+import { readRegularFile } from '../../regular-file.js';
 import { compareOutputs, type Difference } from './compare.js';
 import { noise } from './noise.js';
 import type { SplitReport } from './split.js';
@@ -73,7 +73,7 @@ const INPUT_TYPES: Partial<Record<DTypeName, Ort.Tensor.Type>> = { F32: 'float32
 
 async function weightTensors(ort: Runtime, path: string): Promise<Record<string, Ort.Tensor>> {
   const header = await SafeTensorsMetadata.fromFile(path);
-  const bytes = await readFile(path);
+  const bytes = await readRegularFile(path);
   const tensors: Record<string, Ort.Tensor> = {};
   for (const { name, dtype, shape, dataOffsets } of header) {
     const type = INPUT_TYPES[dtype];

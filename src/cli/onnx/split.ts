@@ -1,9 +1,10 @@
 import { randomUUID } from 'node:crypto';
-import { open, readFile, realpath, rename, rm, stat } from 'node:fs/promises';
+import { open, realpath, rename, rm, stat } from 'node:fs/promises';
 import { basename, dirname, join, resolve } from 'node:path';
 import type { DTypeName } from '../../dtype.js';
 import { FastSafetensorsError } from '../../errors.js';
 import { SafeTensorsMetadata } from '../../metadata.js';
+import { readRegularFile } from '../../regular-file.js';
 import { saveFile } from '../../save-file.js';
 import { makeFolder } from '../make-folder.js';
 import { definedNames, type Graph, type Model, parseModel, type Weight } from './graph.js';
@@ -164,7 +165,7 @@ export async function readModel(path: string): Promise<Uint8Array> {
         { path },
       );
     }
-    return readFile(path);
+    return readRegularFile(path, MAX_MODEL_BYTES);
   });
 }
 

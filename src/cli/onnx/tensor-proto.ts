@@ -1,7 +1,8 @@
-import { open, realpath, stat } from 'node:fs/promises';
+import { realpath, stat } from 'node:fs/promises';
 import { dirname, isAbsolute, relative, resolve, sep } from 'node:path';
 import { DTYPE_BITS, type DTypeName } from '../../dtype.js';
 import { FastSafetensorsError } from '../../errors.js';
+import { openRegularFile } from '../../regular-file.js';
 import { dtypeOf, ENTRY, EXTERNAL, TENSOR } from './proto.js';
 import type { Message } from './wire.js';
 
@@ -147,7 +148,7 @@ async function readExternal(tensor: Message, info: TensorInfo, path: string): Pr
     );
   }
   const file = await resolveLocation(location, path, info.name);
-  const handle = await open(file, 'r');
+  const handle = await openRegularFile(file);
   try {
     // Checked before anything is allocated: the length is the model's claim.
     const { size } = await handle.stat();

@@ -1,6 +1,6 @@
-import { open } from 'node:fs/promises';
 import { readModelJson } from '../../../adapters/tfjs/model-json.js';
 import { FastSafetensorsError } from '../../errors.js';
+import { openRegularFile } from '../../regular-file.js';
 import { readShards } from '../../shards.js';
 import { shardWeights } from './manifest.js';
 import type { SplitReport } from './split.js';
@@ -14,7 +14,7 @@ const PIECE = 64 * 1024 * 1024;
 export async function checkSplit(report: SplitReport): Promise<number> {
   const shards = await readShards(report.weights, {});
   const original = await readModelJson(report.model);
-  const handles = await Promise.all(shards.metadata.map((file) => open(file.path, 'r')));
+  const handles = await Promise.all(shards.metadata.map((file) => openRegularFile(file.path)));
   let bytes = 0;
   let weights = 0;
   try {

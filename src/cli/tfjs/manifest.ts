@@ -1,8 +1,9 @@
-import { type FileHandle, open } from 'node:fs/promises';
+import type { FileHandle } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { checkRelative, type Model, type WeightSpec, type WeightsGroup } from '../../../adapters/tfjs/model-json.js';
 import type { DTypeName } from '../../dtype.js';
 import { FastSafetensorsError } from '../../errors.js';
+import { openRegularFile } from '../../regular-file.js';
 
 /** A weight as it lies in a model's shards. */
 export interface ShardWeight {
@@ -55,7 +56,7 @@ class GroupFiles {
   }
 
   async #add(path: string, model: string): Promise<void> {
-    const handle = await open(path, 'r').catch((cause) => {
+    const handle = await openRegularFile(path).catch((cause) => {
       throw new FastSafetensorsError(
         'MISSING_SHARD',
         `${model} names ${path}, which cannot be opened: ${cause.message}`,
@@ -68,9 +69,6 @@ class GroupFiles {
     const info = await handle.stat();
     this.#files.push({ handle, path, begin: this.#size, size: info.size }); // closed with the others
     this.#size += info.size;
-    if (!info.isFile()) {
-      throw new FastSafetensorsError('MISSING_SHARD', `${model} names ${path}, which is no file`, { path });
-    }
   }
 
   get size(): number {

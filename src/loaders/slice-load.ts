@@ -1,0 +1,77 @@
+import { openDevice } from '../device.js';
+import { DeviceTensor } from '../device-tensor.js';
+import { Memory } from '../memory.js';
+import type { SafeTensorsMetadata, TensorFrame } from '../metadata.js';
+import { native, settled } from '../native.js';
+import { convertedDtype } from '../plan.js';
+import { planSlice, type SlicePlan } from '../slice-plan.js';
+import type { Load } from './load.js';
+import type { Session } from './session.js';
+
+/** Pieces in memory at a time: one is copied apart while others are read. */
+const PIECES_AHEAD = 3;
+
+/** Reads one slice. Rejects with UNSUPPORTED_DTYPE for a dtype that it cannot become, and what Session.begin and a load reject with. */
+export async function readSlice(
+  session: Session,
+  metadata: SafeTensorsMetadata,
+  slice: TensorFrame,
+): Promise<DeviceTensor> {
+  const { name, shape } = slice;
+  const { device } = session;
+  const { dtype: wanted, timeoutMs } = session.options;
+  if (slice.byteLength === 0) {
+    const dtype = convertedDtype(metadata, metadata.indexOf(name), wanted);
+    return new DeviceTensor(name, dtype, shape, 0, device, null, 0);
+  }
+  const sliced = await session.race(planSlice(metadata, slice, wanted));
+  const { plan, dtype, byteLength } = sliced;
+  const started = performance.now();
+  const load = await session.begin(plan, { window: PIECES_AHEAD, collectReady: false, timeoutMs });
+  try {
+    if (sliced.copyOf) {
+      const memory = await copyApart(session, load, sliced);
+      try {
+        return new DeviceTensor(name, dtype, shape, byteLength, device, memory, 0);
+      } finally {
+        memory.release();
+      }
+    }
+    await session.race(load.complete());
+    return new DeviceTensor(name, dtype, shape, byteLength, device, load.memoryOf(0), 0);
+  } finally {
+    session.finish(load, started);
+  }
+}
+
+/** Copies each piece into the slice's memory as it arrives, off the event loop. The memory is retained for the caller. */
+async function copyApart(session: Session, load: Load, { plan, byteLength, copyOf }: SlicePlan): Promise<Memory> {
+  const { device } = session;
+  const memory = new Memory(await settled(native().allocate(await openDevice(device), byteLength)), device, byteLength);
+  memory.retain();
+  try {
+    let item = 0;
+    for (let allocation = 0; allocation < plan.allocationSizes.length; ++allocation) {
+      let end = item;
+      while (end < plan.count && plan.allocations[end] === allocation) ++end;
+      while (load.readyPrefix < end) {
+        session.check();
+        if (load.error) throw load.error;
+        await session.race(load.wait());
+      }
+      if (load.error) throw load.error;
+      const piece = load.memoryOf(item)!.retain();
+      try {
+        await session.race(settled(native().copyAllocation(piece.handle, memory.handle, copyOf!(allocation))));
+      } finally {
+        piece.release();
+      }
+      for (; item < end; ++item) load.pass(item);
+      load.allow(allocation + 1 + PIECES_AHEAD);
+    }
+    return memory;
+  } catch (error) {
+    memory.release();
+    throw error;
+  }
+}

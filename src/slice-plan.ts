@@ -1,0 +1,160 @@
+import { setImmediate } from 'node:timers/promises';
+import { DTYPE_BITS, DTYPE_NAMES, type DTypeName } from './dtype.js';
+import type { SafeTensorsMetadata, TensorFrame } from './metadata.js';
+import { convertedDtype, Plan } from './plan.js';
+import type { RunGrid } from './tensor-frame.js';
+
+/** Bytes between two runs that cost less than another read. */
+const LARGEST_GAP = 32 * 1024;
+/** Runs that are longer are worth a read each, straight into place. */
+const SHORT_RUN = 64 * 1024;
+/** What is read together with the holes between its runs is held in memory besides the slice until it is copied out: pieces of at most this. */
+const PIECE_BYTES = 32 * 1024 * 1024;
+/** As the engine's own outputs: stores of whole registers cross no line of the cache. */
+const PIECE_ALIGNMENT = 64;
+/** Parts that are placed in one turn of the event loop: about a millisecond's worth. */
+const PARTS_A_TURN = 16384;
+
+/** How a slice is read. */
+export interface SlicePlan {
+  readonly plan: Plan;
+  readonly dtype: DTypeName; // in memory
+  readonly byteLength: number; // of the slice in memory
+  /**
+   * How the pieces in an allocation of the plan are copied apart into the slice's memory, as copyAllocation takes it; null where the plan's one allocation is the
+   * slice itself.
+   */
+  readonly copyOf: ((allocation: number) => Float64Array) | null;
+}
+
+/** The inner dimensions whose runs are read together. */
+interface Piece {
+  readonly outer: RunGrid['dims'];
+  /** Cut into pieces of `rows` indices each; null where pieces are as large as they may be without. */
+  readonly cut: { readonly count: number; readonly stride: number; readonly rows: number } | null;
+  readonly inner: RunGrid['dims'];
+  /** Bytes of the inner dimensions in the file, holes included. */
+  readonly span: number;
+}
+
+/**
+ * Plans the reading of one slice that is not empty. Its runs are read one by one into place when they are long or far apart, and otherwise together with the holes
+ * between them, in pieces: work and memory are those of the bytes read, not of the number of runs. UNSUPPORTED_DTYPE for a `dtype` that it cannot become.
+ */
+export async function planSlice(
+  metadata: SafeTensorsMetadata,
+  slice: TensorFrame,
+  dtype: DTypeName | undefined,
+): Promise<SlicePlan> {
+  const tensor = metadata.indexOf(slice.name);
+  const target = convertedDtype(metadata, tensor, dtype);
+  const grid = slice.grid();
+  const piece = pieceOf(grid);
+  // Of bytes in the file that begin and end between elements (or, for dtypes smaller than a byte, on whole bytes: those are not converted).
+  const inMemory = (bytes: number): number =>
+    target === slice.dtype ? bytes : (bytes / DTYPE_BITS[slice.dtype]) * DTYPE_BITS[target];
+  const byteLength = inMemory(slice.byteLength);
+  const gathers = piece.inner.length > 0 || piece.cut !== null;
+
+  const { rows, chunks } = piece.cut
+    ? { rows: piece.cut.rows, chunks: Math.ceil(piece.cut.count / piece.cut.rows) }
+    : { rows: 1, chunks: 1 };
+  const count = piece.outer.reduce((product, dim) => product * dim.count, chunks);
+  const lastRows = piece.cut ? piece.cut.count - (chunks - 1) * rows : 1;
+  const rowStride = Math.abs(piece.cut?.stride ?? 0);
+  const lengthOf = (ofRows: number): number => (ofRows - 1) * rowStride + piece.span;
+  // Pieces of one shape share an allocation, at equal distances: they are copied apart together. Those that were cut have one each.
+  const pitch = Math.ceil(inMemory(lengthOf(rows)) / PIECE_ALIGNMENT) * PIECE_ALIGNMENT;
+  const together = !gathers ? count : piece.cut ? 1 : Math.max(1, Math.floor(PIECE_BYTES / pitch));
+
+  const parts = {
+    allocations: new Uint32Array(count),
+    offsets: new Float64Array(count),
+    lengths: new Float64Array(count),
+    sizes: new Float64Array(count),
+    destinations: new Float64Array(count),
+    allocationSizes: new Float64Array(Math.ceil(count / together)),
+  };
+  // From the run at index 0 of the inner dimensions to a piece's first byte: strides may be negative.
+  const innerBegin = piece.inner.reduce(
+    (begin, { count: size, stride }) => begin + Math.min(0, (size - 1) * stride),
+    0,
+  );
+  const index = new Array<number>(piece.outer.length).fill(0);
+  const runBytes = inMemory(grid.length);
+  let outerAt = metadata.dataStart + grid.offset;
+  for (let part = 0, chunk = 0; part < count; ++part) {
+    const here = chunk === chunks - 1 ? lastRows : rows;
+    const stride = piece.cut?.stride ?? 0;
+    const first = chunk * rows * stride + Math.min(0, (here - 1) * stride);
+    parts.allocations[part] = Math.floor(part / together);
+    parts.offsets[part] = outerAt + first + innerBegin;
+    parts.lengths[part] = lengthOf(here);
+    parts.sizes[part] = inMemory(lengthOf(here));
+    parts.destinations[part] = gathers ? (part % together) * pitch : part * runBytes;
+    parts.allocationSizes[parts.allocations[part]!] = parts.destinations[part]! + parts.sizes[part]!;
+    if (++chunk === chunks) {
+      chunk = 0;
+      outerAt += step(piece.outer, index);
+    }
+    if (part % PARTS_A_TURN === PARTS_A_TURN - 1) await setImmediate();
+  }
+  const plan = Plan.ofParts(metadata, tensor, DTYPE_NAMES.indexOf(target), parts);
+  if (!gathers) return { plan, dtype: target, byteLength, copyOf: null };
+
+  // Destinations are row-major: a dimension's stride is what the dimensions inside it hold.
+  const inner: number[] = [];
+  let bytes = runBytes;
+  let sourceBegin = 0; // of the run at index 0, in the piece
+  for (const { count: size, stride } of piece.inner.toReversed()) {
+    inner.unshift(size, inMemory(stride), bytes);
+    bytes *= size;
+    sourceBegin -= Math.min(0, (size - 1) * stride);
+  }
+  const copyOf = (allocation: number): Float64Array => {
+    const first = allocation * together;
+    if (!piece.cut) {
+      const pieces = Math.min(together, count - first);
+      return Float64Array.of(runBytes, inMemory(sourceBegin), first * bytes, pieces, pitch, bytes, ...inner);
+    }
+    const chunk = allocation % chunks;
+    const { count: size, stride } = piece.cut;
+    const here = chunk === chunks - 1 ? lastRows : rows;
+    const source = sourceBegin - Math.min(0, (here - 1) * stride);
+    const row = Math.floor(allocation / chunks) * size + chunk * rows;
+    return Float64Array.of(runBytes, inMemory(source), row * bytes, here, inMemory(stride), bytes, ...inner);
+  };
+  return { plan, dtype: target, byteLength, copyOf };
+}
+
+function pieceOf({ length, dims }: RunGrid): Piece {
+  let span = length;
+  let outer = dims.length;
+  if (length < SHORT_RUN) {
+    for (; outer > 0; --outer) {
+      const { count, stride } = dims[outer - 1]!;
+      const distance = Math.abs(stride);
+      if (distance - span > LARGEST_GAP) break;
+      const whole = (count - 1) * distance + span;
+      if (whole > PIECE_BYTES) {
+        const rows = Math.floor((PIECE_BYTES - span) / distance) + 1;
+        if (rows < 2) break;
+        return { outer: dims.slice(0, outer - 1), cut: { count, stride, rows }, inner: dims.slice(outer), span };
+      }
+      span = whole;
+    }
+  }
+  return { outer: dims.slice(0, outer), cut: null, inner: dims.slice(outer), span };
+}
+
+/** Goes on to the next index; by how many bytes that moves. */
+function step(dims: RunGrid['dims'], index: number[]): number {
+  let moved = 0;
+  for (let dimension = dims.length - 1; dimension >= 0; --dimension) {
+    const { count, stride } = dims[dimension]!;
+    if (++index[dimension]! < count) return moved + stride;
+    index[dimension] = 0;
+    moved -= stride * (count - 1);
+  }
+  return moved;
+}
