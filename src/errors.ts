@@ -83,8 +83,11 @@ export class FastSafetensorsError extends Error {
 export class InvalidArgumentError extends TypeError {
   readonly code = 'INVALID_ARGUMENT' as const;
 
-  constructor(message: string) {
+  declare readonly tensor?: string;
+
+  constructor(message: string, place: Pick<ErrorPlace, 'tensor'> = {}) {
     super(message);
+    if (place.tensor !== undefined) this.tensor = place.tensor;
     Object.defineProperty(this, BRAND, { value: true });
   }
 }

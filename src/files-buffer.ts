@@ -1,3 +1,4 @@
+import { checkTensorName } from './check-options.js';
 import { openDevice } from './device.js';
 import { DeviceTensor } from './device-tensor.js';
 import { DTYPE_BITS } from './dtype.js';
@@ -60,7 +61,7 @@ export class FilesBufferOnDevice<T = DeviceTensor> {
     return { metadata: plan.inputs[plan.files[item]!]!.metadata, index: plan.tensors[item]! };
   }
 
-  /** UNKNOWN_TENSOR, CLOSED, and what the framework's adapter rejects with. */
+  /** UNKNOWN_TENSOR, INVALID_ARGUMENT for what is no name, CLOSED, and what the framework's adapter rejects with. */
   async getTensor(name: string): Promise<T> {
     return this.#adopt(this.#load.tensor(this.#item(name)));
   }
@@ -167,6 +168,7 @@ export class FilesBufferOnDevice<T = DeviceTensor> {
 
   #item(name: string): number {
     this.#check();
+    checkTensorName(name);
     const item = this.#find(name);
     if (item === undefined) {
       throw new FastSafetensorsError(

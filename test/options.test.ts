@@ -93,7 +93,7 @@ test.each([
     const error = refused(make);
     expect(error.code).toBe('INVALID_ARGUMENT');
     expect(error.message).toContain(`"${name}"`);
-    if (name !== 'abortSignal') expect(error.message).toContain(`"${nearest}"`);
+    expect(error.message).toContain(`did you mean "${nearest}"?`);
   }
 });
 

@@ -290,7 +290,8 @@ describe('files', () => {
     for (const asInputs of [false, true]) await splitOnnx(path, { out, asInputs });
     expect((await readdir(out)).sort()).toEqual(['m.safetensors', 'm.split.onnx']);
     expect(await readdir(folder)).toEqual(expect.arrayContaining(['m.onnx', 'out']));
-    await expect(splitOnnx(path, { out: join(folder, 'none') })).rejects.toMatchObject({ code: 'IO_ERROR' });
+    const below = join(path, 'below'); // a file
+    await expect(splitOnnx(path, { out: below })).rejects.toMatchObject({ code: 'IO_ERROR', path: below });
   });
 
   test('a .safetensors file of another origin is never overwritten', async () => {

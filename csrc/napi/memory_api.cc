@@ -13,6 +13,14 @@ namespace {
 
 size_t SizeArgument(const Napi::Value& value) { return static_cast<size_t>(value.As<Napi::Number>().Int64Value()); }
 
+// [offset, offset + length) lies in the allocation. TypeScript has checked: this keeps objects that were tampered with
+// from reaching memory.
+Status CheckRange(const DeviceBuffer& buffer, size_t offset, size_t length) {
+  if (offset <= buffer.size() && length <= buffer.size() - offset) return Status::Ok();
+  return Status(Code::INVALID_ARGUMENT,
+                Format("%zu bytes at %zu are not in an allocation of %zu bytes", length, offset, buffer.size()));
+}
+
 // openDevice(name, unified): Promise<External>
 Napi::Value OpenDeviceJs(const Napi::CallbackInfo& info) {
   auto device = std::make_shared<std::shared_ptr<Device>>();
@@ -74,11 +82,15 @@ Napi::Value ReleaseJs(const Napi::CallbackInfo& info) {
 
 // arrayBufferOf(allocation, offset, length): an ArrayBuffer over host memory that holds a reference of its own.
 Napi::Value ArrayBufferOf(const Napi::CallbackInfo& info) {
-  auto* reference = new std::shared_ptr<DeviceBuffer>(FromExternal<DeviceBuffer>(info[0]));
-  auto* address = reinterpret_cast<char*>((*reference)->address()) + SizeArgument(info[1]);
+  const auto& buffer = FromExternal<DeviceBuffer>(info[0]);
+  const size_t offset = SizeArgument(info[1]), length = SizeArgument(info[2]);
+  Status inside = CheckRange(*buffer, offset, length);
+  if (!inside.ok()) return Throw(info.Env(), inside);
+  auto* reference = new std::shared_ptr<DeviceBuffer>(buffer);
+  auto* address = reinterpret_cast<char*>(buffer->address()) + offset;
   napi_value result;
   napi_status status = napi_create_external_arraybuffer(
-      info.Env(), address, SizeArgument(info[2]),
+      info.Env(), address, length,
       [](napi_env, void*, void* hint) { delete static_cast<std::shared_ptr<DeviceBuffer>*>(hint); }, reference,
       &result);
   if (status != napi_ok) {
@@ -92,6 +104,8 @@ Napi::Value ArrayBufferOf(const Napi::CallbackInfo& info) {
 Napi::Value ReadAllocation(const Napi::CallbackInfo& info) {
   auto buffer = FromExternal<DeviceBuffer>(info[0]);
   size_t offset = SizeArgument(info[1]), length = SizeArgument(info[2]);
+  Status inside = CheckRange(*buffer, offset, length);
+  if (!inside.ok()) return Rejected(info.Env(), inside);
   struct Copy {
     void* memory = nullptr;
     size_t length = 0;
@@ -131,6 +145,8 @@ Napi::Value WriteAllocation(const Napi::CallbackInfo& info) {
   auto bytes = info[2].As<Napi::Uint8Array>();
   const void* source = bytes.Data();
   size_t length = bytes.ByteLength();
+  Status inside = CheckRange(*buffer, offset, length);
+  if (!inside.ok()) return Rejected(info.Env(), inside);
   return AsyncWork::Run(
       info.Env(), [=] { return buffer->device().Write(*buffer, offset, length, source); }, nullptr, bytes);
 }

@@ -53,16 +53,20 @@ export function registeredCopiers(): string[] {
   return [...registry.keys()];
 }
 
-/** The constructor of a copier for one device. UNKNOWN_COPIER lists those there are; COPIER_UNAVAILABLE says why. */
-export function createCopierConstructor(
-  type: CopierType,
-  device: Device | string,
-  options: Readonly<Record<string, unknown>> = {},
-): CopierConstructor {
-  const target = typeof device === 'string' ? Device.parse(device) : device;
+/** The factory of that name, and whether it is this package's own. UNKNOWN_COPIER lists those there are. */
+export function copierFactory(type: CopierType): { factory: CopierFactory; builtin: boolean } {
   const factory = registry.get(type === 'auto' ? 'nogds' : type);
   if (!factory) throw unknown(type, registeredCopiers());
-  const make = factory(target, options);
+  return { factory, builtin: [...BUILTINS.values()].some((own) => own.factory === factory) };
+}
+
+/** What a copier's factory makes of options that were checked. UNKNOWN_COPIER, INVALID_ARGUMENT for what is no constructor. */
+export function copierConstructor(
+  type: CopierType,
+  device: Device,
+  options: Readonly<Record<string, unknown>>,
+): CopierConstructor {
+  const make = copierFactory(type).factory(device, options);
   if (typeof make !== 'function') {
     throw new InvalidArgumentError(
       `the factory of copier "${type}" returned ${typeof make}, expected a function (metadata, device) => Copier`,

@@ -1,4 +1,4 @@
-import { configOptions, loadConfig } from '../config.js';
+import { configOptions, readConfig } from '../config.js';
 import type { DeviceTensor } from '../device-tensor.js';
 import type { ParallelOptions } from '../options.js';
 import { ParallelLoader } from './parallel-loader.js';
@@ -11,6 +11,6 @@ export class AutoLoader<T = DeviceTensor> extends ParallelLoader<T> {
       if (options?.debugLog || process.env.FASTSAFETENSORS_DEBUG)
         (options?.logger ?? console).debug(`fastsafetensors: ${message}`);
     };
-    super({ ...(configOptions(loadConfig({}, debug), debug) as Partial<ParallelOptions<T>>), ...options });
+    super({ ...(configOptions(readConfig({}, debug), debug) as Partial<ParallelOptions<T>>), ...options });
   }
 }

@@ -1,3 +1,4 @@
+import { checkTensorName } from '../check-options.js';
 import type { DeviceTensor } from '../device-tensor.js';
 import { FastSafetensorsError } from '../errors.js';
 import { adopt } from '../framework.js';
@@ -28,7 +29,7 @@ export async function fastsafeOpen<T = DeviceTensor>(
   options: LoaderOptions<T> = {},
 ): Promise<OpenFiles<T>> {
   checkLoaderOptions(options as LoaderOptions);
-  const session = new Session({ ...options } as LoaderOptions);
+  const session = new Session({ ...options } as LoaderOptions, 'what fastsafeOpen opened');
   session.check();
   const shards = await session.race(
     readShards(files, { allowTrailingBytes: options.allowTrailingBytes }, options.signal),
@@ -92,6 +93,7 @@ class LazyFiles<T> implements OpenFiles<T> {
 
   #find(name: string): { metadata: SafeTensorsMetadata; index: number } {
     this.#session.check();
+    checkTensorName(name);
     const file = this.#shards.fileOf(name);
     const metadata = file === undefined ? undefined : this.#shards.metadata[file]!;
     const index = metadata?.indexOf(name) ?? -1;

@@ -112,8 +112,9 @@ describe('a model.json', () => {
     await expect(loadLayersModel(tf, model(text), options)).rejects.toMatchObject({ code });
   });
 
-  test('that is a folder, or is not there', async () => {
-    await expect(loadGraphModel(tf, folder, { weights })).rejects.toMatchObject({ code: 'IO_ERROR', path: folder });
+  test('that is a folder without one, or is not there', async () => {
+    const path = join(folder, 'model.json');
+    await expect(loadGraphModel(tf, folder, { weights })).rejects.toMatchObject({ code: 'IO_ERROR', path });
     await expect(loadGraphModel(tf, join(folder, 'no.json'), { weights })).rejects.toMatchObject({ code: 'IO_ERROR' });
   });
 

@@ -1,0 +1,21 @@
+import { fail } from '../check-options.js';
+import { Device, type DeviceString } from '../device.js';
+import { checkCopierOptions } from '../options.js';
+import type { CopierConstructor } from './copier.js';
+import { type CopierType, copierConstructor, copierFactory } from './registry.js';
+
+/**
+ * The constructor of a copier for one device. Copiers of this package take a loader's options; what others take is theirs to check. UNKNOWN_COPIER lists those
+ * there are; INVALID_ARGUMENT.
+ */
+export function createCopierConstructor(
+  type: CopierType,
+  device: Device | DeviceString,
+  options: Readonly<Record<string, unknown>> = {},
+): CopierConstructor {
+  const { builtin } = copierFactory(type);
+  const target = device instanceof Device ? device : Device.parse(device);
+  if (builtin) checkCopierOptions(options);
+  else if (typeof options !== 'object' || options === null) fail('options', 'an object', options);
+  return copierConstructor(type, target, options);
+}
