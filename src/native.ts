@@ -115,6 +115,8 @@ interface Addon extends OrtAddon {
   stagingBytes(engine: NativeEngine, converts: boolean): number;
   takeFallbacks(engine: NativeEngine): Fallback[];
   startTransfer(engine: NativeEngine, plan: NativePlan, options: TransferOptions): NativeLoad;
+  /** The same off the event loop. */
+  beginTransfer(engine: NativeEngine, plan: NativePlan, options: TransferOptions): Promise<NativeLoad>;
   pollTransfer(load: NativeLoad, out: Float64Array): void;
   transferError(load: NativeLoad): StatusObject | null;
   waitTransfer(load: NativeLoad): Promise<void>;

@@ -55,7 +55,8 @@ export function readRegularFileSync(path: string, maxBytes = Number.POSITIVE_INF
 }
 
 function check(info: Stats): void {
-  if (!info.isFile()) throw problem(`expected a regular file, found ${kindOf(info)}`);
+  if (!info.isFile())
+    throw problem(`expected a regular file, found ${kindOf(info)}`, info.isDirectory() ? 'EISDIR' : 'EINVAL');
 }
 
 function kindOf(info: Stats): string {
@@ -77,6 +78,6 @@ function whole(bytes: Buffer, length: number): Buffer {
 }
 
 /** As the system's own errors look. */
-function problem(message: string): NodeJS.ErrnoException {
-  return Object.assign(new Error(message), { code: 'EINVAL', syscall: 'read' });
+function problem(message: string, code = 'EINVAL'): NodeJS.ErrnoException {
+  return Object.assign(new Error(message), { code, syscall: 'read' });
 }

@@ -149,56 +149,79 @@ uint64_t BigIntOf(const Napi::Value& value) {
 // {files: {path, identity}[], allocationSizes: Float64Array, allocationBatches: Uint32Array,
 //  itemFiles, itemAllocations: Uint32Array, itemOffsets, itemLengths, itemDestinations: Float64Array,
 //  itemFrom, itemTo: Uint8Array of dtypes, where something converts}
-Status PlanFromJs(const Napi::Object& object, Plan* out) {
-  Plan& plan = *out;
-  auto files = object.Get("files").As<Napi::Array>();
-  for (uint32_t i = 0; i < files.Length(); ++i) {
-    Napi::HandleScope scope(object.Env());
-    auto file = files.Get(i).As<Napi::Object>();
-    auto identity = file.Get("identity").As<Napi::Object>();
-    PlanFile planned;
-    planned.path = file.Get("path").As<Napi::String>();
-    planned.expected.dev = BigIntOf(identity.Get("dev"));
-    planned.expected.ino = BigIntOf(identity.Get("ino"));
-    planned.expected.size = BigIntOf(identity.Get("size"));
-    planned.expected.mtime_ns = static_cast<int64_t>(BigIntOf(identity.Get("mtimeNs")));
-    plan.files.push_back(std::move(planned));
-  }
-  auto sizes = object.Get("allocationSizes").As<Napi::Float64Array>();
-  auto batches = object.Get("allocationBatches").As<Napi::Uint32Array>();
-  const Status uneven(Code::INVALID_ARGUMENT, "the arrays of the plan differ in length");
-  if (batches.ElementLength() != sizes.ElementLength()) return uneven;
-  plan.allocations.reserve(sizes.ElementLength());
-  for (size_t i = 0; i < sizes.ElementLength(); ++i)
-    plan.allocations.push_back({static_cast<uint64_t>(sizes[i]), batches[i]});
-  auto item_files = object.Get("itemFiles").As<Napi::Uint32Array>();
-  auto allocations = object.Get("itemAllocations").As<Napi::Uint32Array>();
-  auto offsets = object.Get("itemOffsets").As<Napi::Float64Array>();
-  auto lengths = object.Get("itemLengths").As<Napi::Float64Array>();
-  auto destinations = object.Get("itemDestinations").As<Napi::Float64Array>();
-  const size_t count = item_files.ElementLength();
-  if (allocations.ElementLength() != count || offsets.ElementLength() != count || lengths.ElementLength() != count ||
-      destinations.ElementLength() != count) {
-    return uneven;
-  }
-  const uint32_t *file = item_files.Data(), *allocation = allocations.Data();
-  const double *offset = offsets.Data(), *length = lengths.Data(), *destination = destinations.Data();
-  plan.items.reserve(count);
-  for (size_t i = 0; i < count; ++i) {
-    plan.items.push_back({file[i], allocation[i], static_cast<uint64_t>(offset[i]), static_cast<uint64_t>(length[i]),
-                          static_cast<uint64_t>(destination[i])});
-  }
-  Napi::Value from = object.Get("itemFrom"), to = object.Get("itemTo");
-  if (from.IsTypedArray() && to.IsTypedArray() && from.As<Napi::TypedArray>().ElementLength() == count &&
-      to.As<Napi::TypedArray>().ElementLength() == count) {
-    const uint8_t *stored = from.As<Napi::Uint8Array>().Data(), *wanted = to.As<Napi::Uint8Array>().Data();
-    for (size_t i = 0; i < count; ++i) {
-      plan.items[i].from = static_cast<DType>(stored[i]);
-      plan.items[i].to = static_cast<DType>(wanted[i]);
+// The files are copied; the arrays are looked at by Make only, and must not be collected or change until then.
+class PackedPlan {
+ public:
+  // The environment's thread.
+  explicit PackedPlan(const Napi::Object& object) {
+    auto files = object.Get("files").As<Napi::Array>();
+    for (uint32_t i = 0; i < files.Length(); ++i) {
+      Napi::HandleScope scope(object.Env());
+      auto file = files.Get(i).As<Napi::Object>();
+      auto identity = file.Get("identity").As<Napi::Object>();
+      PlanFile planned;
+      planned.path = file.Get("path").As<Napi::String>();
+      planned.expected.dev = BigIntOf(identity.Get("dev"));
+      planned.expected.ino = BigIntOf(identity.Get("ino"));
+      planned.expected.size = BigIntOf(identity.Get("size"));
+      planned.expected.mtime_ns = static_cast<int64_t>(BigIntOf(identity.Get("mtimeNs")));
+      files_.push_back(std::move(planned));
     }
+    sizes_ = ArrayOf<double>(object, "allocationSizes");
+    batches_ = ArrayOf<uint32_t>(object, "allocationBatches");
+    item_files_ = ArrayOf<uint32_t>(object, "itemFiles");
+    allocations_ = ArrayOf<uint32_t>(object, "itemAllocations");
+    offsets_ = ArrayOf<double>(object, "itemOffsets");
+    lengths_ = ArrayOf<double>(object, "itemLengths");
+    destinations_ = ArrayOf<double>(object, "itemDestinations");
+    from_ = ArrayOf<uint8_t>(object, "itemFrom");
+    to_ = ArrayOf<uint8_t>(object, "itemTo");
   }
-  return plan.Validate();
-}
+
+  // Any thread, once.
+  Status Make(Plan* out) {
+    Plan& plan = *out;
+    const size_t count = item_files_.length;
+    const bool converts = from_.length > 0;
+    if (batches_.length != sizes_.length || allocations_.length != count || offsets_.length != count ||
+        lengths_.length != count || destinations_.length != count ||
+        (converts && (from_.length != count || to_.length != count))) {
+      return Status(Code::INVALID_ARGUMENT, "the arrays of the plan differ in length");
+    }
+    plan.files = std::move(files_);
+    plan.allocations.reserve(sizes_.length);
+    for (size_t i = 0; i < sizes_.length; ++i)
+      plan.allocations.push_back({static_cast<uint64_t>(sizes_.data[i]), batches_.data[i]});
+    plan.items.reserve(count);
+    for (size_t i = 0; i < count; ++i) {
+      plan.items.push_back({item_files_.data[i], allocations_.data[i], static_cast<uint64_t>(offsets_.data[i]),
+                            static_cast<uint64_t>(lengths_.data[i]), static_cast<uint64_t>(destinations_.data[i])});
+      if (!converts) continue;
+      plan.items.back().from = static_cast<DType>(from_.data[i]);
+      plan.items.back().to = static_cast<DType>(to_.data[i]);
+    }
+    return plan.Validate();
+  }
+
+ private:
+  template <class T>
+  struct Array {
+    const T* data = nullptr;
+    size_t length = 0;
+  };
+  template <class T>
+  static Array<T> ArrayOf(const Napi::Object& object, const char* name) {
+    Napi::Value value = object.Get(name);
+    if (!value.IsTypedArray()) return {};
+    auto array = value.As<Napi::TypedArrayOf<T>>();
+    return {array.Data(), array.ElementLength()};
+  }
+
+  std::vector<PlanFile> files_;
+  Array<double> sizes_, offsets_, lengths_, destinations_;
+  Array<uint32_t> batches_, item_files_, allocations_;
+  Array<uint8_t> from_, to_;
+};
 
 void Wake(const std::shared_ptr<Load>& load) {
   if (load->posted.exchange(true)) return;
@@ -213,34 +236,58 @@ void Wake(const std::shared_ptr<Load>& load) {
   });
 }
 
-// startTransfer(engine, plan, {window, collectReady, timeoutMs, alwaysStage}): External; throws a status object.
-Napi::Value StartTransfer(const Napi::CallbackInfo& info) {
-  Napi::Env env = info.Env();
-  Plan plan;
-  Status status = PlanFromJs(info[1].As<Napi::Object>(), &plan);
-  if (!status.ok()) return Throw(env, status);
-  auto object = info[2].As<Napi::Object>();
-  auto load = std::make_shared<Load>();
-  load->dispatcher = EnvState::Of(env).dispatcher();
-  TransferOptions options;
-  options.window = static_cast<uint32_t>(NumberOr(object, "window", UINT32_MAX));
-  options.collect_ready = Flag(object, "collectReady");
-  options.always_stage = Flag(object, "alwaysStage");
-  Napi::Value memory = info[1].As<Napi::Object>().Get("memory");
-  for (uint32_t i = 0; memory.IsArray() && i < memory.As<Napi::Array>().Length(); ++i) {
-    Napi::Value given = memory.As<Napi::Array>().Get(i);
-    options.memory.push_back(given.IsExternal() ? FromExternal<DeviceBuffer>(given) : nullptr);
+// What startTransfer and beginTransfer need of JavaScript values.
+struct Beginning {
+  explicit Beginning(const Napi::CallbackInfo& info)
+      : engine(FromExternal<Engine>(info[0])), packed(info[1].As<Napi::Object>()), load(std::make_shared<Load>()) {
+    auto object = info[2].As<Napi::Object>();
+    load->dispatcher = EnvState::Of(info.Env()).dispatcher();
+    options.window = static_cast<uint32_t>(NumberOr(object, "window", UINT32_MAX));
+    options.collect_ready = Flag(object, "collectReady");
+    options.always_stage = Flag(object, "alwaysStage");
+    Napi::Value memory = info[1].As<Napi::Object>().Get("memory");
+    for (uint32_t i = 0; memory.IsArray() && i < memory.As<Napi::Array>().Length(); ++i) {
+      Napi::Value given = memory.As<Napi::Array>().Get(i);
+      options.memory.push_back(given.IsExternal() ? FromExternal<DeviceBuffer>(given) : nullptr);
+    }
+    double timeout = NumberOr(object, "timeoutMs", 0);
+    if (timeout > 0 && timeout < kForeverMs)
+      options.deadline = Clock::now() + std::chrono::microseconds(static_cast<int64_t>(timeout * 1000));
+    // Weak: the transfer belongs to the load, not the other way round.
+    options.notify = [weak = std::weak_ptr<Load>(load)] {
+      if (auto alive = weak.lock()) Wake(alive);
+    };
   }
-  double timeout = NumberOr(object, "timeoutMs", 0);
-  if (timeout > 0 && timeout < kForeverMs)
-    options.deadline = Clock::now() + std::chrono::microseconds(static_cast<int64_t>(timeout * 1000));
-  // Weak: the transfer belongs to the load, not the other way round.
-  options.notify = [weak = std::weak_ptr<Load>(load)] {
-    if (auto alive = weak.lock()) Wake(alive);
-  };
-  status = FromExternal<Engine>(info[0])->Start(std::move(plan), std::move(options), &load->transfer);
-  if (!status.ok()) return Throw(env, status);
-  return ToExternal<Load>(env, std::move(load));
+
+  // Any thread, once.
+  Status Start() {
+    Plan plan;
+    FST_RETURN_IF_ERROR(packed.Make(&plan));
+    return engine->Start(std::move(plan), std::move(options), &load->transfer);
+  }
+
+  std::shared_ptr<Engine> engine;
+  PackedPlan packed;
+  TransferOptions options;
+  std::shared_ptr<Load> load;
+};
+
+// startTransfer(engine, plan, {window, collectReady, timeoutMs, alwaysStage}): External; throws a status object. For
+// small plans.
+Napi::Value StartTransfer(const Napi::CallbackInfo& info) {
+  Beginning beginning(info);
+  Status status = beginning.Start();
+  if (!status.ok()) return Throw(info.Env(), status);
+  return ToExternal<Load>(info.Env(), std::move(beginning.load));
+}
+
+// beginTransfer(engine, plan, options): Promise<External>, the same on a worker: a million tensors take it 50 ms. The
+// plan's arrays must not change until it settles.
+Napi::Value BeginTransfer(const Napi::CallbackInfo& info) {
+  auto beginning = std::make_shared<Beginning>(info);
+  return AsyncWork::Run(
+      info.Env(), [beginning] { return beginning->Start(); },
+      [beginning](Napi::Env env) { return ToExternal<Load>(env, beginning->load); }, info[1]);
 }
 
 // pollTransfer(load, out: Float64Array(6)): [readyPrefix, readyCount, bytesLoaded, maxInFlight, drained, failed]
@@ -314,6 +361,7 @@ void ExportEngine(Napi::Env env, Napi::Object exports) {
   Export<StagingBytes>(env, exports, "stagingBytes");
   Export<TakeFallbacks>(env, exports, "takeFallbacks");
   Export<StartTransfer>(env, exports, "startTransfer");
+  Export<BeginTransfer>(env, exports, "beginTransfer");
   Export<PollTransfer>(env, exports, "pollTransfer");
   Export<TransferError>(env, exports, "transferError");
   Export<WaitTransfer>(env, exports, "waitTransfer");

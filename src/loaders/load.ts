@@ -2,7 +2,7 @@ import type { Device } from '../device.js';
 import { DeviceTensor } from '../device-tensor.js';
 import { FastSafetensorsError } from '../errors.js';
 import { Memory } from '../memory.js';
-import { checked, type NativeLoad as Handle, type NativeEngine, native, settled, statusError } from '../native.js';
+import { type NativeLoad as Handle, type NativeEngine, native, settled, statusError } from '../native.js';
 import type { Plan } from '../plan.js';
 
 export interface LoadOptions {
@@ -119,10 +119,16 @@ export class EngineLoad extends Load {
   readonly #state = new Float64Array(6); // see pollTransfer
   #error: Error | null = null;
 
-  constructor(engine: NativeEngine, plan: Plan, device: Device, options: LoadOptions) {
+  private constructor(engine: NativeEngine, handle: Handle, plan: Plan, device: Device) {
     super(plan, device);
     this.#engine = engine;
-    this.#handle = checked(() => native().startTransfer(engine, plan.toNative(), options));
+    this.#handle = handle;
+  }
+
+  /** Rejects with what the engine says of the plan; CLOSED when it is closed. */
+  static async start(engine: NativeEngine, plan: Plan, device: Device, options: LoadOptions): Promise<EngineLoad> {
+    const handle = await settled(native().beginTransfer(engine, plan.toNative(), options));
+    return new EngineLoad(engine, handle, plan, device);
   }
 
   #poll(): Float64Array {

@@ -164,7 +164,7 @@ export class Session {
     const opened = await this.race(this.#open(plan), signal);
     this.check(signal);
     const load = opened
-      ? new EngineLoad(opened.engine, plan, this.device, options)
+      ? await this.#start(opened.engine, plan, options, signal)
       : new CopierLoad(this.#make!, plan, this.device, options);
     this.#loads.add(load);
     this.#report = { ...this.#emptyReport(), files: plan.inputs.length };
@@ -176,6 +176,20 @@ export class Session {
       `${counted(plan.count, 'tensor')}, ${plan.bytes} bytes from ${counted(plan.inputs.length, 'file')} to ${this.device} through ${this.#copier}`,
     );
     return load;
+  }
+
+  /** A load that starts too late for its caller is ended at once; close() waits for it with the engine. */
+  async #start(engine: NativeEngine, plan: Plan, options: LoadOptions, signal?: AbortSignal): Promise<EngineLoad> {
+    const starting = EngineLoad.start(engine, plan, this.device, options);
+    try {
+      return await this.race(starting, signal);
+    } catch (error) {
+      void starting.then(
+        (load) => load.end(),
+        () => {}, // told by the race
+      );
+      throw error;
+    }
   }
 
   /** finish() for a load whose memory somebody keeps, and ends. */
