@@ -1,6 +1,6 @@
 import { type Device, openDevice } from './device.js';
 import { type DTypeName, typedArrayOf } from './dtype.js';
-import { FastSafetensorsError, InvalidArgumentError } from './errors.js';
+import { FastSafetensorsError, InvalidArgumentError, shown } from './errors.js';
 import { Memory } from './memory.js';
 import { native, settled } from './native.js';
 
@@ -78,7 +78,7 @@ export class DeviceTensor {
   /** The raw bytes, copied, off the event loop; by default all of them. INVALID_ARGUMENT for a range outside the tensor, CLOSED after dispose(). */
   async toHost(range: { offset?: number; length?: number } = {}): Promise<Uint8Array> {
     this.#check();
-    const { offset = 0, length = this.byteLength - offset } = range;
+    const { offset = 0, length = this.byteLength - (typeof offset === 'number' ? offset : 0) } = range;
     if (
       !(
         Number.isSafeInteger(offset) &&
@@ -89,7 +89,7 @@ export class DeviceTensor {
       )
     ) {
       throw new InvalidArgumentError(
-        `toHost: offset ${offset} and length ${length} reach outside tensor "${this.name}" of ${this.byteLength} bytes`,
+        `toHost: offset ${shown(offset)} and length ${shown(length)} reach outside tensor "${this.name}" of ${this.byteLength} bytes`,
       );
     }
     if (length > MAX_ARRAY_BUFFER) {

@@ -51,6 +51,13 @@ export interface ErrorPlace {
   cause?: unknown;
 }
 
+/** A value as messages quote it: some cannot be made a string (symbols, objects without a prototype), and some would be very long. */
+export function shown(value: unknown): string {
+  if (typeof value === 'string') return JSON.stringify(value);
+  if (typeof value === 'number' || typeof value === 'bigint') return String(value);
+  return value === null ? 'null' : typeof value;
+}
+
 // By name: an error made through the CommonJS entry is an instance for who imported the ES one, and across jest's realms.
 const BRAND = Symbol.for('fastsafetensors-node.error');
 

@@ -8,11 +8,11 @@ export type {
   CopyRequest,
   Destination,
 } from './copiers/copier.js';
+export { createCopierConstructor } from './copiers/create.js';
 export {
   type Availability,
   type CopierType,
   copierAvailability,
-  createCopierConstructor,
   registerCopier,
   registeredCopiers,
 } from './copiers/registry.js';

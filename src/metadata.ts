@@ -1,10 +1,10 @@
-import { setImmediate } from 'node:timers/promises';
 import { isUint8Array } from 'node:util/types';
 import { DTYPE_NAMES } from './dtype.js';
 import { InvalidArgumentError } from './errors.js';
 import { parseHeader, readHeader } from './native.js';
 import type { HeaderReadOptions, NativeFileIdentity, NativeHeader } from './native-types.js';
 import { TensorFrame } from './tensor-frame.js';
+import { nextTurn } from './timers.js';
 
 export { TensorFrame } from './tensor-frame.js';
 
@@ -78,7 +78,7 @@ export class SafeTensorsMetadata {
     const metadata = new SafeTensorsMetadata(header, path);
     for (let end = NAMES_A_TURN; end < header.tensorCount; end += NAMES_A_TURN) {
       metadata.#indexUpTo(end);
-      await setImmediate();
+      await nextTurn();
     }
     return metadata;
   }

@@ -2,7 +2,7 @@ import { type CopierType, registeredCopiers } from './copiers/registry.js';
 import { Device, type DeviceString } from './device.js';
 import type { DeviceTensor } from './device-tensor.js';
 import { CONVERSION_TARGETS, DTYPE_BITS, type DTypeName } from './dtype.js';
-import { FastSafetensorsError, InvalidArgumentError } from './errors.js';
+import { FastSafetensorsError, InvalidArgumentError, shown } from './errors.js';
 import type { Framework } from './framework.js';
 import type { TensorFrame } from './metadata.js';
 import type { ProcessGroup } from './process-group.js';
@@ -83,15 +83,7 @@ export interface ParallelOptions<T = DeviceTensor> extends LoaderOptions<T> {
 type Check = (value: unknown, name: string) => void;
 
 function fail(name: string, expected: string, value: unknown): never {
-  const found =
-    typeof value === 'string'
-      ? JSON.stringify(value)
-      : typeof value === 'number'
-        ? String(value)
-        : value === null
-          ? 'null'
-          : typeof value;
-  throw new InvalidArgumentError(`${name}: expected ${expected}, found ${found}`);
+  throw new InvalidArgumentError(`${name}: expected ${expected}, found ${shown(value)}`);
 }
 
 export const boolean: Check = (value, name) => {
@@ -182,9 +174,8 @@ const LOADER_CHECKS: Record<keyof LoaderOptions, Check> = {
   filter: callback,
   allowTrailingBytes: boolean,
   signal: (value, name) => {
-    const signal = value as AbortSignal | null;
-    if (typeof signal !== 'object' || signal === null || typeof signal.aborted !== 'boolean')
-      fail(name, 'an AbortSignal', value);
+    methods('an AbortSignal', 'throwIfAborted', 'addEventListener', 'removeEventListener')(value, name);
+    if (typeof (value as AbortSignal).aborted !== 'boolean') fail(name, 'an AbortSignal', value);
   },
   timeoutMs: positive,
   stallTimeoutMs: positive,
@@ -211,30 +202,46 @@ export const PARALLEL_CHECKS: Record<keyof ParallelOptions, Check> = {
   borrow: boolean,
 };
 
-/** Checks names and values of options: INVALID_ARGUMENT for an unknown name (naming the nearest right one) or a wrong value. undefined means not given. */
-export function checkOptions(options: unknown, checks: Readonly<Record<string, Check>>): void {
-  if (options === undefined) return;
+/**
+ * Checks names and values of options: INVALID_ARGUMENT for an unknown name (naming the nearest right one) or a wrong value. undefined means not given. Returns the copy
+ * that was checked, for use in place of what was given: a getter may say something else the next time. `others`: names that have no check pass.
+ */
+export function checkOptions<T extends object>(
+  options: T | undefined,
+  checks: Readonly<Record<string, Check>>,
+  others = false,
+): T {
+  if (options === undefined) return {} as T;
   if (typeof options !== 'object' || options === null || Array.isArray(options)) fail('options', 'an object', options);
-  for (const [name, value] of Object.entries(options as object)) {
+  const copy = { ...options };
+  for (const [name, value] of Object.entries(copy)) {
     const check = Object.hasOwn(checks, name) ? checks[name] : undefined;
     if (!check) {
+      if (others) continue;
       throw new InvalidArgumentError(
         `there is no option "${name}"; did you mean "${nearest(name, Object.keys(checks))}"?`,
       );
     }
     if (value !== undefined) check(value, name);
   }
+  return copy;
 }
 
-export function checkLoaderOptions(options: LoaderOptions | undefined): void {
-  checkOptions(options, LOADER_CHECKS as Record<string, Check>);
+export function checkLoaderOptions<T>(options: LoaderOptions<T> | undefined): LoaderOptions<T> {
+  return checkOptions(options, LOADER_CHECKS as Record<string, Check>);
 }
 
-export function checkParallelOptions(options: ParallelOptions): void {
+export function checkParallelOptions<T>(options: ParallelOptions<T>): ParallelOptions<T> {
   if (typeof options !== 'object' || options === null) fail('options', 'an object with files', options);
-  checkOptions(options, PARALLEL_CHECKS as Record<string, Check>);
-  if (options.files === undefined)
+  const checked = checkOptions(options, PARALLEL_CHECKS as Record<string, Check>);
+  if (checked.files === undefined)
     throw new InvalidArgumentError('files: expected a path or an array of paths, found nothing');
+  return checked;
+}
+
+/** A copier's options: those of the loaders, which give it all of theirs. */
+export function checkCopierOptions<T extends object>(options: T, others: boolean): T {
+  return checkOptions(options, PARALLEL_CHECKS as Record<string, Check>, others);
 }
 
 export const COPY_CHECKS: Readonly<Record<string, Check>> = {

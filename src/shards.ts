@@ -2,6 +2,7 @@ import { readdir, readFile, realpath, stat } from 'node:fs/promises';
 import { basename, dirname, join, sep } from 'node:path';
 import { FastSafetensorsError, InvalidArgumentError } from './errors.js';
 import { SafeTensorsMetadata } from './metadata.js';
+import { milliseconds, nextTurn } from './timers.js';
 
 /** One file, several, a folder (its model.safetensors.index.json, else its *.safetensors), or an index file. */
 export type Files = string | readonly string[];
@@ -187,7 +188,7 @@ export async function readShards(
   if (metadata.length === 1 && !index)
     return { metadata, fileOf: (name) => (metadata[0]!.has(name) ? 0 : undefined), totalSize };
   const fileOf = new Map<string, number>();
-  let turn = performance.now();
+  let turn = milliseconds();
   for (let file = 0; file < metadata.length; ++file) {
     const header = metadata[file]!;
     for (let i = 0; i < header.tensorCount; ++i) {
@@ -201,9 +202,9 @@ export async function readShards(
         );
       }
       fileOf.set(name, file);
-      if ((i & 1023) === 1023 && performance.now() - turn > 4) {
-        await new Promise((resolve) => setImmediate(resolve));
-        turn = performance.now();
+      if ((i & 1023) === 1023 && milliseconds() - turn > 4) {
+        await nextTurn();
+        turn = milliseconds();
       }
     }
   }

@@ -1,5 +1,5 @@
 import { Device } from '../device.js';
-import { FastSafetensorsError, InvalidArgumentError } from '../errors.js';
+import { FastSafetensorsError, InvalidArgumentError, shown } from '../errors.js';
 import { type Availability, gdsAvailability, nogdsAvailability, unifiedAvailability } from './availability.js';
 import type { CopierConstructor, CopierFactory } from './copier.js';
 import { gds } from './gds.js';
@@ -48,24 +48,29 @@ export function registerCopier(type: CopierType, factory?: CopierFactory): void 
   registry.set(type, factory);
 }
 
+/** Whether what is registered under a name is the built-in of that name. */
+export function isBuiltin(type: CopierType): boolean {
+  return registry.get(type) === BUILTINS.get(type)?.factory;
+}
+
 /** Names of all registered copiers, built-ins first. */
 export function registeredCopiers(): string[] {
   return [...registry.keys()];
 }
 
-/** The constructor of a copier for one device. UNKNOWN_COPIER lists those there are; COPIER_UNAVAILABLE says why. */
-export function createCopierConstructor(
+/** The constructor of a copier for one device, with options that were checked. UNKNOWN_COPIER lists those there are; COPIER_UNAVAILABLE says why. */
+export function constructorOf(
   type: CopierType,
   device: Device | string,
   options: Readonly<Record<string, unknown>> = {},
 ): CopierConstructor {
-  const target = typeof device === 'string' ? Device.parse(device) : device;
+  const target = device instanceof Device ? device : Device.parse(device);
   const factory = registry.get(type === 'auto' ? 'nogds' : type);
   if (!factory) throw unknown(type, registeredCopiers());
   const make = factory(target, options);
   if (typeof make !== 'function') {
     throw new InvalidArgumentError(
-      `the factory of copier "${type}" returned ${typeof make}, expected a function (metadata, device) => Copier`,
+      `the factory of copier "${type}" returned ${shown(make)}, expected a function (metadata, device) => Copier`,
     );
   }
   return make;
@@ -82,5 +87,5 @@ export async function copierAvailability(type: CopierType, device = 'cpu'): Prom
 }
 
 function unknown(type: string, known: readonly string[]): FastSafetensorsError {
-  return new FastSafetensorsError('UNKNOWN_COPIER', `there is no copier "${type}"; there are ${known.join(', ')}`);
+  return new FastSafetensorsError('UNKNOWN_COPIER', `there is no copier ${shown(type)}; there are ${known.join(', ')}`);
 }

@@ -1,12 +1,13 @@
 import type { Device } from '../device.js';
 import { DeviceTensor } from '../device-tensor.js';
-import { FastSafetensorsError } from '../errors.js';
-import { adopt } from '../framework.js';
+import { FastSafetensorsError, shown } from '../errors.js';
+import { adopt, isPromise } from '../framework.js';
 import type { SafeTensorsMetadata } from '../metadata.js';
 import { checkLoaderOptions, type LoaderOptions } from '../options.js';
 import { convertedDtype, Plan } from '../plan.js';
 import { type Files, readShards, type ShardSet } from '../shards.js';
 import type { SliceRange, TensorFrame } from '../tensor-frame.js';
+import { milliseconds } from '../timers.js';
 import { Session } from './session.js';
 
 /** Files that were opened lazily: their headers are checked, a tensor is read when it is asked for. */
@@ -27,13 +28,12 @@ export async function fastsafeOpen<T = DeviceTensor>(
   files: Files,
   options: LoaderOptions<T> = {},
 ): Promise<OpenFiles<T>> {
-  checkLoaderOptions(options as LoaderOptions);
-  const session = new Session({ ...options } as LoaderOptions);
+  const checked = checkLoaderOptions(options);
+  const { allowTrailingBytes, signal } = checked;
+  const session = new Session(checked as LoaderOptions);
   session.check();
-  const shards = await session.race(
-    readShards(files, { allowTrailingBytes: options.allowTrailingBytes }, options.signal),
-  );
-  return new LazyFiles(session, shards, options);
+  const shards = await session.race(readShards(files, { allowTrailingBytes }, signal));
+  return new LazyFiles(session, shards, checked);
 }
 
 class LazyFiles<T> implements OpenFiles<T> {
@@ -64,7 +64,7 @@ class LazyFiles<T> implements OpenFiles<T> {
     const { metadata, index } = this.#find(name);
     const { timeoutMs, dtype } = this.#options;
     const plan = await Plan.ofTensors([{ metadata, selection: Uint32Array.of(index) }], { dtype });
-    const started = performance.now();
+    const started = milliseconds();
     const load = await this.#session.begin(plan, { window: 1, collectReady: false, timeoutMs });
     let tensor: DeviceTensor;
     try {
@@ -90,7 +90,7 @@ class LazyFiles<T> implements OpenFiles<T> {
     const plan = Plan.ofSlice(metadata, slice, this.#options.dtype);
     const byteLength = plan.deviceBytes;
     if (byteLength === 0) return new DeviceTensor(name, dtype, shape, 0, device, null, 0);
-    const started = performance.now();
+    const started = milliseconds();
     // Runs that lie near each other are read together and copied apart.
     const load = await this.#session.begin(plan, {
       window: 1,
@@ -121,12 +121,13 @@ class LazyFiles<T> implements OpenFiles<T> {
     const index = metadata?.indexOf(name) ?? -1;
     const { filter } = this.#options;
     if (!metadata || index < 0 || (filter && !filter(name, metadata.frameAt(index)))) {
-      throw new FastSafetensorsError('UNKNOWN_TENSOR', `no opened file has a tensor "${name}"`, { tensor: name });
+      throw new FastSafetensorsError('UNKNOWN_TENSOR', `no opened file has a tensor ${shown(name)}`, { tensor: name });
     }
     return { metadata, index };
   }
 
   async #adopt(tensor: DeviceTensor): Promise<T> {
-    return adopt(this.#options.framework, tensor);
+    const adopted = adopt(this.#options.framework, tensor);
+    return isPromise(adopted) ? this.#session.adopted(adopted) : adopted;
   }
 }

@@ -1,11 +1,12 @@
 import type { DeviceTensor } from '../device-tensor.js';
-import { FastSafetensorsError, InvalidArgumentError } from '../errors.js';
+import { FastSafetensorsError, InvalidArgumentError, shown } from '../errors.js';
 import { FilesBufferOnDevice } from '../files-buffer.js';
 import { COPY_CHECKS, checkLoaderOptions, checkOptions, type LoaderOptions } from '../options.js';
 import { Plan, type PlanInput } from '../plan.js';
 import { SingleGroup } from '../process-group.js';
 import type { Progress } from '../progress.js';
 import { type Files, readShards, type ShardSet } from '../shards.js';
+import { milliseconds } from '../timers.js';
 import { selectTensors } from './select.js';
 import { type LoadReport, Session } from './session.js';
 
@@ -25,8 +26,7 @@ export class SafeTensorsFileLoader<T = DeviceTensor> {
 
   /** Checks the options: INVALID_ARGUMENT, UNKNOWN_COPIER. */
   constructor(options: LoaderOptions<T> = {}) {
-    checkLoaderOptions(options as LoaderOptions);
-    this.#options = { ...options };
+    this.#options = checkLoaderOptions(options);
     this.#session = new Session(this.#options as LoaderOptions);
   }
 
@@ -69,7 +69,7 @@ export class SafeTensorsFileLoader<T = DeviceTensor> {
     const file = this.#shards!.fileOf(name);
     const item = file === undefined ? undefined : plan.itemOf(file, name);
     if (item === undefined)
-      throw new FastSafetensorsError('UNKNOWN_TENSOR', `no file that was added has a tensor "${name}" to load`, {
+      throw new FastSafetensorsError('UNKNOWN_TENSOR', `no file that was added has a tensor ${shown(name)} to load`, {
         tensor: name,
       });
     return plan.inputs[file!]!.metadata.shapeAt(plan.tensors[item]!);
@@ -78,19 +78,16 @@ export class SafeTensorsFileLoader<T = DeviceTensor> {
   /** Loads every tensor; `dtype` in place of the loader's. Rejects with the codes of files, copier and device, CLOSED, TIMEOUT, STALLED, or the reason of an aborted signal. */
   async copyFilesToDevice(options: CopyOptions = {}): Promise<FilesBufferOnDevice<T>> {
     const session = this.#session;
-    const { signal, onProgress } = options;
-    checkOptions(options, COPY_CHECKS);
+    const { dtype, signal, onProgress } = checkOptions(options, COPY_CHECKS);
     session.check(signal);
     const planned = this.#planned();
-    const plan = options.dtype
-      ? await session.race(Plan.ofTensors(this.#inputs!, { dtype: options.dtype }), signal)
-      : planned;
+    const plan = dtype ? await session.race(Plan.ofTensors(this.#inputs!, { dtype }), signal) : planned;
     const shards = this.#shards!;
     const find = (name: string): number | undefined => {
       const file = shards.fileOf(name);
       return file === undefined ? undefined : plan.itemOf(file, name);
     };
-    const started = performance.now();
+    const started = milliseconds();
     const { timeoutMs, framework, pg = new SingleGroup() } = this.#options;
     const load = await session.begin(plan, { window: 0xffffffff, collectReady: false, timeoutMs }, signal);
     const meter = session.meter(load, onProgress);
@@ -102,6 +99,7 @@ export class SafeTensorsFileLoader<T = DeviceTensor> {
       return buffer;
     } catch (error) {
       session.finish(load, started);
+      meter?.rethrow();
       throw error;
     } finally {
       meter?.abandon();
