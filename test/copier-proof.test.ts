@@ -167,7 +167,9 @@ test('a copier that passes its requests to a built-in one', async () => {
       return {
         async submitIo(request) {
           const wide = request.ranges.map((range) => ({ ...range, length: range.length + 1 }));
-          for (const ranges of [wide, [{ ...request.ranges[0]!, length: Number.NaN }]]) {
+          const first = request.ranges[0]!;
+          const another = { ...first, destOffset: request.path === files[0] ? 4096 : 0, length: 10 };
+          for (const ranges of [wide, [another], [{ ...first, length: Number.NaN }]]) {
             const refused = inner.waitIo(inner.submitIo({ ...request, ranges }));
             outside.push(await refused.catch((error) => error.code));
           }
@@ -185,7 +187,7 @@ test('a copier that passes its requests to a built-in one', async () => {
     tensor.dispose();
   }
   await loader.close();
-  expect(outside).toEqual(new Array(4).fill('INVALID_ARGUMENT'));
+  expect(outside).toEqual(new Array(6).fill('INVALID_ARGUMENT'));
 });
 
 const never = (): Promise<void> => new Promise(() => {});
