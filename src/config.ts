@@ -1,4 +1,5 @@
 import { readFileSync } from 'node:fs';
+import { checkOptions, text } from './check-options.js';
 import { FastSafetensorsError, InvalidArgumentError } from './errors.js';
 import type { ParallelOptions } from './options.js';
 
@@ -41,29 +42,32 @@ const SCALARS = ['loader', 'framework'];
 
 /**
  * The configuration: `path`, else the file that FASTSAFETENSORS_CONFIG names, else ./fastsafetensors.json, else defaults. Sections stand as in the file; unknown
- * objects are kept (sections of extensions), unknown scalars are left out with a debug line. IO_ERROR when a file that was named cannot be read, INVALID_ARGUMENT
- * when it holds no JSON object.
+ * objects are kept (sections of extensions), unknown scalars are left out. IO_ERROR when a file that was named cannot be read, INVALID_ARGUMENT
+ * when it holds no JSON object or an option is wrong.
  */
-export function loadConfig(
-  options: { path?: string } = {},
-  debug: (message: string) => void = () => {},
-): Record<string, unknown> {
-  const named = options.path ?? process.env[VARIABLE];
+export function loadConfig(options: { path?: string } = {}): Record<string, unknown> {
+  return readConfig(options, () => {});
+}
+
+/** loadConfig that says what it leaves out. */
+export function readConfig(options: { path?: string }, debug: (message: string) => void): Record<string, unknown> {
+  const given = checkOptions(options, { path: text });
+  const named = given.path ?? process.env[VARIABLE];
   const path = named ?? DEFAULT_FILE;
   const config: Record<string, unknown> = { loader: 'base', parallel: {}, debug: {}, base: {}, '3fs': {} };
-  let text: string;
+  let content: string;
   try {
-    text = readFileSync(path, 'utf8');
+    content = readFileSync(path, 'utf8');
   } catch (cause) {
     if (named === undefined && (cause as NodeJS.ErrnoException).code === 'ENOENT') return config;
-    const who = options.path === undefined && named !== undefined ? ` (named by ${VARIABLE})` : '';
+    const who = given.path === undefined && named !== undefined ? ` (named by ${VARIABLE})` : '';
     throw new FastSafetensorsError(
       'IO_ERROR',
       `cannot read the configuration ${path}${who}: ${(cause as Error).message}`,
       { path, cause },
     );
   }
-  for (const [key, value] of Object.entries(parse(path, text))) {
+  for (const [key, value] of Object.entries(parse(path, content))) {
     if (isSection(value)) {
       Object.defineProperty(config, key, { value: { ...value }, enumerable: true, writable: true, configurable: true });
     } else if (SCALARS.includes(key)) {

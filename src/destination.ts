@@ -1,6 +1,7 @@
+import { describe } from './check-options.js';
 import type { CopyRange, Destination } from './copiers/copier.js';
 import type { Device } from './device.js';
-import { FastSafetensorsError, InvalidArgumentError, shown } from './errors.js';
+import { FastSafetensorsError, InvalidArgumentError } from './errors.js';
 import { Intervals } from './intervals.js';
 import { type Memory, vanished } from './memory.js';
 
@@ -90,7 +91,7 @@ export class MemoryDestination implements Destination {
     const numbers = Number.isSafeInteger(destOffset) && Number.isSafeInteger(length);
     if (!numbers || destOffset < 0 || length < 0 || destOffset + length > size) {
       throw new InvalidArgumentError(
-        `write: ${shown(length)} bytes at offset ${shown(destOffset)} reach outside the destination of ${size} bytes`,
+        `write: ${describe(length)} bytes at offset ${describe(destOffset)} reach outside the destination of ${size} bytes`,
       );
     }
     if (!this.#allowed.has(destOffset, destOffset + length)) {

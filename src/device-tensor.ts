@@ -1,11 +1,14 @@
+import { checkOptions, integer } from './check-options.js';
 import { type Device, openDevice } from './device.js';
 import { type DTypeName, typedArrayOf } from './dtype.js';
-import { FastSafetensorsError, InvalidArgumentError, shown } from './errors.js';
+import { FastSafetensorsError, InvalidArgumentError } from './errors.js';
 import { Memory } from './memory.js';
 import { native, settled } from './native.js';
 
 /** Node 20 cannot make a larger ArrayBuffer over foreign memory. */
 const MAX_ARRAY_BUFFER = 2 ** 32;
+
+const RANGE_CHECKS = { offset: integer(0), length: integer(0) };
 
 /** A tensor in device memory. It keeps its allocation alive until it is disposed or collected. */
 export class DeviceTensor {
@@ -14,11 +17,10 @@ export class DeviceTensor {
   readonly shape: readonly number[];
   readonly byteLength: number;
   readonly device: Device;
-  /** The loader gives the memory back when the next tensor is asked for: an adapter must not dispose it. @internal */
-  borrowed = false;
   readonly #offset: number;
   #memory: Memory | null; // null for an empty tensor, and when disposed
   #disposed = false;
+  #borrowed = false;
   #data: ArrayBufferView | undefined;
 
   /** @internal */
@@ -78,18 +80,10 @@ export class DeviceTensor {
   /** The raw bytes, copied, off the event loop; by default all of them. INVALID_ARGUMENT for a range outside the tensor, CLOSED after dispose(). */
   async toHost(range: { offset?: number; length?: number } = {}): Promise<Uint8Array> {
     this.#check();
-    const { offset = 0, length = this.byteLength - (typeof offset === 'number' ? offset : 0) } = range;
-    if (
-      !(
-        Number.isSafeInteger(offset) &&
-        Number.isSafeInteger(length) &&
-        offset >= 0 &&
-        length >= 0 &&
-        offset + length <= this.byteLength
-      )
-    ) {
+    const { offset = 0, length = this.byteLength - offset } = checkOptions(range, RANGE_CHECKS, {}, 'toHost');
+    if (length < 0 || offset + length > this.byteLength) {
       throw new InvalidArgumentError(
-        `toHost: offset ${shown(offset)} and length ${shown(length)} reach outside tensor "${this.name}" of ${this.byteLength} bytes`,
+        `toHost: offset ${offset} and length ${length} reach outside tensor "${this.name}" of ${this.byteLength} bytes`,
       );
     }
     if (length > MAX_ARRAY_BUFFER) {
@@ -146,6 +140,16 @@ export class DeviceTensor {
 
   [Symbol.dispose](): void {
     this.dispose();
+  }
+
+  /** The loader gives the memory back when the next tensor is asked for: an adapter must not dispose it. @internal */
+  get borrowed(): boolean {
+    return this.#borrowed;
+  }
+
+  /** @internal */
+  set borrowed(borrowed: boolean) {
+    this.#borrowed = borrowed;
   }
 
   /** The allocation and the place in it, for parts of this package that hand the memory on. @internal */

@@ -51,13 +51,6 @@ export interface ErrorPlace {
   cause?: unknown;
 }
 
-/** A value as messages quote it: some cannot be made a string (symbols, objects without a prototype), and some would be very long. */
-export function shown(value: unknown): string {
-  if (typeof value === 'string') return JSON.stringify(value);
-  if (typeof value === 'number' || typeof value === 'bigint') return String(value);
-  return value === null ? 'null' : typeof value;
-}
-
 // By name: an error made through the CommonJS entry is an instance for who imported the ES one, and across jest's realms.
 const BRAND = Symbol.for('fastsafetensors-node.error');
 
@@ -90,8 +83,11 @@ export class FastSafetensorsError extends Error {
 export class InvalidArgumentError extends TypeError {
   readonly code = 'INVALID_ARGUMENT' as const;
 
-  constructor(message: string) {
+  declare readonly tensor?: string;
+
+  constructor(message: string, place: Pick<ErrorPlace, 'tensor'> = {}) {
     super(message);
+    if (place.tensor !== undefined) this.tensor = place.tensor;
     Object.defineProperty(this, BRAND, { value: true });
   }
 }

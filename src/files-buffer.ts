@@ -1,7 +1,8 @@
+import { checkTensorName, describe } from './check-options.js';
 import { openDevice } from './device.js';
 import { DeviceTensor } from './device-tensor.js';
 import { DTYPE_BITS } from './dtype.js';
-import { FastSafetensorsError, InvalidArgumentError, shown } from './errors.js';
+import { FastSafetensorsError, InvalidArgumentError } from './errors.js';
 import { adopt, disposeWhenMade, type Framework, isPromise } from './framework.js';
 import type { Load } from './loaders/load.js';
 import { Memory } from './memory.js';
@@ -62,7 +63,7 @@ export class FilesBufferOnDevice<T = DeviceTensor> {
     return { metadata: plan.inputs[plan.files[item]!]!.metadata, index: plan.tensors[item]! };
   }
 
-  /** UNKNOWN_TENSOR, CLOSED, and what the framework's adapter rejects with. */
+  /** UNKNOWN_TENSOR, INVALID_ARGUMENT for what is no name, CLOSED, and what the framework's adapter rejects with. */
   async getTensor(name: string): Promise<T> {
     return this.#adopt(this.#load.tensor(this.#item(name)));
   }
@@ -78,7 +79,7 @@ export class FilesBufferOnDevice<T = DeviceTensor> {
   async pushTensor(name: string, dstRank: number): Promise<T | null> {
     const { rank, size } = this.#pg;
     if (!Number.isInteger(dstRank) || dstRank < 0 || dstRank >= size) {
-      throw new InvalidArgumentError(`pushTensor: expected a rank from 0 to ${size - 1}, found ${shown(dstRank)}`);
+      throw new InvalidArgumentError(`pushTensor: expected a rank from 0 to ${size - 1}, found ${describe(dstRank)}`);
     }
     const item = this.#item(name);
     return dstRank === rank ? this.#adopt(this.#load.tensor(item)) : null;
@@ -187,11 +188,12 @@ export class FilesBufferOnDevice<T = DeviceTensor> {
 
   #item(name: string): number {
     this.#check();
+    checkTensorName(name);
     const item = this.#find(name);
     if (item === undefined) {
       throw new FastSafetensorsError(
         'UNKNOWN_TENSOR',
-        `there is no tensor ${shown(name)} among the ${this.#load.plan.count} of this buffer`,
+        `there is no tensor "${name}" among the ${this.#load.plan.count} of this buffer`,
         { tensor: name },
       );
     }
@@ -206,6 +208,6 @@ export class FilesBufferOnDevice<T = DeviceTensor> {
 function checkDim(dim: number, rank: number, name: string, least: number): void {
   if (Number.isInteger(dim) && dim >= least && (dim < rank || dim === -1)) return;
   throw new InvalidArgumentError(
-    `dim: expected ${least === -1 ? '-1 or ' : ''}a dimension of "${name}", which has ${rank}, found ${shown(dim)}`,
+    `dim: expected ${least === -1 ? '-1 or ' : ''}a dimension of "${name}", which has ${rank}, found ${describe(dim)}`,
   );
 }

@@ -1,4 +1,5 @@
 import { isUint8Array } from 'node:util/types';
+import { boolean, checkOptions, describe } from './check-options.js';
 import { DTYPE_NAMES } from './dtype.js';
 import { InvalidArgumentError } from './errors.js';
 import { parseHeader, readHeader } from './native.js';
@@ -12,8 +13,6 @@ export interface SafeTensorsMetadataOptions {
   /** Accept bytes behind the last tensor; `trailingBytes` then tells how many. Default: refuse them. */
   readonly allowTrailingBytes?: boolean;
 }
-
-const OPTIONS: readonly string[] = ['allowTrailingBytes'];
 
 /** Names put into the lookup table in one turn of the event loop: about a millisecond's worth. */
 const NAMES_A_TURN = 4096;
@@ -62,7 +61,7 @@ export class SafeTensorsMetadata {
     if (typeof path !== 'string' || path === '' || path.includes('\0')) {
       throw new InvalidArgumentError(`fromFile: expected a path, found ${describe(path)}`);
     }
-    return SafeTensorsMetadata.fromNative(await readHeader(path, checkOptions(options)), path);
+    return SafeTensorsMetadata.fromNative(await readHeader(path, readOptions(options)), path);
   }
 
   /** Checks a whole file in memory; METADATA_INCOMPLETE_BUFFER when its data is cut short. The bytes must not change until the promise settles. */
@@ -70,7 +69,7 @@ export class SafeTensorsMetadata {
     if (!isUint8Array(buffer)) {
       throw new InvalidArgumentError(`fromBuffer: expected a Uint8Array, found ${describe(buffer)}`);
     }
-    return SafeTensorsMetadata.fromNative(await parseHeader(buffer, checkOptions(options)), '');
+    return SafeTensorsMetadata.fromNative(await parseHeader(buffer, readOptions(options)), '');
   }
 
   /** Makes the lookup table without holding the event loop: get() and has() of 100,000 names would do so for 30 ms. @internal */
@@ -141,22 +140,7 @@ export class SafeTensorsMetadata {
   }
 }
 
-function checkOptions(options: unknown): HeaderReadOptions {
-  if (typeof options !== 'object' || options === null) {
-    throw new InvalidArgumentError(`options: expected an object, found ${describe(options)}`);
-  }
-  for (const key of Object.keys(options)) {
-    if (!OPTIONS.includes(key)) {
-      throw new InvalidArgumentError(`unknown option '${key}', expected ${OPTIONS.join(', ')}`);
-    }
-  }
-  const { allowTrailingBytes } = options as SafeTensorsMetadataOptions;
-  if (allowTrailingBytes !== undefined && typeof allowTrailingBytes !== 'boolean') {
-    throw new InvalidArgumentError(`allowTrailingBytes: expected a boolean, found ${describe(allowTrailingBytes)}`);
-  }
-  return { allowTrailingBytes: allowTrailingBytes ?? false };
-}
-
-function describe(value: unknown): string {
-  return typeof value === 'string' ? JSON.stringify(value) : value === null ? 'null' : typeof value;
+function readOptions(options: SafeTensorsMetadataOptions): HeaderReadOptions {
+  const { allowTrailingBytes = false } = checkOptions(options, { allowTrailingBytes: boolean });
+  return { allowTrailingBytes };
 }

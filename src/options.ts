@@ -1,8 +1,21 @@
+import {
+  boolean,
+  type Check,
+  type Checks,
+  callback,
+  checkOptions,
+  fail,
+  integer,
+  methods,
+  oneOf,
+  positive,
+  text,
+} from './check-options.js';
 import { type CopierType, registeredCopiers } from './copiers/registry.js';
 import { Device, type DeviceString } from './device.js';
 import type { DeviceTensor } from './device-tensor.js';
 import { CONVERSION_TARGETS, DTYPE_BITS, type DTypeName } from './dtype.js';
-import { FastSafetensorsError, InvalidArgumentError, shown } from './errors.js';
+import { FastSafetensorsError, InvalidArgumentError } from './errors.js';
 import type { Framework } from './framework.js';
 import type { TensorFrame } from './metadata.js';
 import type { ProcessGroup } from './process-group.js';
@@ -79,49 +92,6 @@ export interface ParallelOptions<T = DeviceTensor> extends LoaderOptions<T> {
   /** A tensor is only valid until the next one is asked for: its memory is given back then. */
   borrow?: boolean;
 }
-
-type Check = (value: unknown, name: string) => void;
-
-function fail(name: string, expected: string, value: unknown): never {
-  throw new InvalidArgumentError(`${name}: expected ${expected}, found ${shown(value)}`);
-}
-
-export const boolean: Check = (value, name) => {
-  if (typeof value !== 'boolean') fail(name, 'a boolean', value);
-};
-export const callback: Check = (value, name) => {
-  if (typeof value !== 'function') fail(name, 'a function', value);
-};
-const text: Check = (value, name) => {
-  if (typeof value !== 'string' || value.includes('\0')) fail(name, 'a string', value);
-};
-const integer =
-  (least: number, most = Number.MAX_SAFE_INTEGER): Check =>
-  (value, name) => {
-    if (!Number.isSafeInteger(value) || (value as number) < least || (value as number) > most) {
-      fail(
-        name,
-        most === Number.MAX_SAFE_INTEGER ? `a whole number from ${least}` : `a whole number from ${least} to ${most}`,
-        value,
-      );
-    }
-  };
-const positive: Check = (value, name) => {
-  if (typeof value !== 'number' || !(value > 0)) fail(name, 'a positive number', value);
-};
-const oneOf =
-  (...values: readonly unknown[]): Check =>
-  (value, name) => {
-    if (!values.includes(value))
-      fail(name, values.map((v) => (typeof v === 'string' ? `'${v}'` : String(v))).join(' or '), value);
-  };
-const methods =
-  (expected: string, ...names: readonly string[]): Check =>
-  (value, name) => {
-    const object = value as Record<string, unknown> | null;
-    if (typeof object !== 'object' || object === null || names.some((method) => typeof object[method] !== 'function'))
-      fail(name, expected, value);
-  };
 
 const LOADER_CHECKS: Record<keyof LoaderOptions, Check> = {
   device: (value) => void Device.parse(value as string),
@@ -202,73 +172,48 @@ export const PARALLEL_CHECKS: Record<keyof ParallelOptions, Check> = {
   borrow: boolean,
 };
 
-/**
- * Checks names and values of options: INVALID_ARGUMENT for an unknown name (naming the nearest right one) or a wrong value. undefined means not given. Returns the copy
- * that was checked, for use in place of what was given: a getter may say something else the next time. `others`: names that have no check pass.
- */
-export function checkOptions<T extends object>(
-  options: T | undefined,
-  checks: Readonly<Record<string, Check>>,
-  others = false,
-): T {
-  if (options === undefined) return {} as T;
-  if (typeof options !== 'object' || options === null || Array.isArray(options)) fail('options', 'an object', options);
-  const copy = { ...options };
-  for (const [name, value] of Object.entries(copy)) {
-    const check = Object.hasOwn(checks, name) ? checks[name] : undefined;
-    if (!check) {
-      if (others) continue;
-      throw new InvalidArgumentError(
-        `there is no option "${name}"; did you mean "${nearest(name, Object.keys(checks))}"?`,
-      );
-    }
-    if (value !== undefined) check(value, name);
-  }
-  return copy;
-}
+/** Options of a load as a whole that only loaders with `files` have. */
+const PARALLEL_ONLY = Object.fromEntries(
+  Object.keys(PARALLEL_CHECKS)
+    .filter((name) => !Object.hasOwn(LOADER_CHECKS, name))
+    .map((name) => [
+      name,
+      name === 'files'
+        ? 'ParallelLoader (other loaders take files by addFilenames(files), fastsafeOpen as its first argument)'
+        : 'ParallelLoader',
+    ]),
+);
 
-export function checkLoaderOptions<T>(options: LoaderOptions<T> | undefined): LoaderOptions<T> {
-  return checkOptions(options, LOADER_CHECKS as Record<string, Check>);
+/** This and the next return the copy that was checked. */
+export function checkLoaderOptions<T>(options: LoaderOptions<T>): LoaderOptions<T> {
+  return checkOptions(options, LOADER_CHECKS as Checks, PARALLEL_ONLY);
 }
 
 export function checkParallelOptions<T>(options: ParallelOptions<T>): ParallelOptions<T> {
   if (typeof options !== 'object' || options === null) fail('options', 'an object with files', options);
-  const checked = checkOptions(options, PARALLEL_CHECKS as Record<string, Check>);
+  const checked = checkOptions(options, PARALLEL_CHECKS as Checks);
   if (checked.files === undefined)
     throw new InvalidArgumentError('files: expected a path or an array of paths, found nothing');
   return checked;
 }
 
-/** A copier's options: those of the loaders, which give it all of theirs. */
-export function checkCopierOptions<T extends object>(options: T, others: boolean): T {
-  return checkOptions(options, PARALLEL_CHECKS as Record<string, Check>, others);
+/** Of createCopierConstructor for a copier of this package: it takes what a loader would hand on, its own options whole. */
+export function checkCopierOptions<T extends object>(options: T): T {
+  return checkOptions(options, PARALLEL_CHECKS as Checks);
 }
 
-export const COPY_CHECKS: Readonly<Record<string, Check>> = {
+export const COPY_CHECKS: Checks = {
   dtype: LOADER_CHECKS.dtype,
   signal: LOADER_CHECKS.signal,
   onProgress: LOADER_CHECKS.onProgress,
 };
 
-/** The candidate with the fewest edits. */
-function nearest(name: string, candidates: readonly string[]): string {
-  let best = candidates[0]!;
-  let fewest = Number.POSITIVE_INFINITY;
-  for (const candidate of candidates) {
-    const edits = editDistance(name.toLowerCase(), candidate.toLowerCase());
-    if (edits < fewest) [best, fewest] = [candidate, edits];
-  }
-  return best;
+/** Of copyFilesToDevice. */
+export function checkCopyOptions<T extends object>(options: T): T {
+  return checkOptions(options, COPY_CHECKS, ownedBy("the loader's constructor", LOADER_CHECKS));
 }
 
-function editDistance(a: string, b: string): number {
-  let row = Array.from({ length: b.length + 1 }, (_, i) => i);
-  for (let i = 1; i <= a.length; ++i) {
-    const next = [i];
-    for (let j = 1; j <= b.length; ++j) {
-      next.push(Math.min(row[j]! + 1, next[j - 1]! + 1, row[j - 1]! + (a[i - 1] === b[j - 1] ? 0 : 1)));
-    }
-    row = next;
-  }
-  return row[b.length]!;
+/** For checkOptions: who has these options. */
+export function ownedBy(owner: string, checks: object): Record<string, string> {
+  return Object.fromEntries(Object.keys(checks).map((name) => [name, owner]));
 }

@@ -2,6 +2,7 @@ import { randomBytes } from 'node:crypto';
 import { type FileHandle, open, rename, unlink } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { isUint8Array } from 'node:util/types';
+import { type Check, checkOptions, fail } from './check-options.js';
 import { DTYPE_BITS, type DTypeName } from './dtype.js';
 import { type ErrorCode, FastSafetensorsError, InvalidArgumentError } from './errors.js';
 
@@ -19,6 +20,13 @@ export interface SaveFileOptions {
 }
 
 const MAX_HEADER_LENGTH = 100_000_000;
+/** By alignment, as safetensors' own writers rank dtypes (Dtype in safetensors/src/tensor.rs): those of the highest rank are written first. */
+const DTYPE_RANKS: Readonly<Record<DTypeName, number>> = Object.fromEntries(
+  [
+    ...['BOOL', 'F4', 'F6_E2M3', 'F6_E3M2', 'U8', 'I8', 'F8_E5M2', 'F8_E4M3', 'F8_E8M0', 'F8_E4M3FNUZ', 'F8_E5M2FNUZ'],
+    ...['I16', 'U16', 'F16', 'BF16', 'I32', 'U32', 'F32', 'C64', 'F64', 'I64', 'U64'],
+  ].map((dtype, rank) => [dtype, rank]),
+) as Record<DTypeName, number>;
 /** Tensors smaller than this are put together to chunks of this size, larger ones written in place, in parts that every platform takes. */
 const CHUNK = 1024 * 1024;
 const MAX_WRITE = 64 * 1024 * 1024;
@@ -30,8 +38,8 @@ interface Item extends SaveTensor {
 }
 
 /**
- * Writes a .safetensors file as the format's writers do: tensors by element size (largest first), then name; the header padded with spaces to a
- * multiple of 8. Atomic: a temporary file in the same folder is written, synced and renamed over `path`, so that readers see the old
+ * Writes a .safetensors file as the format's own writers do, byte for byte (but for the order of metadata, which theirs draw by lot): tensors by dtype, those of
+ * wide elements first, then by name; the header padded with spaces to a multiple of 8. Atomic: a temporary file in the same folder is written, synced and renamed over `path`, so that readers see the old
  * file or the whole new one; on failure the temporary file is removed and `path` is as it was.
  *
  * Rejects with UNKNOWN_DTYPE, TENSOR_INVALID_INFO (shape and data disagree), DUPLICATE_TENSOR, HEADER_TOO_LARGE, IO_ERROR or, for
@@ -47,26 +55,19 @@ export async function saveFile(
   }
   const metadata = checkMetadata(options);
   const items = checkTensors(tensors, path).sort(
-    (a, b) => DTYPE_BITS[b.dtype] - DTYPE_BITS[a.dtype] || Buffer.compare(a.nameBytes, b.nameBytes),
+    (a, b) => DTYPE_RANKS[b.dtype] - DTYPE_RANKS[a.dtype] || Buffer.compare(a.nameBytes, b.nameBytes),
   );
   const header = encodeHeader(items, metadata, path);
   await writeAtomically(path, chunksOf([header, ...items.map((item) => item.data)]));
 }
 
-function checkMetadata(options: unknown): [string, string][] | undefined {
-  if (typeof options !== 'object' || options === null) {
-    throw new InvalidArgumentError(
-      `saveFile: options must be an object, found ${options === null ? 'null' : typeof options}`,
-    );
-  }
-  for (const key of Object.keys(options)) {
-    if (key !== 'metadata') throw new InvalidArgumentError(`saveFile: unknown option '${key}', expected 'metadata'`);
-  }
-  const { metadata } = options as SaveFileOptions;
+const stringsByName: Check = (value, name) => {
+  if (typeof value !== 'object' || value === null || Array.isArray(value)) fail(name, 'an object of strings', value);
+};
+
+function checkMetadata(options: SaveFileOptions): [string, string][] | undefined {
+  const { metadata } = checkOptions(options, { metadata: stringsByName });
   if (metadata === undefined) return undefined;
-  if (typeof metadata !== 'object' || metadata === null || Array.isArray(metadata)) {
-    throw new InvalidArgumentError('saveFile: metadata must be an object of strings');
-  }
   const entries = Object.entries(metadata);
   for (const [key, value] of entries) {
     if (typeof value !== 'string') {

@@ -1,5 +1,6 @@
+import { hint } from './check-options.js';
 import { DTYPE_BITS, type DTypeName } from './dtype.js';
-import { FastSafetensorsError } from './errors.js';
+import { InvalidArgumentError } from './errors.js';
 
 /** One dimension of a slice: an index drops the dimension, a range keeps it. Negative values count from the end, as in Python. */
 export type SliceRange = number | { readonly start?: number; readonly stop?: number; readonly step?: number };
@@ -138,9 +139,8 @@ export class TensorFrame {
     }
     for (const key of Object.keys(range)) {
       if (key !== 'start' && key !== 'stop' && key !== 'step') {
-        throw this.#invalid(
-          `unknown key '${key}' in the range of dimension ${dimension}, expected start, stop or step`,
-        );
+        const instead = hint(key, ['start', 'stop', 'step']);
+        throw this.#invalid(`the range of dimension ${dimension} has a "${key}"${instead}`);
       }
     }
     const { start, stop, step = 1 } = range as { start?: number; stop?: number; step?: number };
@@ -190,8 +190,8 @@ export class TensorFrame {
     return [toByte(first), toByte(last + 1)];
   }
 
-  #invalid(problem: string): FastSafetensorsError {
-    return new FastSafetensorsError('INVALID_ARGUMENT', `slice of tensor ${JSON.stringify(this.name)}: ${problem}`, {
+  #invalid(problem: string): InvalidArgumentError {
+    return new InvalidArgumentError(`slice of tensor ${JSON.stringify(this.name)}: ${problem}`, {
       tensor: this.name,
     });
   }

@@ -1,11 +1,12 @@
 /** @jest-environment ./test/support/native-arrays-environment.js */
-import { appendFile, cp, mkdtemp, readFile, rm, truncate, writeFile } from 'node:fs/promises';
+import { appendFile, cp, mkdtemp, readdir, readFile, rm, truncate, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { basename, join, relative } from 'node:path';
 import { MODELS } from '../examples/models.js';
 import { main } from '../src/cli/main.js';
 import { ERROR_CODES } from '../src/errors.js';
 import { saveFile } from '../src/save-file.js';
+import { writeGraphModel } from './support/tf-models.js';
 
 let folder: string;
 const originalExitCode = process.exitCode;
@@ -57,6 +58,26 @@ describe('errors', () => {
     expect(stderr).toMatch(/^error: HEADER_TOO_SMALL: [^\n]+\n$/);
   });
 
+  test.each([
+    ['a file that is none', 'IO_ERROR', ['inspect', 'nowhere', '--json']],
+    ['a load of a file that is none', 'IO_ERROR', ['load', '--json', 'nowhere']],
+    ['a model that is none', 'IO_ERROR', ['split-onnx', 'nowhere', '--json']],
+    ['a misspelled flag', 'INVALID_ARGUMENT', ['inspect', 'nowhere', '--jso', '--json']],
+    ['an argument that is missing', 'INVALID_ARGUMENT', ['load', '--json']],
+    ['a command that there is not', 'INVALID_ARGUMENT', ['inspekt', '--json']],
+  ])('are JSON with --json: %s', async (_, code, args) => {
+    const { stdout, stderr, exitCode } = await cli(...args);
+    expect([stdout, exitCode]).toEqual(['', 1]);
+    const { error } = JSON.parse(stderr);
+    expect(error).toMatchObject({ code, message: expect.stringMatching(/^(?!error)./) });
+    if (code === 'IO_ERROR') expect(error.path).toMatch(/nowhere$/);
+  });
+
+  test('are not --version', async () => {
+    const { version } = JSON.parse(await readFile(join(__dirname, '../package.json'), 'utf8'));
+    expect(await cli('--version')).toEqual({ stdout: `${version}\n`, stderr: '', exitCode: 0 });
+  });
+
   test('show where they came from with --debug', async () => {
     const { stderr } = await cli('--debug', 'split-onnx', join(folder, 'none.onnx'));
     expect(stderr).toMatch(/^error: IO_ERROR: .*\n(.*\n)* +at .*\n/);
@@ -104,14 +125,51 @@ describe('inspect', () => {
     expect(JSON.parse(stdout)).toMatchObject({
       path,
       tensorCount: 1,
-      metadata: [{ key: 'made', value: 'here' }],
+      metadata: { made: 'here' },
       tensors: [{ name: 'w', dtype: 'F32', shape: [3], byteLength: 12, dataOffsets: [0, 12] }],
     });
     expect(exitCode).toBe(0);
   });
 });
 
+describe('inspect of several files', () => {
+  test('takes a folder and an index', async () => {
+    const [a, b] = [await save('a.safetensors', { w: [1] }), await save('b.safetensors', { v: [1, 2] })];
+    const index = join(folder, 'model.safetensors.index.json');
+    const { stdout } = await cli('inspect', folder);
+    expect(stdout).toMatch(/a\.safetensors: 1 tensor, 4 B.*b\.safetensors: 1 tensor, 8 B/s);
+    await writeFile(index, JSON.stringify({ weight_map: { w: 'a.safetensors', v: 'b.safetensors' } }));
+    for (const path of [folder, index]) {
+      expect(JSON.parse((await cli('inspect', '--json', path)).stdout)).toMatchObject({
+        path,
+        tensorCount: 2,
+        files: [
+          { path: a, tensorCount: 1, tensors: [{ name: 'w' }] },
+          { path: b, tensorCount: 1, metadata: { made: 'here' }, tensors: [{ name: 'v' }] },
+        ],
+      });
+    }
+  });
+
+  test('a file of a folder that is broken is an error', async () => {
+    await save('a.safetensors', { w: [1] });
+    await writeFile(join(folder, 'b.safetensors'), 'short');
+    const { stdout, stderr, exitCode } = await cli('inspect', folder);
+    expect([stdout, exitCode]).toEqual(['', 1]);
+    expect(stderr).toMatch(/^error: HEADER_TOO_SMALL: .*b\.safetensors has 5 bytes/);
+  });
+});
+
 describe('verify', () => {
+  test('leaves the name where it is not the beginning of what went wrong', async () => {
+    const path = join(folder, 'nope');
+    const { stdout, exitCode } = await cli('verify', path);
+    expect(stdout).toMatch(`${path}: IO_ERROR: cannot open ${path}: No such file or directory`);
+    expect(exitCode).toBe(1);
+    await appendFile(await save('nope', { w: [1] }), 'x');
+    expect((await cli('verify', path)).stdout).toMatch(`${path}: METADATA_INCOMPLETE_BUFFER: the tensors end at byte `);
+  });
+
   const verify = async (...args: string[]) => {
     const { stdout, exitCode } = await cli('verify', '--json', ...args);
     return {
@@ -143,7 +201,7 @@ describe('verify', () => {
     expect(both.files[1]!.code).toBe('METADATA_INCOMPLETE_BUFFER');
     expect(ERROR_CODES).toContain(both.files[2]!.code);
     const { stdout, exitCode } = await cli('verify', good, bad);
-    expect(stdout).toMatch(/good\.safetensors: ok, 1 tensors, 4 B\n.*bad\.safetensors: METADATA_INCOMPLETE_BUFFER: /);
+    expect(stdout).toMatch(/good\.safetensors: ok, 1 tensor, 4 B\n.*bad\.safetensors: METADATA_INCOMPLETE_BUFFER: /);
     expect(exitCode).toBe(1);
   });
 
@@ -200,7 +258,7 @@ describe('load', () => {
     expect(JSON.parse(stdout)).toMatchObject({ files: 1, tensors: 2, bytes: 16, device: 'cpu', copier: 'nogds' });
     expect(exitCode).toBe(0);
     expect((await cli('load', path)).stdout).toMatch(
-      /^1 files, 2 tensors, 16 B in [\d.]+ s: [\d.]+ GB\/s with copier nogds on cpu\n$/,
+      /^1 file, 2 tensors, 16 B in [\d.]+ s: [\d.]+ GB\/s with copier nogds on cpu\n$/,
     );
   });
 });
@@ -216,7 +274,7 @@ describe('split-onnx', () => {
   test('says what it lifted and what it left', async () => {
     const { stdout, stderr, exitCode } = await cli('split-onnx', await copy());
     expect([stderr, exitCode]).toEqual(['', 0]);
-    expect(stdout).toContain(`45 weights, 480.6 KiB, are now external data of ${join(folder, 'm.split.onnx')}`);
+    expect(stdout).toContain(`45 weights, 480.6 KiB, now external data of ${join(folder, 'm.split.onnx')}`);
     expect(stdout).toMatch(/^ +204 +[\d.]+ KiB +below the floor of 1024 bytes$/m);
   });
 
@@ -239,9 +297,40 @@ describe('split-onnx', () => {
     expect(exitCode).toBe(0);
   });
 
+  test('does not show what --shape begins with', async () => {
+    expect((await cli('split-onnx', '--help')).stdout).not.toContain('default: {}');
+  });
+
+  test('makes the folder that it writes to, and says which it cannot make', async () => {
+    const out = join(folder, 'not', 'there', 'yet');
+    const { stderr, exitCode } = await cli('split-onnx', await copy(), '--out', out);
+    expect([stderr, exitCode]).toEqual(['', 0]);
+    expect((await readdir(out)).sort()).toEqual(['m.safetensors', 'm.split.onnx']);
+    for (const impossible of ['/proc/no/such/folder', join(folder, 'm.onnx', 'below')]) {
+      const refused = await cli('split-onnx', join(folder, 'm.onnx'), '--out', impossible);
+      expect(refused.stderr).toContain(`error: IO_ERROR: cannot make the folder ${impossible}: `);
+      expect(refused.exitCode).toBe(1);
+    }
+  });
+
   test('says when the graphs could not be run', async () => {
     const { stdout, exitCode } = await cli('split-onnx', await copy(), '--check', '--shape', 'x=1,2,3');
-    expect(stdout).toMatch(/check: 480\.6 KiB equal\ncheck: not run: .*--shape/);
+    expect(stdout).toMatch(/check: 480\.6 KiB equal\ncheck: not run: .*--shape[^\n]*\n$/);
+    expect(exitCode).toBe(1); // what did not run did not pass
+  });
+});
+
+describe('split-tfjs', () => {
+  test('prints as split-onnx does, with whole paths', async () => {
+    const model = writeGraphModel(join(folder, 'model'));
+    const out = join(folder, 'out');
+    const stem = join(out, basename(model, '.json'));
+    const { stdout, exitCode } = await cli('split-tfjs', relative(process.cwd(), model), '--out', relative('.', out));
     expect(exitCode).toBe(0);
+    expect(stdout).toMatch(/^\d+ weights, [\d.]+ [KMi]*B, now beside /);
+    expect(stdout).toContain(` beside ${stem}.split.json\nweights: ${stem}.safetensors\n`);
+    const cut = await cli('split-tfjs', model, '--out', join(folder, 'cut'), '--max-shard-bytes', '20');
+    expect(cut.stdout).toMatch(/\nweights: .*\.index\.json\n {9}\/.*-00001-of-\d+\.safetensors\n/);
+    expect(cut.stdout).toContain(join(folder, 'cut'));
   });
 });

@@ -7,6 +7,7 @@ import {
   type Destination,
   type DeviceTensor,
   FastSafetensorsError,
+  type LoaderOptions,
   ParallelLoader,
   registerCopier,
   SafeTensorsFileLoader,
@@ -43,10 +44,8 @@ async function fill({ destination, ranges }: CopyRequest, value: number): Promis
   for (const { destOffset, length } of ranges) await destination.write(destOffset, new Uint8Array(length).fill(value));
 }
 
-type Options = Partial<ConstructorParameters<typeof ParallelLoader>[0]>;
-
 /** The first byte of each tensor, by name. */
-async function load(name: string, options: Options = {}): Promise<Record<string, number[]>> {
+async function load(name: string, options: LoaderOptions = {}): Promise<Record<string, number[]>> {
   const loader = new ParallelLoader({ files, copier: name, ...options });
   const read: Record<string, number[]> = {};
   try {

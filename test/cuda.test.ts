@@ -76,6 +76,15 @@ test.each([
   },
 );
 
+test.each([
+  ['there is no direct path', {}],
+  ['compatibility mode is forced', { CUFILE_FORCE_COMPAT_MODE: 'true' }],
+])('where %s, gds tells that its name loads all the same, as above', async (_, env) => {
+  await run(['unavailable', 'gds', 'cuda:0', '.', "copier: 'gds'.*compatibility mode"], {
+    env: { ...compat(), ...env },
+  });
+});
+
 test('a copier by name that cannot work is refused with its reason', async () => {
   await run(['refused', 'unified', 'cuda:0', 'COPIER_UNAVAILABLE']);
   await run(['refused', 'gds', 'cpu', 'COPIER_UNAVAILABLE']);

@@ -231,6 +231,7 @@ test('a reader whose slots are device memory makes way for another, and the repo
       { path: file, from: 'device slots', to: 'nogds', reason: 'its slots are device memory' },
     ]);
     expect(warnings).toHaveLength(1);
+    expect(warnings[0]).toContain(" falls back from 'device slots' to 'nogds': ");
   } finally {
     await loader.close();
   }

@@ -30,7 +30,8 @@ test('an error names the file, the tensor and the byte', async () => {
   const path = join(folder, 'data-cut-short.safetensors');
   const error = await SafeTensorsMetadata.fromFile(path).catch((caught) => caught);
   expect(error).toMatchObject({ name: 'FastSafetensorsError', path, tensor: 'w', offset: expect.any(Number) });
-  expect(error.message).toMatch(/^data-cut-short\.safetensors: tensor "w" ends at byte \d+, but the file has \d+/);
+  expect(error.message.startsWith(`${path}: tensor "w" ends at byte `)).toBe(true);
+  expect(error.message).toMatch(/, but the file has \d+/);
 });
 
 test('trailing bytes are counted where they are allowed', async () => {

@@ -104,7 +104,7 @@ describe('SafeTensorsMetadata', () => {
 
   test('a misspelled option is named beside the right one', async () => {
     await expect(SafeTensorsMetadata.fromFile('x', { allowTrailingByte: true } as never)).rejects.toThrow(
-      /'allowTrailingByte'.*allowTrailingBytes/,
+      /"allowTrailingByte".*"allowTrailingBytes"/,
     );
   });
 });

@@ -99,7 +99,7 @@ test.each([
     const error = refused(make);
     expect(error.code).toBe('INVALID_ARGUMENT');
     expect(error.message).toContain(`"${name}"`);
-    if (name !== 'abortSignal') expect(error.message).toContain(`"${nearest}"`);
+    expect(error.message).toContain(`did you mean "${nearest}"?`);
   }
 });
 
@@ -216,9 +216,6 @@ test('a copier’s options are checked as the loaders’; one of the user’s ow
   });
   createCopierConstructor('of one’s own', 'cpu', { bucket: 'b', maxThreads: 2 });
   expect(seen).toEqual([{ bucket: 'b', maxThreads: 2 }]);
-  expect(refused(() => createCopierConstructor('of one’s own', 'cpu', { maxThreads: -1 })).code).toBe(
-    'INVALID_ARGUMENT',
-  );
   for (const device of [null, {}, Symbol('gpu')])
     expect(refused(() => createCopierConstructor('nogds', device as never)).code).toBe('INVALID_ARGUMENT');
 });
@@ -237,15 +234,15 @@ test('what cannot be made a string is refused with a code all the same', async (
     expect(refused(() => createCopierConstructor(value, 'cpu')).code).toBe('UNKNOWN_COPIER');
     expect(refused(() => registerCopier(value)).code).toBe('INVALID_ARGUMENT');
     expect(refused(() => new SafeTensorsFileLoader({ copier: value })).code).toBe('INVALID_ARGUMENT');
-    expect(refused(() => loader.getShape(value)).code).toBe('UNKNOWN_TENSOR');
+    expect(refused(() => loader.getShape(value)).code).toBe('INVALID_ARGUMENT');
     const codes: [() => Promise<unknown>, string][] = [
       [() => copierAvailability(value), 'UNKNOWN_COPIER'],
-      [() => opened.getTensor(value), 'UNKNOWN_TENSOR'],
-      [() => opened.getSlice(value), 'UNKNOWN_TENSOR'],
-      [() => buffers.getTensor(value), 'UNKNOWN_TENSOR'],
+      [() => opened.getTensor(value), 'INVALID_ARGUMENT'],
+      [() => opened.getSlice(value), 'INVALID_ARGUMENT'],
+      [() => buffers.getTensor(value), 'INVALID_ARGUMENT'],
       [() => buffers.getSharded(name, value), 'INVALID_ARGUMENT'],
       [() => buffers.pushTensor(name, value), 'INVALID_ARGUMENT'],
-      [() => buffers.getMultiCols([value], 0), 'UNKNOWN_TENSOR'],
+      [() => buffers.getMultiCols([value], 0), 'INVALID_ARGUMENT'],
       [() => tensor.toHost({ offset: value }), 'INVALID_ARGUMENT'],
       [() => tensor.toHost({ length: value }), 'INVALID_ARGUMENT'],
     ];

@@ -1,5 +1,57 @@
+import { execFileSync } from 'node:child_process';
+import { join } from 'node:path';
+import ts from 'typescript';
 import { expectClean } from './support/child.js';
+
+const TOP = join(__dirname, '..');
 
 test('the ES module and CommonJS entries are one package: the same classes, the same registry', async () => {
   await expectClean('entries.mjs');
+});
+
+/** What a strict compiler that checks every declaration says of a user's module. */
+function complaints(source: string): string[] {
+  const file = join(TOP, 'user.mts'); // within the package, which may import itself by its name
+  const options: ts.CompilerOptions = {
+    strict: true,
+    skipLibCheck: false,
+    noEmit: true,
+    target: ts.ScriptTarget.ES2023,
+    lib: ['lib.es2023.d.ts', 'lib.esnext.disposable.d.ts'],
+    module: ts.ModuleKind.Node20,
+    moduleResolution: ts.ModuleResolutionKind.Node16,
+    rootDir: TOP,
+    types: ['node'],
+  };
+  const host = ts.createCompilerHost(options);
+  const { fileExists, getSourceFile } = host;
+  host.fileExists = (name) => name === file || fileExists(name);
+  host.getSourceFile = (name, ...rest) =>
+    name === file ? ts.createSourceFile(name, source, ts.ScriptTarget.ES2023) : getSourceFile(name, ...rest);
+  const program = ts.createProgram([file], options, host);
+  return ts.getPreEmitDiagnostics(program).map(({ messageText }) => ts.flattenDiagnosticMessageText(messageText, '\n'));
+}
+
+test('declarations stand by themselves and show nothing internal', () => {
+  const internal = ['tensor.borrowed', 'tensor.memory', 'metadata.identity', 'metadata.packed', 'metadata.indexOf'];
+  const source = `
+    import { DeviceTensor, loadConfig, ParallelLoader, SafeTensorsMetadata } from 'fastsafetensors-node';
+    import { createSession, onnxruntime } from 'fastsafetensors-node/ort';
+    import { emulators, mockCopier } from 'fastsafetensors-node/testing';
+    import { loadGraphModel, tfjs } from 'fastsafetensors-node/tfjs';
+    export const used = [createSession, onnxruntime, emulators, mockCopier, loadGraphModel, tfjs, ParallelLoader];
+    export async function use(tensor: DeviceTensor, metadata: SafeTensorsMetadata) {
+      for (const { name } of metadata) await tensor.toHost({ offset: name.length });
+      ${[...internal, 'loadConfig({}, () => {})'].map((code) => `// @ts-expect-error\n${code};`).join('\n')}
+    }`;
+  expect(complaints(source)).toEqual([]);
+});
+
+test('what is published is the package, without benchmarks and examples', () => {
+  const [{ files }] = JSON.parse(
+    execFileSync('npm', ['pack', '--dry-run', '--json', '--ignore-scripts'], { cwd: TOP, encoding: 'utf8' }),
+  );
+  const paths: string[] = files.map(({ path }: { path: string }) => path);
+  expect(paths).toEqual(expect.arrayContaining(['package.json', 'dist/src/index.js', 'dist/adapters/ort/index.d.ts']));
+  expect(paths.filter((path) => /^dist\/(?!src\/|adapters\/)|^(bench|examples|test)\//.test(path))).toEqual([]);
 });

@@ -228,9 +228,43 @@ test('fastsafeOpen tells metadata by file and reads one tensor at a time', async
   expect([...opened.metadata()]).toEqual([[path, new Map()]]);
   const tensor = await opened.getTensor('t3');
   expect(tensorBytes()).toBe(1003);
+  expect(Object.keys(tensor)).toEqual(['name', 'dtype', 'shape', 'byteLength', 'device']); // nothing of ours
   tensor[Symbol.dispose]();
   expect(tensor.disposed).toBe(true);
   await opened.close();
+});
+
+test('what is no name is INVALID_ARGUMENT, and what is closed is named', async () => {
+  const opened = await fastsafeOpen(path);
+  const loader = new SafeTensorsFileLoader();
+  await loader.addFilenames(path);
+  const buffer = await loader.copyFilesToDevice();
+  for (const name of [undefined, null, 3] as never[]) {
+    for (const ask of [
+      async () => opened.getTensor(name),
+      async () => opened.getSlice(name),
+      async () => loader.getShape(name),
+      async () => buffer.getShape(name),
+      async () => buffer.getTensor(name),
+      async () => buffer.getSharded(name, 0),
+    ]) {
+      await expect(ask()).rejects.toMatchObject({
+        code: 'INVALID_ARGUMENT',
+        message: expect.stringMatching(/^name: expected the name/),
+      });
+    }
+  }
+  await opened.close();
+  await buffer.close();
+  await loader.close();
+  for (const [use, name] of [
+    [async () => opened.keys(), 'what fastsafeOpen opened is closed'],
+    [async () => opened.getTensor('t1'), 'what fastsafeOpen opened is closed'],
+    [async () => loader.keys(), 'the loader is closed'],
+    [async () => buffer.keys(), 'the buffer is closed'],
+  ] as const) {
+    await expect(use()).rejects.toMatchObject({ code: 'CLOSED', message: name });
+  }
 });
 
 test('a read past the page cache that is refused falls back, visibly', async () => {
@@ -243,6 +277,7 @@ test('a read past the page cache that is refused falls back, visibly', async () 
   expect(warnings.length).toBe(fallbacks.length > 0 ? 1 : 0);
   for (const fallback of fallbacks)
     expect(fallback).toEqual({ path, from: 'direct', to: 'buffered', reason: expect.any(String) });
+  if (warnings.length > 0) expect(warnings[0]).toContain(`${path} falls back from 'direct' to 'buffered': `);
   await loader.close();
 });
 
@@ -252,7 +287,8 @@ test('debug lines go to the logger', async () => {
   const loader = new ParallelLoader({ files: path, debugLog: true, logger });
   for await (const [, tensor] of loader.iterateWeights()) tensor.dispose();
   await loader.close();
-  expect(lines.join('\n')).toContain(`10 tensors, 10045 bytes from 1 files to ${DEVICE} through nogds`);
+  const { copier } = loader.report;
+  expect(lines.join('\n')).toContain(`10 tensors, 10045 bytes from 1 file to ${DEVICE} through ${copier}`);
   expect(join(folder, 'x')).toContain(folder);
 });
 

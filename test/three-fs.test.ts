@@ -1,4 +1,6 @@
-import { spawnSync } from 'node:child_process';
+import { spawn, spawnSync } from 'node:child_process';
+import { readdirSync, rmSync } from 'node:fs';
+import { join } from 'node:path';
 import { emulators } from 'fastsafetensors-node/testing';
 import { runChild } from './support/child.js';
 
@@ -64,6 +66,23 @@ test("'auto' takes 3fs on its mount, nogds elsewhere", async () => {
 
 test('a thousand small files with few descriptors', async () => {
   await run('cpu', {}, ['manyFiles', '1000'], 'ulimit -n 96');
+});
+
+test('a process that is killed in the middle of a load leaves nothing in /dev/shm', async () => {
+  const shared = (): string[] => readdirSync('/dev/shm').filter((name) => /^(hf3fs-iov-|sem\.hf3fs)/.test(name));
+  const before = shared();
+  const script = join(__dirname, 'support', 'children', 'three-fs.cjs');
+  const env = { ...process.env, NODE_OPTIONS: '', ...environment('cpu', { STALL: 1 }) };
+  const child = spawn(process.execPath, [script, 'killed'], { env, stdio: ['ignore', 'pipe', 'inherit'] });
+  const folder = await new Promise<string>((resolve, reject) => {
+    child.stdout.once('data', (text) => resolve(String(text).trim()));
+    child.once('close', (code) => reject(new Error(`it ended with ${code}`)));
+  });
+  const ended = new Promise((resolve) => child.once('close', (_, signal) => resolve(signal)));
+  child.kill('SIGKILL');
+  expect(await ended).toBe('SIGKILL');
+  expect(shared()).toEqual(before);
+  rmSync(folder, { recursive: true });
 });
 
 test('a full /dev/shm is OUT_OF_HOST_MEMORY that names size, room and remedy', async () => {

@@ -5,6 +5,7 @@ import { expectClean } from './support/child.js';
 test.each([
   ['severalAtOnce', 'several workers and the main thread load at once; what workers left open is given back'],
   ['terminated', 'a worker is terminated in the middle of loads'],
+  ['clonesTerminated', 'a worker is terminated while copies of tensors are being made'],
   ['exitsInTheMiddle', 'a worker exits or throws in the middle of a load'],
   ['stalled', 'a worker is terminated while a read never comes back'],
 ])('%s: %s', async (scenario) => {

@@ -1,11 +1,12 @@
 import { resolve } from 'node:path';
 import { isMainThread } from 'node:worker_threads';
+import { checkOptions } from '../../src/check-options.js';
 import type { CopierType } from '../../src/copiers/registry.js';
 import { Device } from '../../src/device.js';
 import { InvalidArgumentError } from '../../src/errors.js';
 import { FilesBufferOnDevice } from '../../src/files-buffer.js';
 import { checked, type NativeOrtControl, native, type OrtSessionConfig, settled } from '../../src/native.js';
-import { checkOptions } from '../../src/options.js';
+import { COPY_CHECKS, ownedBy, PARALLEL_CHECKS } from '../../src/options.js';
 import type { Progress } from '../../src/progress.js';
 import type { Files } from '../../src/shards.js';
 import { abortable } from './abortable.js';
@@ -63,12 +64,15 @@ export const PROVIDER_CHECKS = {
   names: object,
   allowUnmatched: boolean,
   providerOptions: object,
-  signal: object,
-  onProgress: (value: unknown, name: string) => {
-    if (typeof value !== 'function')
-      throw new InvalidArgumentError(`${name}: expected a function, found ${typeof value}`);
-  },
+  signal: COPY_CHECKS.signal!,
+  onProgress: COPY_CHECKS.onProgress!,
 };
+
+/** For checkOptions. */
+export const OF_LOADERS = ownedBy(
+  'loaders: load with a SafeTensorsFileLoader and pass what its copyFilesToDevice() gives as weights',
+  PARALLEL_CHECKS,
+);
 
 /** How createSession learns of the handler that ort made a session of. */
 export const CREATED = Symbol('created');
@@ -121,7 +125,7 @@ class Backend {
   async createInferenceSessionHandler(model: string | Uint8Array, options: Loose = {}): Promise<SessionHandler> {
     const provider = (options.executionProviders ?? []).find((entry: Loose) => entry?.name === PROVIDER) ?? {};
     const { name: _, [CREATED]: created, ...given } = provider;
-    checkOptions(given, PROVIDER_CHECKS);
+    checkOptions(given, PROVIDER_CHECKS, OF_LOADERS);
     const { device = 'cpu', weights, copier, names, allowUnmatched, signal, onProgress } = given as ProviderOptions;
     signal?.throwIfAborted();
     // Before anything is read: there may be nothing to run on.

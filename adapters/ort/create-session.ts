@@ -1,6 +1,14 @@
+import { checkOptions } from '../../src/check-options.js';
 import { InvalidArgumentError } from '../../src/errors.js';
-import { checkOptions } from '../../src/options.js';
-import { CREATED, type Created, PROVIDER, PROVIDER_CHECKS, type ProviderOptions, registerBackend } from './backend.js';
+import {
+  CREATED,
+  type Created,
+  OF_LOADERS,
+  PROVIDER,
+  PROVIDER_CHECKS,
+  type ProviderOptions,
+  registerBackend,
+} from './backend.js';
 import type { Unmatched } from './match.js';
 import type { Loose } from './types.js';
 
@@ -39,7 +47,7 @@ export async function createSession<O extends OnnxRuntimeNode>(
   model: string | Uint8Array,
   options: CreateSessionOptions<O> = {},
 ): Promise<SessionOf<O> & SessionExtras> {
-  checkOptions(options, { ...PROVIDER_CHECKS, sessionOptions: isObject });
+  checkOptions(options, { ...PROVIDER_CHECKS, sessionOptions: isObject }, OF_LOADERS);
   if (typeof model !== 'string' && !(model instanceof Uint8Array))
     throw new InvalidArgumentError(`createSession: expected a model's path or bytes, found ${typeof model}`);
   registerBackend(ort);

@@ -1,8 +1,9 @@
 import type { DeviceTensor } from '../../src/device-tensor.js';
+import { canConvert } from '../../src/dtype.js';
 import { FastSafetensorsError, InvalidArgumentError } from '../../src/errors.js';
 import type { Framework } from '../../src/framework.js';
 import { deviceTensorOf } from './device-buffer.js';
-import { elementOfDType, type Loose } from './types.js';
+import { elementOfDType, type Loose, numberOfDType } from './types.js';
 
 /** The part of `onnxruntime-node`, `onnxruntime-web` or `onnxruntime-common` that is used here: pass the module itself. */
 export interface OnnxRuntime {
@@ -59,9 +60,19 @@ export function onnxruntime<O extends OnnxRuntime>(ort: O): Framework<InstanceTy
 }
 
 function unsupported(tensor: DeviceTensor, why: string): FastSafetensorsError {
+  const { dtype } = tensor;
+  const ways = [
+    ...(canConvert(dtype, 'F32') ? ["convert while loading (dtype: 'F32')"] : []),
+    // Those that ONNX knows can be a graph's weights without being anybody's tensor.
+    ...(numberOfDType(dtype) === undefined
+      ? []
+      : ['let the graph have the weights itself (createSession with weights)']),
+    `leave it out (filter: (name, frame) => frame.dtype !== '${dtype}')`,
+    'load it without a framework and take its bytes (toHost())',
+  ];
   return new FastSafetensorsError(
     'UNSUPPORTED_DTYPE',
-    `tensor "${tensor.name}" is ${tensor.dtype}: ${why}; convert while loading (dtype: 'F32'), or let the graph read the weights itself as external data (npx fastsafetensors split-onnx)`,
+    `tensor "${tensor.name}" is ${dtype}: ${why}; ${ways.slice(0, -1).join(', ')}, or ${ways.at(-1)}`,
     { tensor: tensor.name },
   );
 }

@@ -1,5 +1,6 @@
 import { FastSafetensorsError, InvalidArgumentError } from '../../src/errors.js';
 import { type NativeOrtSession, native, type OrtFetch, type OrtPort, settled } from '../../src/native.js';
+import { COPY_CHECKS } from '../../src/options.js';
 import { abortable } from './abortable.js';
 import { runConfig } from './session-options.js';
 import { checkOutput, feedOf, sourceOf, tensorOf } from './tensors.js';
@@ -38,7 +39,8 @@ export class SessionHandler {
     fetches: Readonly<Record<string, Loose>>,
     options: Loose = {},
   ): Promise<Record<string, unknown>> {
-    const signal = options?.signal as AbortSignal | undefined;
+    const signal = (options?.signal ?? undefined) as AbortSignal | undefined;
+    if (signal) COPY_CHECKS.signal!(signal, 'signal');
     signal?.throwIfAborted();
     if (this.#closed) throw new FastSafetensorsError('CLOSED', 'the session was released');
     const names = Object.keys(fetches);

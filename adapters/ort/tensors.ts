@@ -2,28 +2,68 @@ import { DeviceTensor } from '../../src/device-tensor.js';
 import { FastSafetensorsError, InvalidArgumentError } from '../../src/errors.js';
 import type { OrtFeed, OrtPort, OrtResult, OrtSource } from '../../src/native.js';
 import { bufferOfValue, OrtDeviceBuffer, sourceOfTensor } from './device-buffer.js';
-import { elementOfNumber, elementOfType, type Loose, STRING_TYPE, typeName } from './types.js';
+import { bitsOfNumber, elementOfNumber, elementOfType, type Loose, STRING_TYPE, typeName } from './types.js';
 
-/** A feed, or a tensor to be written, as the core takes it. INVALID_ARGUMENT for what is no tensor or lies where a session cannot reach. */
+/**
+ * A feed, or a tensor to be written, as the core takes it. INVALID_ARGUMENT for what is no tensor, has not the elements that its shape needs or lies where a session
+ * cannot reach; CLOSED for one that was disposed.
+ */
 export function sourceOf(name: string, tensor: Loose): OrtSource {
   if (tensor instanceof DeviceTensor) return sourceOfTensor(tensor);
   if (typeof tensor !== 'object' || tensor === null || !Array.isArray(tensor.dims)) {
     throw new InvalidArgumentError(`"${name}": expected a tensor, found ${tensor === null ? 'null' : typeof tensor}`);
   }
   const { type, dims, location } = tensor as { type: string; dims: readonly number[]; location: string };
+  const elements = countOf(name, dims);
+  if (location === 'none') throw new FastSafetensorsError('CLOSED', `"${name}": the tensor was disposed`);
   if (location === 'gpu-buffer') {
-    if (tensor.gpuBuffer instanceof OrtDeviceBuffer) return { ...tensor.gpuBuffer.source, dims };
+    if (tensor.gpuBuffer instanceof OrtDeviceBuffer) {
+      return sized(name, { ...tensor.gpuBuffer.source, dims }, elements, tensor.gpuBuffer.byteLength);
+    }
     throw new InvalidArgumentError(
       `"${name}": its gpuBuffer is not of this package; expected one of onnxruntime(ort) or an output of such a session`,
     );
   }
   if (location !== 'cpu' && location !== 'cpu-pinned')
     throw new InvalidArgumentError(`"${name}": expected a tensor on cpu or gpu-buffer, found location '${location}'`);
-  if (type === 'string') return { type: STRING_TYPE, dims, strings: tensor.data };
+  const { data } = tensor;
+  if (type === 'string') {
+    const strings = Array.isArray(data) && data.every((text) => typeof text === 'string');
+    if (!strings || data.length !== elements)
+      throw new InvalidArgumentError(`"${name}": expected an array of ${elements} strings as its data`);
+    return { type: STRING_TYPE, dims, strings: data };
+  }
   const element = elementOfType(type);
   if (!element) throw new InvalidArgumentError(`"${name}": unknown element type '${type}'`);
-  const { buffer, byteOffset, byteLength } = tensor.data as Uint8Array;
-  return { type: element.number, dims, data: new Uint8Array(buffer, byteOffset, byteLength) };
+  if (!ArrayBuffer.isView(data))
+    throw new InvalidArgumentError(`"${name}": expected a typed array as its data, found ${typeof data}`);
+  // A view of what was transferred away cannot even be looked at again.
+  const bytes = data.byteLength === 0 ? EMPTY : new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
+  return sized(name, { type: element.number, dims, data: bytes }, elements, bytes.byteLength);
+}
+
+const EMPTY = new Uint8Array(0);
+
+function countOf(name: string, dims: readonly unknown[]): number {
+  let elements = 1;
+  for (const dim of dims) {
+    if (!Number.isSafeInteger(dim) || (dim as number) < 0)
+      throw new InvalidArgumentError(`"${name}": expected whole numbers from 0 as its dims, found ${String(dim)}`);
+    elements *= dim as number;
+  }
+  if (!Number.isSafeInteger(elements))
+    throw new InvalidArgumentError(`"${name}": [${dims.join(', ')}] are more elements than can be`);
+  return elements;
+}
+
+/** The source, if it has the bytes that its elements need: a tensor may have been transferred away, or its buffer shrunk. */
+function sized(name: string, source: OrtSource, elements: number, found: number): OrtSource {
+  const bits = bitsOfNumber(source.type);
+  const expected = bits === undefined ? 0 : Math.ceil((elements * bits) / 8);
+  if (found >= expected) return source;
+  throw new InvalidArgumentError(
+    `"${name}": ${typeName(source.type)} [${source.dims.join(', ')}] needs ${expected} bytes, its data have ${found}`,
+  );
 }
 
 export function feedOf(name: string, tensor: Loose): OrtFeed {

@@ -1,4 +1,4 @@
-import type { DTypeName } from '../../src/dtype.js';
+import { DTYPE_BITS, type DTypeName } from '../../src/dtype.js';
 
 // biome-ignore lint/suspicious/noExplicitAny: ort's signatures are overloaded, and naming them would tie users to one version of its types.
 export type Loose = any;
@@ -46,6 +46,17 @@ export const elementOfDType = (dtype: DTypeName): ElementType | undefined => BY_
 /** ONNX's number for a dtype; undefined for those that ONNX Runtime cannot be given. */
 export const numberOfDType = (dtype: DTypeName): number | undefined =>
   BY_DTYPE.get(dtype)?.number ?? MORE_NUMBERS[dtype];
+
+const BITS = new Map<number, number>([
+  [21, 4], // uint4, int4: two in a byte
+  [22, 4],
+]);
+for (const [dtype, bits] of Object.entries(DTYPE_BITS)) {
+  const number = numberOfDType(dtype as DTypeName);
+  if (number !== undefined) BITS.set(number, bits);
+}
+/** Bits of an element; undefined for strings and what this package does not know. */
+export const bitsOfNumber = (number: number): number | undefined => BITS.get(number);
 
 /** The name of an element type in messages and metadata. */
 export function typeName(number: number): string {

@@ -1,8 +1,8 @@
 import { existsSync } from 'node:fs';
 import { basename, dirname, join } from 'node:path';
 import { ReadableStream } from 'node:stream/web';
+import { boolean, checkOptions } from '../../src/check-options.js';
 import { InvalidArgumentError } from '../../src/errors.js';
-import { boolean, checkOptions } from '../../src/options.js';
 import { type Files, readShards } from '../../src/shards.js';
 import { convert, ruleOf } from './convert.js';
 import { artifactsOf, type Model, readModelJson, type WeightSpec } from './model-json.js';
@@ -10,6 +10,7 @@ import type { Loose } from './tensorflow.js';
 import {
   checkComplete,
   commonWish,
+  DECIDED,
   iterateWeights,
   type Names,
   type Stored,
@@ -45,7 +46,7 @@ export function safetensorsHandler(files: Files, options: SafetensorsHandlerOpti
   if (typeof files !== 'string' && !Array.isArray(files)) {
     throw new InvalidArgumentError(`safetensorsHandler: expected a path or an array of paths, found ${typeof files}`);
   }
-  checkOptions(options, HANDLER_CHECKS);
+  checkOptions(options, HANDLER_CHECKS, DECIDED);
   const { model, names, stream, ...rest } = options;
   return {
     async load() {

@@ -1,3 +1,4 @@
+import { existsSync } from 'node:fs';
 import { readFile } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { FastSafetensorsError, InvalidArgumentError } from '../../src/errors.js';
@@ -40,13 +41,20 @@ export interface Model {
   readonly specs: readonly WeightSpec[];
 }
 
+/** What a folder's model is called. */
+const MODEL_NAME = 'model.json';
+/** The same where split-tfjs may have been. */
+export const LOADABLE_NAMES = ['model.split.json', MODEL_NAME];
+
 const DTYPES = ['float32', 'int32', 'bool', 'string', 'complex64'];
 const QUANTIZED = ['uint8', 'uint16', 'float16'];
 
-/** A model.json by its path (also as tfjs-node takes it, `file://` before it), or already parsed. IO_ERROR, INVALID_INDEX for what is no model.json, INVALID_ARGUMENT. */
-export async function readModelJson(model: string | object): Promise<Model> {
+/** A model.json by its path (also as tfjs-node takes it, `file://` before it) or by its folder (`names` there, the first that is there), or
+ * already parsed. IO_ERROR, INVALID_INDEX for what is no model.json, INVALID_ARGUMENT. */
+export async function readModelJson(model: string | object, names: readonly string[] = [MODEL_NAME]): Promise<Model> {
   if (typeof model === 'object' && model !== null) return { ...checkModel(model, 'the model'), folder: null };
-  if (typeof model === 'string' && model.startsWith('file://')) return readModelJson(model.slice('file://'.length));
+  if (typeof model === 'string' && model.startsWith('file://'))
+    return readModelJson(model.slice('file://'.length), names);
   if (typeof model !== 'string' || model === '') {
     throw new InvalidArgumentError(`model: expected the path of a model.json or its contents, found ${typeof model}`);
   }
@@ -54,11 +62,16 @@ export async function readModelJson(model: string | object): Promise<Model> {
     throw new InvalidArgumentError(`model: expected a path, found the URL ${model}; download it first`);
   }
   const text = await readFile(model, 'utf8').catch((cause) => {
+    if ((cause as NodeJS.ErrnoException).code === 'EISDIR') return null;
     throw new FastSafetensorsError('IO_ERROR', `cannot read ${model}: ${(cause as Error).message}`, {
       path: model,
       cause,
     });
   });
+  if (text === null) {
+    const paths = names.map((name) => join(model, name));
+    return readModelJson(paths.find((path) => existsSync(path)) ?? paths.at(-1)!);
+  }
   let parsed: unknown;
   try {
     parsed = JSON.parse(text);
@@ -115,6 +128,14 @@ function checkSpec(spec: unknown, path: string, where: string): void {
   if (!float16 && (typeof quantization.scale !== 'number' || typeof quantization.min !== 'number')) {
     throw wrong('a quantization without "scale" and "min"');
   }
+}
+
+/** INVALID_ARGUMENT for a model of the other kind, naming the function for it. */
+export function checkFormat({ path, json }: Model, caller: 'loadGraphModel' | 'loadLayersModel'): void {
+  const other = caller === 'loadGraphModel' ? 'layers-model' : 'graph-model';
+  if (json.format !== other) return; // older models do not tell
+  const right = caller === 'loadGraphModel' ? 'loadLayersModel' : 'loadGraphModel';
+  throw new InvalidArgumentError(`${caller}: ${path} is a ${other} (so says its "format"); load it with ${right}`);
 }
 
 /** Where the weights are: what the caller says, else what split-tfjs wrote. INVALID_ARGUMENT when neither does. */

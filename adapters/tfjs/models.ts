@@ -1,12 +1,12 @@
+import { boolean, callback, checkOptions } from '../../src/check-options.js';
 import { InvalidArgumentError } from '../../src/errors.js';
 import type { LoadReport } from '../../src/loaders/session.js';
-import { boolean, callback, checkOptions } from '../../src/options.js';
 import type { Files } from '../../src/shards.js';
 import { Adopter } from './framework.js';
-import { artifactsOf, type Model, readModelJson, weightsOf } from './model-json.js';
+import { artifactsOf, checkFormat, LOADABLE_NAMES, type Model, readModelJson, weightsOf } from './model-json.js';
 import { placeholderInitializers } from './placeholder.js';
 import { checkTensorFlow, type Loose, type TensorFlowModels } from './tensorflow.js';
-import { decodeStrings, iterateWeights, type Names, WEIGHT_CHECKS, type WeightOptions } from './weights.js';
+import { DECIDED, decodeStrings, iterateWeights, type Names, WEIGHT_CHECKS, type WeightOptions } from './weights.js';
 
 export interface ModelOptions extends WeightOptions {
   /** .safetensors files with the weights; by default those that split-tfjs wrote beside the model.json. */
@@ -18,7 +18,10 @@ export interface ModelOptions extends WeightOptions {
 }
 
 export interface LayersModelOptions extends ModelOptions {
-  /** Whether the files must have every weight of the model and no others; true. */
+  /**
+   * Whether the layers must take every tensor and leave none of their weights without one; true. With false the layers take what has their names and keep their own
+   * initial values for the rest, even when nothing matches: compare what `onReport` tells with what you expect.
+   */
   strict?: boolean;
 }
 
@@ -30,9 +33,9 @@ type Weights = Record<string, Loose>;
 
 /**
  * `tf.loadGraphModel` with weights from .safetensors files, adopted as tfjs(tf) does: no ArrayBuffer of all weights, no copies where the backend allows that.
- * `model` is the path of a model.json or its contents. The model owns its weights: dispose() frees them.
+ * `model` is the path of a model.json or of its folder (what split-tfjs made of the model.json there, else that), or its contents. The model owns its weights: dispose() frees them.
  *
- * Rejects with UNKNOWN_TENSOR, TENSOR_INVALID_INFO, UNSUPPORTED_DTYPE (weights and model do not match), INVALID_INDEX (no model.json), the codes of loaders and
+ * Rejects with UNKNOWN_TENSOR, TENSOR_INVALID_INFO, UNSUPPORTED_DTYPE (weights and model do not match), INVALID_INDEX (no model.json), INVALID_ARGUMENT (a model of layers), the codes of loaders and
  * of tfjs(tf), and what `tf.loadGraphModel` rejects with.
  */
 export async function loadGraphModel<TF extends TensorFlowModels>(
@@ -40,7 +43,7 @@ export async function loadGraphModel<TF extends TensorFlowModels>(
   model: string | object,
   options: ModelOptions = {},
 ): Promise<Awaited<ReturnType<TF['loadGraphModel']>>> {
-  checkOptions(options, MODEL_CHECKS);
+  checkOptions(options, MODEL_CHECKS, DECIDED);
   const { source, weights } = await prepare(tf, 'loadGraphModel', model, options);
   let taken = false;
   try {
@@ -72,7 +75,7 @@ export async function loadLayersModel<TF extends TensorFlowModels>(
   model: string | object,
   options: LayersModelOptions = {},
 ): Promise<Awaited<ReturnType<TF['loadLayersModel']>>> {
-  checkOptions(options, LAYERS_MODEL_CHECKS);
+  checkOptions(options, LAYERS_MODEL_CHECKS, DECIDED);
   const { strict = true, ...rest } = options;
   const { source, weights } = await prepare(tf, 'loadLayersModel', model, rest);
   let loaded: Loose;
@@ -101,7 +104,8 @@ async function prepare(
   { weights: given, names, onReport, ...options }: ModelOptions,
 ): Promise<{ source: Model; weights: Weights }> {
   checkTensorFlow(tf, `${name}(tf)`, [name]);
-  const source = await readModelJson(model);
+  const source = await readModelJson(model, LOADABLE_NAMES);
+  checkFormat(source, name);
   return { source, weights: await loadWeights(tf, source, weightsOf(source, given), names, options, onReport) };
 }
 

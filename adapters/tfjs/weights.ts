@@ -2,7 +2,7 @@ import type { DeviceTensor } from '../../src/device-tensor.js';
 import { FastSafetensorsError, InvalidArgumentError } from '../../src/errors.js';
 import { ParallelLoader } from '../../src/loaders/parallel-loader.js';
 import type { LoadReport } from '../../src/loaders/session.js';
-import { PARALLEL_CHECKS, type ParallelOptions } from '../../src/options.js';
+import { ownedBy, PARALLEL_CHECKS, type ParallelOptions } from '../../src/options.js';
 import type { Files } from '../../src/shards.js';
 import { ruleOf } from './convert.js';
 import type { Wish } from './framework.js';
@@ -15,6 +15,15 @@ export type Names = Readonly<Record<string, string>> | ((name: string) => string
 export type WeightOptions = Omit<ParallelOptions, 'files' | 'framework' | 'filter' | 'dtype' | 'borrow' | 'order'>;
 
 const { files, framework, filter, dtype, borrow, order, ...LOADING } = PARALLEL_CHECKS;
+/** Loaders' options that a model leaves no choice of. */
+export const DECIDED = ownedBy('loaders, which the model decides itself', {
+  files,
+  framework,
+  filter,
+  dtype,
+  borrow,
+  order,
+});
 /** For checkOptions. */
 export const WEIGHT_CHECKS = { ...LOADING, names: checkNames };
 

@@ -56,6 +56,7 @@ int main(int argc, char** argv) {
   fst::usrbio::Iov iov = {};
   fst::usrbio::Ior ring = {};
   CheckCall(api->iovcreate(&iov, mount.c_str(), 2 * half, 0, -1), "iovcreate");
+  if (api->iovunlink != nullptr) api->iovunlink(&iov);  // nothing is left of it when the process is killed
   CheckCall(api->iorcreate4(&ring, mount.c_str(), 64, true, 0, 0, -1, 0), "iorcreate");
   Check(device->PinHostMemory(iov.base, 2 * half));
 

@@ -43,6 +43,7 @@ int main(int argc, char** argv) {
   fst::usrbio::Iov iov = {};
   fst::usrbio::Ior ring = {};
   CheckCall(api->iovcreate(&iov, mount, in_flight * kRead, 0, -1), "iovcreate");
+  if (api->iovunlink != nullptr) api->iovunlink(&iov);  // nothing is left of it when the process is killed
   CheckCall(api->iorcreate4(&ring, mount, static_cast<int>(in_flight) * 4, true, -1, 0, -1, 0), "iorcreate");
   std::fill_n(iov.base, iov.size, 1);
   std::vector<int> fds;

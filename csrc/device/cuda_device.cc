@@ -78,6 +78,12 @@ Status CudaDevice::Init() {
   int integrated = 0;
   FST_RETURN_IF_ERROR(FST_CUDA_CHECK(*api_, DeviceGetAttribute, &integrated, cuda::kAttributeIntegrated, device));
   info_.integrated = integrated == 1;
+  if (unified_) {
+    int concurrent = 0;
+    FST_RETURN_IF_ERROR(
+        FST_CUDA_CHECK(*api_, DeviceGetAttribute, &concurrent, cuda::kAttributeConcurrentManagedAccess, device));
+    managed_ = concurrent == 1;
+  }
   numa_node_ = NumaNodeInSysfs(info_.bus_id);
   if (numa_node_ < 0) {
     // Virtual machines may hide it there. Drivers before CUDA 12.3 do not know the attribute.
@@ -118,8 +124,15 @@ Status CudaDevice::CheckRoom(uint64_t bytes) {
 }
 
 Status CudaDevice::AllocateMemory(size_t bytes, cuda::CUdeviceptr* out) {
+  const bool pinned = unified_ && !managed_;
   auto allocate = [&] {
-    return unified_ ? api_->MemAllocManaged(out, bytes, cuda::kMemAttachGlobal) : api_->MemAlloc(out, bytes);
+    if (managed_) return api_->MemAllocManaged(out, bytes, cuda::kMemAttachGlobal);
+    if (!pinned) return api_->MemAlloc(out, bytes);
+    // One address for both: all 64-bit Linux has unified addressing.
+    void* memory = nullptr;
+    CUresult result = api_->MemHostAlloc(&memory, bytes, cuda::kMemHostAllocPortable | cuda::kMemHostAllocDeviceMap);
+    *out = reinterpret_cast<uintptr_t>(memory);
+    return result;
   };
   CUresult result = allocate();
   if (result == cuda::kOutOfMemory) {
@@ -127,12 +140,16 @@ Status CudaDevice::AllocateMemory(size_t bytes, cuda::CUdeviceptr* out) {
     result = allocate();
   }
   if (result == cuda::kOutOfMemory) return OutOfMemory(bytes);
-  return api_->Check(result, unified_ ? "cuMemAllocManaged" : "cuMemAlloc");
+  return api_->Check(result, managed_ ? "cuMemAllocManaged" : pinned ? "cuMemHostAlloc" : "cuMemAlloc");
 }
 
 void CudaDevice::FreeMemory(cuda::CUdeviceptr memory) const {
   EnterToRelease();
-  api_->MemFree(memory);
+  if (unified_ && !managed_) {
+    api_->MemFreeHost(reinterpret_cast<void*>(memory));  // NOLINT(performance-no-int-to-ptr)
+  } else {
+    api_->MemFree(memory);
+  }
 }
 
 Status CudaDevice::Allocate(size_t bytes, std::shared_ptr<DeviceBuffer>* out) {

@@ -14,7 +14,8 @@ namespace fst {
 class CudaDevice : public Device {
  public:
   // Any thread, takes up to a second. DEVICE_UNAVAILABLE without a driver or without that device, CUDA_ERROR.
-  // `unified`: tensors are in managed memory that the host can fill, for GPUs that share their memory with the host.
+  // `unified`: tensors are in memory that the host can fill, for GPUs that share their memory with the host: managed
+  // memory; where the host may not touch that while the GPU works (Jetson), page-locked memory that the GPU maps.
   static Status Open(int ordinal, bool unified, std::shared_ptr<Device>* out);
 
   const std::string& name() const override { return name_; }
@@ -39,7 +40,8 @@ class CudaDevice : public Device {
   Status Enter() const;
   // The same before something is given back, which has to be tried whatever the driver says.
   void EnterToRelease() const;
-  // Device memory that no DeviceBuffer owns; the context is current. OUT_OF_DEVICE_MEMORY says asked, free and total.
+  // Memory of the device that no DeviceBuffer owns; the context is current. OUT_OF_DEVICE_MEMORY says asked, free and
+  // total.
   Status AllocateMemory(size_t bytes, cuda::CUdeviceptr* out);
   void FreeMemory(cuda::CUdeviceptr memory) const;
 
@@ -53,6 +55,7 @@ class CudaDevice : public Device {
   const cuda::CudaApi* const api_;
   const int ordinal_;
   const bool unified_;
+  bool managed_ = false;  // unified memory is
   const std::string name_;
   cuda::CUcontext context_ = nullptr;
   int numa_node_ = -1;

@@ -6,6 +6,10 @@
 #pragma once
 #include <napi.h>
 
+#include <new>
+
+#include "napi/convert.h"
+
 namespace fst {
 
 void ExportHeaders(Napi::Env env, Napi::Object exports);
@@ -16,8 +20,17 @@ void ExportThreeFs(Napi::Env env, Napi::Object exports);
 void ExportTensorFlow(Napi::Env env, Napi::Object exports);
 
 template <Napi::Value (*function)(const Napi::CallbackInfo&)>
-void Export(Napi::Env env, Napi::Object exports, const char* name) {
-  exports.Set(name, Napi::Function::New<function>(env, name));
+Napi::Value Guarded(const Napi::CallbackInfo& info) {
+  try {
+    return function(info);
+  } catch (const std::bad_alloc&) {
+    return Throw(info.Env(), OutOfMemory());
+  }
+}
+
+template <Napi::Value (*function)(const Napi::CallbackInfo&)>
+void Export(Napi::Env env, Napi::Object exports, const char* name, void* data = nullptr) {
+  exports.Set(name, Napi::Function::New<Guarded<function>>(env, name, data));
 }
 
 }  // namespace fst

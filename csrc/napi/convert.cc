@@ -1,5 +1,6 @@
 #include "napi/convert.h"
 
+#include <new>
 #include <utility>
 
 #include "base/task_pool.h"
@@ -31,6 +32,21 @@ Napi::Object StatusToJs(Napi::Env env, const Status& status) {
   return error;
 }
 
+Napi::Value Throw(Napi::Env env, const Status& status) {
+  napi_throw(env, StatusToJs(env, status));
+  return Napi::Value();
+}
+
+Napi::Value Rejected(Napi::Env env, const Status& status) {
+  auto deferred = Napi::Promise::Deferred::New(env);
+  deferred.Reject(StatusToJs(env, status));
+  return deferred.Promise();
+}
+
+Status OutOfMemory() {
+  return Status(Code::OUT_OF_HOST_MEMORY, "the process has no memory left for what this call keeps beside the tensors");
+}
+
 Napi::Value AsyncWork::Pending(Napi::Env env, std::function<void(Status)>* finish, Done done, napi_value keep) {
   auto promise = std::make_shared<Promise>(Promise{Napi::Promise::Deferred::New(env), std::move(done)});
   if (keep != nullptr) napi_create_reference(env, keep, 1, &promise->kept);
@@ -58,7 +74,12 @@ Napi::Value AsyncWork::Run(Napi::Env env, Work work, Done done, napi_value keep)
   std::function<void(Status)> finish;
   Napi::Value promise = Pending(env, &finish, std::move(done), keep);
   Status posted = Workers().Post([work = std::move(work), finish]() mutable {
-    Status status = work();
+    Status status;
+    try {
+      status = work();
+    } catch (const std::bad_alloc&) {
+      status = OutOfMemory();
+    }
     work = nullptr;  // what it holds is given back before anybody hears of the end
     finish(status);
   });

@@ -14,11 +14,23 @@ namespace fst {
 // {code, message, path?, tensor?, offset?}: src/native.ts makes a FastSafetensorsError of it.
 Napi::Object StatusToJs(Napi::Env env, const Status& status);
 
+// Leaves a pending exception: `return Throw(env, status);`.
+Napi::Value Throw(Napi::Env env, const Status& status);
+
+// A promise that is rejected already.
+Napi::Value Rejected(Napi::Env env, const Status& status);
+
+// What std::bad_alloc becomes at the boundary: the core's own bookkeeping is not checked piece by piece.
+Status OutOfMemory();
+
 // A shared pointer as a JavaScript value; collected with it. Type-checked by FromExternal.
 template <class T>
 Napi::Value ToExternal(Napi::Env env, std::shared_ptr<T> value) {
-  return Napi::External<std::shared_ptr<T>>::New(env, new std::shared_ptr<T>(std::move(value)),
-                                                 [](Napi::Env, std::shared_ptr<T>* dead) { delete dead; });
+  auto owned = std::make_unique<std::shared_ptr<T>>(std::move(value));
+  Napi::Value external = Napi::External<std::shared_ptr<T>>::New(
+      env, owned.get(), [](Napi::Env, std::shared_ptr<T>* dead) { delete dead; });
+  owned.release();  // NOLINT: the finalizer owns it now; before, New may have thrown
+  return external;
 }
 
 // src/native.ts is the only caller and passes what ToExternal made.

@@ -81,11 +81,6 @@ Status MakeReader(const Napi::Object& options, std::unique_ptr<Reader>* out) {
   return Status(Code::COPIER_UNAVAILABLE, Format("there is no reader \"%s\" in this build", kind.c_str()));
 }
 
-Napi::Value Throw(Napi::Env env, const Status& status) {
-  napi_throw(env, StatusToJs(env, status));
-  return Napi::Value();
-}
-
 // createEngine(device, reader: {kind, …}, options: {alwaysStage, maxBytesPerSecond, stallTimeoutMs, slotBytes,
 // converts}): External; throws a status object.
 Napi::Value CreateEngine(const Napi::CallbackInfo& info) {

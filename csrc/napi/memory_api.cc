@@ -14,6 +14,14 @@ namespace {
 
 size_t SizeArgument(const Napi::Value& value) { return static_cast<size_t>(value.As<Napi::Number>().Int64Value()); }
 
+// [offset, offset + length) lies in the allocation. TypeScript has checked: this keeps objects that were tampered with
+// from reaching memory.
+Status CheckRange(const DeviceBuffer& buffer, size_t offset, size_t length) {
+  if (offset <= buffer.size() && length <= buffer.size() - offset) return Status::Ok();
+  return Status(Code::INVALID_ARGUMENT,
+                Format("%zu bytes at %zu are not in an allocation of %zu bytes", length, offset, buffer.size()));
+}
+
 // openDevice(name, unified): Promise<External>
 Napi::Value OpenDeviceJs(const Napi::CallbackInfo& info) {
   auto device = std::make_shared<std::shared_ptr<Device>>();
@@ -75,11 +83,15 @@ Napi::Value ReleaseJs(const Napi::CallbackInfo& info) {
 
 // arrayBufferOf(allocation, offset, length): an ArrayBuffer over host memory that holds a reference of its own.
 Napi::Value ArrayBufferOf(const Napi::CallbackInfo& info) {
-  auto* reference = new std::shared_ptr<DeviceBuffer>(FromExternal<DeviceBuffer>(info[0]));
-  auto* address = reinterpret_cast<char*>((*reference)->address()) + SizeArgument(info[1]);
+  const auto& buffer = FromExternal<DeviceBuffer>(info[0]);
+  const size_t offset = SizeArgument(info[1]), length = SizeArgument(info[2]);
+  Status inside = CheckRange(*buffer, offset, length);
+  if (!inside.ok()) return Throw(info.Env(), inside);
+  auto* reference = new std::shared_ptr<DeviceBuffer>(buffer);
+  auto* address = reinterpret_cast<char*>(buffer->address()) + offset;
   napi_value result;
   napi_status status = napi_create_external_arraybuffer(
-      info.Env(), address, SizeArgument(info[2]),
+      info.Env(), address, length,
       [](napi_env, void*, void* hint) { delete static_cast<std::shared_ptr<DeviceBuffer>*>(hint); }, reference,
       &result);
   if (status != napi_ok) {
@@ -93,6 +105,8 @@ Napi::Value ArrayBufferOf(const Napi::CallbackInfo& info) {
 Napi::Value ReadAllocation(const Napi::CallbackInfo& info) {
   auto buffer = FromExternal<DeviceBuffer>(info[0]);
   size_t offset = SizeArgument(info[1]), length = SizeArgument(info[2]);
+  Status inside = CheckRange(*buffer, offset, length);
+  if (!inside.ok()) return Rejected(info.Env(), inside);
   struct Copy {
     void* memory = nullptr;
     size_t length = 0;
@@ -131,15 +145,14 @@ Napi::Value WriteAllocation(const Napi::CallbackInfo& info) {
   size_t offset = SizeArgument(info[1]);
   auto bytes = info[2].As<Napi::Uint8Array>();
   size_t length = bytes.ByteLength();
+  Status inside = CheckRange(*buffer, offset, length);
+  if (!inside.ok()) return Rejected(info.Env(), inside);
   std::shared_ptr<char> copy(new (std::nothrow) char[length], std::default_delete<char[]>());
-  if (copy != nullptr && length > 0) memcpy(copy.get(), bytes.Data(), length);
+  if (copy == nullptr)
+    return Rejected(info.Env(), Status(Code::OUT_OF_HOST_MEMORY, Format("cannot allocate %zu bytes to write", length)));
+  if (length > 0) memcpy(copy.get(), bytes.Data(), length);
   return AsyncWork::Run(
-      info.Env(),
-      [=]() -> Status {
-        if (copy == nullptr) return Status(Code::OUT_OF_HOST_MEMORY, Format("cannot allocate %zu bytes to write", length));
-        return buffer->device().Write(*buffer, offset, length, copy.get());
-      },
-      nullptr);
+      info.Env(), [=] { return buffer->device().Write(*buffer, offset, length, copy.get()); }, nullptr);
 }
 
 // copyAllocation(source, destination, regions: Float64Array of [sourceOffset, destinationOffset, length]…):
@@ -149,8 +162,12 @@ Napi::Value CopyAllocation(const Napi::CallbackInfo& info) {
   auto numbers = info[2].As<Napi::Float64Array>();
   std::vector<CopyRegion> regions;
   for (size_t i = 0; i + 2 < numbers.ElementLength(); i += 3) {
-    regions.push_back(
-        {static_cast<size_t>(numbers[i]), static_cast<size_t>(numbers[i + 1]), static_cast<size_t>(numbers[i + 2])});
+    CopyRegion region{static_cast<size_t>(numbers[i]), static_cast<size_t>(numbers[i + 1]),
+                      static_cast<size_t>(numbers[i + 2])};
+    Status inside = CheckRange(*source, region.source_offset, region.length);
+    if (inside.ok()) inside = CheckRange(*destination, region.destination_offset, region.length);
+    if (!inside.ok()) return Rejected(info.Env(), inside);
+    regions.push_back(region);
   }
   return AsyncWork::Run(
       info.Env(), [=] { return source->device().Copy(*source, *destination, regions.data(), regions.size()); },

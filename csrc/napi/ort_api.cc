@@ -103,10 +103,7 @@ Napi::Value OrtLibrary(const Napi::CallbackInfo& info) {
   ort::Place place;
   ort::Place::Parse(Text(info[1]), &place);
   if (status.ok()) status = ort::CheckProvider(place);
-  if (!status.ok()) {
-    napi_throw(info.Env(), StatusToJs(info.Env(), status));
-    return Napi::Value();
-  }
+  if (!status.ok()) return Throw(info.Env(), status);
   Napi::Object result = Napi::Object::New(info.Env());
   result["path"] = Napi::String::New(info.Env(), library->path);
   result["version"] = Napi::String::New(info.Env(), library->version);
@@ -350,10 +347,7 @@ Napi::Value OrtDescribe(const Napi::CallbackInfo& info) {
   if (status.ok() && api->GetTensorSizeInBytes != nullptr) {
     status = ort::FromOrt(api->GetTensorSizeInBytes(value->get(), &bytes), "describe a value");
   }
-  if (!status.ok()) {
-    napi_throw(env, StatusToJs(env, status));
-    return Napi::Value();
-  }
+  if (!status.ok()) return Throw(env, status);
   Napi::Object result = Napi::Object::New(env);
   result["pointer"] = Napi::BigInt::New(env, static_cast<uint64_t>(reinterpret_cast<uintptr_t>(data)));
   result["device"] = Napi::String::New(env, value->place().ToString());
@@ -379,10 +373,10 @@ void ExportOrt(Napi::Env env, Napi::Object exports) {
     state->End();
     delete state;
   });
-  exports.Set("ortCreateSession", Napi::Function::New<OrtCreateSession>(env, "ortCreateSession", state));
-  exports.Set("ortRun", Napi::Function::New<OrtRun>(env, "ortRun", state));
-  exports.Set("ortCloseSession", Napi::Function::New<OrtCloseSession>(env, "ortCloseSession", state));
-  exports.Set("ortReadValue", Napi::Function::New<OrtReadValue>(env, "ortReadValue", state));
+  Export<OrtCreateSession>(env, exports, "ortCreateSession", state);
+  Export<OrtRun>(env, exports, "ortRun", state);
+  Export<OrtCloseSession>(env, exports, "ortCloseSession", state);
+  Export<OrtReadValue>(env, exports, "ortReadValue", state);
   Export<OrtEndProcess>(env, exports, "ortEndProcess");
   Export<OrtLibrary>(env, exports, "ortLibrary");
   Export<OrtPorts>(env, exports, "ortPorts");

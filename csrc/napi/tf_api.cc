@@ -46,11 +46,6 @@ Napi::Value ConvertElementsJs(const Napi::CallbackInfo& info) {
       [result](Napi::Env env) { return ToExternal<DeviceBuffer>(env, std::move(*result)); });
 }
 
-Napi::Value Throw(Napi::Env env, const Status& status) {
-  napi_throw(env, StatusToJs(env, status));
-  return Napi::Value();
-}
-
 // tfRegister(): {op, version, library}; throws a status object (DEVICE_UNAVAILABLE).
 Napi::Value TfRegister(const Napi::CallbackInfo& info) {
   std::string op, version, library;

@@ -13,8 +13,7 @@ Napi::Value ExtractMountPointJs(const Napi::CallbackInfo& info) {
   std::string mount;
   Status found = ExtractMountPoint(info[0].As<Napi::String>(), &mount);
   if (found.ok()) return Napi::String::New(info.Env(), mount);
-  napi_throw(info.Env(), StatusToJs(info.Env(), found));
-  return Napi::Value();
+  return Throw(info.Env(), found);
 }
 
 // hf3fsLibPath(): string, "" when there is none

@@ -16,7 +16,7 @@ namespace fst {
 namespace {
 
 struct Mount {
-  std::string point, type;
+  std::string device, point, type;  // mounts of one file system have the same device, "0:45"
 };
 
 // mountinfo writes space, tab, newline and backslash as three octal digits.
@@ -40,11 +40,11 @@ std::vector<Mount> ParseMountinfo(const std::string& content) {
   std::istringstream in(content);
   for (std::string line; std::getline(in, line);) {
     std::istringstream fields(line);
-    std::string field, point;
-    for (int i = 0; i < 5; i++) fields >> point;
+    std::string field, device, point;
+    fields >> field >> field >> device >> field >> point;
     while (fields >> field && field != "-") {
     }
-    if (fields >> field && !point.empty()) mounts.push_back({DecodeOctal(point), DecodeOctal(field)});
+    if (fields >> field && !point.empty()) mounts.push_back({device, DecodeOctal(point), DecodeOctal(field)});
   }
   return mounts;
 }
@@ -154,6 +154,12 @@ Status ExtractMountPoint(const std::string& path, std::string* out, const std::s
       std::string parent = Parent(mount.point);
       if (is_virtual && mount.type == "fuse.hf3fs" && IsUnder(resolved, parent) && parent.size() > best.size())
         best = parent;
+    }
+    // A folder of a 3FS that is mounted by itself (a bind mount into a container) is served by any whole mount of it.
+    for (const Mount& mount : mounts) {
+      if (!best.empty()) break;
+      bool same = mount.type == "fuse.hf3fs" && mount.device == own->device && mount.point != own->point;
+      if (same && ProbeVirtual(mount.point) == 0) best = mount.point;
     }
     if (!best.empty()) {
       *out = best;

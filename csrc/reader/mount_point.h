@@ -8,7 +8,8 @@ namespace fst {
 
 // Sets *out to the mount point of the 3FS that holds `path` (absolute, symlinks resolved). The path need not exist: its
 // longest existing parent counts. A mount is 3FS when /proc/self/mountinfo says fuse.hf3fs and the folder 3fs-virt is
-// in it; also, where folders of a 3FS are mounted one by one, the parent of a mounted 3fs-virt.
+// in it; also, where folders of a 3FS are mounted one by one, the parent of a mounted 3fs-virt, or else another mount
+// of the same file system that has 3fs-virt in it.
 //
 // Errors: NOT_3FS, naming the path, its real file system type and mount; THREEFS_DISCONNECTED when it is a 3FS mount
 // that does not answer (its daemon died); INVALID_ARGUMENT for an empty path or one with a NUL.

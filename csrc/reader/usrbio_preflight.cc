@@ -107,7 +107,7 @@ Availability CheckAvailability() {
   }
   rlimit locked;
   if (getrlimit(RLIMIT_MEMLOCK, &locked) == 0 && locked.rlim_cur < kUsualBuffer) {
-    result.remedy = Format(
+    result.reason = Format(
         "locked memory is limited to %llu bytes here: if the hf3fs_fuse daemon has the same limit, it cannot register "
         "the shared buffer of %llu bytes (EACCES); ulimit -l unlimited, or set bufferSize lower",
         static_cast<unsigned long long>(locked.rlim_cur), static_cast<unsigned long long>(kUsualBuffer));

@@ -25,7 +25,7 @@ Status LookAtFiles(const std::vector<std::string>& paths, const std::string& mou
 
 struct Availability {
   bool available = false;
-  std::string library, reason, remedy;  // an available copier may have a remedy too: what to do better
+  std::string library, reason, remedy;  // of an available copier, the reason is what may yet hinder it
 };
 
 // Loads the library, looks for a mount, at /dev/shm and at the limit of locked memory. Blocks.

@@ -46,11 +46,7 @@ std::string ShapeText(const uint64_t* dims, size_t rank) {
 
 }  // namespace
 
-std::string FileLabel(const std::string& path) {
-  if (path.empty()) return "buffer";
-  size_t slash = path.find_last_of('/');
-  return slash == std::string::npos || slash + 1 == path.size() ? path : path.substr(slash + 1);
-}
+std::string FileLabel(const std::string& path) { return path.empty() ? "buffer" : path; }
 
 uint32_t HashName(std::string_view name) {
   static const HashSecret secret;

@@ -8,7 +8,7 @@
 
 namespace fst {
 
-// What messages call the file: the last part of its path, or "buffer".
+// What messages call the file: its path as it was given, or "buffer".
 std::string FileLabel(const std::string& path);
 
 // Keyed by a secret of this process, so that nobody can write a file whose names all meet in one slot.

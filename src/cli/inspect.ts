@@ -1,5 +1,7 @@
 import type { Command } from 'commander';
-import { SafeTensorsMetadata } from '../index.js';
+import { counted } from '../counted.js';
+import type { SafeTensorsMetadata } from '../index.js';
+import { readShards } from '../shards.js';
 import { formatBytes, printJson, printLine, printTable } from './output.js';
 
 interface InspectOptions {
@@ -10,15 +12,29 @@ interface InspectOptions {
 export function registerInspect(program: Command): void {
   program
     .command('inspect')
-    .description('list what the header of a .safetensors file says')
-    .argument('<file>', 'a .safetensors file')
+    .description('list what the headers of .safetensors files say')
+    .argument('<file>', 'a .safetensors file, a folder, or an index.json')
     .option('--allow-trailing-bytes', 'accept bytes after the last tensor')
     .option('--json', 'print JSON')
     .action(inspect);
 }
 
-async function inspect(file: string, options: InspectOptions): Promise<void> {
-  const header = await SafeTensorsMetadata.fromFile(file, { allowTrailingBytes: options.allowTrailingBytes ?? false });
+async function inspect(path: string, options: InspectOptions): Promise<void> {
+  const { metadata: headers } = await readShards(path, { allowTrailingBytes: options.allowTrailingBytes ?? false });
+  const single = headers.length === 1 && headers[0]!.path === path;
+  if (options.json) {
+    const files = headers.map(describe);
+    printJson(
+      single ? files[0] : { path, tensorCount: files.reduce((sum, { tensorCount }) => sum + tensorCount, 0), files },
+    );
+    return;
+  }
+  for (const header of headers) print(header);
+}
+
+function describe(header: SafeTensorsMetadata) {
+  const { path, headerLength, sizeBytes, tensorCount } = header;
+  const metadata = Object.fromEntries(header.metadata);
   const tensors = [...header].map(({ name, dtype, shape, dataOffsets, byteLength }) => ({
     name,
     dtype,
@@ -26,21 +42,16 @@ async function inspect(file: string, options: InspectOptions): Promise<void> {
     dataOffsets,
     byteLength,
   }));
-  if (options.json) {
-    const { path, headerLength, sizeBytes, tensorCount } = header;
-    printJson({
-      path,
-      headerLength,
-      sizeBytes,
-      tensorCount,
-      metadata: [...header.metadata].map(([key, value]) => ({ key, value })),
-      tensors,
-    });
-    return;
-  }
+  return { path, headerLength, sizeBytes, tensorCount, metadata, tensors };
+}
+
+function print(header: SafeTensorsMetadata): void {
+  const bytes = [...header].reduce((sum, { byteLength }) => sum + byteLength, 0);
   printLine(
-    `${header.path}: ${header.tensorCount} tensors, ${formatBytes(tensors.reduce((sum, { byteLength }) => sum + byteLength, 0))}, header ${header.headerLength} bytes`,
+    `${header.path}: ${counted(header.tensorCount, 'tensor')}, ${formatBytes(bytes)}, header ${header.headerLength} bytes`,
   );
   for (const [key, value] of header.metadata) printLine(`  ${key}: ${value}`);
-  printTable(tensors.map(({ name, dtype, shape, byteLength }) => [dtype, `[${shape.join(', ')}]`, byteLength, name]));
+  printTable(
+    [...header].map(({ name, dtype, shape, byteLength }) => [dtype, `[${shape.join(', ')}]`, byteLength, name]),
+  );
 }

@@ -1,4 +1,5 @@
 import type { Command } from 'commander';
+import { counted } from '../counted.js';
 import { type DTypeName, type LoaderOptions, ParallelLoader } from '../index.js';
 import { formatBytes, formatRate, printJson, printLine } from './output.js';
 
@@ -40,11 +41,11 @@ async function load(files: string[], options: LoadOptions): Promise<void> {
       return;
     }
     printLine(
-      `${report.files} files, ${report.tensors} tensors, ${formatBytes(report.bytes)} in ${report.seconds.toFixed(3)} s: ` +
+      `${counted(report.files, 'file')}, ${counted(report.tensors, 'tensor')}, ${formatBytes(report.bytes)} in ${report.seconds.toFixed(3)} s: ` +
         `${formatRate(report.bytesPerSecond)} with copier ${report.copier} on ${report.device}`,
     );
     for (const { path, from, to, reason } of report.fallbacks)
-      printLine(`  ${path}: ${to} instead of ${from}, because ${reason}`);
+      printLine(`  ${path}: fell back from '${from}' to '${to}': ${reason}`);
   } finally {
     await loader.close();
   }

@@ -1,3 +1,5 @@
+import type { ErrorPlace } from '../errors.js';
+
 /** Numbers and text as every command prints them. */
 
 export function formatBytes(bytes: number): string {
@@ -19,9 +21,22 @@ export function printLine(line = ''): void {
   process.stdout.write(`${printable(line)}\n`);
 }
 
-/** One line, `error: CODE: message`; with `debug` the stack and the causes follow. */
-export function printError(thrown: unknown, debug: boolean): void {
-  const error: NodeJS.ErrnoException = thrown instanceof Object ? (thrown as Error) : new Error(String(thrown));
+/** How an error is told: `json` as { error: { code, message, path, … } }, `debug` with the stack and the causes. */
+export interface ErrorStyle {
+  readonly debug: boolean;
+  readonly json: boolean;
+}
+
+/** On stderr: one line, `error: CODE: message`, or JSON. */
+export function printError(thrown: unknown, { debug, json }: ErrorStyle): void {
+  const error: ErrorPlace & NodeJS.ErrnoException =
+    thrown instanceof Object ? (thrown as Error) : new Error(String(thrown));
+  if (json) {
+    const { code = 'INTERNAL', message, path, tensor, offset, stack } = error;
+    const told = { code, message, path, tensor, offset, ...(debug && { stack }) };
+    process.stderr.write(`${JSON.stringify({ error: told }, null, 2)}\n`);
+    return;
+  }
   const lines = [`error: ${error.code ?? 'INTERNAL'}: ${error.message}`];
   if (debug) {
     for (let at: unknown = error; at instanceof Object; at = (at as Error).cause)

@@ -1,4 +1,5 @@
 import { type Command, InvalidArgumentError } from 'commander';
+import { counted } from '../counted.js';
 import { formatBytes, printJson, printLine } from './output.js';
 import { checkSplit } from './tfjs/check.js';
 import { DEFAULT_SHARD_BYTES, type SplitOptions, splitTfjs } from './tfjs/split.js';
@@ -24,9 +25,9 @@ async function run(model: string, { check, json, ...options }: SplitTfjsOptions)
   const report = await splitTfjs(model, options);
   const bytesCompared = check ? await checkSplit(report) : undefined;
   if (json) return printJson({ ...report, check: check ? { bytesCompared } : undefined });
-  printLine(`${report.tensors} weights, ${formatBytes(report.bytes)}`);
-  printLine(`weights: ${report.files.join(', ')}`);
-  printLine(`model:   ${report.graph}`);
+  printLine(`${counted(report.tensors, 'weight')}, ${formatBytes(report.bytes)}, now beside ${report.graph}`);
+  printLine(`weights: ${report.weights}`);
+  if (report.files.length > 1) for (const file of report.files) printLine(`         ${file}`);
   if (bytesCompared !== undefined) printLine(`check: ${formatBytes(bytesCompared)} equal`);
 }
 

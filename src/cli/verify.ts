@@ -1,6 +1,7 @@
 import { readdir, readFile, stat } from 'node:fs/promises';
-import { basename, dirname, join } from 'node:path';
+import { dirname, join } from 'node:path';
 import type { Command } from 'commander';
+import { counted } from '../counted.js';
 import { FastSafetensorsError } from '../errors.js';
 import { SafeTensorsFileLoader, SafeTensorsMetadata } from '../index.js';
 import { formatBytes, printJson, printLine } from './output.js';
@@ -51,7 +52,8 @@ async function verify(paths: string[], options: VerifyOptions): Promise<void> {
   }
   for (const { path, ok: fine, tensors, bytes, code, message, warnings } of verdicts) {
     if (!fine) printLine(`${path}: ${code}: ${message}`);
-    else printLine(`${path}: ok${tensors === undefined ? '' : `, ${tensors} tensors, ${formatBytes(bytes!)}`}`);
+    else
+      printLine(`${path}: ok${tensors === undefined ? '' : `, ${counted(tensors, 'tensor')}, ${formatBytes(bytes!)}`}`);
     for (const warning of warnings) printLine(`${path}: warning: ${warning}`);
   }
 }
@@ -83,7 +85,7 @@ async function verifyFile(path: string, allowTrailingBytes: boolean): Promise<Ve
   try {
     const header = await SafeTensorsMetadata.fromFile(path, { allowTrailingBytes });
     const bytes = [...header].reduce((sum, { byteLength }) => sum + byteLength, 0);
-    const warnings = header.trailingBytes > 0 ? [`${header.trailingBytes} bytes after the last tensor`] : [];
+    const warnings = header.trailingBytes > 0 ? [`${counted(header.trailingBytes, 'byte')} after the last tensor`] : [];
     return { path, ok: true, tensors: header.tensorCount, bytes, warnings };
   } catch (error) {
     return failed(path, error);
@@ -139,6 +141,7 @@ async function verifyTogether(
 
 function failed(path: string, error: unknown): Verdict {
   const { code, syscall, message } = error as NodeJS.ErrnoException;
-  const text = message.replace(`${path}: `, '').replace(`${basename(path)}: `, '');
+  const prefix = `${path}: `; // the line begins with it already
+  const text = message.startsWith(prefix) ? message.slice(prefix.length) : message;
   return { path, ok: false, code: syscall ? 'IO_ERROR' : (code ?? 'INTERNAL'), message: text, warnings: [] };
 }

@@ -5,9 +5,9 @@ import { type NativeDevice, native, settled } from '../native.js';
 
 export interface Availability {
   available: boolean;
-  /** Why not. */
+  /** Why not; of an available copier, what may yet hinder it. */
   reason?: string;
-  /** What to do about it. */
+  /** What to do about it, when it is not available. */
   remedy?: string;
   library?: string;
   version?: string;
@@ -15,6 +15,7 @@ export interface Availability {
 
 const NVIDIA_FS = '/proc/driver/nvidia-fs';
 const USE_NOGDS = "use copier: 'nogds'";
+const BY_NAME = "naming it (copier: 'gds') loads all the same, through the CPU in compatibility mode";
 
 /** What the driver says of the device, or why it cannot be had. */
 async function probe(device: Device): Promise<Availability & { library: string; integrated: boolean }> {
@@ -69,7 +70,7 @@ export async function gdsAvailability(device: Device): Promise<Availability> {
     return {
       available: false,
       reason: 'CUFILE_FORCE_COMPAT_MODE makes cuFile read through the host (compatibility mode)',
-      remedy: `unset it, or ${USE_NOGDS}`,
+      remedy: `unset it, or ${USE_NOGDS}; ${BY_NAME}`,
       ...library,
     };
   }
@@ -84,7 +85,7 @@ export async function gdsAvailability(device: Device): Promise<Availability> {
     return {
       available: false,
       reason: `the kernel driver nvidia-fs is not loaded (there is no ${NVIDIA_FS}) and ${settings.path} does not turn on PCI peer-to-peer, so that ${then}`,
-      remedy: `load nvidia-fs (modprobe nvidia-fs), or set use_pci_p2pdma in ${settings.path} where the kernel has it, or ${USE_NOGDS}`,
+      remedy: `load nvidia-fs (modprobe nvidia-fs), or set use_pci_p2pdma in ${settings.path} where the kernel has it, or ${USE_NOGDS}${settings.allowCompat ? `; ${BY_NAME}` : ''}`,
       ...library,
     };
   }

@@ -1,16 +1,20 @@
-import type { Device } from '../device.js';
+import { fail } from '../check-options.js';
+import { Device, type DeviceString } from '../device.js';
 import { checkCopierOptions } from '../options.js';
 import type { CopierConstructor } from './copier.js';
-import { type CopierType, constructorOf, isBuiltin } from './registry.js';
+import { type CopierType, copierConstructor, copierFactory } from './registry.js';
 
 /**
- * The constructor of a copier for one device, for who drives it without a loader. Options are the loaders' and are checked as theirs; a copier of the user's own may have others
- * besides. INVALID_ARGUMENT; UNKNOWN_COPIER lists those there are; COPIER_UNAVAILABLE says why.
+ * The constructor of a copier for one device. Copiers of this package take a loader's options; what others take is theirs to check. UNKNOWN_COPIER lists those
+ * there are; INVALID_ARGUMENT.
  */
 export function createCopierConstructor(
   type: CopierType,
-  device: Device | string,
+  device: Device | DeviceString,
   options: Readonly<Record<string, unknown>> = {},
 ): CopierConstructor {
-  return constructorOf(type, device, checkCopierOptions(options, !isBuiltin(type)));
+  const { builtin } = copierFactory(type);
+  const target = device instanceof Device ? device : Device.parse(device);
+  if (typeof options !== 'object' || options === null) fail('options', 'an object', options);
+  return copierConstructor(type, target, builtin ? checkCopierOptions(options) : options);
 }

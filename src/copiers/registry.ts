@@ -1,5 +1,6 @@
+import { describe } from '../check-options.js';
 import { Device } from '../device.js';
-import { FastSafetensorsError, InvalidArgumentError, shown } from '../errors.js';
+import { FastSafetensorsError, InvalidArgumentError } from '../errors.js';
 import { type Availability, gdsAvailability, nogdsAvailability, unifiedAvailability } from './availability.js';
 import type { CopierConstructor, CopierFactory } from './copier.js';
 import { gds } from './gds.js';
@@ -48,29 +49,28 @@ export function registerCopier(type: CopierType, factory?: CopierFactory): void 
   registry.set(type, factory);
 }
 
-/** Whether what is registered under a name is the built-in of that name. */
-export function isBuiltin(type: CopierType): boolean {
-  return registry.get(type) === BUILTINS.get(type)?.factory;
-}
-
 /** Names of all registered copiers, built-ins first. */
 export function registeredCopiers(): string[] {
   return [...registry.keys()];
 }
 
-/** The constructor of a copier for one device, with options that were checked. UNKNOWN_COPIER lists those there are; COPIER_UNAVAILABLE says why. */
-export function constructorOf(
-  type: CopierType,
-  device: Device | string,
-  options: Readonly<Record<string, unknown>> = {},
-): CopierConstructor {
-  const target = device instanceof Device ? device : Device.parse(device);
+/** The factory of that name, and whether it is this package's own. UNKNOWN_COPIER lists those there are. */
+export function copierFactory(type: CopierType): { factory: CopierFactory; builtin: boolean } {
   const factory = registry.get(type === 'auto' ? 'nogds' : type);
   if (!factory) throw unknown(type, registeredCopiers());
-  const make = factory(target, options);
+  return { factory, builtin: [...BUILTINS.values()].some((own) => own.factory === factory) };
+}
+
+/** What a copier's factory makes of options that were checked. UNKNOWN_COPIER, INVALID_ARGUMENT for what is no constructor. */
+export function copierConstructor(
+  type: CopierType,
+  device: Device,
+  options: Readonly<Record<string, unknown>>,
+): CopierConstructor {
+  const make = copierFactory(type).factory(device, options);
   if (typeof make !== 'function') {
     throw new InvalidArgumentError(
-      `the factory of copier "${type}" returned ${shown(make)}, expected a function (metadata, device) => Copier`,
+      `the factory of copier "${type}" returned ${describe(make)}, expected a function (metadata, device) => Copier`,
     );
   }
   return make;
@@ -87,5 +87,8 @@ export async function copierAvailability(type: CopierType, device = 'cpu'): Prom
 }
 
 function unknown(type: string, known: readonly string[]): FastSafetensorsError {
-  return new FastSafetensorsError('UNKNOWN_COPIER', `there is no copier ${shown(type)}; there are ${known.join(', ')}`);
+  return new FastSafetensorsError(
+    'UNKNOWN_COPIER',
+    `there is no copier ${describe(type)}; there are ${known.join(', ')}`,
+  );
 }

@@ -1,4 +1,4 @@
-import { configOptions, loadConfig } from '../config.js';
+import { configOptions, readConfig } from '../config.js';
 import type { DeviceTensor } from '../device-tensor.js';
 import type { ParallelOptions } from '../options.js';
 import { ParallelLoader } from './parallel-loader.js';
@@ -13,6 +13,6 @@ export class AutoLoader<T = DeviceTensor> extends ParallelLoader<T> {
       if (given.debugLog || process.env.FASTSAFETENSORS_DEBUG)
         unfailing(given.logger ?? console).debug(`fastsafetensors: ${message}`);
     };
-    super({ ...(configOptions(loadConfig({}, debug), debug) as Partial<ParallelOptions<T>>), ...given });
+    super({ ...(configOptions(readConfig({}, debug), debug) as Partial<ParallelOptions<T>>), ...given });
   }
 }

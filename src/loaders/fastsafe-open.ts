@@ -1,6 +1,7 @@
+import { checkTensorName } from '../check-options.js';
 import type { Device } from '../device.js';
 import { DeviceTensor } from '../device-tensor.js';
-import { FastSafetensorsError, shown } from '../errors.js';
+import { FastSafetensorsError } from '../errors.js';
 import { adopt, isPromise } from '../framework.js';
 import type { SafeTensorsMetadata } from '../metadata.js';
 import { checkLoaderOptions, type LoaderOptions } from '../options.js';
@@ -30,7 +31,7 @@ export async function fastsafeOpen<T = DeviceTensor>(
 ): Promise<OpenFiles<T>> {
   const checked = checkLoaderOptions(options);
   const { allowTrailingBytes, signal } = checked;
-  const session = new Session(checked as LoaderOptions);
+  const session = new Session(checked as LoaderOptions, 'what fastsafeOpen opened');
   session.check();
   const shards = await session.race(readShards(files, { allowTrailingBytes }, signal));
   return new LazyFiles(session, shards, checked);
@@ -116,12 +117,13 @@ class LazyFiles<T> implements OpenFiles<T> {
 
   #find(name: string): { metadata: SafeTensorsMetadata; index: number } {
     this.#session.check();
+    checkTensorName(name);
     const file = this.#shards.fileOf(name);
     const metadata = file === undefined ? undefined : this.#shards.metadata[file]!;
     const index = metadata?.indexOf(name) ?? -1;
     const { filter } = this.#options;
     if (!metadata || index < 0 || (filter && !filter(name, metadata.frameAt(index)))) {
-      throw new FastSafetensorsError('UNKNOWN_TENSOR', `no opened file has a tensor ${shown(name)}`, { tensor: name });
+      throw new FastSafetensorsError('UNKNOWN_TENSOR', `no opened file has a tensor "${name}"`, { tensor: name });
     }
     return { metadata, index };
   }

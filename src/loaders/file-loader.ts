@@ -1,7 +1,8 @@
+import { checkTensorName } from '../check-options.js';
 import type { DeviceTensor } from '../device-tensor.js';
-import { FastSafetensorsError, InvalidArgumentError, shown } from '../errors.js';
+import { FastSafetensorsError, InvalidArgumentError } from '../errors.js';
 import { FilesBufferOnDevice } from '../files-buffer.js';
-import { COPY_CHECKS, checkLoaderOptions, checkOptions, type LoaderOptions } from '../options.js';
+import { checkCopyOptions, checkLoaderOptions, type LoaderOptions } from '../options.js';
 import { Plan, type PlanInput } from '../plan.js';
 import { SingleGroup } from '../process-group.js';
 import type { Progress } from '../progress.js';
@@ -43,8 +44,10 @@ export class SafeTensorsFileLoader<T = DeviceTensor> {
     let mine = files as Files;
     if (typeof files === 'object' && files !== null && !Array.isArray(files)) {
       for (const rank of Object.keys(files)) {
-        if (!/^\d+$/.test(rank) || Number(rank) >= pg.size) {
-          throw new InvalidArgumentError(`addFilenames: expected ranks from 0 to ${pg.size - 1}, found "${rank}"`);
+        if (!/^(0|[1-9]\d*)$/.test(rank) || Number(rank) >= pg.size) {
+          throw new InvalidArgumentError(
+            `addFilenames: expected ranks from 0 to ${pg.size - 1}, found ${JSON.stringify(rank)}`,
+          );
         }
       }
       mine = (files as Record<number, Files>)[pg.rank] ?? [];
@@ -66,10 +69,11 @@ export class SafeTensorsFileLoader<T = DeviceTensor> {
   /** UNKNOWN_TENSOR. */
   getShape(name: string): readonly number[] {
     const plan = this.#planned();
+    checkTensorName(name);
     const file = this.#shards!.fileOf(name);
     const item = file === undefined ? undefined : plan.itemOf(file, name);
     if (item === undefined)
-      throw new FastSafetensorsError('UNKNOWN_TENSOR', `no file that was added has a tensor ${shown(name)} to load`, {
+      throw new FastSafetensorsError('UNKNOWN_TENSOR', `no file that was added has a tensor "${name}" to load`, {
         tensor: name,
       });
     return plan.inputs[file!]!.metadata.shapeAt(plan.tensors[item]!);
@@ -78,7 +82,7 @@ export class SafeTensorsFileLoader<T = DeviceTensor> {
   /** Loads every tensor; `dtype` in place of the loader's. Rejects with the codes of files, copier and device, CLOSED, TIMEOUT, STALLED, or the reason of an aborted signal. */
   async copyFilesToDevice(options: CopyOptions = {}): Promise<FilesBufferOnDevice<T>> {
     const session = this.#session;
-    const { dtype, signal, onProgress } = checkOptions(options, COPY_CHECKS);
+    const { dtype, signal, onProgress } = checkCopyOptions(options);
     session.check(signal);
     const planned = this.#planned();
     const plan = dtype ? await session.race(Plan.ofTensors(this.#inputs!, { dtype }), signal) : planned;

@@ -1,8 +1,9 @@
 import { openUnified } from '../copiers/availability.js';
 import type { CopierConstructor } from '../copiers/copier.js';
 import { type EngineSpec, engineOf } from '../copiers/copier.js';
-import { constructorOf } from '../copiers/registry.js';
+import { copierConstructor } from '../copiers/registry.js';
 import { chooseCopier } from '../copiers/select.js';
+import { counted } from '../counted.js';
 import { Device, openDevice } from '../device.js';
 import type { DeviceTensor } from '../device-tensor.js';
 import { FastSafetensorsError } from '../errors.js';
@@ -51,11 +52,13 @@ const CONSOLE: Logger = {
 export class Session {
   readonly options: LoaderOptions;
   readonly device: Device;
+  readonly #name: string;
   #copier: string; // 'auto' until the first load
   readonly #logger: Logger;
   readonly #debug: boolean;
   readonly #stallTimeoutMs: number;
   readonly #loads = new Set<Load>();
+  readonly #warnedOf = new Set<string>(); // files that are read in another way than asked
   readonly #closing = new AbortController();
   #choice: Promise<string> | undefined;
   #make: CopierConstructor | undefined;
@@ -64,8 +67,10 @@ export class Session {
   #stagingBytes = 0;
   #report: LoadReport;
 
-  constructor(options: LoaderOptions) {
+  /** `name` is what messages call the thing that is closed. */
+  constructor(options: LoaderOptions, name = 'the loader') {
     this.options = options;
+    this.#name = name;
     this.device = Device.parse(options.device ?? 'cpu');
     this.#copier = options.copier ?? 'auto';
     this.#logger = unfailing(options.logger ?? CONSOLE);
@@ -89,7 +94,7 @@ export class Session {
 
   /** CLOSED after close(); the signal's reason when it is aborted. */
   check(signal?: AbortSignal): void {
-    if (this.closed) throw new FastSafetensorsError('CLOSED', 'the loader is closed');
+    if (this.closed) throw new FastSafetensorsError('CLOSED', `${this.#name} is closed`);
     this.options.signal?.throwIfAborted();
     signal?.throwIfAborted();
   }
@@ -114,7 +119,7 @@ export class Session {
       this.#copier = await this.#choice;
       this.check(); // what is made from here on, close() has to know
     }
-    this.#make ??= constructorOf(this.#copier, this.device, { ...this.options, copier: asked });
+    this.#make ??= copierConstructor(this.#copier, this.device, { ...this.options, copier: asked });
     const made = engineOf(this.#make);
     if (!made && plan.converts) {
       throw new FastSafetensorsError(
@@ -172,7 +177,7 @@ export class Session {
       this.#noteFallbacks(opened.fallbacks);
     }
     this.debug(
-      `${plan.count} tensors, ${plan.bytes} bytes from ${plan.inputs.length} files to ${this.device} through ${this.#copier}`,
+      `${counted(plan.count, 'tensor')}, ${plan.bytes} bytes from ${counted(plan.inputs.length, 'file')} to ${this.device} through ${this.#copier}`,
     );
     return load;
   }
@@ -203,17 +208,19 @@ export class Session {
     for (const opening of this.#engines.values())
       void opening.then((engine) => this.#noteFallbacks(native().takeFallbacks(engine))).catch(() => {});
     this.debug(
-      `${report.tensors} tensors, ${bytes} bytes in ${seconds.toFixed(3)} s, at most ${report.maxInFlight} reads in flight`,
+      `${counted(report.tensors, 'tensor')}, ${bytes} bytes in ${seconds.toFixed(3)} s, at most ${counted(report.maxInFlight, 'read')} in flight`,
     );
   }
 
+  /** All into the report; a warning for those that this loader has not warned of. */
   #noteFallbacks(fallbacks: readonly Fallback[]): void {
-    if (fallbacks.length === 0) return;
     this.#report.fallbacks.push(...fallbacks);
-    const { path, from, to, reason } = fallbacks[0]!;
-    this.#logger.warn(
-      `fastsafetensors: ${path} is read ${to} instead of ${from}: ${reason}${fallbacks.length > 1 ? ` (and ${fallbacks.length - 1} more files)` : ''}`,
-    );
+    const news = fallbacks.filter(({ path, to }) => !this.#warnedOf.has(`${path}\0${to}`));
+    if (news.length === 0) return;
+    for (const { path, to } of news) this.#warnedOf.add(`${path}\0${to}`);
+    const { path, from, to, reason } = news[0]!;
+    const others = news.length > 1 ? ` (and ${counted(news.length - 1, 'more file')})` : '';
+    this.#logger.warn(`fastsafetensors: ${path} falls back from '${from}' to '${to}': ${reason}${others}`);
   }
 
   meter(load: Load, onProgress?: (progress: Progress) => void): ProgressMeter | undefined {
@@ -261,7 +268,7 @@ export class Session {
   }
 
   async #close(): Promise<void> {
-    this.#closing.abort(new FastSafetensorsError('CLOSED', 'the loader was closed while this was in progress'));
+    this.#closing.abort(new FastSafetensorsError('CLOSED', `${this.#name} was closed while this was in progress`));
     const loads = [...this.#loads];
     for (const load of loads) load.end();
     const drained = (async () => {

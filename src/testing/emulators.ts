@@ -1,5 +1,6 @@
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
+import { type Check, checkOptions, fail } from '../check-options.js';
 import { FastSafetensorsError } from '../errors.js';
 import { packageFolder } from '../native.js';
 
@@ -7,14 +8,31 @@ import { packageFolder } from '../native.js';
 export interface Emulator {
   /** The shared library. COPIER_UNAVAILABLE where it was not built. */
   readonly path: string;
-  /** Environment variables for a process: which library to load, and how it behaves. Options are those of the emulator's control.h, by their environment names. */
+  /**
+   * Environment variables for a process: which library to load, and how it behaves. Options are those of the emulator's control.h or settings.h (csrc/emulators/), by their
+   * environment names with or without the prefix. The GPU: DEVICES, MEMORY, PINNED, BANDWIDTH, DELAY_US, JITTER_US, ATTRIBUTES, FAIL, STRICT, LEAKS, VERBOSE;
+   * cuFile: COMPAT, ALLOW_COMPAT, REFUSE, REFUSE_CODE, REQUIRE_DIRECT, SHORT, OPEN_MS, DELAY_US, BANDWIDTH, FAIL, STRICT, LEAKS. FAIL injects failures, as
+   * `{ FAIL: 'cuMemAlloc_v2:3:2;execute:1:700' }`: the third allocation fails with CUDA_ERROR_OUT_OF_MEMORY, the first copy loses the device. INVALID_ARGUMENT for others.
+   */
   env(options?: Readonly<Record<string, string | number | boolean>>): Record<string, string>;
 }
+
+/** What the emulators understand, as their sources say. */
+const SETTINGS = {
+  CUDA: 'DEVICES MEMORY PINNED BANDWIDTH DELAY_US JITTER_US ATTRIBUTES FAIL STRICT LEAKS VERBOSE',
+  CUFILE: 'COMPAT ALLOW_COMPAT REFUSE REFUSE_CODE REQUIRE_DIRECT SHORT OPEN_MS DELAY_US BANDWIDTH FAIL STRICT LEAKS',
+  HF3FS:
+    'STRICT POISON ROOT LINK EIO_PATH LATENCY_MS BANDWIDTH JOBS THREADS SHUFFLE EAGAIN_EVERY SHORT_EVERY EIO_EVERY SHORT EIO STALL RING_LOST DAEMON_DEAD MEMLOCK FAIL',
+};
+
+const scalar: Check = (value, name) => {
+  if (!['string', 'number', 'boolean'].includes(typeof value)) fail(name, 'text, a number or a boolean', value);
+};
 
 function emulator(
   file: string,
   variable: string,
-  prefix: string,
+  library: keyof typeof SETTINGS,
   always: Readonly<Record<string, string>> = {},
 ): Emulator {
   const folder = packageFolder();
@@ -35,11 +53,18 @@ function emulator(
       return there();
     },
     env(options = {}) {
+      const prefix = `FST_EMU_${library}_`;
+      const given = Object.entries(options).map(
+        ([name, value]) => [name.startsWith(prefix) ? name.slice(prefix.length) : name, value] as const,
+      );
+      checkOptions(
+        Object.fromEntries(given),
+        Object.fromEntries(SETTINGS[library].split(' ').map((name) => [name, scalar])),
+      );
       const path = there();
       const env: Record<string, string> = { [variable]: path, ...always };
-      for (const [name, value] of Object.entries(options)) {
-        env[name.startsWith(prefix) ? name : prefix + name] =
-          typeof value === 'boolean' ? String(Number(value)) : String(value);
+      for (const [name, value] of given) {
+        if (value !== undefined) env[prefix + name] = String(typeof value === 'boolean' ? Number(value) : value);
       }
       return env;
     },
@@ -52,13 +77,13 @@ function emulator(
  */
 export const emulators: { readonly cuda: Emulator; readonly cufile: Emulator; readonly hf3fs: Emulator } = {
   get cuda() {
-    return emulator('libcuda.so.1', 'FASTSAFETENSORS_CUDA_LIB', 'FST_EMU_CUDA_');
+    return emulator('libcuda.so.1', 'FASTSAFETENSORS_CUDA_LIB', 'CUDA');
   },
   get cufile() {
-    return emulator('libcufile.so.0', 'FASTSAFETENSORS_CUFILE_LIB', 'FST_EMU_CUFILE_');
+    return emulator('libcufile.so.0', 'FASTSAFETENSORS_CUFILE_LIB', 'CUFILE');
   },
   get hf3fs() {
-    return emulator('libhf3fs_api_shared.so', 'FASTSAFETENSORS_3FS_LIB', 'FST_EMU_HF3FS_', {
+    return emulator('libhf3fs_api_shared.so', 'FASTSAFETENSORS_3FS_LIB', 'HF3FS', {
       HF3FS_USRBIO_DONT_CHECKFS_FOR_MP: 'yes',
     });
   },

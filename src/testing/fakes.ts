@@ -1,3 +1,4 @@
+import { boolean, type Check, checkOptions, integer, notNegative, oneOf } from '../check-options.js';
 import type { CopierFactory } from '../copiers/copier.js';
 import { engineConstructor } from '../copiers/engine-copier.js';
 import { engineOptions } from '../copiers/nogds.js';
@@ -23,8 +24,22 @@ export interface FakeReaderOptions {
   stallAt?: number;
 }
 
+const READER_CHECKS: Record<keyof FakeReaderOptions, Check> = {
+  gbPerSecond: notNegative,
+  msPerIo: notNegative,
+  inFlight: integer(1),
+  chunk: integer(1),
+  alignment: integer(1),
+  fillsHost: oneOf(0, 1),
+  reorder: boolean,
+  failAt: integer(0),
+  shortAt: integer(0),
+  stallAt: integer(0),
+};
+
 /** A copier over a modelled store that serves the bytes of real files, through the same engine as the built-in ones: for tests and benchmarks. */
 export function fakeReader(options: FakeReaderOptions = {}): CopierFactory {
+  checkOptions(options, READER_CHECKS);
   return (_device, loaderOptions) =>
     engineConstructor({ reader: { kind: 'fake', ...options }, engine: engineOptions(loaderOptions) });
 }
@@ -38,7 +53,14 @@ export interface FakeDeviceOptions {
   memoryLimit?: number;
 }
 
+const DEVICE_CHECKS: Record<keyof FakeDeviceOptions, Check> = {
+  copyDelayUs: notNegative,
+  failCopy: integer(0),
+  memoryLimit: integer(0),
+};
+
 /** From now on every 'cuda:N' of this process is an asynchronous device in host memory; null ends that. For tests without a GPU. */
 export function useFakeDevices(options: FakeDeviceOptions | null): void {
+  if (options !== null) checkOptions(options, DEVICE_CHECKS);
   native().setFakeDevices(options);
 }

@@ -1,4 +1,5 @@
 import { readFile } from 'node:fs/promises';
+import { type Check, checkOptions, fail, notNegative } from '../check-options.js';
 import type { CopierFactory, CopyRange, CopyRequest } from '../copiers/copier.js';
 import { FastSafetensorsError } from '../errors.js';
 import type { SafeTensorsMetadata } from '../metadata.js';
@@ -12,8 +13,19 @@ export interface MockCopierOptions {
   delayMs?: number;
 }
 
-/** A copier for tests, pure TypeScript: `registerCopier('mock', mockCopier({ … }))`, then a loader with `copier: 'mock'`. */
+const bytesByName: Check = (value, name) => {
+  const entries = value instanceof Map ? [...value.values()] : Object.values((value as object | null) ?? {});
+  if (typeof value !== 'object' || value === null || !entries.every((bytes) => ArrayBuffer.isView(bytes)))
+    fail(name, 'typed arrays by the names of tensors', value);
+};
+const nameOrNumber: Check = (value, name) => {
+  if (typeof value !== 'string' && !(Number.isSafeInteger(value) && (value as number) >= 1))
+    fail(name, "a tensor's name, or its number from 1", value);
+};
+
+/** A copier for tests, pure TypeScript: `registerCopier('mock', mockCopier({ … }))`, then a loader with `copier: 'mock'`. INVALID_ARGUMENT. */
 export function mockCopier(options: MockCopierOptions = {}): CopierFactory {
+  checkOptions(options, { tensors: bytesByName, failAt: nameOrNumber, delayMs: notNegative });
   const { delayMs = 0, failAt } = options;
   const tensors = options.tensors instanceof Map ? options.tensors : new Map(Object.entries(options.tensors ?? {}));
   let copied = 0; // tensors, over all files

@@ -1,4 +1,4 @@
-import { readFileSync, writeFileSync } from 'node:fs';
+import { readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import * as tf from '@tensorflow/tfjs';
 import { loadGraphModel, loadLayersModel, safetensorsHandler } from '../../adapters/tfjs/index.js';
@@ -265,7 +265,7 @@ async function retold(path: string, name: (original: string) => string) {
 
 describe('split-tfjs', () => {
   test('cuts the weights into files of a size, which load alike', async () => {
-    const report = await split(models.trained, { maxShardBytes: 2000 });
+    const report = await split(models.trained, { maxShardBytes: 2000, out: join(folder, 'not', 'there', 'yet') });
     expect(report.files.length).toBeGreaterThan(2);
     const original = await tf.loadLayersModel(fileHandler(models.trained));
     await expectSame(original as never, (await loadLayersModel(tf, report.graph)) as never, [1, 8, 8, 3]);
@@ -346,18 +346,43 @@ describe('misuse', () => {
   });
 
   test.each([
-    [{ weight: 'x' }, 'weights'],
-    [{ nmaes: {} }, 'names'],
-    [{ onReprot: () => {} }, 'onReport'],
-    [{ dtype: 'F16' }, ''],
+    [{ weight: 'x' }, '; did you mean "weights"?'],
+    [{ nmaes: {} }, '; did you mean "names"?'],
+    [{ onReprot: () => {} }, '; did you mean "onReport"?'],
+    [{ dtype: 'F16' }, ' here: it is one of loaders, which the model decides itself'],
   ])('the option %j is named before anything is read', async (options, right) => {
-    const message = expect.stringMatching(new RegExp(`no option "\\w+"; did you mean "${right}`));
+    const message = `there is no option "${Object.keys(options)[0]}"${right}`;
     for (const load of [loadGraphModel, loadLayersModel]) {
       await expect(load(tf, 'no such file', options as never)).rejects.toMatchObject({
         code: 'INVALID_ARGUMENT',
         message,
       });
     }
+  });
+
+  test('a model for the other function names that function', async () => {
+    const { graph: layers } = await split(models.trained);
+    await expect(loadGraphModel(tf, layers)).rejects.toMatchObject({
+      code: 'INVALID_ARGUMENT',
+      message: expect.stringMatching(/^loadGraphModel: .* is a layers-model .* load it with loadLayersModel$/),
+    });
+    const { graph } = await split(models['every kind of weight']);
+    await expect(loadLayersModel(tf, graph)).rejects.toMatchObject({
+      code: 'INVALID_ARGUMENT',
+      message: expect.stringMatching(/^loadLayersModel: .* is a graph-model .* load it with loadGraphModel$/),
+    });
+  });
+
+  test('a folder stands for the model.json in it', async () => {
+    const out = join(folder, 'by-folder');
+    const { graph, weights } = await split(models.trained, { out });
+    const load = async (options = {}) => (await loadLayersModel(tf, out, options)).dispose();
+    await load(); // what split-tfjs made
+    renameSync(graph, join(out, 'model.json'));
+    await load();
+    rmSync(join(out, 'model.json'));
+    const missing = { code: 'IO_ERROR', path: join(out, 'model.json') };
+    await expect(load({ weights })).rejects.toMatchObject(missing);
   });
 
   test('a tfjs whose loadGraphModel does not let weights in', async () => {

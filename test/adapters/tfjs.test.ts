@@ -198,6 +198,32 @@ describe('memory on the cpu backend', () => {
     left.dispose();
   });
 
+  test.each(['file', 'ready'] as const)(
+    'order %s: tensors are themselves, whichever is dropped first',
+    async (order) => {
+      const tensors: Record<string, TestTensor> = {};
+      for (let i = 0; i < 60; ++i) {
+        const shape = [3, i % 7];
+        tensors[`t${i}`] =
+          i % 3 === 0
+            ? { dtype: 'F16', shape, data: new Uint16Array(3 * (i % 7)).fill(i << 4) } // converted: comes by a promise
+            : { dtype: 'F32', shape, data: new Float32Array(3 * (i % 7)).fill(i) };
+      }
+      const { loaded } = await load(tensors, { order, maxBatchBytes: 256, queueSize: 4 });
+      const names = Object.keys(tensors).sort(
+        (a, b) => ((Number(a.slice(1)) * 37) % 60) - ((Number(b.slice(1)) * 37) % 60),
+      );
+      expect(Object.keys(loaded).sort()).toEqual([...names].sort());
+      for (const name of names) {
+        const i = Number(name.slice(1));
+        const value = i % 3 === 0 ? (i << 4) * 2 ** -24 : i; // subnormal halves
+        expect([...loaded[name]!.dataSync()]).toEqual(new Array(3 * (i % 7)).fill(value));
+        loaded[name]!.dispose();
+        if (i % 10 === 0) await collectGarbage();
+      }
+    },
+  );
+
   test('through every loader, after its end', async () => {
     const data = Float32Array.of(5, 6);
     const path = await writeTensors(join(folder, 'loaders.safetensors'), { w: { dtype: 'F32', shape: [2], data } });
@@ -283,43 +309,5 @@ describe('misuse', () => {
       expect.objectContaining({ code: 'INVALID_ARGUMENT', message: expect.stringContaining('another copy') }),
     );
     tensor.dispose();
-  });
-});
-
-describe('other backends', () => {
-  test('go through one copy, which the report tells', async () => {
-    // A backend with memory of its own, as WebGL and WebAssembly have.
-    class Copying extends tf.KernelBackend {
-      readonly values = new WeakMap<object, Float32Array>();
-      override write(values: Float32Array): object {
-        const id = {};
-        this.values.set(id, Float32Array.from(values));
-        return id;
-      }
-      override readSync(id: object): Float32Array {
-        return this.values.get(id)!;
-      }
-      override disposeData(): boolean {
-        return true;
-      }
-      override numDataIds(): number {
-        return 0;
-      }
-      override memory() {
-        return { unreliable: false };
-      }
-      override dispose(): void {}
-    }
-    tf.registerBackend('copying', () => new Copying() as never);
-    await tf.setBackend('copying');
-    try {
-      const { tensor, notes } = await loadOne('F32', Float32Array.of(1, 2));
-      expect([...tensor.dataSync()]).toEqual([1, 2]);
-      expect(notes).toEqual([expect.stringMatching(/"copying".*copied once/)]);
-      tensor.dispose();
-    } finally {
-      await tf.setBackend('cpu');
-      tf.removeBackend('copying');
-    }
   });
 });

@@ -229,6 +229,38 @@ TEST_F(CudaDeviceTest, StagingIsOnTheNodeOfTheDevice) {
   EXPECT_EQ(cuda.pinned_node(), -1) << "and the thread's own policy is back";
 }
 
+// Unified memory: the host fills it and the device reads it, by one address.
+TEST_F(CudaDeviceTest, UnifiedMemoryIsManagedOnlyWhereTheHostMayTouchThatAtAnyTime) {
+  for (int concurrent : {1, 0}) {
+    SCOPED_TRACE(concurrent);
+    UseFakeDevices(nullptr);
+    cuda.reset();
+    cuda.set_attribute(0, cuda::kAttributeConcurrentManagedAccess, concurrent);
+    std::shared_ptr<Device> unified;
+    ASSERT_TRUE(OpenDevice("cuda:0", true, &unified).ok());
+    EXPECT_TRUE(unified->host_accessible());
+    std::shared_ptr<DeviceBuffer> buffer;
+    ASSERT_TRUE(unified->Allocate(kBytes, &buffer).ok());
+    EXPECT_EQ(buffer->address() % 256, 0u);
+    EXPECT_EQ(cuda.call_count("cuMemAllocManaged"), concurrent == 1 ? 1u : 0u);
+    Bytes bytes = Pattern(kBytes, 9);
+    std::copy(bytes.begin(), bytes.end(), reinterpret_cast<unsigned char*>(buffer->address()));
+    Bytes read(kBytes);
+    ASSERT_TRUE(unified->Read(*buffer, 0, kBytes, read.data()).ok());
+    EXPECT_EQ(read, bytes);
+    ASSERT_TRUE(unified->Write(*buffer, 0, kBytes, Pattern(kBytes, 10).data()).ok());
+    ASSERT_TRUE(unified->Read(*buffer, 0, kBytes, read.data()).ok());
+    EXPECT_EQ(read, Pattern(kBytes, 10));
+    buffer.reset();
+    WaitForFrees();
+    EXPECT_EQ(cuda.live_allocations() + cuda.live_pinned(), 0u);
+    // A lack of it is the device's, whichever it is.
+    cuda.set_memory_limit(0, 1000);
+    cuda.set_pinned_limit(1000);
+    EXPECT_EQ(unified->Allocate(kBytes, &buffer).code(), Code::OUT_OF_DEVICE_MEMORY);
+  }
+}
+
 // ---- streams ----
 
 class CudaStreamTest : public CudaDeviceTest {

@@ -222,7 +222,7 @@ TEST_P(HeaderCase, HasItsCode) {
   EXPECT_STREQ(CodeName(status.code()), CodeName(GetParam().code)) << status.message();
   if (!status.ok()) {
     EXPECT_EQ(status.path(), "dir/model.safetensors");
-    EXPECT_EQ(status.message().rfind("model.safetensors", 0), 0u) << status.message();
+    EXPECT_EQ(status.message().rfind("dir/model.safetensors", 0), 0u) << status.message();
     EXPECT_LT(status.message().size(), 600u);
   }
 }
@@ -341,7 +341,7 @@ TEST(Header, RefusesEveryTruncation) {
 TEST(Header, NamesFileTensorAndOffset) {
   Status status = Parse(File("{\"h.0.w\":" + kF32 + "}", 2));
   EXPECT_EQ(status.message(),
-            "model.safetensors: tensor \"h.0.w\" ends at byte 70, but the file has 68: it was cut short");
+            "dir/model.safetensors: tensor \"h.0.w\" ends at byte 70, but the file has 68: it was cut short");
   EXPECT_EQ(status.tensor(), "h.0.w");
   EXPECT_EQ(status.offset(), 66);
 
@@ -350,8 +350,9 @@ TEST(Header, NamesFileTensorAndOffset) {
   EXPECT_EQ(status.offset(), 66);
 
   status = Parse(File(R"({"a":{"dtype":"F32","shape":[2,3],"data_offsets":[0,20]}})", 20));
-  EXPECT_EQ(status.message(),
-            "model.safetensors: tensor \"a\": shape [2, 3] of F32 takes 24 bytes, but data_offsets [0, 20] span 20");
+  EXPECT_EQ(
+      status.message(),
+      "dir/model.safetensors: tensor \"a\": shape [2, 3] of F32 takes 24 bytes, but data_offsets [0, 20] span 20");
   EXPECT_EQ(status.offset(), 9);
 }
 

@@ -27,8 +27,8 @@ class MountPointTest : public ::testing::Test {
     unsetenv("HF3FS_USRBIO_DONT_CHECKFS_FOR_MP");
     fs::remove_all(folder);
   }
-  static std::string Line(const std::string& point, const std::string& type) {
-    return "36 35 98:0 / " + point + " rw,noatime shared:1 master:2 - " + type + " source rw,user_id=0\n";
+  static std::string Line(const std::string& point, const std::string& type, const std::string& device = "98:0") {
+    return "36 35 " + device + " / " + point + " rw,noatime shared:1 master:2 - " + type + " source rw,user_id=0\n";
   }
   // The mount point, or the error's code and message.
   std::string Extract(const std::string& path) { return Extract(path, &info); }
@@ -112,6 +112,20 @@ TEST_F(MountPointTest, FoldersMountedOneByOneBelongToTheParentOfTheVirtualOne) {
   info += Line(folder + "/parts/3fs-virt", "fuse.hf3fs") + Line(folder + "/parts/models", "fuse.hf3fs");
   EXPECT_EQ(Extract(folder + "/parts/models/x"), folder + "/parts");
   ExpectStarts(Extract(folder + "/parts/else"), "NOT_3FS");
+}
+
+TEST_F(MountPointTest, AFolderMountedElsewhereBelongsToTheWholeMountOfItsFileSystem) {
+  fs::create_directories(folder + "/bound/models");
+  fs::create_directories(folder + "/other/3fs-virt");
+  std::string before = info + Line(folder + "/other", "fuse.hf3fs", "0:46");
+  info = before + Line(folder + "/bound", "fuse.hf3fs");
+  EXPECT_EQ(Extract(folder + "/bound/models/x"), folder + "/m");
+  info = before + Line(folder + "/bound", "fuse.hf3fs", "0:46");
+  EXPECT_EQ(Extract(folder + "/bound/models/x"), folder + "/other");
+  info = before + Line(folder + "/bound", "fuse.hf3fs", "0:47");
+  ExpectStarts(Extract(folder + "/bound/models/x"), "NOT_3FS");
+  info = before + Line(folder + "/bound", "ext4");
+  ExpectStarts(Extract(folder + "/bound/models/x"), "NOT_3FS");
 }
 
 TEST_F(MountPointTest, TestModeTakesTheNearestFolderWithAVirtualOne) {

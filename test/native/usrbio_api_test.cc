@@ -1,5 +1,6 @@
 #include "reader/usrbio_api.h"
 
+#include <dlfcn.h>
 #include <gtest/gtest.h>
 #include <stdlib.h>
 #include <unistd.h>
@@ -174,6 +175,16 @@ TEST_F(UsrbioApiDeathTest, FillsTheTable) {
         return text + (api->iovunlink ? " iovunlink" : "") + (api->iovcreate_device ? " device" : "");
       }(),
       "^4336 no iovunlink$");
+}
+
+TEST_F(UsrbioApiDeathTest, KeepsItsSymbolsToItself) {
+  Env("FASTSAFETENSORS_3FS_LIB", kEmulator);
+  EXPECT_LOADS(
+      [] {
+        std::string loaded = Load().substr(0, 2);
+        return loaded + (dlsym(RTLD_DEFAULT, "hf3fs_prep_io") == nullptr ? " hidden" : " global");
+      }(),
+      "^OK hidden$");
 }
 
 TEST_F(UsrbioApiDeathTest, NamesEveryMissingFunction) {

@@ -107,11 +107,21 @@ TEST_P(UsrbioFailure, RefusedPrepareIsAnError) {
   ExpectCode(Load(), Code::THREEFS_ERROR, "not taken");
 }
 
+TEST_P(UsrbioFailure, FirstPrepareThatIsPutOffIsTriedAgain) {
+  Set("fail", "prep_io:1:-11,prep_io:2:-11");
+  source = Write("data", {100});  // one read: nothing else makes the reader look again
+  Loader loader(this, {}, GetParam());
+  Status status = loader.Load(PlanOf({source}));
+  ASSERT_TRUE(status.ok()) << status.message();
+  loader.ExpectBytes({source});
+}
+
 TEST_P(UsrbioFailure, RefusedSubmitAndWaitBuildTheRingAnew) {
   Set("fail", "submit_ios:2:-5,wait_for_ios:9:-22");
+  const uint64_t made = Stat("iorcreate4");
   Status status = Load();
   EXPECT_TRUE(status.ok()) << status.message();
-  EXPECT_GE(Stat("iorcreate4"), 2u);
+  EXPECT_GE(Stat("iorcreate4"), made + 2);
 }
 
 TEST_P(UsrbioFailure, RingThatCannotBeMadeIsAnError) {

@@ -119,13 +119,14 @@ TEST_P(UsrbioBytes, ArriveWhileNothingCanBeInherited) {
 TEST_P(UsrbioBytes, ArriveAfterTheRingWasLost) {
   Set("ring_lost", "5");
   Set("latency_ms", "2");
+  const uint64_t made = Stat("iorcreate4");
   std::vector<Source> sources;
   for (int i = 0; i < 4; ++i) sources.push_back(Write("shard-" + std::to_string(i), {8 * kMi + 3, 77}));
   Loader loader(this, {}, device);
   Status loaded = loader.Load(PlanOf(sources));
   ASSERT_TRUE(loaded.ok()) << loaded.message();
   loader.ExpectBytes(sources);
-  EXPECT_GE(Stat("iorcreate4"), 2u);
+  EXPECT_GE(Stat("iorcreate4"), made + 2);
 }
 
 TEST_P(UsrbioBytes, ArriveInASecondLoadOfTheSameEngine) {
@@ -137,6 +138,17 @@ TEST_P(UsrbioBytes, ArriveInASecondLoadOfTheSameEngine) {
     loader.ExpectBytes(sources);
   }
   EXPECT_EQ(Stat("rings"), 1u);
+}
+
+TEST_P(UsrbioBytes, ArriveInSeveralLoadersAtATime) {
+  std::vector<Source> sources = {Write("a", {5 * kMi, 3})};
+  Loader one(this, {}, device), other(this, {}, device);
+  for (Loader* loader : {&one, &other}) {
+    Status loaded = loader->Load(PlanOf(sources));
+    ASSERT_TRUE(loaded.ok()) << loaded.message();
+    loader->ExpectBytes(sources);
+  }
+  EXPECT_EQ(Stat("rings"), 2u);
 }
 
 INSTANTIATE_TEST_SUITE_P(Devices, UsrbioBytes, ::testing::Values("cpu", "fake", "cuda:0"),
@@ -159,6 +171,24 @@ TEST_F(UsrbioReaderTest, ReadsThousandsOfSmallFilesWithFewDescriptors) {
     if (loaded.ok()) loader.ExpectBytes(sources);
   }
   ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &before), 0);
+}
+
+// The ring's memory goes with it: not before the last copy has read from it.
+TEST_F(UsrbioReaderTest, ReplacesTheRingWhenNoCopyReadsFromIt) {
+  FakeDevice::Options fake;
+  fake.copy_delay_us = 30000;
+  UseFakeDevices(&fake);
+  std::vector<Source> sources = {Write("a", {48 * kMi})};
+  const uint64_t made = Stat("iorcreate4");
+  {
+    Loader loader(this, {}, "cuda:0");
+    Set("fail", "submit_ios:40:-5");
+    Status loaded = loader.Load(PlanOf(sources));
+    EXPECT_TRUE(loaded.ok()) << loaded.message();
+    if (loaded.ok()) loader.ExpectBytes(sources);
+  }
+  EXPECT_EQ(Stat("iorcreate4"), made + 2);
+  UseFakeDevices(nullptr);
 }
 
 TEST_F(UsrbioReaderTest, BoundsOpenFilesByTheLimit) {

@@ -5,7 +5,7 @@ import { loadGraphModel, loadLayersModel } from '../../adapters/tfjs/index.js';
 import { checkSplit } from '../../src/cli/tfjs/check.js';
 import { splitTfjs } from '../../src/cli/tfjs/split.js';
 import { nativeMetrics } from '../../src/native.js';
-import { NOTHING_HELD, testFolder } from '../support/tensor-files.js';
+import { NOTHING_HELD, testFolder, writeTensors } from '../support/tensor-files.js';
 import { packageFile, trainLayersModel } from '../support/tf-models.js';
 
 const tf: typeof TF = require('@tensorflow/tfjs-node');
@@ -48,6 +48,32 @@ describe('outputs equal those of tf’s own loaders on the original files', () =
   test('a graph model from npm: @spotify/basic-pitch', async () => {
     await compare(packageFile('@spotify/basic-pitch/model/model.json'), false, [1, 43844, 1], 3);
   });
+});
+
+test('a load that fails gives everything back at once', async () => {
+  const weights = await writeTensors(join(folder, 'fails.safetensors'), {
+    a: { dtype: 'F32', shape: [1000], data: new Float32Array(1000) },
+    b: { dtype: 'I64', shape: [1], data: BigInt64Array.of(2n ** 40n) },
+    c: { dtype: 'F16', shape: [2], data: new Uint16Array(2) },
+  });
+  const specs = [
+    { name: 'a', shape: [1000], dtype: 'float32' },
+    { name: 'b', shape: [1], dtype: 'int32' },
+    { name: 'c', shape: [2], dtype: 'float32' },
+  ];
+  const model = {
+    format: 'graph-model',
+    modelTopology: { node: [], versions: { producer: 1 } },
+    weightsManifest: [{ paths: [], weights: specs }],
+  };
+  const before = tf.memory();
+  await expect(loadGraphModel(tf, model, { weights })).rejects.toMatchObject({
+    code: 'UNSUPPORTED_DTYPE',
+    tensor: 'b',
+  });
+  // Nobody waits for the garbage collector.
+  expect(nativeMetrics()).toEqual(NOTHING_HELD);
+  expect(tf.memory()).toMatchObject({ numTensors: before.numTensors, numDataBuffers: before.numDataBuffers });
 });
 
 test('a model goes on training on the loaded weights', async () => {

@@ -2,6 +2,7 @@
 #include <linux/mempolicy.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -20,7 +21,11 @@ bool Mapped(const void* memory, size_t bytes) {
   uintptr_t first = reinterpret_cast<uintptr_t>(memory) / 4096 * 4096;
   uintptr_t end = reinterpret_cast<uintptr_t>(memory) + bytes;
   std::vector<unsigned char> resident((end - first + 4095) / 4096);
-  return mincore(reinterpret_cast<void*>(first), end - first, resident.data()) == 0 || errno != ENOMEM;
+  if (mincore(reinterpret_cast<void*>(first), end - first, resident.data()) != 0 && errno == ENOMEM) return false;
+  // A mapping without any access stands for what was there before.
+  char byte;
+  iovec local = {&byte, 1}, remote = {const_cast<void*>(memory), 1};
+  return process_vm_readv(getpid(), &local, 1, &remote, 1, 0) == 1 || errno != EFAULT;
 }
 
 // The NUMA node that this thread takes memory from by preference; -1: the nearest, as without a choice.

@@ -2,20 +2,19 @@
 // dlsym.
 //
 // The same can be set for a whole process by the environment, read at the first call into the library:
-//   FST_EMU_CUDA_DEVICES=2            number of devices (0 to 8)
-//   FST_EMU_CUDA_MEMORY=2147483648    bytes of memory of each device
-//   FST_EMU_CUDA_PINNED=BYTES         most page-locked host memory (no limit)
-//   FST_EMU_CUDA_BANDWIDTH=BYTES      bytes a second that copies get, shared by all streams of a device (0: as fast as
-//   it goes) FST_EMU_CUDA_DELAY_US=200         no operation on a stream runs earlier than this after it was issued
-//   FST_EMU_CUDA_JITTER_US=0          ... and up to this much later
-//   FST_EMU_CUDA_ATTRIBUTES=18:1;...  CUdevice_attribute:value, for all devices
+//   FST_EMU_CUDA_DEVICES=2           number of devices (0 to 8)
+//   FST_EMU_CUDA_MEMORY=2147483648   bytes of memory of each device
+//   FST_EMU_CUDA_PINNED=BYTES        most page-locked host memory (no limit)
+//   FST_EMU_CUDA_BANDWIDTH=0         bytes a second that copies get, all streams of a device together (0: no limit)
+//   FST_EMU_CUDA_DELAY_US=200        no operation on a stream runs earlier than this after it was issued
+//   FST_EMU_CUDA_JITTER_US=0         ... and up to this much later
+//   FST_EMU_CUDA_ATTRIBUTES=18:1     CUdevice_attribute:value, for all devices, separated by semicolons
 //   FST_EMU_CUDA_FAIL=cuMemAlloc_v2:3:2;execute:1:700    function:nth call:CUresult, see set_fail
-//   FST_EMU_CUDA_STRICT=1             misuse that a GPU may survive (or not) aborts the process with a reason; 0: it
-//   does what the
-//                                     driver does
-//   FST_EMU_CUDA_LEAKS=report         what is still alive at exit: off, report (to stderr), abort (report, then abort),
-//                                     abort-memory (abort for device memory only; contexts may stay retained)
-//   FST_EMU_CUDA_VERBOSE=0            1: the reason of every refused call to stderr
+//   FST_EMU_CUDA_STRICT=1            1: misuse that a GPU may survive (or not) aborts the process with a reason
+//                                    0: it does what the driver does
+//   FST_EMU_CUDA_LEAKS=report        what is alive at exit: off, report (to stderr), abort (report, then abort),
+//                                    abort-memory (abort for device memory only; contexts may stay retained)
+//   FST_EMU_CUDA_VERBOSE=0           1: the reason of every refused call to stderr
 #pragma once
 
 // X(name after fst_emu_cuda_, return type, parameters)

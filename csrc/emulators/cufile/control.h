@@ -2,8 +2,8 @@
 //
 // The same can be set for a whole process by the environment, read at the first call into the library:
 //   FST_EMU_CUFILE_COMPAT=0          1: there is no nvidia-fs driver, reads go through the CPU (compatibility mode)
-//   FST_EMU_CUFILE_ALLOW_COMPAT=1    what cufile.json says of compatibility mode; with COMPAT=1 and 0 here the driver
-//   does not open FST_EMU_CUFILE_REFUSE=PATTERN    files whose path matches (fnmatch) cannot be registered
+//   FST_EMU_CUFILE_ALLOW_COMPAT=1    what cufile.json says of that mode; 0 with COMPAT=1: the driver does not open
+//   FST_EMU_CUFILE_REFUSE=PATTERN    files whose path matches (fnmatch) cannot be registered
 //   FST_EMU_CUFILE_REFUSE_CODE=5030  ... with this CUfileOpError
 //   FST_EMU_CUFILE_REQUIRE_DIRECT=0  1: files opened without O_DIRECT cannot be registered
 //   FST_EMU_CUFILE_SHORT=0           a read gives at most so many bytes (0: all)

@@ -5,6 +5,7 @@ import type { DTypeName } from '../../dtype.js';
 import { FastSafetensorsError } from '../../errors.js';
 import { SafeTensorsMetadata } from '../../metadata.js';
 import { saveFile } from '../../save-file.js';
+import { makeFolder } from '../make-folder.js';
 import { definedNames, type Graph, type Model, parseModel, type Weight } from './graph.js';
 import { bringInside, pointOutside, turnIntoInputs } from './rewrite.js';
 import { externalPlace, readTensorBytes, resolveLocation } from './tensor-proto.js';
@@ -19,7 +20,7 @@ const GENERATOR = 'fastsafetensors split-onnx';
 const MAX_MODEL_BYTES = 2 ** 31 - 1;
 
 export interface SplitOptions {
-  /** Folder for both files; the model's own by default. */
+  /** Folder for both files, made where it is not there; the model's own by default. */
   out?: string;
   /** Weights become inputs of the graph instead of external data. */
   asInputs?: boolean;
@@ -92,6 +93,7 @@ export async function splitOnnx(modelPath: string, options: SplitOptions = {}): 
 
   const stem = join(resolve(options.out ?? dirname(path)), basename(path).replace(/\.onnx$/i, ''));
   const files = { model: path, graph: `${stem}.split.onnx`, weights: `${stem}.safetensors` };
+  await makeFolder(dirname(stem));
   await refuseOverwriting(files.weights, model);
 
   const names = uniqueNames(model, lifted);

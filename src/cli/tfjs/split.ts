@@ -1,10 +1,11 @@
 import { randomUUID } from 'node:crypto';
-import { mkdir, open, realpath, rename, rm } from 'node:fs/promises';
-import { basename, dirname, extname, join } from 'node:path';
+import { open, realpath, rename, rm } from 'node:fs/promises';
+import { basename, dirname, extname, join, resolve } from 'node:path';
 import { type Model, readModelJson } from '../../../adapters/tfjs/model-json.js';
 import { FastSafetensorsError, InvalidArgumentError } from '../../errors.js';
 import { SafeTensorsMetadata } from '../../metadata.js';
 import { type SaveTensor, saveFile } from '../../save-file.js';
+import { makeFolder } from '../make-folder.js';
 import { shardWeights } from './manifest.js';
 
 export interface SplitOptions {
@@ -37,11 +38,9 @@ export async function splitTfjs(path: string, options: SplitOptions = {}): Promi
   const model = await readModelJson(path);
   if (model.json.fastsafetensors) throw new InvalidArgumentError(`${path} was split already`);
   if (model.specs.length === 0) throw new InvalidArgumentError(`${path} lists no weights to split`);
-  const folder = options.out ?? dirname(model.path);
+  const folder = resolve(options.out ?? dirname(model.path));
   const stem = basename(model.path, extname(model.path));
-  await mkdir(folder, { recursive: true }).catch((cause) => {
-    throw cannotWrite(folder, cause);
-  });
+  await makeFolder(folder);
 
   const writer = new ShardWriter(folder, stem, options.maxShardBytes ?? DEFAULT_SHARD_BYTES);
   let written: { weights: string; files: string[] };
@@ -56,7 +55,7 @@ export async function splitTfjs(path: string, options: SplitOptions = {}): Promi
   }
   const graph = join(folder, `${stem}.split.json`);
   await writeJson(graph, withoutWeights(model, basename(written.weights)));
-  return { model: model.path, graph, ...written, tensors: model.specs.length, bytes: writer.bytes };
+  return { model: resolve(model.path), graph, ...written, tensors: model.specs.length, bytes: writer.bytes };
 }
 
 /** Plain TensorFlow.js fails on it rather than compute with weights that are not there: the manifest has no files. */

@@ -4,11 +4,13 @@ const { mkdtempSync, rmSync, writeFileSync } = require('node:fs');
 const { tmpdir } = require('node:os');
 const { join } = require('node:path');
 const { setImmediate, setTimeout } = require('node:timers/promises');
+const { isMainThread } = require('node:worker_threads');
 const { onTestDevice } = require('./test-device.cjs');
 const { fst, testing } = onTestDevice(require('fastsafetensors-node'), require('fastsafetensors-node/testing'));
 
-const folder = mkdtempSync(join(tmpdir(), 'fastsafetensors-child-'));
-process.on('exit', () => rmSync(folder, { recursive: true, force: true }));
+// The main thread's: a worker that is terminated hears of no exit, and would leave its folder behind.
+const folder = isMainThread ? mkdtempSync(join(tmpdir(), 'fastsafetensors-child-')) : null;
+if (isMainThread) process.on('exit', () => rmSync(folder, { recursive: true, force: true }));
 
 /** A file of `count` F32 tensors of `elements`; all bytes of tensor i are `seed` + i. */
 function writeModel(name, count, elements, seed = 0) {

@@ -49,6 +49,13 @@ if (!isMainThread) {
       loadAll(files, options);
       await moment(workerData.n);
       throw new Error('in a worker, on purpose');
+    } else if (how === 'clone until terminated') {
+      const { tensors } = await loadAll(files, options);
+      parentPort.postMessage('started');
+      for (;;) {
+        for (let i = 0; i < 200; ++i) tensors[0].clone(); // nobody waits for them
+        await setTimeout(1);
+      }
     } else {
       parentPort.postMessage('started');
       for (;;) {
@@ -102,6 +109,18 @@ if (!isMainThread) {
         }
         await nothingHeld();
       }
+    },
+
+    async clonesTerminated() {
+      for (let n = 0; n < 6; ++n) {
+        const worker = start({ how: 'clone until terminated' });
+        const end = ended(worker);
+        await new Promise((resolve) => worker.once('message', resolve));
+        await setTimeout(40 + 7 * n);
+        await worker.terminate();
+        await end;
+      }
+      await nothingHeld();
     },
 
     async exitsInTheMiddle() {

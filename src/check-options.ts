@@ -1,0 +1,132 @@
+import { InvalidArgumentError } from './errors.js';
+
+/** Throws INVALID_ARGUMENT for a wrong value of an option. */
+export type Check = (value: unknown, name: string) => void;
+export type Checks = Readonly<Record<string, Check>>;
+
+/** Throws INVALID_ARGUMENT: what was expected and what is there. */
+export function fail(name: string, expected: string, value: unknown): never {
+  throw new InvalidArgumentError(`${name}: expected ${expected}, found ${describe(value)}`);
+}
+
+/** A value as messages show it. */
+export function describe(value: unknown): string {
+  if (typeof value === 'string') return JSON.stringify(value);
+  if (typeof value === 'number') return String(value);
+  if (value === null) return 'null';
+  return Array.isArray(value) ? 'an array' : typeof value;
+}
+
+export const boolean: Check = (value, name) => {
+  if (typeof value !== 'boolean') fail(name, 'a boolean', value);
+};
+export const callback: Check = (value, name) => {
+  if (typeof value !== 'function') fail(name, 'a function', value);
+};
+export const text: Check = (value, name) => {
+  if (typeof value !== 'string' || value.includes('\0')) fail(name, 'a string', value);
+};
+export const integer =
+  (least: number, most = Number.MAX_SAFE_INTEGER): Check =>
+  (value, name) => {
+    if (!Number.isSafeInteger(value) || (value as number) < least || (value as number) > most) {
+      fail(
+        name,
+        most === Number.MAX_SAFE_INTEGER ? `a whole number from ${least}` : `a whole number from ${least} to ${most}`,
+        value,
+      );
+    }
+  };
+export const positive: Check = (value, name) => {
+  if (typeof value !== 'number' || !(value > 0)) fail(name, 'a positive number', value);
+};
+export const notNegative: Check = (value, name) => {
+  if (typeof value !== 'number' || !(value >= 0)) fail(name, 'a number from 0', value);
+};
+export const oneOf =
+  (...values: readonly unknown[]): Check =>
+  (value, name) => {
+    if (!values.includes(value))
+      fail(name, values.map((v) => (typeof v === 'string' ? `'${v}'` : String(v))).join(' or '), value);
+  };
+export const methods =
+  (expected: string, ...names: readonly string[]): Check =>
+  (value, name) => {
+    const object = value as Record<string, unknown> | null;
+    if (typeof object !== 'object' || object === null || names.some((method) => typeof object[method] !== 'function'))
+      fail(name, expected, value);
+  };
+
+/** INVALID_ARGUMENT for what cannot be the name of a tensor. */
+export function checkTensorName(name: unknown): void {
+  if (typeof name !== 'string') fail('name', 'the name of a tensor', name);
+}
+
+/**
+ * Checks names and values of options: INVALID_ARGUMENT for an unknown name or a wrong value. undefined means not given. For an unknown name the message has the
+ * nearest right one where one is near, else all of them. `elsewhere`: options that belong to something else, and to what. Returns the copy that was checked, for use in
+ * place of what was given: a getter may say something else the next time.
+ */
+export function checkOptions<T>(
+  options: T,
+  checks: Checks,
+  elsewhere: Readonly<Record<string, string>> = {},
+  what = 'options',
+): NonNullable<T> {
+  if (options === undefined) return {} as NonNullable<T>;
+  if (typeof options !== 'object' || options === null || Array.isArray(options)) fail(what, 'an object', options);
+  const copy = { ...options };
+  for (const [name, value] of Object.entries(copy)) {
+    const check = Object.hasOwn(checks, name) ? checks[name] : undefined;
+    if (!check)
+      throw new InvalidArgumentError(`there is no option "${name}"${hint(name, Object.keys(checks), elsewhere)}`);
+    if (value !== undefined) check(value, name);
+  }
+  return copy;
+}
+
+/** What to do about an unknown name, to be put behind it. */
+export function hint(name: string, own: readonly string[], elsewhere: Readonly<Record<string, string>> = {}): string {
+  if (Object.hasOwn(elsewhere, name)) return ` here: it is one of ${elsewhere[name]}`;
+  const near = nearest(name, [...own, ...Object.keys(elsewhere)]);
+  if (near === undefined) return own.length === 1 ? `; the only one is "${own[0]}"` : `; there are ${own.join(', ')}`;
+  return `; did you mean "${near}"?${own.includes(near) ? '' : ` That is one of ${elsewhere[near]}`}`;
+}
+
+/** The candidate with the fewest edits, if these are few for its length or one name has the other in it. */
+function nearest(name: string, candidates: readonly string[]): string | undefined {
+  let best: string | undefined;
+  let fewest = Number.POSITIVE_INFINITY;
+  for (const candidate of candidates) {
+    const [a, b] = [plain(name), plain(candidate)];
+    const edits = editDistance(a, b);
+    const near = edits <= Math.max(a.length, b.length) / 3 || (Math.min(a.length, b.length) > 3 && contain(a, b));
+    if (near && edits < fewest) [best, fewest] = [candidate, edits];
+  }
+  return best;
+}
+
+function plain(name: string): string {
+  return name.replace(/[_-]/g, '').toLowerCase();
+}
+
+function contain(a: string, b: string): boolean {
+  return a.includes(b) || b.includes(a);
+}
+
+/** Letters put in, left out, replaced, or swapped with their neighbour. */
+function editDistance(a: string, b: string): number {
+  let before: number[] = [];
+  let row = Array.from({ length: b.length + 1 }, (_, i) => i);
+  for (let i = 1; i <= a.length; ++i) {
+    const next = [i];
+    for (let j = 1; j <= b.length; ++j) {
+      let edits = Math.min(row[j]! + 1, next[j - 1]! + 1, row[j - 1]! + (a[i - 1] === b[j - 1] ? 0 : 1));
+      if (i > 1 && j > 1 && a[i - 1] === b[j - 2] && a[i - 2] === b[j - 1]) edits = Math.min(edits, before[j - 2]! + 1);
+      next.push(edits);
+    }
+    before = row;
+    row = next;
+  }
+  return row[b.length]!;
+}

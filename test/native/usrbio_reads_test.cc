@@ -1,0 +1,120 @@
+// What a USRBIO reader makes of completions: whose they are, and whether they are data.
+#include "reader/usrbio_reads.h"
+
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <fstream>
+#include <string>
+
+namespace fst::usrbio {
+namespace {
+
+class NoFile : public ReaderFile {
+ public:
+  NoFile() : ReaderFile("/mount/file", {}) {}
+};
+
+class UsrbioReadsTest : public ::testing::Test {
+ protected:
+  void Add(uint64_t tag) {
+    ReadRequest request;
+    request.file = std::make_shared<NoFile>();
+    request.length = request.wanted = sizeof bytes;
+    request.pieces.push_back({reinterpret_cast<uint64_t>(bytes), sizeof bytes, reinterpret_cast<uint64_t>(bytes)});
+    reads->Add(std::move(request), tag);
+  }
+  uint64_t Take() {
+    Reads::Next next;
+    EXPECT_TRUE(reads->TakeWaiting(&next));
+    return next.userdata;
+  }
+  void Complete(uint64_t userdata, int64_t result) {
+    Cqe completion = {};
+    completion.result = result;
+    completion.userdata = reinterpret_cast<const void*>(userdata);  // NOLINT(performance-no-int-to-ptr)
+    reads->Completed(&completion, 1);
+  }
+  // What has completed: tag and code.
+  std::vector<std::pair<uint64_t, std::string>> Taken() {
+    std::vector<Completion> completions;
+    queue->Wake();
+    queue->Take(&completions, Clock::time_point::max());
+    std::vector<std::pair<uint64_t, std::string>> taken;
+    for (const Completion& c : completions) taken.emplace_back(c.tag, c.status.ok() ? "OK" : CodeName(c.status.code()));
+    return taken;
+  }
+  using List = std::vector<std::pair<uint64_t, std::string>>;
+
+  uint8_t bytes[64] = {};
+  std::shared_ptr<CompletionQueue> queue = std::make_shared<CompletionQueue>();
+  std::shared_ptr<Reads> reads = std::make_shared<Reads>(queue, "/mount");
+};
+
+TEST_F(UsrbioReadsTest, ACompletionOfAnEarlierRingIsNobodys) {
+  Add(1);
+  const uint64_t former = Take();
+  reads->EndGeneration();
+  Complete(former, sizeof bytes);
+  EXPECT_EQ(Taken(), List());
+  reads->BeginGeneration({});
+  const uint64_t now = Take();
+  EXPECT_NE(former, now);
+  Complete(former, sizeof bytes);
+  Complete(former, -EIO);
+  EXPECT_EQ(Taken(), List());
+  Complete(now, sizeof bytes);
+  EXPECT_EQ(Taken(), (List{{1, "OK"}}));
+}
+
+TEST_F(UsrbioReadsTest, ACompletionThatComesTwiceCountsOnce) {
+  Add(1);
+  Add(2);
+  const uint64_t first = Take();
+  Complete(first, sizeof bytes);
+  Complete(first, sizeof bytes);
+  Complete(first + 1000, sizeof bytes);
+  EXPECT_EQ(Taken(), (List{{1, "OK"}}));
+  Complete(Take(), sizeof bytes);
+  EXPECT_EQ(Taken(), (List{{2, "OK"}}));
+}
+
+TEST_F(UsrbioReadsTest, MoreBytesThanAskedForAreAnError) {
+  Add(1);
+  Complete(Take(), sizeof bytes + 1);
+  EXPECT_EQ(Taken(), (List{{1, "THREEFS_ERROR"}}));
+}
+
+// In the order in which they were asked for, whichever the former ring had.
+TEST_F(UsrbioReadsTest, AllReadsOfALostRingWaitAgain) {
+  for (uint64_t tag = 1; tag <= 3; ++tag) Add(tag);
+  const uint64_t first = Take();
+  Take();
+  Complete(first, sizeof bytes);
+  reads->EndGeneration();
+  reads->BeginGeneration({});
+  EXPECT_EQ(Taken(), (List{{1, "OK"}}));
+  for (uint64_t tag = 2; tag <= 3; ++tag) {
+    Complete(Take(), sizeof bytes);
+    EXPECT_EQ(Taken(), (List{{tag, "OK"}}));
+  }
+}
+
+// A dead daemon's mount answers ENOTCONN for its links: only the mount itself tells.
+TEST_F(UsrbioReadsTest, SilenceOfADeadMountIsNoticedWhileItsLinksCannotBeRead) {
+  std::string absent = ::testing::TempDir() + "/fst-absent-" + std::to_string(getpid());
+  std::ofstream file(absent + "-file");
+  reads = std::make_shared<Reads>(queue, absent);
+  reads->BeginGeneration({{absent + "-file/link", "/dev/shm/x"}});  // ENOTDIR: not known to be gone
+  reads->Silent();
+  std::vector<Completion> completions;
+  queue->Take(&completions, Clock::now() + std::chrono::seconds(20));
+  Status why;
+  EXPECT_EQ(reads->TakeHealth(&why), Reads::Health::kDead);
+  EXPECT_EQ(why.code(), Code::THREEFS_DISCONNECTED);
+  unlink((absent + "-file").c_str());
+}
+
+}  // namespace
+}  // namespace fst::usrbio
