@@ -1,4 +1,4 @@
-import { statSync } from 'node:fs';
+import { existsSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { FastSafetensorsError, InvalidArgumentError } from '../../src/errors.js';
 import { readRegularFile } from '../../src/regular-file.js';
@@ -64,16 +64,17 @@ export async function readModelJson(model: string | object, names: readonly stri
   if (/^[a-z][a-z0-9+.-]+:\/\//i.test(model)) {
     throw new InvalidArgumentError(`model: expected a path, found the URL ${model}; download it first`);
   }
-  if (statSync(model, { throwIfNoEntry: false })?.isDirectory()) {
-    const paths = names.map((name) => join(model, name));
-    return readModelJson(paths.find((path) => statSync(path, { throwIfNoEntry: false })) ?? paths.at(-1)!);
-  }
   const bytes = await readRegularFile(model, MAX_MODEL_BYTES).catch((cause) => {
+    if ((cause as NodeJS.ErrnoException).code === 'EISDIR') return null;
     throw new FastSafetensorsError('IO_ERROR', `cannot read ${model}: ${(cause as Error).message}`, {
       path: model,
       cause,
     });
   });
+  if (bytes === null) {
+    const paths = names.map((name) => join(model, name));
+    return readModelJson(paths.find((path) => existsSync(path)) ?? paths.at(-1)!);
+  }
   let parsed: unknown;
   try {
     parsed = JSON.parse(bytes.toString());

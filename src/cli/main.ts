@@ -60,10 +60,8 @@ function outliveReaders(): void {
   process.stdout.on('error', (error: NodeJS.ErrnoException) => {
     if (error.code === 'EPIPE') return;
     process.exitCode = 1;
-    printError(new FastSafetensorsError('IO_ERROR', `cannot write the output: ${error.message}`, { cause: error }), {
-      debug: false,
-      json: process.argv.includes('--json'),
-    });
+    const lost = new FastSafetensorsError('IO_ERROR', `cannot write the output: ${error.message}`, { cause: error });
+    printError(lost, { debug: false, json: process.argv.includes('--json') });
   });
   process.stderr.on('error', () => {}); // nobody is left to tell
 }
