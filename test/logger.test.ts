@@ -53,7 +53,7 @@ test('the warning of a fallback', async () => {
   const loader = new ParallelLoader({ files, copier: '3fs', fallback: 'nogds', logger });
   for await (const [, tensor] of loader.iterateWeights()) tensor.dispose();
   await loader.close();
-  expect(said.join()).toContain('instead of 3fs');
+  expect(said.join()).toContain("falls back from '3fs'");
 });
 
 test('the warning of a close() that waits no longer', async () => {
