@@ -171,6 +171,7 @@ function strided(bytes: Uint8Array, shape: number[], width: number, ranges: Slic
 
 test('a slice that is converted is copied apart as what it became', async () => {
   const large = entry('large', 'BF16', [30, 41]);
+  for (let at = 1; at < large.bytes.length; at += 2) large.bytes[at]! &= 0xbf; // no NaN: their bits may change
   const path = await writeModel(folder, [large]);
   for (const options of Object.values(HOW)) {
     const opened = await fastsafeOpen(path, { ...options, dtype: 'F32' });
