@@ -45,8 +45,8 @@ async function fill({ destination, ranges }: CopyRequest, value: number): Promis
 }
 
 /** The first byte of each tensor, by name. */
-async function load(name: string, options: LoaderOptions = {}): Promise<Record<string, number[]>> {
-  const loader = new ParallelLoader({ files, copier: name, ...options });
+async function load(name: string, options: LoaderOptions = {}, from = files): Promise<Record<string, number[]>> {
+  const loader = new ParallelLoader({ files: from, copier: name, ...options });
   const read: Record<string, number[]> = {};
   try {
     for await (const [key, tensor] of loader.iterateWeights()) {
@@ -62,10 +62,9 @@ async function load(name: string, options: LoaderOptions = {}): Promise<Record<s
 test('a request’s ranges are its own: other places of the allocation are INVALID_ARGUMENT', async () => {
   const kept: DeviceTensor[] = [];
   const refusals: unknown[] = [];
-  let fillers = 0;
   const name = copier(async (request) => {
     const { destination, ranges } = request;
-    await fill(request, ++fillers);
+    await fill(request, request.path === files[1] ? 2 : 1);
     const { destOffset, length } = ranges.at(-1)!;
     const outside: [number, number][] = request.path === files[1] ? [[0, 10]] : [];
     outside.push([destOffset, length + 1], [destOffset + length, 1]); // padding, or another's
@@ -113,9 +112,8 @@ test.each<[string, (request: CopyRequest) => Promise<void>, string]>([
     'all but a byte in the middle',
     async ({ destination, ranges: [a, b] }) => {
       await destination.write(a!.destOffset, new Uint8Array(a!.length));
-      if (!b) return;
-      await destination.write(b.destOffset + 1501, new Uint8Array(b.length - 1501));
-      await destination.write(b.destOffset, new Uint8Array(1500));
+      await destination.write(b!.destOffset + 1501, new Uint8Array(b!.length - 1501));
+      await destination.write(b!.destOffset, new Uint8Array(1500));
     },
     'b',
   ],
@@ -123,12 +121,12 @@ test.each<[string, (request: CopyRequest) => Promise<void>, string]>([
     'all but the last byte',
     async ({ destination, ranges: [a, b] }) => {
       await destination.write(a!.destOffset, new Uint8Array(a!.length));
-      if (b) await destination.write(b.destOffset, new Uint8Array(b.length - 1));
+      await destination.write(b!.destOffset, new Uint8Array(b!.length - 1));
     },
     'b',
   ],
 ])('a copier that writes %s is a SHORT_READ that names the tensor', async (_, copy, tensor) => {
-  const error = await load(copier(copy)).then(
+  const error = await load(copier(copy), {}, files.slice(0, 1)).then(
     () => undefined,
     (thrown) => thrown,
   );
