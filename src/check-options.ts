@@ -64,22 +64,25 @@ export function checkTensorName(name: unknown): void {
 
 /**
  * Checks names and values of options: INVALID_ARGUMENT for an unknown name or a wrong value. undefined means not given. For an unknown name the message has the
- * nearest right one where one is near, else all of them. `elsewhere`: options that belong to something else, and to what.
+ * nearest right one where one is near, else all of them. `elsewhere`: options that belong to something else, and to what. Returns the copy that was checked, for use in
+ * place of what was given: a getter may say something else the next time.
  */
-export function checkOptions(
-  options: unknown,
+export function checkOptions<T>(
+  options: T,
   checks: Checks,
   elsewhere: Readonly<Record<string, string>> = {},
   what = 'options',
-): void {
-  if (options === undefined) return;
+): NonNullable<T> {
+  if (options === undefined) return {} as NonNullable<T>;
   if (typeof options !== 'object' || options === null || Array.isArray(options)) fail(what, 'an object', options);
-  for (const [name, value] of Object.entries(options as object)) {
+  const copy = { ...options };
+  for (const [name, value] of Object.entries(copy)) {
     const check = Object.hasOwn(checks, name) ? checks[name] : undefined;
     if (!check)
       throw new InvalidArgumentError(`there is no option "${name}"${hint(name, Object.keys(checks), elsewhere)}`);
     if (value !== undefined) check(value, name);
   }
+  return copy;
 }
 
 /** What to do about an unknown name, to be put behind it. */

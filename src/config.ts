@@ -52,8 +52,8 @@ export function loadConfig(options: { path?: string } = {}): Record<string, unkn
 
 /** loadConfig that says what it leaves out. */
 export function readConfig(options: { path?: string }, debug: (message: string) => void): Record<string, unknown> {
-  checkOptions(options, { path: text });
-  const named = options.path ?? process.env[VARIABLE];
+  const given = checkOptions(options, { path: text });
+  const named = given.path ?? process.env[VARIABLE];
   const path = named ?? DEFAULT_FILE;
   const config: Record<string, unknown> = { loader: 'base', parallel: {}, debug: {}, base: {}, '3fs': {} };
   let content: string;
@@ -61,7 +61,7 @@ export function readConfig(options: { path?: string }, debug: (message: string) 
     content = readRegularFileSync(path, MAX_BYTES).toString();
   } catch (cause) {
     if (named === undefined && (cause as NodeJS.ErrnoException).code === 'ENOENT') return config;
-    const who = options.path === undefined && named !== undefined ? ` (named by ${VARIABLE})` : '';
+    const who = given.path === undefined && named !== undefined ? ` (named by ${VARIABLE})` : '';
     throw new FastSafetensorsError(
       'IO_ERROR',
       `cannot read the configuration ${path}${who}: ${(cause as Error).message}`,

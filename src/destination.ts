@@ -1,43 +1,121 @@
-import type { Destination } from './copiers/copier.js';
+import { describe } from './check-options.js';
+import type { CopyRange, Destination } from './copiers/copier.js';
 import type { Device } from './device.js';
-import { InvalidArgumentError } from './errors.js';
-import type { Memory } from './memory.js';
-import { native, settled } from './native.js';
+import { FastSafetensorsError, InvalidArgumentError } from './errors.js';
+import { Intervals } from './intervals.js';
+import { type Memory, vanished } from './memory.js';
 
-/** One allocation as a copier sees it. It holds a reference until it is closed. */
+/**
+ * One request's part of an allocation, as its copier sees it: the allocation's addresses, of which only the request's ranges can be written, until the request has
+ * ended. It knows what has landed, so that no byte is handed out that nobody wrote.
+ */
 export class MemoryDestination implements Destination {
-  readonly memory: Memory;
+  readonly #memory: Memory;
+  readonly #allowed = new Intervals();
+  readonly #landed = new Intervals();
+  readonly #progress: () => void;
+  readonly #pending = new Set<Promise<void>>();
+  #addressed = false;
+  #closed = false;
 
-  constructor(memory: Memory) {
-    this.memory = memory;
+  /** `progress` is called when bytes have landed. */
+  constructor(memory: Memory, ranges: readonly CopyRange[], progress: () => void) {
+    this.#memory = memory;
+    this.#progress = progress;
+    for (const { destOffset, length } of ranges) this.#allowed.add(destOffset, destOffset + length);
   }
 
   get device(): Device {
-    return this.memory.device;
+    return this.#memory.device;
   }
 
   get byteLength(): number {
-    return this.memory.size;
+    return this.#memory.size;
   }
 
   get pointer(): bigint {
-    return this.memory.pointer;
+    this.#addressed = true;
+    return this.#memory.pointer;
   }
 
   async write(destOffset: number, bytes: Uint8Array): Promise<void> {
-    if (!ArrayBuffer.isView(bytes)) throw new InvalidArgumentError('write: expected a Uint8Array');
-    if (!Number.isSafeInteger(destOffset) || destOffset < 0 || destOffset + bytes.byteLength > this.memory.size) {
+    const own = ownView(bytes);
+    await this.fill([{ destOffset, length: own.byteLength }], (memory, landed) =>
+      memory.write(destOffset, own, landed),
+    );
+  }
+
+  /**
+   * Lets `how` write these ranges; it may tell which parts have landed before it resolves, when all have. INVALID_ARGUMENT for what is not the request's to write, CLOSED when
+   * the request has ended. @internal
+   */
+  async fill(
+    parts: readonly { destOffset: number; length: number }[],
+    how: (memory: Memory, landed: (offset: number, length: number) => void) => Promise<void>,
+  ): Promise<void> {
+    if (this.#closed) throw ended();
+    for (const { destOffset, length } of parts) this.#check(destOffset, length);
+    const landed = (offset: number, length: number): void => {
+      this.#landed.add(offset, offset + length);
+      this.#progress();
+    };
+    const memory = this.#memory.retain();
+    const filling = how(memory, landed)
+      .then(() => {
+        for (const { destOffset, length } of parts) landed(destOffset, length);
+      })
+      .finally(() => {
+        memory.release();
+        this.#pending.delete(filling);
+      });
+    this.#pending.add(filling);
+    await filling;
+  }
+
+  /** Nothing can be written from here on; resolves when what had begun has ended. @internal */
+  async close(): Promise<void> {
+    this.#closed = true;
+    await Promise.allSettled(this.#pending);
+  }
+
+  /**
+   * The first of a range's bytes that nobody has written, by its place in the memory. A copier that asked for `pointer` may have filled them itself: its word is taken.
+   * @internal
+   */
+  firstMissing({ destOffset, length }: CopyRange): number | undefined {
+    return this.#addressed ? undefined : this.#landed.firstGap(destOffset, destOffset + length);
+  }
+
+  #check(destOffset: number, length: number): void {
+    const { size } = this.#memory;
+    const numbers = Number.isSafeInteger(destOffset) && Number.isSafeInteger(length);
+    if (!numbers || destOffset < 0 || length < 0 || destOffset + length > size) {
       throw new InvalidArgumentError(
-        `write: ${bytes.byteLength} bytes at offset ${destOffset} reach outside the destination of ${this.memory.size} bytes`,
+        `write: ${describe(length)} bytes at offset ${describe(destOffset)} reach outside the destination of ${size} bytes`,
       );
     }
-    if (bytes.byteLength === 0) return;
-    const view = new Uint8Array(bytes.buffer, bytes.byteOffset, bytes.byteLength);
-    const memory = this.memory.retain();
-    try {
-      await settled(native().writeAllocation(memory.handle, destOffset, view));
-    } finally {
-      memory.release();
+    if (!this.#allowed.has(destOffset, destOffset + length)) {
+      throw new InvalidArgumentError(
+        `write: ${length} bytes at offset ${destOffset} reach outside the ranges of this request; write each range to its destOffset`,
+      );
     }
   }
+}
+
+/** A view that says what is: the properties of one that was given can be made to say anything. */
+function ownView(bytes: Uint8Array): Uint8Array {
+  if (!ArrayBuffer.isView(bytes)) throw new InvalidArgumentError('write: expected a Uint8Array');
+  const { byteLength } = bytes;
+  if (byteLength === 0) return new Uint8Array(0);
+  try {
+    const view = new Uint8Array(bytes.buffer, bytes.byteOffset, byteLength);
+    if (view.byteLength === byteLength) return view;
+  } catch {
+    // Its buffer is shorter than it says.
+  }
+  throw vanished(byteLength);
+}
+
+function ended(): FastSafetensorsError {
+  return new FastSafetensorsError('CLOSED', 'write: the request that this destination was for has ended');
 }

@@ -80,8 +80,7 @@ export class DeviceTensor {
   /** The raw bytes, copied, off the event loop; by default all of them. INVALID_ARGUMENT for a range outside the tensor, CLOSED after dispose(). */
   async toHost(range: { offset?: number; length?: number } = {}): Promise<Uint8Array> {
     this.#check();
-    checkOptions(range, RANGE_CHECKS, {}, 'toHost');
-    const { offset = 0, length = this.byteLength - offset } = range;
+    const { offset = 0, length = this.byteLength - offset } = checkOptions(range, RANGE_CHECKS, {}, 'toHost');
     if (length < 0 || offset + length > this.byteLength) {
       throw new InvalidArgumentError(
         `toHost: offset ${offset} and length ${length} reach outside tensor "${this.name}" of ${this.byteLength} bytes`,

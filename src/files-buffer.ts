@@ -1,9 +1,9 @@
-import { checkTensorName } from './check-options.js';
+import { checkTensorName, describe } from './check-options.js';
 import { openDevice } from './device.js';
 import { DeviceTensor } from './device-tensor.js';
 import { DTYPE_BITS } from './dtype.js';
 import { FastSafetensorsError, InvalidArgumentError } from './errors.js';
-import { adopt, type Framework } from './framework.js';
+import { adopt, disposeWhenMade, type Framework, isPromise } from './framework.js';
 import type { Load } from './loaders/load.js';
 import { Memory } from './memory.js';
 import type { SafeTensorsMetadata } from './metadata.js';
@@ -19,6 +19,8 @@ export class FilesBufferOnDevice<T = DeviceTensor> {
   readonly #framework: Framework<T> | undefined;
   readonly #pg: ProcessGroup;
   readonly #find: (name: string) => number | undefined;
+  /** Called when the buffer is closed: for each tensor that a framework is still making. */
+  readonly #making = new Set<() => void>();
   #closed = false;
 
   /** @internal Made by SafeTensorsFileLoader.copyFilesToDevice of a complete load. */
@@ -77,7 +79,7 @@ export class FilesBufferOnDevice<T = DeviceTensor> {
   async pushTensor(name: string, dstRank: number): Promise<T | null> {
     const { rank, size } = this.#pg;
     if (!Number.isInteger(dstRank) || dstRank < 0 || dstRank >= size) {
-      throw new InvalidArgumentError(`pushTensor: expected a rank from 0 to ${size - 1}, found ${dstRank}`);
+      throw new InvalidArgumentError(`pushTensor: expected a rank from 0 to ${size - 1}, found ${describe(dstRank)}`);
     }
     const item = this.#item(name);
     return dstRank === rank ? this.#adopt(this.#load.tensor(item)) : null;
@@ -113,6 +115,7 @@ export class FilesBufferOnDevice<T = DeviceTensor> {
     if (this.#closed) return;
     this.#closed = true;
     this.#load.end();
+    for (const closed of this.#making) closed();
   }
 
   [Symbol.asyncDispose](): Promise<void> {
@@ -163,7 +166,22 @@ export class FilesBufferOnDevice<T = DeviceTensor> {
   }
 
   async #adopt(tensor: DeviceTensor): Promise<T> {
-    return adopt(this.#framework, tensor);
+    const adopted = adopt(this.#framework, tensor);
+    if (!isPromise(adopted)) return adopted;
+    return new Promise<T>((resolve, reject) => {
+      const closed = (): void => {
+        reject(new FastSafetensorsError('CLOSED', 'the buffer was closed while a tensor was made'));
+        disposeWhenMade(adopted);
+      };
+      this.#making.add(closed);
+      const settle = <V>(how: (value: V) => void): ((value: V) => void) => {
+        return (value) => {
+          this.#making.delete(closed);
+          how(value);
+        };
+      };
+      adopted.then(settle(resolve), settle(reject));
+    });
   }
 
   #item(name: string): number {
@@ -188,6 +206,6 @@ export class FilesBufferOnDevice<T = DeviceTensor> {
 function checkDim(dim: number, rank: number, name: string, least: number): void {
   if (Number.isInteger(dim) && dim >= least && (dim < rank || dim === -1)) return;
   throw new InvalidArgumentError(
-    `dim: expected ${least === -1 ? '-1 or ' : ''}a dimension of "${name}", which has ${rank}, found ${dim}`,
+    `dim: expected ${least === -1 ? '-1 or ' : ''}a dimension of "${name}", which has ${rank}, found ${describe(dim)}`,
   );
 }

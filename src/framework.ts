@@ -18,10 +18,18 @@ export function adopt<T>(framework: Framework<T> | undefined, tensor: DeviceTens
   };
   try {
     const adopted = framework.adopt(tensor);
-    return isPromise(adopted) ? adopted.then(undefined, refuse) : adopted;
+    return isPromise(adopted) ? Promise.resolve(adopted).then(undefined, refuse) : adopted;
   } catch (error) {
     return refuse(error);
   }
+}
+
+/** Disposes what an adapter makes when nobody waits for it any more, and then the tensor where it was only borrowed: otherwise that is the adapter's. */
+export function disposeWhenMade(adopted: Promise<unknown>, borrowed?: DeviceTensor): void {
+  adopted
+    .then((made) => (made as { dispose?: () => unknown } | null | undefined)?.dispose?.())
+    .catch(() => {}) // it was refused, or cannot be disposed: nobody is there to be told
+    .finally(() => borrowed?.dispose());
 }
 
 export function isPromise<T>(value: T | Promise<T>): value is Promise<T> {

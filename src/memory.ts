@@ -1,6 +1,9 @@
 import type { Device } from './device.js';
-import { FastSafetensorsError } from './errors.js';
-import { checked, type NativeMemory, native } from './native.js';
+import { FastSafetensorsError, InvalidArgumentError } from './errors.js';
+import { checked, type NativeMemory, native, settled } from './native.js';
+
+/** Bytes that are copied out of JavaScript's memory in one turn of the event loop: some 0.1 ms. */
+const WRITE_PIECE = 1024 * 1024;
 
 /**
  * One allocation of tensor memory. It is given back when the last of its users has released it, or when it is collected: nobody can hold a pointer into freed
@@ -40,8 +43,29 @@ export class Memory {
     native().release(this.#handle);
   }
 
+  /**
+   * Copies bytes to `offset`, which is the caller's to check, in pieces: each is copied aside in its turn and written off the event loop. The bytes must not change until
+   * the promise settles. Their buffer may be resized or transferred meanwhile: INVALID_ARGUMENT. Only for a user that has retained. `landed` is told of each piece.
+   */
+  async write(offset: number, bytes: Uint8Array, landed?: (offset: number, length: number) => void): Promise<void> {
+    const { byteLength } = bytes;
+    for (let at = 0; at < byteLength; at += WRITE_PIECE) {
+      const length = Math.min(WRITE_PIECE, byteLength - at);
+      if (bytes.byteLength !== byteLength) throw vanished(byteLength);
+      await settled(native().writeAllocation(this.#handle, offset + at, bytes.subarray(at, at + length)));
+      landed?.(offset + at, length);
+    }
+  }
+
   /** A new ArrayBuffer over the bytes, which holds a reference of its own. Host memory only; `length` > 0. */
   arrayBuffer(offset: number, length: number): ArrayBuffer {
     return checked(() => native().arrayBufferOf(this.#handle, offset, length));
   }
+}
+
+/** For bytes whose buffer is not what it was when they were given. */
+export function vanished(byteLength: number): InvalidArgumentError {
+  return new InvalidArgumentError(
+    `write: the buffer of the ${byteLength} bytes was resized or transferred before they were written; leave it alone until the promise settles`,
+  );
 }

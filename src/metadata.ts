@@ -1,4 +1,3 @@
-import { setImmediate } from 'node:timers/promises';
 import { isUint8Array } from 'node:util/types';
 import { boolean, checkOptions, describe } from './check-options.js';
 import { DTYPE_NAMES } from './dtype.js';
@@ -6,6 +5,7 @@ import { InvalidArgumentError } from './errors.js';
 import { parseHeader, readHeader } from './native.js';
 import { type HeaderReadOptions, type NativeFileIdentity, type NativeHeader, textAt } from './native-types.js';
 import { TensorFrame } from './tensor-frame.js';
+import { nextTurn } from './timers.js';
 
 export { TensorFrame } from './tensor-frame.js';
 
@@ -73,11 +73,11 @@ export class SafeTensorsMetadata {
     const metadata = new SafeTensorsMetadata(header, path);
     for (let end = NAMES_A_TURN; end < header.tensorCount; end += NAMES_A_TURN) {
       metadata.#indexUpTo(end);
-      await setImmediate();
+      await nextTurn();
     }
     for (let end = NAMES_A_TURN; end < header.metadataEnds.length / 2; end += NAMES_A_TURN) {
       metadata.#metadataUpTo(end);
-      await setImmediate();
+      await nextTurn();
     }
     return metadata;
   }
@@ -154,6 +154,6 @@ export class SafeTensorsMetadata {
 }
 
 function readOptions(options: SafeTensorsMetadataOptions): HeaderReadOptions {
-  checkOptions(options, { allowTrailingBytes: boolean });
-  return { allowTrailingBytes: options.allowTrailingBytes ?? false };
+  const { allowTrailingBytes = false } = checkOptions(options, { allowTrailingBytes: boolean });
+  return { allowTrailingBytes };
 }

@@ -144,9 +144,8 @@ const LOADER_CHECKS: Record<keyof LoaderOptions, Check> = {
   filter: callback,
   allowTrailingBytes: boolean,
   signal: (value, name) => {
-    const signal = value as AbortSignal | null;
-    if (typeof signal !== 'object' || signal === null || typeof signal.aborted !== 'boolean')
-      fail(name, 'an AbortSignal', value);
+    methods('an AbortSignal', 'throwIfAborted', 'addEventListener', 'removeEventListener')(value, name);
+    if (typeof (value as AbortSignal).aborted !== 'boolean') fail(name, 'an AbortSignal', value);
   },
   timeoutMs: positive,
   stallTimeoutMs: positive,
@@ -185,20 +184,22 @@ const PARALLEL_ONLY = Object.fromEntries(
     ]),
 );
 
-export function checkLoaderOptions(options: LoaderOptions | undefined): void {
-  checkOptions(options, LOADER_CHECKS as Checks, PARALLEL_ONLY);
+/** This and the next return the copy that was checked. */
+export function checkLoaderOptions<T>(options: LoaderOptions<T>): LoaderOptions<T> {
+  return checkOptions(options, LOADER_CHECKS as Checks, PARALLEL_ONLY);
 }
 
-export function checkParallelOptions(options: ParallelOptions): void {
+export function checkParallelOptions<T>(options: ParallelOptions<T>): ParallelOptions<T> {
   if (typeof options !== 'object' || options === null) fail('options', 'an object with files', options);
-  checkOptions(options, PARALLEL_CHECKS as Checks);
-  if (options.files === undefined)
+  const checked = checkOptions(options, PARALLEL_CHECKS as Checks);
+  if (checked.files === undefined)
     throw new InvalidArgumentError('files: expected a path or an array of paths, found nothing');
+  return checked;
 }
 
 /** Of createCopierConstructor for a copier of this package: it takes what a loader would hand on, its own options whole. */
-export function checkCopierOptions(options: unknown): void {
-  checkOptions(options, PARALLEL_CHECKS as Checks);
+export function checkCopierOptions<T extends object>(options: T): T {
+  return checkOptions(options, PARALLEL_CHECKS as Checks);
 }
 
 export const COPY_CHECKS: Checks = {
@@ -208,8 +209,8 @@ export const COPY_CHECKS: Checks = {
 };
 
 /** Of copyFilesToDevice. */
-export function checkCopyOptions(options: unknown): void {
-  checkOptions(options, COPY_CHECKS, ownedBy("the loader's constructor", LOADER_CHECKS));
+export function checkCopyOptions<T extends object>(options: T): T {
+  return checkOptions(options, COPY_CHECKS, ownedBy("the loader's constructor", LOADER_CHECKS));
 }
 
 /** For checkOptions: who has these options. */

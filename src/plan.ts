@@ -1,8 +1,8 @@
-import { setImmediate } from 'node:timers/promises';
 import { canConvert, DTYPE_BITS, DTYPE_NAMES, type DTypeName, isFloating } from './dtype.js';
 import { FastSafetensorsError } from './errors.js';
 import type { SafeTensorsMetadata } from './metadata.js';
 import type { NativePlan } from './native.js';
+import { nextTurn } from './timers.js';
 
 /** Frameworks adopt memory without a copy at this alignment. */
 export const TENSOR_ALIGNMENT = 256;
@@ -146,7 +146,7 @@ export class Plan {
         items.sizes[item] = size;
         items.destinations[item] = start;
         used = start + size;
-        if (item % TENSORS_A_TURN === TENSORS_A_TURN - 1) await setImmediate();
+        if (item % TENSORS_A_TURN === TENSORS_A_TURN - 1) await nextTurn();
       }
     }
     if (count > 0) {

@@ -1,7 +1,9 @@
 import { basename } from 'node:path';
 import { SingleBar } from 'cli-progress';
+import { FastSafetensorsError } from './errors.js';
 import type { Load } from './loaders/load.js';
 import type { Plan } from './plan.js';
+import { clearInterval, milliseconds, setInterval } from './timers.js';
 
 /** How far a load is. Of a file ('initiate' before its first byte, 'progress', 'done') or of all ('progress_total'). */
 export interface Progress {
@@ -26,10 +28,10 @@ export class ProgressMeter {
   readonly #load: Load;
   readonly #callback: (progress: Progress) => void;
   readonly #files: FileSpan[];
-  readonly #start = performance.now();
+  readonly #start = milliseconds();
   readonly #timer: NodeJS.Timeout;
   #first = 0; // files before it are done
-  error: unknown;
+  #thrown: { readonly value: unknown } | undefined;
 
   constructor(load: Load, callback: (progress: Progress) => void) {
     this.#load = load;
@@ -41,10 +43,10 @@ export class ProgressMeter {
   }
 
   #report(): void {
-    if (this.error !== undefined) return;
+    if (this.#thrown) return;
     try {
       const loaded = this.#load.bytesLoaded;
-      const seconds = Math.max((performance.now() - this.#start) / 1000, 1e-6);
+      const seconds = Math.max((milliseconds() - this.#start) / 1000, 1e-6);
       const tensorsLoaded = this.#load.readyCount;
       const emit = (status: Progress['status'], path: string, done: number, total: number): void =>
         this.#callback({
@@ -73,8 +75,9 @@ export class ProgressMeter {
       }
       emit('progress_total', '', loaded, this.#load.plan.bytes);
     } catch (error) {
-      this.error = error;
-      this.#load.cancel(error as Error);
+      this.#thrown = { value: error };
+      const message = `onProgress threw ${typeof error}`;
+      this.#load.cancel(error instanceof Error ? error : new FastSafetensorsError('CLOSED', message, { cause: error }));
     }
   }
 
@@ -82,7 +85,12 @@ export class ProgressMeter {
   stop(): void {
     clearInterval(this.#timer);
     if (this.#load.error === null) this.#report();
-    if (this.error !== undefined) throw this.error;
+    this.rethrow();
+  }
+
+  /** Throws what the callback threw, whatever it is: a load's own error is always an Error. */
+  rethrow(): void {
+    if (this.#thrown) throw this.#thrown.value;
   }
 
   /** Ends without a report. */

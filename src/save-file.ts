@@ -66,8 +66,7 @@ const stringsByName: Check = (value, name) => {
 };
 
 function checkMetadata(options: SaveFileOptions): [string, string][] | undefined {
-  checkOptions(options, { metadata: stringsByName });
-  const { metadata } = options;
+  const { metadata } = checkOptions(options, { metadata: stringsByName });
   if (metadata === undefined) return undefined;
   const entries = Object.entries(metadata);
   for (const [key, value] of entries) {

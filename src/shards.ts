@@ -1,11 +1,11 @@
 import { readdir, realpath, stat } from 'node:fs/promises';
 import { basename, dirname, join, sep } from 'node:path';
-import { setImmediate } from 'node:timers/promises';
 import { FastSafetensorsError, InvalidArgumentError } from './errors.js';
 import { SafeTensorsMetadata } from './metadata.js';
 import { native, settled } from './native.js';
 import { type NativeShardIndex, textAt } from './native-types.js';
 import { readRegularFile } from './regular-file.js';
+import { milliseconds, nextTurn } from './timers.js';
 
 /** One file, several, a folder (its model.safetensors.index.json, else its *.safetensors), or an index file. */
 export type Files = string | readonly string[];
@@ -178,7 +178,7 @@ export async function readShards(
   if (metadata.length === 1 && !index)
     return { metadata, fileOf: (name) => (metadata[0]!.has(name) ? 0 : undefined), totalSize };
   const fileOf = new Map<string, number>();
-  let turn = performance.now();
+  let turn = milliseconds();
   for (let file = 0; file < metadata.length; ++file) {
     const header = metadata[file]!;
     for (let i = 0; i < header.tensorCount; ++i) {
@@ -192,9 +192,9 @@ export async function readShards(
         );
       }
       fileOf.set(name, file);
-      if ((i & 1023) === 1023 && performance.now() - turn > 4) {
-        await setImmediate();
-        turn = performance.now();
+      if ((i & 1023) === 1023 && milliseconds() - turn > 4) {
+        await nextTurn();
+        turn = milliseconds();
       }
     }
   }
@@ -217,7 +217,7 @@ async function checkIndex(
     if (file === undefined) throw wrong(tensor, `should be in ${basename(expected)}, but no shard has it`);
     const found = metadata[file]!.path;
     if (found !== expected) throw wrong(tensor, `should be in ${basename(expected)}, but is in ${basename(found)}`);
-    if (i % TENSORS_A_TURN === TENSORS_A_TURN - 1) await setImmediate();
+    if (i % TENSORS_A_TURN === TENSORS_A_TURN - 1) await nextTurn();
   }
   // The index names no tensor twice: with as many names, they are the same.
   if (shardOf.length === fileOf.size) return;

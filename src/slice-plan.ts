@@ -1,8 +1,8 @@
-import { setImmediate } from 'node:timers/promises';
 import { DTYPE_BITS, DTYPE_NAMES, type DTypeName } from './dtype.js';
 import type { SafeTensorsMetadata, TensorFrame } from './metadata.js';
 import { convertedDtype, Plan } from './plan.js';
 import type { RunGrid } from './tensor-frame.js';
+import { nextTurn } from './timers.js';
 
 /** Bytes between two runs that cost less than another read. */
 const LARGEST_GAP = 32 * 1024;
@@ -97,7 +97,7 @@ export async function planSlice(
       chunk = 0;
       outerAt += step(piece.outer, index);
     }
-    if (part % PARTS_A_TURN === PARTS_A_TURN - 1) await setImmediate();
+    if (part % PARTS_A_TURN === PARTS_A_TURN - 1) await nextTurn();
   }
   const plan = Plan.ofParts(metadata, tensor, DTYPE_NAMES.indexOf(target), parts);
   if (!gathers) return { plan, dtype: target, byteLength, copyOf: null };

@@ -1,10 +1,16 @@
+import { rm } from 'node:fs/promises';
 import {
+  AutoLoader,
+  copierAvailability,
+  createCopierConstructor,
   FastSafetensorsError,
   fastsafeOpen,
   ParallelLoader,
+  registerCopier,
   SafeTensorsFileLoader,
   SingleGroup,
 } from 'fastsafetensors-node';
+import { newFolder, someEntries, writeModel } from './support/model-files.js';
 
 // Constructors check every option at once; a wrong one names itself, a misspelled one its nearest right name.
 
@@ -30,7 +36,7 @@ const WRONG: Record<string, unknown[]> = {
   dtype: ['f32', 'FLOAT', 'toString', 1],
   filter: ['name', null],
   allowTrailingBytes: ['no', 0],
-  signal: [null, {}, new AbortController()],
+  signal: [null, {}, new AbortController(), { aborted: false }, { aborted: false, throwIfAborted() {} }],
   timeoutMs: [0, -1, Number.NaN, '5s'],
   stallTimeoutMs: [0, -5, Number.NaN],
   maxBytesPerSecond: [0, -1, Number.NaN, '1 GB'],
@@ -153,6 +159,101 @@ test('every option is accepted with a right value or undefined', async () => {
   }).close();
   const nothing = Object.fromEntries(Object.keys(right).map((name) => [name, undefined]));
   await new SafeTensorsFileLoader(nothing).close();
+});
+
+/** Options of which one says something else each time that it is read: right the first time. */
+function changing(name: string, right: unknown, ...wrong: unknown[]): object {
+  const values = [right, ...wrong];
+  return Object.defineProperty({}, name, {
+    enumerable: true,
+    get: () => (values.length > 1 ? values.shift() : values[0]),
+  });
+}
+
+test('options are read once: what was checked is what is used', async () => {
+  const folder = await newFolder();
+  const files = await writeModel(folder, someEntries());
+  const cases: [string, unknown, unknown][] = [
+    ['maxThreads', 1, 'many'],
+    ['bounceBufferSize', 4096, {}],
+    ['timeoutMs', 60_000, Symbol('soon')],
+    ['device', 'cpu', 'tpu'],
+    ['copier', 'nogds', 'nvme'],
+    ['signal', undefined, { aborted: true }],
+    ['dtype', undefined, 'nothing'],
+  ];
+  for (const [name, right, wrong] of cases) {
+    const options = (): object => changing(name, right, wrong);
+    const withFiles = (): never =>
+      Object.defineProperty(options(), 'files', { enumerable: true, value: files }) as never;
+    for (const make of [() => new ParallelLoader(withFiles()), () => new AutoLoader(withFiles())]) {
+      const loader = make();
+      for await (const [, tensor] of loader.iterateWeights()) tensor.dispose();
+      await loader.close();
+    }
+    const opened = await fastsafeOpen(files, options());
+    (await opened.getTensor(opened.keys()[0]!)).dispose();
+    await opened.close();
+    const loader = new SafeTensorsFileLoader(options());
+    await loader.addFilenames(files);
+    const copyOptions = ['signal', 'dtype'].includes(name) ? options() : {};
+    await (await loader.copyFilesToDevice(copyOptions)).close();
+    await loader.close();
+  }
+  await rm(folder, { recursive: true });
+});
+
+test('a copier’s options are checked as the loaders’; one of the user’s own may have others', () => {
+  for (const options of [{ maxThreads: 0 }, { maxThread: 1 }, { staging: 'never' }, null, 'x']) {
+    const error = refused(() => createCopierConstructor('nogds', 'cpu', options as never));
+    expect(error.code).toBe('INVALID_ARGUMENT');
+  }
+  createCopierConstructor('nogds', 'cpu', { maxThreads: 1, files: 'x', queueSize: 1 });
+  const seen: unknown[] = [];
+  registerCopier('of one’s own', (_, options) => {
+    seen.push({ ...options });
+    return () => ({ submitIo() {}, waitIo: async () => {}, close: async () => {} });
+  });
+  createCopierConstructor('of one’s own', 'cpu', { bucket: 'b', maxThreads: 2 });
+  expect(seen).toEqual([{ bucket: 'b', maxThreads: 2 }]);
+  for (const device of [null, {}, Symbol('gpu')])
+    expect(refused(() => createCopierConstructor('nogds', device as never)).code).toBe('INVALID_ARGUMENT');
+});
+
+test('what cannot be made a string is refused with a code all the same', async () => {
+  const odd = [Symbol('w'), Object.create(null), () => {}] as never[];
+  const folder = await newFolder();
+  const files = await writeModel(folder, someEntries());
+  const opened = await fastsafeOpen(files);
+  const loader = new SafeTensorsFileLoader();
+  await loader.addFilenames(files);
+  const buffers = await loader.copyFilesToDevice();
+  const name = buffers.keys()[0]!;
+  const tensor = await buffers.getTensor(name);
+  for (const value of odd) {
+    expect(refused(() => createCopierConstructor(value, 'cpu')).code).toBe('UNKNOWN_COPIER');
+    expect(refused(() => registerCopier(value)).code).toBe('INVALID_ARGUMENT');
+    expect(refused(() => new SafeTensorsFileLoader({ copier: value })).code).toBe('INVALID_ARGUMENT');
+    expect(refused(() => loader.getShape(value)).code).toBe('INVALID_ARGUMENT');
+    const codes: [() => Promise<unknown>, string][] = [
+      [() => copierAvailability(value), 'UNKNOWN_COPIER'],
+      [() => opened.getTensor(value), 'INVALID_ARGUMENT'],
+      [() => opened.getSlice(value), 'INVALID_ARGUMENT'],
+      [() => buffers.getTensor(value), 'INVALID_ARGUMENT'],
+      [() => buffers.getSharded(name, value), 'INVALID_ARGUMENT'],
+      [() => buffers.pushTensor(name, value), 'INVALID_ARGUMENT'],
+      [() => buffers.getMultiCols([value], 0), 'INVALID_ARGUMENT'],
+      [() => tensor.toHost({ offset: value }), 'INVALID_ARGUMENT'],
+      [() => tensor.toHost({ length: value }), 'INVALID_ARGUMENT'],
+    ];
+    for (const [call, code] of codes) await expect(call()).rejects.toMatchObject({ code });
+  }
+  await expect(opened.getSlice(name, odd[0])).rejects.toMatchObject({ code: 'INVALID_ARGUMENT' });
+  tensor.dispose();
+  await buffers.close();
+  await loader.close();
+  await opened.close();
+  await rm(folder, { recursive: true });
 });
 
 test('what this version cannot do yet says so', () => {

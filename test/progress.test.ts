@@ -107,6 +107,21 @@ test.each([1, 2, 6])('an exception in the callback at event %i ends the load wit
   await loader.close();
 });
 
+test.each([undefined, null, 0, '', 'a string'])('so does %p, which is no Error', async (thrown) => {
+  const onProgress = (): void => {
+    throw thrown;
+  };
+  for (const copier of ['paced', 'paced mock']) {
+    const parallel = new ParallelLoader({ files: paths, copier, onProgress });
+    await expect(parallel.iterateWeights().next()).rejects.toBe(thrown);
+    await parallel.close();
+    const loader = new SafeTensorsFileLoader({ copier });
+    await loader.addFilenames(paths);
+    await expect(loader.copyFilesToDevice({ onProgress })).rejects.toBe(thrown);
+    await loader.close();
+  }
+});
+
 test('options of a copy are checked', async () => {
   const loader = new SafeTensorsFileLoader();
   await loader.addFilenames(paths);

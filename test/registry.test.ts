@@ -55,7 +55,13 @@ test('a factory sees the device and the options, a constructor the metadata', as
     seen.push(device.toString(), options.maxThreads);
     return (metadata, on) => {
       seen.push(metadata.path, on.toString());
-      return { submitIo: () => {}, waitIo: async () => {}, close: async () => void seen.push('closed') };
+      return {
+        submitIo: async ({ destination, ranges }) => {
+          for (const { destOffset, length } of ranges) await destination.write(destOffset, new Uint8Array(length));
+        },
+        waitIo: (pending) => pending as Promise<void>,
+        close: async () => void seen.push('closed'),
+      };
     };
   });
   const loader = new ParallelLoader({ files: path, copier: 'seeing', maxThreads: 3 });

@@ -93,7 +93,7 @@ export async function onHost(tensor: DeviceTensor): Promise<DeviceTensor> {
   try {
     for (let offset = 0; offset < byteLength; offset += PIECE) {
       const bytes = await tensor.toHost({ offset, length: Math.min(PIECE, byteLength - offset) });
-      await settled(native().writeAllocation(memory.handle, offset, bytes));
+      await memory.write(offset, bytes);
     }
     return new DeviceTensor(name, dtype, shape, byteLength, cpu, memory, 0);
   } finally {

@@ -1,5 +1,7 @@
 // Devices and tensor memory for JavaScript.
 #include <cstring>
+#include <memory>
+#include <new>
 
 #include "device/cufile_api.h"
 #include "device/devices.h"
@@ -137,18 +139,21 @@ Napi::Value ReadAllocation(const Napi::CallbackInfo& info) {
       });
 }
 
-// writeAllocation(allocation, offset, bytes: Uint8Array): Promise<void>. The bytes are read before the promise
-// resolves; they must not change until then.
+// writeAllocation(allocation, offset, bytes: Uint8Array): Promise<void>. The bytes are copied before this returns: a
+// promise cannot keep JavaScript from resizing or transferring their buffer. For pieces, see src/memory.ts.
 Napi::Value WriteAllocation(const Napi::CallbackInfo& info) {
   auto buffer = FromExternal<DeviceBuffer>(info[0]);
   size_t offset = SizeArgument(info[1]);
   auto bytes = info[2].As<Napi::Uint8Array>();
-  const void* source = bytes.Data();
   size_t length = bytes.ByteLength();
   Status inside = CheckRange(*buffer, offset, length);
   if (!inside.ok()) return Rejected(info.Env(), inside);
+  std::shared_ptr<char> copy(new (std::nothrow) char[length], std::default_delete<char[]>());
+  if (copy == nullptr)
+    return Rejected(info.Env(), Status(Code::OUT_OF_HOST_MEMORY, Format("cannot allocate %zu bytes to write", length)));
+  if (length > 0) memcpy(copy.get(), bytes.Data(), length);
   return AsyncWork::Run(
-      info.Env(), [=] { return buffer->device().Write(*buffer, offset, length, source); }, nullptr, bytes);
+      info.Env(), [=] { return buffer->device().Write(*buffer, offset, length, copy.get()); }, nullptr);
 }
 
 // copyAllocation(source, destination, numbers: Float64Array): Promise<void>. `numbers`: [run, sourceOffset,

@@ -9,12 +9,19 @@ export interface CopyRange {
   readonly destOffset: number;
 }
 
-/** Device memory that a copier fills. */
+/** Device memory that a copier fills: an allocation, of which one request's ranges are the copier's to write. */
 export interface Destination {
   readonly device: Device;
   readonly byteLength: number;
+  /**
+   * Address of byte 0, for copiers with native code of their own. Bytes that come through `write` are counted, and a request that ends without all of its ranges is
+   * a SHORT_READ; a copier that asks for the pointer answers for all bytes of the request itself.
+   */
   readonly pointer: bigint;
-  /** Copies bytes in, off the event loop; they must not change until the promise settles. INVALID_ARGUMENT outside the memory. */
+  /**
+   * Copies bytes in, a MiB a turn of the event loop; they must not change until the promise settles. INVALID_ARGUMENT outside the request's ranges, and when the bytes'
+   * buffer is resized or transferred meanwhile; CLOSED when waitIo has settled.
+   */
   write(destOffset: number, bytes: Uint8Array): Promise<void>;
 }
 
@@ -26,7 +33,10 @@ export interface CopyRequest {
   readonly signal: AbortSignal;
 }
 
-/** Moves ranges of one file: submitIo starts and returns at once, waitIo resolves when every byte is in place or rejects. */
+/**
+ * Moves ranges of one file: submitIo starts and returns at once, waitIo resolves when every byte is in place or rejects. A load whose copiers write nothing and finish
+ * nothing for stallTimeoutMs is STALLED, as is one whose copier takes that long to close.
+ */
 export interface Copier<P = unknown> {
   submitIo(request: CopyRequest): P;
   waitIo(pending: P): Promise<void>;

@@ -15,7 +15,6 @@ export function createCopierConstructor(
 ): CopierConstructor {
   const { builtin } = copierFactory(type);
   const target = device instanceof Device ? device : Device.parse(device);
-  if (builtin) checkCopierOptions(options);
-  else if (typeof options !== 'object' || options === null) fail('options', 'an object', options);
-  return copierConstructor(type, target, options);
+  if (typeof options !== 'object' || options === null) fail('options', 'an object', options);
+  return copierConstructor(type, target, builtin ? checkCopierOptions(options) : options);
 }

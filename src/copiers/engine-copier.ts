@@ -41,11 +41,15 @@ class EngineCopier implements Copier<Promise<void>> {
     }
   }
 
-  async #copy({ destination, ranges, signal }: CopyRequest): Promise<void> {
+  async #copy({ destination, ranges: given, signal }: CopyRequest): Promise<void> {
     signal.throwIfAborted();
+    const ranges = given.map(({ fileOffset, length, destOffset }) => ({ fileOffset, length, destOffset })); // as checked
     if (destination instanceof MemoryDestination) {
       this.#engine ??= this.#open(this.#device);
-      return this.#transfer(await this.#engine, destination.memory, ranges, signal);
+      const engine = await this.#engine;
+      return destination.fill(ranges, (memory, landed) =>
+        this.#transfer(engine, memory, ranges, signal, () => landed(0, 0)),
+      );
     }
     this.#hostEngine ??= this.#open(Device.parse('cpu'));
     const engine = await this.#hostEngine;
@@ -80,6 +84,7 @@ class EngineCopier implements Copier<Promise<void>> {
     memory: Memory,
     ranges: CopyRequest['ranges'],
     signal: AbortSignal,
+    progress?: () => void,
   ): Promise<void> {
     const identity = this.#metadata.identity;
     if (!identity)
@@ -110,6 +115,7 @@ class EngineCopier implements Copier<Promise<void>> {
           return;
         }
         await settled(native().waitTransfer(load));
+        progress?.();
       }
     } finally {
       signal.removeEventListener('abort', cancel);

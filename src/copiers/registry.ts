@@ -1,3 +1,4 @@
+import { describe } from '../check-options.js';
 import { Device } from '../device.js';
 import { FastSafetensorsError, InvalidArgumentError } from '../errors.js';
 import { type Availability, gdsAvailability, nogdsAvailability, unifiedAvailability } from './availability.js';
@@ -69,7 +70,7 @@ export function copierConstructor(
   const make = copierFactory(type).factory(device, options);
   if (typeof make !== 'function') {
     throw new InvalidArgumentError(
-      `the factory of copier "${type}" returned ${typeof make}, expected a function (metadata, device) => Copier`,
+      `the factory of copier "${type}" returned ${describe(make)}, expected a function (metadata, device) => Copier`,
     );
   }
   return make;
@@ -86,5 +87,8 @@ export async function copierAvailability(type: CopierType, device = 'cpu'): Prom
 }
 
 function unknown(type: string, known: readonly string[]): FastSafetensorsError {
-  return new FastSafetensorsError('UNKNOWN_COPIER', `there is no copier "${type}"; there are ${known.join(', ')}`);
+  return new FastSafetensorsError(
+    'UNKNOWN_COPIER',
+    `there is no copier ${describe(type)}; there are ${known.join(', ')}`,
+  );
 }

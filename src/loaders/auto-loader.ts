@@ -2,15 +2,17 @@ import { configOptions, readConfig } from '../config.js';
 import type { DeviceTensor } from '../device-tensor.js';
 import type { ParallelOptions } from '../options.js';
 import { ParallelLoader } from './parallel-loader.js';
+import { unfailing } from './session.js';
 
 /** A ParallelLoader that takes what its options leave open from the configuration (see loadConfig). */
 export class AutoLoader<T = DeviceTensor> extends ParallelLoader<T> {
   /** Reads the configuration. IO_ERROR, INVALID_ARGUMENT, UNKNOWN_COPIER. */
   constructor(options: ParallelOptions<T>) {
+    const given = { ...options };
     const debug = (message: string): void => {
-      if (options?.debugLog || process.env.FASTSAFETENSORS_DEBUG)
-        (options?.logger ?? console).debug(`fastsafetensors: ${message}`);
+      if (given.debugLog || process.env.FASTSAFETENSORS_DEBUG)
+        unfailing(given.logger ?? console).debug(`fastsafetensors: ${message}`);
     };
-    super({ ...(configOptions(readConfig({}, debug), debug) as Partial<ParallelOptions<T>>), ...options });
+    super({ ...(configOptions(readConfig({}, debug), debug) as Partial<ParallelOptions<T>>), ...given });
   }
 }

@@ -1,13 +1,16 @@
+import { setMaxListeners } from 'node:events';
 import { stat } from 'node:fs/promises';
 import type { Copier, CopierConstructor, CopyRange } from '../copiers/copier.js';
 import { MemoryDestination } from '../destination.js';
 import { type Device, openDevice } from '../device.js';
-import { FastSafetensorsError } from '../errors.js';
+import { FastSafetensorsError, InvalidArgumentError } from '../errors.js';
 import { Memory } from '../memory.js';
 import type { SafeTensorsMetadata } from '../metadata.js';
 import { native, settled } from '../native.js';
 import type { Plan } from '../plan.js';
+import { after } from '../timers.js';
 import { Load, type LoadOptions } from './load.js';
+import { StallWatch } from './stall-watch.js';
 
 /** Requests that a copier has in hand at a time. */
 const MAX_REQUESTS = 64;
@@ -22,6 +25,8 @@ export class CopierLoad extends Load {
   readonly #itemsLeft: Uint32Array; // by allocation
   readonly #taken: Uint8Array; // by allocation
   readonly #copiers = new Map<number, Copier>(); // by file
+  readonly #watch: StallWatch;
+  readonly #stallTimeoutMs: number;
   #window: number;
   #ready: number[] = [];
   #readyPrefix = 0;
@@ -43,21 +48,27 @@ export class CopierLoad extends Load {
     this.#itemsLeft = new Uint32Array(plan.allocationSizes.length);
     this.#taken = new Uint8Array(plan.allocationSizes.length);
     for (let item = 0; item < plan.count; ++item) ++this.#itemsLeft[plan.allocations[item]!]!;
-    const timer =
-      options.timeoutMs === undefined
-        ? undefined
-        : setTimeout(() => {
-            this.#fail(
-              new FastSafetensorsError(
-                'TIMEOUT',
-                `the load was not complete after ${options.timeoutMs} ms: ${this.#bytesLoaded} of ${plan.bytes} bytes had arrived; raise timeoutMs`,
-              ),
-            );
-          }, options.timeoutMs);
+    setMaxListeners(0, this.#abort.signal); // one a request
+    this.#stallTimeoutMs = options.stallTimeoutMs ?? Number.POSITIVE_INFINITY;
+    this.#watch = new StallWatch(this.#stallTimeoutMs, () =>
+      this.#fail(
+        this.#stalled(
+          `a copier has ${this.#inFlight} requests in hand: none of them has ended, and nothing was written for them`,
+        ),
+      ),
+    );
+    const stopTimer = after(options.timeoutMs ?? Number.POSITIVE_INFINITY, () =>
+      this.#fail(
+        new FastSafetensorsError(
+          'TIMEOUT',
+          `the load was not complete after ${options.timeoutMs} ms: ${this.#bytesLoaded} of ${plan.bytes} bytes had arrived; raise timeoutMs`,
+        ),
+      ),
+    );
     void this.#run()
       .catch((error) => this.#fail(error))
       .then(() => this.#finish())
-      .finally(() => clearTimeout(timer));
+      .finally(stopTimer);
   }
 
   get readyPrefix(): number {
@@ -169,15 +180,15 @@ export class CopierLoad extends Load {
     if (memory && ranges.length > 0) {
       memory.retain(); // until the copier lets go of it
       this.#maxInFlight = Math.max(this.#maxInFlight, ++this.#inFlight);
+      this.#watch.enter();
       try {
         await checkUnchanged(metadata);
         if (this.#error) return;
-        const copier = this.#copier(plan.files[first]!, metadata);
-        const destination = new MemoryDestination(memory);
-        await copier.waitIo(copier.submitIo({ path: metadata.path, ranges, destination, signal: this.#abort.signal }));
+        await this.#copy(this.#copier(plan.files[first]!, metadata), metadata, ranges, memory);
         await checkUnchanged(metadata);
       } finally {
         --this.#inFlight;
+        this.#watch.leave();
         memory.release();
       }
     }
@@ -195,10 +206,34 @@ export class CopierLoad extends Load {
     this.#tell();
   }
 
+  /** Resolves when every byte of the ranges is in place and nobody can write to them any more. */
+  async #copy(copier: Copier, metadata: SafeTensorsMetadata, ranges: CopyRange[], memory: Memory): Promise<void> {
+    const { path } = metadata;
+    const destination = new MemoryDestination(memory, ranges, () => this.#watch.progress());
+    try {
+      const given = ranges.map((range) => ({ ...range })); // the copier's to spoil
+      await copier.waitIo(copier.submitIo({ path, ranges: given, destination, signal: this.#abort.signal }));
+    } finally {
+      await destination.close();
+    }
+    if (this.#error) return;
+    for (const range of ranges) {
+      const missing = destination.firstMissing(range);
+      if (missing === undefined) continue;
+      const offset = range.fileOffset + missing - range.destOffset;
+      const tensor = this.plan.tensorAt(path, offset);
+      throw new FastSafetensorsError(
+        'SHORT_READ',
+        `${path}: the copier ended a request without byte ${offset} of the file, of tensor "${tensor}": expected ${range.length} bytes from ${range.fileOffset} on through destination.write`,
+        { path, tensor, offset },
+      );
+    }
+  }
+
   #copier(file: number, metadata: SafeTensorsMetadata): Copier {
     let copier = this.#copiers.get(file);
     if (!copier) {
-      copier = this.#make(metadata, this.device);
+      copier = checkCopier(this.#make(metadata, this.device), metadata.path);
       this.#copiers.set(file, copier);
     }
     return copier;
@@ -210,21 +245,38 @@ export class CopierLoad extends Load {
       error instanceof Error
         ? error
         : new FastSafetensorsError('IO_ERROR', `a copier threw ${String(error)}`, { cause: error });
+    this.#watch.end();
     this.#abort.abort(this.#error);
     this.#tell();
   }
 
   async #finish(): Promise<void> {
-    for (const copier of this.#copiers.values()) {
-      try {
-        await copier.close();
-      } catch (error) {
-        this.#fail(error);
-      }
-    }
+    await Promise.all([...this.#copiers.values()].map((copier) => this.#close(copier)));
     this.#drained = true;
     if (this.#error) this.#releaseAll();
     this.#tell();
+  }
+
+  /** Nothing of a load is in hand of a copier that is closed: one that never ends to close is left to itself. */
+  async #close(copier: Copier): Promise<void> {
+    let stop = (): void => {};
+    const late = new Promise<void>((_, reject) => {
+      stop = after(this.#stallTimeoutMs, () => reject(this.#stalled('a copier has not ended to close')));
+    });
+    try {
+      await Promise.race([copier.close(), late]);
+    } catch (error) {
+      this.#fail(error);
+    } finally {
+      stop();
+    }
+  }
+
+  #stalled(what: string): FastSafetensorsError {
+    return new FastSafetensorsError(
+      'STALLED',
+      `${what} for ${this.#stallTimeoutMs} ms; ${this.#bytesLoaded} of ${this.plan.bytes} bytes had arrived; raise stallTimeoutMs where that is no fault`,
+    );
   }
 
   override end(): void {
@@ -250,6 +302,17 @@ export class CopierLoad extends Load {
   #changed(): Promise<void> {
     return new Promise((resolve) => this.#waiting.push(resolve));
   }
+}
+
+const COPIER_METHODS = ['submitIo', 'waitIo', 'close'] as const;
+
+function checkCopier(copier: Copier, path: string): Copier {
+  const object = typeof copier === 'object' || typeof copier === 'function' ? copier : null;
+  const missing = COPIER_METHODS.filter((method) => typeof object?.[method] !== 'function');
+  if (object && missing.length === 0) return copier;
+  throw new InvalidArgumentError(
+    `the copier that was made for ${path}: expected an object with ${COPIER_METHODS.join(', ')}, found ${object ? `one without ${missing.join(', ')}` : `${copier === null ? 'null' : typeof copier}`}`,
+  );
 }
 
 async function checkUnchanged(metadata: SafeTensorsMetadata): Promise<void> {

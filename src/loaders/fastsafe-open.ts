@@ -1,12 +1,13 @@
 import { checkTensorName } from '../check-options.js';
 import type { DeviceTensor } from '../device-tensor.js';
 import { FastSafetensorsError } from '../errors.js';
-import { adopt } from '../framework.js';
+import { adopt, isPromise } from '../framework.js';
 import type { SafeTensorsMetadata } from '../metadata.js';
 import { checkLoaderOptions, type LoaderOptions } from '../options.js';
 import { Plan } from '../plan.js';
 import { type Files, readShards, type ShardSet } from '../shards.js';
 import type { SliceRange } from '../tensor-frame.js';
+import { milliseconds } from '../timers.js';
 import { Session } from './session.js';
 import { readSlice } from './slice-load.js';
 
@@ -28,13 +29,12 @@ export async function fastsafeOpen<T = DeviceTensor>(
   files: Files,
   options: LoaderOptions<T> = {},
 ): Promise<OpenFiles<T>> {
-  checkLoaderOptions(options as LoaderOptions);
-  const session = new Session({ ...options } as LoaderOptions, 'what fastsafeOpen opened');
+  const checked = checkLoaderOptions(options);
+  const { allowTrailingBytes, signal } = checked;
+  const session = new Session(checked as LoaderOptions, 'what fastsafeOpen opened');
   session.check();
-  const shards = await session.race(
-    readShards(files, { allowTrailingBytes: options.allowTrailingBytes }, options.signal),
-  );
-  return new LazyFiles(session, shards, options);
+  const shards = await session.race(readShards(files, { allowTrailingBytes }, signal));
+  return new LazyFiles(session, shards, checked);
 }
 
 class LazyFiles<T> implements OpenFiles<T> {
@@ -65,7 +65,7 @@ class LazyFiles<T> implements OpenFiles<T> {
     const { metadata, index } = this.#find(name);
     const { timeoutMs, dtype } = this.#options;
     const plan = await Plan.ofTensors([{ metadata, selection: Uint32Array.of(index) }], { dtype });
-    const started = performance.now();
+    const started = milliseconds();
     const load = await this.#session.begin(plan, { window: 1, collectReady: false, timeoutMs });
     let tensor: DeviceTensor;
     try {
@@ -105,6 +105,7 @@ class LazyFiles<T> implements OpenFiles<T> {
   }
 
   async #adopt(tensor: DeviceTensor): Promise<T> {
-    return adopt(this.#options.framework, tensor);
+    const adopted = adopt(this.#options.framework, tensor);
+    return isPromise(adopted) ? this.#session.adopted(adopted) : adopted;
   }
 }

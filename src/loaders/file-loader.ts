@@ -7,6 +7,7 @@ import { Plan, type PlanInput } from '../plan.js';
 import { SingleGroup } from '../process-group.js';
 import type { Progress } from '../progress.js';
 import { type Files, readShards, type ShardSet } from '../shards.js';
+import { milliseconds } from '../timers.js';
 import { selectTensors } from './select.js';
 import { type LoadReport, Session } from './session.js';
 
@@ -26,8 +27,7 @@ export class SafeTensorsFileLoader<T = DeviceTensor> {
 
   /** Checks the options: INVALID_ARGUMENT, UNKNOWN_COPIER. */
   constructor(options: LoaderOptions<T> = {}) {
-    checkLoaderOptions(options as LoaderOptions);
-    this.#options = { ...options };
+    this.#options = checkLoaderOptions(options);
     this.#session = new Session(this.#options as LoaderOptions);
   }
 
@@ -82,19 +82,16 @@ export class SafeTensorsFileLoader<T = DeviceTensor> {
   /** Loads every tensor; `dtype` in place of the loader's. Rejects with the codes of files, copier and device, CLOSED, TIMEOUT, STALLED, or the reason of an aborted signal. */
   async copyFilesToDevice(options: CopyOptions = {}): Promise<FilesBufferOnDevice<T>> {
     const session = this.#session;
-    checkCopyOptions(options);
-    const { signal, onProgress } = options;
+    const { dtype, signal, onProgress } = checkCopyOptions(options);
     session.check(signal);
     const planned = this.#planned();
-    const plan = options.dtype
-      ? await session.race(Plan.ofTensors(this.#inputs!, { dtype: options.dtype }), signal)
-      : planned;
+    const plan = dtype ? await session.race(Plan.ofTensors(this.#inputs!, { dtype }), signal) : planned;
     const shards = this.#shards!;
     const find = (name: string): number | undefined => {
       const file = shards.fileOf(name);
       return file === undefined ? undefined : plan.itemOf(file, name);
     };
-    const started = performance.now();
+    const started = milliseconds();
     const { timeoutMs, framework, pg = new SingleGroup() } = this.#options;
     const load = await session.begin(plan, { window: 0xffffffff, collectReady: false, timeoutMs }, signal);
     const meter = session.meter(load, onProgress);
@@ -106,6 +103,7 @@ export class SafeTensorsFileLoader<T = DeviceTensor> {
       return buffer;
     } catch (error) {
       session.finish(load, started);
+      meter?.rethrow();
       throw error;
     } finally {
       meter?.abandon();

@@ -11,6 +11,8 @@ export interface LoadOptions {
   /** takeReady() is used: tensors in the order in which they arrive. */
   readonly collectReady: boolean;
   readonly timeoutMs?: number;
+  /** For copiers of the user's own; an engine knows it. */
+  readonly stallTimeoutMs?: number;
   readonly alwaysStage?: boolean;
 }
 

@@ -3,6 +3,7 @@ import { adopt, isPromise } from '../framework.js';
 import { checkParallelOptions, type ParallelOptions } from '../options.js';
 import { DEFAULT_BATCH_BYTES, Plan } from '../plan.js';
 import { readShards } from '../shards.js';
+import { milliseconds, nextTurn } from '../timers.js';
 import type { Load } from './load.js';
 import { selectTensors } from './select.js';
 import { type LoadReport, Session } from './session.js';
@@ -20,8 +21,7 @@ export class ParallelLoader<T = DeviceTensor> {
 
   /** Checks the options: INVALID_ARGUMENT, UNKNOWN_COPIER. Reads nothing yet. */
   constructor(options: ParallelOptions<T>) {
-    checkParallelOptions(options as ParallelOptions);
-    this.#options = { ...options };
+    this.#options = checkParallelOptions(options);
     this.#session = new Session(this.#options as ParallelOptions);
   }
 
@@ -51,12 +51,15 @@ export class ParallelLoader<T = DeviceTensor> {
     const inputs = await session.race(selectTensors(shards.metadata, filter));
     const plan = await session.race(Plan.ofTensors(inputs, { batchBytes: maxBatchBytes, dtype }));
     const window = queueSize + 2;
-    const started = performance.now();
+    const started = milliseconds();
     const load = await session.begin(plan, { window, collectReady: order === 'ready', timeoutMs });
     const meter = session.meter(load);
     try {
       yield* order === 'ready' ? this.#asReady(load, window) : this.#inOrder(load, window);
       meter?.stop();
+    } catch (error) {
+      meter?.rethrow();
+      throw error;
     } finally {
       meter?.abandon();
       session.finish(load, started);
@@ -66,7 +69,7 @@ export class ParallelLoader<T = DeviceTensor> {
   async *#inOrder(load: Load, window: number): AsyncGenerator<[string, T], void, void> {
     const { plan } = load;
     const { borrow } = this.#options;
-    let turn = performance.now();
+    let turn = milliseconds();
     let ready = 0;
     for (let item = 0; item < plan.count; ++item) {
       if (item > 0 && plan.batchOf(item) !== plan.batchOf(item - 1)) load.allow(plan.batchOf(item) + window);
@@ -75,14 +78,15 @@ export class ParallelLoader<T = DeviceTensor> {
       const tensor = load.tensor(item);
       load.pass(item);
       const adopted = this.#adopt(tensor);
+      const made = isPromise(adopted) ? await this.#session.adopted(adopted, borrow ? tensor : undefined) : adopted;
       try {
-        yield [tensor.name, isPromise(adopted) ? await adopted : adopted];
+        yield [tensor.name, made];
       } finally {
         if (borrow) tensor.dispose();
       }
-      if ((item & 15) === 15 && performance.now() - turn > TURN_MS) {
-        await new Promise((resolve) => setImmediate(resolve));
-        turn = performance.now();
+      if ((item & 15) === 15 && milliseconds() - turn > TURN_MS) {
+        await nextTurn();
+        turn = milliseconds();
       }
     }
   }
@@ -93,7 +97,7 @@ export class ParallelLoader<T = DeviceTensor> {
     const left = new Uint32Array(plan.batchCount);
     for (let item = 0; item < plan.count; ++item) ++left[plan.batchOf(item)]!;
     let firstOpen = 0; // batches before it were yielded whole
-    let turn = performance.now();
+    let turn = milliseconds();
     let seen = 0;
     for (let yielded = 0; yielded < plan.count; ) {
       seen = await this.#progress(load, () => load.readyCount, seen);
@@ -104,16 +108,17 @@ export class ParallelLoader<T = DeviceTensor> {
         const tensor = load.tensor(item);
         load.pass(item);
         const adopted = this.#adopt(tensor);
+        const made = isPromise(adopted) ? await this.#session.adopted(adopted, borrow ? tensor : undefined) : adopted;
         try {
-          yield [tensor.name, isPromise(adopted) ? await adopted : adopted];
+          yield [tensor.name, made];
         } finally {
           if (borrow) tensor.dispose();
         }
         --left[plan.batchOf(item)]!;
         while (firstOpen < plan.batchCount && left[firstOpen] === 0) load.allow(++firstOpen + window);
-        if ((yielded & 15) === 15 && performance.now() - turn > TURN_MS) {
-          await new Promise((resolve) => setImmediate(resolve));
-          turn = performance.now();
+        if ((yielded & 15) === 15 && milliseconds() - turn > TURN_MS) {
+          await nextTurn();
+          turn = milliseconds();
         }
       }
     }

@@ -1,5 +1,6 @@
 import type { SafeTensorsMetadata, TensorFrame } from '../metadata.js';
 import type { PlanInput } from '../plan.js';
+import { milliseconds, nextTurn } from '../timers.js';
 
 /** Time that a callback of the user may take before the event loop gets a turn. */
 const TURN_MS = 4;
@@ -11,15 +12,15 @@ export async function selectTensors(
 ): Promise<PlanInput[]> {
   if (!filter) return files.map((metadata) => ({ metadata, selection: null }));
   const inputs: PlanInput[] = [];
-  let turn = performance.now();
+  let turn = milliseconds();
   for (const metadata of files) {
     const wanted: number[] = [];
     for (let i = 0; i < metadata.tensorCount; ++i) {
       const frame = metadata.frameAt(i);
       if (filter(frame.name, frame)) wanted.push(i);
-      if ((i & 63) === 63 && performance.now() - turn > TURN_MS) {
-        await new Promise((resolve) => setImmediate(resolve));
-        turn = performance.now();
+      if ((i & 63) === 63 && milliseconds() - turn > TURN_MS) {
+        await nextTurn();
+        turn = milliseconds();
       }
     }
     inputs.push({ metadata, selection: Uint32Array.from(wanted) });

@@ -5,11 +5,15 @@ import { copierConstructor } from '../copiers/registry.js';
 import { chooseCopier } from '../copiers/select.js';
 import { counted } from '../counted.js';
 import { Device, openDevice } from '../device.js';
+import type { DeviceTensor } from '../device-tensor.js';
 import { FastSafetensorsError } from '../errors.js';
+import { disposeWhenMade } from '../framework.js';
 import { checked, type Fallback, type NativeEngine, native } from '../native.js';
 import type { LoaderOptions, Logger } from '../options.js';
 import type { Plan } from '../plan.js';
 import { type Progress, ProgressMeter, progressBar } from '../progress.js';
+import { after, milliseconds } from '../timers.js';
+import { onAbort } from './abort-hub.js';
 import { CopierLoad } from './copier-load.js';
 import { EngineLoad, type Load, type LoadOptions } from './load.js';
 
@@ -69,7 +73,7 @@ export class Session {
     this.#name = name;
     this.device = Device.parse(options.device ?? 'cpu');
     this.#copier = options.copier ?? 'auto';
-    this.#logger = options.logger ?? CONSOLE;
+    this.#logger = unfailing(options.logger ?? CONSOLE);
     this.#debug = options.debugLog ?? Boolean(process.env.FASTSAFETENSORS_DEBUG);
     this.#stallTimeoutMs = options.stallTimeoutMs ?? DEFAULT_STALL_TIMEOUT_MS;
     this.#report = this.#emptyReport();
@@ -165,7 +169,7 @@ export class Session {
     this.check(signal);
     const load = opened
       ? await this.#start(opened.engine, plan, options, signal)
-      : new CopierLoad(this.#make!, plan, this.device, options);
+      : new CopierLoad(this.#make!, plan, this.device, { ...options, stallTimeoutMs: this.#stallTimeoutMs });
     this.#loads.add(load);
     this.#report = { ...this.#emptyReport(), files: plan.inputs.length };
     if (opened) {
@@ -207,7 +211,7 @@ export class Session {
   }
 
   #note(load: Load, startedMs: number): void {
-    const seconds = (performance.now() - startedMs) / 1000;
+    const seconds = (milliseconds() - startedMs) / 1000;
     const bytes = load.bytesLoaded;
     const report = this.#report;
     report.tensors = load.readyCount;
@@ -246,17 +250,29 @@ export class Session {
   race<T>(promise: Promise<T>, signal?: AbortSignal): Promise<T> {
     const signals = [this.options.signal, signal, this.#closing.signal].filter((s) => s !== undefined);
     return new Promise<T>((resolve, reject) => {
-      const stop = (): void => {
-        for (const s of signals) s.removeEventListener('abort', abort);
-      };
       const abort = (): void => {
         stop();
         reject(signals.find((s) => s.aborted)!.reason);
       };
-      for (const s of signals) s.addEventListener('abort', abort);
+      const stops = signals.map((s) => onAbort(s, abort));
+      const stop = (): void => {
+        for (const each of stops) each();
+      };
       promise.then(resolve, reject).finally(stop);
       if (signals.some((s) => s.aborted)) abort();
     });
+  }
+
+  /** race() for what a framework makes of a tensor: nobody waits for an adapter that takes its time, and what it makes then is disposed. `borrowed`: the tensor, where it is not the adapter's. */
+  async adopted<T>(making: Promise<T>, borrowed?: DeviceTensor): Promise<T> {
+    let made = false;
+    try {
+      const result = await this.race(making);
+      made = true;
+      return result;
+    } finally {
+      if (!made) disposeWhenMade(making, borrowed);
+    }
   }
 
   /** Ends every load, waits until nothing is in flight, at most stallTimeoutMs, and gives back slots and threads. A second call waits for the first. */
@@ -278,17 +294,17 @@ export class Session {
         while (!load.drained) await load.wait();
       }
     })();
-    let timer: NodeJS.Timeout | undefined;
+    let stop = (): void => {};
     const late = new Promise<void>((resolve) => {
-      timer = setTimeout(() => {
+      stop = after(this.#stallTimeoutMs, () => {
         this.#logger.warn(
           `fastsafetensors: a read has not come back ${this.#stallTimeoutMs} ms after close(); its memory is kept until it does`,
         );
         resolve();
-      }, this.#stallTimeoutMs);
+      });
     });
     await Promise.race([drained, late]);
-    clearTimeout(timer);
+    stop();
     this.#loads.clear();
   }
 
@@ -310,6 +326,18 @@ export class Session {
   estimateStaging(): number {
     return this.#stagingBytes;
   }
+}
+
+/** What a user's logger throws is not to break a load. */
+export function unfailing(logger: Logger): Logger {
+  const guarded = (level: keyof Logger) => (message: string) => {
+    try {
+      logger[level](message);
+    } catch {
+      // There is nowhere to say so.
+    }
+  };
+  return { debug: guarded('debug'), info: guarded('info'), warn: guarded('warn') };
 }
 
 function defined<T extends object>(object: T): Partial<T> {

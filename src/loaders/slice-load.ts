@@ -5,6 +5,7 @@ import type { SafeTensorsMetadata, TensorFrame } from '../metadata.js';
 import { native, settled } from '../native.js';
 import { convertedDtype } from '../plan.js';
 import { planSlice, type SlicePlan } from '../slice-plan.js';
+import { milliseconds } from '../timers.js';
 import type { Load } from './load.js';
 import type { Session } from './session.js';
 
@@ -26,7 +27,7 @@ export async function readSlice(
   }
   const sliced = await session.race(planSlice(metadata, slice, wanted));
   const { plan, dtype, byteLength } = sliced;
-  const started = performance.now();
+  const started = milliseconds();
   const load = await session.begin(plan, { window: PIECES_AHEAD, collectReady: false, timeoutMs });
   try {
     if (sliced.copyOf) {

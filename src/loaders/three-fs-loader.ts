@@ -8,8 +8,8 @@ import { ParallelLoader } from './parallel-loader.js';
 export class ThreeFSLoader<T = DeviceTensor> extends SafeTensorsFileLoader<T> {
   /** INVALID_ARGUMENT, also for another copier than '3fs'. */
   constructor(options: LoaderOptions<T> = {}) {
-    checkLoaderOptions(options as LoaderOptions);
-    super({ ...options, copier: threeFsOf(options.copier) });
+    const checked = checkLoaderOptions(options);
+    super({ ...checked, copier: threeFsOf(checked.copier) });
   }
 }
 
@@ -17,8 +17,8 @@ export class ThreeFSLoader<T = DeviceTensor> extends SafeTensorsFileLoader<T> {
 export class ParallelThreeFSLoader<T = DeviceTensor> extends ParallelLoader<T> {
   /** INVALID_ARGUMENT, also for another copier than '3fs'. */
   constructor(options: ParallelOptions<T>) {
-    checkParallelOptions(options as ParallelOptions);
-    super({ ...options, copier: threeFsOf(options.copier) });
+    const checked = checkParallelOptions(options);
+    super({ ...checked, copier: threeFsOf(checked.copier) });
   }
 }
 

@@ -1,0 +1,86 @@
+// Destination.write while JavaScript does to the bytes what a promise cannot keep it from doing.
+const { assert, main, nothingHeld, ParallelLoader, registerCopier, writeModel } = require('./helpers.cjs');
+
+const BYTES = 64 << 20;
+const file = writeModel('big', 1, BYTES / 4);
+
+/** Loads the file by a copier that writes with `write`, given a destination and the length. */
+async function load(write) {
+  registerCopier('writing', () => () => ({
+    submitIo: ({ destination, ranges }) => write(destination, ranges[0].length),
+    waitIo: (pending) => pending,
+    close: async () => {},
+  }));
+  const loader = new ParallelLoader({ files: file, copier: 'writing' });
+  try {
+    for await (const [, tensor] of loader.iterateWeights()) {
+      const bytes = Buffer.from(tensor.data.buffer, tensor.data.byteOffset, tensor.data.byteLength);
+      assert.ok(bytes.equals(Buffer.alloc(BYTES, 7)));
+      tensor.dispose();
+    }
+  } finally {
+    await loader.close();
+  }
+}
+
+async function whileWriting(change) {
+  for (let i = 0; i < 8; ++i) {
+    const refused = load(async (destination, length) => {
+      const buffer = new ArrayBuffer(length, { maxByteLength: length });
+      const write = destination.write(0, new Uint8Array(buffer).fill(7));
+      change(buffer);
+      await write;
+    });
+    await assert.rejects(refused, { code: 'INVALID_ARGUMENT', message: /resized or transferred/ });
+  }
+  await nothingHeld();
+}
+
+main({
+  resized: () => whileWriting((buffer) => buffer.resize(0)),
+
+  transferred: () =>
+    whileWriting((buffer) => {
+      structuredClone(buffer, { transfer: [buffer] });
+      globalThis.gc();
+    }),
+
+  // A piece that is copied in one turn is out of reach at once.
+  async small() {
+    await load(async (destination, length) => {
+      const piece = 1 << 20;
+      for (let at = 0; at < length; at += piece) {
+        const buffer = new ArrayBuffer(piece, { maxByteLength: piece });
+        const write = destination.write(at, new Uint8Array(buffer).fill(7));
+        buffer.resize(0);
+        await write;
+      }
+    });
+    await nothingHeld();
+  },
+
+  // What a view says of itself is not believed.
+  async lying() {
+    const lies = (properties) =>
+      load((destination, length) => {
+        const view = new Uint8Array(16);
+        for (const [name, value] of Object.entries(properties(length))) Object.defineProperty(view, name, { value });
+        return destination.write(0, view);
+      });
+    for (const properties of [
+      (length) => ({ byteLength: length }),
+      () => ({ byteOffset: 1 << 20 }),
+      (length) => ({ byteLength: length, buffer: new Array(16) }),
+    ]) {
+      await assert.rejects(lies(properties), { code: 'INVALID_ARGUMENT' });
+    }
+    const gone = new ArrayBuffer(16);
+    const view = new Uint8Array(gone);
+    structuredClone(gone, { transfer: [gone] });
+    await assert.rejects(
+      load((destination) => destination.write(0, view)),
+      { code: 'SHORT_READ' },
+    );
+    await nothingHeld();
+  },
+});
