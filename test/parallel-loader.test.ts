@@ -10,6 +10,7 @@ import {
   SafeTensorsFileLoader,
 } from 'fastsafetensors-node';
 import { fakeReader, useFakeDevices } from 'fastsafetensors-node/testing';
+import { native } from '../src/native.js';
 import { DEVICE, tensorBytes } from './support/device.js';
 import { expectNothingHeld } from './support/metrics.js';
 import { entry, newFolder, writeModel } from './support/model-files.js';
@@ -316,4 +317,29 @@ test('data of a device tensor names toHost(); parts and wrong ranges of toHost',
   tensor.dispose();
   await opened.close();
   useFakeDevices(null);
+});
+
+test('what an engine is to do is made on a worker, and a loader that is closed meanwhile leaves nothing', async () => {
+  const start = jest.spyOn(native(), 'startTransfer');
+  const begin = jest.spyOn(native(), 'beginTransfer');
+  try {
+    const loader = new ParallelLoader({ files: path });
+    for await (const [, tensor] of loader.iterateWeights()) tensor.dispose();
+    await loader.close();
+    expect([start.mock.calls.length, begin.mock.calls.length]).toEqual([0, 1]);
+    const closed = new ParallelLoader({ files: path });
+    const closing = new Promise<void>((resolve) => {
+      begin.mockImplementationOnce((...call) => {
+        begin.mockRestore();
+        const starting = native().beginTransfer(...call);
+        resolve(closed.close());
+        return starting;
+      });
+    });
+    await expect(closed.iterateWeights().next()).rejects.toMatchObject({ code: 'CLOSED' });
+    await closing;
+  } finally {
+    start.mockRestore();
+    begin.mockRestore();
+  }
 });
