@@ -46,9 +46,7 @@ std::string ShapeText(const uint64_t* dims, size_t rank) {
 
 }  // namespace
 
-std::string FileLabel(const std::string& path) {
-  return path.empty() ? "buffer" : path;
-}
+std::string FileLabel(const std::string& path) { return path.empty() ? "buffer" : path; }
 
 uint32_t HashName(std::string_view name) {
   static const HashSecret secret;

@@ -350,8 +350,9 @@ TEST(Header, NamesFileTensorAndOffset) {
   EXPECT_EQ(status.offset(), 66);
 
   status = Parse(File(R"({"a":{"dtype":"F32","shape":[2,3],"data_offsets":[0,20]}})", 20));
-  EXPECT_EQ(status.message(),
-            "dir/model.safetensors: tensor \"a\": shape [2, 3] of F32 takes 24 bytes, but data_offsets [0, 20] span 20");
+  EXPECT_EQ(
+      status.message(),
+      "dir/model.safetensors: tensor \"a\": shape [2, 3] of F32 takes 24 bytes, but data_offsets [0, 20] span 20");
   EXPECT_EQ(status.offset(), 9);
 }
 
