@@ -68,10 +68,17 @@ export class SafeTensorsMetadata {
     return SafeTensorsMetadata.fromNative(await parseHeader(buffer, readOptions(options)), '');
   }
 
-  /** Makes the lookup table without holding the event loop: get() and has() of 100,000 names would do so for 30 ms. @internal */
-  static async fromNative(header: NativeHeader, path: string): Promise<SafeTensorsMetadata> {
+  /**
+   * Makes the lookup table without holding the event loop: get() and has() of 100,000 names would do so for 30 ms. Who asks for no tensor by its name does without it,
+   * since the names of a large table survive several collections. @internal
+   */
+  static async fromNative(
+    header: NativeHeader,
+    path: string,
+    { byName = true }: { byName?: boolean } = {},
+  ): Promise<SafeTensorsMetadata> {
     const metadata = new SafeTensorsMetadata(header, path);
-    for (let end = NAMES_A_TURN; end < header.tensorCount; end += NAMES_A_TURN) {
+    for (let end = NAMES_A_TURN; byName && end < header.tensorCount; end += NAMES_A_TURN) {
       metadata.#indexUpTo(end);
       await nextTurn();
     }

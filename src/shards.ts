@@ -2,7 +2,7 @@ import { readdir, realpath, stat } from 'node:fs/promises';
 import { basename, dirname, join, sep } from 'node:path';
 import { FastSafetensorsError, InvalidArgumentError } from './errors.js';
 import { SafeTensorsMetadata } from './metadata.js';
-import { native, settled } from './native.js';
+import { native, readHeader, settled } from './native.js';
 import { type NativeShardIndex, textAt } from './native-types.js';
 import { readRegularFile } from './regular-file.js';
 import { milliseconds, nextTurn } from './timers.js';
@@ -156,11 +156,11 @@ export interface ShardSet {
 
 /**
  * Reads and checks every header, several at a time. On return each tensor is in exactly one file and, where there is an index, exactly where it says. The header's
- * codes, DUPLICATE_TENSOR, INVALID_INDEX and those of resolveFiles.
+ * codes, DUPLICATE_TENSOR, INVALID_INDEX and those of resolveFiles. `byName`: the headers will be asked for tensors by their names.
  */
 export async function readShards(
   files: Files,
-  options: { allowTrailingBytes?: boolean },
+  { allowTrailingBytes, byName = true }: { allowTrailingBytes?: boolean; byName?: boolean },
   signal?: AbortSignal,
 ): Promise<ShardSet> {
   const { paths, index, totalSize } = await resolveFiles(files);
@@ -170,7 +170,10 @@ export async function readShards(
     while (next < paths.length) {
       signal?.throwIfAborted();
       const file = next++;
-      metadata[file] = await SafeTensorsMetadata.fromFile(paths[file]!, options);
+      const path = paths[file]!;
+      metadata[file] = await SafeTensorsMetadata.fromNative(await readHeader(path, { allowTrailingBytes }), path, {
+        byName,
+      });
     }
   };
   await Promise.all(Array.from({ length: Math.min(HEADERS_AT_A_TIME, paths.length) }, worker));

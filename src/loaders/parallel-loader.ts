@@ -9,7 +9,7 @@ import { selectTensors } from './select.js';
 import { type LoadReport, Session } from './session.js';
 
 /** The event loop gets a turn at least this often, looked at every 16 tensors: waiting for a tensor gives it none when there is news already. */
-const TURN_MS = 4;
+const TURN_MS = 2;
 
 /**
  * Streams a model's tensors, file by file in the order of offsets by default: a tensor waits for its own bytes and for those yielded before it, never for the rest
@@ -47,7 +47,7 @@ export class ParallelLoader<T = DeviceTensor> {
       dtype,
     } = this.#options;
     session.check();
-    const shards = await session.race(readShards(files, { allowTrailingBytes }, this.#options.signal));
+    const shards = await session.race(readShards(files, { allowTrailingBytes, byName: false }, this.#options.signal));
     const inputs = await session.race(selectTensors(shards.metadata, filter));
     const plan = await session.race(Plan.ofTensors(inputs, { batchBytes: maxBatchBytes, dtype }));
     const window = queueSize + 2;
