@@ -8,6 +8,11 @@ const BENCHES: Readonly<Record<string, () => Promise<void>>> = {
     (await import('./cuda.js')).define(command);
     await command.parseAsync(process.argv.slice(3), { from: 'user' });
   },
+  gpu: async () => {
+    const command = new Command('gpu');
+    (await import('./gpu.js')).define(command);
+    await command.parseAsync(process.argv.slice(3), { from: 'user' });
+  },
   '3fs': async () => (await import('./three-fs.js')).printThreeFs(process.argv.slice(3)),
 };
 

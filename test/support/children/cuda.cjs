@@ -1,4 +1,4 @@
-// Loads onto emulated GPUs: which libraries are there, and what fails, the environment says.
+// Loads onto GPUs, emulated ones unless test/gpu runs this: which libraries are there, how many GPUs, and what fails, the environment says.
 const { existsSync } = require('node:fs');
 const { Worker, isMainThread, parentPort, workerData } = require('node:worker_threads');
 const helpers = require('./helpers.cjs');
@@ -13,6 +13,7 @@ const {
   writeModel,
 } = helpers;
 
+const LAST = `cuda:${Number(process.env.FST_TEST_GPUS ?? 2) - 1}`;
 const warnings = [];
 const quiet = {
   debug() {},
@@ -66,9 +67,9 @@ if (!isMainThread) {
           thread.on('message', resolve).on('error', reject);
         });
       const [reports, ...workers] = await Promise.all([
-        loadAll(paths, { device: 'cuda:1', copier }),
+        loadAll(paths, { device: LAST, copier }),
         worker('cuda:0'),
-        worker('cuda:1'),
+        worker(LAST),
       ]);
       assert.deepEqual(workers, ['loaded', 'loaded']);
       for (const report of reports) {

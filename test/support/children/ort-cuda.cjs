@@ -1,5 +1,5 @@
 // ONNX Runtime's values and sessions on emulated GPUs. Which ONNX Runtime, the first argument says: the real one, which has no provider for GPUs here, or the
-// emulated one (csrc/emulators/onnxruntime), whose models are all y = x + w.
+// emulated one (csrc/emulators/onnxruntime), whose models are all y = x + w. FST_TEST_GPUS says how many GPUs there are.
 const { join } = require('node:path');
 const { Worker, isMainThread, parentPort, workerData } = require('node:worker_threads');
 const { createSession, onnxruntime } = require('fastsafetensors-node/ort');
@@ -16,6 +16,9 @@ function load() {
   return require('onnxruntime-common');
 }
 const ort = load();
+
+const GPUS = Number(process.env.FST_TEST_GPUS ?? 2);
+const LAST = `cuda:${GPUS - 1}`;
 
 const COUNT = 512;
 const w = (i) => 0.5 * (i - 256);
@@ -48,7 +51,7 @@ async function compute(device) {
 }
 
 if (!isMainThread) {
-  compute('cuda:1').then(
+  compute(LAST).then(
     () => parentPort.postMessage('computed'),
     (error) => parentPort.postMessage(String(error)),
   );
@@ -146,7 +149,7 @@ if (!isMainThread) {
 
     /** Weights, feeds, outputs and given outputs on the device and on the host. */
     async computes() {
-      for (const device of ['cuda:0', 'cuda:1']) {
+      for (const device of new Set(['cuda:0', LAST])) {
         const session = await open(device, { providerOptions: { arena_extend_strategy: 'kSameAsRequested' } });
         assert.equal(session.device, device);
         expectSum((await session.run({ x: x() })).y.data);
@@ -176,9 +179,9 @@ if (!isMainThread) {
     /** One set of weights on the device serves several sessions, whatever ends first. */
     async shared() {
       for (const order of ['buffer first', 'sessions first', 'at once', 'in a run']) {
-        const buffer = await loadBuffer('cuda:1');
+        const buffer = await loadBuffer(LAST);
         const { deviceBytes } = nativeMetrics();
-        const sessions = await Promise.all([0, 1, 2].map(() => open('cuda:1', { weights: buffer })));
+        const sessions = await Promise.all([0, 1, 2].map(() => open(LAST, { weights: buffer })));
         assert.equal(nativeMetrics().deviceBytes, deviceBytes);
         const runs = sessions.map((session, i) => session.run({ x: x(i) }).catch((error) => error));
         if (order !== 'in a run') await Promise.all(runs);
@@ -203,12 +206,12 @@ if (!isMainThread) {
         return (state >>> 8) % below;
       };
       const once = async () => {
-        const buffer = await loadBuffer('cuda:1');
+        const buffer = await loadBuffer(LAST);
         const roots = new Map([['buffer', buffer]]);
         roots.set('tensor', await buffer.getTensor('w'));
         roots.set('adopted', await onnxruntime(ort).adopt(await buffer.getTensor('w')));
         for (let i = 0; i < 2; ++i) {
-          const session = await open('cuda:1', { weights: buffer, sessionOptions: onDevice });
+          const session = await open(LAST, { weights: buffer, sessionOptions: onDevice });
           roots.set(`session ${i}`, session).set(`output ${i}`, (await session.run({ x: x() })).y);
         }
         while (roots.size > 0) {
@@ -243,7 +246,7 @@ if (!isMainThread) {
     },
 
     async naturalEnd() {
-      const session = await open('cuda:1', { sessionOptions: onDevice });
+      const session = await open(LAST, { sessionOptions: onDevice });
       globalThis.kept = [session, await session.run({ x: x() }), await loadBuffer('cuda:0')];
     },
   });
