@@ -103,7 +103,7 @@ test('compatibility mode is named by the report when gds was asked for', async (
 test.each([
   ['nogds', 'CUDA_ERROR', { cuda: { FAIL: 'cuMemcpyHtoDAsync_v2:2:999' } }],
   ['nogds', 'CUDA_ERROR', { cuda: { FAIL: 'cuEventSynchronize:1:999' } }],
-  ['nogds', 'OUT_OF_HOST_MEMORY', { cuda: { FAIL: 'cuMemHostAlloc:1:2' } }],
+  ['nogds', 'OUT_OF_HOST_MEMORY', { cuda: { FAIL: 'cuMemHostRegister_v2:1:2' } }],
   ['nogds', 'OUT_OF_DEVICE_MEMORY', { cuda: { FAIL: 'cuMemAlloc_v2:1:2;cuMemAlloc_v2:2:2' } }],
   ['nogds', 'DEVICE_UNAVAILABLE', { cuda: { FAIL: 'cuInit:1:999' } }],
   ['gds', 'IO_ERROR', { cufile: { FAIL: 'cuFileRead:2:-5' } }],

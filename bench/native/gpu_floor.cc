@@ -1,6 +1,6 @@
 // `gpu_floor threads file...`: what the hardware can do. Prints three rates in GB/s as JSON: copies alone (page-locked
-// memory to the GPU), reads alone (pread into page-locked memory), and both, each thread with two buffers of its own: it
-// reads into one while the other is copied. Nothing is checked or handed out.
+// memory to the GPU), reads alone (pread into page-locked memory), and both, each thread with two buffers of its own:
+// it reads into one while the other is copied. Nothing is checked or handed out.
 #include <fcntl.h>
 #include <sys/stat.h>
 #include <unistd.h>

@@ -14,6 +14,10 @@ namespace fst {
 namespace {
 
 constexpr size_t kPage = 4096;
+constexpr char kNoDirectPath[] =
+    "there is no direct path from storage to the GPU (the nvidia-fs driver is not loaded and PCI peer-to-peer is not "
+    "in "
+    "use), so cuFile reads through the host";
 
 void* Pointer(uint64_t address) {
   return reinterpret_cast<void*>(address);  // NOLINT(performance-no-int-to-ptr): device memory
@@ -105,8 +109,10 @@ class GdsReader : public Reader {
     FST_RETURN_IF_ERROR(context.device->Enter());
     void* handle = nullptr;
     std::string refusal;
-    FST_RETURN_IF_ERROR(state_->Admit(path, &refusal));
+    bool compatible = false;
+    FST_RETURN_IF_ERROR(state_->Admit(path, &refusal, &compatible));
     if (refusal.empty()) FST_RETURN_IF_ERROR(RegisterFile(context, fd.get(), path, &handle, &refusal));
+    if (compatible && handle != nullptr) state_->Note(path, "gds in compatibility mode", kNoDirectPath);
     auto file = std::make_shared<GdsFile>(path, expected, state_->context, std::move(fd), handle);
     if (handle == nullptr) state_->FallBack(*file, refusal);
     *out = std::move(file);
@@ -176,8 +182,8 @@ class GdsReader : public Reader {
     }
 
     // Whether cuFile may be used at all: the driver open, and a direct path or the user's own choice. `*refusal` says
-    // why not.
-    Status Admit(const std::string& path, std::string* refusal) {
+    // why not; `*compatible`: it will read through the host.
+    Status Admit(const std::string& path, std::string* refusal, bool* compatible) {
       cufile::Mode mode = {};
       Status opened = cufile::OpenDriver(*context->api, &mode);
       if (!opened.ok()) {
@@ -187,14 +193,8 @@ class GdsReader : public Reader {
       }
       driver_open = true;
       if (mode.direct) return Status::Ok();
-      const char* reason =
-          "there is no direct path from storage to the GPU (the nvidia-fs driver is not loaded and PCI peer-to-peer is "
-          "not in use), so cuFile reads through the host";
-      if (options.chosen) {
-        Note(path, "gds in compatibility mode", reason);
-      } else {
-        *refusal = reason;
-      }
+      *compatible = options.chosen;
+      if (!options.chosen) *refusal = kNoDirectPath;
       return Status::Ok();
     }
 

@@ -119,6 +119,17 @@ test('one set of weights of 1 GiB serves two sessions, and the GPU holds it once
   const warm = await createSession(ort, MODELS[0]!.file, { device, sessionOptions: quiet });
   await warm.run(feedsOf(MODELS[0]!, 1));
 
+  // Sessions have memory of their own beside the weights, for cuBLAS and cuDNN: that of a small model's is not counted.
+  const little = await writeBigModel(join(folder, 'little'), 16, 64);
+  const start = used();
+  const small = [1, 2].map(() =>
+    createSession(ort, little.graph, { device, weights: little.weights, sessionOptions: quiet }),
+  );
+  for (const session of await Promise.all(small))
+    await session.run({ x: new ort.Tensor('float32', new Float32Array(64).fill(0.01), [1, 64]) });
+  const overhead = used() - start;
+  for (const session of await Promise.all(small)) await session.release();
+
   const before = used();
   const loader = new SafeTensorsFileLoader({ device });
   await loader.addFilenames(weights);
@@ -146,14 +157,15 @@ test('one set of weights of 1 GiB serves two sessions, and the GPU holds it once
   const percent = (figure: number) => Math.round((100 * figure) / bytes);
   console.log('GPU memory in % of the weights:', {
     loaded: percent(loaded),
+    'two sessions of a small model': percent(overhead),
     'two sessions on one set': percent(ours),
     'after their end': percent(freed),
     "two sessions of onnxruntime's own": percent(theirBytes),
   });
   expect(difference({ y: one.y! }, { y: theirs.y! })).toBeLessThan(RELATIVE);
-  expect(percent(ours)).toBeLessThanOrEqual(120);
+  expect(percent(ours - overhead)).toBeLessThanOrEqual(110);
   expect(percent(freed)).toBeLessThanOrEqual(15);
-  expect(percent(theirBytes)).toBeGreaterThan(180); // the measurement sees copies
+  expect(percent(theirBytes - overhead)).toBeGreaterThan(180); // the measurement sees copies
   await warm.release();
 });
 

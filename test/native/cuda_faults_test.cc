@@ -16,9 +16,9 @@ using test::MakeReader;
 
 // Their failure may go unseen: they give something back, or are made again when they fail.
 const std::set<std::string> kMayPass = {
-    "cuMemFree_v2",        "cuMemFreeHost",    "cuStreamDestroy_v2",           "cuEventDestroy_v2",
-    "cuStreamSynchronize", "cuCtxSetCurrent",  "cuFileBufDeregister",          "cuFileHandleDeregister",
-    "cuGetErrorName",      "cuGetErrorString", "cuDevicePrimaryCtxRelease_v2",
+    "cuMemFree_v2",           "cuMemFreeHost",       "cuMemHostUnregister", "cuStreamDestroy_v2",
+    "cuEventDestroy_v2",      "cuStreamSynchronize", "cuCtxSetCurrent",     "cuFileBufDeregister",
+    "cuFileHandleDeregister", "cuGetErrorName",      "cuGetErrorString",    "cuDevicePrimaryCtxRelease_v2",
 };
 
 const std::set<Code> kTyped = {Code::CUDA_ERROR,
@@ -129,8 +129,8 @@ class CudaFaultsTest : public test::CudaLoadTest {
 
 TEST_F(CudaFaultsTest, EachCallOfALoadThroughPageLockedSlots) {
   AddModel();
-  FailEach(ByFile(), {"cuMemHostAlloc", "cuMemcpyHtoDAsync_v2", "cuEventRecord", "cuEventSynchronize", "cuMemAlloc_v2",
-                      "cuStreamCreate", "execute"});
+  FailEach(ByFile(), {"cuMemHostRegister_v2", "cuMemcpyHtoDAsync_v2", "cuEventRecord", "cuEventSynchronize",
+                      "cuMemAlloc_v2", "cuStreamCreate", "execute"});
 }
 
 TEST_F(CudaFaultsTest, EachCallOfALoadByGpuDirectStorage) {
@@ -147,7 +147,7 @@ TEST_F(CudaFaultsTest, EachCallOfALoadThatCuFileRefuses) {
         cufile.set_refuse("*/*.bin", 5030);
         return make();
       },
-      {"cuFileHandleRegister", "cuMemHostAlloc", "cuMemcpyHtoDAsync_v2", "cuMemcpyDtoDAsync_v2"});
+      {"cuFileHandleRegister", "cuMemHostRegister_v2", "cuMemcpyHtoDAsync_v2", "cuMemcpyDtoDAsync_v2"});
 }
 
 }  // namespace

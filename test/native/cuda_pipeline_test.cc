@@ -46,7 +46,7 @@ TEST_F(CudaPipelineTest, SlotsAreLockedOnceAndServeEveryLoad) {
   AddModel();
   auto engine = Open({});
   for (int load = 0; load < 3; ++load) LoadOnce(*engine);
-  EXPECT_EQ(cuda.call_count("cuMemHostAlloc"), 1u);
+  EXPECT_EQ(cuda.call_count("cuMemHostRegister_v2"), 1u);
   EXPECT_EQ(cuda.call_count("cuStreamCreate"), 1u);
   EXPECT_EQ(cuda.unpinned_async_copies(), 0u);
   EXPECT_EQ(cuda.live_pinned_bytes(), engine->StagingBytes());

@@ -158,6 +158,30 @@ void Costs(unsigned char* pinned) {
       REQUIRE_CU(MemFreeHost, memory);
     });
   }
+  for (bool huge : {false, true}) {
+    for (bool touched : {false, true}) {
+      double touch = 0, lock = 0, unlock = 0;
+      for (int i = 0; i < 5; ++i) {
+        constexpr size_t kBytes = 64 * kMiB, kAlign = 2 * kMiB;
+        void* mapping = mmap(nullptr, kBytes + kAlign, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        if (mapping == MAP_FAILED) return Require(Status(Code::OUT_OF_HOST_MEMORY, "mmap"), __LINE__);
+        auto* memory = reinterpret_cast<char*>((reinterpret_cast<uintptr_t>(mapping) + kAlign - 1) / kAlign * kAlign);
+        madvise(memory, kBytes, huge ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
+        auto start = Clock::now();
+        if (touched) memset(memory, 1, kBytes);
+        touch += Seconds(start);
+        start = Clock::now();
+        REQUIRE_CU(MemHostRegister, memory, kBytes, cuda::kMemHostRegisterPortable);
+        lock += Seconds(start);
+        start = Clock::now();
+        REQUIRE_CU(MemHostUnregister, memory);
+        munmap(mapping, kBytes + kAlign);
+        unlock += Seconds(start);
+      }
+      printf("cost: 64 MiB of %s pages: touch %.2f ms, cuMemHostRegister %.2f ms, unregister and unmap %.2f ms\n",
+             huge ? "huge" : "small", touch / 5 * 1e3, lock / 5 * 1e3, unlock / 5 * 1e3);
+    }
+  }
   REQUIRE_CU(MemAlloc, &device, 64 * kMiB);
   REQUIRE_CU(StreamCreate, &stream, cuda::kStreamNonBlocking);
   REQUIRE_CU(EventCreate, &event, cuda::kEventDisableTiming);

@@ -159,7 +159,9 @@ CUresult cuMemHostRegister_v2(void* pointer, size_t bytes, unsigned flags) {
   uintptr_t base = 0;
   CUresult result =
       call.emulator.AddHostMemory(call.context, pointer, bytes, (flags & kMemHostRegisterPortable) != 0, &base);
-  return result == kSuccess ? kSuccess : call.Refuse(result, "%zu bytes", bytes);
+  if (result != kSuccess) return call.Refuse(result, "%zu bytes", bytes);
+  call.emulator.counters.pinned_node = PreferredNode();
+  return kSuccess;
 }
 
 CUresult cuMemHostUnregister(void* pointer) {

@@ -162,7 +162,7 @@ struct Emulated {
       if (strcmp(keys[i], "device_id") == 0) {
         options->device = atoi(values[i]);
       } else if (strcmp(keys[i], "arena_extend_strategy") != 0) {
-        return Fail(kInvalidArgument, std::string("unknown provider option ") + keys[i]);
+        return Fail(kFail, std::string("unknown provider option ") + keys[i]);
       }
     }
     return nullptr;
