@@ -167,7 +167,8 @@ Status CudaDevice::AllocateStaging(size_t bytes, std::unique_ptr<StagingMemory>*
   bytes = std::max<size_t>(bytes, 4096);
   void* memory = nullptr;
   FST_RETURN_IF_ERROR(AllocateHost(bytes, &memory));
-  PreferNode near(numa_node_);  // locking is what faults the pages
+  TouchHost(memory, bytes, numa_node_);
+  PreferNode near(numa_node_);
   Status locked = PinHostMemory(memory, bytes);
   if (locked.ok()) {
     *out = std::make_unique<PinnedStaging>(std::static_pointer_cast<CudaDevice>(shared_from_this()), memory, bytes);

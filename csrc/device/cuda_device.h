@@ -22,6 +22,7 @@ class CudaDevice : public Device {
   bool host_accessible() const override { return unified_; }
   Status Allocate(size_t bytes, std::shared_ptr<DeviceBuffer>* out) override;
   Status CheckRoom(uint64_t bytes) override;
+  bool locks_staging() const override { return true; }
   Status AllocateStaging(size_t bytes, std::unique_ptr<StagingMemory>* out) override;
   Status PinHostMemory(void* address, size_t bytes) override;
   Status UnpinHostMemory(void* address) override;

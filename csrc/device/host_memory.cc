@@ -4,14 +4,21 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <condition_variable>
 #include <cstdio>
 #include <cstdlib>
 #include <limits>
+#include <memory>
+#include <mutex>
+
+#include "base/numa.h"
+#include "base/thread.h"
 
 namespace fst {
 namespace {
 
-constexpr size_t kHugePage = size_t{2} << 20;
+constexpr size_t kPage = 4096, kHugePage = size_t{2} << 20;
+constexpr size_t kTouchedByOne = size_t{16} << 20, kMostTouchers = 4;
 
 Status Refused(size_t bytes, int error) {
   return Status(Code::OUT_OF_HOST_MEMORY,
@@ -53,6 +60,38 @@ Status AllocateHost(size_t bytes, void** out) {
   *out = reinterpret_cast<void*>(aligned);
   madvise(*out, length, MADV_HUGEPAGE);  // a hint: kernels without it fault small pages
   return Status::Ok();
+}
+
+void TouchHost(void* address, size_t bytes, int node) {
+  const size_t parts = std::clamp<size_t>(bytes / kTouchedByOne, 1, kMostTouchers);
+  const size_t part = (bytes / parts + kHugePage - 1) / kHugePage * kHugePage;
+  struct Shared {
+    std::mutex mutex;
+    std::condition_variable done;
+    size_t left = 0;
+  };
+  auto shared = std::make_shared<Shared>();
+  auto touch = [=](size_t from) {
+    PreferNode near(node);
+    auto* memory = static_cast<volatile char*>(address);
+    for (size_t at = from; at < std::min(from + part, bytes); at += kPage) memory[at] = 0;
+  };
+  for (size_t from = part; from < bytes; from += part) {
+    {
+      std::lock_guard<std::mutex> lock(shared->mutex);
+      ++shared->left;
+    }
+    auto run = [=] {
+      touch(from);
+      std::lock_guard<std::mutex> lock(shared->mutex);
+      --shared->left;
+      shared->done.notify_one();
+    };
+    if (!StartThread("fst-touch", run).ok()) run();
+  }
+  touch(0);
+  std::unique_lock<std::mutex> lock(shared->mutex);
+  shared->done.wait(lock, [&] { return shared->left == 0; });
 }
 
 void FreeHost(void* address, size_t bytes) {

@@ -92,6 +92,7 @@ class FileReader : public Reader {
     // Two more than there are threads: a thread that has finished finds its next read waiting.
     needs_.in_flight = threads_ + 2;
     needs_.slots = threads_ + 4;
+    needs_.slots_at_first = 2;
     needs_.scatters = !options.direct;
     if (options.direct) {
       needs_.offset_alignment = needs_.length_alignment = needs_.memory_alignment = kPage;
@@ -141,7 +142,9 @@ class FileReader : public Reader {
   }
 
  private:
-  static int DefaultThreads() { return static_cast<int>(std::clamp(std::thread::hardware_concurrency(), 4U, 16U)); }
+  // Some CPUs are left to the threads that issue, copy and take: with 16 of 16 a load from memory took 9 % longer than
+  // with 12 (H200).
+  static int DefaultThreads() { return std::clamp(static_cast<int>(std::thread::hardware_concurrency()) - 4, 4, 16); }
 
   const FileReaderOptions options_;
   const int threads_;

@@ -56,6 +56,7 @@ struct ReaderNeeds {
   size_t chunk = 4 << 20;     // the length of a read that suits this reader best
   int in_flight = 4;          // reads that it takes at a time
   int slots = 8;              // slots to cycle when reads go through slots
+  int slots_at_first = 0;     // of them, where memory for them is dear, for loads that need no more; 0: all at once
   bool fills_host = true;     // straight into host tensors
   bool fills_device = false;  // straight into device tensors (GDS)
   bool scatters = false;      // a read may have many pieces (at most 1024)
@@ -77,8 +78,8 @@ class Reader {
   // was read: FILE_CHANGED, IO_ERROR, NOT_3FS …
   virtual Status Open(const std::string& path, const FileIdentity& expected, std::shared_ptr<ReaderFile>* out) = 0;
 
-  // The memory of all slots: the device's staging memory unless the reader brings its own (an iov, a registered device
-  // ring).
+  // The memory of all slots (or of the first, then of the others): the device's staging memory unless the reader brings
+  // its own (an iov, a registered device ring).
   virtual Status AllocateSlots(Device& device, size_t bytes, std::unique_ptr<StagingMemory>* out) {
     return device.AllocateStaging(bytes, out);
   }

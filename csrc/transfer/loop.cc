@@ -18,7 +18,7 @@ Loop::Loop(std::shared_ptr<Engine::Shared> shared)
     : shared_(std::move(shared)),
       reader_(*shared_->reader),
       device_(*shared_->device),
-      slots_(shared_->slot_bytes, shared_->slot_count),
+      slots_(shared_->slot_bytes, shared_->slot_count, device_.locks_staging() ? reader_.needs().slots_at_first : 0),
       openers_(std::make_shared<TaskPool>("fst-open", kOpeners)),
       staged_rules_(shared_->rules) {
   staged_rules_.direct = false;
@@ -273,7 +273,7 @@ Status Loop::StartRead(const TransferPtr& transfer, Chunk chunk, int slot) {
     ++t.files_started_;
   }
   if (slot >= 0) {
-    request.pieces.push_back({slots_.Address(slot), chunk.length, slots_.base()});
+    request.pieces.push_back({slots_.Address(slot), chunk.length, slots_.Base(slot)});
   } else {
     op.target = TargetOf(t, t.plan_.items[op.parts.front().item].allocation, op.buffers.front());
     request.target = op.target;

@@ -1,5 +1,7 @@
-// The staging slots of one engine: made when first needed, reused, given back when the engine closes.
+// The staging slots of one engine: made when first needed, reused, given back when the engine closes. A few at first
+// where that is asked for: to clear and lock all of them takes longer than a small load.
 #pragma once
+#include <algorithm>
 #include <memory>
 #include <vector>
 
@@ -9,13 +11,17 @@ namespace fst {
 
 class Slots {
  public:
-  Slots(uint64_t slot_bytes, int count) : slot_bytes_(slot_bytes), count_(count) {}
+  Slots(uint64_t slot_bytes, int count, int at_first)
+      : slot_bytes_(slot_bytes), count_(count), at_first_(at_first > 0 ? std::min(at_first, count) : count) {}
 
   // I/O thread. OK: `*slot` is a free slot, or -1 when all are in use.
   Status Take(Reader& reader, Device& device, int* slot) {
-    if (memory_ == nullptr) {
-      FST_RETURN_IF_ERROR(reader.AllocateSlots(device, slot_bytes_ * static_cast<uint64_t>(count_), &memory_));
-      for (int i = count_ - 1; i >= 0; --i) free_.push_back(i);
+    if (free_.empty() && made_ < count_) {
+      const int next = made_ == 0 ? at_first_ : count_;
+      std::unique_ptr<StagingMemory>& memory = made_ == 0 ? first_ : others_;
+      FST_RETURN_IF_ERROR(reader.AllocateSlots(device, slot_bytes_ * static_cast<uint64_t>(next - made_), &memory));
+      for (int i = next - 1; i >= made_; --i) free_.push_back(i);
+      made_ = next;
     }
     *slot = -1;
     if (free_.empty()) return Status::Ok();
@@ -24,15 +30,18 @@ class Slots {
     return Status::Ok();
   }
   void Give(int slot) { free_.push_back(slot); }
-  uint64_t Address(int slot) const { return memory_->address() + slot_bytes_ * static_cast<uint64_t>(slot); }
-  uint64_t base() const { return memory_->address(); }
-  bool on_device() const { return memory_->on_device(); }
-  uint64_t bytes() const { return slot_bytes_ * static_cast<uint64_t>(count_); }
+  uint64_t Address(int slot) const {
+    return Base(slot) + slot_bytes_ * static_cast<uint64_t>(slot < at_first_ ? slot : slot - at_first_);
+  }
+  // Of the memory that the slot is cut from.
+  uint64_t Base(int slot) const { return (slot < at_first_ ? first_ : others_)->address(); }
+  bool on_device() const { return first_->on_device(); }
 
  private:
   const uint64_t slot_bytes_;
-  const int count_;
-  std::unique_ptr<StagingMemory> memory_;
+  const int count_, at_first_;
+  int made_ = 0;
+  std::unique_ptr<StagingMemory> first_, others_;
   std::vector<int> free_;  // the slot used last is taken first: its pages are warm
 };
 

@@ -46,13 +46,24 @@ TEST_F(CudaPipelineTest, SlotsAreLockedOnceAndServeEveryLoad) {
   AddModel();
   auto engine = Open({});
   for (int load = 0; load < 3; ++load) LoadOnce(*engine);
-  EXPECT_EQ(cuda.call_count("cuMemHostRegister_v2"), 1u);
+  EXPECT_EQ(cuda.call_count("cuMemHostRegister_v2"), 2u) << "a few, then the others";
   EXPECT_EQ(cuda.call_count("cuStreamCreate"), 1u);
   EXPECT_EQ(cuda.unpinned_async_copies(), 0u);
   EXPECT_EQ(cuda.live_pinned_bytes(), engine->StagingBytes());
   EXPECT_EQ(static_cast<uint64_t>(Metrics::Get().staging_bytes), engine->StagingBytes()) << "and they are counted";
   CloseAndWait(*engine);
   EXPECT_EQ(cuda.live_pinned(), 0u);
+  device.reset();
+}
+
+TEST_F(CudaPipelineTest, ASmallLoadLocksAFewSlots) {
+  AddFile(1 << 20, 3);
+  AddTensors(0, 0, {64 << 10, 1000});  // two reads
+  auto engine = Open({});
+  LoadOnce(*engine);
+  EXPECT_EQ(cuda.live_pinned_bytes(), uint64_t{2} * (64 << 10));
+  EXPECT_GT(engine->StagingBytes(), cuda.live_pinned_bytes());
+  CloseAndWait(*engine);
   device.reset();
 }
 

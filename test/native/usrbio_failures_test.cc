@@ -117,7 +117,7 @@ TEST_P(UsrbioFailure, FirstPrepareThatIsPutOffIsTriedAgain) {
 }
 
 TEST_P(UsrbioFailure, RefusedSubmitAndWaitBuildTheRingAnew) {
-  Set("fail", "submit_ios:2:-5,wait_for_ios:9:-22");
+  Set("fail", "submit_ios:2:-5,wait_for_ios:3:-22");
   const uint64_t made = Stat("iorcreate4");
   Status status = Load();
   EXPECT_TRUE(status.ok()) << status.message();

@@ -10,3 +10,9 @@ export function tensorBytes(): number {
   const { hostBytes, deviceBytes } = nativeMetrics();
   return hostBytes + deviceBytes;
 }
+
+/** A load takes the staging that was estimated; small ones take less where it has to be page-locked. */
+export function expectStaging(found: number, { stagingBytes }: { stagingBytes: number }): void {
+  if (process.env.FST_TEST_DEVICE === undefined) expect(found).toBe(stagingBytes);
+  else expect(found).toBeLessThanOrEqual(stagingBytes);
+}

@@ -182,6 +182,9 @@ main({
   },
 
   async abortIsAtOnce() {
+    const first = await copyFiles({}); // a real GPU takes longer to open than these loads may
+    await first.done;
+    await first.loader.close();
     for (const load of LOADS) {
       for (const signal of [AbortSignal.abort(), AbortSignal.timeout(30)]) {
         const { loader, done } = await load({ copier: 'hanging', signal });

@@ -1,14 +1,19 @@
 /**
- * With FST_TEST_DEVICE (cuda-loaders.test.ts) loaders that name no device use that one, and a fake device only stands in for the emulated GPU where a test needs its
+ * With FST_TEST_DEVICE (cuda-loaders.test.ts) loaders that name no device use that one (where there is one GPU, FST_TEST_GPUS, those that name cuda:1 too), and a fake device only stands in for the emulated GPU where a test needs its
  * faults.
  */
 function onTestDevice(fst, testing) {
-  const device = process.env.FST_TEST_DEVICE;
-  if (!device) return { fst, testing };
+  const own = process.env.FST_TEST_DEVICE;
+  if (!own) return { fst, testing };
+  const one = process.env.FST_TEST_GPUS === '1';
+  const on = (options) => {
+    const device = options?.device ?? own;
+    return { ...options, device: one && device === 'cuda:1' ? 'cuda:0' : device };
+  };
   const onDevice = (Loader) =>
     class extends Loader {
       constructor(options) {
-        super({ device, ...options });
+        super(on(options));
       }
     };
   return {
@@ -16,7 +21,7 @@ function onTestDevice(fst, testing) {
       ...fst,
       ParallelLoader: onDevice(fst.ParallelLoader),
       SafeTensorsFileLoader: onDevice(fst.SafeTensorsFileLoader),
-      fastsafeOpen: (files, options) => fst.fastsafeOpen(files, { device, ...options }),
+      fastsafeOpen: (files, options) => fst.fastsafeOpen(files, on(options)),
     },
     testing: {
       ...testing,

@@ -4,20 +4,25 @@ export * from '../../../src/index.js';
 
 import * as fst from '../../../src/index.js';
 
-const device = process.env.FST_TEST_DEVICE;
+/** Tests with a device of their own name cuda:0 and cuda:1: where there is one GPU (FST_TEST_GPUS), both are that. */
+const one = process.env.FST_TEST_GPUS === '1';
+function onDevice<O extends { device?: string }>(options: O): O {
+  const device = options.device ?? process.env.FST_TEST_DEVICE;
+  return { ...options, device: one && device === 'cuda:1' ? 'cuda:0' : device };
+}
 
 export class SafeTensorsFileLoader<T = fst.DeviceTensor> extends fst.SafeTensorsFileLoader<T> {
   constructor(options: fst.LoaderOptions<T> = {}) {
-    super({ device, ...options });
+    super(onDevice(options));
   }
 }
 
 export class ParallelLoader<T = fst.DeviceTensor> extends fst.ParallelLoader<T> {
   constructor(options: fst.ParallelOptions<T>) {
-    super({ device, ...options });
+    super(onDevice(options));
   }
 }
 
 export function fastsafeOpen<T = fst.DeviceTensor>(files: fst.Files, options: fst.LoaderOptions<T> = {}) {
-  return fst.fastsafeOpen<T>(files, { device, ...options });
+  return fst.fastsafeOpen<T>(files, onDevice(options));
 }
