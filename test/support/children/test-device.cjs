@@ -8,7 +8,7 @@ function onTestDevice(fst, testing) {
   const one = process.env.FST_TEST_GPUS === '1';
   const on = (options) => {
     const device = options?.device ?? own;
-    return { ...options, device: one && device === 'cuda:1' ? 'cuda:0' : device };
+    return { ...options, device: one && /^(cuda|gpu):1$/.test(device ?? '') ? 'cuda:0' : device };
   };
   const onDevice = (Loader) =>
     class extends Loader {

@@ -8,7 +8,7 @@ import * as fst from '../../../src/index.js';
 const one = process.env.FST_TEST_GPUS === '1';
 function onDevice<O extends { device?: string }>(options: O): O {
   const device = options.device ?? process.env.FST_TEST_DEVICE;
-  return { ...options, device: one && device === 'cuda:1' ? 'cuda:0' : device };
+  return { ...options, device: one && /^(cuda|gpu):1$/.test(device ?? '') ? 'cuda:0' : device };
 }
 
 export class SafeTensorsFileLoader<T = fst.DeviceTensor> extends fst.SafeTensorsFileLoader<T> {
