@@ -280,7 +280,7 @@ TEST_F(EngineTest, RateLimitLetsOneReadThroughAndThenWaits) {
 TEST_F(EngineTest, RateLimitNeverSleepsThroughItsPause) {
   Model model = Written({});
   EngineOptions options;
-  options.max_bytes_per_second = 200 << 20;
+  options.max_bytes_per_second = 4 << 20;  // a pause is longer than a read, and shorter than who is told
   auto engine = Open(std::make_shared<HostDevice>(), Scripted(1, false, false, 0), options);
   Transfer* seen = nullptr;
   Latch drained(1);
