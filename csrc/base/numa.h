@@ -1,8 +1,10 @@
-// Memory near a device, without libnuma: one system call.
+// Memory near a device, without libnuma: one system call each.
 #pragma once
 #include <linux/mempolicy.h>
 #include <sys/syscall.h>
 #include <unistd.h>
+
+#include <cstddef>
 
 namespace fst {
 
@@ -23,5 +25,13 @@ class PreferNode {
  private:
   bool active_;
 };
+
+// The pages of [address, address + bytes) come from `node` where there is room, whichever thread faults them; whole
+// pages of a mapping that are not there yet. A preference: where it cannot be had, memory is only slower.
+inline void PreferNodeFor(void* address, size_t bytes, int node) {
+  if (node < 0 || node >= 64) return;
+  unsigned long mask = 1UL << node;  // NOLINT(google-runtime-int): the system call's type
+  (void)syscall(SYS_mbind, address, bytes, MPOL_PREFERRED, &mask, sizeof mask * 8 + 1, 0);
+}
 
 }  // namespace fst

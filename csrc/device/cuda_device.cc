@@ -1,7 +1,10 @@
 #include "device/cuda_device.h"
 
+#include <sys/mman.h>
+
 #include <algorithm>
 #include <cctype>
+#include <cerrno>
 #include <cstdio>
 
 #include "base/metrics.h"
@@ -13,6 +16,8 @@ namespace fst {
 namespace {
 
 using cuda::CUresult;
+
+constexpr size_t kLeastMapping = size_t{2} << 20;  // from this size on AllocateHost gives pages of their own
 
 // The node that sysfs names for a PCI device, -1 where it names none.
 int NumaNodeInSysfs(std::string bus_id) {
@@ -27,21 +32,23 @@ int NumaNodeInSysfs(std::string bus_id) {
 
 class PinnedStaging : public StagingMemory {
  public:
-  PinnedStaging(std::shared_ptr<CudaDevice> device, void* memory, size_t size)
+  PinnedStaging(std::shared_ptr<CudaDevice> device, void* memory, size_t size, size_t mapped)
       : StagingMemory(reinterpret_cast<uint64_t>(memory), size, /*on_device=*/false),
         device_(std::move(device)),
-        memory_(memory) {
+        memory_(memory),
+        mapped_(mapped) {
     Metrics::Get().staging_bytes.fetch_add(static_cast<int64_t>(size), std::memory_order_relaxed);
   }
   ~PinnedStaging() override {
     Metrics::Get().staging_bytes.fetch_sub(static_cast<int64_t>(size()), std::memory_order_relaxed);
     (void)device_->UnpinHostMemory(memory_);
-    FreeHost(memory_, size());
+    FreeHost(memory_, mapped_);
   }
 
  private:
   std::shared_ptr<CudaDevice> device_;
   void* memory_;
+  const size_t mapped_;
 };
 
 }  // namespace
@@ -164,16 +171,25 @@ Status CudaDevice::Allocate(size_t bytes, std::shared_ptr<DeviceBuffer>* out) {
 
 Status CudaDevice::AllocateStaging(size_t bytes, std::unique_ptr<StagingMemory>* out) {
   // Not cuMemHostAlloc: its small pages took 0.4 ms a MiB (H200, driver 580), ten times as long as to lock huge ones.
-  bytes = std::max<size_t>(bytes, 4096);
+  const size_t mapped = std::max(bytes, kLeastMapping);
   void* memory = nullptr;
-  FST_RETURN_IF_ERROR(AllocateHost(bytes, &memory));
-  TouchHost(memory, bytes, numa_node_);
-  PreferNode near(numa_node_);
-  Status locked = PinHostMemory(memory, bytes);
-  if (locked.ok()) {
-    *out = std::make_unique<PinnedStaging>(std::static_pointer_cast<CudaDevice>(shared_from_this()), memory, bytes);
+  FST_RETURN_IF_ERROR(AllocateHost(mapped, &memory));
+  // A process that is started must not share these pages: what is read into them would go into copies of them, and the
+  // GPU would copy from the old ones.
+  Status locked;
+  if (madvise(memory, mapped, MADV_DONTFORK) != 0) {
+    locked = Status(Code::OUT_OF_HOST_MEMORY,
+                    "staging memory cannot be kept from processes that are started: " + ErrnoText(errno));
   } else {
-    FreeHost(memory, bytes);
+    PreferNodeFor(memory, mapped, numa_node_);
+    TouchHost(memory, bytes);
+    locked = PinHostMemory(memory, bytes);
+  }
+  if (locked.ok()) {
+    auto self = std::static_pointer_cast<CudaDevice>(shared_from_this());
+    *out = std::make_unique<PinnedStaging>(std::move(self), memory, bytes, mapped);
+  } else {
+    FreeHost(memory, mapped);
   }
   return locked;
 }

@@ -11,7 +11,6 @@
 #include <memory>
 #include <mutex>
 
-#include "base/numa.h"
 #include "base/thread.h"
 
 namespace fst {
@@ -62,7 +61,7 @@ Status AllocateHost(size_t bytes, void** out) {
   return Status::Ok();
 }
 
-void TouchHost(void* address, size_t bytes, int node) {
+void TouchHost(void* address, size_t bytes) {
   const size_t parts = std::clamp<size_t>(bytes / kTouchedByOne, 1, kMostTouchers);
   const size_t part = (bytes / parts + kHugePage - 1) / kHugePage * kHugePage;
   struct Shared {
@@ -72,7 +71,6 @@ void TouchHost(void* address, size_t bytes, int node) {
   };
   auto shared = std::make_shared<Shared>();
   auto touch = [=](size_t from) {
-    PreferNode near(node);
     auto* memory = static_cast<volatile char*>(address);
     for (size_t at = from; at < std::min(from + part, bytes); at += kPage) memory[at] = 0;
   };

@@ -11,9 +11,8 @@ namespace fst {
 // 4096-aligned from 4096 bytes on (2 MiB from 2 MiB on), 256-aligned below. Untouched: the threads that fill it fault
 // it. OUT_OF_HOST_MEMORY.
 Status AllocateHost(size_t bytes, void** out);
-// Faults memory of AllocateHost, several threads at once where there is much of it: one clears 64 MiB in 8 ms. Near
-// `node` where that is not -1.
-void TouchHost(void* address, size_t bytes, int node);
+// Faults memory of AllocateHost, several threads at once where there is much of it: one clears 64 MiB in 8 ms.
+void TouchHost(void* address, size_t bytes);
 void FreeHost(void* address, size_t bytes);
 
 // The most that can still be had: the system's estimate, capped by the limit of the control group that this process

@@ -3,7 +3,9 @@
 #include "device/cuda_device.h"
 
 #include <linux/mempolicy.h>
+#include <sys/mman.h>
 #include <sys/syscall.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -227,6 +229,24 @@ TEST_F(CudaDeviceTest, StagingIsOnTheNodeOfTheDevice) {
   ASSERT_TRUE(OpenDevice("cuda:1", false, &anywhere).ok());
   ASSERT_TRUE(anywhere->AllocateStaging(kBytes, &staging).ok());
   EXPECT_EQ(cuda.pinned_node(), -1) << "and the thread's own policy is back";
+}
+
+// Else the pages would be copied for whoever writes first, and the GPU would copy from the other ones.
+TEST_F(CudaDeviceTest, ProcessesThatAreStartedShareNoStaging) {
+  std::unique_ptr<StagingMemory> staging;
+  for (size_t bytes : {size_t{4096}, kBytes, size_t{5} << 20}) {
+    ASSERT_TRUE(device->AllocateStaging(bytes, &staging).ok());
+    auto* memory = reinterpret_cast<void*>(staging->address());  // NOLINT(performance-no-int-to-ptr)
+    pid_t child = fork();
+    ASSERT_GE(child, 0);
+    if (child == 0) {
+      unsigned char resident[1];
+      _exit(mincore(memory, 4096, resident) != 0 && errno == ENOMEM ? 0 : 1);
+    }
+    int status = 0;
+    ASSERT_EQ(waitpid(child, &status, 0), child);
+    EXPECT_EQ(status, 0) << bytes;
+  }
 }
 
 // Unified memory: the host fills it and the device reads it, by one address.

@@ -28,11 +28,13 @@ bool Mapped(const void* memory, size_t bytes) {
   return process_vm_readv(getpid(), &local, 1, &remote, 1, 0) == 1 || errno != EFAULT;
 }
 
-// The NUMA node that this thread takes memory from by preference; -1: the nearest, as without a choice.
-int PreferredNode() {
+// The NUMA node that memory at `address` (null: what this thread faults) comes from by preference; -1: the nearest, as
+// without a choice.
+int PreferredNode(const void* address) {
   int mode = MPOL_DEFAULT;
   unsigned long nodes = 0;  // NOLINT(google-runtime-int): the system call's type
-  if (syscall(SYS_get_mempolicy, &mode, &nodes, sizeof nodes * 8 + 1, nullptr, 0) != 0) return -1;
+  const int flags = address != nullptr ? MPOL_F_ADDR : 0;
+  if (syscall(SYS_get_mempolicy, &mode, &nodes, sizeof nodes * 8 + 1, address, flags) != 0) return -1;
   return mode == MPOL_PREFERRED && nodes != 0 ? __builtin_ctzl(nodes) : -1;
 }
 
@@ -124,7 +126,7 @@ CUresult cuMemHostAlloc(void** pointer, size_t bytes, unsigned flags) {
   CUresult result =
       call.emulator.AddHostMemory(call.context, nullptr, bytes, (flags & kMemHostAllocPortable) != 0, &base);
   if (result != kSuccess) return call.Refuse(result, "%zu bytes", bytes);
-  call.emulator.counters.pinned_node = PreferredNode();
+  call.emulator.counters.pinned_node = PreferredNode(nullptr);
   *pointer = reinterpret_cast<void*>(base);
   return kSuccess;
 }
@@ -160,7 +162,7 @@ CUresult cuMemHostRegister_v2(void* pointer, size_t bytes, unsigned flags) {
   CUresult result =
       call.emulator.AddHostMemory(call.context, pointer, bytes, (flags & kMemHostRegisterPortable) != 0, &base);
   if (result != kSuccess) return call.Refuse(result, "%zu bytes", bytes);
-  call.emulator.counters.pinned_node = PreferredNode();
+  call.emulator.counters.pinned_node = PreferredNode(pointer);
   return kSuccess;
 }
 
