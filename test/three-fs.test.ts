@@ -47,6 +47,10 @@ describe.each(['cpu', 'cuda:0'])('to %s', (device) => {
     await run(device, {}, ['changes']);
   });
 
+  test('holes are zeros', async () => {
+    await run(device, {}, ['holes']);
+  });
+
   test('a load that is given up leaves nothing', async () => {
     await run(device, { BANDWIDTH: 2e8, LATENCY_MS: 2 }, ['abandoned']);
   });
