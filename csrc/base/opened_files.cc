@@ -18,7 +18,7 @@
 namespace fst {
 namespace {
 
-constexpr size_t kMost = 256;   // more files than nearly all models have
+constexpr size_t kMost = 256;    // more files than nearly all models have
 constexpr uint64_t kShare = 16;  // of the descriptors that are free, one in so many
 
 using Closing = std::vector<UniqueFd>;

@@ -1,5 +1,5 @@
-// Descriptors that stay open from a file's header to its data: taken once, by nobody when the file has changed, few, and
-// closed by all who let go of them.
+// Descriptors that stay open from a file's header to its data: taken once, by nobody when the file has changed, few,
+// and closed by all who let go of them.
 #include "base/opened_files.h"
 
 #include <gtest/gtest.h>
@@ -26,8 +26,8 @@ namespace fst {
 namespace {
 
 std::string OneTensor(const std::string& data) {
-  const std::string text = R"({"w":{"dtype":"U8","shape":[)" + std::to_string(data.size()) +
-                           R"(],"data_offsets":[0,)" + std::to_string(data.size()) + "]}}";
+  const std::string text = R"({"w":{"dtype":"U8","shape":[)" + std::to_string(data.size()) + R"(],"data_offsets":[0,)" +
+                           std::to_string(data.size()) + "]}}";
   std::string length(8, '\0');
   for (size_t i = 0; i < 8; ++i) length[i] = static_cast<char>(text.size() >> (8 * i) & 0xFF);
   return length + text + data;
