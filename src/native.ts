@@ -10,6 +10,8 @@ export type NativeDevice = { readonly [brand]: 'device' };
 export type NativeEngine = { readonly [brand]: 'engine' };
 export type NativeLoad = { readonly [brand]: 'load' };
 export type NativeMemory = { readonly [brand]: 'memory' };
+/** Files that stay open from their headers to their data: see csrc/base/opened_files.h. */
+export type NativeOpenedFiles = { readonly [brand]: 'opened files' };
 
 /** How an engine reads: `kind` names the reader of csrc/reader, the rest are its options. */
 export interface ReaderOptions {
@@ -84,7 +86,9 @@ export interface Metrics {
 interface Addon extends OrtAddon {
   metrics(): Metrics;
   tables(): { codes: string[]; dtypes: Record<string, number>; conversions: [from: string, to: string][] };
-  readHeader(path: string, allowTrailingBytes: boolean): Promise<NativeHeader>;
+  readHeader(path: string, allowTrailingBytes: boolean, opened?: NativeOpenedFiles): Promise<NativeHeader>;
+  newOpenedFiles(): NativeOpenedFiles;
+  closeOpenedFiles(opened: NativeOpenedFiles): Promise<void>;
   parseHeader(bytes: Uint8Array, allowTrailingBytes: boolean): Promise<NativeHeader>;
   parseShardIndex(bytes: Uint8Array, path: string): Promise<NativeShardIndex>;
   openDevice(name: string, unified: boolean): Promise<NativeDevice>;
@@ -319,8 +323,11 @@ export function checked<T>(call: () => T): T {
   }
 }
 
-export async function readHeader(path: string, options: { allowTrailingBytes?: boolean }): Promise<NativeHeader> {
-  return settled(native().readHeader(path, options.allowTrailingBytes ?? false));
+export async function readHeader(
+  path: string,
+  { allowTrailingBytes = false, opened }: { allowTrailingBytes?: boolean; opened?: NativeOpenedFiles },
+): Promise<NativeHeader> {
+  return settled(native().readHeader(path, allowTrailingBytes, opened));
 }
 
 export async function parseHeader(bytes: Uint8Array, options: { allowTrailingBytes?: boolean }): Promise<NativeHeader> {

@@ -2,7 +2,7 @@ import { readdir, realpath, stat } from 'node:fs/promises';
 import { basename, dirname, join, sep } from 'node:path';
 import { FastSafetensorsError, InvalidArgumentError } from './errors.js';
 import { SafeTensorsMetadata } from './metadata.js';
-import { native, readHeader, settled } from './native.js';
+import { type NativeOpenedFiles, native, readHeader, settled } from './native.js';
 import { type NativeShardIndex, textAt } from './native-types.js';
 import { readRegularFile } from './regular-file.js';
 import { milliseconds, nextTurn } from './timers.js';
@@ -156,11 +156,16 @@ export interface ShardSet {
 
 /**
  * Reads and checks every header, several at a time. On return each tensor is in exactly one file and, where there is an index, exactly where it says. The header's
- * codes, DUPLICATE_TENSOR, INVALID_INDEX and those of resolveFiles. `byName`: the headers will be asked for tensors by their names.
+ * codes, DUPLICATE_TENSOR, INVALID_INDEX and those of resolveFiles. `byName`: the headers will be asked for tensors by their names. `opened`: keeps the files open
+ * for their data.
  */
 export async function readShards(
   files: Files,
-  { allowTrailingBytes, byName = true }: { allowTrailingBytes?: boolean; byName?: boolean },
+  {
+    allowTrailingBytes,
+    byName = true,
+    opened,
+  }: { allowTrailingBytes?: boolean; byName?: boolean; opened?: NativeOpenedFiles },
   signal?: AbortSignal,
 ): Promise<ShardSet> {
   const { paths, index, totalSize } = await resolveFiles(files);
@@ -171,9 +176,8 @@ export async function readShards(
       signal?.throwIfAborted();
       const file = next++;
       const path = paths[file]!;
-      metadata[file] = await SafeTensorsMetadata.fromNative(await readHeader(path, { allowTrailingBytes }), path, {
-        byName,
-      });
+      const header = await readHeader(path, { allowTrailingBytes, opened });
+      metadata[file] = await SafeTensorsMetadata.fromNative(header, path, { byName });
     }
   };
   await Promise.all(Array.from({ length: Math.min(HEADERS_AT_A_TIME, paths.length) }, worker));

@@ -47,6 +47,14 @@ describe.each(['cpu', 'cuda:0'])('to %s', (device) => {
     await run(device, {}, ['changes']);
   });
 
+  test('files are read through the descriptors that their headers were read through', async () => {
+    await run(device, { LATENCY_MS: 20, BANDWIDTH: 2e8 }, ['sameDescriptors']);
+  });
+
+  test('holes are zeros', async () => {
+    await run(device, {}, ['holes']);
+  });
+
   test('a load that is given up leaves nothing', async () => {
     await run(device, { BANDWIDTH: 2e8, LATENCY_MS: 2 }, ['abandoned']);
   });

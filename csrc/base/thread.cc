@@ -9,6 +9,9 @@
 namespace fst {
 namespace {
 
+// Raised by what the thread itself does: blocked, they end the process past every handler and without a word.
+constexpr int kFaults[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGSYS};
+
 struct Start {
   std::string name;
   std::function<void()> body;
@@ -29,9 +32,10 @@ Status StartThread(const char* name, std::function<void()> body, size_t stack_by
   pthread_attr_init(&attributes);
   pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
   pthread_attr_setstacksize(&attributes, stack_bytes);
-  sigset_t all, before;
-  sigfillset(&all);
-  pthread_sigmask(SIG_SETMASK, &all, &before);
+  sigset_t blocked, before;
+  sigfillset(&blocked);
+  for (int fault : kFaults) sigdelset(&blocked, fault);
+  pthread_sigmask(SIG_SETMASK, &blocked, &before);
   pthread_t thread;
   int error = pthread_create(&thread, &attributes, Run, argument.get());
   if (error == 0) argument.release();  // NOLINT: the thread owns it now

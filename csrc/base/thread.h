@@ -8,8 +8,9 @@
 
 namespace fst {
 
-// Starts a detached thread with all signals blocked (they belong to the program's own threads). `name` is cut to 15
-// characters. OUT_OF_HOST_MEMORY when the system refuses a thread (its limits, its memory).
+// Starts a detached thread with all signals blocked but those of its own faults (the others belong to the program's own
+// threads). `name` is cut to 15 characters. OUT_OF_HOST_MEMORY when the system refuses a thread (its limits, its
+// memory).
 Status StartThread(const char* name, std::function<void()> body, size_t stack_bytes = 1 << 20);
 
 }  // namespace fst

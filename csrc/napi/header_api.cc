@@ -16,15 +16,32 @@ struct Read {
   FileIdentity identity;
 };
 
-// readHeader(path, allowTrailingBytes): Promise<NativeHeader>
+// readHeader(path, allowTrailingBytes, opened: External | undefined): Promise<NativeHeader>
 Napi::Value ReadHeaderJs(const Napi::CallbackInfo& info) {
   auto read = std::make_shared<Read>();
   std::string path = info[0].As<Napi::String>();
   HeaderOptions options;
   options.allow_trailing_bytes = info[1].ToBoolean();
+  auto opened = info[2].IsExternal() ? FromExternal<OpenedFiles>(info[2]) : nullptr;
   return AsyncWork::Run(
-      info.Env(), [=] { return ReadHeader(path, options, &read->header, &read->identity); },
+      info.Env(), [=] { return ReadHeader(path, options, &read->header, &read->identity, opened.get()); },
       [read](Napi::Env env) { return HeaderToJs(env, read->header, &read->identity); });
+}
+
+// newOpenedFiles(): External
+Napi::Value NewOpenedFiles(const Napi::CallbackInfo& info) {
+  return ToExternal(info.Env(), std::make_shared<OpenedFiles>());
+}
+
+// closeOpenedFiles(opened): Promise<void>
+Napi::Value CloseOpenedFiles(const Napi::CallbackInfo& info) {
+  return AsyncWork::Run(
+      info.Env(),
+      [opened = FromExternal<OpenedFiles>(info[0])] {
+        opened->Close();
+        return Status::Ok();
+      },
+      nullptr);
 }
 
 // parseHeader(bytes: Uint8Array of a whole file, allowTrailingBytes): Promise<NativeHeader>. The header is copied
@@ -77,6 +94,8 @@ Napi::Value ParseShardIndexJs(const Napi::CallbackInfo& info) {
 
 void ExportHeaders(Napi::Env env, Napi::Object exports) {
   Export<ReadHeaderJs>(env, exports, "readHeader");
+  Export<NewOpenedFiles>(env, exports, "newOpenedFiles");
+  Export<CloseOpenedFiles>(env, exports, "closeOpenedFiles");
   Export<ParseHeaderJs>(env, exports, "parseHeader");
   Export<ParseShardIndexJs>(env, exports, "parseShardIndex");
 }

@@ -10,6 +10,7 @@
 #include <thread>
 
 #include "base/fd.h"
+#include "base/opened_files.h"
 #include "base/task_pool.h"
 
 namespace fst {
@@ -158,7 +159,14 @@ class FileReader : public Reader {
 }  // namespace
 
 Status OpenUnchanged(const std::string& path, int flags, const FileIdentity& expected, UniqueFd* out) {
-  UniqueFd fd(open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK | flags));
+  if (flags == 0) {
+    UniqueFd kept = OpenedFiles::Take(path, expected);
+    if (kept.valid()) {
+      *out = std::move(kept);
+      return Status::Ok();
+    }
+  }
+  UniqueFd fd = OpenForReading(path, flags);
   if (!fd.valid()) {
     int error = errno;
     const char* remedy = error == EMFILE ? "; raise the limit of open files (ulimit -n)" : "";

@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "base/fd.h"
+#include "base/opened_files.h"
 #include "reader/file_reader.h"
 #include "reader/mount_point.h"
 #include "reader/usrbio_mount.h"
@@ -151,7 +152,7 @@ Status Files::Open(const std::string& path, const FileIdentity& expected, std::s
       *out = std::make_shared<OpenFile>(path, expected, std::move(fd), state_);
       return Status::Ok();
     }
-    if (IsLimit(error) && state.WaitForAnother()) continue;
+    if (IsLimit(error) && (OpenedFiles::GiveUp() || state.WaitForAnother())) continue;
     Status alive = ProbeMount(state.mount);
     if (!alive.ok()) return fail(alive.At(path));
     std::string mount;

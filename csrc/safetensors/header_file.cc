@@ -40,12 +40,12 @@ Status ReadExactly(int fd, uint8_t* to, uint64_t length, uint64_t offset, const 
 
 }  // namespace
 
-Status ReadHeader(const std::string& path, const HeaderOptions& options, Header* out, FileIdentity* identity) {
+Status ReadHeader(const std::string& path, const HeaderOptions& options, Header* out, FileIdentity* identity,
+                  OpenedFiles* opened) {
   if (path.empty() || path.find('\0') != std::string::npos) {
     return Status(Code::INVALID_ARGUMENT, path.empty() ? "the path is empty" : "the path holds a NUL").At(path);
   }
-  // O_NONBLOCK: opening a FIFO must not wait for its writer; regular files ignore it.
-  UniqueFd fd(open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
+  UniqueFd fd = OpenForReading(path);
   if (!fd.valid()) return Status(Code::IO_ERROR, "cannot open " + path + ": " + ErrnoText(errno)).At(path);
 
   FileIdentity before, after;
@@ -76,6 +76,7 @@ Status ReadHeader(const std::string& path, const HeaderOptions& options, Header*
   FST_RETURN_IF_ERROR(before.CheckSame(after, path));
   FST_RETURN_IF_ERROR(ParseHeader(bytes.get(), total, before.size, options, path, out));
   if (identity) *identity = before;
+  if (opened) opened->Put(path, std::move(fd));
   return Status::Ok();
 }
 

@@ -2,6 +2,7 @@ import { checkTensorName } from '../check-options.js';
 import type { DeviceTensor } from '../device-tensor.js';
 import { FastSafetensorsError, InvalidArgumentError } from '../errors.js';
 import { FilesBufferOnDevice } from '../files-buffer.js';
+import type { NativeOpenedFiles } from '../native.js';
 import { checkCopyOptions, checkLoaderOptions, type LoaderOptions } from '../options.js';
 import { Plan, type PlanInput } from '../plan.js';
 import { SingleGroup } from '../process-group.js';
@@ -24,6 +25,7 @@ export class SafeTensorsFileLoader<T = DeviceTensor> {
   #shards: ShardSet | undefined;
   #inputs: readonly PlanInput[] | undefined;
   #plan: Plan | undefined;
+  #opened: NativeOpenedFiles | undefined;
 
   /** Checks the options: INVALID_ARGUMENT, UNKNOWN_COPIER. */
   constructor(options: LoaderOptions<T> = {}) {
@@ -52,13 +54,21 @@ export class SafeTensorsFileLoader<T = DeviceTensor> {
       }
       mine = (files as Record<number, Files>)[pg.rank] ?? [];
     }
-    const shards = await session.race(readShards(mine, { allowTrailingBytes }, signal));
-    const inputs = await session.race(selectTensors(shards.metadata, filter));
-    const plan = await session.race(Plan.ofTensors(inputs, { dtype }));
-    await session.prepare(plan);
-    this.#shards = shards;
-    this.#inputs = inputs;
-    this.#plan = plan;
+    const opened = session.keepFiles();
+    try {
+      const shards = await session.race(readShards(mine, { allowTrailingBytes, opened }, signal));
+      const inputs = await session.race(selectTensors(shards.metadata, filter));
+      const plan = await session.race(Plan.ofTensors(inputs, { dtype }));
+      await session.prepare(plan);
+      session.letGo(this.#opened);
+      this.#opened = opened;
+      this.#shards = shards;
+      this.#inputs = inputs;
+      this.#plan = plan;
+    } catch (error) {
+      session.letGo(opened);
+      throw error;
+    }
   }
 
   /** Names of all tensors that will be loaded, in the order of files and offsets. */
@@ -87,6 +97,7 @@ export class SafeTensorsFileLoader<T = DeviceTensor> {
     const planned = this.#planned();
     const plan = dtype ? await session.race(Plan.ofTensors(this.#inputs!, { dtype }), signal) : planned;
     const shards = this.#shards!;
+    const opened = this.#opened;
     const find = (name: string): number | undefined => {
       const file = shards.fileOf(name);
       return file === undefined ? undefined : plan.itemOf(file, name);
@@ -107,6 +118,7 @@ export class SafeTensorsFileLoader<T = DeviceTensor> {
       throw error;
     } finally {
       meter?.abandon();
+      session.letGo(opened);
     }
   }
 
@@ -119,6 +131,8 @@ export class SafeTensorsFileLoader<T = DeviceTensor> {
   /** Forgets the files that were added. */
   reset(): void {
     this.#session.check();
+    this.#session.letGo(this.#opened);
+    this.#opened = undefined;
     this.#shards = undefined;
     this.#inputs = undefined;
     this.#plan = undefined;

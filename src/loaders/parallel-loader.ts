@@ -47,22 +47,28 @@ export class ParallelLoader<T = DeviceTensor> {
       dtype,
     } = this.#options;
     session.check();
-    const shards = await session.race(readShards(files, { allowTrailingBytes, byName: false }, this.#options.signal));
-    const inputs = await session.race(selectTensors(shards.metadata, filter));
-    const plan = await session.race(Plan.ofTensors(inputs, { batchBytes: maxBatchBytes, dtype }));
-    const window = queueSize + 2;
-    const started = milliseconds();
-    const load = await session.begin(plan, { window, collectReady: order === 'ready', timeoutMs });
-    const meter = session.meter(load);
+    const opened = session.keepFiles();
     try {
-      yield* order === 'ready' ? this.#asReady(load, window) : this.#inOrder(load, window);
-      meter?.stop();
-    } catch (error) {
-      meter?.rethrow();
-      throw error;
+      const reading = readShards(files, { allowTrailingBytes, byName: false, opened }, this.#options.signal);
+      const shards = await session.race(reading);
+      const inputs = await session.race(selectTensors(shards.metadata, filter));
+      const plan = await session.race(Plan.ofTensors(inputs, { batchBytes: maxBatchBytes, dtype }));
+      const window = queueSize + 2;
+      const started = milliseconds();
+      const load = await session.begin(plan, { window, collectReady: order === 'ready', timeoutMs });
+      const meter = session.meter(load);
+      try {
+        yield* order === 'ready' ? this.#asReady(load, window) : this.#inOrder(load, window);
+        meter?.stop();
+      } catch (error) {
+        meter?.rethrow();
+        throw error;
+      } finally {
+        meter?.abandon();
+        session.finish(load, started);
+      }
     } finally {
-      meter?.abandon();
-      session.finish(load, started);
+      session.letGo(opened);
     }
   }
 

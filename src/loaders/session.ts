@@ -1,14 +1,14 @@
 import { openUnified } from '../copiers/availability.js';
 import type { CopierConstructor } from '../copiers/copier.js';
 import { type EngineSpec, engineOf } from '../copiers/copier.js';
-import { copierConstructor } from '../copiers/registry.js';
+import { copierConstructor, copierFactory } from '../copiers/registry.js';
 import { chooseCopier } from '../copiers/select.js';
 import { counted } from '../counted.js';
 import { Device, openDevice } from '../device.js';
 import type { DeviceTensor } from '../device-tensor.js';
 import { FastSafetensorsError } from '../errors.js';
 import { disposeWhenMade } from '../framework.js';
-import { checked, type Fallback, type NativeEngine, native } from '../native.js';
+import { checked, type Fallback, type NativeEngine, type NativeOpenedFiles, native } from '../native.js';
 import type { LoaderOptions, Logger } from '../options.js';
 import type { Plan } from '../plan.js';
 import { type Progress, ProgressMeter, progressBar } from '../progress.js';
@@ -42,6 +42,9 @@ export interface LoadReport {
 
 const DEFAULT_STALL_TIMEOUT_MS = 90_000;
 
+/** Copiers that read, or may read, through descriptors as headers are read through. */
+const BY_DESCRIPTOR: readonly string[] = ['auto', '3fs', 'nogds', 'unified'];
+
 const CONSOLE: Logger = {
   debug: (message) => console.debug(message),
   info: (message) => console.info(message),
@@ -58,6 +61,8 @@ export class Session {
   readonly #debug: boolean;
   readonly #stallTimeoutMs: number;
   readonly #loads = new Set<Load>();
+  readonly #opened = new Set<NativeOpenedFiles>();
+  readonly #lettingGo = new Set<Promise<void>>();
   readonly #warnedOf = new Set<string>(); // files that are read in another way than asked
   readonly #closing = new AbortController();
   #choice: Promise<string> | undefined;
@@ -97,6 +102,26 @@ export class Session {
     if (this.closed) throw new FastSafetensorsError('CLOSED', `${this.#name} is closed`);
     this.options.signal?.throwIfAborted();
     signal?.throwIfAborted();
+  }
+
+  /**
+   * Where files whose headers are read stay open for their data, until letGo() or close(). Undefined where the copier opens files in a way of its own.
+   */
+  keepFiles(): NativeOpenedFiles | undefined {
+    const { copier = 'auto', reader, odirect } = this.options;
+    if (!BY_DESCRIPTOR.includes(copier) || !copierFactory(copier).builtin) return undefined;
+    if (reader !== undefined || odirect === true) return undefined;
+    const opened = native().newOpenedFiles();
+    this.#opened.add(opened);
+    return opened;
+  }
+
+  /** Closes what no load has taken; close() waits for it. */
+  letGo(opened: NativeOpenedFiles | undefined): void {
+    if (!opened || !this.#opened.delete(opened)) return;
+    const closing = native().closeOpenedFiles(opened);
+    this.#lettingGo.add(closing);
+    void closing.finally(() => this.#lettingGo.delete(closing)).catch(() => {});
   }
 
   /** Opens the device and starts the copier's engine, so that estimateStaging() can tell. What goes wrong is begin()'s to say. */
@@ -285,7 +310,9 @@ export class Session {
     this.#closing.abort(new FastSafetensorsError('CLOSED', `${this.#name} was closed while this was in progress`));
     const loads = [...this.#loads];
     for (const load of loads) load.end();
+    for (const opened of [...this.#opened]) this.letGo(opened);
     const drained = (async () => {
+      await Promise.allSettled(this.#lettingGo);
       for (const opening of this.#engines.values()) {
         const engine = await opening.catch(() => undefined);
         if (engine) await native().closeEngine(engine);

@@ -63,20 +63,22 @@ TEST(Status, FormatsTextOfAnyLength) {
   EXPECT_EQ(Format("%s", ""), "");
 }
 
-TEST(Thread, HasItsNameAndNoSignals) {
+TEST(Thread, HasItsNameAndNoSignalsButItsOwnFaults) {
   Latch done(1);
   char name[32] = "";
-  bool blocked = false;
+  bool blocked = false, faults_blocked = true;
   ASSERT_TRUE(StartThread("fst-a-name-that-is-too-long", [&] {
                 pthread_getname_np(pthread_self(), name, sizeof name);
                 sigset_t mask;
                 pthread_sigmask(SIG_SETMASK, nullptr, &mask);
                 blocked = sigismember(&mask, SIGTERM) == 1;
+                faults_blocked = sigismember(&mask, SIGSEGV) == 1 || sigismember(&mask, SIGBUS) == 1;
                 done.Down();
               }).ok());
   ASSERT_TRUE(done.Wait());
   EXPECT_STREQ(name, "fst-a-name-that");
   EXPECT_TRUE(blocked);
+  EXPECT_FALSE(faults_blocked) << "a crash would be silent";
   sigset_t mine;
   pthread_sigmask(SIG_SETMASK, nullptr, &mine);
   EXPECT_EQ(sigismember(&mine, SIGTERM), 0) << "the caller's own signals stay";

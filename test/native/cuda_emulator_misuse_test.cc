@@ -80,6 +80,15 @@ TEST_F(CudaEmulatorDeathTest, UnmappingRegisteredMemoryIsFoundOut) {
   EXPECT_EQ(cu->MemHostRegister(memory, kBytes, 0), kInvalidValue) << "not mapped";
 }
 
+TEST_F(CudaEmulatorDeathTest, SharedMemoryWithoutAccessIsStillThere) {
+  void* memory = mmap(nullptr, kBytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+  ASSERT_NE(memory, MAP_FAILED);
+  ASSERT_EQ(cu->MemHostRegister(memory, kBytes, 0), kSuccess);
+  ASSERT_EQ(mprotect(memory, kBytes, PROT_NONE), 0);
+  EXPECT_EQ(cu->MemHostUnregister(memory), kSuccess);
+  ASSERT_EQ(munmap(memory, kBytes), 0);
+}
+
 TEST_F(CudaEmulatorDeathTest, WritingPastPageLockedMemoryIsFoundOut) {
   EXPECT_DEATH(
       {

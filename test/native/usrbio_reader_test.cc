@@ -2,6 +2,7 @@
 #include <sys/resource.h>
 #include <utime.h>
 
+#include "base/opened_files.h"
 #include "reader/usrbio_files.h"
 #include "reader/usrbio_mount.h"
 #include "usrbio_reader_fixture.h"
@@ -189,6 +190,39 @@ TEST_F(UsrbioReaderTest, ReplacesTheRingWhenNoCopyReadsFromIt) {
   }
   EXPECT_EQ(Stat("iorcreate4"), made + 2);
   UseFakeDevices(nullptr);
+}
+
+// The descriptor that read the header is the one that is registered.
+TEST_F(UsrbioReaderTest, RegistersWhatTheHeaderWasReadThrough) {
+  const std::string path = WriteFile("data", 5000);
+  OpenedFiles opened;
+  UniqueFd header = OpenForReading(path);
+  const int fd = header.get();
+  FileIdentity identity;
+  ASSERT_TRUE(FileIdentity::Of(fd, path, &identity).ok());
+  opened.Put(path, std::move(header));
+  usrbio::Files files(*api, mount);
+  const uint64_t registered = Stat("reg_fd");
+  std::shared_ptr<ReaderFile> file, again;
+  ASSERT_TRUE(files.Open(path, identity, &file).ok());
+  EXPECT_EQ(usrbio::Files::FdOf(*file), fd);
+  ASSERT_TRUE(files.Open(path, identity, &again).ok());
+  EXPECT_NE(usrbio::Files::FdOf(*again), fd);
+  EXPECT_EQ(Stat("reg_fd"), registered + 2);
+}
+
+TEST_F(UsrbioReaderTest, GivesUpWhatIsKeptWhereTheLibraryHasNoDescriptor) {
+  const std::string path = WriteFile("data", 5000), other = WriteFile("other", 5000);
+  OpenedFiles opened;
+  opened.Put(other, OpenForReading(other));
+  FileIdentity identity;
+  ASSERT_TRUE(FileIdentity::Of(OpenForReading(path).get(), path, &identity).ok());
+  usrbio::Files files(*api, mount);
+  Set("fail", "reg_fd:1:24");
+  std::shared_ptr<ReaderFile> file;
+  Status status = files.Open(path, identity, &file);
+  EXPECT_TRUE(status.ok()) << status.message();
+  EXPECT_EQ(Metrics::Get().open_files, 1);
 }
 
 TEST_F(UsrbioReaderTest, BoundsOpenFilesByTheLimit) {

@@ -6,6 +6,9 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <cinttypes>
+#include <cstdio>
+#include <fstream>
 
 #include "emulators/cuda/emulator.h"
 
@@ -16,16 +19,29 @@ using emu::Call;
 
 namespace {
 
+bool IsShared(uintptr_t address) {
+  std::ifstream maps("/proc/self/maps");
+  for (std::string line; std::getline(maps, line);) {
+    uint64_t from, to;
+    char flags[8];
+    if (sscanf(line.c_str(), "%" SCNx64 "-%" SCNx64 " %7s", &from, &to, flags) == 3 && from <= address && address < to)
+      return flags[3] == 's';
+  }
+  return false;
+}
+
 // False when a page of the range is not mapped.
 bool Mapped(const void* memory, size_t bytes) {
   uintptr_t first = reinterpret_cast<uintptr_t>(memory) / 4096 * 4096;
   uintptr_t end = reinterpret_cast<uintptr_t>(memory) + bytes;
   std::vector<unsigned char> resident((end - first + 4095) / 4096);
   if (mincore(reinterpret_cast<void*>(first), end - first, resident.data()) != 0 && errno == ENOMEM) return false;
-  // A mapping without any access stands for what was there before.
+  // A private mapping without any access stands for what was there before; of a shared one the emulated 3FS may
+  // withhold a page.
   char byte;
   iovec local = {&byte, 1}, remote = {const_cast<void*>(memory), 1};
-  return process_vm_readv(getpid(), &local, 1, &remote, 1, 0) == 1 || errno != EFAULT;
+  return process_vm_readv(getpid(), &local, 1, &remote, 1, 0) == 1 || errno != EFAULT ||
+         IsShared(reinterpret_cast<uintptr_t>(memory));
 }
 
 // The NUMA node that memory at `address` (null: what this thread faults) comes from by preference; -1: the nearest, as

@@ -179,8 +179,8 @@ EXPORT void hf3fs_iovdestroy(Iov* iov) {
   }
   emu::RemoveLink(entry->link);
   emu::RemoveShm(entry->shm_name);
-  munmap(entry->base, entry->size);
   engine.iovs.Remove(entry->id);
+  munmap(entry->base, entry->size);
   iov->handle = nullptr;
 }
 

@@ -118,6 +118,7 @@ std::shared_ptr<Io> Engine::FindOverlap(const uint8_t* to, uint64_t length) cons
 }
 
 void Engine::Prepare(const std::shared_ptr<Ring>& ring, std::shared_ptr<Io> io) {
+  Undelivered::Release(io->to, io->to + io->length);
   io->number = ++counters.ios;
   counters.max_in_flight = std::max(counters.max_in_flight, ++counters.in_flight);
   io->iov->in_flight++;
@@ -136,6 +137,21 @@ void Engine::Submit(const std::shared_ptr<Ring>& ring) {
 void Engine::Retire(Ring* ring, const std::shared_ptr<Io>& io) {
   ring->slots[static_cast<size_t>(io->slot)] = nullptr;
   Untrack(io);
+  Withhold(*io);
+}
+
+void Engine::Withhold(const Io& io) {
+  const uint64_t arrived = static_cast<uint64_t>(std::max<int64_t>(io.result, 0));
+  if (!settings.strict || arrived >= io.length) return;
+  // Without its link a wrapped iov may be unmapped.
+  if (iovs.Find(io.iov->id) != io.iov || !LinkExists(io.iov->link)) return;
+  auto& undelivered = io.iov->undelivered;
+  if (undelivered == nullptr) undelivered = std::make_unique<Undelivered>(io.iov->base, io.iov->size);
+  undelivered->Withhold(io.to + arrived, io.to + io.length,
+                        "an unchecked completion result: bytes are read that io " + std::to_string(io.number) +
+                            " did not bring; it was to read " + std::to_string(io.length) + " bytes at offset " +
+                            std::to_string(io.offset) + " of " + io.file->path + ", and its result was " +
+                            std::to_string(io.result));
 }
 
 void Engine::Untrack(const std::shared_ptr<Io>& io) {

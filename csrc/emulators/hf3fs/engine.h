@@ -94,7 +94,7 @@ class Engine {
   std::shared_ptr<Io> FindOverlap(const uint8_t* to, uint64_t length) const;
   void Prepare(const std::shared_ptr<Ring>& ring, std::shared_ptr<Io> io);
   void Submit(const std::shared_ptr<Ring>& ring);
-  // Its completion was taken.
+  // Its completion was taken: what did not arrive must not be read.
   void Retire(Ring* ring, const std::shared_ptr<Io>& io);
 
   // Stops the threads. What is left is described in the answer.
@@ -115,6 +115,7 @@ class Engine {
   void Run(Task task, std::unique_lock<std::mutex>& lock);
   void Poison(Job* job, std::unique_lock<std::mutex>& lock);
   void Read(Job* job, std::unique_lock<std::mutex>& lock);
+  void Withhold(const Io& io);
   void Inject(Io* io, Ring* ring);
   void ReleaseReady();
   void Post(const std::shared_ptr<Job>& job);

@@ -18,8 +18,17 @@
 
 namespace emu {
 
-void IovTable::Add(std::shared_ptr<IovEntry> entry) { entries_[entry->id] = std::move(entry); }
-void IovTable::Remove(const std::string& id) { entries_.erase(id); }
+void IovTable::Add(std::shared_ptr<IovEntry> entry) {
+  Remove(entry->id);
+  entries_[entry->id] = std::move(entry);
+}
+
+void IovTable::Remove(const std::string& id) {
+  auto found = entries_.find(id);
+  if (found == entries_.end()) return;
+  found->second->undelivered.reset();  // ios that never completed may hold the entry
+  entries_.erase(found);
+}
 
 std::shared_ptr<IovEntry> IovTable::Find(const std::string& id) const {
   auto found = entries_.find(id);
@@ -28,9 +37,12 @@ std::shared_ptr<IovEntry> IovTable::Find(const std::string& id) const {
 
 void IovTable::Prune() {
   for (auto entry = entries_.begin(); entry != entries_.end();) {
-    bool gone = entry->second->wrapped && entry->second->in_flight == 0 && !LinkExists(entry->second->link);
-    if (gone) RemoveLink(entry->second->link);  // forgets it
-    entry = gone ? entries_.erase(entry) : std::next(entry);
+    auto next = std::next(entry);
+    if (entry->second->wrapped && entry->second->in_flight == 0 && !LinkExists(entry->second->link)) {
+      RemoveLink(entry->second->link);  // forgets it
+      Remove(std::string(entry->first));
+    }
+    entry = next;
   }
 }
 

@@ -6,6 +6,8 @@
 #include <memory>
 #include <string>
 
+#include "emulators/hf3fs/undelivered.h"
+
 namespace emu {
 
 struct IovEntry {
@@ -16,6 +18,7 @@ struct IovEntry {
   bool verified = false;  // a wrapped one's link and memory were compared
   bool pinned = false;    // registered for I/O: counts towards the memlock limit
   int in_flight = 0;
+  std::unique_ptr<Undelivered> undelivered;  // made when a read first falls short; goes before the memory
 };
 
 class IovTable {

@@ -25,8 +25,8 @@
 //                     made its link, and leaves it, as where the semaphores are not to be found
 // clang-format on
 //
-// What happens to a result that is not checked: a failed io leaves its whole buffer poisoned and a short one its tail,
-// so whoever takes such a buffer for data has wrong bytes.
+// What happens to a result that is not checked: a failed io leaves its whole buffer poisoned and a short one its tail.
+// Reading a page of that aborts (undelivered.h); less than a page shows as wrong bytes.
 #pragma once
 #include <cstdarg>
 #include <cstdint>

@@ -5,6 +5,7 @@ const {
   mkdirSync,
   readdirSync,
   readFileSync,
+  readlinkSync,
   statSync,
   truncateSync,
   utimesSync,
@@ -153,6 +154,66 @@ main({
       await assert.rejects(loader.copyFilesToDevice(), { code: 'FILE_CHANGED', path });
       await loader.close();
     }
+    await nothingLeft();
+  },
+
+  /** What is registered is the descriptor that the header was read through; the library adds one of its own. */
+  async sameDescriptors() {
+    mkdirSync(iovs, { recursive: true });
+    const shards = Array.from({ length: 6 }, (_, i) => write(`s${i}`, [3 << 20], i));
+    const descriptorsOf = (path) =>
+      readdirSync('/proc/self/fd').filter((fd) => {
+        try {
+          return readlinkSync(`/proc/self/fd/${fd}`) === path;
+        } catch {
+          return false;
+        }
+      });
+    const loader = new ThreeFSLoader({ device });
+    await loader.addFilenames(shards.map(({ path }) => path));
+    const kept = shards.map(({ path }) => descriptorsOf(path));
+    assert.deepEqual(
+      kept.map(({ length }) => length),
+      shards.map(() => 1),
+    );
+    let done = false;
+    const loading = loader.copyFilesToDevice().finally(() => {
+      done = true;
+    });
+    let registered = 0;
+    while (!done) {
+      for (const [i, { path }] of shards.entries()) {
+        const now = descriptorsOf(path);
+        if (now.length < 2) continue;
+        ++registered;
+        assert.equal(now.length, 2);
+        assert.ok(now.includes(kept[i][0]), `${path}: ${now} are open, its header was read through ${kept[i]}`);
+      }
+      await setTimeout(1);
+    }
+    assert.ok(registered > 0);
+    await (await loading).close();
+    await loader.close();
+    assert.deepEqual(
+      shards.flatMap(({ path }) => descriptorsOf(path)),
+      [],
+    );
+    await nothingLeft();
+  },
+
+  /** 3FS ends a read at a hole: the rest is this package's to fill. */
+  async holes() {
+    mkdirSync(iovs, { recursive: true });
+    const file = write('holes', [3 << 20, 5 << 20]);
+    const { size } = statSync(file.path);
+    truncateSync(file.path, file.begin + (1 << 20));
+    truncateSync(file.path, size);
+    const loader = new ParallelThreeFSLoader({ files: file.path, device });
+    for await (const [name, tensor] of loader.iterateWeights()) {
+      await same(tensor, file, file.names.indexOf(name));
+      tensor.dispose();
+    }
+    await loader.close();
     await nothingLeft();
   },
 

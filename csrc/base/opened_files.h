@@ -1,0 +1,44 @@
+// Files that were opened for their headers and stay open for their data: one opening serves both, and the data is that
+// of the very file whose header was checked.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+#include <string>
+
+#include "base/fd.h"
+#include "base/file_identity.h"
+
+namespace fst {
+
+// What one loader keeps. Any thread. All that the process keeps is in one place: whoever opens a path takes what is
+// kept of it.
+class OpenedFiles {
+ public:
+  OpenedFiles() = default;
+  // Closes what is left, on another thread: closing may be a round trip to the storage.
+  ~OpenedFiles();
+  OpenedFiles(const OpenedFiles&) = delete;
+  OpenedFiles& operator=(const OpenedFiles&) = delete;
+
+  // Closes the file at once where enough are kept, and after Close.
+  void Put(const std::string& path, UniqueFd fd);
+  // Closes what is left.
+  void Close();
+
+  // A descriptor that is kept for `path`, where both the path and the descriptor still mean the file that is expected;
+  // else invalid. Each is given once.
+  static UniqueFd Take(const std::string& path, const FileIdentity& expected);
+  // Closes all that the process keeps: for who is out of descriptors. False when that was nothing.
+  static bool GiveUp();
+  // How many may be kept where `limit` descriptors are allowed and `used` are open.
+  static size_t Most(uint64_t limit, uint64_t used);
+
+ private:
+  bool closed_ = false;
+};
+
+// open(2) for reading, never waiting for a FIFO's writer, with `flags` added. Out of descriptors, it gives up those
+// that are kept. errno is that of open where it fails, and left alone where it does not.
+UniqueFd OpenForReading(const std::string& path, int flags = 0);
+
+}  // namespace fst

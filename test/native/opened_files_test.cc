@@ -1,0 +1,294 @@
+// Descriptors that stay open from a file's header to its data: taken once, by nobody when the file has changed, few,
+// and closed by all who let go of them.
+#include "base/opened_files.h"
+
+#include <gtest/gtest.h>
+#include <sys/inotify.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstdio>
+#include <functional>
+#include <memory>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "device/host_device.h"
+#include "reader/file_reader.h"
+#include "safetensors/header.h"
+#include "support/engine_harness.h"
+#include "support/temp_folder.h"
+
+namespace fst {
+namespace {
+
+std::string OneTensor(const std::string& data) {
+  const std::string text = R"({"w":{"dtype":"U8","shape":[)" + std::to_string(data.size()) + R"(],"data_offsets":[0,)" +
+                           std::to_string(data.size()) + "]}}";
+  std::string length(8, '\0');
+  for (size_t i = 0; i < 8; ++i) length[i] = static_cast<char>(text.size() >> (8 * i) & 0xFF);
+  return length + text + data;
+}
+
+class SoftLimit {
+ public:
+  explicit SoftLimit(rlim_t files) {
+    EXPECT_EQ(getrlimit(RLIMIT_NOFILE, &before_), 0);
+    rlimit low = {files, before_.rlim_max};
+    EXPECT_EQ(setrlimit(RLIMIT_NOFILE, &low), 0);
+  }
+  ~SoftLimit() { EXPECT_EQ(setrlimit(RLIMIT_NOFILE, &before_), 0); }
+
+ private:
+  rlimit before_;
+};
+
+class OpenedFilesTest : public ::testing::Test {
+ protected:
+  void TearDown() override {
+    EXPECT_TRUE(Eventually(AllZero));
+    EXPECT_FALSE(OpenedFiles::GiveUp());
+  }
+  static int64_t Open() { return Metrics::Get().open_files; }
+
+  std::string Write(const std::string& name) { return folder_.Write(name, OneTensor(std::string(5000, 'w'))); }
+  // Its identity, and the file kept.
+  FileIdentity Read(const std::string& path, OpenedFiles& opened) {
+    Header header;
+    FileIdentity identity;
+    Status status = ReadHeader(path, {}, &header, &identity, &opened);
+    EXPECT_TRUE(status.ok()) << status.message();
+    return identity;
+  }
+
+  TempFolder folder_;
+};
+
+TEST_F(OpenedFilesTest, AreTakenOnce) {
+  const std::string path = Write("m");
+  OpenedFiles opened;
+  const FileIdentity identity = Read(path, opened);
+  ASSERT_EQ(Open(), 1);
+  UniqueFd first, second;
+  ASSERT_TRUE(OpenUnchanged(path, 0, identity, &first).ok());
+  EXPECT_EQ(Open(), 1) << "it was opened again";
+  ASSERT_TRUE(OpenUnchanged(path, 0, identity, &second).ok());
+  EXPECT_EQ(Open(), 2);
+  EXPECT_NE(first.get(), second.get());
+}
+
+TEST_F(OpenedFilesTest, AreNotTakenByWhoOpensInAnotherWay) {
+  const std::string path = Write("m");
+  OpenedFiles opened;
+  const FileIdentity identity = Read(path, opened);
+  UniqueFd fd;
+  ASSERT_TRUE(OpenUnchanged(path, O_NOATIME, identity, &fd).ok());
+  EXPECT_EQ(Open(), 2);
+}
+
+TEST_F(OpenedFilesTest, AreNoneOfAHeaderThatIsRefused) {
+  const std::string path = folder_.Write("m", "no header at all");
+  OpenedFiles opened;
+  Header header;
+  EXPECT_FALSE(ReadHeader(path, {}, &header, nullptr, &opened).ok());
+  EXPECT_EQ(Open(), 0);
+}
+
+TEST_F(OpenedFilesTest, OfAFileThatChangedAreClosed) {
+  const std::string path = folder_.Path("m"), other = folder_.Path("other");
+  auto set_time_of = [](const std::string& from, const std::string& to) {
+    struct stat info;
+    ASSERT_EQ(stat(from.c_str(), &info), 0);
+    const timespec times[] = {info.st_atim, info.st_mtim};
+    ASSERT_EQ(utimensat(AT_FDCWD, to.c_str(), times, 0), 0);
+  };
+  struct Change {
+    const char* what;
+    Code code;
+    std::function<void()> make;
+  };
+  const Change changes[] = {
+      {"cut short", Code::FILE_CHANGED, [&] { ASSERT_EQ(truncate(path.c_str(), 100), 0); }},
+      {"grown", Code::FILE_CHANGED, [&] { ASSERT_EQ(truncate(path.c_str(), 100000), 0); }},
+      {"touched", Code::FILE_CHANGED,
+       [&] {
+         const timespec times[] = {{1, 0}, {1, 0}};
+         ASSERT_EQ(utimensat(AT_FDCWD, path.c_str(), times, 0), 0);
+       }},
+      {"replaced by one that looks the same", Code::FILE_CHANGED,
+       [&] {
+         Write("other");
+         set_time_of(path, other);
+         ASSERT_EQ(rename(other.c_str(), path.c_str()), 0);
+       }},
+      {"deleted and written anew", Code::FILE_CHANGED,
+       [&] {
+         Write("time");
+         set_time_of(path, folder_.Path("time"));
+         ASSERT_EQ(unlink(path.c_str()), 0);
+         Write("m");
+         set_time_of(folder_.Path("time"), path);
+       }},
+      {"deleted", Code::IO_ERROR, [&] { ASSERT_EQ(unlink(path.c_str()), 0); }},
+      {"a folder now", Code::IO_ERROR,
+       [&] {
+         ASSERT_EQ(unlink(path.c_str()), 0);
+         ASSERT_EQ(mkdir(path.c_str(), 0700), 0);
+       }},
+  };
+  for (const Change& change : changes) {
+    SCOPED_TRACE(change.what);
+    Write("m");
+    OpenedFiles opened;
+    const FileIdentity identity = Read(path, opened);
+    ASSERT_EQ(Open(), 1);
+    change.make();
+    UniqueFd fd;
+    EXPECT_STREQ(CodeName(OpenUnchanged(path, 0, identity, &fd).code()), CodeName(change.code));
+    EXPECT_FALSE(fd.valid());
+    EXPECT_EQ(Open(), 0);
+  }
+}
+
+TEST_F(OpenedFilesTest, OfAnEarlierVersionAreNotTakenForALaterOne) {
+  const std::string path = Write("m");
+  OpenedFiles one, other;
+  Read(path, one);
+  Write("new");
+  ASSERT_EQ(rename(folder_.Path("new").c_str(), path.c_str()), 0);
+  const FileIdentity identity = Read(path, other);
+  ASSERT_EQ(Open(), 2);
+  UniqueFd fd;
+  ASSERT_TRUE(OpenUnchanged(path, 0, identity, &fd).ok());
+  FileIdentity taken;
+  ASSERT_TRUE(FileIdentity::Of(fd.get(), path, &taken).ok());
+  EXPECT_TRUE(taken == identity);
+  EXPECT_EQ(Open(), 1) << "the earlier one is of no use to anybody";
+}
+
+TEST_F(OpenedFilesTest, AreFewWhereFewAreFree) {
+  EXPECT_EQ(OpenedFiles::Most(1 << 20, 30), 256U);
+  EXPECT_EQ(OpenedFiles::Most(1024, 24), 62U);
+  EXPECT_EQ(OpenedFiles::Most(64, 24), 2U);
+  EXPECT_EQ(OpenedFiles::Most(24, 24), 0U);
+  EXPECT_EQ(OpenedFiles::Most(24, 30), 0U);
+
+  std::vector<std::string> paths;
+  for (int i = 0; i < 300; ++i) paths.push_back(Write("m" + std::to_string(i)));
+  {
+    SoftLimit limit(128);
+    OpenedFiles one, other;
+    for (size_t i = 0; i < 40; ++i) Read(paths[i], i % 2 == 0 ? one : other);
+    EXPECT_GT(Open(), 0);
+    EXPECT_LE(Open(), 8) << "of all who keep";
+    one.Close();
+    other.Close();
+  }
+  rlimit limit;
+  ASSERT_EQ(getrlimit(RLIMIT_NOFILE, &limit), 0);
+  if (limit.rlim_cur < 8192) return;
+  OpenedFiles opened;
+  for (const std::string& path : paths) Read(path, opened);
+  EXPECT_EQ(Open(), 256);
+}
+
+TEST_F(OpenedFilesTest, AreClosedWithTheirOwner) {
+  const std::string path = Write("m"), of_another = Write("other");
+  OpenedFiles other;
+  Read(of_another, other);
+  OpenedFiles closed;
+  Read(path, closed);
+  ASSERT_EQ(Open(), 2);
+  closed.Close();
+  EXPECT_EQ(Open(), 1);
+  Read(path, closed);
+  EXPECT_EQ(Open(), 1) << "a header that was being read when it was closed";
+  auto dropped = std::make_unique<OpenedFiles>();
+  Read(path, *dropped);
+  ASSERT_EQ(Open(), 2);
+  dropped.reset();
+  EXPECT_TRUE(Eventually([] { return Open() == 1; }));
+}
+
+TEST_F(OpenedFilesTest, AreGivenUpWhereDescriptorsRunOut) {
+  const std::string path = Write("m"), wanted = Write("wanted");
+  OpenedFiles opened;
+  Read(path, opened);
+  std::vector<UniqueFd> rest;
+  SoftLimit limit(64);
+  for (;;) {
+    UniqueFd fd(open("/", O_RDONLY | O_CLOEXEC));
+    if (!fd.valid()) break;
+    rest.push_back(std::move(fd));
+  }
+  ASSERT_EQ(errno, EMFILE);
+  errno = 0;
+  UniqueFd fd = OpenForReading(wanted);
+  EXPECT_TRUE(fd.valid());
+  EXPECT_EQ(errno, 0);
+  UniqueFd none = OpenForReading(path);
+  EXPECT_FALSE(none.valid());
+  EXPECT_EQ(errno, EMFILE) << "nothing is left to give up";
+}
+
+TEST_F(OpenedFilesTest, SpareAFileItsSecondOpening) {
+  const std::string path = Write("m");
+  UniqueFd watch(inotify_init1(IN_NONBLOCK | IN_CLOEXEC));
+  ASSERT_TRUE(watch.valid());
+  ASSERT_GE(inotify_add_watch(watch.get(), path.c_str(), IN_OPEN), 0);
+  auto openings = [&watch] {
+    char events[4096];
+    ssize_t n = read(watch.get(), events, sizeof events);
+    return n < 0 ? 0 : n / static_cast<ssize_t>(sizeof(inotify_event));
+  };
+  OpenedFiles opened;
+  Model model;
+  PlanFile planned;
+  planned.path = path;
+  planned.expected = Read(path, opened);
+  EXPECT_EQ(openings(), 1);
+  model.contents.push_back(OneTensor(std::string(5000, 'w')));
+  model.plan.files.push_back(planned);
+  model.plan.allocations.push_back({5000, 0});
+  model.plan.items.push_back({0, 0, model.contents[0].size() - 5000, 5000, 0});
+  for (int expected : {0, 1}) {  // by the first load and by the second
+    std::shared_ptr<Engine> engine;
+    ASSERT_TRUE(Engine::Create(std::make_shared<HostDevice>(), NewFileReader({}), {}, &engine).ok());
+    auto load = Watch::Begin(*engine, model);
+    load->WaitDrained();
+    EXPECT_TRUE(load->transfer().status().ok());
+    EXPECT_EQ(openings(), expected);
+  }
+}
+
+TEST_F(OpenedFilesTest, AreKeptAndTakenByManyThreads) {
+  std::vector<std::string> paths;
+  std::vector<FileIdentity> identities;
+  for (int i = 0; i < 8; ++i) {
+    paths.push_back(Write("m" + std::to_string(i)));
+    identities.push_back(IdentityOf(paths.back()));
+  }
+  std::vector<std::thread> threads;
+  for (int t = 0; t < 6; ++t) {
+    threads.emplace_back([&, t] {
+      for (size_t round = 0; round < 100; ++round) {
+        OpenedFiles opened;
+        const size_t at = round % paths.size();
+        Read(paths[at], opened);
+        UniqueFd fd;
+        EXPECT_TRUE(OpenUnchanged(paths[at], 0, identities[at], &fd).ok());
+        char byte;
+        EXPECT_EQ(pread(fd.get(), &byte, 1, 4000), 1);
+        if (t == 0) OpenedFiles::GiveUp();
+        if (t % 2 == 0) opened.Close();
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+}
+
+}  // namespace
+}  // namespace fst
