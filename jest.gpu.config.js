@@ -5,6 +5,7 @@ module.exports = {
   ...require('./jest.config.js'),
   testPathIgnorePatterns: [],
   testMatch: ['<rootDir>/test/gpu/**/*.test.ts'],
+  globalSetup: '<rootDir>/test/gpu/global-setup.js',
   testTimeout: 300_000,
   maxWorkers: 1,
 };
