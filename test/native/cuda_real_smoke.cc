@@ -1,8 +1,9 @@
 // What a real driver does, measured and asked: not a unit test, run by hand on a machine with a GPU.
 //   g++ -O2 -std=c++17 -Icsrc test/native/cuda_real_smoke.cc csrc/device/cuda_api.cc csrc/base/*.cc -ldl -lpthread
 // Exits with 0 when every byte came back right and every call of the slice that must succeed did. The lines "behaviour"
-// are the facts that the emulator is modelled on. Against the emulator set FST_EMU_CUDA_STRICT=0, which misuse would
-// else abort.
+// are the facts that the emulator is modelled on: cuda_behaviour.txt has an H200's (driver 580.159, CUDA 13.0), and
+// cuda_behaviour_test.cc compares. `behaviour` as argument: those alone. Against the emulator set
+// FST_EMU_CUDA_STRICT=0, which misuse would else abort.
 #include <fcntl.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -223,8 +224,19 @@ void Costs(unsigned char* pinned) {
   REQUIRE_CU(MemFree, device);
 }
 
+void Managed() {
+  cuda::CUdeviceptr managed = 0;
+  Behaviour("cuMemAllocManaged", api->MemAllocManaged(&managed, kMiB, cuda::kMemAttachGlobal));
+  if (managed == 0) return;
+  unsigned type = 0;
+  Behaviour("memory type of managed memory", api->PointerGetAttribute(&type, cuda::kPointerMemoryType, managed));
+  printf("  is %u\n", type);
+  REQUIRE_CU(MemFree, managed);
+}
+
 // Misuse that leaves the context usable. What poisons it, or may crash, is left out.
-void Behaviours(unsigned char* pinned) {
+// `copies` of 256 MiB are what is pending.
+void Behaviours(unsigned char* pinned, int copies) {
   cuda::CUresult result = 0;
   std::thread([&] {
     cuda::CUdeviceptr pointer = 0;
@@ -280,7 +292,7 @@ void Behaviours(unsigned char* pinned) {
 
   cuda::CUdeviceptr busy = 0;
   REQUIRE_CU(MemAlloc, &busy, 256 * kMiB);
-  for (int i = 0; i < 64; ++i) REQUIRE_CU(MemcpyHtoDAsync, busy, pinned, 256 * kMiB, stream);
+  for (int i = 0; i < copies; ++i) REQUIRE_CU(MemcpyHtoDAsync, busy, pinned, 256 * kMiB, stream);
   REQUIRE_CU(EventRecord, event, stream);
   Behaviour("cuStreamQuery with copies pending", api->StreamQuery(stream));
   auto start = Clock::now();
@@ -293,7 +305,7 @@ void Behaviours(unsigned char* pinned) {
   Behaviour("cuMemFree under pending copies", api->MemFree(busy));
   printf("  took %.3f ms; the copies are %s\n", Seconds(start) * 1e3,
          api->EventQuery(event) == 0 ? "done" : "still pending");
-  for (int i = 0; i < 64; ++i) REQUIRE_CU(MemcpyHtoDAsync, device, pinned, 256 * kMiB, stream);
+  for (int i = 0; i < copies; ++i) REQUIRE_CU(MemcpyHtoDAsync, device, pinned, 256 * kMiB, stream);
   start = Clock::now();
   Behaviour("cuEventDestroy and cuStreamDestroy under pending copies", api->EventDestroy(event));
   Behaviour("  cuStreamDestroy", api->StreamDestroy(stream));
@@ -308,7 +320,8 @@ void Behaviours(unsigned char* pinned) {
 
 }  // namespace
 
-int main() {
+int main(int argc, char** argv) {
+  const bool behaviour_only = argc > 1 && strcmp(argv[1], "behaviour") == 0;
   setvbuf(stdout, nullptr, _IOLBF, 0);
   auto start = Clock::now();
   Status loaded = cuda::LoadCuda(&api);
@@ -338,6 +351,11 @@ int main() {
   REQUIRE_CU(MemHostRegister, registered, kBytes, cuda::kMemHostRegisterPortable);
   printf("cost: cuMemHostRegister of 256 MiB, touched %.1f ms\n", Seconds(start) * 1e3);
 
+  if (behaviour_only) {
+    Managed();
+    Behaviours(static_cast<unsigned char*>(allocated), 4);
+    return failures == 0 ? 0 : 1;
+  }
   RoundTrip("cuMemHostAlloc", static_cast<unsigned char*>(allocated), 64 * kMiB);
   RoundTrip("cuMemHostRegister", static_cast<unsigned char*>(registered), 64 * kMiB);
   for (size_t piece : {kMiB, 4 * kMiB, kBytes})
@@ -345,16 +363,9 @@ int main() {
   Bandwidth("cuMemHostRegister", static_cast<unsigned char*>(registered), kBytes, 4 * kMiB);
   for (size_t piece : {4 * kMiB, kBytes}) Bandwidth("pageable", static_cast<unsigned char*>(pageable), kBytes, piece);
   Costs(static_cast<unsigned char*>(allocated));
-  cuda::CUdeviceptr managed = 0;
-  Behaviour("cuMemAllocManaged", api->MemAllocManaged(&managed, kMiB, cuda::kMemAttachGlobal));
-  if (managed != 0) {
-    unsigned type = 0;
-    Behaviour("memory type of managed memory", api->PointerGetAttribute(&type, cuda::kPointerMemoryType, managed));
-    printf("  is %u\n", type);
-    REQUIRE_CU(MemFree, managed);
-  }
+  Managed();
   Cufile();
-  Behaviours(static_cast<unsigned char*>(allocated));
+  Behaviours(static_cast<unsigned char*>(allocated), 64);
   start = Clock::now();
   REQUIRE_CU(MemHostUnregister, registered);
   REQUIRE_CU(MemFreeHost, allocated);

@@ -188,8 +188,12 @@ CUresult cuMemHostUnregister(void* pointer) {
                                           [](const Block& b) { return b.kind == Block::kHostRegistered; });
   if (call.lost() && block != nullptr) call.emulator.RemoveBlock(block);
   if (call.error != kSuccess) return call.error;
-  if (block == nullptr)
-    return call.Misuse(kHostMemoryNotRegistered, "of %p, which is not the start of a registered range", pointer);
+  if (block == nullptr) {
+    std::shared_ptr<Block> around = call.emulator.Find(reinterpret_cast<uintptr_t>(pointer));
+    bool inside = around != nullptr && around->kind == Block::kHostRegistered;
+    return call.Misuse(inside ? kInvalidValue : kHostMemoryNotRegistered,
+                       "of %p, which is not the start of a registered range", pointer);
+  }
   if (!Mapped(pointer, block->bytes)) {
     CUresult refused =
         call.Misuse(kSuccess, "of %p (%zu bytes), which was unmapped while registered", pointer, block->bytes);
