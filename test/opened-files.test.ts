@@ -22,15 +22,14 @@ registerCopier('user', userCopier);
 /** So slow that descriptors can be looked at meanwhile. */
 const SLOWED: LoaderOptions = { maxBytesPerSecond: 2_000_000, bounceBufferSize: 4096, maxThreads: 2 };
 const SHARDS = 12;
+const ENTRIES = Array.from({ length: SHARDS }, (_, i) => entry(`t${i}`, 'U8', [40_000]));
 
 let folder: string;
 let files: string[];
 beforeAll(async () => {
   useFakeDevices({ copyDelayUs: 0 });
   folder = await realpath(await newFolder());
-  files = await Promise.all(
-    Array.from({ length: SHARDS }, (_, i) => writeModel(folder, [entry(`t${i}`, 'U8', [40_000])], `${i}.safetensors`)),
-  );
+  files = await Promise.all(ENTRIES.map((tensor, i) => writeModel(folder, [tensor], `${i}.safetensors`)));
 });
 afterAll(async () => {
   useFakeDevices(null);
@@ -82,10 +81,19 @@ describe.each<[string, LoaderOptions]>([
     expect(descriptors().size).toBe(0);
   });
 
-  test('a second load opens the files again', async () => {
+  test('a second load finds none and has every byte', async () => {
     const loader = new SafeTensorsFileLoader(options);
     await loader.addFilenames(files);
-    for (let i = 0; i < 2; ++i) await (await loader.copyFilesToDevice()).close();
+    for (let i = 0; i < 2; ++i) {
+      const buffers = await loader.copyFilesToDevice();
+      expect(nativeMetrics().openFiles).toBe(0);
+      for (const { name, bytes } of ENTRIES) {
+        const tensor = await buffers.getTensor(name);
+        expect(Buffer.compare(await tensor.toHost(), bytes)).toBe(0);
+        tensor.dispose();
+      }
+      await buffers.close();
+    }
     await loader.close();
   });
 });

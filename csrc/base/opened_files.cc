@@ -7,6 +7,8 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <chrono>
+#include <condition_variable>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -20,6 +22,8 @@ namespace {
 
 constexpr size_t kMost = 256;    // more files than nearly all models have
 constexpr uint64_t kShare = 16;  // of the descriptors that are free, one in so many
+constexpr int kClosers = 8;      // a dead mount holds up one each time; others must not wait for it
+constexpr auto kPatience = std::chrono::seconds(1);
 
 using Closing = std::vector<UniqueFd>;
 
@@ -31,6 +35,9 @@ struct Kept {
 struct Store {
   std::mutex mutex;
   std::multimap<std::string, Kept> files;  // by path
+  size_t giving = 0;                       // descriptors that are being given up
+  uint64_t given = 0;                      // those that were
+  std::condition_variable changed;
 
   // Those of `owner`, or all: to be closed when the lock is not held any more.
   Closing Remove(const OpenedFiles* owner) {
@@ -52,9 +59,15 @@ Store& All() {
   return *store;
 }
 
-TaskPool& Closers() {
-  static TaskPool* pool = new TaskPool("fst-close", 1);
-  return *pool;
+// Closing may be a round trip to the storage, or never end.
+void CloseElsewhere(Closing files, std::function<void()> closed) {
+  static TaskPool* pool = new TaskPool("fst-close", kClosers);
+  auto shared = std::make_shared<Closing>(std::move(files));
+  auto close = [shared, closed = std::move(closed)] {
+    shared->clear();
+    if (closed) closed();
+  };
+  if (!pool->Post(close).ok()) close();
 }
 
 bool IsStill(const FileIdentity& expected, int fd, const std::string& path) {
@@ -68,14 +81,7 @@ bool IsStill(const FileIdentity& expected, int fd, const std::string& path) {
 
 }  // namespace
 
-OpenedFiles::~OpenedFiles() {
-  auto closing = std::make_shared<Closing>();
-  {
-    std::lock_guard<std::mutex> lock(All().mutex);
-    *closing = All().Remove(this);
-  }
-  if (!closing->empty()) (void)Closers().Post([closing = std::move(closing)]() mutable { closing.reset(); });
-}
+OpenedFiles::~OpenedFiles() { Close(nullptr); }
 
 void OpenedFiles::Put(const std::string& path, UniqueFd fd) {
   std::lock_guard<std::mutex> lock(All().mutex);
@@ -87,11 +93,15 @@ void OpenedFiles::Put(const std::string& path, UniqueFd fd) {
   if (files.size() < Most(limit.rlim_cur, used)) files.emplace(path, Kept{this, std::move(fd)});
 }
 
-void OpenedFiles::Close() {
+void OpenedFiles::Close(std::function<void()> closed) {
   Closing closing;
-  std::lock_guard<std::mutex> lock(All().mutex);
-  closed_ = true;
-  closing = All().Remove(this);
+  {
+    std::lock_guard<std::mutex> lock(All().mutex);
+    closed_ = true;
+    closing = All().Remove(this);
+  }
+  if (!closing.empty()) return CloseElsewhere(std::move(closing), std::move(closed));
+  if (closed) closed();
 }
 
 UniqueFd OpenedFiles::Take(const std::string& path, const FileIdentity& expected) {
@@ -108,11 +118,30 @@ UniqueFd OpenedFiles::Take(const std::string& path, const FileIdentity& expected
   }
 }
 
-bool OpenedFiles::GiveUp() {
-  Closing closing;
+uint64_t OpenedFiles::Given() {
   std::lock_guard<std::mutex> lock(All().mutex);
-  closing = All().Remove(nullptr);
-  return !closing.empty();
+  return All().given;
+}
+
+bool OpenedFiles::GiveUp(uint64_t since) {
+  Store& store = All();
+  std::unique_lock<std::mutex> lock(store.mutex);
+  Closing closing = store.Remove(nullptr);
+  store.giving += closing.size();
+  lock.unlock();
+  for (UniqueFd& fd : closing) {  // each by itself: one may never end
+    Closing one;
+    one.push_back(std::move(fd));
+    CloseElsewhere(std::move(one), [&store] {
+      std::lock_guard<std::mutex> done(store.mutex);
+      --store.giving;
+      ++store.given;
+      store.changed.notify_all();
+    });
+  }
+  lock.lock();
+  store.changed.wait_for(lock, kPatience, [&] { return store.given != since || store.giving == 0; });
+  return store.given != since;
 }
 
 size_t OpenedFiles::Most(uint64_t limit, uint64_t used) {
@@ -122,14 +151,16 @@ size_t OpenedFiles::Most(uint64_t limit, uint64_t used) {
 UniqueFd OpenForReading(const std::string& path, int flags) {
   const int before = errno;
   int error = 0;
+  uint64_t given = 0;
   do {
+    given = OpenedFiles::Given();
     UniqueFd fd(open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK | flags));
     if (fd.valid()) {
       errno = before;
       return fd;
     }
     error = errno;
-  } while ((error == EMFILE || error == ENFILE) && OpenedFiles::GiveUp());
+  } while ((error == EMFILE || error == ENFILE) && OpenedFiles::GiveUp(given));
   errno = error;
   return UniqueFd();
 }

@@ -3,6 +3,7 @@
 #pragma once
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <string>
 
 #include "base/fd.h"
@@ -15,21 +16,24 @@ namespace fst {
 class OpenedFiles {
  public:
   OpenedFiles() = default;
-  // Closes what is left, on another thread: closing may be a round trip to the storage.
+  // As Close.
   ~OpenedFiles();
   OpenedFiles(const OpenedFiles&) = delete;
   OpenedFiles& operator=(const OpenedFiles&) = delete;
 
   // Closes the file at once where enough are kept, and after Close.
   void Put(const std::string& path, UniqueFd fd);
-  // Closes what is left.
-  void Close();
+  // Closes what is left on another thread, which then calls `closed`; at once where nothing is left. Never waits.
+  void Close(std::function<void()> closed);
 
   // A descriptor that is kept for `path`, where both the path and the descriptor still mean the file that is expected;
   // else invalid. Each is given once.
   static UniqueFd Take(const std::string& path, const FileIdentity& expected);
-  // Closes all that the process keeps: for who is out of descriptors. False when that was nothing.
-  static bool GiveUp();
+  // How many were given up so far.
+  static uint64_t Given();
+  // For who is out of descriptors: closes all that the process keeps. True as soon as one more is closed than when
+  // Given() said `since`, by whomever: try again. False when there is none, or none that can be closed in a second.
+  static bool GiveUp(uint64_t since);
   // How many may be kept where `limit` descriptors are allowed and `used` are open.
   static size_t Most(uint64_t limit, uint64_t used);
 

@@ -41,14 +41,19 @@ class PinnedStaging : public StagingMemory {
   }
   ~PinnedStaging() override {
     Metrics::Get().staging_bytes.fetch_sub(static_cast<int64_t>(size()), std::memory_order_relaxed);
-    (void)device_->UnpinHostMemory(memory_);
-    FreeHost(memory_, mapped_);
+    if (mapped_ == 0) {
+      device_->EnterToRelease();
+      device_->api().MemFreeHost(memory_);
+    } else {
+      (void)device_->UnpinHostMemory(memory_);
+      FreeHost(memory_, mapped_);
+    }
   }
 
  private:
   std::shared_ptr<CudaDevice> device_;
   void* memory_;
-  const size_t mapped_;
+  const size_t mapped_;  // 0: the driver's own memory
 };
 
 }  // namespace
@@ -92,6 +97,10 @@ Status CudaDevice::Init() {
         FST_CUDA_CHECK(*api_, DeviceGetAttribute, &concurrent, cuda::kAttributeConcurrentManagedAccess, device));
     managed_ = concurrent == 1;
   }
+  int registers = 0;
+  FST_RETURN_IF_ERROR(
+      FST_CUDA_CHECK(*api_, DeviceGetAttribute, &registers, cuda::kAttributeHostRegisterSupported, device));
+  registers_ = registers == 1;
   numa_node_ = NumaNodeInSysfs(info_.bus_id);
   if (numa_node_ < 0) {
     // Virtual machines may hide it there. Drivers before CUDA 12.3 do not know the attribute.
@@ -171,8 +180,16 @@ Status CudaDevice::Allocate(size_t bytes, std::shared_ptr<DeviceBuffer>* out) {
 
 Status CudaDevice::AllocateStaging(size_t bytes, std::unique_ptr<StagingMemory>* out) {
   // Not cuMemHostAlloc: its small pages took 0.4 ms a MiB (H200, driver 580), ten times as long as to lock huge ones.
-  const size_t mapped = std::max(bytes, kLeastMapping);
+  auto self = std::static_pointer_cast<CudaDevice>(shared_from_this());
   void* memory = nullptr;
+  if (!registers_) {
+    FST_RETURN_IF_ERROR(Enter());
+    PreferNode near(numa_node_);
+    FST_RETURN_IF_ERROR(FST_CUDA_CHECK(*api_, MemHostAlloc, &memory, bytes, cuda::kMemHostAllocPortable));
+    *out = std::make_unique<PinnedStaging>(std::move(self), memory, bytes, 0);
+    return Status::Ok();
+  }
+  const size_t mapped = std::max(bytes, kLeastMapping);
   FST_RETURN_IF_ERROR(AllocateHost(mapped, &memory));
   // A process that is started must not share these pages: what is read into them would go into copies of them, and the
   // GPU would copy from the old ones.
@@ -181,12 +198,12 @@ Status CudaDevice::AllocateStaging(size_t bytes, std::unique_ptr<StagingMemory>*
     locked = Status(Code::OUT_OF_HOST_MEMORY,
                     "staging memory cannot be kept from processes that are started: " + ErrnoText(errno));
   } else {
+    if (bytes < mapped) madvise(memory, mapped, MADV_NOHUGEPAGE);  // one would be far more than is asked for
     PreferNodeFor(memory, mapped, numa_node_);
     TouchHost(memory, bytes);
     locked = PinHostMemory(memory, bytes);
   }
   if (locked.ok()) {
-    auto self = std::static_pointer_cast<CudaDevice>(shared_from_this());
     *out = std::make_unique<PinnedStaging>(std::move(self), memory, bytes, mapped);
   } else {
     FreeHost(memory, mapped);

@@ -56,7 +56,8 @@ class CudaDevice : public Device {
   const cuda::CudaApi* const api_;
   const int ordinal_;
   const bool unified_;
-  bool managed_ = false;  // unified memory is
+  bool managed_ = false;   // unified memory is
+  bool registers_ = true;  // memory of the process's own can be page-locked
   const std::string name_;
   cuda::CUcontext context_ = nullptr;
   int numa_node_ = -1;

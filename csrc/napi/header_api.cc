@@ -35,13 +35,10 @@ Napi::Value NewOpenedFiles(const Napi::CallbackInfo& info) {
 
 // closeOpenedFiles(opened): Promise<void>
 Napi::Value CloseOpenedFiles(const Napi::CallbackInfo& info) {
-  return AsyncWork::Run(
-      info.Env(),
-      [opened = FromExternal<OpenedFiles>(info[0])] {
-        opened->Close();
-        return Status::Ok();
-      },
-      nullptr);
+  std::function<void(Status)> finish;
+  Napi::Value promise = AsyncWork::Pending(info.Env(), &finish, nullptr);
+  FromExternal<OpenedFiles>(info[0])->Close([finish] { finish(Status::Ok()); });
+  return promise;
 }
 
 // parseHeader(bytes: Uint8Array of a whole file, allowTrailingBytes): Promise<NativeHeader>. The header is copied

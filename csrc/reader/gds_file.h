@@ -33,6 +33,7 @@ class GdsFile : public ReaderFile {
   Status HostFd(int* fd);
   Status CheckUnchanged() const;
 
+  bool compatible = false;           // cuFile reads it through the host
   std::atomic<bool> served{false};   // cuFile has read of it: a refusal from now on is an error
   std::atomic<bool> refused{false};  // the host reads it
 

@@ -112,8 +112,8 @@ class GdsReader : public Reader {
     bool compatible = false;
     FST_RETURN_IF_ERROR(state_->Admit(path, &refusal, &compatible));
     if (refusal.empty()) FST_RETURN_IF_ERROR(RegisterFile(context, fd.get(), path, &handle, &refusal));
-    if (compatible && handle != nullptr) state_->Note(path, "gds in compatibility mode", kNoDirectPath);
     auto file = std::make_shared<GdsFile>(path, expected, state_->context, std::move(fd), handle);
+    file->compatible = compatible;
     if (handle == nullptr) state_->FallBack(*file, refusal);
     *out = std::move(file);
     return Status::Ok();
@@ -224,7 +224,9 @@ class GdsReader : public Reader {
         if (got == -1 && error == EINTR) continue;
         if (got == 0) return EndedEarly(file, request.offset, done, request.wanted);
         if (got > 0 && static_cast<size_t>(got) <= left) {
-          file.served = true;
+          // Told of here: a file may still be refused at its first read.
+          if (!file.served.exchange(true) && file.compatible)
+            Note(file.path(), "gds in compatibility mode", kNoDirectPath);
           done += static_cast<size_t>(got);
           continue;
         }

@@ -135,6 +135,7 @@ Status Files::Open(const std::string& path, const FileIdentity& expected, std::s
     return status;
   };
   for (;;) {
+    const uint64_t given = OpenedFiles::Given();
     UniqueFd fd;
     errno = 0;
     Status opened = OpenUnchanged(path, 0, expected, &fd);
@@ -152,7 +153,7 @@ Status Files::Open(const std::string& path, const FileIdentity& expected, std::s
       *out = std::make_shared<OpenFile>(path, expected, std::move(fd), state_);
       return Status::Ok();
     }
-    if (IsLimit(error) && (OpenedFiles::GiveUp() || state.WaitForAnother())) continue;
+    if (IsLimit(error) && (OpenedFiles::GiveUp(given) || state.WaitForAnother())) continue;
     Status alive = ProbeMount(state.mount);
     if (!alive.ok()) return fail(alive.At(path));
     std::string mount;

@@ -38,7 +38,7 @@ export class SafeTensorsFileLoader<T = DeviceTensor> {
     return this.#session.report;
   }
 
-  /** Reads and checks every header, in place of those added before. Files belong to rank 0 unless given by rank; those of other ranks are left to them. */
+  /** Reads and checks every header, in place of those added before. Files belong to rank 0 unless given by rank; those of other ranks are left to them. Files may stay open for their load: until that, reset() or close(). */
   async addFilenames(files: Files | Readonly<Record<number, Files>>): Promise<void> {
     const session = this.#session;
     session.check();

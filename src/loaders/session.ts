@@ -143,6 +143,7 @@ export class Session {
       this.#choice ??= chooseCopier(this.device, files, this.options);
       this.#copier = await this.#choice;
       this.check(); // what is made from here on, close() has to know
+      if (!BY_DESCRIPTOR.includes(this.#copier)) for (const opened of [...this.#opened]) this.letGo(opened);
     }
     this.#make ??= copierConstructor(this.#copier, this.device, { ...this.options, copier: asked });
     const made = engineOf(this.#make);

@@ -228,7 +228,35 @@ TEST_F(CudaDeviceTest, StagingIsOnTheNodeOfTheDevice) {
   std::shared_ptr<Device> anywhere;
   ASSERT_TRUE(OpenDevice("cuda:1", false, &anywhere).ok());
   ASSERT_TRUE(anywhere->AllocateStaging(kBytes, &staging).ok());
-  EXPECT_EQ(cuda.pinned_node(), -1) << "and the thread's own policy is back";
+  EXPECT_EQ(cuda.pinned_node(), -1);
+}
+
+TEST_F(CudaDeviceTest, StagingIsTheDriversOwnWhereNoOtherCanBeLocked) {
+  cuda.set_attribute(1, cuda::kAttributeHostRegisterSupported, 0);
+  std::shared_ptr<Device> old;
+  ASSERT_TRUE(OpenDevice("cuda:1", true, &old).ok()) << "another one than the fixture's";
+  std::unique_ptr<StagingMemory> staging;
+  ASSERT_TRUE(old->AllocateStaging(kBytes, &staging).ok());
+  EXPECT_EQ(cuda.call_count("cuMemHostAlloc"), 1u);
+  EXPECT_EQ(cuda.call_count("cuMemHostRegister_v2"), 0u);
+  EXPECT_EQ(cuda.live_pinned_bytes(), kBytes);
+  staging.reset();
+  EXPECT_EQ(cuda.live_pinned_bytes(), 0u);
+}
+
+// Small slots of many loaders would each be a huge page.
+TEST_F(CudaDeviceTest, SmallStagingTakesSmallPages) {
+  auto resident = [] {
+    long pages = 0, of_them = 0;  // NOLINT(google-runtime-int)
+    FILE* file = fopen("/proc/self/statm", "re");
+    EXPECT_EQ(fscanf(file, "%ld %ld", &pages, &of_them), 2);
+    fclose(file);
+    return of_them * sysconf(_SC_PAGESIZE);
+  };
+  std::vector<std::unique_ptr<StagingMemory>> many;
+  const auto before = resident();
+  for (int i = 0; i < 16; ++i) many.push_back(Staging());
+  EXPECT_LT(resident() - before, 8 << 20) << "of 16 x " << kBytes << " bytes";
 }
 
 // Else the pages would be copied for whoever writes first, and the GPU would copy from the other ones.

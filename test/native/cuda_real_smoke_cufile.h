@@ -40,7 +40,6 @@ inline void Cufile() {
     fd = open(path.c_str(), O_RDONLY | O_DIRECT);
     printf("%s: O_DIRECT %s\n", folder.c_str(), fd >= 0 ? "taken" : strerror(errno));
     if (fd < 0) fd = open(path.c_str(), O_RDONLY);
-    unlink(path.c_str());
     cufile::CUfileDescr description = {};
     description.type = cufile::kHandleTypeOpaqueFd;
     description.handle.fd = fd;
@@ -48,6 +47,7 @@ inline void Cufile() {
     cufile::CUfileError registered = gds->HandleRegister(&handle, &description);
     printf("%s: cuFileHandleRegister: %s, CUresult %d\n", folder.c_str(), cufile::OpErrorText(registered.err).c_str(),
            registered.cu_err);
+    unlink(path.c_str());  // files that were unlinked before were refused with 5027
     if (registered.err == 0) {
       cuda::CUdeviceptr device = 0;
       REQUIRE_CU(MemAlloc, &device, 16 * kMiB);

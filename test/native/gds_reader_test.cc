@@ -219,6 +219,20 @@ TEST_F(GdsReaderTest, ARefusalAtTheFirstReadIsOneToo) {
   EXPECT_EQ(cufile.bytes_read(), 0u);
 }
 
+TEST_F(GdsReaderTest, AFileThatCompatibilityModeRefusesHasOneFallback) {
+  AddFile(300'000, 7);
+  AddTensors(0, 8, {100'000, 150'000});
+  for (const char* where : {"cuFileRead", "cuFileHandleRegister"}) {
+    cufile.reset();
+    cufile.set_compat(1, 1);
+    cufile.set_fail(where, 1, 5030);
+    Loaded loaded = Load("cuda:0", ByGds(true, 64 << 10, 1));
+    ExpectLoaded(loaded);
+    ASSERT_EQ(loaded.fallbacks.size(), 1u) << where;
+    EXPECT_EQ(loaded.fallbacks[0].to, "nogds");
+  }
+}
+
 TEST_F(GdsReaderTest, ARefusalAfterBytesWereReadIsAnError) {
   AddFile(300'000, 7);
   AddTensors(0, 8, {100'000, 150'000});

@@ -8,6 +8,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <cerrno>
 #include <cstdio>
 #include <functional>
@@ -50,7 +51,7 @@ class OpenedFilesTest : public ::testing::Test {
  protected:
   void TearDown() override {
     EXPECT_TRUE(Eventually(AllZero));
-    EXPECT_FALSE(OpenedFiles::GiveUp());
+    EXPECT_FALSE(OpenedFiles::GiveUp(OpenedFiles::Given()));
   }
   static int64_t Open() { return Metrics::Get().open_files; }
 
@@ -184,8 +185,9 @@ TEST_F(OpenedFilesTest, AreFewWhereFewAreFree) {
     for (size_t i = 0; i < 40; ++i) Read(paths[i], i % 2 == 0 ? one : other);
     EXPECT_GT(Open(), 0);
     EXPECT_LE(Open(), 8) << "of all who keep";
-    one.Close();
-    other.Close();
+    one.Close(nullptr);
+    other.Close(nullptr);
+    EXPECT_TRUE(Eventually([] { return Open() == 0; }));
   }
   rlimit limit;
   ASSERT_EQ(getrlimit(RLIMIT_NOFILE, &limit), 0);
@@ -202,8 +204,13 @@ TEST_F(OpenedFilesTest, AreClosedWithTheirOwner) {
   OpenedFiles closed;
   Read(path, closed);
   ASSERT_EQ(Open(), 2);
-  closed.Close();
+  std::atomic<bool> over{false};
+  closed.Close([&over] { over = true; });
+  EXPECT_TRUE(Eventually([&over] { return over.load(); }));
   EXPECT_EQ(Open(), 1);
+  bool at_once = false;
+  closed.Close([&at_once] { at_once = true; });
+  EXPECT_TRUE(at_once) << "nothing was left";
   Read(path, closed);
   EXPECT_EQ(Open(), 1) << "a header that was being read when it was closed";
   auto dropped = std::make_unique<OpenedFiles>();
@@ -232,6 +239,34 @@ TEST_F(OpenedFilesTest, AreGivenUpWhereDescriptorsRunOut) {
   UniqueFd none = OpenForReading(path);
   EXPECT_FALSE(none.valid());
   EXPECT_EQ(errno, EMFILE) << "nothing is left to give up";
+}
+
+// Those that another thread gives up are on their way: an opening waits for one.
+TEST_F(OpenedFilesTest, AreGivenUpForAllWhoOpenAtATime) {
+  std::vector<std::string> paths;
+  for (int i = 0; i < 40; ++i) paths.push_back(Write("m" + std::to_string(i)));
+  for (int round = 0; round < 50; ++round) {
+    OpenedFiles opened;
+    for (const std::string& path : paths) Read(path, opened);
+    ASSERT_GT(Open(), 20);
+    const int used = open("/", O_RDONLY | O_CLOEXEC);
+    ASSERT_EQ(close(used), 0);
+    SoftLimit limit(static_cast<rlim_t>(used));  // none is free
+    std::atomic<int> failed{0}, waiting{4};
+    std::vector<std::thread> threads;
+    for (int t = 0; t < 4; ++t) {
+      threads.emplace_back([&, t] {
+        --waiting;
+        while (waiting > 0) std::this_thread::yield();
+        UniqueFd fd = OpenForReading(paths[static_cast<size_t>(t)]);
+        if (!fd.valid()) ++failed;
+        --waiting;
+        while (waiting > -4) std::this_thread::yield();  // they all keep theirs
+      });
+    }
+    for (std::thread& thread : threads) thread.join();
+    EXPECT_EQ(failed, 0) << "round " << round;
+  }
 }
 
 TEST_F(OpenedFilesTest, SpareAFileItsSecondOpening) {
@@ -282,8 +317,8 @@ TEST_F(OpenedFilesTest, AreKeptAndTakenByManyThreads) {
         EXPECT_TRUE(OpenUnchanged(paths[at], 0, identities[at], &fd).ok());
         char byte;
         EXPECT_EQ(pread(fd.get(), &byte, 1, 4000), 1);
-        if (t == 0) OpenedFiles::GiveUp();
-        if (t % 2 == 0) opened.Close();
+        if (t == 0) OpenedFiles::GiveUp(OpenedFiles::Given());
+        if (t % 2 == 0) opened.Close(nullptr);
       }
     });
   }

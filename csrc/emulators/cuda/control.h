@@ -50,7 +50,7 @@
   X(live_pinned, unsigned long long, (void))                                                                           \
   X(live_pinned_bytes, unsigned long long, (void))                                                                     \
   X(peak_pinned_bytes, unsigned long long, (void))                                                                     \
-  /* The NUMA node that the caller of the last cuMemHostAlloc preferred, -1: none. */                                  \
+  /* The NUMA node preferred for the memory that was page-locked last, -1: none. */                                    \
   X(pinned_node, int, (void))                                                                                          \
   X(live_streams, unsigned long long, (void))                                                                          \
   X(live_events, unsigned long long, (void))                                                                           \
