@@ -313,7 +313,6 @@ export class Session {
     for (const load of loads) load.end();
     for (const opened of [...this.#opened]) this.letGo(opened);
     const drained = (async () => {
-      await Promise.allSettled(this.#lettingGo);
       for (const opening of this.#engines.values()) {
         const engine = await opening.catch(() => undefined);
         if (engine) await native().closeEngine(engine);
@@ -321,12 +320,13 @@ export class Session {
       for (const load of loads) {
         while (!load.drained) await load.wait();
       }
+      await Promise.allSettled(this.#lettingGo);
     })();
     let stop = (): void => {};
     const late = new Promise<void>((resolve) => {
       stop = after(this.#stallTimeoutMs, () => {
         this.#logger.warn(
-          `fastsafetensors: a read has not come back ${this.#stallTimeoutMs} ms after close(); its memory is kept until it does`,
+          `fastsafetensors: a read, or the closing of a file, has not come back ${this.#stallTimeoutMs} ms after close(); what it holds is kept until it does`,
         );
         resolve();
       });
