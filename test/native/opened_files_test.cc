@@ -249,21 +249,28 @@ TEST_F(OpenedFilesTest, AreGivenUpForAllWhoOpenAtATime) {
     OpenedFiles opened;
     for (const std::string& path : paths) Read(path, opened);
     ASSERT_GT(Open(), 20);
-    const int used = open("/", O_RDONLY | O_CLOEXEC);
-    ASSERT_EQ(close(used), 0);
-    SoftLimit limit(static_cast<rlim_t>(used));  // none is free
-    std::atomic<int> failed{0}, waiting{4};
+    std::atomic<int> failed{0}, started{0}, tried{0};
+    std::atomic<bool> go{false}, end{false};
     std::vector<std::thread> threads;
     for (int t = 0; t < 4; ++t) {
       threads.emplace_back([&, t] {
-        --waiting;
-        while (waiting > 0) std::this_thread::yield();
+        ++started;
+        while (!go) std::this_thread::yield();
         UniqueFd fd = OpenForReading(paths[static_cast<size_t>(t)]);
         if (!fd.valid()) ++failed;
-        --waiting;
-        while (waiting > -4) std::this_thread::yield();  // they all keep theirs
+        ++tried;
+        while (!end) std::this_thread::yield();  // each keeps its own
       });
     }
+    while (started < 4) std::this_thread::yield();
+    {
+      const int used = open("/", O_RDONLY | O_CLOEXEC);
+      ASSERT_EQ(close(used), 0);
+      SoftLimit limit(static_cast<rlim_t>(used));  // none is free; the sanitizers need some where threads begin and end
+      go = true;
+      while (tried < 4) std::this_thread::yield();
+    }
+    end = true;
     for (std::thread& thread : threads) thread.join();
     EXPECT_EQ(failed, 0) << "round " << round;
   }
