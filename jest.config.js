@@ -1,9 +1,9 @@
-/** Unit and acceptance tests over the sources; what takes minutes is in jest.long.config.js. */
+/** Unit and acceptance tests over the sources; what takes minutes is in jest.long.config.js, what needs a GPU in jest.gpu.config.js. */
 module.exports = {
   testEnvironment: 'node',
   roots: ['<rootDir>/test'],
   testMatch: ['**/*.test.ts'],
-  testPathIgnorePatterns: ['/test/long/', '/test/tfjs-node/'],
+  testPathIgnorePatterns: ['/test/gpu/', '/test/long/', '/test/tfjs-node/'],
   transform: { '^.+\\.ts$': ['ts-jest', { tsconfig: 'test/tsconfig.json', transpilation: true }] },
   moduleNameMapper: {
     '^fastsafetensors-node$': '<rootDir>/src/index.ts',
