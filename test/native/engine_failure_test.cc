@@ -215,6 +215,7 @@ TEST_F(EngineTest, ADeadlineEndsALoadWhoseReadsHang) {
   script->Release();
   hung->WaitDrained();
   waiting->ExpectComplete();
+  CloseAndWait(*engine);
 }
 
 TEST_F(EngineTest, AStalledReadEndsItsLoadAndThoseThatWaitForIt) {
@@ -245,6 +246,7 @@ TEST_F(EngineTest, AStalledReadEndsItsLoadAndThoseThatWaitForIt) {
       after->WaitDrained();
       return after->transfer().status().ok();
     }));
+    CloseAndWait(*engine);  // the last news compares with the model
   }
 }
 
