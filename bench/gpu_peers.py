@@ -69,12 +69,11 @@ def main():
         torch.cuda.synchronize()
         seconds.append(time.perf_counter() - start)
         count = len(tensors)
-        check = {name: int(tensors[name].view(torch.uint8).flatten()[:64].to(torch.int64).sum()) for name in sorted(tensors)[:3]}
         del tensors
         if end is not None:
             end()
         torch.cuda.synchronize()
-    print(json.dumps({"seconds": seconds, "tensors": count, "check": check}))
+    print(json.dumps({"seconds": seconds, "tensors": count}))
 
 
 main()

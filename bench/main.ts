@@ -1,18 +1,16 @@
 import { Command } from 'commander';
 
+async function withOptions(name: string, define: (command: Command) => void): Promise<void> {
+  const command = new Command(name);
+  define(command);
+  await command.parseAsync(process.argv.slice(3), { from: 'user' });
+}
+
 /** `npm run bench -- <name> [options]`: each name is a file of this folder. */
 const BENCHES: Readonly<Record<string, () => Promise<void>>> = {
   main: async () => (await import('./main-job.js')).printMainJob(),
-  cuda: async () => {
-    const command = new Command('cuda');
-    (await import('./cuda.js')).define(command);
-    await command.parseAsync(process.argv.slice(3), { from: 'user' });
-  },
-  gpu: async () => {
-    const command = new Command('gpu');
-    (await import('./gpu.js')).define(command);
-    await command.parseAsync(process.argv.slice(3), { from: 'user' });
-  },
+  cuda: async () => withOptions('cuda', (await import('./cuda.js')).define),
+  gpu: async () => withOptions('gpu', (await import('./gpu.js')).define),
   '3fs': async () => (await import('./three-fs.js')).printThreeFs(process.argv.slice(3)),
 };
 

@@ -148,6 +148,8 @@ size_t OpenedFiles::Most(uint64_t limit, uint64_t used) {
   return limit > used ? std::min<uint64_t>(kMost, (limit - used) / kShare) : 0;
 }
 
+bool OutOfDescriptors(int error) { return error == EMFILE || error == ENFILE; }
+
 UniqueFd OpenForReading(const std::string& path, int flags) {
   const int before = errno;
   int error = 0;
@@ -160,7 +162,7 @@ UniqueFd OpenForReading(const std::string& path, int flags) {
       return fd;
     }
     error = errno;
-  } while ((error == EMFILE || error == ENFILE) && OpenedFiles::GiveUp(given));
+  } while (OutOfDescriptors(error) && OpenedFiles::GiveUp(given));
   errno = error;
   return UniqueFd();
 }

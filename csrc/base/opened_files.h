@@ -41,6 +41,9 @@ class OpenedFiles {
   bool closed_ = false;
 };
 
+// Whether an errno says that no descriptor is left.
+bool OutOfDescriptors(int error);
+
 // open(2) for reading, never waiting for a FIFO's writer, with `flags` added. Out of descriptors, it gives up those
 // that are kept. errno is that of open where it fails, and left alone where it does not.
 UniqueFd OpenForReading(const std::string& path, int flags = 0);

@@ -17,8 +17,6 @@ namespace {
 
 using cuda::CUresult;
 
-constexpr size_t kLeastMapping = size_t{2} << 20;  // from this size on AllocateHost gives pages of their own
-
 // The node that sysfs names for a PCI device, -1 where it names none.
 int NumaNodeInSysfs(std::string bus_id) {
   std::transform(bus_id.begin(), bus_id.end(), bus_id.begin(), [](unsigned char c) { return std::tolower(c); });
@@ -179,7 +177,7 @@ Status CudaDevice::Allocate(size_t bytes, std::shared_ptr<DeviceBuffer>* out) {
 }
 
 Status CudaDevice::AllocateStaging(size_t bytes, std::unique_ptr<StagingMemory>* out) {
-  // Not cuMemHostAlloc: its small pages took 0.4 ms a MiB (H200, driver 580), ten times as long as to lock huge ones.
+  bytes = std::max<size_t>(bytes, 4096);
   auto self = std::static_pointer_cast<CudaDevice>(shared_from_this());
   void* memory = nullptr;
   if (!registers_) {
@@ -189,7 +187,9 @@ Status CudaDevice::AllocateStaging(size_t bytes, std::unique_ptr<StagingMemory>*
     *out = std::make_unique<PinnedStaging>(std::move(self), memory, bytes, 0);
     return Status::Ok();
   }
-  const size_t mapped = std::max(bytes, kLeastMapping);
+  // Else not cuMemHostAlloc: its small pages took 0.4 ms a MiB (H200, driver 580), ten times as long as to lock huge
+  // ones.
+  const size_t mapped = std::max(bytes, kHugePage);
   FST_RETURN_IF_ERROR(AllocateHost(mapped, &memory));
   // A process that is started must not share these pages: what is read into them would go into copies of them, and the
   // GPU would copy from the old ones.

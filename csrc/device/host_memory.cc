@@ -16,7 +16,7 @@
 namespace fst {
 namespace {
 
-constexpr size_t kPage = 4096, kHugePage = size_t{2} << 20;
+constexpr size_t kPage = 4096;
 constexpr size_t kTouchedByOne = size_t{16} << 20, kMostTouchers = 4;
 
 Status Refused(size_t bytes, int error) {

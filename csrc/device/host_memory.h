@@ -8,6 +8,8 @@
 
 namespace fst {
 
+constexpr size_t kHugePage = size_t{2} << 20;  // from this size on AllocateHost gives pages of their own
+
 // 4096-aligned from 4096 bytes on (2 MiB from 2 MiB on), 256-aligned below. Untouched: the threads that fill it fault
 // it. OUT_OF_HOST_MEMORY.
 Status AllocateHost(size_t bytes, void** out);

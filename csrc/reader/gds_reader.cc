@@ -16,8 +16,7 @@ namespace {
 constexpr size_t kPage = 4096;
 constexpr char kNoDirectPath[] =
     "there is no direct path from storage to the GPU (the nvidia-fs driver is not loaded and PCI peer-to-peer is not "
-    "in "
-    "use), so cuFile reads through the host";
+    "in use), so cuFile reads through the host";
 
 void* Pointer(uint64_t address) {
   return reinterpret_cast<void*>(address);  // NOLINT(performance-no-int-to-ptr): device memory

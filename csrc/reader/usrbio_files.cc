@@ -38,8 +38,6 @@ uint64_t UsedDescriptors() {
   return count;
 }
 
-bool IsLimit(int error) { return error == EMFILE || error == ENFILE; }
-
 // reg_fd, <= 0 for success. Once its daemon was dead when a file was deregistered, the library holds the file's number
 // for ever (EINVAL): then the file moves to other numbers until one is free.
 int Register(const UsrbioApi& api, UniqueFd* fd) {
@@ -141,7 +139,7 @@ Status Files::Open(const std::string& path, const FileIdentity& expected, std::s
     Status opened = OpenUnchanged(path, 0, expected, &fd);
     if (!opened.ok()) {
       int error = opened.code() == Code::IO_ERROR ? errno : 0;
-      if (IsLimit(error) && state.WaitForAnother()) continue;
+      if (OutOfDescriptors(error) && state.WaitForAnother()) continue;
       if (opened.code() == Code::IO_ERROR) {
         Status alive = ProbeMount(state.mount);
         if (!alive.ok()) opened = alive.At(path);
@@ -153,7 +151,7 @@ Status Files::Open(const std::string& path, const FileIdentity& expected, std::s
       *out = std::make_shared<OpenFile>(path, expected, std::move(fd), state_);
       return Status::Ok();
     }
-    if (IsLimit(error) && (OpenedFiles::GiveUp(given) || state.WaitForAnother())) continue;
+    if (OutOfDescriptors(error) && (OpenedFiles::GiveUp(given) || state.WaitForAnother())) continue;
     Status alive = ProbeMount(state.mount);
     if (!alive.ok()) return fail(alive.At(path));
     std::string mount;
@@ -161,11 +159,12 @@ Status Files::Open(const std::string& path, const FileIdentity& expected, std::s
       Status where = ExtractMountPoint(path, &mount);
       if (!where.ok()) return fail(where);
     }
-    return fail(Status(Code::THREEFS_ERROR,
-                       Format("%s: the 3FS client library does not take this file: %s%s", path.c_str(),
-                              ErrnoText(error).c_str(),
-                              IsLimit(error) ? "; each file takes two descriptors, raise the limit (ulimit -n)" : ""))
-                    .At(path));
+    return fail(
+        Status(
+            Code::THREEFS_ERROR,
+            Format("%s: the 3FS client library does not take this file: %s%s", path.c_str(), ErrnoText(error).c_str(),
+                   OutOfDescriptors(error) ? "; each file takes two descriptors, raise the limit (ulimit -n)" : ""))
+            .At(path));
   }
 }
 

@@ -1,39 +1,19 @@
-import { writeFileSync } from 'node:fs';
-import { join } from 'node:path';
 import { emulators } from 'fastsafetensors-node/testing';
-import { saveFile } from '../../src/save-file.js';
+import { type AddModel, writeAddModel } from '../support/add-model.js';
 import { runChild } from '../support/child.js';
-import { bytesOf, externalTensor, floats, model, node, value } from '../support/onnx-model.js';
 import { testFolder } from '../support/tensor-files.js';
 
 // Emulated GPUs: host access to their memory crashes, every use after its end and every leak ends the process with a reason.
 
 const folder = testFolder();
-const graph = join(folder, 'm.onnx');
-const weights = join(folder, 'm.safetensors');
 
+let files: AddModel;
 beforeAll(async () => {
-  const tensor = (name: string, data: Float32Array) => ({
-    name,
-    dtype: 'F32' as const,
-    shape: [512],
-    data: bytesOf(data),
-  });
-  const other = Float32Array.from({ length: 512 }, (_, i) => 2 * i);
-  await saveFile([tensor('w', floats(512, 0.5)), tensor('other', other)], weights);
-  writeFileSync(
-    graph,
-    model({
-      nodes: [node('Add', ['x', 'w'], ['y'])],
-      initializers: [externalTensor('w', [512], { location: 'gone', offset: '0', length: '2048' })],
-      inputs: [value('x', [512])],
-      outputs: [value('y', [512])],
-    }),
-  );
+  files = await writeAddModel(folder);
 });
 
 async function run(scenario: string, runtime: 'real' | 'emulated'): Promise<void> {
-  const ended = await runChild('ort-cuda.cjs', [scenario, runtime, graph, weights], {
+  const ended = await runChild('ort-cuda.cjs', [scenario, runtime, files.graph, files.weights], {
     flags: ['--expose-gc'],
     env: emulators.cuda.env({ DEVICES: 2, DELAY_US: 50, JITTER_US: 50, LEAKS: 'abort-memory' }),
   });

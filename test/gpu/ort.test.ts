@@ -1,6 +1,6 @@
 /** @jest-environment ./test/support/native-arrays-environment.js */
 import { execFileSync } from 'node:child_process';
-import { existsSync, writeFileSync } from 'node:fs';
+import { existsSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import * as ort from 'onnxruntime-node';
 import { createSession, type OrtDeviceBuffer } from '../../adapters/ort/index.js';
@@ -8,10 +8,10 @@ import { MODELS } from '../../examples/models.js';
 import { splitOnnx } from '../../src/cli/onnx/split.js';
 import { nativeMetrics, SafeTensorsFileLoader } from '../../src/index.js';
 import { native } from '../../src/native.js';
-import { saveFile } from '../../src/save-file.js';
+import { type AddModel, writeAddModel } from '../support/add-model.js';
 import { writeBigModel } from '../support/big-onnx.js';
 import { runChild } from '../support/child.js';
-import { bytesOf, externalTensor, floats, model, node, value } from '../support/onnx-model.js';
+import { floats } from '../support/onnx-model.js';
 import { testFolder } from '../support/tensor-files.js';
 
 // Sessions of ONNX Runtime's own CUDA provider on weights in GPU memory; skipped where onnxruntime-node has no such provider, which it says.
@@ -179,32 +179,15 @@ suite.each(MODELS)('$name', (source) => {
 });
 
 suite('values on the GPU', () => {
-  const graph = join(folder, 'm.onnx');
-  const weights = join(folder, 'm.safetensors');
+  let files: AddModel;
   beforeAll(async () => {
-    const tensor = (name: string, data: Float32Array) => ({
-      name,
-      dtype: 'F32' as const,
-      shape: [512],
-      data: bytesOf(data),
-    });
-    const other = Float32Array.from({ length: 512 }, (_, i) => 2 * i);
-    await saveFile([tensor('w', floats(512, 0.5)), tensor('other', other)], weights);
-    writeFileSync(
-      graph,
-      model({
-        nodes: [node('Add', ['x', 'w'], ['y'])],
-        initializers: [externalTensor('w', [512], { location: 'gone', offset: '0', length: '2048' })],
-        inputs: [value('x', [512])],
-        outputs: [value('y', [512])],
-      }),
-    );
+    files = await writeAddModel(folder);
   });
 
   test('outputs stay there and can be fed again', async () => {
-    const session = await createSession(ort, graph, {
+    const session = await createSession(ort, files.graph, {
       device,
-      weights,
+      weights: files.weights,
       sessionOptions: { preferredOutputLocation: 'gpu-buffer', ...quiet },
     });
     const x = new ort.Tensor('float32', new Float32Array(512).fill(1), [512]);
@@ -218,7 +201,7 @@ suite('values on the GPU', () => {
   });
 
   test.each(['computes', 'shared', 'randomOrders', 'workers', 'naturalEnd'])('%s', async (scenario) => {
-    const ended = await runChild('ort-cuda.cjs', [scenario, 'real', graph, weights], {
+    const ended = await runChild('ort-cuda.cjs', [scenario, 'real', files.graph, files.weights], {
       flags: ['--expose-gc'],
       timeoutMs: 120_000,
     });

@@ -1,25 +1,6 @@
-import { expectAllPassOn } from '../support/cuda-loaders.js';
+import { CHILDREN, expectAllPassOn, IN_PROCESS } from '../support/cuda-loaders.js';
 
 // Every loader test on each emulated GPU, from the main thread and from workers.
-
-const IN_PROCESS = [
-  'read-back',
-  'slices',
-  'truncation',
-  'load-errors',
-  'shards',
-  'dtype-conversion',
-  'file-changes',
-  'files-buffer',
-  'parallel-loader',
-  'copiers',
-  'progress',
-  'odd-names',
-  'malformed',
-  'save-file',
-];
-/** Processes of their own, which load on the main thread, in worker threads, or both. */
-const CHILDREN = ['worker-threads', 'ending', 'exit', 'collection', 'many-files'];
 
 describe.each(['cuda:0', 'cuda:1'])('on %s', (device) => {
   test.each(['main thread', 'worker thread'] as const)(

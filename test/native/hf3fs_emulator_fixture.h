@@ -202,4 +202,8 @@ class Hf3fsEmulatorTest : public ::testing::Test {
   };
 };
 
+// The emulator ends the process with a line that gives the reason.
+using Hf3fsStrictDeathTest = Hf3fsEmulatorTest;
+#define EXPECT_MISUSE(statements, reason) EXPECT_DEATH(statements, "hf3fs emulator: .*" reason)
+
 }  // namespace fst

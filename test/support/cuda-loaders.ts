@@ -6,6 +6,26 @@ import { emulators } from 'fastsafetensors-node/testing';
 
 const top = join(__dirname, '..', '..');
 
+/** All loader tests that need no process of their own. */
+export const IN_PROCESS = [
+  'read-back',
+  'slices',
+  'truncation',
+  'load-errors',
+  'shards',
+  'dtype-conversion',
+  'file-changes',
+  'files-buffer',
+  'parallel-loader',
+  'copiers',
+  'progress',
+  'odd-names',
+  'malformed',
+  'save-file',
+];
+/** Tests of processes of their own, which load on the main thread, in worker threads, or both. */
+export const CHILDREN = ['worker-threads', 'ending', 'exit', 'collection', 'many-files'];
+
 export type Thread = 'main thread' | 'worker thread';
 const RUNNER: Readonly<Record<Thread, readonly string[]>> = {
   'main thread': ['--runInBand'],
