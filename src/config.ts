@@ -1,7 +1,7 @@
-import { checkOptions, text } from './check-options.js';
-import { FastSafetensorsError, InvalidArgumentError } from './errors.js';
+import { checkOptions, text } from './base/checks.js';
+import { FastSafetensorsError, InvalidArgumentError } from './base/errors.js';
+import { readRegularFileSync } from './base/regular-file.js';
 import type { ParallelOptions } from './options.js';
-import { readRegularFileSync } from './regular-file.js';
 
 const VARIABLE = 'FASTSAFETENSORS_CONFIG';
 const DEFAULT_FILE = 'fastsafetensors.json';

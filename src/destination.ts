@@ -1,8 +1,8 @@
-import { describe } from './check-options.js';
+import { describe } from './base/checks.js';
+import { FastSafetensorsError, InvalidArgumentError } from './base/errors.js';
+import { Intervals } from './base/intervals.js';
 import type { CopyRange, Destination } from './copiers/copier.js';
 import type { Device } from './device.js';
-import { FastSafetensorsError, InvalidArgumentError } from './errors.js';
-import { Intervals } from './intervals.js';
 import { type Memory, vanished } from './memory.js';
 
 /**

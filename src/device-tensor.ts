@@ -1,7 +1,7 @@
-import { checkOptions, integer } from './check-options.js';
+import { checkOptions, integer } from './base/checks.js';
+import { type DTypeName, typedArrayOf } from './base/dtype.js';
+import { FastSafetensorsError, InvalidArgumentError } from './base/errors.js';
 import { type Device, openDevice } from './device.js';
-import { type DTypeName, typedArrayOf } from './dtype.js';
-import { FastSafetensorsError, InvalidArgumentError } from './errors.js';
 import { Memory } from './memory.js';
 import { native, settled } from './native.js';
 

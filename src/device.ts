@@ -1,4 +1,4 @@
-import { InvalidArgumentError } from './errors.js';
+import { InvalidArgumentError } from './base/errors.js';
 import { type NativeDevice, native, settled } from './native.js';
 
 /** 'cpu', 'cuda', 'cuda:N', 'gpu' or 'gpu:N'; without a number the GPU is number 0. */

@@ -1,8 +1,8 @@
-import { checkTensorName, describe } from './check-options.js';
+import { checkTensorName, describe } from './base/checks.js';
+import { DTYPE_BITS } from './base/dtype.js';
+import { FastSafetensorsError, InvalidArgumentError } from './base/errors.js';
 import { openDevice } from './device.js';
 import { DeviceTensor } from './device-tensor.js';
-import { DTYPE_BITS } from './dtype.js';
-import { FastSafetensorsError, InvalidArgumentError } from './errors.js';
 import { adopt, disposeWhenMade, type Framework, isPromise } from './framework.js';
 import type { Load } from './loaders/load.js';
 import { Memory } from './memory.js';

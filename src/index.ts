@@ -1,3 +1,5 @@
+export type { DTypeName } from './base/dtype.js';
+export { type ErrorCode, FastSafetensorsError, InvalidArgumentError } from './base/errors.js';
 export { loadConfig } from './config.js';
 export type { ChunkReader } from './copiers/chunk-reader.js';
 export type {
@@ -19,8 +21,6 @@ export {
 export { extractMountPoint, getHf3fsLibPath } from './copiers/three-fs.js';
 export { Device, type DeviceString } from './device.js';
 export { DeviceTensor } from './device-tensor.js';
-export type { DTypeName } from './dtype.js';
-export { type ErrorCode, FastSafetensorsError, InvalidArgumentError } from './errors.js';
 export { FilesBufferOnDevice } from './files-buffer.js';
 export type { Framework } from './framework.js';
 export { AutoLoader } from './loaders/auto-loader.js';

@@ -1,5 +1,5 @@
+import { FastSafetensorsError, InvalidArgumentError } from './base/errors.js';
 import type { Device } from './device.js';
-import { FastSafetensorsError, InvalidArgumentError } from './errors.js';
 import { checked, type NativeMemory, native, settled } from './native.js';
 
 /** Bytes that are copied out of JavaScript's memory in one turn of the event loop: some 0.1 ms. */

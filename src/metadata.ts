@@ -1,11 +1,11 @@
 import { isUint8Array } from 'node:util/types';
-import { boolean, checkOptions, describe } from './check-options.js';
-import { DTYPE_NAMES } from './dtype.js';
-import { InvalidArgumentError } from './errors.js';
+import { boolean, checkOptions, describe } from './base/checks.js';
+import { DTYPE_NAMES } from './base/dtype.js';
+import { InvalidArgumentError } from './base/errors.js';
+import { nextTurn } from './base/timers.js';
 import { parseHeader, readHeader } from './native.js';
 import { type HeaderReadOptions, type NativeFileIdentity, type NativeHeader, textAt } from './native-types.js';
 import { TensorFrame } from './tensor-frame.js';
-import { nextTurn } from './timers.js';
 
 export { TensorFrame } from './tensor-frame.js';
 

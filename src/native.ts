@@ -1,7 +1,7 @@
 /** The only file that touches the addon. Native errors become FastSafetensorsErrors here. */
 import { existsSync } from 'node:fs';
 import { dirname, join } from 'node:path';
-import { type ErrorCode, FastSafetensorsError } from './errors.js';
+import { type ErrorCode, FastSafetensorsError } from './base/errors.js';
 import type { NativeFileIdentity, NativeHeader, NativeShardIndex } from './native-types.js';
 
 declare const brand: unique symbol;

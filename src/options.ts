@@ -10,12 +10,12 @@ import {
   oneOf,
   positive,
   text,
-} from './check-options.js';
+} from './base/checks.js';
+import { CONVERSION_TARGETS, DTYPE_BITS, type DTypeName } from './base/dtype.js';
+import { FastSafetensorsError, InvalidArgumentError } from './base/errors.js';
 import { type CopierType, registeredCopiers } from './copiers/registry.js';
 import { Device, type DeviceString } from './device.js';
 import type { DeviceTensor } from './device-tensor.js';
-import { CONVERSION_TARGETS, DTYPE_BITS, type DTypeName } from './dtype.js';
-import { FastSafetensorsError, InvalidArgumentError } from './errors.js';
 import type { Framework } from './framework.js';
 import type { TensorFrame } from './metadata.js';
 import type { ProcessGroup } from './process-group.js';

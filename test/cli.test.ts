@@ -4,8 +4,8 @@ import { appendFile, cp, mkdtemp, readdir, readFile, rm, truncate, writeFile } f
 import { tmpdir } from 'node:os';
 import { basename, join, relative } from 'node:path';
 import { MODELS } from '../examples/models.js';
+import { ERROR_CODES } from '../src/base/errors.js';
 import { main } from '../src/cli/main.js';
-import { ERROR_CODES } from '../src/errors.js';
 import { saveFile } from '../src/save-file.js';
 import { writeGraphModel } from './support/tf-models.js';
 

@@ -10,9 +10,9 @@ import {
   SafeTensorsFileLoader,
 } from 'fastsafetensors-node';
 import { fakeReader, useFakeDevices } from 'fastsafetensors-node/testing';
+import { CONVERSION_TARGETS, canConvert, DTYPE_NAMES } from '../src/base/dtype.js';
 import { engineConstructor } from '../src/copiers/engine-copier.js';
 import { engineOptions } from '../src/copiers/nogds.js';
-import { CONVERSION_TARGETS, canConvert, DTYPE_NAMES } from '../src/dtype.js';
 import { native } from '../src/native.js';
 import { converted } from './support/convert-reference.js';
 import { expectStaging, ON_HOST } from './support/device.js';

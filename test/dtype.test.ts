@@ -1,6 +1,6 @@
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { DTYPE_BITS, DTYPE_NAMES, typedArrayOf } from '../src/dtype.js';
+import { DTYPE_BITS, DTYPE_NAMES, typedArrayOf } from '../src/base/dtype.js';
 
 const header = readFileSync(join(__dirname, '../csrc/base/dtype.h'), 'utf8');
 

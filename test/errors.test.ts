@@ -1,6 +1,6 @@
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { ERROR_CODES, FastSafetensorsError, InvalidArgumentError } from '../src/errors.js';
+import { ERROR_CODES, FastSafetensorsError, InvalidArgumentError } from '../src/base/errors.js';
 
 const header = readFileSync(join(__dirname, '../csrc/base/status.h'), 'utf8');
 

@@ -2,7 +2,7 @@ import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, wr
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import fc from 'fast-check';
-import { DTYPE_BITS, DTYPE_NAMES, type DTypeName } from '../src/dtype.js';
+import { DTYPE_BITS, DTYPE_NAMES, type DTypeName } from '../src/base/dtype.js';
 import { SafeTensorsMetadata } from '../src/metadata.js';
 import { type SaveTensor, saveFile } from '../src/save-file.js';
 

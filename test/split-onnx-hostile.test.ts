@@ -2,9 +2,9 @@ import { existsSync } from 'node:fs';
 import { mkdir, mkdtemp, readdir, rm, symlink, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { FastSafetensorsError } from '../src/base/errors.js';
 import { MODEL, TENSOR } from '../src/cli/onnx/proto.js';
 import { splitOnnx } from '../src/cli/onnx/split.js';
-import { FastSafetensorsError } from '../src/errors.js';
 import {
   addModel,
   bytesOf,

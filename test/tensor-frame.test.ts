@@ -1,5 +1,5 @@
 import fc from 'fast-check';
-import { DTYPE_BITS, type DTypeName } from '../src/dtype.js';
+import { DTYPE_BITS, type DTypeName } from '../src/base/dtype.js';
 import { type SliceRange, TensorFrame } from '../src/tensor-frame.js';
 
 const BASE = 1000;

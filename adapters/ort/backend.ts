@@ -1,9 +1,9 @@
 import { resolve } from 'node:path';
 import { isMainThread } from 'node:worker_threads';
-import { checkOptions } from '../../src/check-options.js';
+import { checkOptions } from '../../src/base/checks.js';
+import { InvalidArgumentError } from '../../src/base/errors.js';
 import type { CopierType } from '../../src/copiers/registry.js';
 import { Device } from '../../src/device.js';
-import { InvalidArgumentError } from '../../src/errors.js';
 import { FilesBufferOnDevice } from '../../src/files-buffer.js';
 import { checked, type NativeOrtControl, native, type OrtSessionConfig, settled } from '../../src/native.js';
 import { COPY_CHECKS, ownedBy, PARALLEL_CHECKS } from '../../src/options.js';

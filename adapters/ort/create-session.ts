@@ -1,5 +1,5 @@
-import { checkOptions } from '../../src/check-options.js';
-import { InvalidArgumentError } from '../../src/errors.js';
+import { checkOptions } from '../../src/base/checks.js';
+import { InvalidArgumentError } from '../../src/base/errors.js';
 import {
   CREATED,
   type Created,

@@ -1,5 +1,5 @@
+import { FastSafetensorsError } from '../../src/base/errors.js';
 import type { DeviceTensor } from '../../src/device-tensor.js';
-import { FastSafetensorsError } from '../../src/errors.js';
 import { type NativeOrtValue, native, type OrtSource, settled } from '../../src/native.js';
 import { elementOfDType, numberOfDType } from './types.js';
 

@@ -1,6 +1,6 @@
+import { canConvert } from '../../src/base/dtype.js';
+import { FastSafetensorsError, InvalidArgumentError } from '../../src/base/errors.js';
 import type { DeviceTensor } from '../../src/device-tensor.js';
-import { canConvert } from '../../src/dtype.js';
-import { FastSafetensorsError, InvalidArgumentError } from '../../src/errors.js';
 import type { Framework } from '../../src/framework.js';
 import { deviceTensorOf } from './device-buffer.js';
 import { elementOfDType, type Loose, numberOfDType } from './types.js';

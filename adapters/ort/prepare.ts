@@ -1,15 +1,15 @@
 import { stat } from 'node:fs/promises';
 import { dirname, relative, resolve } from 'node:path';
+import { FastSafetensorsError } from '../../src/base/errors.js';
+import { openRegularFile } from '../../src/base/regular-file.js';
 import { type Model, parseModel, type Weight } from '../../src/cli/onnx/graph.js';
 import { ENTRY, EXTERNAL, GRAPH, TENSOR } from '../../src/cli/onnx/proto.js';
 import { bringInside, pointOutside } from '../../src/cli/onnx/rewrite.js';
 import { readModel } from '../../src/cli/onnx/split.js';
 import { Message } from '../../src/cli/onnx/wire.js';
 import type { DeviceTensor } from '../../src/device-tensor.js';
-import { FastSafetensorsError } from '../../src/errors.js';
 import type { FilesBufferOnDevice } from '../../src/files-buffer.js';
 import type { OrtFeed } from '../../src/native.js';
-import { openRegularFile } from '../../src/regular-file.js';
 import type { Files } from '../../src/shards.js';
 import { sourceOfTensor } from './device-buffer.js';
 import { ExternalFiles, type Match, matchWeights, type Names, staysInside, type Unmatched } from './match.js';

@@ -1,4 +1,4 @@
-import { FastSafetensorsError, InvalidArgumentError } from '../../src/errors.js';
+import { FastSafetensorsError, InvalidArgumentError } from '../../src/base/errors.js';
 import { type NativeOrtSession, native, type OrtFetch, type OrtPort, settled } from '../../src/native.js';
 import { COPY_CHECKS } from '../../src/options.js';
 import { abortable } from './abortable.js';

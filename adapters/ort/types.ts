@@ -1,4 +1,4 @@
-import { DTYPE_BITS, type DTypeName } from '../../src/dtype.js';
+import { DTYPE_BITS, type DTypeName } from '../../src/base/dtype.js';
 
 // biome-ignore lint/suspicious/noExplicitAny: ort's signatures are overloaded, and naming them would tie users to one version of its types.
 export type Loose = any;

@@ -1,9 +1,9 @@
 import { realpath, stat } from 'node:fs/promises';
+import type { DTypeName } from '../../src/base/dtype.js';
+import { FastSafetensorsError, InvalidArgumentError } from '../../src/base/errors.js';
 import type { CopierType } from '../../src/copiers/registry.js';
 import { Device } from '../../src/device.js';
 import { DeviceTensor } from '../../src/device-tensor.js';
-import type { DTypeName } from '../../src/dtype.js';
-import { FastSafetensorsError, InvalidArgumentError } from '../../src/errors.js';
 import { FilesBufferOnDevice } from '../../src/files-buffer.js';
 import { SafeTensorsFileLoader } from '../../src/loaders/file-loader.js';
 import type { SafeTensorsMetadata } from '../../src/metadata.js';

@@ -1,7 +1,7 @@
+import { DTYPE_BITS, DTYPE_NAMES, type DTypeName } from '../../src/base/dtype.js';
+import { FastSafetensorsError } from '../../src/base/errors.js';
 import { Device, openDevice } from '../../src/device.js';
 import { DeviceTensor } from '../../src/device-tensor.js';
-import { DTYPE_BITS, DTYPE_NAMES, type DTypeName } from '../../src/dtype.js';
-import { FastSafetensorsError } from '../../src/errors.js';
 import { Memory } from '../../src/memory.js';
 import { native, settled } from '../../src/native.js';
 

@@ -1,5 +1,5 @@
+import { FastSafetensorsError } from '../../src/base/errors.js';
 import type { DeviceTensor } from '../../src/device-tensor.js';
-import { FastSafetensorsError } from '../../src/errors.js';
 import type { Framework } from '../../src/framework.js';
 import { type Affine, convert, onHost, ruleOf, type TfDtype } from './convert.js';
 import { NodeBackend } from './node-backend.js';

@@ -1,7 +1,7 @@
 import { existsSync } from 'node:fs';
 import { dirname, join } from 'node:path';
-import { FastSafetensorsError, InvalidArgumentError } from '../../src/errors.js';
-import { readRegularFile } from '../../src/regular-file.js';
+import { FastSafetensorsError, InvalidArgumentError } from '../../src/base/errors.js';
+import { readRegularFile } from '../../src/base/regular-file.js';
 import type { Files } from '../../src/shards.js';
 
 /** What a string can hold. */

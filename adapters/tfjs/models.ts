@@ -1,5 +1,5 @@
-import { boolean, callback, checkOptions } from '../../src/check-options.js';
-import { InvalidArgumentError } from '../../src/errors.js';
+import { boolean, callback, checkOptions } from '../../src/base/checks.js';
+import { InvalidArgumentError } from '../../src/base/errors.js';
 import type { LoadReport } from '../../src/loaders/session.js';
 import type { Files } from '../../src/shards.js';
 import { Adopter } from './framework.js';

@@ -1,4 +1,4 @@
-import { FastSafetensorsError, InvalidArgumentError } from '../../src/errors.js';
+import { FastSafetensorsError, InvalidArgumentError } from '../../src/base/errors.js';
 import type { Loose, TensorFlowModels } from './tensorflow.js';
 
 const CLASS_NAME = 'FastSafetensorsPlaceholder';

@@ -1,4 +1,4 @@
-import { FastSafetensorsError, InvalidArgumentError } from '../../src/errors.js';
+import { FastSafetensorsError, InvalidArgumentError } from '../../src/base/errors.js';
 
 // biome-ignore lint/suspicious/noExplicitAny: tfjs' signatures are generic in ranks, and naming them would tie users to one version of its types.
 export type Loose = any;

@@ -1,4 +1,4 @@
-// The element types of the format. src/dtype.ts holds the same table; test/dtype.test.ts compares the two.
+// The element types of the format. src/base/dtype.ts holds the same table; test/dtype.test.ts compares the two.
 // Source: huggingface/safetensors, safetensors/src/tensor.rs (Dtype), and reference order of its writers (alignment).
 #pragma once
 #include <cstddef>

@@ -8,7 +8,7 @@
 
 namespace fst {
 
-// The public error codes, once for C++; src/errors.ts holds the same list, and test/errors.test.ts compares the two.
+// The public error codes, once for C++; src/base/errors.ts holds the same list, and test/errors.test.ts compares the two.
 // By hand: clang-format does not settle on a layout of such a list.
 // clang-format off
 #define FST_ERROR_CODES(X)                                                                                   \

@@ -1,5 +1,5 @@
 import type { Command } from 'commander';
-import { counted } from '../counted.js';
+import { counted } from '../base/counted.js';
 import type { SafeTensorsMetadata } from '../index.js';
 import { readShards } from '../shards.js';
 import { formatBytes, printJson, printLine, printTable } from './output.js';

@@ -1,5 +1,5 @@
 import type { Command } from 'commander';
-import { counted } from '../counted.js';
+import { counted } from '../base/counted.js';
 import { type DTypeName, type LoaderOptions, ParallelLoader } from '../index.js';
 import { formatBytes, formatRate, printJson, printLine } from './output.js';
 

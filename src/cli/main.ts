@@ -2,7 +2,7 @@
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { Command, CommanderError } from 'commander';
-import { FastSafetensorsError, InvalidArgumentError } from '../errors.js';
+import { FastSafetensorsError, InvalidArgumentError } from '../base/errors.js';
 import { packageFolder } from '../native.js';
 import { registerInspect } from './inspect.js';
 import { registerLoad } from './load.js';

@@ -1,4 +1,4 @@
-import type { ErrorPlace } from '../errors.js';
+import type { ErrorPlace } from '../base/errors.js';
 
 /** Numbers and text as every command prints them. */
 

@@ -1,7 +1,7 @@
 import { createRequire } from 'node:module';
 import { join } from 'node:path';
 import { type Command, InvalidArgumentError } from 'commander';
-import { counted } from '../counted.js';
+import { counted } from '../base/counted.js';
 import { checkSplit } from './onnx/check.js';
 import { type Comparison, compareRuns } from './onnx/compare-runs.js';
 import { DEFAULT_MIN_BYTES, type SplitReport, splitOnnx } from './onnx/split.js';

@@ -1,5 +1,5 @@
 import { type Command, InvalidArgumentError } from 'commander';
-import { counted } from '../counted.js';
+import { counted } from '../base/counted.js';
 import { formatBytes, printJson, printLine } from './output.js';
 import { checkSplit } from './tfjs/check.js';
 import { DEFAULT_SHARD_BYTES, type SplitOptions, splitTfjs } from './tfjs/split.js';

@@ -1,10 +1,10 @@
 import { readdir, stat } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import type { Command } from 'commander';
-import { counted } from '../counted.js';
-import { FastSafetensorsError } from '../errors.js';
+import { counted } from '../base/counted.js';
+import { FastSafetensorsError } from '../base/errors.js';
+import { readRegularFile } from '../base/regular-file.js';
 import { SafeTensorsFileLoader, SafeTensorsMetadata } from '../index.js';
-import { readRegularFile } from '../regular-file.js';
 import { MAX_INDEX_BYTES } from '../shards.js';
 import { formatBytes, printJson, printLine } from './output.js';
 

@@ -1,4 +1,4 @@
-import { FastSafetensorsError } from '../errors.js';
+import { FastSafetensorsError } from '../base/errors.js';
 import type { Copier, CopierConstructor, CopyRequest, Destination } from './copier.js';
 
 /** A reader of the caller's own, for the option `reader` of the 3FS loaders. */

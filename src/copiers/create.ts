@@ -1,4 +1,4 @@
-import { fail } from '../check-options.js';
+import { fail } from '../base/checks.js';
 import { Device, type DeviceString } from '../device.js';
 import { checkCopierOptions } from '../options.js';
 import type { CopierConstructor } from './copier.js';

@@ -1,6 +1,6 @@
+import { FastSafetensorsError } from '../base/errors.js';
 import { MemoryDestination } from '../destination.js';
 import { Device, openDevice } from '../device.js';
-import { FastSafetensorsError } from '../errors.js';
 import { Memory } from '../memory.js';
 import type { SafeTensorsMetadata } from '../metadata.js';
 import { checked, type NativeEngine, type NativePlan, native, settled, statusError } from '../native.js';

@@ -1,4 +1,4 @@
-import { type FastSafetensorsError, InvalidArgumentError } from '../errors.js';
+import { type FastSafetensorsError, InvalidArgumentError } from '../base/errors.js';
 import { checked, type Fallback, native, settled, statusError } from '../native.js';
 import type { Availability } from './availability.js';
 import { type ChunkReader, chunkReaderConstructor } from './chunk-reader.js';

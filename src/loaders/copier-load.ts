@@ -1,14 +1,14 @@
 import { setMaxListeners } from 'node:events';
 import { stat } from 'node:fs/promises';
+import { FastSafetensorsError, InvalidArgumentError } from '../base/errors.js';
+import { after } from '../base/timers.js';
 import type { Copier, CopierConstructor, CopyRange } from '../copiers/copier.js';
 import { MemoryDestination } from '../destination.js';
 import { type Device, openDevice } from '../device.js';
-import { FastSafetensorsError, InvalidArgumentError } from '../errors.js';
 import { Memory } from '../memory.js';
 import type { SafeTensorsMetadata } from '../metadata.js';
 import { native, settled } from '../native.js';
 import type { Plan } from '../plan.js';
-import { after } from '../timers.js';
 import { Load, type LoadOptions } from './load.js';
 import { StallWatch } from './stall-watch.js';
 

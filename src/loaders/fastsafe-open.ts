@@ -1,13 +1,13 @@
-import { checkTensorName } from '../check-options.js';
+import { checkTensorName } from '../base/checks.js';
+import { FastSafetensorsError } from '../base/errors.js';
+import { milliseconds } from '../base/timers.js';
 import type { DeviceTensor } from '../device-tensor.js';
-import { FastSafetensorsError } from '../errors.js';
 import { adopt, isPromise } from '../framework.js';
 import type { SafeTensorsMetadata } from '../metadata.js';
 import { checkLoaderOptions, type LoaderOptions } from '../options.js';
 import { Plan } from '../plan.js';
 import { type Files, readShards, type ShardSet } from '../shards.js';
 import type { SliceRange } from '../tensor-frame.js';
-import { milliseconds } from '../timers.js';
 import { Session } from './session.js';
 import { readSlice } from './slice-load.js';
 

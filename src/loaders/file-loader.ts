@@ -1,6 +1,7 @@
-import { checkTensorName } from '../check-options.js';
+import { checkTensorName } from '../base/checks.js';
+import { FastSafetensorsError, InvalidArgumentError } from '../base/errors.js';
+import { milliseconds } from '../base/timers.js';
 import type { DeviceTensor } from '../device-tensor.js';
-import { FastSafetensorsError, InvalidArgumentError } from '../errors.js';
 import { FilesBufferOnDevice } from '../files-buffer.js';
 import type { NativeOpenedFiles } from '../native.js';
 import { checkCopyOptions, checkLoaderOptions, type LoaderOptions } from '../options.js';
@@ -8,7 +9,6 @@ import { Plan, type PlanInput } from '../plan.js';
 import { SingleGroup } from '../process-group.js';
 import type { Progress } from '../progress.js';
 import { type Files, readShards, type ShardSet } from '../shards.js';
-import { milliseconds } from '../timers.js';
 import { selectTensors } from './select.js';
 import { type LoadReport, Session } from './session.js';
 

@@ -1,6 +1,6 @@
+import { FastSafetensorsError } from '../base/errors.js';
 import type { Device } from '../device.js';
 import { DeviceTensor } from '../device-tensor.js';
-import { FastSafetensorsError } from '../errors.js';
 import { Memory } from '../memory.js';
 import { type NativeLoad as Handle, type NativeEngine, native, settled, statusError } from '../native.js';
 import type { Plan } from '../plan.js';

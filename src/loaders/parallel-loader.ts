@@ -1,9 +1,9 @@
+import { milliseconds, nextTurn } from '../base/timers.js';
 import type { DeviceTensor } from '../device-tensor.js';
 import { adopt, isPromise } from '../framework.js';
 import { checkParallelOptions, type ParallelOptions } from '../options.js';
 import { DEFAULT_BATCH_BYTES, Plan } from '../plan.js';
 import { readShards } from '../shards.js';
-import { milliseconds, nextTurn } from '../timers.js';
 import type { Load } from './load.js';
 import { selectTensors } from './select.js';
 import { type LoadReport, Session } from './session.js';

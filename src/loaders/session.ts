@@ -1,19 +1,19 @@
+import { onAbort } from '../base/abort.js';
+import { counted } from '../base/counted.js';
+import { FastSafetensorsError } from '../base/errors.js';
+import { after, milliseconds } from '../base/timers.js';
 import { openUnified } from '../copiers/availability.js';
 import type { CopierConstructor } from '../copiers/copier.js';
 import { type EngineSpec, engineOf } from '../copiers/copier.js';
 import { copierConstructor, copierFactory } from '../copiers/registry.js';
 import { chooseCopier } from '../copiers/select.js';
-import { counted } from '../counted.js';
 import { Device, openDevice } from '../device.js';
 import type { DeviceTensor } from '../device-tensor.js';
-import { FastSafetensorsError } from '../errors.js';
 import { disposeWhenMade } from '../framework.js';
 import { checked, type Fallback, type NativeEngine, type NativeOpenedFiles, native } from '../native.js';
 import type { LoaderOptions, Logger } from '../options.js';
 import type { Plan } from '../plan.js';
 import { type Progress, ProgressMeter, progressBar } from '../progress.js';
-import { after, milliseconds } from '../timers.js';
-import { onAbort } from './abort-hub.js';
 import { CopierLoad } from './copier-load.js';
 import { EngineLoad, type Load, type LoadOptions } from './load.js';
 

@@ -1,3 +1,4 @@
+import { milliseconds } from '../base/timers.js';
 import { openDevice } from '../device.js';
 import { DeviceTensor } from '../device-tensor.js';
 import { Memory } from '../memory.js';
@@ -5,7 +6,6 @@ import type { SafeTensorsMetadata, TensorFrame } from '../metadata.js';
 import { native, settled } from '../native.js';
 import { convertedDtype } from '../plan.js';
 import { planSlice, type SlicePlan } from '../slice-plan.js';
-import { milliseconds } from '../timers.js';
 import type { Load } from './load.js';
 import type { Session } from './session.js';
 

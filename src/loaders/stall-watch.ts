@@ -1,4 +1,4 @@
-import { after, milliseconds } from '../timers.js';
+import { after, milliseconds } from '../base/timers.js';
 
 /** Tells when something is in hand and nothing has come of anything for a while. Keeps the event loop alive until then. */
 export class StallWatch {

@@ -1,7 +1,7 @@
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
-import { type Check, checkOptions, fail } from '../check-options.js';
-import { FastSafetensorsError } from '../errors.js';
+import { type Check, checkOptions, fail } from '../base/checks.js';
+import { FastSafetensorsError } from '../base/errors.js';
 import { packageFolder } from '../native.js';
 
 /** A strict stand-in for a library that this machine may lack: run a process with `env()` and the package loads it in place of the real one. */

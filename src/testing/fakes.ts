@@ -1,4 +1,4 @@
-import { boolean, type Check, checkOptions, integer, notNegative, oneOf } from '../check-options.js';
+import { boolean, type Check, checkOptions, integer, notNegative, oneOf } from '../base/checks.js';
 import type { CopierFactory } from '../copiers/copier.js';
 import { engineConstructor } from '../copiers/engine-copier.js';
 import { engineOptions } from '../copiers/nogds.js';

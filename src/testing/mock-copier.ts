@@ -1,7 +1,7 @@
 import { readFile } from 'node:fs/promises';
-import { type Check, checkOptions, fail, notNegative } from '../check-options.js';
+import { type Check, checkOptions, fail, notNegative } from '../base/checks.js';
+import { FastSafetensorsError } from '../base/errors.js';
 import type { CopierFactory, CopyRange, CopyRequest } from '../copiers/copier.js';
-import { FastSafetensorsError } from '../errors.js';
 import type { SafeTensorsMetadata } from '../metadata.js';
 
 export interface MockCopierOptions {

@@ -1,8 +1,8 @@
 /** @jest-environment ./test/support/native-arrays-environment.js */
 import * as ort from 'onnxruntime-node';
 import { onnxruntime } from '../../adapters/ort/index.js';
+import { DTYPE_BITS, type DTypeName, typedArrayOf } from '../../src/base/dtype.js';
 import type { DeviceTensor } from '../../src/device-tensor.js';
-import { DTYPE_BITS, type DTypeName, typedArrayOf } from '../../src/dtype.js';
 
 /** A host tensor over bytes of its own: what the adapter uses of a DeviceTensor. */
 function hostTensor(dtype: DTypeName, shape: number[], extra: object = {}) {

@@ -1,4 +1,4 @@
-import { DTYPE_BITS, DTYPE_NAMES, type DTypeName } from '../../src/dtype.js';
+import { DTYPE_BITS, DTYPE_NAMES, type DTypeName } from '../../src/base/dtype.js';
 import type { NativeHeader } from '../../src/native-types.js';
 
 /** A packed header as the addon would make it, the tensors one after the other. */

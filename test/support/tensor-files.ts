@@ -3,7 +3,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setFlagsFromString } from 'node:v8';
 import { runInNewContext } from 'node:vm';
-import type { DTypeName } from '../../src/dtype.js';
+import type { DTypeName } from '../../src/base/dtype.js';
 import { nativeMetrics } from '../../src/native.js';
 import { saveFile } from '../../src/save-file.js';
 

@@ -1,8 +1,8 @@
 import type * as Ort from 'onnxruntime-node';
-import { type DTypeName, typedArrayOf } from '../../dtype.js';
-import { FastSafetensorsError } from '../../errors.js';
+import { type DTypeName, typedArrayOf } from '../../base/dtype.js';
+import { FastSafetensorsError } from '../../base/errors.js';
+import { readRegularFile } from '../../base/regular-file.js';
 import { SafeTensorsMetadata } from '../../metadata.js';
-import { readRegularFile } from '../../regular-file.js';
 import { compareOutputs, type Difference } from './compare.js';
 import { noise } from './noise.js';
 import type { SplitReport } from './split.js';

@@ -1,4 +1,4 @@
-import { FastSafetensorsError } from '../../errors.js';
+import { FastSafetensorsError } from '../../base/errors.js';
 import { ATTRIBUTE, FUNCTION, GRAPH, isFloating, MODEL, NODE, TENSOR, VALUE_INFO } from './proto.js';
 import { describeTensor, type TensorInfo, typedDataField } from './tensor-proto.js';
 import { Message } from './wire.js';

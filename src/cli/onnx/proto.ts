@@ -1,4 +1,4 @@
-import type { DTypeName } from '../../dtype.js';
+import type { DTypeName } from '../../base/dtype.js';
 
 /** Field numbers of the ONNX messages that this program reads or writes (onnx/onnx.proto of ONNX 1.19, IR version 12). */
 export const MODEL = { irVersion: 1, graph: 7, functions: 25 } as const;

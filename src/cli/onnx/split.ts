@@ -1,12 +1,12 @@
 import { randomUUID } from 'node:crypto';
 import { open, realpath, rename, rm, stat } from 'node:fs/promises';
 import { basename, dirname, join, resolve } from 'node:path';
-import type { DTypeName } from '../../dtype.js';
-import { FastSafetensorsError } from '../../errors.js';
+import type { DTypeName } from '../../base/dtype.js';
+import { FastSafetensorsError } from '../../base/errors.js';
+import { makeFolder } from '../../base/make-folder.js';
+import { readRegularFile } from '../../base/regular-file.js';
 import { SafeTensorsMetadata } from '../../metadata.js';
-import { readRegularFile } from '../../regular-file.js';
 import { saveFile } from '../../save-file.js';
-import { makeFolder } from '../make-folder.js';
 import { definedNames, type Graph, type Model, parseModel, type Weight } from './graph.js';
 import { bringInside, pointOutside, turnIntoInputs } from './rewrite.js';
 import { externalPlace, readTensorBytes, resolveLocation } from './tensor-proto.js';

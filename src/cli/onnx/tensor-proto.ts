@@ -1,8 +1,8 @@
 import { realpath, stat } from 'node:fs/promises';
 import { dirname, isAbsolute, relative, resolve, sep } from 'node:path';
-import { DTYPE_BITS, type DTypeName } from '../../dtype.js';
-import { FastSafetensorsError } from '../../errors.js';
-import { openRegularFile } from '../../regular-file.js';
+import { DTYPE_BITS, type DTypeName } from '../../base/dtype.js';
+import { FastSafetensorsError } from '../../base/errors.js';
+import { openRegularFile } from '../../base/regular-file.js';
 import { dtypeOf, ENTRY, EXTERNAL, TENSOR } from './proto.js';
 import type { Message } from './wire.js';
 

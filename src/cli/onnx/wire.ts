@@ -1,5 +1,5 @@
 import { Reader, Writer } from 'protobufjs/minimal';
-import { type ErrorCode, FastSafetensorsError } from '../../errors.js';
+import { type ErrorCode, FastSafetensorsError } from '../../base/errors.js';
 
 /** Wire types of the protobuf encoding (protobuf.dev/programming-guides/encoding). */
 const VARINT = 0;

@@ -1,6 +1,6 @@
 import { readModelJson } from '../../../adapters/tfjs/model-json.js';
-import { FastSafetensorsError } from '../../errors.js';
-import { openRegularFile } from '../../regular-file.js';
+import { FastSafetensorsError } from '../../base/errors.js';
+import { openRegularFile } from '../../base/regular-file.js';
 import { readShards } from '../../shards.js';
 import { shardWeights } from './manifest.js';
 import type { SplitReport } from './split.js';

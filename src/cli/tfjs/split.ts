@@ -2,10 +2,10 @@ import { randomUUID } from 'node:crypto';
 import { open, realpath, rename, rm } from 'node:fs/promises';
 import { basename, dirname, extname, join, resolve } from 'node:path';
 import { type Model, readModelJson } from '../../../adapters/tfjs/model-json.js';
-import { FastSafetensorsError, InvalidArgumentError } from '../../errors.js';
+import { FastSafetensorsError, InvalidArgumentError } from '../../base/errors.js';
+import { makeFolder } from '../../base/make-folder.js';
 import { SafeTensorsMetadata } from '../../metadata.js';
 import { type SaveTensor, saveFile } from '../../save-file.js';
-import { makeFolder } from '../make-folder.js';
 import { shardWeights } from './manifest.js';
 
 export interface SplitOptions {

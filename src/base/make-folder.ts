@@ -1,6 +1,6 @@
 import { mkdir, stat } from 'node:fs/promises';
 import { dirname } from 'node:path';
-import { FastSafetensorsError } from '../errors.js';
+import { FastSafetensorsError } from './errors.js';
 
 /**
  * Makes a folder and those above it, where they are not there yet. By hand: mkdir's `recursive` never ends where the file system says ENOENT of what it has, as
