@@ -7,7 +7,7 @@ import { adopt, disposeWhenMade, type Framework, isPromise } from './framework.j
 import type { Load } from './loaders/load.js';
 import { Memory } from './memory.js';
 import type { SafeTensorsMetadata } from './metadata.js';
-import { native, settled } from './native.js';
+import { native, settled } from './native/addon.js';
 import type { ProcessGroup } from './process-group.js';
 
 /**

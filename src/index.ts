@@ -30,7 +30,7 @@ export { ParallelLoader } from './loaders/parallel-loader.js';
 export type { LoadReport } from './loaders/session.js';
 export { ParallelThreeFSLoader, ThreeFSLoader } from './loaders/three-fs-loader.js';
 export { SafeTensorsMetadata, type SafeTensorsMetadataOptions, TensorFrame } from './metadata.js';
-export { type Metrics, nativeMetrics } from './native.js';
+export { type Metrics, nativeMetrics } from './native/addon.js';
 export type { LoaderOptions, Logger, ParallelOptions } from './options.js';
 export { type ProcessGroup, SingleGroup } from './process-group.js';
 export type { Progress } from './progress.js';

@@ -3,8 +3,8 @@ import { boolean, checkOptions, describe } from './base/checks.js';
 import { DTYPE_NAMES } from './base/dtype.js';
 import { InvalidArgumentError } from './base/errors.js';
 import { nextTurn } from './base/timers.js';
-import { parseHeader, readHeader } from './native.js';
-import { type HeaderReadOptions, type NativeFileIdentity, type NativeHeader, textAt } from './native-types.js';
+import { parseHeader, readHeader } from './native/addon.js';
+import { type HeaderReadOptions, type NativeFileIdentity, type NativeHeader, textAt } from './native/packed.js';
 import { TensorFrame } from './tensor-frame.js';
 
 export { TensorFrame } from './tensor-frame.js';

@@ -2,7 +2,7 @@ import { canConvert, DTYPE_BITS, DTYPE_NAMES, type DTypeName, isFloating } from 
 import { FastSafetensorsError } from './base/errors.js';
 import { nextTurn } from './base/timers.js';
 import type { SafeTensorsMetadata } from './metadata.js';
-import type { NativePlan } from './native.js';
+import type { NativePlan } from './native/addon.js';
 
 /** Frameworks adopt memory without a copy at this alignment. */
 export const TENSOR_ALIGNMENT = 256;

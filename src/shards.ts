@@ -4,8 +4,8 @@ import { FastSafetensorsError, InvalidArgumentError } from './base/errors.js';
 import { readRegularFile } from './base/regular-file.js';
 import { milliseconds, nextTurn } from './base/timers.js';
 import { SafeTensorsMetadata } from './metadata.js';
-import { type NativeOpenedFiles, native, readHeader, settled } from './native.js';
-import { type NativeShardIndex, textAt } from './native-types.js';
+import { type NativeOpenedFiles, native, readHeader, settled } from './native/addon.js';
+import { type NativeShardIndex, textAt } from './native/packed.js';
 
 /** One file, several, a folder (its model.safetensors.index.json, else its *.safetensors), or an index file. */
 export type Files = string | readonly string[];

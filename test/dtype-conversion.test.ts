@@ -13,7 +13,7 @@ import { fakeReader, useFakeDevices } from 'fastsafetensors-node/testing';
 import { CONVERSION_TARGETS, canConvert, DTYPE_NAMES } from '../src/base/dtype.js';
 import { engineConstructor } from '../src/copiers/engine-copier.js';
 import { engineOptions } from '../src/copiers/nogds.js';
-import { native } from '../src/native.js';
+import { native } from '../src/native/addon.js';
 import { converted } from './support/convert-reference.js';
 import { expectStaging, ON_HOST } from './support/device.js';
 import { expectNothingHeld } from './support/metrics.js';

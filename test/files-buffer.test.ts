@@ -8,7 +8,7 @@ import {
   SafeTensorsFileLoader,
 } from 'fastsafetensors-node';
 import { useFakeDevices } from 'fastsafetensors-node/testing';
-import { native } from '../src/native.js';
+import { native } from '../src/native/addon.js';
 import { expectStaging, tensorBytes } from './support/device.js';
 import { expectNothingHeld } from './support/metrics.js';
 import { entry, newFolder, writeModel } from './support/model-files.js';

@@ -10,7 +10,7 @@ import {
   SafeTensorsFileLoader,
 } from 'fastsafetensors-node';
 import { fakeReader, useFakeDevices } from 'fastsafetensors-node/testing';
-import { native } from '../src/native.js';
+import { native } from '../src/native/addon.js';
 import { DEVICE, tensorBytes } from './support/device.js';
 import { expectNothingHeld } from './support/metrics.js';
 import { entry, newFolder, writeModel } from './support/model-files.js';

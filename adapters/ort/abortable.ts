@@ -1,4 +1,4 @@
-import { type NativeOrtControl, native } from '../../src/native.js';
+import { type NativeOrtControl, native } from '../../src/native/addon.js';
 
 /** The outcome, or at once the signal's reason; ONNX Runtime is told to end, and what it makes all the same is given to `discard`. */
 export function abortable<T>(

@@ -5,7 +5,7 @@ import { InvalidArgumentError } from '../../src/base/errors.js';
 import type { CopierType } from '../../src/copiers/registry.js';
 import { Device } from '../../src/device.js';
 import { FilesBufferOnDevice } from '../../src/files-buffer.js';
-import { checked, type NativeOrtControl, native, type OrtSessionConfig, settled } from '../../src/native.js';
+import { checked, type NativeOrtControl, native, type OrtSessionConfig, settled } from '../../src/native/addon.js';
 import { COPY_CHECKS, ownedBy, PARALLEL_CHECKS } from '../../src/options.js';
 import type { Progress } from '../../src/progress.js';
 import type { Files } from '../../src/shards.js';

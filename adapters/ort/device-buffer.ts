@@ -1,6 +1,6 @@
 import { FastSafetensorsError } from '../../src/base/errors.js';
 import type { DeviceTensor } from '../../src/device-tensor.js';
-import { type NativeOrtValue, native, type OrtSource, settled } from '../../src/native.js';
+import { type NativeOrtValue, native, type OrtSource, settled } from '../../src/native/addon.js';
 import { elementOfDType, numberOfDType } from './types.js';
 
 /**

@@ -1,5 +1,5 @@
 import { FastSafetensorsError, InvalidArgumentError } from '../../src/base/errors.js';
-import { type NativeOrtSession, native, type OrtFetch, type OrtPort, settled } from '../../src/native.js';
+import { type NativeOrtSession, native, type OrtFetch, type OrtPort, settled } from '../../src/native/addon.js';
 import { COPY_CHECKS } from '../../src/options.js';
 import { abortable } from './abortable.js';
 import { runConfig } from './session-options.js';

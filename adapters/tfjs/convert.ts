@@ -3,7 +3,7 @@ import { FastSafetensorsError } from '../../src/base/errors.js';
 import { Device, openDevice } from '../../src/device.js';
 import { DeviceTensor } from '../../src/device-tensor.js';
 import { Memory } from '../../src/memory.js';
-import { native, settled } from '../../src/native.js';
+import { native, settled } from '../../src/native/addon.js';
 
 export type TfDtype = 'float32' | 'int32' | 'bool' | 'complex64';
 

@@ -11,7 +11,7 @@
 
 namespace fst {
 
-// {code, message, path?, tensor?, offset?}: src/native.ts makes a FastSafetensorsError of it.
+// {code, message, path?, tensor?, offset?}: src/native/addon.ts makes a FastSafetensorsError of it.
 Napi::Object StatusToJs(Napi::Env env, const Status& status);
 
 // Leaves a pending exception: `return Throw(env, status);`.
@@ -33,7 +33,7 @@ Napi::Value ToExternal(Napi::Env env, std::shared_ptr<T> value) {
   return external;
 }
 
-// src/native.ts is the only caller and passes what ToExternal made.
+// src/native/addon.ts is the only caller and passes what ToExternal made.
 template <class T>
 std::shared_ptr<T>& FromExternal(const Napi::Value& value) {
   return *value.As<Napi::External<std::shared_ptr<T>>>().Data();

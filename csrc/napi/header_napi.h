@@ -9,7 +9,7 @@
 
 namespace fst {
 
-// The object that src/native-types.ts calls NativeHeader. `identity` is null for a header that came from memory: the
+// The object that src/native/packed.ts calls NativeHeader. `identity` is null for a header that came from memory: the
 // property is then null. Costs a few ms for 100,000 tensors; JS thread only. Throws a Napi::Error when
 // memory runs out or the environment ends.
 Napi::Value HeaderToJs(Napi::Env env, const Header& header, const FileIdentity* identity);

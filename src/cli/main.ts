@@ -3,7 +3,7 @@ import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { Command, CommanderError } from 'commander';
 import { FastSafetensorsError, InvalidArgumentError } from '../base/errors.js';
-import { packageFolder } from '../native.js';
+import { packageFolder } from '../native/addon.js';
 import { registerInspect } from './inspect.js';
 import { registerLoad } from './load.js';
 import { printError } from './output.js';

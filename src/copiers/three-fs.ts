@@ -1,5 +1,5 @@
 import { type FastSafetensorsError, InvalidArgumentError } from '../base/errors.js';
-import { checked, type Fallback, native, settled, statusError } from '../native.js';
+import { checked, type Fallback, native, settled, statusError } from '../native/addon.js';
 import type { Availability } from './availability.js';
 import { type ChunkReader, chunkReaderConstructor } from './chunk-reader.js';
 import { type CopierFactory, type EngineSpec, engineOf, type FilesSpec } from './copier.js';

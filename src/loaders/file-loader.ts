@@ -3,7 +3,7 @@ import { FastSafetensorsError, InvalidArgumentError } from '../base/errors.js';
 import { milliseconds } from '../base/timers.js';
 import type { DeviceTensor } from '../device-tensor.js';
 import { FilesBufferOnDevice } from '../files-buffer.js';
-import type { NativeOpenedFiles } from '../native.js';
+import type { NativeOpenedFiles } from '../native/addon.js';
 import { checkCopyOptions, checkLoaderOptions, type LoaderOptions } from '../options.js';
 import { Plan, type PlanInput } from '../plan.js';
 import { SingleGroup } from '../process-group.js';

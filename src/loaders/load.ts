@@ -2,7 +2,7 @@ import { FastSafetensorsError } from '../base/errors.js';
 import type { Device } from '../device.js';
 import { DeviceTensor } from '../device-tensor.js';
 import { Memory } from '../memory.js';
-import { type NativeLoad as Handle, type NativeEngine, native, settled, statusError } from '../native.js';
+import { type NativeLoad as Handle, type NativeEngine, native, settled, statusError } from '../native/addon.js';
 import type { Plan } from '../plan.js';
 
 export interface LoadOptions {

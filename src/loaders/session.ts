@@ -10,7 +10,7 @@ import { chooseCopier } from '../copiers/select.js';
 import { Device, openDevice } from '../device.js';
 import type { DeviceTensor } from '../device-tensor.js';
 import { disposeWhenMade } from '../framework.js';
-import { checked, type Fallback, type NativeEngine, type NativeOpenedFiles, native } from '../native.js';
+import { checked, type Fallback, type NativeEngine, type NativeOpenedFiles, native } from '../native/addon.js';
 import type { LoaderOptions, Logger } from '../options.js';
 import type { Plan } from '../plan.js';
 import { type Progress, ProgressMeter, progressBar } from '../progress.js';

@@ -3,7 +3,7 @@ import { openDevice } from '../device.js';
 import { DeviceTensor } from '../device-tensor.js';
 import { Memory } from '../memory.js';
 import type { SafeTensorsMetadata, TensorFrame } from '../metadata.js';
-import { native, settled } from '../native.js';
+import { native, settled } from '../native/addon.js';
 import { convertedDtype } from '../plan.js';
 import { planSlice, type SlicePlan } from '../slice-plan.js';
 import type { Load } from './load.js';

@@ -2,7 +2,7 @@ import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { type Check, checkOptions, fail } from '../base/checks.js';
 import { FastSafetensorsError } from '../base/errors.js';
-import { packageFolder } from '../native.js';
+import { packageFolder } from '../native/addon.js';
 
 /** A strict stand-in for a library that this machine may lack: run a process with `env()` and the package loads it in place of the real one. */
 export interface Emulator {

@@ -2,7 +2,7 @@ import { boolean, type Check, checkOptions, integer, notNegative, oneOf } from '
 import type { CopierFactory } from '../copiers/copier.js';
 import { engineConstructor } from '../copiers/engine-copier.js';
 import { engineOptions } from '../copiers/nogds.js';
-import { native } from '../native.js';
+import { native } from '../native/addon.js';
 
 export interface FakeReaderOptions {
   /** Bandwidth of the modelled store; 0 (default): no limit. */

@@ -3,7 +3,7 @@ import { mkdir, readFile, symlink, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import * as ort from 'onnxruntime-node';
 import { createSession } from '../../adapters/ort/index.js';
-import { nativeMetrics } from '../../src/native.js';
+import { nativeMetrics } from '../../src/native/addon.js';
 import { bytesOf, externalTensor, floats, graph, model, node, rawTensor, TYPES, value } from '../support/onnx-model.js';
 import { adding, f32, folder, run, save, sum, W, write, x } from '../support/ort-weights.js';
 

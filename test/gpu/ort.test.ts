@@ -7,7 +7,7 @@ import { createSession, type OrtDeviceBuffer } from '../../adapters/ort/index.js
 import { MODELS } from '../../examples/models.js';
 import { splitOnnx } from '../../src/cli/onnx/split.js';
 import { nativeMetrics, SafeTensorsFileLoader } from '../../src/index.js';
-import { native } from '../../src/native.js';
+import { native } from '../../src/native/addon.js';
 import { type AddModel, writeAddModel } from '../support/add-model.js';
 import { writeBigModel } from '../support/big-onnx.js';
 import { runChild } from '../support/child.js';

@@ -1,5 +1,5 @@
 import { DTYPE_BITS, DTYPE_NAMES, type DTypeName } from '../../src/base/dtype.js';
-import type { NativeHeader } from '../../src/native-types.js';
+import type { NativeHeader } from '../../src/native/packed.js';
 
 /** A packed header as the addon would make it, the tensors one after the other. */
 export function nativeHeader(

@@ -5,7 +5,7 @@ import { Device } from '../../src/device.js';
 import { DeviceTensor } from '../../src/device-tensor.js';
 import { fastsafeOpen } from '../../src/loaders/fastsafe-open.js';
 import { ParallelLoader } from '../../src/loaders/parallel-loader.js';
-import { native, nativeMetrics } from '../../src/native.js';
+import { native, nativeMetrics } from '../../src/native/addon.js';
 import { collectGarbage, NOTHING_HELD, type TestTensor, testFolder, writeTensors } from '../support/tensor-files.js';
 
 const tf: typeof TF = require('@tensorflow/tfjs-node');

@@ -4,7 +4,7 @@ import type * as TF from '@tensorflow/tfjs';
 import { loadGraphModel, loadLayersModel } from '../../adapters/tfjs/index.js';
 import { checkSplit } from '../../src/cli/tfjs/check.js';
 import { splitTfjs } from '../../src/cli/tfjs/split.js';
-import { nativeMetrics } from '../../src/native.js';
+import { nativeMetrics } from '../../src/native/addon.js';
 import { NOTHING_HELD, testFolder, writeTensors } from '../support/tensor-files.js';
 import { packageFile, trainLayersModel } from '../support/tf-models.js';
 

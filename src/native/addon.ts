@@ -1,8 +1,8 @@
 /** The only file that touches the addon. Native errors become FastSafetensorsErrors here. */
 import { existsSync } from 'node:fs';
 import { dirname, join } from 'node:path';
-import { type ErrorCode, FastSafetensorsError } from './base/errors.js';
-import type { NativeFileIdentity, NativeHeader, NativeShardIndex } from './native-types.js';
+import { type ErrorCode, FastSafetensorsError } from '../base/errors.js';
+import type { NativeFileIdentity, NativeHeader, NativeShardIndex } from './packed.js';
 
 declare const brand: unique symbol;
 /** Values that only the addon can make and read. */
