@@ -6,9 +6,9 @@ import { DeviceTensor } from './device-tensor.js';
 import { adopt, disposeWhenMade, type Framework, isPromise } from './framework.js';
 import type { Load } from './loaders/load.js';
 import { Memory } from './memory.js';
-import type { SafeTensorsMetadata } from './metadata.js';
 import { native, settled } from './native/addon.js';
 import type { ProcessGroup } from './process-group.js';
+import type { SafeTensorsMetadata } from './safetensors/metadata.js';
 
 /**
  * Loaded tensors of several files in device memory, by name. Each get makes a tensor over the same memory; the memory goes when the buffer is closed and every

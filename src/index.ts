@@ -29,11 +29,11 @@ export { type CopyOptions, SafeTensorsFileLoader } from './loaders/file-loader.j
 export { ParallelLoader } from './loaders/parallel-loader.js';
 export type { LoadReport } from './loaders/session.js';
 export { ParallelThreeFSLoader, ThreeFSLoader } from './loaders/three-fs-loader.js';
-export { SafeTensorsMetadata, type SafeTensorsMetadataOptions, TensorFrame } from './metadata.js';
 export { type Metrics, nativeMetrics } from './native/addon.js';
 export type { LoaderOptions, Logger, ParallelOptions } from './options.js';
 export { type ProcessGroup, SingleGroup } from './process-group.js';
 export type { Progress } from './progress.js';
-export { saveFile } from './save-file.js';
-export type { Files } from './shards.js';
-export type { SliceRange } from './tensor-frame.js';
+export { SafeTensorsMetadata, type SafeTensorsMetadataOptions, TensorFrame } from './safetensors/metadata.js';
+export { saveFile } from './safetensors/save-file.js';
+export type { Files } from './safetensors/shards.js';
+export type { SliceRange } from './safetensors/tensor-frame.js';

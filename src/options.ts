@@ -17,10 +17,10 @@ import { type CopierType, registeredCopiers } from './copiers/registry.js';
 import { Device, type DeviceString } from './device.js';
 import type { DeviceTensor } from './device-tensor.js';
 import type { Framework } from './framework.js';
-import type { TensorFrame } from './metadata.js';
 import type { ProcessGroup } from './process-group.js';
 import type { Progress } from './progress.js';
-import type { Files } from './shards.js';
+import type { TensorFrame } from './safetensors/metadata.js';
+import type { Files } from './safetensors/shards.js';
 
 export interface Logger {
   debug(message: string): void;

@@ -6,7 +6,7 @@ import { basename, join, relative } from 'node:path';
 import { MODELS } from '../examples/models.js';
 import { ERROR_CODES } from '../src/base/errors.js';
 import { main } from '../src/cli/main.js';
-import { saveFile } from '../src/save-file.js';
+import { saveFile } from '../src/safetensors/save-file.js';
 import { writeGraphModel } from './support/tf-models.js';
 
 let folder: string;

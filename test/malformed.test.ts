@@ -2,7 +2,7 @@ import { execFileSync } from 'node:child_process';
 import { mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { SafeTensorsMetadata } from '../src/metadata.js';
+import { SafeTensorsMetadata } from '../src/safetensors/metadata.js';
 
 const folder = join(__dirname, '../fixtures/malformed');
 const manifest: { file: string; group: string; code: string }[] = JSON.parse(

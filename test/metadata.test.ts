@@ -1,4 +1,4 @@
-import { SafeTensorsMetadata, TensorFrame } from '../src/metadata.js';
+import { SafeTensorsMetadata, TensorFrame } from '../src/safetensors/metadata.js';
 import { nativeHeader } from './support/native-header.js';
 
 const header = nativeHeader(

@@ -1,8 +1,8 @@
 import { chmodSync, mkdirSync, mkdtempSync, readdirSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { SafeTensorsMetadata } from '../src/metadata.js';
-import { saveFile } from '../src/save-file.js';
+import { SafeTensorsMetadata } from '../src/safetensors/metadata.js';
+import { saveFile } from '../src/safetensors/save-file.js';
 
 // Apart from the other tests of saveFile: those run in worker threads too, which cannot change the process's user.
 

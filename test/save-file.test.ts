@@ -3,8 +3,8 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import fc from 'fast-check';
 import { DTYPE_BITS, DTYPE_NAMES, type DTypeName } from '../src/base/dtype.js';
-import { SafeTensorsMetadata } from '../src/metadata.js';
-import { type SaveTensor, saveFile } from '../src/save-file.js';
+import { SafeTensorsMetadata } from '../src/safetensors/metadata.js';
+import { type SaveTensor, saveFile } from '../src/safetensors/save-file.js';
 
 let folder: string;
 let path: string;

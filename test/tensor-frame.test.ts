@@ -1,6 +1,6 @@
 import fc from 'fast-check';
 import { DTYPE_BITS, type DTypeName } from '../src/base/dtype.js';
-import { type SliceRange, TensorFrame } from '../src/tensor-frame.js';
+import { type SliceRange, TensorFrame } from '../src/safetensors/tensor-frame.js';
 
 const BASE = 1000;
 

@@ -8,7 +8,7 @@ import { FilesBufferOnDevice } from '../../src/files-buffer.js';
 import { checked, type NativeOrtControl, native, type OrtSessionConfig, settled } from '../../src/native/addon.js';
 import { COPY_CHECKS, ownedBy, PARALLEL_CHECKS } from '../../src/options.js';
 import type { Progress } from '../../src/progress.js';
-import type { Files } from '../../src/shards.js';
+import type { Files } from '../../src/safetensors/shards.js';
 import { abortable } from './abortable.js';
 import type { Names, Unmatched } from './match.js';
 import { type Prepared, prepareModel } from './prepare.js';

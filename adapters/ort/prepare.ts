@@ -10,7 +10,7 @@ import { Message } from '../../src/cli/onnx/wire.js';
 import type { DeviceTensor } from '../../src/device-tensor.js';
 import type { FilesBufferOnDevice } from '../../src/files-buffer.js';
 import type { OrtFeed } from '../../src/native/addon.js';
-import type { Files } from '../../src/shards.js';
+import type { Files } from '../../src/safetensors/shards.js';
 import { sourceOfTensor } from './device-buffer.js';
 import { ExternalFiles, type Match, matchWeights, type Names, staysInside, type Unmatched } from './match.js';
 import { type LoadOptions, type SourceTensor, Weights } from './weights.js';

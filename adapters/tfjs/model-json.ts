@@ -2,7 +2,7 @@ import { existsSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { FastSafetensorsError, InvalidArgumentError } from '../../src/base/errors.js';
 import { readRegularFile } from '../../src/base/regular-file.js';
-import type { Files } from '../../src/shards.js';
+import type { Files } from '../../src/safetensors/shards.js';
 
 /** What a string can hold. */
 const MAX_MODEL_BYTES = 500_000_000;

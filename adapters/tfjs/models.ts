@@ -1,7 +1,7 @@
 import { boolean, callback, checkOptions } from '../../src/base/checks.js';
 import { InvalidArgumentError } from '../../src/base/errors.js';
 import type { LoadReport } from '../../src/loaders/session.js';
-import type { Files } from '../../src/shards.js';
+import type { Files } from '../../src/safetensors/shards.js';
 import { Adopter } from './framework.js';
 import { artifactsOf, checkFormat, LOADABLE_NAMES, type Model, readModelJson, weightsOf } from './model-json.js';
 import { placeholderInitializers } from './placeholder.js';

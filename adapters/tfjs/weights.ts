@@ -3,7 +3,7 @@ import type { DeviceTensor } from '../../src/device-tensor.js';
 import { ParallelLoader } from '../../src/loaders/parallel-loader.js';
 import type { LoadReport } from '../../src/loaders/session.js';
 import { ownedBy, PARALLEL_CHECKS, type ParallelOptions } from '../../src/options.js';
-import type { Files } from '../../src/shards.js';
+import type { Files } from '../../src/safetensors/shards.js';
 import { ruleOf } from './convert.js';
 import type { Wish } from './framework.js';
 import type { WeightSpec } from './model-json.js';

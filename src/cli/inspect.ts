@@ -1,7 +1,7 @@
 import type { Command } from 'commander';
 import { counted } from '../base/counted.js';
 import type { SafeTensorsMetadata } from '../index.js';
-import { readShards } from '../shards.js';
+import { readShards } from '../safetensors/shards.js';
 import { formatBytes, printJson, printLine, printTable } from './output.js';
 
 interface InspectOptions {

@@ -5,7 +5,7 @@ import { counted } from '../base/counted.js';
 import { FastSafetensorsError } from '../base/errors.js';
 import { readRegularFile } from '../base/regular-file.js';
 import { SafeTensorsFileLoader, SafeTensorsMetadata } from '../index.js';
-import { MAX_INDEX_BYTES } from '../shards.js';
+import { MAX_INDEX_BYTES } from '../safetensors/shards.js';
 import { formatBytes, printJson, printLine } from './output.js';
 
 const INDEX_NAME = 'model.safetensors.index.json';

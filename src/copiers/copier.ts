@@ -1,6 +1,6 @@
 import type { Device } from '../device.js';
-import type { SafeTensorsMetadata } from '../metadata.js';
 import type { EngineOptions, Fallback, ReaderOptions } from '../native/addon.js';
+import type { SafeTensorsMetadata } from '../safetensors/metadata.js';
 
 /** Bytes [fileOffset, fileOffset + length) of the file go to byte destOffset of the destination. */
 export interface CopyRange {

@@ -2,8 +2,8 @@ import { FastSafetensorsError } from '../base/errors.js';
 import { MemoryDestination } from '../destination.js';
 import { Device, openDevice } from '../device.js';
 import { Memory } from '../memory.js';
-import type { SafeTensorsMetadata } from '../metadata.js';
 import { checked, type NativeEngine, type NativePlan, native, settled, statusError } from '../native/addon.js';
+import type { SafeTensorsMetadata } from '../safetensors/metadata.js';
 import { openUnified } from './availability.js';
 import { type Copier, type CopyRequest, ENGINE, type EngineConstructor, type EngineSpec } from './copier.js';
 

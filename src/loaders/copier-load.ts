@@ -6,9 +6,9 @@ import type { Copier, CopierConstructor, CopyRange } from '../copiers/copier.js'
 import { MemoryDestination } from '../destination.js';
 import { type Device, openDevice } from '../device.js';
 import { Memory } from '../memory.js';
-import type { SafeTensorsMetadata } from '../metadata.js';
 import { native, settled } from '../native/addon.js';
 import type { Plan } from '../plan.js';
+import type { SafeTensorsMetadata } from '../safetensors/metadata.js';
 import { Load, type LoadOptions } from './load.js';
 import { StallWatch } from './stall-watch.js';
 

@@ -3,11 +3,11 @@ import { FastSafetensorsError } from '../base/errors.js';
 import { milliseconds } from '../base/timers.js';
 import type { DeviceTensor } from '../device-tensor.js';
 import { adopt, isPromise } from '../framework.js';
-import type { SafeTensorsMetadata } from '../metadata.js';
 import { checkLoaderOptions, type LoaderOptions } from '../options.js';
 import { Plan } from '../plan.js';
-import { type Files, readShards, type ShardSet } from '../shards.js';
-import type { SliceRange } from '../tensor-frame.js';
+import type { SafeTensorsMetadata } from '../safetensors/metadata.js';
+import { type Files, readShards, type ShardSet } from '../safetensors/shards.js';
+import type { SliceRange } from '../safetensors/tensor-frame.js';
 import { Session } from './session.js';
 import { readSlice } from './slice-load.js';
 

@@ -8,7 +8,7 @@ import { checkCopyOptions, checkLoaderOptions, type LoaderOptions } from '../opt
 import { Plan, type PlanInput } from '../plan.js';
 import { SingleGroup } from '../process-group.js';
 import type { Progress } from '../progress.js';
-import { type Files, readShards, type ShardSet } from '../shards.js';
+import { type Files, readShards, type ShardSet } from '../safetensors/shards.js';
 import { selectTensors } from './select.js';
 import { type LoadReport, Session } from './session.js';
 

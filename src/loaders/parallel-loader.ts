@@ -3,7 +3,7 @@ import type { DeviceTensor } from '../device-tensor.js';
 import { adopt, isPromise } from '../framework.js';
 import { checkParallelOptions, type ParallelOptions } from '../options.js';
 import { DEFAULT_BATCH_BYTES, Plan } from '../plan.js';
-import { readShards } from '../shards.js';
+import { readShards } from '../safetensors/shards.js';
 import type { Load } from './load.js';
 import { selectTensors } from './select.js';
 import { type LoadReport, Session } from './session.js';

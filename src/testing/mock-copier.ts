@@ -2,7 +2,7 @@ import { readFile } from 'node:fs/promises';
 import { type Check, checkOptions, fail, notNegative } from '../base/checks.js';
 import { FastSafetensorsError } from '../base/errors.js';
 import type { CopierFactory, CopyRange, CopyRequest } from '../copiers/copier.js';
-import type { SafeTensorsMetadata } from '../metadata.js';
+import type { SafeTensorsMetadata } from '../safetensors/metadata.js';
 
 export interface MockCopierOptions {
   /** Bytes of tensors by name, in place of those in the file; each as long as the header says. Others come from the file. */

@@ -6,7 +6,7 @@ import * as ort from 'onnxruntime-node';
 import { createSession, type OrtDeviceBuffer, onnxruntime } from '../../adapters/ort/index.js';
 import { DeviceTensor, type FilesBufferOnDevice, SafeTensorsFileLoader } from '../../src/index.js';
 import { native, nativeMetrics } from '../../src/native/addon.js';
-import { saveFile } from '../../src/save-file.js';
+import { saveFile } from '../../src/safetensors/save-file.js';
 import { bytesOf, externalTensor, floats, model, node, value } from '../support/onnx-model.js';
 
 // No GPU: the devices are the core's fakes, whose addresses ONNX Runtime is told of but never touches.

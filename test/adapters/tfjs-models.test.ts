@@ -4,7 +4,7 @@ import * as tf from '@tensorflow/tfjs';
 import { loadGraphModel, loadLayersModel, safetensorsHandler } from '../../adapters/tfjs/index.js';
 import { checkSplit } from '../../src/cli/tfjs/check.js';
 import { splitTfjs } from '../../src/cli/tfjs/split.js';
-import { SafeTensorsMetadata } from '../../src/metadata.js';
+import { SafeTensorsMetadata } from '../../src/safetensors/metadata.js';
 import { collectedMetrics, NOTHING_HELD, testFolder, writeTensors } from '../support/tensor-files.js';
 import { fileHandler, packageFile, trainLayersModel, writeGraphModel } from '../support/tf-models.js';
 

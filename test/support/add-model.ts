@@ -1,6 +1,6 @@
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { saveFile } from '../../src/save-file.js';
+import { saveFile } from '../../src/safetensors/save-file.js';
 import { bytesOf, externalTensor, floats, model, node, value } from './onnx-model.js';
 
 export interface AddModel {

@@ -1,6 +1,6 @@
 import { writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { saveFile } from '../../src/save-file.js';
+import { saveFile } from '../../src/safetensors/save-file.js';
 import { bytesOf, externalTensor, floats, model, node, rawTensor, value } from './onnx-model.js';
 
 const WIDTH = 64;

@@ -5,7 +5,7 @@ import { setFlagsFromString } from 'node:v8';
 import { runInNewContext } from 'node:vm';
 import * as ort from 'onnxruntime-node';
 import { nativeMetrics } from '../../src/native/addon.js';
-import { saveFile } from '../../src/save-file.js';
+import { saveFile } from '../../src/safetensors/save-file.js';
 import { bytesOf, externalTensor, floats, model, node, value } from './onnx-model.js';
 
 // Models of one weight of 512 floats and its files, for tests of how they find each other.

@@ -5,7 +5,7 @@ import { setFlagsFromString } from 'node:v8';
 import { runInNewContext } from 'node:vm';
 import type { DTypeName } from '../../src/base/dtype.js';
 import { nativeMetrics } from '../../src/native/addon.js';
-import { saveFile } from '../../src/save-file.js';
+import { saveFile } from '../../src/safetensors/save-file.js';
 
 export interface TestTensor {
   readonly dtype: DTypeName;

@@ -1,6 +1,6 @@
 import { FastSafetensorsError } from '../../base/errors.js';
 import { openRegularFile } from '../../base/regular-file.js';
-import { SafeTensorsMetadata } from '../../metadata.js';
+import { SafeTensorsMetadata } from '../../safetensors/metadata.js';
 import { parseModel } from './graph.js';
 import { type LiftedTensor, readModel, type SplitReport } from './split.js';
 import { readTensorBytes } from './tensor-proto.js';

@@ -2,7 +2,7 @@ import type * as Ort from 'onnxruntime-node';
 import { type DTypeName, typedArrayOf } from '../../base/dtype.js';
 import { FastSafetensorsError } from '../../base/errors.js';
 import { readRegularFile } from '../../base/regular-file.js';
-import { SafeTensorsMetadata } from '../../metadata.js';
+import { SafeTensorsMetadata } from '../../safetensors/metadata.js';
 import { compareOutputs, type Difference } from './compare.js';
 import { noise } from './noise.js';
 import type { SplitReport } from './split.js';

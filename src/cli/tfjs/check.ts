@@ -1,7 +1,7 @@
 import { readModelJson } from '../../../adapters/tfjs/model-json.js';
 import { FastSafetensorsError } from '../../base/errors.js';
 import { openRegularFile } from '../../base/regular-file.js';
-import { readShards } from '../../shards.js';
+import { readShards } from '../../safetensors/shards.js';
 import { shardWeights } from './manifest.js';
 import type { SplitReport } from './split.js';
 

@@ -4,8 +4,8 @@ import { basename, dirname, extname, join, resolve } from 'node:path';
 import { type Model, readModelJson } from '../../../adapters/tfjs/model-json.js';
 import { FastSafetensorsError, InvalidArgumentError } from '../../base/errors.js';
 import { makeFolder } from '../../base/make-folder.js';
-import { SafeTensorsMetadata } from '../../metadata.js';
-import { type SaveTensor, saveFile } from '../../save-file.js';
+import { SafeTensorsMetadata } from '../../safetensors/metadata.js';
+import { type SaveTensor, saveFile } from '../../safetensors/save-file.js';
 import { shardWeights } from './manifest.js';
 
 export interface SplitOptions {

@@ -1,11 +1,11 @@
 import { readdir, realpath, stat } from 'node:fs/promises';
 import { basename, dirname, join, sep } from 'node:path';
-import { FastSafetensorsError, InvalidArgumentError } from './base/errors.js';
-import { readRegularFile } from './base/regular-file.js';
-import { milliseconds, nextTurn } from './base/timers.js';
+import { FastSafetensorsError, InvalidArgumentError } from '../base/errors.js';
+import { readRegularFile } from '../base/regular-file.js';
+import { milliseconds, nextTurn } from '../base/timers.js';
+import { type NativeOpenedFiles, native, readHeader, settled } from '../native/addon.js';
+import { type NativeShardIndex, textAt } from '../native/packed.js';
 import { SafeTensorsMetadata } from './metadata.js';
-import { type NativeOpenedFiles, native, readHeader, settled } from './native/addon.js';
-import { type NativeShardIndex, textAt } from './native/packed.js';
 
 /** One file, several, a folder (its model.safetensors.index.json, else its *.safetensors), or an index file. */
 export type Files = string | readonly string[];

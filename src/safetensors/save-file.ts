@@ -2,9 +2,9 @@ import { randomBytes } from 'node:crypto';
 import { type FileHandle, open, rename, unlink } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { isUint8Array } from 'node:util/types';
-import { type Check, checkOptions, fail } from './base/checks.js';
-import { DTYPE_BITS, type DTypeName } from './base/dtype.js';
-import { type ErrorCode, FastSafetensorsError, InvalidArgumentError } from './base/errors.js';
+import { type Check, checkOptions, fail } from '../base/checks.js';
+import { DTYPE_BITS, type DTypeName } from '../base/dtype.js';
+import { type ErrorCode, FastSafetensorsError, InvalidArgumentError } from '../base/errors.js';
 
 export interface SaveTensor {
   readonly name: string;

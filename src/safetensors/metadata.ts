@@ -1,10 +1,10 @@
 import { isUint8Array } from 'node:util/types';
-import { boolean, checkOptions, describe } from './base/checks.js';
-import { DTYPE_NAMES } from './base/dtype.js';
-import { InvalidArgumentError } from './base/errors.js';
-import { nextTurn } from './base/timers.js';
-import { parseHeader, readHeader } from './native/addon.js';
-import { type HeaderReadOptions, type NativeFileIdentity, type NativeHeader, textAt } from './native/packed.js';
+import { boolean, checkOptions, describe } from '../base/checks.js';
+import { DTYPE_NAMES } from '../base/dtype.js';
+import { InvalidArgumentError } from '../base/errors.js';
+import { nextTurn } from '../base/timers.js';
+import { parseHeader, readHeader } from '../native/addon.js';
+import { type HeaderReadOptions, type NativeFileIdentity, type NativeHeader, textAt } from '../native/packed.js';
 import { TensorFrame } from './tensor-frame.js';
 
 export { TensorFrame } from './tensor-frame.js';

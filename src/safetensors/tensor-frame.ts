@@ -1,6 +1,6 @@
-import { hint } from './base/checks.js';
-import { DTYPE_BITS, type DTypeName } from './base/dtype.js';
-import { InvalidArgumentError } from './base/errors.js';
+import { hint } from '../base/checks.js';
+import { DTYPE_BITS, type DTypeName } from '../base/dtype.js';
+import { InvalidArgumentError } from '../base/errors.js';
 
 /** One dimension of a slice: an index drops the dimension, a range keeps it. Negative values count from the end, as in Python. */
 export type SliceRange = number | { readonly start?: number; readonly stop?: number; readonly step?: number };
