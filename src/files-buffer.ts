@@ -1,11 +1,11 @@
 import { checkTensorName, describe } from './base/checks.js';
 import { DTYPE_BITS } from './base/dtype.js';
 import { FastSafetensorsError, InvalidArgumentError } from './base/errors.js';
-import { openDevice } from './device.js';
-import { DeviceTensor } from './device-tensor.js';
-import { adopt, disposeWhenMade, type Framework, isPromise } from './framework.js';
+import { openDevice } from './device/device.js';
+import { DeviceTensor } from './device/device-tensor.js';
+import { adopt, disposeWhenMade, type Framework, isPromise } from './device/framework.js';
+import { Memory } from './device/memory.js';
 import type { Load } from './loaders/load.js';
-import { Memory } from './memory.js';
 import { native, settled } from './native/addon.js';
 import type { ProcessGroup } from './process-group.js';
 import type { SafeTensorsMetadata } from './safetensors/metadata.js';

@@ -19,10 +19,10 @@ export {
   registeredCopiers,
 } from './copiers/registry.js';
 export { extractMountPoint, getHf3fsLibPath } from './copiers/three-fs.js';
-export { Device, type DeviceString } from './device.js';
-export { DeviceTensor } from './device-tensor.js';
+export { Device, type DeviceString } from './device/device.js';
+export { DeviceTensor } from './device/device-tensor.js';
+export type { Framework } from './device/framework.js';
 export { FilesBufferOnDevice } from './files-buffer.js';
-export type { Framework } from './framework.js';
 export { AutoLoader } from './loaders/auto-loader.js';
 export { fastsafeOpen, type OpenFiles } from './loaders/fastsafe-open.js';
 export { type CopyOptions, SafeTensorsFileLoader } from './loaders/file-loader.js';

@@ -14,9 +14,9 @@ import {
 import { CONVERSION_TARGETS, DTYPE_BITS, type DTypeName } from './base/dtype.js';
 import { FastSafetensorsError, InvalidArgumentError } from './base/errors.js';
 import { type CopierType, registeredCopiers } from './copiers/registry.js';
-import { Device, type DeviceString } from './device.js';
-import type { DeviceTensor } from './device-tensor.js';
-import type { Framework } from './framework.js';
+import { Device, type DeviceString } from './device/device.js';
+import type { DeviceTensor } from './device/device-tensor.js';
+import type { Framework } from './device/framework.js';
 import type { ProcessGroup } from './process-group.js';
 import type { Progress } from './progress.js';
 import type { TensorFrame } from './safetensors/metadata.js';

@@ -3,7 +3,7 @@ import { isMainThread } from 'node:worker_threads';
 import { checkOptions } from '../../src/base/checks.js';
 import { InvalidArgumentError } from '../../src/base/errors.js';
 import type { CopierType } from '../../src/copiers/registry.js';
-import { Device } from '../../src/device.js';
+import { Device } from '../../src/device/device.js';
 import { FilesBufferOnDevice } from '../../src/files-buffer.js';
 import { checked, type NativeOrtControl, native, type OrtSessionConfig, settled } from '../../src/native/addon.js';
 import { COPY_CHECKS, ownedBy, PARALLEL_CHECKS } from '../../src/options.js';

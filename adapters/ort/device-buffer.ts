@@ -1,5 +1,5 @@
 import { FastSafetensorsError } from '../../src/base/errors.js';
-import type { DeviceTensor } from '../../src/device-tensor.js';
+import type { DeviceTensor } from '../../src/device/device-tensor.js';
 import { type NativeOrtValue, native, type OrtSource, settled } from '../../src/native/addon.js';
 import { elementOfDType, numberOfDType } from './types.js';
 

@@ -1,7 +1,7 @@
 import { canConvert } from '../../src/base/dtype.js';
 import { FastSafetensorsError, InvalidArgumentError } from '../../src/base/errors.js';
-import type { DeviceTensor } from '../../src/device-tensor.js';
-import type { Framework } from '../../src/framework.js';
+import type { DeviceTensor } from '../../src/device/device-tensor.js';
+import type { Framework } from '../../src/device/framework.js';
 import { deviceTensorOf } from './device-buffer.js';
 import { elementOfDType, type Loose, numberOfDType } from './types.js';
 

@@ -1,5 +1,5 @@
 import { FastSafetensorsError, InvalidArgumentError } from '../../src/base/errors.js';
-import { DeviceTensor } from '../../src/device-tensor.js';
+import { DeviceTensor } from '../../src/device/device-tensor.js';
 import type { OrtFeed, OrtPort, OrtResult, OrtSource } from '../../src/native/addon.js';
 import { bufferOfValue, OrtDeviceBuffer, sourceOfTensor } from './device-buffer.js';
 import { bitsOfNumber, elementOfNumber, elementOfType, type Loose, STRING_TYPE, typeName } from './types.js';

@@ -1,8 +1,8 @@
 import { DTYPE_BITS, DTYPE_NAMES, type DTypeName } from '../../src/base/dtype.js';
 import { FastSafetensorsError } from '../../src/base/errors.js';
-import { Device, openDevice } from '../../src/device.js';
-import { DeviceTensor } from '../../src/device-tensor.js';
-import { Memory } from '../../src/memory.js';
+import { Device, openDevice } from '../../src/device/device.js';
+import { DeviceTensor } from '../../src/device/device-tensor.js';
+import { Memory } from '../../src/device/memory.js';
 import { native, settled } from '../../src/native/addon.js';
 
 export type TfDtype = 'float32' | 'int32' | 'bool' | 'complex64';

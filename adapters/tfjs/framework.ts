@@ -1,6 +1,6 @@
 import { FastSafetensorsError } from '../../src/base/errors.js';
-import type { DeviceTensor } from '../../src/device-tensor.js';
-import type { Framework } from '../../src/framework.js';
+import type { DeviceTensor } from '../../src/device/device-tensor.js';
+import type { Framework } from '../../src/device/framework.js';
 import { type Affine, convert, onHost, ruleOf, type TfDtype } from './convert.js';
 import { NodeBackend } from './node-backend.js';
 import { type Backend, backendOf, checkTensorFlow, type TensorFlow, type TensorOf } from './tensorflow.js';

@@ -1,6 +1,6 @@
 import { FastSafetensorsError } from '../../src/base/errors.js';
-import type { Device } from '../../src/device.js';
-import type { DeviceTensor } from '../../src/device-tensor.js';
+import type { Device } from '../../src/device/device.js';
+import type { DeviceTensor } from '../../src/device/device-tensor.js';
 import { checked, native, type TensorFlowLibrary } from '../../src/native/addon.js';
 import type { TfDtype } from './convert.js';
 import type { Backend, Loose } from './tensorflow.js';

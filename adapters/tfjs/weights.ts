@@ -1,5 +1,5 @@
 import { FastSafetensorsError, InvalidArgumentError } from '../../src/base/errors.js';
-import type { DeviceTensor } from '../../src/device-tensor.js';
+import type { DeviceTensor } from '../../src/device/device-tensor.js';
 import { ParallelLoader } from '../../src/loaders/parallel-loader.js';
 import type { LoadReport } from '../../src/loaders/session.js';
 import { ownedBy, PARALLEL_CHECKS, type ParallelOptions } from '../../src/options.js';

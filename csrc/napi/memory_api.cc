@@ -140,7 +140,7 @@ Napi::Value ReadAllocation(const Napi::CallbackInfo& info) {
 }
 
 // writeAllocation(allocation, offset, bytes: Uint8Array): Promise<void>. The bytes are copied before this returns: a
-// promise cannot keep JavaScript from resizing or transferring their buffer. For pieces, see src/memory.ts.
+// promise cannot keep JavaScript from resizing or transferring their buffer. For pieces, see src/device/memory.ts.
 Napi::Value WriteAllocation(const Napi::CallbackInfo& info) {
   auto buffer = FromExternal<DeviceBuffer>(info[0]);
   size_t offset = SizeArgument(info[1]);

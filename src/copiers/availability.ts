@@ -1,6 +1,6 @@
 import { access, readFile } from 'node:fs/promises';
 import { FastSafetensorsError } from '../base/errors.js';
-import { type Device, openDevice } from '../device.js';
+import { type Device, openDevice } from '../device/device.js';
 import { type NativeDevice, native, settled } from '../native/addon.js';
 
 export interface Availability {

@@ -1,4 +1,4 @@
-import type { Device } from '../device.js';
+import type { Device } from '../device/device.js';
 import type { EngineOptions, Fallback, ReaderOptions } from '../native/addon.js';
 import type { SafeTensorsMetadata } from '../safetensors/metadata.js';
 

@@ -1,5 +1,5 @@
 import { fail } from '../base/checks.js';
-import { Device, type DeviceString } from '../device.js';
+import { Device, type DeviceString } from '../device/device.js';
 import { checkCopierOptions } from '../options.js';
 import type { CopierConstructor } from './copier.js';
 import { type CopierType, copierConstructor, copierFactory } from './registry.js';

@@ -1,7 +1,7 @@
 import { FastSafetensorsError } from '../base/errors.js';
 import { MemoryDestination } from '../destination.js';
-import { Device, openDevice } from '../device.js';
-import { Memory } from '../memory.js';
+import { Device, openDevice } from '../device/device.js';
+import { Memory } from '../device/memory.js';
 import { checked, type NativeEngine, type NativePlan, native, settled, statusError } from '../native/addon.js';
 import type { SafeTensorsMetadata } from '../safetensors/metadata.js';
 import { openUnified } from './availability.js';

@@ -1,6 +1,6 @@
 import { describe } from '../base/checks.js';
 import { FastSafetensorsError, InvalidArgumentError } from '../base/errors.js';
-import { Device } from '../device.js';
+import { Device } from '../device/device.js';
 import { type Availability, gdsAvailability, nogdsAvailability, unifiedAvailability } from './availability.js';
 import type { CopierConstructor, CopierFactory } from './copier.js';
 import { gds } from './gds.js';

@@ -1,4 +1,4 @@
-import type { Device } from '../device.js';
+import type { Device } from '../device/device.js';
 import type { LoaderOptions } from '../options.js';
 import { gdsAvailability, unifiedAvailability } from './availability.js';
 import { onThreeFs, threeFsAvailability } from './three-fs.js';

@@ -1,8 +1,8 @@
 import { checkTensorName } from '../base/checks.js';
 import { FastSafetensorsError } from '../base/errors.js';
 import { milliseconds } from '../base/timers.js';
-import type { DeviceTensor } from '../device-tensor.js';
-import { adopt, isPromise } from '../framework.js';
+import type { DeviceTensor } from '../device/device-tensor.js';
+import { adopt, isPromise } from '../device/framework.js';
 import { checkLoaderOptions, type LoaderOptions } from '../options.js';
 import { Plan } from '../plan.js';
 import type { SafeTensorsMetadata } from '../safetensors/metadata.js';

@@ -1,7 +1,7 @@
 import { checkTensorName } from '../base/checks.js';
 import { FastSafetensorsError, InvalidArgumentError } from '../base/errors.js';
 import { milliseconds } from '../base/timers.js';
-import type { DeviceTensor } from '../device-tensor.js';
+import type { DeviceTensor } from '../device/device-tensor.js';
 import { FilesBufferOnDevice } from '../files-buffer.js';
 import type { NativeOpenedFiles } from '../native/addon.js';
 import { checkCopyOptions, checkLoaderOptions, type LoaderOptions } from '../options.js';

@@ -1,7 +1,7 @@
 import { FastSafetensorsError } from '../base/errors.js';
-import type { Device } from '../device.js';
-import { DeviceTensor } from '../device-tensor.js';
-import { Memory } from '../memory.js';
+import type { Device } from '../device/device.js';
+import { DeviceTensor } from '../device/device-tensor.js';
+import { Memory } from '../device/memory.js';
 import { type NativeLoad as Handle, type NativeEngine, native, settled, statusError } from '../native/addon.js';
 import type { Plan } from '../plan.js';
 

@@ -1,6 +1,6 @@
 import { milliseconds, nextTurn } from '../base/timers.js';
-import type { DeviceTensor } from '../device-tensor.js';
-import { adopt, isPromise } from '../framework.js';
+import type { DeviceTensor } from '../device/device-tensor.js';
+import { adopt, isPromise } from '../device/framework.js';
 import { checkParallelOptions, type ParallelOptions } from '../options.js';
 import { DEFAULT_BATCH_BYTES, Plan } from '../plan.js';
 import { readShards } from '../safetensors/shards.js';

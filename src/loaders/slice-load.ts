@@ -1,7 +1,7 @@
 import { milliseconds } from '../base/timers.js';
-import { openDevice } from '../device.js';
-import { DeviceTensor } from '../device-tensor.js';
-import { Memory } from '../memory.js';
+import { openDevice } from '../device/device.js';
+import { DeviceTensor } from '../device/device-tensor.js';
+import { Memory } from '../device/memory.js';
 import { native, settled } from '../native/addon.js';
 import { convertedDtype } from '../plan.js';
 import type { SafeTensorsMetadata, TensorFrame } from '../safetensors/metadata.js';

@@ -1,5 +1,5 @@
 import { InvalidArgumentError } from '../base/errors.js';
-import type { DeviceTensor } from '../device-tensor.js';
+import type { DeviceTensor } from '../device/device-tensor.js';
 import { checkLoaderOptions, checkParallelOptions, type LoaderOptions, type ParallelOptions } from '../options.js';
 import { SafeTensorsFileLoader } from './file-loader.js';
 import { ParallelLoader } from './parallel-loader.js';

@@ -2,7 +2,7 @@
 import * as ort from 'onnxruntime-node';
 import { onnxruntime } from '../../adapters/ort/index.js';
 import { DTYPE_BITS, type DTypeName, typedArrayOf } from '../../src/base/dtype.js';
-import type { DeviceTensor } from '../../src/device-tensor.js';
+import type { DeviceTensor } from '../../src/device/device-tensor.js';
 
 /** A host tensor over bytes of its own: what the adapter uses of a DeviceTensor. */
 function hostTensor(dtype: DTypeName, shape: number[], extra: object = {}) {

@@ -1,7 +1,7 @@
 import { join } from 'node:path';
 import * as tf from '@tensorflow/tfjs';
 import { tfjs } from '../../adapters/tfjs/index.js';
-import type { DeviceTensor } from '../../src/device-tensor.js';
+import type { DeviceTensor } from '../../src/device/device-tensor.js';
 import { fastsafeOpen } from '../../src/loaders/fastsafe-open.js';
 import { SafeTensorsFileLoader } from '../../src/loaders/file-loader.js';
 import { ParallelLoader } from '../../src/loaders/parallel-loader.js';

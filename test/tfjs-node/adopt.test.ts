@@ -1,8 +1,8 @@
 import { join } from 'node:path';
 import type * as TF from '@tensorflow/tfjs';
 import { tfjs } from '../../adapters/tfjs/index.js';
-import { Device } from '../../src/device.js';
-import { DeviceTensor } from '../../src/device-tensor.js';
+import { Device } from '../../src/device/device.js';
+import { DeviceTensor } from '../../src/device/device-tensor.js';
 import { fastsafeOpen } from '../../src/loaders/fastsafe-open.js';
 import { ParallelLoader } from '../../src/loaders/parallel-loader.js';
 import { native, nativeMetrics } from '../../src/native/addon.js';

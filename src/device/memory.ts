@@ -1,6 +1,6 @@
-import { FastSafetensorsError, InvalidArgumentError } from './base/errors.js';
+import { FastSafetensorsError, InvalidArgumentError } from '../base/errors.js';
+import { checked, type NativeMemory, native, settled } from '../native/addon.js';
 import type { Device } from './device.js';
-import { checked, type NativeMemory, native, settled } from './native/addon.js';
 
 /** Bytes that are copied out of JavaScript's memory in one turn of the event loop: some 0.1 ms. */
 const WRITE_PIECE = 1024 * 1024;

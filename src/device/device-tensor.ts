@@ -1,9 +1,9 @@
-import { checkOptions, integer } from './base/checks.js';
-import { type DTypeName, typedArrayOf } from './base/dtype.js';
-import { FastSafetensorsError, InvalidArgumentError } from './base/errors.js';
+import { checkOptions, integer } from '../base/checks.js';
+import { type DTypeName, typedArrayOf } from '../base/dtype.js';
+import { FastSafetensorsError, InvalidArgumentError } from '../base/errors.js';
+import { native, settled } from '../native/addon.js';
 import { type Device, openDevice } from './device.js';
 import { Memory } from './memory.js';
-import { native, settled } from './native/addon.js';
 
 /** Node 20 cannot make a larger ArrayBuffer over foreign memory. */
 const MAX_ARRAY_BUFFER = 2 ** 32;
