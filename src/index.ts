@@ -32,8 +32,8 @@ export { ParallelThreeFSLoader, ThreeFSLoader } from './loaders/three-fs-loader.
 export { type Metrics, nativeMetrics } from './native/addon.js';
 export type { LoaderOptions, Logger, ParallelOptions } from './options.js';
 export { type ProcessGroup, SingleGroup } from './process-group.js';
-export type { Progress } from './progress.js';
 export { SafeTensorsMetadata, type SafeTensorsMetadataOptions, TensorFrame } from './safetensors/metadata.js';
 export { saveFile } from './safetensors/save-file.js';
 export type { Files } from './safetensors/shards.js';
 export type { SliceRange } from './safetensors/tensor-frame.js';
+export type { Progress } from './transfer/progress.js';

@@ -18,9 +18,9 @@ import { Device, type DeviceString } from './device/device.js';
 import type { DeviceTensor } from './device/device-tensor.js';
 import type { Framework } from './device/framework.js';
 import type { ProcessGroup } from './process-group.js';
-import type { Progress } from './progress.js';
 import type { TensorFrame } from './safetensors/metadata.js';
 import type { Files } from './safetensors/shards.js';
+import type { Progress } from './transfer/progress.js';
 
 export interface Logger {
   debug(message: string): void;

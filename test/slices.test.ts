@@ -10,7 +10,7 @@ import {
   type SliceRange,
 } from 'fastsafetensors-node';
 import { useFakeDevices } from 'fastsafetensors-node/testing';
-import { planSlice } from '../src/slice-plan.js';
+import { planSlice } from '../src/transfer/slice-plan.js';
 import { expectNothingHeld } from './support/metrics.js';
 import { BITS, entry, newFolder, writeModel } from './support/model-files.js';
 

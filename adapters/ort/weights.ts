@@ -6,9 +6,9 @@ import { Device } from '../../src/device/device.js';
 import { DeviceTensor } from '../../src/device/device-tensor.js';
 import { FilesBufferOnDevice } from '../../src/files-buffer.js';
 import { SafeTensorsFileLoader } from '../../src/loaders/file-loader.js';
-import type { Progress } from '../../src/progress.js';
 import type { SafeTensorsMetadata } from '../../src/safetensors/metadata.js';
 import { type Files, readShards } from '../../src/safetensors/shards.js';
+import type { Progress } from '../../src/transfer/progress.js';
 
 /** A tensor that a model can be given, and where its bytes are in a file. */
 export interface SourceTensor {

@@ -7,9 +7,9 @@ import { MemoryDestination } from '../destination.js';
 import { type Device, openDevice } from '../device/device.js';
 import { Memory } from '../device/memory.js';
 import { native, settled } from '../native/addon.js';
-import type { Plan } from '../plan.js';
 import type { SafeTensorsMetadata } from '../safetensors/metadata.js';
-import { Load, type LoadOptions } from './load.js';
+import { Load, type LoadOptions } from '../transfer/load.js';
+import type { Plan } from '../transfer/plan.js';
 import { StallWatch } from './stall-watch.js';
 
 /** Requests that a copier has in hand at a time. */

@@ -4,10 +4,10 @@ import { milliseconds } from '../base/timers.js';
 import type { DeviceTensor } from '../device/device-tensor.js';
 import { adopt, isPromise } from '../device/framework.js';
 import { checkLoaderOptions, type LoaderOptions } from '../options.js';
-import { Plan } from '../plan.js';
 import type { SafeTensorsMetadata } from '../safetensors/metadata.js';
 import { type Files, readShards, type ShardSet } from '../safetensors/shards.js';
 import type { SliceRange } from '../safetensors/tensor-frame.js';
+import { Plan } from '../transfer/plan.js';
 import { Session } from './session.js';
 import { readSlice } from './slice-load.js';
 

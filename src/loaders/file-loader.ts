@@ -5,11 +5,11 @@ import type { DeviceTensor } from '../device/device-tensor.js';
 import { FilesBufferOnDevice } from '../files-buffer.js';
 import type { NativeOpenedFiles } from '../native/addon.js';
 import { checkCopyOptions, checkLoaderOptions, type LoaderOptions } from '../options.js';
-import { Plan, type PlanInput } from '../plan.js';
 import { SingleGroup } from '../process-group.js';
-import type { Progress } from '../progress.js';
 import { type Files, readShards, type ShardSet } from '../safetensors/shards.js';
-import { selectTensors } from './select.js';
+import { Plan, type PlanInput } from '../transfer/plan.js';
+import type { Progress } from '../transfer/progress.js';
+import { selectTensors } from '../transfer/select-tensors.js';
 import { type LoadReport, Session } from './session.js';
 
 export interface CopyOptions {

@@ -3,10 +3,10 @@ import { openDevice } from '../device/device.js';
 import { DeviceTensor } from '../device/device-tensor.js';
 import { Memory } from '../device/memory.js';
 import { native, settled } from '../native/addon.js';
-import { convertedDtype } from '../plan.js';
 import type { SafeTensorsMetadata, TensorFrame } from '../safetensors/metadata.js';
-import { planSlice, type SlicePlan } from '../slice-plan.js';
-import type { Load } from './load.js';
+import type { Load } from '../transfer/load.js';
+import { convertedDtype } from '../transfer/plan.js';
+import { planSlice, type SlicePlan } from '../transfer/slice-plan.js';
 import type { Session } from './session.js';
 
 /** Pieces in memory at a time: one is copied apart while others are read. */

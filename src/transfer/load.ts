@@ -3,7 +3,7 @@ import type { Device } from '../device/device.js';
 import { DeviceTensor } from '../device/device-tensor.js';
 import { Memory } from '../device/memory.js';
 import { type NativeLoad as Handle, type NativeEngine, native, settled, statusError } from '../native/addon.js';
-import type { Plan } from '../plan.js';
+import type { Plan } from './plan.js';
 
 export interface LoadOptions {
   /** Batches that may be loaded; allow() raises it. */

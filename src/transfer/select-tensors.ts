@@ -1,6 +1,6 @@
 import { milliseconds, nextTurn } from '../base/timers.js';
-import type { PlanInput } from '../plan.js';
 import type { SafeTensorsMetadata, TensorFrame } from '../safetensors/metadata.js';
+import type { PlanInput } from './plan.js';
 
 /** Time that a callback of the user may take before the event loop gets a turn. */
 const TURN_MS = 4;

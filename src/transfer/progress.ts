@@ -1,8 +1,8 @@
 import { basename } from 'node:path';
 import { SingleBar } from 'cli-progress';
-import { FastSafetensorsError } from './base/errors.js';
-import { clearInterval, milliseconds, setInterval } from './base/timers.js';
-import type { Load } from './loaders/load.js';
+import { FastSafetensorsError } from '../base/errors.js';
+import { clearInterval, milliseconds, setInterval } from '../base/timers.js';
+import type { Load } from './load.js';
 import type { Plan } from './plan.js';
 
 /** How far a load is. Of a file ('initiate' before its first byte, 'progress', 'done') or of all ('progress_total'). */

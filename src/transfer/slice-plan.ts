@@ -1,8 +1,8 @@
-import { DTYPE_BITS, DTYPE_NAMES, type DTypeName } from './base/dtype.js';
-import { nextTurn } from './base/timers.js';
+import { DTYPE_BITS, DTYPE_NAMES, type DTypeName } from '../base/dtype.js';
+import { nextTurn } from '../base/timers.js';
+import type { SafeTensorsMetadata, TensorFrame } from '../safetensors/metadata.js';
+import type { RunGrid } from '../safetensors/tensor-frame.js';
 import { convertedDtype, Plan } from './plan.js';
-import type { SafeTensorsMetadata, TensorFrame } from './safetensors/metadata.js';
-import type { RunGrid } from './safetensors/tensor-frame.js';
 
 /** Bytes between two runs that cost less than another read. */
 const LARGEST_GAP = 32 * 1024;

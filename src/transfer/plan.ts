@@ -1,8 +1,8 @@
-import { canConvert, DTYPE_BITS, DTYPE_NAMES, type DTypeName, isFloating } from './base/dtype.js';
-import { FastSafetensorsError } from './base/errors.js';
-import { nextTurn } from './base/timers.js';
-import type { NativePlan } from './native/addon.js';
-import type { SafeTensorsMetadata } from './safetensors/metadata.js';
+import { canConvert, DTYPE_BITS, DTYPE_NAMES, type DTypeName, isFloating } from '../base/dtype.js';
+import { FastSafetensorsError } from '../base/errors.js';
+import { nextTurn } from '../base/timers.js';
+import type { NativePlan } from '../native/addon.js';
+import type { SafeTensorsMetadata } from '../safetensors/metadata.js';
 
 /** Frameworks adopt memory without a copy at this alignment. */
 export const TENSOR_ALIGNMENT = 256;
