@@ -10,7 +10,6 @@ export type {
   CopyRequest,
   Destination,
 } from './copiers/copier.js';
-export { createCopierConstructor } from './copiers/create.js';
 export {
   type Availability,
   type CopierType,
@@ -24,6 +23,7 @@ export { DeviceTensor } from './device/device-tensor.js';
 export type { Framework } from './device/framework.js';
 export { FilesBufferOnDevice } from './files-buffer.js';
 export { AutoLoader } from './loaders/auto-loader.js';
+export { createCopierConstructor } from './loaders/copier-constructor.js';
 export { fastsafeOpen, type OpenFiles } from './loaders/fastsafe-open.js';
 export { type CopyOptions, SafeTensorsFileLoader } from './loaders/file-loader.js';
 export { ParallelLoader } from './loaders/parallel-loader.js';

@@ -1,11 +1,11 @@
 import { FastSafetensorsError } from '../base/errors.js';
-import { MemoryDestination } from '../destination.js';
 import { Device, openDevice } from '../device/device.js';
 import { Memory } from '../device/memory.js';
 import { checked, type NativeEngine, type NativePlan, native, settled, statusError } from '../native/addon.js';
 import type { SafeTensorsMetadata } from '../safetensors/metadata.js';
 import { openUnified } from './availability.js';
 import { type Copier, type CopyRequest, ENGINE, type EngineConstructor, type EngineSpec } from './copier.js';
+import { MemoryDestination } from './destination.js';
 
 /** A built-in copier through the copier interface, for who drives it without a loader. */
 class EngineCopier implements Copier<Promise<void>> {

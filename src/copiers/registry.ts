@@ -2,10 +2,10 @@ import { describe } from '../base/checks.js';
 import { FastSafetensorsError, InvalidArgumentError } from '../base/errors.js';
 import { Device } from '../device/device.js';
 import { type Availability, gdsAvailability, nogdsAvailability, unifiedAvailability } from './availability.js';
+import { chooseCopier } from './choose.js';
 import type { CopierConstructor, CopierFactory } from './copier.js';
 import { gds } from './gds.js';
 import { nogds } from './nogds.js';
-import { chooseCopier } from './select.js';
 import { threeFs, threeFsAvailability } from './three-fs.js';
 import { unified } from './unified.js';
 

@@ -3,10 +3,11 @@ import { counted } from '../base/counted.js';
 import { FastSafetensorsError } from '../base/errors.js';
 import { after, milliseconds } from '../base/timers.js';
 import { openUnified } from '../copiers/availability.js';
+import { chooseCopier } from '../copiers/choose.js';
 import type { CopierConstructor } from '../copiers/copier.js';
 import { type EngineSpec, engineOf } from '../copiers/copier.js';
+import { CopierLoad } from '../copiers/copier-load.js';
 import { copierConstructor, copierFactory } from '../copiers/registry.js';
-import { chooseCopier } from '../copiers/select.js';
 import { Device, openDevice } from '../device/device.js';
 import type { DeviceTensor } from '../device/device-tensor.js';
 import { disposeWhenMade } from '../device/framework.js';
@@ -15,7 +16,6 @@ import type { LoaderOptions, Logger } from '../options.js';
 import { EngineLoad, type Load, type LoadOptions } from '../transfer/load.js';
 import type { Plan } from '../transfer/plan.js';
 import { type Progress, ProgressMeter, progressBar } from '../transfer/progress.js';
-import { CopierLoad } from './copier-load.js';
 
 /** How a load's files are read. */
 interface Opened {

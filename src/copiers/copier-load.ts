@@ -2,14 +2,14 @@ import { setMaxListeners } from 'node:events';
 import { stat } from 'node:fs/promises';
 import { FastSafetensorsError, InvalidArgumentError } from '../base/errors.js';
 import { after } from '../base/timers.js';
-import type { Copier, CopierConstructor, CopyRange } from '../copiers/copier.js';
-import { MemoryDestination } from '../destination.js';
 import { type Device, openDevice } from '../device/device.js';
 import { Memory } from '../device/memory.js';
 import { native, settled } from '../native/addon.js';
 import type { SafeTensorsMetadata } from '../safetensors/metadata.js';
 import { Load, type LoadOptions } from '../transfer/load.js';
 import type { Plan } from '../transfer/plan.js';
+import type { Copier, CopierConstructor, CopyRange } from './copier.js';
+import { MemoryDestination } from './destination.js';
 import { StallWatch } from './stall-watch.js';
 
 /** Requests that a copier has in hand at a time. */

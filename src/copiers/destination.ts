@@ -1,9 +1,9 @@
-import { describe } from './base/checks.js';
-import { FastSafetensorsError, InvalidArgumentError } from './base/errors.js';
-import { Intervals } from './base/intervals.js';
-import type { CopyRange, Destination } from './copiers/copier.js';
-import type { Device } from './device/device.js';
-import { type Memory, vanished } from './device/memory.js';
+import { describe } from '../base/checks.js';
+import { FastSafetensorsError, InvalidArgumentError } from '../base/errors.js';
+import { Intervals } from '../base/intervals.js';
+import type { Device } from '../device/device.js';
+import { type Memory, vanished } from '../device/memory.js';
+import type { CopyRange, Destination } from './copier.js';
 
 /**
  * One request's part of an allocation, as its copier sees it: the allocation's addresses, of which only the request's ranges can be written, until the request has
