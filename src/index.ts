@@ -1,6 +1,5 @@
 export type { DTypeName } from './base/dtype.js';
 export { type ErrorCode, FastSafetensorsError, InvalidArgumentError } from './base/errors.js';
-export { loadConfig } from './config.js';
 export type { ChunkReader } from './copiers/chunk-reader.js';
 export type {
   Copier,
@@ -21,17 +20,18 @@ export { extractMountPoint, getHf3fsLibPath } from './copiers/three-fs.js';
 export { Device, type DeviceString } from './device/device.js';
 export { DeviceTensor } from './device/device-tensor.js';
 export type { Framework } from './device/framework.js';
-export { FilesBufferOnDevice } from './files-buffer.js';
 export { AutoLoader } from './loaders/auto-loader.js';
+export { loadConfig } from './loaders/config.js';
 export { createCopierConstructor } from './loaders/copier-constructor.js';
 export { fastsafeOpen, type OpenFiles } from './loaders/fastsafe-open.js';
 export { type CopyOptions, SafeTensorsFileLoader } from './loaders/file-loader.js';
+export { FilesBufferOnDevice } from './loaders/files-buffer.js';
+export type { LoaderOptions, Logger, ParallelOptions } from './loaders/options.js';
 export { ParallelLoader } from './loaders/parallel-loader.js';
+export { type ProcessGroup, SingleGroup } from './loaders/process-group.js';
 export type { LoadReport } from './loaders/session.js';
 export { ParallelThreeFSLoader, ThreeFSLoader } from './loaders/three-fs-loader.js';
 export { type Metrics, nativeMetrics } from './native/addon.js';
-export type { LoaderOptions, Logger, ParallelOptions } from './options.js';
-export { type ProcessGroup, SingleGroup } from './process-group.js';
 export { SafeTensorsMetadata, type SafeTensorsMetadataOptions, TensorFrame } from './safetensors/metadata.js';
 export { saveFile } from './safetensors/save-file.js';
 export type { Files } from './safetensors/shards.js';

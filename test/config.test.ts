@@ -2,7 +2,7 @@ import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { AutoLoader, loadConfig, saveFile } from 'fastsafetensors-node';
-import { configOptions, readConfig } from '../src/config.js';
+import { configOptions, readConfig } from '../src/loaders/config.js';
 
 let folder: string;
 const before = { cwd: process.cwd(), variable: process.env.FASTSAFETENSORS_CONFIG };

@@ -8,7 +8,7 @@ import { bringInside, pointOutside } from '../../src/cli/onnx/rewrite.js';
 import { readModel } from '../../src/cli/onnx/split.js';
 import { Message } from '../../src/cli/onnx/wire.js';
 import type { DeviceTensor } from '../../src/device/device-tensor.js';
-import type { FilesBufferOnDevice } from '../../src/files-buffer.js';
+import type { FilesBufferOnDevice } from '../../src/loaders/files-buffer.js';
 import type { OrtFeed } from '../../src/native/addon.js';
 import type { Files } from '../../src/safetensors/shards.js';
 import { sourceOfTensor } from './device-buffer.js';

@@ -1,6 +1,6 @@
 import { FastSafetensorsError, InvalidArgumentError } from '../../src/base/errors.js';
+import { COPY_CHECKS } from '../../src/loaders/options.js';
 import { type NativeOrtSession, native, type OrtFetch, type OrtPort, settled } from '../../src/native/addon.js';
-import { COPY_CHECKS } from '../../src/options.js';
 import { abortable } from './abortable.js';
 import { runConfig } from './session-options.js';
 import { checkOutput, feedOf, sourceOf, tensorOf } from './tensors.js';

@@ -4,8 +4,8 @@ import { FastSafetensorsError, InvalidArgumentError } from '../../src/base/error
 import type { CopierType } from '../../src/copiers/registry.js';
 import { Device } from '../../src/device/device.js';
 import { DeviceTensor } from '../../src/device/device-tensor.js';
-import { FilesBufferOnDevice } from '../../src/files-buffer.js';
 import { SafeTensorsFileLoader } from '../../src/loaders/file-loader.js';
+import { FilesBufferOnDevice } from '../../src/loaders/files-buffer.js';
 import type { SafeTensorsMetadata } from '../../src/safetensors/metadata.js';
 import { type Files, readShards } from '../../src/safetensors/shards.js';
 import type { Progress } from '../../src/transfer/progress.js';

@@ -1,8 +1,8 @@
 import { FastSafetensorsError, InvalidArgumentError } from '../../src/base/errors.js';
 import type { DeviceTensor } from '../../src/device/device-tensor.js';
+import { ownedBy, PARALLEL_CHECKS, type ParallelOptions } from '../../src/loaders/options.js';
 import { ParallelLoader } from '../../src/loaders/parallel-loader.js';
 import type { LoadReport } from '../../src/loaders/session.js';
-import { ownedBy, PARALLEL_CHECKS, type ParallelOptions } from '../../src/options.js';
 import type { Files } from '../../src/safetensors/shards.js';
 import { ruleOf } from './convert.js';
 import type { Wish } from './framework.js';

@@ -1,5 +1,5 @@
 import type { Device } from '../device/device.js';
-import type { LoaderOptions } from '../options.js';
+import type { LoaderOptions } from '../loaders/options.js';
 import { gdsAvailability, unifiedAvailability } from './availability.js';
 import { onThreeFs, threeFsAvailability } from './three-fs.js';
 

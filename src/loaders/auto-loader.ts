@@ -1,6 +1,6 @@
-import { configOptions, readConfig } from '../config.js';
 import type { DeviceTensor } from '../device/device-tensor.js';
-import type { ParallelOptions } from '../options.js';
+import { configOptions, readConfig } from './config.js';
+import type { ParallelOptions } from './options.js';
 import { ParallelLoader } from './parallel-loader.js';
 import { unfailing } from './session.js';
 

@@ -2,7 +2,7 @@ import { fail } from '../base/checks.js';
 import type { CopierConstructor } from '../copiers/copier.js';
 import { type CopierType, copierConstructor, copierFactory } from '../copiers/registry.js';
 import { Device, type DeviceString } from '../device/device.js';
-import { checkCopierOptions } from '../options.js';
+import { checkCopierOptions } from './options.js';
 
 /**
  * The constructor of a copier for one device. Copiers of this package take a loader's options; what others take is theirs to check. UNKNOWN_COPIER lists those

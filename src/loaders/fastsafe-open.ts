@@ -3,11 +3,11 @@ import { FastSafetensorsError } from '../base/errors.js';
 import { milliseconds } from '../base/timers.js';
 import type { DeviceTensor } from '../device/device-tensor.js';
 import { adopt, isPromise } from '../device/framework.js';
-import { checkLoaderOptions, type LoaderOptions } from '../options.js';
 import type { SafeTensorsMetadata } from '../safetensors/metadata.js';
 import { type Files, readShards, type ShardSet } from '../safetensors/shards.js';
 import type { SliceRange } from '../safetensors/tensor-frame.js';
 import { Plan } from '../transfer/plan.js';
+import { checkLoaderOptions, type LoaderOptions } from './options.js';
 import { Session } from './session.js';
 import { readSlice } from './slice-load.js';
 

@@ -2,14 +2,14 @@ import { checkTensorName } from '../base/checks.js';
 import { FastSafetensorsError, InvalidArgumentError } from '../base/errors.js';
 import { milliseconds } from '../base/timers.js';
 import type { DeviceTensor } from '../device/device-tensor.js';
-import { FilesBufferOnDevice } from '../files-buffer.js';
 import type { NativeOpenedFiles } from '../native/addon.js';
-import { checkCopyOptions, checkLoaderOptions, type LoaderOptions } from '../options.js';
-import { SingleGroup } from '../process-group.js';
 import { type Files, readShards, type ShardSet } from '../safetensors/shards.js';
 import { Plan, type PlanInput } from '../transfer/plan.js';
 import type { Progress } from '../transfer/progress.js';
 import { selectTensors } from '../transfer/select-tensors.js';
+import { FilesBufferOnDevice } from './files-buffer.js';
+import { checkCopyOptions, checkLoaderOptions, type LoaderOptions } from './options.js';
+import { SingleGroup } from './process-group.js';
 import { type LoadReport, Session } from './session.js';
 
 export interface CopyOptions {

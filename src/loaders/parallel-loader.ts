@@ -1,11 +1,11 @@
 import { milliseconds, nextTurn } from '../base/timers.js';
 import type { DeviceTensor } from '../device/device-tensor.js';
 import { adopt, isPromise } from '../device/framework.js';
-import { checkParallelOptions, type ParallelOptions } from '../options.js';
 import { readShards } from '../safetensors/shards.js';
 import type { Load } from '../transfer/load.js';
 import { DEFAULT_BATCH_BYTES, Plan } from '../transfer/plan.js';
 import { selectTensors } from '../transfer/select-tensors.js';
+import { checkParallelOptions, type ParallelOptions } from './options.js';
 import { type LoadReport, Session } from './session.js';
 
 /** The event loop gets a turn at least this often, looked at every 16 tensors: waiting for a tensor gives it none when there is news already. */

@@ -12,10 +12,10 @@ import { Device, openDevice } from '../device/device.js';
 import type { DeviceTensor } from '../device/device-tensor.js';
 import { disposeWhenMade } from '../device/framework.js';
 import { checked, type Fallback, type NativeEngine, type NativeOpenedFiles, native } from '../native/addon.js';
-import type { LoaderOptions, Logger } from '../options.js';
 import { EngineLoad, type Load, type LoadOptions } from '../transfer/load.js';
 import type { Plan } from '../transfer/plan.js';
 import { type Progress, ProgressMeter, progressBar } from '../transfer/progress.js';
+import type { LoaderOptions, Logger } from './options.js';
 
 /** How a load's files are read. */
 interface Opened {

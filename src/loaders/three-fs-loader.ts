@@ -1,7 +1,7 @@
 import { InvalidArgumentError } from '../base/errors.js';
 import type { DeviceTensor } from '../device/device-tensor.js';
-import { checkLoaderOptions, checkParallelOptions, type LoaderOptions, type ParallelOptions } from '../options.js';
 import { SafeTensorsFileLoader } from './file-loader.js';
+import { checkLoaderOptions, checkParallelOptions, type LoaderOptions, type ParallelOptions } from './options.js';
 import { ParallelLoader } from './parallel-loader.js';
 
 /** SafeTensorsFileLoader over DeepSeek 3FS: the mount point is that of the files unless `mountPoint` names it. */

@@ -1,6 +1,6 @@
-import { checkOptions, text } from './base/checks.js';
-import { FastSafetensorsError, InvalidArgumentError } from './base/errors.js';
-import { readRegularFileSync } from './base/regular-file.js';
+import { checkOptions, text } from '../base/checks.js';
+import { FastSafetensorsError, InvalidArgumentError } from '../base/errors.js';
+import { readRegularFileSync } from '../base/regular-file.js';
 import type { ParallelOptions } from './options.js';
 
 const VARIABLE = 'FASTSAFETENSORS_CONFIG';

@@ -1,14 +1,14 @@
-import { checkTensorName, describe } from './base/checks.js';
-import { DTYPE_BITS } from './base/dtype.js';
-import { FastSafetensorsError, InvalidArgumentError } from './base/errors.js';
-import { openDevice } from './device/device.js';
-import { DeviceTensor } from './device/device-tensor.js';
-import { adopt, disposeWhenMade, type Framework, isPromise } from './device/framework.js';
-import { Memory } from './device/memory.js';
-import { native, settled } from './native/addon.js';
+import { checkTensorName, describe } from '../base/checks.js';
+import { DTYPE_BITS } from '../base/dtype.js';
+import { FastSafetensorsError, InvalidArgumentError } from '../base/errors.js';
+import { openDevice } from '../device/device.js';
+import { DeviceTensor } from '../device/device-tensor.js';
+import { adopt, disposeWhenMade, type Framework, isPromise } from '../device/framework.js';
+import { Memory } from '../device/memory.js';
+import { native, settled } from '../native/addon.js';
+import type { SafeTensorsMetadata } from '../safetensors/metadata.js';
+import type { Load } from '../transfer/load.js';
 import type { ProcessGroup } from './process-group.js';
-import type { SafeTensorsMetadata } from './safetensors/metadata.js';
-import type { Load } from './transfer/load.js';
 
 /**
  * Loaded tensors of several files in device memory, by name. Each get makes a tensor over the same memory; the memory goes when the buffer is closed and every

@@ -10,17 +10,17 @@ import {
   oneOf,
   positive,
   text,
-} from './base/checks.js';
-import { CONVERSION_TARGETS, DTYPE_BITS, type DTypeName } from './base/dtype.js';
-import { FastSafetensorsError, InvalidArgumentError } from './base/errors.js';
-import { type CopierType, registeredCopiers } from './copiers/registry.js';
-import { Device, type DeviceString } from './device/device.js';
-import type { DeviceTensor } from './device/device-tensor.js';
-import type { Framework } from './device/framework.js';
+} from '../base/checks.js';
+import { CONVERSION_TARGETS, DTYPE_BITS, type DTypeName } from '../base/dtype.js';
+import { FastSafetensorsError, InvalidArgumentError } from '../base/errors.js';
+import { type CopierType, registeredCopiers } from '../copiers/registry.js';
+import { Device, type DeviceString } from '../device/device.js';
+import type { DeviceTensor } from '../device/device-tensor.js';
+import type { Framework } from '../device/framework.js';
+import type { TensorFrame } from '../safetensors/metadata.js';
+import type { Files } from '../safetensors/shards.js';
+import type { Progress } from '../transfer/progress.js';
 import type { ProcessGroup } from './process-group.js';
-import type { TensorFrame } from './safetensors/metadata.js';
-import type { Files } from './safetensors/shards.js';
-import type { Progress } from './transfer/progress.js';
 
 export interface Logger {
   debug(message: string): void;
