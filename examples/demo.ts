@@ -3,10 +3,10 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import * as ort from 'onnxruntime-node';
 import { onnxruntime } from '../adapters/ort/index.js';
-import { compareOutputs, type Difference } from '../src/cli/onnx/compare.js';
-import { splitOnnx } from '../src/cli/onnx/split.js';
 import { formatBytes, formatRate, printLine, printTable } from '../src/cli/output.js';
 import { type CopierType, getHf3fsLibPath, type LoadReport, ParallelLoader } from '../src/index.js';
+import { compareOutputs, type Difference } from '../src/models/onnx/compare.js';
+import { splitOnnx } from '../src/models/onnx/split.js';
 import { emulators } from '../src/testing/index.js';
 import { type ExampleModel, MODELS } from './models.js';
 

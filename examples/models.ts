@@ -1,5 +1,5 @@
 import { dirname, join } from 'node:path';
-import { noise } from '../src/cli/onnx/noise.js';
+import { noise } from '../src/models/onnx/noise.js';
 
 /** Values for one input of a model, ready for `new ort.Tensor(type, data, dims)`. */
 export interface Feed {

@@ -9,10 +9,10 @@ import {
   SafeTensorsMetadata,
 } from 'fastsafetensors-node';
 import { externalFiles } from '../adapters/ort/session-options.js';
-import { readModelJson } from '../adapters/tfjs/model-json.js';
 import { readRegularFile, readRegularFileSync } from '../src/base/regular-file.js';
 import { main } from '../src/cli/main.js';
-import { readModel } from '../src/cli/onnx/split.js';
+import { readModel } from '../src/models/onnx/split.js';
+import { readModelJson } from '../src/models/tfjs/model-json.js';
 import { newFolder } from './support/model-files.js';
 
 // What is no regular file is told and not waited for: a pipe without a writer, a device without an end.

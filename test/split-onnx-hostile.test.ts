@@ -3,8 +3,8 @@ import { mkdir, mkdtemp, readdir, rm, symlink, writeFile } from 'node:fs/promise
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { FastSafetensorsError } from '../src/base/errors.js';
-import { MODEL, TENSOR } from '../src/cli/onnx/proto.js';
-import { splitOnnx } from '../src/cli/onnx/split.js';
+import { MODEL, TENSOR } from '../src/models/onnx/proto.js';
+import { splitOnnx } from '../src/models/onnx/split.js';
 import {
   addModel,
   bytesOf,

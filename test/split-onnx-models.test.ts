@@ -4,10 +4,10 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import * as ort from 'onnxruntime-node';
 import { type ExampleModel, MODELS } from '../examples/models.js';
-import { checkSplit } from '../src/cli/onnx/check.js';
-import { compareOutputs } from '../src/cli/onnx/compare.js';
-import { compareRuns } from '../src/cli/onnx/compare-runs.js';
-import { type SplitReport, splitOnnx } from '../src/cli/onnx/split.js';
+import { checkSplit } from '../src/models/onnx/check.js';
+import { compareOutputs } from '../src/models/onnx/compare.js';
+import { compareRuns } from '../src/models/onnx/compare-runs.js';
+import { type SplitReport, splitOnnx } from '../src/models/onnx/split.js';
 
 let folder: string;
 beforeEach(async () => {

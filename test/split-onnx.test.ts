@@ -3,10 +3,10 @@ import { mkdir, mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promis
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import * as ort from 'onnxruntime-node';
-import { checkSplit } from '../src/cli/onnx/check.js';
-import { GRAPH, MODEL, NODE, TENSOR, VALUE_INFO } from '../src/cli/onnx/proto.js';
-import { splitOnnx } from '../src/cli/onnx/split.js';
-import { Message } from '../src/cli/onnx/wire.js';
+import { checkSplit } from '../src/models/onnx/check.js';
+import { GRAPH, MODEL, NODE, TENSOR, VALUE_INFO } from '../src/models/onnx/proto.js';
+import { splitOnnx } from '../src/models/onnx/split.js';
+import { Message } from '../src/models/onnx/wire.js';
 import {
   addModel,
   bytesOf,

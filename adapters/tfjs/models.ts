@@ -1,9 +1,16 @@
 import { boolean, callback, checkOptions } from '../../src/base/checks.js';
 import { InvalidArgumentError } from '../../src/base/errors.js';
 import type { LoadReport } from '../../src/loaders/session.js';
+import {
+  artifactsOf,
+  checkFormat,
+  LOADABLE_NAMES,
+  type Model,
+  readModelJson,
+  weightsOf,
+} from '../../src/models/tfjs/model-json.js';
 import type { Files } from '../../src/safetensors/shards.js';
 import { Adopter } from './framework.js';
-import { artifactsOf, checkFormat, LOADABLE_NAMES, type Model, readModelJson, weightsOf } from './model-json.js';
 import { placeholderInitializers } from './placeholder.js';
 import { checkTensorFlow, type Loose, type TensorFlowModels } from './tensorflow.js';
 import { DECIDED, decodeStrings, iterateWeights, type Names, WEIGHT_CHECKS, type WeightOptions } from './weights.js';

@@ -3,10 +3,10 @@ import type { DeviceTensor } from '../../src/device/device-tensor.js';
 import { ownedBy, PARALLEL_CHECKS, type ParallelOptions } from '../../src/loaders/options.js';
 import { ParallelLoader } from '../../src/loaders/parallel-loader.js';
 import type { LoadReport } from '../../src/loaders/session.js';
+import type { WeightSpec } from '../../src/models/tfjs/model-json.js';
 import type { Files } from '../../src/safetensors/shards.js';
 import { ruleOf } from './convert.js';
 import type { Wish } from './framework.js';
-import type { WeightSpec } from './model-json.js';
 
 /** From the names of the model's weights to those in the files, where they differ. */
 export type Names = Readonly<Record<string, string>> | ((name: string) => string);

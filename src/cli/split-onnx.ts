@@ -2,9 +2,9 @@ import { createRequire } from 'node:module';
 import { join } from 'node:path';
 import { type Command, InvalidArgumentError } from 'commander';
 import { counted } from '../base/counted.js';
-import { checkSplit } from './onnx/check.js';
-import { type Comparison, compareRuns } from './onnx/compare-runs.js';
-import { DEFAULT_MIN_BYTES, type SplitReport, splitOnnx } from './onnx/split.js';
+import { checkSplit } from '../models/onnx/check.js';
+import { type Comparison, compareRuns } from '../models/onnx/compare-runs.js';
+import { DEFAULT_MIN_BYTES, type SplitReport, splitOnnx } from '../models/onnx/split.js';
 import { formatBytes, printJson, printLine, printTable } from './output.js';
 
 type Shapes = Record<string, number[]>;

@@ -1,8 +1,8 @@
 import { type Command, InvalidArgumentError } from 'commander';
 import { counted } from '../base/counted.js';
+import { checkSplit } from '../models/tfjs/check.js';
+import { DEFAULT_SHARD_BYTES, type SplitOptions, splitTfjs } from '../models/tfjs/split.js';
 import { formatBytes, printJson, printLine } from './output.js';
-import { checkSplit } from './tfjs/check.js';
-import { DEFAULT_SHARD_BYTES, type SplitOptions, splitTfjs } from './tfjs/split.js';
 
 interface SplitTfjsOptions extends SplitOptions {
   check?: boolean;

@@ -2,8 +2,8 @@
 import { setImmediate } from 'node:timers/promises';
 import * as ort from 'onnxruntime-node';
 import { createSession } from '../../adapters/ort/index.js';
-import { noise } from '../../src/cli/onnx/noise.js';
 import { FastSafetensorsError, SafeTensorsFileLoader } from '../../src/index.js';
+import { noise } from '../../src/models/onnx/noise.js';
 import { expectNothingHeld } from '../support/metrics.js';
 import { externalTensor, floats, model, node, rawTensor, value } from '../support/onnx-model.js';
 import { collectedMetrics, NOTHING_HELD, testFolder, writeTensors } from '../support/tensor-files.js';

@@ -5,9 +5,9 @@ import { join } from 'node:path';
 import * as ort from 'onnxruntime-node';
 import { createSession, registerBackend } from '../../adapters/ort/index.js';
 import { type ExampleModel, MODELS } from '../../examples/models.js';
-import { compareOutputs } from '../../src/cli/onnx/compare.js';
-import { splitOnnx } from '../../src/cli/onnx/split.js';
 import { type FilesBufferOnDevice, nativeMetrics, SafeTensorsFileLoader } from '../../src/index.js';
+import { compareOutputs } from '../../src/models/onnx/compare.js';
+import { splitOnnx } from '../../src/models/onnx/split.js';
 
 // Every model of npm gives onnxruntime-node's own outputs through every route.
 

@@ -2,8 +2,8 @@ import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import * as tf from '@tensorflow/tfjs';
 import { safetensorsHandler } from '../../adapters/tfjs/index.js';
-import type { WeightSpec } from '../../adapters/tfjs/model-json.js';
-import { splitTfjs } from '../../src/cli/tfjs/split.js';
+import type { WeightSpec } from '../../src/models/tfjs/model-json.js';
+import { splitTfjs } from '../../src/models/tfjs/split.js';
 import { collectedMetrics, NOTHING_HELD, testFolder, writeTensors } from '../support/tensor-files.js';
 import { writeGraphModel } from '../support/tf-models.js';
 

@@ -2,7 +2,7 @@ import { mkdirSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import * as tf from '@tensorflow/tfjs';
 import { loadGraphModel, loadLayersModel } from '../../adapters/tfjs/index.js';
-import { splitTfjs } from '../../src/cli/tfjs/split.js';
+import { splitTfjs } from '../../src/models/tfjs/split.js';
 import { collectedMetrics, NOTHING_HELD, testFolder, writeTensors } from '../support/tensor-files.js';
 import { writeModel } from '../support/tf-models.js';
 

@@ -1,10 +1,10 @@
 import { join } from 'node:path';
 import * as tf from '@tensorflow/tfjs';
 import { loadGraphModel, loadLayersModel, tfjs } from '../../adapters/tfjs/index.js';
-import { splitTfjs } from '../../src/cli/tfjs/split.js';
 import { fastsafeOpen } from '../../src/loaders/fastsafe-open.js';
 import { ParallelLoader } from '../../src/loaders/parallel-loader.js';
 import type { LoadReport } from '../../src/loaders/session.js';
+import { splitTfjs } from '../../src/models/tfjs/split.js';
 import { collectedMetrics, NOTHING_HELD, testFolder, writeTensors } from '../support/tensor-files.js';
 import { fileHandler, packageFile, trainLayersModel, writeGraphModel } from '../support/tf-models.js';
 

@@ -2,7 +2,7 @@ import { createWriteStream } from 'node:fs';
 import { writeFile } from 'node:fs/promises';
 import { basename } from 'node:path';
 import { finished } from 'node:stream/promises';
-import { noise } from '../../src/cli/onnx/noise.js';
+import { noise } from '../../src/models/onnx/noise.js';
 import { bytesOf, externalTensor, model, node, value } from './onnx-model.js';
 
 export interface BigModel {

@@ -11,8 +11,8 @@ import {
   TENSOR_TYPE,
   TYPE,
   VALUE_INFO,
-} from '../../src/cli/onnx/proto.js';
-import { Message } from '../../src/cli/onnx/wire.js';
+} from '../../src/models/onnx/proto.js';
+import { Message } from '../../src/models/onnx/wire.js';
 
 /** Builds ONNX messages for tests: `message({ [NODE.opType]: 'Add', [NODE.input]: ['a', 'b'] })`. Arrays repeat a field. */
 type Value = number | string | Uint8Array | Message;

@@ -1,12 +1,12 @@
 import { randomUUID } from 'node:crypto';
 import { open, realpath, rename, rm } from 'node:fs/promises';
 import { basename, dirname, extname, join, resolve } from 'node:path';
-import { type Model, readModelJson } from '../../../adapters/tfjs/model-json.js';
 import { FastSafetensorsError, InvalidArgumentError } from '../../base/errors.js';
 import { makeFolder } from '../../base/make-folder.js';
 import { SafeTensorsMetadata } from '../../safetensors/metadata.js';
 import { type SaveTensor, saveFile } from '../../safetensors/save-file.js';
 import { shardWeights } from './manifest.js';
+import { type Model, readModelJson } from './model-json.js';
 
 export interface SplitOptions {
   /** Where to write; by default the model's folder. */

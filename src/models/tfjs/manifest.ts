@@ -1,9 +1,9 @@
 import type { FileHandle } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
-import { checkRelative, type Model, type WeightSpec, type WeightsGroup } from '../../../adapters/tfjs/model-json.js';
 import type { DTypeName } from '../../base/dtype.js';
 import { FastSafetensorsError } from '../../base/errors.js';
 import { openRegularFile } from '../../base/regular-file.js';
+import { checkRelative, type Model, type WeightSpec, type WeightsGroup } from './model-json.js';
 
 /** A weight as it lies in a model's shards. */
 export interface ShardWeight {

@@ -1,8 +1,8 @@
-import { readModelJson } from '../../../adapters/tfjs/model-json.js';
 import { FastSafetensorsError } from '../../base/errors.js';
 import { openRegularFile } from '../../base/regular-file.js';
 import { readShards } from '../../safetensors/shards.js';
 import { shardWeights } from './manifest.js';
+import { readModelJson } from './model-json.js';
 import type { SplitReport } from './split.js';
 
 const PIECE = 64 * 1024 * 1024;

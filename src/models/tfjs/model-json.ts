@@ -1,8 +1,8 @@
 import { existsSync } from 'node:fs';
 import { dirname, join } from 'node:path';
-import { FastSafetensorsError, InvalidArgumentError } from '../../src/base/errors.js';
-import { readRegularFile } from '../../src/base/regular-file.js';
-import type { Files } from '../../src/safetensors/shards.js';
+import { FastSafetensorsError, InvalidArgumentError } from '../../base/errors.js';
+import { readRegularFile } from '../../base/regular-file.js';
+import type { Files } from '../../safetensors/shards.js';
 
 /** What a string can hold. */
 const MAX_MODEL_BYTES = 500_000_000;
