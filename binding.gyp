@@ -4,7 +4,7 @@
       "target_name": "fastsafetensors",
       "sources": [
         "csrc/base/metrics.cc",
-        "csrc/base/opened_files.cc",
+        "csrc/base/header_fd_cache.cc",
         "csrc/base/shared_library.cc",
         "csrc/base/status.cc",
         "csrc/base/task_pool.cc",

@@ -8,8 +8,8 @@
 
 namespace fst {
 
-// The public error codes, once for C++; src/base/errors.ts holds the same list, and test/errors.test.ts compares the two.
-// By hand: clang-format does not settle on a layout of such a list.
+// The public error codes, once for C++; src/base/errors.ts holds the same list, and test/errors.test.ts compares the
+// two. By hand: clang-format does not settle on a layout of such a list.
 // clang-format off
 #define FST_ERROR_CODES(X)                                                                                   \
   X(HEADER_TOO_SMALL) X(HEADER_TOO_LARGE) X(INVALID_HEADER_LENGTH) X(INVALID_HEADER) X(DUPLICATE_KEY)        \

@@ -1,4 +1,5 @@
-// The functions that the addon exports, one part a file. src/native/addon.ts declares and calls them; nothing else does.
+// The functions that the addon exports, one part a file. src/native/addon.ts declares and calls them; nothing else
+// does.
 //
 // A worker may be terminated in the middle of any of them: from then on every call that could run JavaScript fails.
 // node-addon-api throws a Napi::Error then, which unwinds to the function's entry: this folder, and no other, is built

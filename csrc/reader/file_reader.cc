@@ -10,7 +10,7 @@
 #include <thread>
 
 #include "base/fd.h"
-#include "base/opened_files.h"
+#include "base/header_fd_cache.h"
 #include "base/task_pool.h"
 
 namespace fst {

@@ -14,7 +14,7 @@
 #include <vector>
 
 #include "base/fd.h"
-#include "base/opened_files.h"
+#include "base/header_fd_cache.h"
 #include "reader/file_reader.h"
 #include "reader/mount_point.h"
 #include "reader/usrbio_mount.h"

@@ -17,7 +17,7 @@
 
 #include "base/dtype.h"
 #include "base/file_identity.h"
-#include "base/opened_files.h"
+#include "base/header_fd_cache.h"
 #include "base/status.h"
 
 namespace fst {

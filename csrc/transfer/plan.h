@@ -1,5 +1,5 @@
-// What a load is to do, in the order in which tensors are to be ready. Made by src/transfer/plan.ts, checked by Validate at the
-// door.
+// What a load is to do, in the order in which tensors are to be ready. Made by src/transfer/plan.ts, checked by
+// Validate at the door.
 #pragma once
 #include <algorithm>
 #include <cstdint>

@@ -10,7 +10,7 @@ export type NativeDevice = { readonly [brand]: 'device' };
 export type NativeEngine = { readonly [brand]: 'engine' };
 export type NativeLoad = { readonly [brand]: 'load' };
 export type NativeMemory = { readonly [brand]: 'memory' };
-/** Files that stay open from their headers to their data: see csrc/base/opened_files.h. */
+/** Files that stay open from their headers to their data: see csrc/base/header_fd_cache.h. */
 export type NativeOpenedFiles = { readonly [brand]: 'opened files' };
 
 /** How an engine reads: `kind` names the reader of csrc/reader, the rest are its options. */

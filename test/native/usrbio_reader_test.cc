@@ -2,7 +2,7 @@
 #include <sys/resource.h>
 #include <utime.h>
 
-#include "base/opened_files.h"
+#include "base/header_fd_cache.h"
 #include "reader/usrbio_files.h"
 #include "reader/usrbio_mount.h"
 #include "usrbio_reader_fixture.h"

@@ -1,6 +1,6 @@
 // Descriptors that stay open from a file's header to its data: taken once, by nobody when the file has changed, few,
 // and closed by all who let go of them.
-#include "base/opened_files.h"
+#include "base/header_fd_cache.h"
 
 #include <gtest/gtest.h>
 #include <sys/inotify.h>

@@ -1,4 +1,4 @@
-#include "base/opened_files.h"
+#include "base/header_fd_cache.h"
 
 #include <fcntl.h>
 #include <sys/resource.h>
