@@ -8,7 +8,7 @@
 #include <functional>
 #include <vector>
 
-#include "transfer/convert.h"
+#include "convert/float_convert.h"
 
 namespace {
 

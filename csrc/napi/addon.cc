@@ -1,9 +1,9 @@
 // The addon: tables and metrics, and the parts of api.h.
 #include "base/dtype.h"
 #include "base/metrics.h"
+#include "convert/float_convert.h"
 #include "napi/api.h"
 #include "napi/env_state.h"
-#include "transfer/convert.h"
 
 namespace fst {
 namespace {

@@ -1,9 +1,9 @@
 // What the TensorFlow.js adapter needs of the core.
+#include "convert/element_convert.h"
 #include "device/device.h"
 #include "napi/api.h"
 #include "napi/convert.h"
 #include "tf/adopt.h"
-#include "tf/convert.h"
 
 namespace fst {
 namespace {

@@ -4,7 +4,7 @@
 #include <thread>
 
 #include "base/task_pool.h"
-#include "transfer/convert.h"
+#include "convert/float_convert.h"
 #include "transfer/loop.h"
 
 namespace fst {

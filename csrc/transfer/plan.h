@@ -9,7 +9,7 @@
 #include "base/dtype.h"
 #include "base/file_identity.h"
 #include "base/status.h"
-#include "transfer/convert.h"
+#include "convert/float_convert.h"
 
 namespace fst {
 

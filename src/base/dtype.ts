@@ -29,7 +29,7 @@ export type DTypeName = keyof typeof DTYPE_BITS;
 /** Names by the number that the core uses. */
 export const DTYPE_NAMES = Object.keys(DTYPE_BITS) as readonly DTypeName[];
 
-/** What the core converts on the way, in csrc/transfer/convert.cc: each dtype to those listed. */
+/** What the core converts on the way, in csrc/convert/float_convert.cc: each dtype to those listed. */
 const CONVERSIONS: Partial<Record<DTypeName, readonly DTypeName[]>> = {
   F16: ['BF16', 'F32'],
   BF16: ['F16', 'F32'],

@@ -136,7 +136,7 @@ interface Addon extends OrtAddon {
   tfRelease(token: number): void;
 }
 
-/** csrc/tf/convert.h. With `scale`: value * scale + min. */
+/** csrc/convert/element_convert.h. With `scale`: value * scale + min. */
 export interface ElementConversion {
   /** Index into DTYPE_NAMES. */
   readonly from: number;

@@ -3,11 +3,11 @@
 #include <cstring>
 
 #include "base/metrics.h"
+#include "convert/float_convert.h"
 #include "device/fake_device.h"
 #include "support/engine_harness.h"
 #include "support/scripted_device.h"
 #include "support/scripted_reader.h"
-#include "transfer/convert.h"
 
 namespace fst {
 namespace {

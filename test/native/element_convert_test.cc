@@ -1,11 +1,11 @@
+#include "convert/element_convert.h"
+
 #include <gtest/gtest.h>
 
 #include <cmath>
 #include <cstring>
 #include <limits>
 #include <vector>
-
-#include "tf/convert.h"
 
 namespace fst::tf {
 namespace {

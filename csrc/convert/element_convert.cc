@@ -1,4 +1,4 @@
-#include "tf/convert.h"
+#include "convert/element_convert.h"
 
 #include <array>
 #include <cmath>
@@ -9,7 +9,7 @@
 #include <type_traits>
 #include <vector>
 
-#include "transfer/convert.h"
+#include "convert/float_convert.h"
 
 namespace fst::tf {
 namespace {

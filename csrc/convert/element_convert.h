@@ -1,6 +1,6 @@
 // Element conversions for TensorFlow.js, whose tensors are float32, int32 or bool: what is stored as anything else
-// becomes the nearest of the first two on the host. What loads convert (transfer/convert.h) is converted as they do it;
-// here are the dtypes that `dtype` does not know, integers (which can be out of range), and quantization.
+// becomes the nearest of the first two on the host. What loads convert (convert/float_convert.h) is converted as they
+// do it; here are the dtypes that `dtype` does not know, integers (which can be out of range), and quantization.
 #pragma once
 #include <cstddef>
 
@@ -24,8 +24,8 @@ struct Conversion {
 bool CanConvert(const Conversion& conversion);
 
 // Converts `count` elements. `source` holds count * bits / 8 bytes at any alignment, `out` 4 * count bytes aligned to
-// 4; they do not overlap. Floats as transfer/convert.h says. UNSUPPORTED_DTYPE for an integer that int32 cannot hold,
-// saying which element. CanConvert(conversion) holds.
+// 4; they do not overlap. Floats as convert/float_convert.h says. UNSUPPORTED_DTYPE for an integer that int32 cannot
+// hold, saying which element. CanConvert(conversion) holds.
 Status ConvertElements(const Conversion& conversion, const void* source, size_t count, void* out);
 
 }  // namespace fst::tf

@@ -1,5 +1,5 @@
 // Every conversion against arithmetic of its own: values by ldexp, rounding by exact comparison with half a unit.
-#include "transfer/convert.h"
+#include "convert/float_convert.h"
 
 #include <gtest/gtest.h>
 

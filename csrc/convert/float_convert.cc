@@ -1,6 +1,6 @@
-#include "transfer/convert.h"
+#include "convert/float_convert.h"
 
-#include "transfer/convert_kernels.h"
+#include "convert/float_kernels.h"
 
 #if defined(__x86_64__)
 #include <cpuid.h>
