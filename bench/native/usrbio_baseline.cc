@@ -13,7 +13,7 @@
 #include <vector>
 
 #include "device/devices.h"
-#include "reader/usrbio_api.h"
+#include "reader/usrbio/usrbio_api.h"
 
 namespace {
 

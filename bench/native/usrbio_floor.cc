@@ -13,7 +13,7 @@
 #include <vector>
 
 #include "base/completion_queue.h"
-#include "reader/usrbio_api.h"
+#include "reader/usrbio/usrbio_api.h"
 
 namespace {
 

@@ -8,8 +8,8 @@
 #include "napi/convert.h"
 #include "reader/fake_reader.h"
 #include "reader/file_reader.h"
-#include "reader/gds_reader.h"
-#include "reader/usrbio_reader.h"
+#include "reader/gds/gds_reader.h"
+#include "reader/usrbio/usrbio_reader.h"
 #include "transfer/engine.h"
 
 namespace fst {

@@ -3,12 +3,12 @@
 #include <memory>
 #include <new>
 
-#include "device/cufile_api.h"
 #include "device/devices.h"
 #include "device/host_memory.h"
 #include "device/strided_copy.h"
 #include "napi/api.h"
 #include "napi/convert.h"
+#include "reader/gds/cufile_api.h"
 
 namespace fst {
 namespace {

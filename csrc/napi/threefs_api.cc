@@ -1,9 +1,9 @@
 // 3FS for JavaScript: its library, its mounts, and whether they can be used.
 #include "napi/api.h"
 #include "napi/convert.h"
-#include "reader/mount_point.h"
-#include "reader/usrbio_api.h"
-#include "reader/usrbio_preflight.h"
+#include "reader/usrbio/mount_point.h"
+#include "reader/usrbio/usrbio_api.h"
+#include "reader/usrbio/usrbio_preflight.h"
 
 namespace fst {
 namespace {

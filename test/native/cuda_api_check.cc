@@ -1,7 +1,7 @@
 // Compile-time proof that the hand-declared slices agree with the real headers, of CUDA 11 to 13. CMake builds this
 // where it finds cuda.h; by hand: g++ -std=c++17 -Icsrc -I<cuda>/include -fsyntax-only test/native/cuda_api_check.cc
 #include "device/cuda_api.h"
-#include "device/cufile_api.h"
+#include "reader/gds/cufile_api.h"
 // (ours first: cuda.h has macros named like its functions)
 #include <cuda.h>
 

@@ -6,8 +6,8 @@
 #include <cerrno>
 #include <string>
 
-#include "device/cufile_api.h"
 #include "emulated_cuda.h"
+#include "reader/gds/cufile_api.h"
 
 namespace fst {
 namespace {

@@ -12,13 +12,13 @@
 #include <vector>
 
 #include "base/metrics.h"
-#include "device/cufile_driver.h"
 #include "device/devices.h"
 #include "emulated_cuda.h"
 #include "emulated_cufile.h"
 #include "reader/fake_reader.h"
 #include "reader/file_reader.h"
-#include "reader/gds_reader.h"
+#include "reader/gds/cufile_driver.h"
+#include "reader/gds/gds_reader.h"
 #include "transfer/engine.h"
 
 namespace fst::test {

@@ -7,9 +7,9 @@
 #include <string>
 #include <thread>
 
-#include "device/cufile_api.h"
 #include "emulated_cuda.h"
 #include "emulators/cufile/control.h"
+#include "reader/gds/cufile_api.h"
 
 namespace fst::cufile {
 namespace {

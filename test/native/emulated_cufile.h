@@ -5,8 +5,8 @@
 
 #include <cstdlib>
 
-#include "device/cufile_api.h"
 #include "emulators/cufile/control.h"
+#include "reader/gds/cufile_api.h"
 
 namespace fst::test {
 

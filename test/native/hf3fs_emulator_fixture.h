@@ -19,7 +19,7 @@
 #include <vector>
 
 #include "base/shared_library.h"
-#include "reader/usrbio_api.h"
+#include "reader/usrbio/usrbio_api.h"
 
 namespace fst {
 

@@ -1,4 +1,4 @@
-#include "reader/mount_point.h"
+#include "reader/usrbio/mount_point.h"
 
 #include <gtest/gtest.h>
 #include <unistd.h>

@@ -1,4 +1,4 @@
-#include "reader/usrbio_api.h"
+#include "reader/usrbio/usrbio_api.h"
 
 #include <dlfcn.h>
 #include <gtest/gtest.h>

@@ -4,8 +4,8 @@
 
 #include <thread>
 
-#include "reader/usrbio_iov.h"
-#include "reader/usrbio_preflight.h"
+#include "reader/usrbio/usrbio_iov.h"
+#include "reader/usrbio/usrbio_preflight.h"
 #include "usrbio_reader_fixture.h"
 
 namespace fst {

@@ -10,7 +10,7 @@
 #include "device/devices.h"
 #include "emulated_cuda.h"
 #include "hf3fs_emulator_fixture.h"
-#include "reader/usrbio_reader.h"
+#include "reader/usrbio/usrbio_reader.h"
 #include "transfer/engine.h"
 
 namespace fst {

@@ -3,8 +3,8 @@
 #include <utime.h>
 
 #include "base/header_fd_cache.h"
-#include "reader/usrbio_files.h"
-#include "reader/usrbio_mount.h"
+#include "reader/usrbio/usrbio_files.h"
+#include "reader/usrbio/usrbio_mount.h"
 #include "usrbio_reader_fixture.h"
 
 namespace fst {

@@ -1,5 +1,5 @@
 // What a USRBIO reader makes of completions: whose they are, and whether they are data.
-#include "reader/usrbio_reads.h"
+#include "reader/usrbio/usrbio_reads.h"
 
 #include <gtest/gtest.h>
 #include <unistd.h>

@@ -10,7 +10,7 @@
 #include <string>
 #include <vector>
 
-#include "device/cufile_api.h"
+#include "reader/gds/cufile_api.h"
 
 namespace fst::emu_cufile {
 

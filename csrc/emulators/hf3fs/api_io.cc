@@ -7,7 +7,7 @@
 #include <chrono>
 
 #include "emulators/hf3fs/engine.h"
-#include "reader/usrbio_api.h"
+#include "reader/usrbio/usrbio_api.h"
 
 #define EXPORT extern "C" __attribute__((visibility("default")))
 

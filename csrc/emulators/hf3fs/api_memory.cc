@@ -8,7 +8,7 @@
 
 #include "emulators/hf3fs/engine.h"
 #include "emulators/hf3fs/mounts.h"
-#include "reader/usrbio_api.h"
+#include "reader/usrbio/usrbio_api.h"
 
 #define EXPORT extern "C" __attribute__((visibility("default")))
 

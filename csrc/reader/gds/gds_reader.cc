@@ -1,4 +1,4 @@
-#include "reader/gds_reader.h"
+#include "reader/gds/gds_reader.h"
 
 #include <fcntl.h>
 
@@ -6,9 +6,9 @@
 #include <cerrno>
 
 #include "base/task_pool.h"
-#include "device/cufile_driver.h"
 #include "reader/file_reader.h"
-#include "reader/gds_file.h"
+#include "reader/gds/cufile_driver.h"
+#include "reader/gds/gds_file.h"
 
 namespace fst {
 namespace {

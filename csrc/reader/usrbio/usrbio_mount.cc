@@ -1,4 +1,4 @@
-#include "reader/usrbio_mount.h"
+#include "reader/usrbio/usrbio_mount.h"
 
 #include <dirent.h>
 #include <fcntl.h>

@@ -1,4 +1,4 @@
-#include "reader/gds_file.h"
+#include "reader/gds/gds_file.h"
 
 #include <fcntl.h>
 

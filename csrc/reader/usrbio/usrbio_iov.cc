@@ -1,4 +1,4 @@
-#include "reader/usrbio_iov.h"
+#include "reader/usrbio/usrbio_iov.h"
 
 #include <fcntl.h>
 #include <sys/mman.h>

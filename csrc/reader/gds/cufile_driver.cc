@@ -1,4 +1,4 @@
-#include "device/cufile_driver.h"
+#include "reader/gds/cufile_driver.h"
 
 #include <map>
 #include <mutex>

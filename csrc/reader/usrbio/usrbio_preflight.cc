@@ -1,4 +1,4 @@
-#include "reader/usrbio_preflight.h"
+#include "reader/usrbio/usrbio_preflight.h"
 
 #include <limits.h>
 #include <sys/resource.h>
@@ -12,8 +12,8 @@
 #include <map>
 #include <sstream>
 
-#include "reader/mount_point.h"
-#include "reader/usrbio_api.h"
+#include "reader/usrbio/mount_point.h"
+#include "reader/usrbio/usrbio_api.h"
 
 namespace fst::usrbio {
 namespace {

@@ -1,4 +1,4 @@
-#include "reader/usrbio_ring.h"
+#include "reader/usrbio/usrbio_ring.h"
 
 #include <time.h>
 #include <unistd.h>
@@ -9,7 +9,7 @@
 
 #include "base/metrics.h"
 #include "base/thread.h"
-#include "reader/usrbio_iov.h"
+#include "reader/usrbio/usrbio_iov.h"
 
 namespace fst::usrbio {
 namespace {

@@ -1,6 +1,6 @@
 // The process's one cuFile driver: opened at the first real use, which can take ten seconds, and kept.
 #pragma once
-#include "device/cufile_api.h"
+#include "reader/gds/cufile_api.h"
 
 namespace fst::cufile {
 

@@ -8,7 +8,7 @@
 
 #include "base/fd.h"
 #include "device/cuda_device.h"
-#include "device/cufile_api.h"
+#include "reader/gds/cufile_api.h"
 #include "reader/reader.h"
 
 namespace fst {

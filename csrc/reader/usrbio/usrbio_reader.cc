@@ -1,14 +1,14 @@
-#include "reader/usrbio_reader.h"
+#include "reader/usrbio/usrbio_reader.h"
 
 #include <algorithm>
 #include <cerrno>
 
 #include "base/metrics.h"
-#include "reader/usrbio_api.h"
-#include "reader/usrbio_files.h"
-#include "reader/usrbio_iov.h"
-#include "reader/usrbio_reads.h"
-#include "reader/usrbio_ring.h"
+#include "reader/usrbio/usrbio_api.h"
+#include "reader/usrbio/usrbio_files.h"
+#include "reader/usrbio/usrbio_iov.h"
+#include "reader/usrbio/usrbio_reads.h"
+#include "reader/usrbio/usrbio_ring.h"
 
 namespace fst {
 namespace {

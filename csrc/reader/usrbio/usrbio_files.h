@@ -6,7 +6,7 @@
 
 #include "base/task_pool.h"
 #include "reader/reader.h"
-#include "reader/usrbio_api.h"
+#include "reader/usrbio/usrbio_api.h"
 
 namespace fst::usrbio {
 

@@ -1,10 +1,10 @@
-#include "reader/usrbio_reads.h"
+#include "reader/usrbio/usrbio_reads.h"
 
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
 
-#include "reader/usrbio_files.h"
+#include "reader/usrbio/usrbio_files.h"
 
 namespace fst::usrbio {
 namespace {

@@ -1,4 +1,4 @@
-#include "device/cufile_api.h"
+#include "reader/gds/cufile_api.h"
 
 #include <cstdlib>
 #include <map>

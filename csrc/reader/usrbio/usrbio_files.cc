@@ -1,4 +1,4 @@
-#include "reader/usrbio_files.h"
+#include "reader/usrbio/usrbio_files.h"
 
 #include <dirent.h>
 #include <fcntl.h>
@@ -16,8 +16,8 @@
 #include "base/fd.h"
 #include "base/header_fd_cache.h"
 #include "reader/file_reader.h"
-#include "reader/mount_point.h"
-#include "reader/usrbio_mount.h"
+#include "reader/usrbio/mount_point.h"
+#include "reader/usrbio/usrbio_mount.h"
 
 namespace fst::usrbio {
 namespace {

@@ -9,7 +9,7 @@
 #include "base/completion_queue.h"
 #include "base/task_pool.h"
 #include "reader/reader.h"
-#include "reader/usrbio_ring.h"
+#include "reader/usrbio/usrbio_ring.h"
 
 namespace fst::usrbio {
 

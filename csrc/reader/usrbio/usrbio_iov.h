@@ -5,8 +5,8 @@
 #include <string>
 
 #include "base/status.h"
-#include "reader/usrbio_api.h"
-#include "reader/usrbio_mount.h"
+#include "reader/usrbio/usrbio_api.h"
+#include "reader/usrbio/usrbio_mount.h"
 
 namespace fst::usrbio {
 
