@@ -55,15 +55,15 @@
         "csrc/tf/c_api.cc",
         "csrc/convert/element_convert.cc",
         "csrc/napi/addon.cc",
-        "csrc/napi/convert.cc",
-        "csrc/napi/engine_api.cc",
+        "csrc/napi/js_values.cc",
+        "csrc/napi/engine_bindings.cc",
         "csrc/napi/env_state.cc",
-        "csrc/napi/header_api.cc",
-        "csrc/napi/header_napi.cc",
-        "csrc/napi/memory_api.cc",
-        "csrc/napi/ort_api.cc",
-        "csrc/napi/tf_api.cc",
-        "csrc/napi/threefs_api.cc"
+        "csrc/napi/header_bindings.cc",
+        "csrc/napi/header_values.cc",
+        "csrc/napi/memory_bindings.cc",
+        "csrc/napi/ort_bindings.cc",
+        "csrc/napi/tf_bindings.cc",
+        "csrc/napi/threefs_bindings.cc"
       ],
       "defines": [
         "NAPI_VERSION=9",

@@ -2,7 +2,7 @@
 #include "base/dtype.h"
 #include "base/metrics.h"
 #include "convert/float_convert.h"
-#include "napi/api.h"
+#include "napi/bindings.h"
 #include "napi/env_state.h"
 
 namespace fst {

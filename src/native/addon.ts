@@ -129,7 +129,7 @@ interface Addon extends OrtAddon {
   setWindow(engine: NativeEngine, load: NativeLoad, batches: number): void;
   cancelTransfer(engine: NativeEngine, load: NativeLoad): void;
 
-  // ---- csrc/napi/tf_api.cc ----
+  // ---- csrc/napi/tf_bindings.cc ----
   convertElements(memory: NativeMemory, offset: number, count: number, how: ElementConversion): Promise<NativeMemory>;
   tfRegister(): TensorFlowLibrary;
   tfAdopt(memory: NativeMemory, offset: number, length: number, dtype: number, shape: Float64Array): number;
@@ -161,7 +161,7 @@ export interface StatusObject {
   offset?: number;
 }
 
-// ---- ONNX Runtime: csrc/napi/ort_api.cc --------------------------------------------------------------------------------
+// ---- ONNX Runtime: csrc/napi/ort_bindings.cc --------------------------------------------------------------------------------
 
 export type NativeOrtSession = { readonly [brand]: 'ort session' };
 export type NativeOrtControl = { readonly [brand]: 'ort control' };

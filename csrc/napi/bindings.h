@@ -9,7 +9,7 @@
 
 #include <new>
 
-#include "napi/convert.h"
+#include "napi/js_values.h"
 
 namespace fst {
 

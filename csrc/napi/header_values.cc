@@ -1,4 +1,4 @@
-#include "napi/header_napi.h"
+#include "napi/header_values.h"
 
 namespace fst {
 

@@ -2,9 +2,9 @@
 #include <algorithm>
 #include <vector>
 
-#include "napi/api.h"
-#include "napi/convert.h"
-#include "napi/header_napi.h"
+#include "napi/bindings.h"
+#include "napi/header_values.h"
+#include "napi/js_values.h"
 #include "safetensors/header.h"
 #include "safetensors/shard_index.h"
 

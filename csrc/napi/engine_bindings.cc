@@ -4,8 +4,8 @@
 #include <deque>
 
 #include "device/devices.h"
-#include "napi/api.h"
-#include "napi/convert.h"
+#include "napi/bindings.h"
+#include "napi/js_values.h"
 #include "reader/fake_reader.h"
 #include "reader/file_reader.h"
 #include "reader/gds/gds_reader.h"

@@ -1,4 +1,4 @@
-#include "napi/convert.h"
+#include "napi/js_values.h"
 
 #include <new>
 #include <utility>
