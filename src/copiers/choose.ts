@@ -1,5 +1,4 @@
 import type { Device } from '../device/device.js';
-import type { LoaderOptions } from '../loaders/options.js';
 import { gdsAvailability, unifiedAvailability } from './availability.js';
 import { onThreeFs, threeFsAvailability } from './three-fs.js';
 
@@ -10,7 +9,7 @@ import { onThreeFs, threeFsAvailability } from './three-fs.js';
 export async function chooseCopier(
   device: Device,
   files: readonly string[],
-  options: Pick<LoaderOptions, 'nogds'>,
+  options: { readonly nogds?: boolean },
 ): Promise<'3fs' | 'gds' | 'unified' | 'nogds'> {
   if ((await onThreeFs(files)) && (await threeFsAvailability()).available) return '3fs';
   if (device.type === 'cpu') return 'nogds';
