@@ -212,7 +212,7 @@ test('a reader whose slots are device memory makes way for another, and the repo
     engineConstructor({
       reader: { kind: 'no such reader' },
       engine: engineOptions(options),
-      converting: {
+      conversionFallback: {
         copier: 'nogds',
         reason: 'its slots are device memory',
         spec: { reader: { kind: 'file' }, engine: engineOptions(options) },

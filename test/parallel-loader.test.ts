@@ -320,8 +320,8 @@ test('data of a device tensor names toHost(); parts and wrong ranges of toHost',
 });
 
 test('what an engine is to do is made on a worker, and a loader that is closed meanwhile leaves nothing', async () => {
-  const start = jest.spyOn(native(), 'startTransfer');
-  const begin = jest.spyOn(native(), 'beginTransfer');
+  const start = jest.spyOn(native(), 'startTransferSync');
+  const begin = jest.spyOn(native(), 'startTransfer');
   try {
     const loader = new ParallelLoader({ files: path });
     for await (const [, tensor] of loader.iterateWeights()) tensor.dispose();
@@ -331,7 +331,7 @@ test('what an engine is to do is made on a worker, and a loader that is closed m
     const closing = new Promise<void>((resolve) => {
       begin.mockImplementationOnce((...call) => {
         begin.mockRestore();
-        const starting = native().beginTransfer(...call);
+        const starting = native().startTransfer(...call);
         resolve(closed.close());
         return starting;
       });

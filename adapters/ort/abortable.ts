@@ -1,4 +1,5 @@
-import { type NativeOrtControl, native } from '../../src/native/addon.js';
+import { native } from '../../src/native/addon.js';
+import type { NativeOrtControl } from '../../src/native/ort.js';
 
 /** The outcome, or at once the signal's reason; ONNX Runtime is told to end, and what it makes all the same is given to `discard`. */
 export function abortable<T>(

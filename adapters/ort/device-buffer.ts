@@ -1,6 +1,7 @@
 import { FastSafetensorsError } from '../../src/base/errors.js';
 import type { DeviceTensor } from '../../src/device/device-tensor.js';
-import { type NativeOrtValue, native, type OrtSource, settled } from '../../src/native/addon.js';
+import { native, settled } from '../../src/native/addon.js';
+import type { NativeOrtValue, OrtSource } from '../../src/native/ort.js';
 import { elementOfDType, numberOfDType } from './types.js';
 
 /**

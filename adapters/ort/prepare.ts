@@ -9,7 +9,7 @@ import { ENTRY, EXTERNAL, GRAPH, TENSOR } from '../../src/models/onnx/proto.js';
 import { bringInside, pointOutside } from '../../src/models/onnx/rewrite.js';
 import { readModel } from '../../src/models/onnx/split.js';
 import { Message } from '../../src/models/onnx/wire.js';
-import type { OrtFeed } from '../../src/native/addon.js';
+import type { OrtFeed } from '../../src/native/ort.js';
 import type { Files } from '../../src/safetensors/shards.js';
 import { sourceOfTensor } from './device-buffer.js';
 import { ExternalFiles, type Match, matchWeights, type Names, staysInside, type Unmatched } from './match.js';

@@ -1,6 +1,7 @@
 import { FastSafetensorsError, InvalidArgumentError } from '../../src/base/errors.js';
 import { COPY_CHECKS } from '../../src/loaders/options.js';
-import { type NativeOrtSession, native, type OrtFetch, type OrtPort, settled } from '../../src/native/addon.js';
+import { native, settled } from '../../src/native/addon.js';
+import type { NativeOrtSession, OrtFetch, OrtPort } from '../../src/native/ort.js';
 import { abortable } from './abortable.js';
 import { runConfig } from './session-options.js';
 import { checkOutput, feedOf, sourceOf, tensorOf } from './tensors.js';

@@ -1,6 +1,6 @@
 import { FastSafetensorsError, InvalidArgumentError } from '../../src/base/errors.js';
 import { readRegularFile } from '../../src/base/regular-file.js';
-import type { OrtRunConfig, OrtSessionConfig } from '../../src/native/addon.js';
+import type { OrtRunConfig, OrtSessionConfig } from '../../src/native/ort.js';
 import type { Loose } from './types.js';
 
 const LEVELS: Readonly<Record<string, number>> = { disabled: 0, basic: 1, extended: 2, layout: 3, all: 99 };

@@ -1,6 +1,6 @@
 import { FastSafetensorsError, InvalidArgumentError } from '../../src/base/errors.js';
 import { DeviceTensor } from '../../src/device/device-tensor.js';
-import type { OrtFeed, OrtPort, OrtResult, OrtSource } from '../../src/native/addon.js';
+import type { OrtFeed, OrtPort, OrtResult, OrtSource } from '../../src/native/ort.js';
 import { bufferOfValue, OrtDeviceBuffer, sourceOfTensor } from './device-buffer.js';
 import { bitsOfNumber, elementOfNumber, elementOfType, type Loose, STRING_TYPE, typeName } from './types.js';
 

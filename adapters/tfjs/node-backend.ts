@@ -1,7 +1,8 @@
 import { FastSafetensorsError } from '../../src/base/errors.js';
 import type { Device } from '../../src/device/device.js';
 import type { DeviceTensor } from '../../src/device/device-tensor.js';
-import { checked, native, type TensorFlowLibrary } from '../../src/native/addon.js';
+import { checked, native } from '../../src/native/addon.js';
+import type { TensorFlowLibrary } from '../../src/native/tf.js';
 import type { TfDtype } from './convert.js';
 import type { Backend, Loose } from './tensorflow.js';
 

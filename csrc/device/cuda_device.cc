@@ -40,7 +40,7 @@ class PinnedStaging : public StagingMemory {
   ~PinnedStaging() override {
     Metrics::Get().staging_bytes.fetch_sub(static_cast<int64_t>(size()), std::memory_order_relaxed);
     if (mapped_ == 0) {
-      device_->EnterToRelease();
+      device_->MakeCurrentForRelease();
       device_->api().MemFreeHost(memory_);
     } else {
       (void)device_->UnpinHostMemory(memory_);
@@ -111,10 +111,10 @@ Status CudaDevice::Init() {
   return FST_CUDA_CHECK(*api_, DevicePrimaryCtxRetain, &context_, device);
 }
 
-Status CudaDevice::Enter() const { return FST_CUDA_CHECK(*api_, CtxSetCurrent, context_); }
+Status CudaDevice::MakeCurrent() const { return FST_CUDA_CHECK(*api_, CtxSetCurrent, context_); }
 
-void CudaDevice::EnterToRelease() const {
-  if (!Enter().ok()) (void)Enter();
+void CudaDevice::MakeCurrentForRelease() const {
+  if (!MakeCurrent().ok()) (void)MakeCurrent();
 }
 
 Status CudaDevice::OutOfMemory(uint64_t bytes) const {
@@ -127,8 +127,8 @@ Status CudaDevice::OutOfMemory(uint64_t bytes) const {
                        static_cast<unsigned long long>(bytes), name_.c_str(), info_.model.c_str(), free_bytes, total));
 }
 
-Status CudaDevice::CheckRoom(uint64_t bytes) {
-  FST_RETURN_IF_ERROR(Enter());
+Status CudaDevice::CheckAvailable(uint64_t bytes) {
+  FST_RETURN_IF_ERROR(MakeCurrent());
   size_t free_bytes = 0, total = 0;
   FST_RETURN_IF_ERROR(FST_CUDA_CHECK(*api_, MemGetInfo, &free_bytes, &total));
   if (bytes > free_bytes) {
@@ -159,7 +159,7 @@ Status CudaDevice::AllocateMemory(size_t bytes, cuda::CUdeviceptr* out) {
 }
 
 void CudaDevice::FreeMemory(cuda::CUdeviceptr memory) const {
-  EnterToRelease();
+  MakeCurrentForRelease();
   if (unified_ && !managed_) {
     api_->MemFreeHost(reinterpret_cast<void*>(memory));  // NOLINT(performance-no-int-to-ptr)
   } else {
@@ -168,7 +168,7 @@ void CudaDevice::FreeMemory(cuda::CUdeviceptr memory) const {
 }
 
 Status CudaDevice::Allocate(size_t bytes, std::shared_ptr<DeviceBuffer>* out) {
-  FST_RETURN_IF_ERROR(Enter());
+  FST_RETURN_IF_ERROR(MakeCurrent());
   cuda::CUdeviceptr pointer = 0;
   FST_RETURN_IF_ERROR(AllocateMemory(bytes, &pointer));
   auto self = std::static_pointer_cast<CudaDevice>(shared_from_this());
@@ -181,7 +181,7 @@ Status CudaDevice::AllocateStaging(size_t bytes, std::unique_ptr<StagingMemory>*
   auto self = std::static_pointer_cast<CudaDevice>(shared_from_this());
   void* memory = nullptr;
   if (!registers_) {
-    FST_RETURN_IF_ERROR(Enter());
+    FST_RETURN_IF_ERROR(MakeCurrent());
     PreferNode near(numa_node_);
     FST_RETURN_IF_ERROR(FST_CUDA_CHECK(*api_, MemHostAlloc, &memory, bytes, cuda::kMemHostAllocPortable));
     *out = std::make_unique<PinnedStaging>(std::move(self), memory, bytes, 0);
@@ -212,12 +212,12 @@ Status CudaDevice::AllocateStaging(size_t bytes, std::unique_ptr<StagingMemory>*
 }
 
 Status CudaDevice::PinHostMemory(void* address, size_t bytes) {
-  FST_RETURN_IF_ERROR(Enter());
+  FST_RETURN_IF_ERROR(MakeCurrent());
   return FST_CUDA_CHECK(*api_, MemHostRegister, address, bytes, cuda::kMemHostRegisterPortable);
 }
 
 Status CudaDevice::UnpinHostMemory(void* address) {
-  EnterToRelease();
+  MakeCurrentForRelease();
   return api_->Check(api_->MemHostUnregister(address), "cuMemHostUnregister");
 }
 
@@ -226,13 +226,13 @@ Status CudaDevice::NewStream(std::shared_ptr<CompletionQueue> queue, std::unique
 }
 
 Status CudaDevice::Read(const DeviceBuffer& source, size_t offset, size_t length, void* host) {
-  FST_RETURN_IF_ERROR(Enter());
+  FST_RETURN_IF_ERROR(MakeCurrent());
   return FST_CUDA_CHECK(*api_, MemcpyDtoH, host, source.address() + offset, length);
 }
 
 // Waits for what was issued on the null stream. Not OK also tells of earlier work; then once more, so that nothing is
 // under way to memory that the caller gives back.
-Status CudaDevice::Arrive() const {
+Status CudaDevice::SyncNullStream() const {
   Status arrived = FST_CUDA_CHECK(*api_, StreamSynchronize, nullptr);
   if (!arrived.ok()) (void)api_->StreamSynchronize(nullptr);
   return arrived;
@@ -240,26 +240,26 @@ Status CudaDevice::Arrive() const {
 
 // Copies to the device return when the source was read: the bytes may still be on their way.
 Status CudaDevice::Write(const DeviceBuffer& destination, size_t offset, size_t length, const void* host) {
-  FST_RETURN_IF_ERROR(Enter());
+  FST_RETURN_IF_ERROR(MakeCurrent());
   Status copied = FST_CUDA_CHECK(*api_, MemcpyHtoD, destination.address() + offset, host, length);
-  Status arrived = Arrive();
+  Status arrived = SyncNullStream();
   return copied.ok() ? arrived : copied;
 }
 
 Status CudaDevice::Copy(const DeviceBuffer& source, const DeviceBuffer& destination, const CopyRegion* regions,
                         size_t count) {
-  FST_RETURN_IF_ERROR(Enter());
+  FST_RETURN_IF_ERROR(MakeCurrent());
   Status copied;
   for (size_t i = 0; i < count && copied.ok(); ++i) {
     copied = FST_CUDA_CHECK(*api_, MemcpyDtoD, destination.address() + regions[i].destination_offset,
                             source.address() + regions[i].source_offset, regions[i].length);
   }
-  Status arrived = Arrive();
+  Status arrived = SyncNullStream();
   return copied.ok() ? arrived : copied;
 }
 
 Status CudaDevice::Synchronize() {
-  FST_RETURN_IF_ERROR(Enter());
+  FST_RETURN_IF_ERROR(MakeCurrent());
   return FST_CUDA_CHECK(*api_, CtxSynchronize);
 }
 

@@ -21,8 +21,8 @@ class CudaDevice : public Device {
   const std::string& name() const override { return name_; }
   bool host_accessible() const override { return unified_; }
   Status Allocate(size_t bytes, std::shared_ptr<DeviceBuffer>* out) override;
-  Status CheckRoom(uint64_t bytes) override;
-  bool locks_staging() const override { return true; }
+  Status CheckAvailable(uint64_t bytes) override;
+  bool staging_is_expensive() const override { return true; }
   Status AllocateStaging(size_t bytes, std::unique_ptr<StagingMemory>* out) override;
   Status PinHostMemory(void* address, size_t bytes) override;
   Status UnpinHostMemory(void* address) override;
@@ -38,9 +38,9 @@ class CudaDevice : public Device {
   const cuda::CudaApi& api() const { return *api_; }
   // Makes the device's context current on the calling thread: a new thread has none. Before every group of driver
   // calls.
-  Status Enter() const;
+  Status MakeCurrent() const;
   // The same before something is given back, which has to be tried whatever the driver says.
-  void EnterToRelease() const;
+  void MakeCurrentForRelease() const;
   // Memory of the device that no DeviceBuffer owns; the context is current. OUT_OF_DEVICE_MEMORY says asked, free and
   // total.
   Status AllocateMemory(size_t bytes, cuda::CUdeviceptr* out);
@@ -50,7 +50,7 @@ class CudaDevice : public Device {
   CudaDevice(const cuda::CudaApi* api, int ordinal, bool unified)
       : api_(api), ordinal_(ordinal), unified_(unified), name_("cuda:" + std::to_string(ordinal)) {}
   Status Init();
-  Status Arrive() const;
+  Status SyncNullStream() const;
   Status OutOfMemory(uint64_t bytes) const;
 
   const cuda::CudaApi* const api_;

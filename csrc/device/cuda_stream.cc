@@ -40,7 +40,7 @@ struct CudaStream::State {
       Recorded next = recorded.front();
       recorded.pop_front();
       lock.unlock();
-      Status arrived = device->Enter();
+      Status arrived = device->MakeCurrent();
       if (arrived.ok()) arrived = FST_CUDA_CHECK(api(), EventSynchronize, next.event);
       if (!arrived.ok()) Drain();
       queue->Put({Completion::Kind::kCopy, next.tag, std::move(arrived)});
@@ -54,7 +54,7 @@ struct CudaStream::State {
   // Any thread. After it no copy of this stream is in progress: either all have ended or the device is lost, and a lost
   // device copies nothing.
   void Drain() {
-    if (!device->Enter().ok() && !device->Enter().ok()) return;
+    if (!device->MakeCurrent().ok() && !device->MakeCurrent().ok()) return;
     if (api().StreamSynchronize(stream) != cuda::kSuccess) api().StreamSynchronize(stream);
   }
 
@@ -76,7 +76,7 @@ Status CudaStream::Create(std::shared_ptr<CudaDevice> device, std::shared_ptr<Co
   auto state = std::make_shared<State>();
   state->device = std::move(device);
   state->queue = std::move(queue);
-  FST_RETURN_IF_ERROR(state->device->Enter());
+  FST_RETURN_IF_ERROR(state->device->MakeCurrent());
   FST_RETURN_IF_ERROR(FST_CUDA_CHECK(state->api(), StreamCreate, &state->stream, cuda::kStreamNonBlocking));
   Status started = StartThread("fst-cuda", [state] { state->Run(); });
   if (!started.ok()) {
@@ -95,7 +95,7 @@ CudaStream::~CudaStream() {
     state_->wake.notify_all();
     state_->ended.wait(lock, [this] { return state_->stopped; });
   }
-  state_->device->EnterToRelease();
+  state_->device->MakeCurrentForRelease();
   for (cuda::CUevent event : state_->free_events) state_->api().EventDestroy(event);
   state_->api().StreamDestroy(state_->stream);
 }
@@ -103,7 +103,7 @@ CudaStream::~CudaStream() {
 Status CudaStream::Submit(const CopyPiece* pieces, size_t count, bool from_device, uint64_t tag) {
   State& state = *state_;
   const cuda::CudaApi& api = state.api();
-  FST_RETURN_IF_ERROR(state.device->Enter());
+  FST_RETURN_IF_ERROR(state.device->MakeCurrent());
   cuda::CUevent event = nullptr;
   FST_RETURN_IF_ERROR(state.TakeEvent(&event));
   Status status;

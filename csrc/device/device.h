@@ -95,9 +95,9 @@ class Device : public std::enable_shared_from_this<Device> {
   // OUT_OF_DEVICE_MEMORY, CUDA_ERROR.
   virtual Status Allocate(size_t bytes, std::shared_ptr<DeviceBuffer>* out) = 0;
   // Fails where `bytes` more can surely not be had, before anything is allocated.
-  virtual Status CheckRoom(uint64_t bytes) = 0;
+  virtual Status CheckAvailable(uint64_t bytes) = 0;
   // AllocateStaging takes long: small loads better do with a part of their slots.
-  virtual bool locks_staging() const { return false; }
+  virtual bool staging_is_expensive() const { return false; }
   // Host memory that this device copies from fastest (page-locked on CUDA), 4096-aligned.
   virtual Status AllocateStaging(size_t bytes, std::unique_ptr<StagingMemory>* out) = 0;
   // Makes existing host memory (an iov in shared memory) as fast to copy from as AllocateStaging's, and back. Nothing

@@ -87,7 +87,7 @@ class FakeStream : public CopyStream {
 
 FakeDevice::FakeDevice(std::string name, Options options) : HostDevice(std::move(name)), options_(options) {}
 
-Status FakeDevice::CheckRoom(uint64_t bytes) {
+Status FakeDevice::CheckAvailable(uint64_t bytes) {
   if (options_.memory_limit == 0) return Status::Ok();
   uint64_t used = static_cast<uint64_t>(used_->load());
   if (used + bytes > options_.memory_limit) {
@@ -102,7 +102,7 @@ Status FakeDevice::CheckRoom(uint64_t bytes) {
 }
 
 Status FakeDevice::Allocate(size_t bytes, std::shared_ptr<DeviceBuffer>* out) {
-  FST_RETURN_IF_ERROR(CheckRoom(bytes));
+  FST_RETURN_IF_ERROR(CheckAvailable(bytes));
   void* memory = nullptr;
   FST_RETURN_IF_ERROR(AllocateHost(bytes, &memory));
   // Poison: bytes that no copy wrote are seen. Only small buffers, to keep tests quick.

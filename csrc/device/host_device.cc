@@ -94,7 +94,7 @@ Status HostDevice::Allocate(size_t bytes, std::shared_ptr<DeviceBuffer>* out) {
   return Status::Ok();
 }
 
-Status HostDevice::CheckRoom(uint64_t bytes) {
+Status HostDevice::CheckAvailable(uint64_t bytes) {
   uint64_t available = AvailableHostBytes();
   if (bytes > available) {
     WaitForFrees();  // what was let go of counts as free

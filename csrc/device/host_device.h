@@ -10,7 +10,7 @@ class HostDevice : public Device {
   const std::string& name() const override { return name_; }
   bool host_accessible() const override { return true; }
   Status Allocate(size_t bytes, std::shared_ptr<DeviceBuffer>* out) override;
-  Status CheckRoom(uint64_t bytes) override;
+  Status CheckAvailable(uint64_t bytes) override;
   Status AllocateStaging(size_t bytes, std::unique_ptr<StagingMemory>* out) override;
   Status PinHostMemory(void*, size_t) override { return Status::Ok(); }
   Status UnpinHostMemory(void*) override { return Status::Ok(); }

@@ -81,7 +81,7 @@ Status MakeReader(const Napi::Object& options, std::unique_ptr<Reader>* out) {
   return Status(Code::COPIER_UNAVAILABLE, Format("there is no reader \"%s\" in this build", kind.c_str()));
 }
 
-// createEngine(device, reader: {kind, …}, options: {alwaysStage, maxBytesPerSecond, stallTimeoutMs, slotBytes,
+// createEngine(device, reader: {kind, …}, options: {alwaysStage, maxBytesPerSecond, stallTimeoutMs, chunkBytes,
 // converts}): External; throws a status object.
 Napi::Value CreateEngine(const Napi::CallbackInfo& info) {
   Napi::Env env = info.Env();
@@ -96,7 +96,7 @@ Napi::Value CreateEngine(const Napi::CallbackInfo& info) {
     if (rate > 0 && rate < 1e18) options.max_bytes_per_second = static_cast<uint64_t>(std::max(rate, 1.0));
     options.stall_timeout = std::chrono::milliseconds(
         static_cast<int64_t>(std::min(NumberOr(object, "stallTimeoutMs", 90000), kForeverMs)));
-    options.slot_bytes = static_cast<uint64_t>(NumberOr(object, "slotBytes", 0));
+    options.chunk_bytes = static_cast<uint64_t>(NumberOr(object, "chunkBytes", 0));
     options.converts = Flag(object, "converts");
     status = Engine::Create(FromExternal<Device>(info[0]), std::move(reader), options, &engine);
   }
@@ -236,9 +236,9 @@ void Wake(const std::shared_ptr<Load>& load) {
   });
 }
 
-// What startTransfer and beginTransfer need of JavaScript values.
-struct Beginning {
-  explicit Beginning(const Napi::CallbackInfo& info)
+// What startTransferSync and startTransfer need of JavaScript values.
+struct StartArgs {
+  explicit StartArgs(const Napi::CallbackInfo& info)
       : engine(FromExternal<Engine>(info[0])), packed(info[1].As<Napi::Object>()), load(std::make_shared<Load>()) {
     auto object = info[2].As<Napi::Object>();
     load->dispatcher = EnvState::Of(info.Env()).dispatcher();
@@ -272,22 +272,22 @@ struct Beginning {
   std::shared_ptr<Load> load;
 };
 
-// startTransfer(engine, plan, {window, collectReady, timeoutMs, alwaysStage}): External; throws a status object. For
-// small plans.
-Napi::Value StartTransfer(const Napi::CallbackInfo& info) {
-  Beginning beginning(info);
-  Status status = beginning.Start();
+// startTransferSync(engine, plan, {window, collectReady, timeoutMs, alwaysStage}): External; throws a status object.
+// For small plans.
+Napi::Value StartTransferSync(const Napi::CallbackInfo& info) {
+  StartArgs args(info);
+  Status status = args.Start();
   if (!status.ok()) return Throw(info.Env(), status);
-  return ToExternal<Load>(info.Env(), std::move(beginning.load));
+  return ToExternal<Load>(info.Env(), std::move(args.load));
 }
 
-// beginTransfer(engine, plan, options): Promise<External>, the same on a worker: a million tensors take it 50 ms. The
+// startTransfer(engine, plan, options): Promise<External>, the same on a worker: a million tensors take it 50 ms. The
 // plan's arrays must not change until it settles.
-Napi::Value BeginTransfer(const Napi::CallbackInfo& info) {
-  auto beginning = std::make_shared<Beginning>(info);
+Napi::Value StartTransfer(const Napi::CallbackInfo& info) {
+  auto args = std::make_shared<StartArgs>(info);
   return AsyncWork::Run(
-      info.Env(), [beginning] { return beginning->Start(); },
-      [beginning](Napi::Env env) { return ToExternal<Load>(env, beginning->load); }, info[1]);
+      info.Env(), [args] { return args->Start(); }, [args](Napi::Env env) { return ToExternal<Load>(env, args->load); },
+      info[1]);
 }
 
 // pollTransfer(load, out: Float64Array(6)): [readyPrefix, readyCount, bytesLoaded, maxInFlight, drained, failed]
@@ -360,8 +360,8 @@ void ExportEngine(Napi::Env env, Napi::Object exports) {
   Export<AbandonEngine>(env, exports, "abandonEngine");
   Export<StagingBytes>(env, exports, "stagingBytes");
   Export<TakeFallbacks>(env, exports, "takeFallbacks");
+  Export<StartTransferSync>(env, exports, "startTransferSync");
   Export<StartTransfer>(env, exports, "startTransfer");
-  Export<BeginTransfer>(env, exports, "beginTransfer");
   Export<PollTransfer>(env, exports, "pollTransfer");
   Export<TransferError>(env, exports, "transferError");
   Export<WaitTransfer>(env, exports, "waitTransfer");

@@ -41,7 +41,7 @@ Napi::Value AllocateJs(const Napi::CallbackInfo& info) {
   return AsyncWork::Run(
       info.Env(),
       [=] {
-        FST_RETURN_IF_ERROR(device->CheckRoom(bytes));
+        FST_RETURN_IF_ERROR(device->CheckAvailable(bytes));
         return device->Allocate(bytes, buffer.get());
       },
       [buffer](Napi::Env env) { return ToExternal<DeviceBuffer>(env, std::move(*buffer)); });
@@ -63,12 +63,12 @@ Napi::Value DeviceInfoJs(const Napi::CallbackInfo& info) {
   return result;
 }
 
-// checkRoom(device, bytes): Promise<void>, rejects where so much can surely not be had
+// checkAvailable(device, bytes): Promise<void>, rejects where so much can surely not be had
 Napi::Value CheckRoomJs(const Napi::CallbackInfo& info) {
   auto device = FromExternal<Device>(info[0]);
   auto bytes = static_cast<uint64_t>(info[1].As<Napi::Number>().DoubleValue());
   return AsyncWork::Run(
-      info.Env(), [=] { return device->CheckRoom(bytes); }, nullptr);
+      info.Env(), [=] { return device->CheckAvailable(bytes); }, nullptr);
 }
 
 // pointerOf(allocation): bigint
@@ -220,7 +220,7 @@ void ExportMemory(Napi::Env env, Napi::Object exports) {
   Export<OpenDeviceJs>(env, exports, "openDevice");
   Export<DeviceInfoJs>(env, exports, "deviceInfo");
   Export<AllocateJs>(env, exports, "allocate");
-  Export<CheckRoomJs>(env, exports, "checkRoom");
+  Export<CheckRoomJs>(env, exports, "checkAvailable");
   Export<PointerOf>(env, exports, "pointerOf");
   Export<ReleaseJs>(env, exports, "release");
   Export<ArrayBufferOf>(env, exports, "arrayBufferOf");

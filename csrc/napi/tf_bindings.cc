@@ -38,7 +38,7 @@ Napi::Value ConvertElementsJs(const Napi::CallbackInfo& info) {
                         Format("%s has no conversion to %s", kDTypeNames[static_cast<size_t>(conversion.from)],
                                conversion.to == tf::ConvertTo::kInt32 ? "int32" : "float32"));
         }
-        FST_RETURN_IF_ERROR(source->device().CheckRoom(4 * count));
+        FST_RETURN_IF_ERROR(source->device().CheckAvailable(4 * count));
         FST_RETURN_IF_ERROR(source->device().Allocate(4 * count, result.get()));
         return tf::ConvertElements(conversion, reinterpret_cast<const char*>(source->address()) + offset, count,
                                    reinterpret_cast<void*>((*result)->address()));

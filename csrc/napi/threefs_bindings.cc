@@ -21,7 +21,8 @@ Napi::Value LibPath(const Napi::CallbackInfo& info) {
   return Napi::String::New(info.Env(), usrbio::FindHf3fsLibrary());
 }
 
-// lookAtThreeFs(paths, mountPoint, all): Promise<{mountPoint, blockSize, misfits: status objects with their paths}>
+// resolveThreeFsMount(paths, mountPoint, all): Promise<{mountPoint, blockSize, notOnMount: status objects with their
+// paths}>
 Napi::Value Look(const Napi::CallbackInfo& info) {
   auto list = info[0].As<Napi::Array>();
   std::vector<std::string> paths;
@@ -34,17 +35,17 @@ Napi::Value Look(const Napi::CallbackInfo& info) {
   bool all = info[2].ToBoolean();
   auto found = std::make_shared<usrbio::FilesOnMount>();
   return AsyncWork::Run(
-      info.Env(), [=] { return usrbio::LookAtFiles(paths, mount, all, found.get()); },
+      info.Env(), [=] { return usrbio::ResolveMount(paths, mount, all, found.get()); },
       [found](Napi::Env env) {
         Napi::Object result = Napi::Object::New(env);
         result["mountPoint"] = Napi::String::New(env, found->mount_point);
         result["blockSize"] = Napi::Number::New(env, static_cast<double>(found->block_bytes));
-        Napi::Array misfits = Napi::Array::New(env, found->misfits.size());
-        for (size_t i = 0; i < found->misfits.size(); ++i) {
-          const auto& misfit = found->misfits[i];
-          misfits[static_cast<uint32_t>(i)] = StatusToJs(env, misfit.why.At(misfit.path));
+        Napi::Array not_on_mount = Napi::Array::New(env, found->not_on_mount.size());
+        for (size_t i = 0; i < found->not_on_mount.size(); ++i) {
+          const auto& file = found->not_on_mount[i];
+          not_on_mount[static_cast<uint32_t>(i)] = StatusToJs(env, file.why.At(file.path));
         }
-        result["misfits"] = misfits;
+        result["notOnMount"] = not_on_mount;
         return result;
       });
 }
@@ -87,7 +88,7 @@ Napi::Value AvailabilityJs(const Napi::CallbackInfo& info) {
 void ExportThreeFs(Napi::Env env, Napi::Object exports) {
   Export<ExtractMountPointJs>(env, exports, "extractMountPoint");
   Export<LibPath>(env, exports, "hf3fsLibPath");
-  Export<Look>(env, exports, "lookAtThreeFs");
+  Export<Look>(env, exports, "resolveThreeFsMount");
   Export<LoadLibrary>(env, exports, "loadThreeFs");
   Export<AvailabilityJs>(env, exports, "threeFsAvailability");
 }

@@ -68,7 +68,7 @@ struct Store {
                       Format("%s: the fake reader was told to fail its read %d", file.path().c_str(), read.number));
     } else if (read.number == options.short_at) {
       status = Status(Code::SHORT_READ, Format("%s: %zu of %zu bytes arrived", file.path().c_str(),
-                                               read.request.wanted / 2, read.request.wanted));
+                                               read.request.required / 2, read.request.required));
     } else {
       status = Deliver(read.request, file.fd());
     }
@@ -79,7 +79,7 @@ struct Store {
 
   static Status Deliver(const ReadRequest& request, int fd) {
     uint64_t offset = request.offset;
-    size_t left = request.wanted;
+    size_t left = request.required;
     for (const ReadPiece& piece : request.pieces) {
       for (size_t done = 0; done < piece.length && left > 0;) {
         size_t part = std::min(piece.length - done, left);
@@ -146,7 +146,7 @@ class FakeReader : public Reader {
     auto now = Clock::now();
     if (options.gb_per_second > 0) {
       auto busy =
-          std::chrono::nanoseconds(static_cast<int64_t>(static_cast<double>(request.wanted) / options.gb_per_second));
+          std::chrono::nanoseconds(static_cast<int64_t>(static_cast<double>(request.required) / options.gb_per_second));
       store_->link_free = std::max(store_->link_free, now) + busy;
     } else {
       store_->link_free = now;

@@ -35,12 +35,12 @@ Status TooShort(const ReadRequest& request, size_t got) {
              Format(
                  "%s ends at byte %llu, but its header promises bytes up to %llu; was it cut short while it was read?",
                  path.c_str(), static_cast<unsigned long long>(request.offset + got),
-                 static_cast<unsigned long long>(request.offset + request.wanted)))
+                 static_cast<unsigned long long>(request.offset + request.required)))
       .At(path, {}, static_cast<int64_t>(request.offset + got));
 }
 
-// Reads until everything wanted has arrived. A file that got shorter is FILE_CHANGED before it is UNEXPECTED_EOF: that
-// names the reason.
+// Reads until every required byte has arrived. A file that got shorter is FILE_CHANGED before it is UNEXPECTED_EOF:
+// that names the reason.
 Status ReadFully(const ReadRequest& request) {
   const auto& file = static_cast<const OpenedFile&>(*request.file);
   std::vector<iovec> vectors;
@@ -50,7 +50,7 @@ Status ReadFully(const ReadRequest& request) {
   }
   size_t done = 0, first = 0;
   Status failed;
-  while (done < request.wanted) {
+  while (done < request.required) {
     int count = static_cast<int>(std::min<size_t>(vectors.size() - first, IOV_MAX));
     ssize_t got = preadv(file.fd(), &vectors[first], count, static_cast<off_t>(request.offset + done));
     if (got < 0 && errno == EINTR) continue;
@@ -58,7 +58,7 @@ Status ReadFully(const ReadRequest& request) {
       int error = errno;
       failed =
           Status(Code::IO_ERROR,
-                 Format("%s: reading %zu bytes at offset %llu failed: %s", file.path().c_str(), request.wanted - done,
+                 Format("%s: reading %zu bytes at offset %llu failed: %s", file.path().c_str(), request.required - done,
                         static_cast<unsigned long long>(request.offset + done), ErrnoText(error).c_str()))
               .At(file.path(), {}, static_cast<int64_t>(request.offset + done));
       break;

@@ -43,10 +43,10 @@ struct ReadRequest {
   uint64_t offset = 0;  // a multiple of needs().offset_alignment
   size_t length = 0;  // a multiple of needs().length_alignment, in all pieces together; may pass the end of the file by
                       // the alignment only
-  size_t wanted = 0;  // bytes that must arrive, <= length: fewer is an error, never data
-  bool last = false;  // no further read of this file follows: the file must still be the same version after it
+  size_t required = 0;  // bytes that must arrive, <= length: fewer is an error, never data
+  bool last = false;    // no further read of this file follows: the file must still be the same version after it
   std::vector<ReadPiece> pieces;
-  std::shared_ptr<void> target;  // what Reader::Target gave for the allocation of a read straight into place
+  std::shared_ptr<void> target;  // what Reader::RegisterBuffer gave for the allocation of a read straight into place
 };
 
 struct ReaderNeeds {
@@ -87,17 +87,17 @@ class Reader {
   // What the reader keeps of an allocation that it will read straight into (its registration with a driver). Asked for
   // before the first such read of a load, let go of after the last one, when none is in flight; it may keep the memory.
   // I/O thread. Null: nothing.
-  virtual std::shared_ptr<void> Target(const std::shared_ptr<DeviceBuffer>&) { return nullptr; }
+  virtual std::shared_ptr<void> RegisterBuffer(const std::shared_ptr<DeviceBuffer>&) { return nullptr; }
 
   // Starts one read. A failure is returned, or completes with a status (Kind::kRead, this tag), never both. An OK
-  // completion means: `wanted` bytes are in place and, as far as this reader can tell without delay, the file is still
-  // the same version; for the last read of a file it has been compared.
+  // completion means: `required` bytes are in place and, as far as this reader can tell without delay, the file is
+  // still the same version; for the last read of a file it has been compared.
   virtual Status Submit(ReadRequest request, uint64_t tag) = 0;
 
   // Called each time the I/O thread wakes: what has to be done on that thread but was noticed on another (which called
   // queue->Wake()) is done here. Completions put before a call have been handled when the next one comes;
-  // `slots_are_still`: no copy reads from a slot.
-  virtual void Attend(bool /*slots_are_still*/) {}
+  // `copies_idle`: no copy reads from a slot.
+  virtual void Poll(bool /*copies_idle*/) {}
 
   // The read with this tag has been in flight for longer than the engine waits. A reader that can make sure that
   // nothing is written into the read's pieces any more completes it with STALLED; others leave it.

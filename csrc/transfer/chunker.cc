@@ -99,8 +99,8 @@ Chunk NextChunk(const Plan& plan, const ChunkRules& rules, Cursor cursor, size_t
     cursor = {cursor.item + 1, 0};
   }
 
-  chunk.wanted = stop - chunk.offset;
-  chunk.length = Up(chunk.wanted, needs.length_alignment);
+  chunk.required = stop - chunk.offset;
+  chunk.length = Up(chunk.required, needs.length_alignment);
   chunk.next = cursor;
   for (ChunkPart& part : chunk.parts) part.output += Up(chunk.length, kOutputAlignment);
   return chunk;

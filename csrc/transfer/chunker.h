@@ -28,7 +28,7 @@ struct Chunk {
   bool converts = false;         // a part's item does
   uint64_t offset = 0;           // of the read in the file, aligned as the reader needs
   uint64_t length = 0;           // of the read, aligned as the reader needs
-  uint64_t wanted = 0;           // bytes up to the last byte of the last part
+  uint64_t required = 0;         // bytes up to the last byte of the last part
   std::vector<ChunkPart> parts;  // in the order of the file
   Cursor next;                   // where the next chunk begins
 };

@@ -20,7 +20,7 @@ Status Engine::Create(std::shared_ptr<Device> device, std::unique_ptr<Reader> re
   shared->reader = std::move(reader);
   shared->options = options;
   const ReaderNeeds& needs = shared->reader->needs();
-  uint64_t chunk = std::min<uint64_t>(options.slot_bytes > 0 ? options.slot_bytes : needs.chunk, kLargestChunk);
+  uint64_t chunk = std::min<uint64_t>(options.chunk_bytes > 0 ? options.chunk_bytes : needs.chunk, kLargestChunk);
   uint64_t alignment = std::max({needs.offset_alignment, needs.length_alignment, needs.memory_alignment, size_t{1}});
   chunk = std::max(chunk / alignment * alignment, alignment);
   bool fills = shared->device->host_accessible() ? needs.fills_host : needs.fills_device;

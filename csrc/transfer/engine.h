@@ -12,7 +12,7 @@ struct EngineOptions {
   bool always_stage = false;          // slots even where the reader could fill tensor memory
   uint64_t max_bytes_per_second = 0;  // 0: no limit
   std::chrono::milliseconds stall_timeout{90000};
-  uint64_t slot_bytes = 0;                     // 0: the reader's chunk
+  uint64_t chunk_bytes = 0;                    // of one read; 0: what suits the reader
   uint64_t staging_limit = uint64_t{1} << 30;  // all slots together
   // Loads convert: where converted elements need room in their slot it is made larger by that, so that reads need not
   // be shorter than others.

@@ -18,7 +18,8 @@ Loop::Loop(std::shared_ptr<Engine::Shared> shared)
     : shared_(std::move(shared)),
       reader_(*shared_->reader),
       device_(*shared_->device),
-      slots_(shared_->slot_bytes, shared_->slot_count, device_.locks_staging() ? reader_.needs().slots_at_first : 0),
+      slots_(shared_->slot_bytes, shared_->slot_count,
+             device_.staging_is_expensive() ? reader_.needs().slots_at_first : 0),
       openers_(std::make_shared<TaskPool>("fst-open", kOpeners)),
       staged_rules_(shared_->rules) {
   staged_rules_.direct = false;
@@ -31,10 +32,10 @@ void Loop::Run() {
   for (;;) {
     TakeRequests();
     CheckClocks();
-    if (broken_.ok()) reader_.Attend(copying_ == 0);
+    if (broken_.ok()) reader_.Poll(copying_ == 0);
     while (IssueAll()) {
     }
-    Settle();
+    RetireFinished();
     if (closing_ && working_ == 0 && transfers_.empty()) return;
     shared_->queue->Take(&completions, NextDeadline());
     if (!completions.empty()) CollectFallbacks();
@@ -61,7 +62,7 @@ void Loop::TakeRequests() {
   }
   for (TransferPtr& transfer : started) {
     transfers_.push_back(transfer);
-    Status possible = broken_.ok() ? CheckRoom(*transfer) : broken_;
+    Status possible = broken_.ok() ? CheckAvailable(*transfer) : broken_;
     if (!possible.ok()) Fail(*transfer, possible);
   }
   for (auto& [transfer, status] : cancelled) {
@@ -79,14 +80,14 @@ void Loop::TakeRequests() {
 }
 
 // What the window allows at once is refused before anything is allocated.
-Status Loop::CheckRoom(const Transfer& transfer) {
+Status Loop::CheckAvailable(const Transfer& transfer) {
   uint64_t bytes = 0;
   std::lock_guard<std::mutex> lock(transfer.mutex_);
   for (size_t i = 0; i < transfer.plan_.allocations.size(); ++i) {
     if (transfer.memory_[i].buffer == nullptr && transfer.plan_.allocations[i].batch < transfer.options_.window)
       bytes += transfer.plan_.allocations[i].size;
   }
-  return device_.CheckRoom(bytes);
+  return device_.CheckAvailable(bytes);
 }
 
 void Loop::Handle(const Completion& completion) {
@@ -160,9 +161,9 @@ bool Loop::IssueAll() {
     // What waits with nothing of its own in flight waits for reads of other loads: CheckClocks looks after it.
     bool waits = transfer->ops_ == 0 && transfer->cursor_.item < transfer->allowed_ && !throttled_;
     if (!waits) {
-      transfer->waits_since_ = Clock::time_point::max();
-    } else if (transfer->waits_since_ == Clock::time_point::max()) {
-      transfer->waits_since_ = Clock::now();
+      transfer->starved_since_ = Clock::time_point::max();
+    } else if (transfer->starved_since_ == Clock::time_point::max()) {
+      transfer->starved_since_ = Clock::now();
     }
   }
   return started;
@@ -265,7 +266,7 @@ Status Loop::StartRead(const TransferPtr& transfer, Chunk chunk, int slot) {
   request.file = file.file;
   request.offset = chunk.offset;
   request.length = chunk.length;
-  request.wanted = chunk.wanted;
+  request.required = chunk.required;
   request.last = t.cursor_.item > file.last_item;
   if (request.last) {
     file.file.reset();
@@ -288,7 +289,7 @@ Status Loop::StartRead(const TransferPtr& transfer, Chunk chunk, int slot) {
     }
   }
   if (shared_->options.max_bytes_per_second > 0) {
-    auto cost = std::chrono::nanoseconds(chunk.wanted * 1000000000 / shared_->options.max_bytes_per_second);
+    auto cost = std::chrono::nanoseconds(chunk.required * 1000000000 / shared_->options.max_bytes_per_second);
     throttled_until_ = std::max(throttled_until_, Clock::now()) + cost;
   }
   Status submitted = reader_.Submit(std::move(request), TagOf(op));
@@ -312,7 +313,7 @@ Status Loop::BufferOf(Transfer& t, uint32_t allocation, std::shared_ptr<DeviceBu
 
 std::shared_ptr<void> Loop::TargetOf(Transfer& t, uint32_t allocation, const std::shared_ptr<DeviceBuffer>& buffer) {
   std::shared_ptr<void>& target = t.memory_[allocation].target;
-  if (target == nullptr) target = reader_.Target(buffer);
+  if (target == nullptr) target = reader_.RegisterBuffer(buffer);
   return target;
 }
 
@@ -329,7 +330,7 @@ void Loop::Fail(Transfer& t, Status status) {
   t.DropMemory();
 }
 
-void Loop::Settle() {
+void Loop::RetireFinished() {
   for (size_t i = 0; i < transfers_.size();) {
     TransferPtr transfer = transfers_[i];
     bool complete = transfer->ready_count() == transfer->plan_.items.size();

@@ -48,14 +48,14 @@ class Loop {
     bool converts = false;
     std::vector<ChunkPart> parts;
     std::vector<std::shared_ptr<DeviceBuffer>> buffers;  // keeps memory under I/O alive, whatever else lets go
-    std::shared_ptr<void> target;                        // the reader's, see Reader::Target
+    std::shared_ptr<void> target;                        // the reader's, see Reader::RegisterBuffer
     std::shared_ptr<ReaderFile> opened;                  // filled by the opening thread
     Clock::time_point since;
   };
 
   void CollectFallbacks();
   void TakeRequests();
-  Status CheckRoom(const Transfer& transfer);
+  Status CheckAvailable(const Transfer& transfer);
   void Handle(const Completion& completion);
   void HandleOpened(Op& op, const Status& status);
   void HandleRead(Op& op, const Status& status);
@@ -75,7 +75,7 @@ class Loop {
   void Fail(Transfer& transfer, Status status);
   void CheckClocks();
   Clock::time_point NextDeadline() const;
-  void Settle();  // ends transfers that are done and tells those who wait
+  void RetireFinished();  // ends transfers that are done and tells those who wait
   Op& NewOp(Op::Stage stage, const TransferPtr& transfer);
   void FreeOp(Op& op);
   static uint64_t TagOf(const Op& op) { return uint64_t{op.generation} << 32 | op.index; }

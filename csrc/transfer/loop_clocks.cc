@@ -39,7 +39,7 @@ void Loop::CheckClocks() {
   if (moving) return;
   // Reads and slots that do not come back are those that other loads wait for.
   for (TransferPtr& transfer : transfers_) {
-    if (transfer->failed_ || transfer->waits_since_ > now || now - transfer->waits_since_ < limit) continue;
+    if (transfer->failed_ || transfer->starved_since_ > now || now - transfer->starved_since_ < limit) continue;
     const std::string& path = transfer->plan_.files[transfer->plan_.items[transfer->cursor_.item].file].path;
     Status stalled(Code::STALLED,
                    Format("%s: nothing could be read for %lld ms (stallTimeoutMs), because reads of other loads have "

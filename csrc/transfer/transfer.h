@@ -89,11 +89,11 @@ class Transfer {
   std::vector<uint32_t> file_sequence_;  // files in the order of their first item that has bytes
   std::vector<size_t> file_first_;       // that item, by position in file_sequence_
   std::vector<File> files_;
-  Cursor cursor_;                                             // what was started
-  size_t allowed_ = 0;                                        // one past the last item that the window allows
-  size_t files_opened_ = 0, files_started_ = 0;               // positions in file_sequence_
-  int ops_ = 0;                                               // opens, reads and copies in flight
-  Clock::time_point waits_since_ = Clock::time_point::max();  // for depth or slots that other loads have
+  Cursor cursor_;                                               // what was started
+  size_t allowed_ = 0;                                          // one past the last item that the window allows
+  size_t files_opened_ = 0, files_started_ = 0;                 // positions in file_sequence_
+  int ops_ = 0;                                                 // opens, reads and copies in flight
+  Clock::time_point starved_since_ = Clock::time_point::max();  // for depth or slots that other loads have
   bool failed_ = false, news_ = false;
 };
 

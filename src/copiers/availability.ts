@@ -1,7 +1,8 @@
 import { access, readFile } from 'node:fs/promises';
 import { FastSafetensorsError } from '../base/errors.js';
 import { type Device, openDevice } from '../device/device.js';
-import { type NativeDevice, native, settled } from '../native/addon.js';
+import { native, settled } from '../native/addon.js';
+import type { NativeDevice } from '../native/core.js';
 
 export interface Availability {
   available: boolean;

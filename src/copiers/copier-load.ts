@@ -101,7 +101,7 @@ export class CopierLoad extends Load {
     return ready;
   }
 
-  allow(batches: number): void {
+  setWindow(batches: number): void {
     this.#window = batches;
     this.#tell();
   }
@@ -122,7 +122,7 @@ export class CopierLoad extends Load {
   async #run(): Promise<void> {
     const { plan } = this;
     const pending = new Set<Promise<void>>();
-    await this.#checkRoom();
+    await this.#checkAvailable();
     try {
       for (let item = 0; item < plan.count && !this.#error; ) {
         while (plan.batchOf(item) >= this.#window && !this.#error) await this.#changed();
@@ -144,12 +144,12 @@ export class CopierLoad extends Load {
   }
 
   /** What the window allows at once is refused before anything is allocated. */
-  async #checkRoom(): Promise<void> {
+  async #checkAvailable(): Promise<void> {
     const { allocationSizes, allocationBatches } = this.plan;
     let bytes = 0;
     for (let i = 0; i < allocationSizes.length && allocationBatches[i]! < this.#window; ++i)
       bytes += allocationSizes[i]!;
-    await settled(native().checkRoom(await openDevice(this.device), bytes));
+    await settled(native().checkAvailable(await openDevice(this.device), bytes));
   }
 
   async #allocate(allocation: number): Promise<Memory | null> {

@@ -1,5 +1,5 @@
 import type { Device } from '../device/device.js';
-import type { EngineOptions, Fallback, ReaderOptions } from '../native/addon.js';
+import type { EngineOptions, Fallback, ReaderOptions } from '../native/core.js';
 import type { SafeTensorsMetadata } from '../safetensors/metadata.js';
 
 /** Bytes [fileOffset, fileOffset + length) of the file go to byte destOffset of the destination. */
@@ -53,13 +53,13 @@ export interface EngineSpec {
   /** Tensors in memory that host and device share: see availability.ts. */
   readonly unified?: boolean;
   /** For a reader whose slots are device memory (ReaderNeeds.device_slots): what loads that convert use in its place, and why, for the report. */
-  readonly converting?: { readonly copier: string; readonly reason: string; readonly spec: EngineSpec };
+  readonly conversionFallback?: { readonly copier: string; readonly reason: string; readonly spec: EngineSpec };
   /** What has to be known of the files before anything is made for them, off the event loop; rejects where this copier cannot read them. */
-  readonly forFiles?: (files: readonly string[]) => Promise<FilesSpec>;
+  readonly resolveForFiles?: (files: readonly string[]) => Promise<ResolvedSpec>;
 }
 
 /** How certain files are read. */
-export interface FilesSpec {
+export interface ResolvedSpec {
   readonly spec: EngineSpec;
   /** The copier that this really is. */
   readonly copier: string;

@@ -1,7 +1,8 @@
 import { FastSafetensorsError } from '../base/errors.js';
 import { Device, openDevice } from '../device/device.js';
 import { Memory } from '../device/memory.js';
-import { checked, type NativeEngine, type NativePlan, native, settled, statusError } from '../native/addon.js';
+import { checked, native, settled, statusError } from '../native/addon.js';
+import type { NativeEngine, NativePlan } from '../native/core.js';
 import type { SafeTensorsMetadata } from '../safetensors/metadata.js';
 import { openUnified } from './availability.js';
 import { type Copier, type CopyRequest, ENGINE, type EngineConstructor, type EngineSpec } from './copier.js';
@@ -75,7 +76,7 @@ class EngineCopier implements Copier<Promise<void>> {
     const handle = await openDevice(device);
     if (this.#spec.unified && device.type === 'cuda') await openUnified(device);
     const files = [this.#metadata.path];
-    const { reader, engine } = this.#spec.forFiles ? (await this.#spec.forFiles(files)).spec : this.#spec;
+    const { reader, engine } = this.#spec.resolveForFiles ? (await this.#spec.resolveForFiles(files)).spec : this.#spec;
     return checked(() => native().createEngine(handle, reader, engine));
   }
 
@@ -101,7 +102,7 @@ class EngineCopier implements Copier<Promise<void>> {
       itemDestinations: Float64Array.from(sorted, (range) => range.destOffset),
       memory: [memory.handle],
     };
-    const load = checked(() => native().startTransfer(engine, plan, {}));
+    const load = checked(() => native().startTransferSync(engine, plan, {}));
     const cancel = (): void => native().cancelTransfer(engine, load);
     signal.addEventListener('abort', cancel, { once: true });
     try {

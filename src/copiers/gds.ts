@@ -4,13 +4,13 @@ import { engineOptions, nogds } from './nogds.js';
 
 /** GPUDirect Storage: cuFile reads into GPU memory past the host's. Files that cuFile refuses are read as by 'nogds'. */
 export const gds: CopierFactory = (device, options) => {
-  const converting = engineOf(nogds(device, options));
+  const conversionFallback = engineOf(nogds(device, options));
   return engineConstructor({
     // By name, cuFile's compatibility mode will do too; 'auto' has better.
     reader: { kind: 'gds', threads: options.maxThreads, chosen: options.copier !== 'auto' },
     engine: engineOptions(options),
-    ...(converting && {
-      converting: { copier: 'nogds', reason: 'dtypes are converted in host memory', spec: converting },
+    ...(conversionFallback && {
+      conversionFallback: { copier: 'nogds', reason: 'dtypes are converted in host memory', spec: conversionFallback },
     }),
   });
 };

@@ -18,12 +18,12 @@ export function engineOptions(options: Readonly<Record<string, unknown>>): {
   alwaysStage: boolean;
   maxBytesPerSecond?: number;
   stallTimeoutMs?: number;
-  slotBytes?: number;
+  chunkBytes?: number;
 } {
   return {
     alwaysStage: options.staging === 'always',
     maxBytesPerSecond: options.maxBytesPerSecond as number | undefined,
     stallTimeoutMs: options.stallTimeoutMs as number | undefined,
-    slotBytes: options.bounceBufferSize as number | undefined,
+    chunkBytes: options.bounceBufferSize as number | undefined,
   };
 }

@@ -1,8 +1,9 @@
 import { type FastSafetensorsError, InvalidArgumentError } from '../base/errors.js';
-import { checked, type Fallback, native, settled, statusError } from '../native/addon.js';
+import { checked, native, settled, statusError } from '../native/addon.js';
+import type { Fallback } from '../native/core.js';
 import type { Availability } from './availability.js';
 import { type ChunkReader, chunkReaderConstructor } from './chunk-reader.js';
-import { type CopierFactory, type EngineSpec, engineOf, type FilesSpec } from './copier.js';
+import { type CopierFactory, type EngineSpec, engineOf, type ResolvedSpec } from './copier.js';
 import { engineConstructor } from './engine-copier.js';
 import { engineOptions, nogds } from './nogds.js';
 
@@ -24,19 +25,19 @@ export const threeFs: CopierFactory = (device, options) => {
   const reader = { kind: '3fs', mountPoint, chunk: bounceBufferSize, bufferSize, entries, ioDepth };
   const spec: EngineSpec = {
     reader: { ...reader, setNuma: options.setNuma === false ? 0 : 1 },
-    engine: { ...engineOptions(options), slotBytes: undefined }, // the reader's chunk
+    engine: { ...engineOptions(options), chunkBytes: undefined }, // the reader's chunk
   };
   const blockSizes = new Map<string, number>(); // by mount: the first file's counts, so that one engine serves all
   const ordinary = engineOf(nogds(device, options))!;
 
-  const forFiles = async (files: readonly string[]): Promise<FilesSpec> => {
+  const resolveForFiles = async (files: readonly string[]): Promise<ResolvedSpec> => {
     const instead = options.fallback === 'nogds';
     const fallbacks: Fallback[] = [];
     const fallBack = (path: string, reason: string): number =>
       fallbacks.push({ path, from: '3fs', to: 'nogds', reason });
     try {
-      const found = await settled(native().lookAtThreeFs(files, mountPoint, instead));
-      for (const misfit of found.misfits) {
+      const found = await settled(native().resolveThreeFsMount(files, mountPoint, instead));
+      for (const misfit of found.notOnMount) {
         if (!instead || misfit.code !== 'NOT_3FS') throw statusError(misfit);
         fallBack(misfit.path!, misfit.message);
       }
@@ -54,7 +55,7 @@ export const threeFs: CopierFactory = (device, options) => {
     }
     return { copier: 'nogds', spec: ordinary, fallbacks };
   };
-  return engineConstructor({ ...spec, forFiles });
+  return engineConstructor({ ...spec, resolveForFiles });
 };
 
 /** Library, mount, /dev/shm and the limit of locked memory, off the event loop. */
@@ -70,8 +71,8 @@ export async function threeFsAvailability(): Promise<Availability> {
 export async function onThreeFs(files: readonly string[]): Promise<boolean> {
   if (files.length === 0) return false;
   try {
-    const { mountPoint, misfits } = await settled(native().lookAtThreeFs(files, '', false));
-    return mountPoint !== '' && misfits.length === 0;
+    const { mountPoint, notOnMount } = await settled(native().resolveThreeFsMount(files, '', false));
+    return mountPoint !== '' && notOnMount.length === 0;
   } catch {
     return false;
   }

@@ -1,5 +1,6 @@
 import { InvalidArgumentError } from '../base/errors.js';
-import { type NativeDevice, native, settled } from '../native/addon.js';
+import { native, settled } from '../native/addon.js';
+import type { NativeDevice } from '../native/core.js';
 
 /** 'cpu', 'cuda', 'cuda:N', 'gpu' or 'gpu:N'; without a number the GPU is number 0. */
 export type DeviceString = string;

@@ -1,5 +1,6 @@
 import { FastSafetensorsError, InvalidArgumentError } from '../base/errors.js';
-import { checked, type NativeMemory, native, settled } from '../native/addon.js';
+import { checked, native, settled } from '../native/addon.js';
+import type { NativeMemory } from '../native/core.js';
 import type { Device } from './device.js';
 
 /** Bytes that are copied out of JavaScript's memory in one turn of the event loop: some 0.1 ms. */

@@ -2,7 +2,7 @@ import { checkTensorName } from '../base/checks.js';
 import { FastSafetensorsError, InvalidArgumentError } from '../base/errors.js';
 import { milliseconds } from '../base/timers.js';
 import type { DeviceTensor } from '../device/device-tensor.js';
-import type { NativeOpenedFiles } from '../native/addon.js';
+import type { NativeOpenedFiles } from '../native/core.js';
 import { type Files, readShards, type ShardSet } from '../safetensors/shards.js';
 import { Plan, type PlanInput } from '../transfer/plan.js';
 import type { Progress } from '../transfer/progress.js';

@@ -78,11 +78,11 @@ export class ParallelLoader<T = DeviceTensor> {
     let turn = milliseconds();
     let ready = 0;
     for (let item = 0; item < plan.count; ++item) {
-      if (item > 0 && plan.batchOf(item) !== plan.batchOf(item - 1)) load.allow(plan.batchOf(item) + window);
+      if (item > 0 && plan.batchOf(item) !== plan.batchOf(item - 1)) load.setWindow(plan.batchOf(item) + window);
       while (item >= ready) ready = await this.#progress(load, () => load.readyPrefix, ready);
       this.#session.check(); // what is ready is not handed out after close() or an abort
       const tensor = load.tensor(item);
-      load.pass(item);
+      load.releaseItem(item);
       const adopted = this.#adopt(tensor);
       const made = isPromise(adopted) ? await this.#session.adopted(adopted, borrow ? tensor : undefined) : adopted;
       try {
@@ -112,7 +112,7 @@ export class ParallelLoader<T = DeviceTensor> {
         const item = ready[i]!;
         this.#session.check();
         const tensor = load.tensor(item);
-        load.pass(item);
+        load.releaseItem(item);
         const adopted = this.#adopt(tensor);
         const made = isPromise(adopted) ? await this.#session.adopted(adopted, borrow ? tensor : undefined) : adopted;
         try {
@@ -121,7 +121,7 @@ export class ParallelLoader<T = DeviceTensor> {
           if (borrow) tensor.dispose();
         }
         --left[plan.batchOf(item)]!;
-        while (firstOpen < plan.batchCount && left[firstOpen] === 0) load.allow(++firstOpen + window);
+        while (firstOpen < plan.batchCount && left[firstOpen] === 0) load.setWindow(++firstOpen + window);
         if ((yielded & 15) === 15 && milliseconds() - turn > TURN_MS) {
           await nextTurn();
           turn = milliseconds();

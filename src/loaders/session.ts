@@ -11,7 +11,8 @@ import { copierConstructor, copierFactory } from '../copiers/registry.js';
 import { Device, openDevice } from '../device/device.js';
 import type { DeviceTensor } from '../device/device-tensor.js';
 import { disposeWhenMade } from '../device/framework.js';
-import { checked, type Fallback, type NativeEngine, type NativeOpenedFiles, native } from '../native/addon.js';
+import { checked, native } from '../native/addon.js';
+import type { Fallback, NativeEngine, NativeOpenedFiles } from '../native/core.js';
 import { EngineLoad, type Load, type LoadOptions } from '../transfer/load.js';
 import type { Plan } from '../transfer/plan.js';
 import { type Progress, ProgressMeter, progressBar } from '../transfer/progress.js';
@@ -154,9 +155,11 @@ export class Session {
       );
     }
     if (!made) return undefined;
-    const chosen = made.forFiles ? await made.forFiles(files) : { spec: made, copier: this.#copier, fallbacks: [] };
+    const chosen = made.resolveForFiles
+      ? await made.resolveForFiles(files)
+      : { spec: made, copier: this.#copier, fallbacks: [] };
     this.check();
-    const instead = plan.converts ? chosen.spec.converting : undefined;
+    const instead = plan.converts ? chosen.spec.conversionFallback : undefined;
     const engine = await this.#engineFor(instead?.spec ?? chosen.spec);
     if (!instead) return { ...chosen, engine };
     const { copier: to, reason } = instead;

@@ -67,8 +67,8 @@ async function copyApart(session: Session, load: Load, { plan, byteLength, copyO
       } finally {
         piece.release();
       }
-      for (; item < end; ++item) load.pass(item);
-      load.allow(allocation + 1 + PIECES_AHEAD);
+      for (; item < end; ++item) load.releaseItem(item);
+      load.setWindow(allocation + 1 + PIECES_AHEAD);
     }
     return memory;
   } catch (error) {

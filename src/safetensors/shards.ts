@@ -3,7 +3,8 @@ import { basename, dirname, join, sep } from 'node:path';
 import { FastSafetensorsError, InvalidArgumentError } from '../base/errors.js';
 import { readRegularFile } from '../base/regular-file.js';
 import { milliseconds, nextTurn } from '../base/timers.js';
-import { type NativeOpenedFiles, native, readHeader, settled } from '../native/addon.js';
+import { native, readHeader, settled } from '../native/addon.js';
+import type { NativeOpenedFiles } from '../native/core.js';
 import { type NativeShardIndex, textAt } from '../native/packed.js';
 import { SafeTensorsMetadata } from './metadata.js';
 

@@ -2,11 +2,12 @@ import { FastSafetensorsError } from '../base/errors.js';
 import type { Device } from '../device/device.js';
 import { DeviceTensor } from '../device/device-tensor.js';
 import { Memory } from '../device/memory.js';
-import { type NativeLoad as Handle, type NativeEngine, native, settled, statusError } from '../native/addon.js';
+import { native, settled, statusError } from '../native/addon.js';
+import type { NativeLoad as Handle, NativeEngine } from '../native/core.js';
 import type { Plan } from './plan.js';
 
 export interface LoadOptions {
-  /** Batches that may be loaded; allow() raises it. */
+  /** Batches that may be loaded; setWindow() raises it. */
   readonly window: number;
   /** takeReady() is used: tensors in the order in which they arrive. */
   readonly collectReady: boolean;
@@ -46,7 +47,7 @@ export abstract class Load {
   abstract wait(): Promise<void>;
   /** Items that became ready since the last call. */
   abstract takeReady(): ArrayLike<number>;
-  abstract allow(batches: number): void;
+  abstract setWindow(batches: number): void;
   /**
    * Ends the load: nothing is started any more, memory that was not taken goes when the last read and copy have been reaped. Its error is
    * `reason`, CLOSED without one.
@@ -96,7 +97,7 @@ export abstract class Load {
   }
 
   /** Says that this item will not be asked for again: with the last one of its allocation, only tensors hold the memory. */
-  pass(item: number): void {
+  releaseItem(item: number): void {
     const allocation = this.plan.allocations[item]!;
     if (--this.#itemsLeft[allocation]! === 0 && !this.#ended) {
       this.#memories[allocation]?.release();
@@ -129,7 +130,7 @@ export class EngineLoad extends Load {
 
   /** Rejects with what the engine says of the plan; CLOSED when it is closed. */
   static async start(engine: NativeEngine, plan: Plan, device: Device, options: LoadOptions): Promise<EngineLoad> {
-    const handle = await settled(native().beginTransfer(engine, plan.toNative(), options));
+    const handle = await settled(native().startTransfer(engine, plan.toNative(), options));
     return new EngineLoad(engine, handle, plan, device);
   }
 
@@ -171,7 +172,7 @@ export class EngineLoad extends Load {
     return native().takeReady(this.#handle);
   }
 
-  allow(batches: number): void {
+  setWindow(batches: number): void {
     native().setWindow(this.#engine, this.#handle, batches);
   }
 

@@ -1,7 +1,7 @@
 import { canConvert, DTYPE_BITS, DTYPE_NAMES, type DTypeName, isFloating } from '../base/dtype.js';
 import { FastSafetensorsError } from '../base/errors.js';
 import { nextTurn } from '../base/timers.js';
-import type { NativePlan } from '../native/addon.js';
+import type { NativePlan } from '../native/core.js';
 import type { SafeTensorsMetadata } from '../safetensors/metadata.js';
 
 /** Frameworks adopt memory without a copy at this alignment. */

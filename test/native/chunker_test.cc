@@ -1,4 +1,4 @@
-// NextChunk on random plans: every wanted byte exactly once, every read as its reader needs it.
+// NextChunk on random plans: every required byte exactly once, every read as its reader needs it.
 #include "transfer/chunker.h"
 
 #include <gtest/gtest.h>
@@ -58,7 +58,7 @@ class Chunker : public ::testing::TestWithParam<Case> {
     const uint64_t file_size = plan.files[first.file].expected.size;
     EXPECT_EQ(chunk.offset % needs.offset_alignment, 0U);
     EXPECT_EQ(chunk.length % needs.length_alignment, 0U);
-    EXPECT_LE(chunk.wanted, chunk.length);
+    EXPECT_LE(chunk.required, chunk.length);
     EXPECT_LT(chunk.offset + chunk.length, file_size + needs.length_alignment) << "reads past the end of the file";
     EXPECT_LE(chunk.length, chunk.direct ? rules.chunk : SlotBytes(rules)) << "does not fit its slot";
     if (needs.boundary > 0) {
@@ -80,7 +80,7 @@ class Chunker : public ::testing::TestWithParam<Case> {
         EXPECT_EQ(item.allocation, first.allocation);
       }
     }
-    EXPECT_EQ(chunk.offset + chunk.wanted, before);
+    EXPECT_EQ(chunk.offset + chunk.required, before);
     if (!chunk.direct) return;
     EXPECT_TRUE(rules.direct);
     EXPECT_EQ(chunk.length, sum) << "a direct read must end with its last part: what follows is a neighbour's";
@@ -192,14 +192,14 @@ TEST(Chunk, OnlyTheEdgesOfACongruentTensorAreStaged) {
   ChunkRules rules = Aligned(4096, true);
   Chunk head = NextChunk(plan, rules, {}, 1, 8192);
   EXPECT_FALSE(head.direct);
-  EXPECT_EQ(head.wanted, 4096U);
+  EXPECT_EQ(head.required, 4096U);
   Chunk middle = NextChunk(plan, rules, head.next, 1, 8192);
   EXPECT_TRUE(middle.direct);
   EXPECT_EQ(middle.offset, 4096U);
   EXPECT_EQ(middle.length, 36864U);  // up to 40960, the last whole block
   Chunk tail = NextChunk(plan, rules, middle.next, 1, 8192);
   EXPECT_FALSE(tail.direct);
-  EXPECT_EQ(tail.wanted, 40U);
+  EXPECT_EQ(tail.required, 40U);
   EXPECT_EQ(tail.next.item, 1U);
 }
 

@@ -106,7 +106,7 @@ class BoundedReader : public Reader {
   Status Submit(ReadRequest request, uint64_t tag) override {
     // An element that a boundary would cut belongs to the read behind it.
     if (needs_.boundary > 0) {
-      const uint64_t end = request.offset + request.wanted, last = (end - 1) / needs_.boundary * needs_.boundary;
+      const uint64_t end = request.offset + request.required, last = (end - 1) / needs_.boundary * needs_.boundary;
       EXPECT_TRUE(last <= request.offset || last - request.offset < 8 + needs_.offset_alignment) << request.offset;
     }
     return reader_->Submit(std::move(request), tag);
@@ -256,7 +256,7 @@ TEST(ConvertEngine, ChunksHoldWholeElementsAndFitTheirSlots) {
               ASSERT_EQ(part.file_offset, item.offset + covered[part.item]);
               ASSERT_EQ(part.destination, item.destination + item.InMemory(covered[part.item]));
               ASSERT_GT(part.length, 0U);
-              ASSERT_LE(part.file_offset + part.length, c.offset + c.wanted);
+              ASSERT_LE(part.file_offset + part.length, c.offset + c.required);
               covered[part.item] += part.length;
               if (!item.converts()) continue;
               ASSERT_EQ(part.length % BytesOf(item.from), 0U);

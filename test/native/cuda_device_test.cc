@@ -45,7 +45,7 @@ class CudaDeviceTest : public test::CudaLoadTest {
       SCOPED_TRACE(std::string(what) + " on a thread with " + context + " context");
       std::thread([&] {
         if (std::string(context) == "another") {
-          ASSERT_TRUE(static_cast<CudaDevice&>(*other).Enter().ok());
+          ASSERT_TRUE(static_cast<CudaDevice&>(*other).MakeCurrent().ok());
         }
         body();
       }).join();
@@ -79,7 +79,7 @@ class CudaDeviceTest : public test::CudaLoadTest {
 TEST_F(CudaDeviceTest, EveryOperationMakesItsOwnContextCurrent) {
   std::shared_ptr<DeviceBuffer> buffer = Buffer(), second = Buffer();
   Bytes bytes = Pattern(kBytes, 1);
-  OnForeignThreads("CheckRoom", [&] { EXPECT_TRUE(device->CheckRoom(1).ok()); });
+  OnForeignThreads("CheckAvailable", [&] { EXPECT_TRUE(device->CheckAvailable(1).ok()); });
   OnForeignThreads("Allocate", [&] { EXPECT_EQ(Buffer()->size(), kBytes); });
   OnForeignThreads("AllocateStaging", [&] { (void)Staging(); });
   OnForeignThreads("PinHostMemory", [&] {
@@ -105,7 +105,7 @@ TEST_F(CudaDeviceTest, EveryReleaseMakesItsOwnContextCurrent) {
   OnForeignThreads("device memory", [&] {
     auto& gpu = static_cast<CudaDevice&>(*device);
     cuda::CUdeviceptr memory = 0;
-    ASSERT_TRUE(gpu.Enter().ok());
+    ASSERT_TRUE(gpu.MakeCurrent().ok());
     ASSERT_TRUE(gpu.AllocateMemory(kBytes, &memory).ok());
     std::thread([&] { gpu.FreeMemory(memory); }).join();
     EXPECT_EQ(cuda.live_allocations(), 0u);
@@ -145,7 +145,7 @@ TEST_F(CudaDeviceTest, CopyReturnsWhenTheBytesHaveArrived) {
 
 TEST_F(CudaDeviceTest, SynchronizeWaitsForTheStreamsOfAll) {
   std::shared_ptr<DeviceBuffer> buffer = Buffer();
-  ASSERT_TRUE(static_cast<CudaDevice&>(*device).Enter().ok());
+  ASSERT_TRUE(static_cast<CudaDevice&>(*device).MakeCurrent().ok());
   cuda::CUstream stream = nullptr;  // of another library in the process
   ASSERT_EQ(cu->StreamCreate(&stream, cuda::kStreamNonBlocking), cuda::kSuccess);
   cuda.set_delay_us(kLateUs);
@@ -163,15 +163,15 @@ TEST_F(CudaDeviceTest, OutOfMemorySaysAskedFreeAndTotal) {
   EXPECT_NE(refused.message().find("asked for 200000 bytes on cuda:0 (Emulated GPU 0), 100000 of 1000000 are free"),
             std::string::npos)
       << refused.message();
-  EXPECT_EQ(device->CheckRoom(100'001).message().find("asked for 100001 bytes on cuda:0"), 0u);
-  EXPECT_TRUE(device->CheckRoom(100'000).ok());
+  EXPECT_EQ(device->CheckAvailable(100'001).message().find("asked for 100001 bytes on cuda:0"), 0u);
+  EXPECT_TRUE(device->CheckAvailable(100'000).ok());
 }
 
 // Memory that was let go of a moment ago is on its way back: frees wait for what runs on the device.
 TEST_F(CudaDeviceTest, MemoryThatIsBeingFreedCountsAsFree) {
   cuda.set_memory_limit(0, 1'000'000);
   std::shared_ptr<DeviceBuffer> busy = Buffer(1000), gone, more;
-  ASSERT_TRUE(static_cast<CudaDevice&>(*device).Enter().ok());
+  ASSERT_TRUE(static_cast<CudaDevice&>(*device).MakeCurrent().ok());
   cuda::CUstream stream = nullptr;
   ASSERT_EQ(cu->StreamCreate(&stream, cuda::kStreamNonBlocking), cuda::kSuccess);
   auto let_go_while_busy = [&] {
@@ -182,7 +182,7 @@ TEST_F(CudaDeviceTest, MemoryThatIsBeingFreedCountsAsFree) {
     gone.reset();
   };
   let_go_while_busy();
-  EXPECT_TRUE(device->CheckRoom(900'000).ok());
+  EXPECT_TRUE(device->CheckAvailable(900'000).ok());
   let_go_while_busy();
   EXPECT_TRUE(device->Allocate(900'000, &more).ok());
   EXPECT_EQ(cu->StreamDestroy(stream), cuda::kSuccess);
@@ -191,7 +191,7 @@ TEST_F(CudaDeviceTest, MemoryThatIsBeingFreedCountsAsFree) {
 // cuMemFree waits for the device: who drops the last reference, a finalizer say, does not.
 TEST_F(CudaDeviceTest, LettingGoOfMemoryWaitsForNothing) {
   std::shared_ptr<DeviceBuffer> busy = Buffer(), gone = Buffer();
-  ASSERT_TRUE(static_cast<CudaDevice&>(*device).Enter().ok());
+  ASSERT_TRUE(static_cast<CudaDevice&>(*device).MakeCurrent().ok());
   cuda::CUstream stream = nullptr;
   ASSERT_EQ(cu->StreamCreate(&stream, cuda::kStreamNonBlocking), cuda::kSuccess);
   cuda.hold(1);

@@ -177,7 +177,7 @@ TEST_F(EngineLife, CancelDropsMemoryThatNobodyTook) {
     EXPECT_TRUE(Eventually([&] { return transfer->drained(); }));
     EXPECT_GT(Metrics::Get().host_bytes, 0);
     if (close_first) CloseAndWait(*engine);
-    engine->Cancel(transfer, Status(Code::CLOSED, "not wanted"));
+    engine->Cancel(transfer, Status(Code::CLOSED, "not required"));
     EXPECT_TRUE(Eventually([] { return Metrics::Get().host_bytes == 0; }));
     EXPECT_TRUE(transfer->status().ok()) << "it had ended";
     CloseAndWait(*engine);

@@ -232,7 +232,7 @@ TEST_F(EngineTest, OneSlotIsEnough) {
   EngineOptions options;
   options.always_stage = true;
   options.staging_limit = 1;
-  options.slot_bytes = 5000;
+  options.chunk_bytes = 5000;
   auto engine =
       Open(std::make_shared<FakeDevice>("cuda:0", FakeDevice::Options{20, 0, 0}), FakeWith(1, true, false), options);
   EXPECT_EQ(engine->StagingBytes(), 8192U);

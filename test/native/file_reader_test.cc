@@ -62,7 +62,7 @@ class FileReaderTest : public ::testing::Test {
     ReadRequest request;
     request.file = std::move(file);
     request.offset = offset;
-    request.length = request.wanted = into->size();
+    request.length = request.required = into->size();
     request.pieces.push_back({reinterpret_cast<uint64_t>(into->data()), into->size(), 0});
     return request;
   }
@@ -78,7 +78,7 @@ TEST_F(FileReaderTest, ScattersOverAsManyPiecesAsTheContractAllows) {
   std::string bytes = RandomBytes(1024 * 97), into(1024 * 100, '\0');
   ReadRequest request;
   request.file = Opened(folder_.Write("m", bytes));
-  request.length = request.wanted = bytes.size();
+  request.length = request.required = bytes.size();
   request.last = true;
   for (size_t i = 0; i < 1024; ++i)  // backwards in memory, with holes
     request.pieces.push_back({reinterpret_cast<uint64_t>(into.data()) + (1023 - i) * 100, 97, 0});
@@ -134,7 +134,7 @@ TEST_F(FileReaderTest, AFileThatShrankOrGrewHasChanged) {
       ReadRequest request;
       request.file = Opened(path);
       request.length = direct ? 12288 : 10000;
-      request.wanted = 10000;
+      request.required = 10000;
       request.pieces.push_back({reinterpret_cast<uint64_t>(memory), request.length, 0});
       ASSERT_EQ(truncate(path.c_str(), size), 0);
       Status status = Read(std::move(request));
@@ -219,7 +219,7 @@ TEST_F(FileReaderTest, DirectReadsArriveInAlignedMemory) {
   request.file = Opened(folder_.Write("m", bytes));
   request.offset = 4096;
   request.length = 8192;  // past the end of the file
-  request.wanted = 10000 - 4096;
+  request.required = 10000 - 4096;
   request.pieces.push_back({reinterpret_cast<uint64_t>(memory), 8192, 0});
   ASSERT_TRUE(Read(std::move(request)).ok());
   EXPECT_EQ(std::string(static_cast<char*>(memory), 10000 - 4096), bytes.substr(4096));
@@ -301,7 +301,7 @@ TEST_F(FileReaderTest, ManyReadsAtATime) {
     ReadRequest request;
     request.file = file;
     request.offset = i * 4096;
-    request.length = request.wanted = 4096;
+    request.length = request.required = 4096;
     request.last = i == 255;
     request.pieces.push_back({reinterpret_cast<uint64_t>(into.data()) + i * 4096, 4096, 0});
     ASSERT_TRUE(reader_->Submit(std::move(request), i).ok());

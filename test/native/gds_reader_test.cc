@@ -98,7 +98,7 @@ TEST_F(GdsReaderTest, EveryPartMakesItsOwnContextCurrent) {
     auto on_a_thread = [&](auto body) {
       std::thread([&] {
         if (std::string(context) == "another") {
-          ASSERT_TRUE(static_cast<CudaDevice&>(*other).Enter().ok());
+          ASSERT_TRUE(static_cast<CudaDevice&>(*other).MakeCurrent().ok());
         }
         body();
       }).join();
@@ -113,10 +113,10 @@ TEST_F(GdsReaderTest, EveryPartMakesItsOwnContextCurrent) {
     ASSERT_TRUE(device->Allocate(1 << 16, &buffer).ok());
     ReadRequest request;
     request.file = file;
-    request.length = request.wanted = 4096;
+    request.length = request.required = 4096;
     const uint64_t place = (buffer->address() + 4095) / 4096 * 4096;
     request.pieces.push_back({place, 4096, buffer->address()});
-    request.target = target = reader->Target(buffer);
+    request.target = target = reader->RegisterBuffer(buffer);
     ASSERT_TRUE(reader->Submit(std::move(request), 1).ok());
     std::vector<Completion> completions;
     queue->Take(&completions, Clock::now() + std::chrono::seconds(10));
@@ -139,7 +139,7 @@ TEST_F(GdsReaderTest, EveryPartMakesItsOwnContextCurrent) {
   ASSERT_TRUE(device->Allocate(1 << 16, &buffer).ok());
   ReadRequest request;
   request.file = std::move(refused);
-  request.length = request.wanted = 4096;
+  request.length = request.required = 4096;
   request.pieces.push_back({buffer->address(), 4096, buffer->address()});
   ASSERT_TRUE(reader->Submit(std::move(request), 2).ok());
   std::vector<Completion> completions;
@@ -197,7 +197,7 @@ TEST_F(GdsReaderTest, AFailedWaitOfARefusedFileEndsWhenNoCopyIsOnItsWay) {
   ASSERT_TRUE(reader->Open(files[0].path, identity, &request.file).ok());
   std::shared_ptr<DeviceBuffer> buffer;
   ASSERT_TRUE(device->Allocate(1 << 16, &buffer).ok());
-  request.length = request.wanted = 4096;
+  request.length = request.required = 4096;
   request.pieces.push_back({buffer->address(), 4096, buffer->address()});
   cuda.set_delay_us(20'000);
   cuda.set_fail("cuStreamSynchronize", 1, cuda::kUnknown);

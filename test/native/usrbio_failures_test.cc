@@ -299,12 +299,12 @@ TEST_F(UsrbioReaderTest, LookTellsWhichFilesAreElsewhere) {
   setenv("HF3FS_USRBIO_DONT_CHECKFS_FOR_MP", "yes", 1);
   std::string here = WriteFile("here", 10);
   usrbio::FilesOnMount found;
-  ASSERT_TRUE(usrbio::LookAtFiles({here, "/proc/version"}, "", true, &found).ok());
+  ASSERT_TRUE(usrbio::ResolveMount({here, "/proc/version"}, "", true, &found).ok());
   EXPECT_EQ(found.mount_point, mount);
   EXPECT_GT(found.block_bytes, 0u);
-  ASSERT_EQ(found.misfits.size(), 1u);
-  EXPECT_EQ(found.misfits[0].path, "/proc/version");
-  EXPECT_EQ(found.misfits[0].why.code(), Code::NOT_3FS);
+  ASSERT_EQ(found.not_on_mount.size(), 1u);
+  EXPECT_EQ(found.not_on_mount[0].path, "/proc/version");
+  EXPECT_EQ(found.not_on_mount[0].why.code(), Code::NOT_3FS);
   unsetenv("HF3FS_USRBIO_DONT_CHECKFS_FOR_MP");
 }
 

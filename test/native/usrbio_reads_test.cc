@@ -21,7 +21,7 @@ class UsrbioReadsTest : public ::testing::Test {
   void Add(uint64_t tag) {
     ReadRequest request;
     request.file = std::make_shared<NoFile>();
-    request.length = request.wanted = sizeof bytes;
+    request.length = request.required = sizeof bytes;
     request.pieces.push_back({reinterpret_cast<uint64_t>(bytes), sizeof bytes, reinterpret_cast<uint64_t>(bytes)});
     reads->Add(std::move(request), tag);
   }

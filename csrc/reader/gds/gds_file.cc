@@ -16,7 +16,7 @@ constexpr size_t kBounceBytes = size_t{4} << 20;
 
 GdsFile::~GdsFile() {
   if (handle_ == nullptr) return;
-  context_->device->EnterToRelease();
+  context_->device->MakeCurrentForRelease();
   context_->api->HandleDeregister(handle_);
 }
 
@@ -49,7 +49,7 @@ Status RegisterFile(const GdsContext& context, int fd, const std::string& path, 
 
 GdsBounce::~GdsBounce() {
   if (free_.empty()) return;
-  context_->device->EnterToRelease();
+  context_->device->MakeCurrentForRelease();
   for (Buffer& buffer : free_) context_->device->api().StreamDestroy(buffer.stream);
 }
 
@@ -66,7 +66,7 @@ Status GdsBounce::Take(Buffer* out) {
   return FST_CUDA_CHECK(context_->device->api(), StreamCreate, &out->stream, cuda::kStreamNonBlocking);
 }
 
-Status GdsBounce::Read(GdsFile& file, uint64_t offset, size_t wanted, uint64_t destination) {
+Status GdsBounce::Read(GdsFile& file, uint64_t offset, size_t required, uint64_t destination) {
   int fd = -1;
   FST_RETURN_IF_ERROR(file.HostFd(&fd));
   Buffer buffer;
@@ -74,17 +74,17 @@ Status GdsBounce::Read(GdsFile& file, uint64_t offset, size_t wanted, uint64_t d
   const cuda::CudaApi& api = context_->device->api();
   auto* memory = reinterpret_cast<char*>(buffer.memory->address());  // NOLINT(performance-no-int-to-ptr)
   Status status;
-  for (size_t done = 0; done < wanted && status.ok();) {
-    ssize_t got = pread(fd, memory, std::min(wanted - done, kBounceBytes), static_cast<off_t>(offset + done));
+  for (size_t done = 0; done < required && status.ok();) {
+    ssize_t got = pread(fd, memory, std::min(required - done, kBounceBytes), static_cast<off_t>(offset + done));
     if (got < 0 && errno == EINTR) continue;
     if (got < 0) {
       int error = errno;
       status = Status(Code::IO_ERROR,
-                      Format("%s: reading %zu bytes at offset %llu failed: %s", file.path().c_str(), wanted - done,
+                      Format("%s: reading %zu bytes at offset %llu failed: %s", file.path().c_str(), required - done,
                              static_cast<unsigned long long>(offset + done), ErrnoText(error).c_str()))
                    .At(file.path(), {}, static_cast<int64_t>(offset + done));
     } else if (got == 0) {
-      status = EndedEarly(file, offset, done, wanted);
+      status = EndedEarly(file, offset, done, required);
     } else {
       auto bytes = static_cast<size_t>(got);
       status = FST_CUDA_CHECK(api, MemcpyHtoDAsync, destination + done, memory, bytes, buffer.stream);
@@ -100,12 +100,12 @@ Status GdsBounce::Read(GdsFile& file, uint64_t offset, size_t wanted, uint64_t d
   return status;
 }
 
-Status EndedEarly(const ReaderFile& file, uint64_t offset, size_t got, size_t wanted) {
+Status EndedEarly(const ReaderFile& file, uint64_t offset, size_t got, size_t required) {
   return Status(Code::UNEXPECTED_EOF,
                 Format("%s ends at byte %llu, but its header promises bytes up to %llu; was it cut short while it was "
                        "read?",
                        file.path().c_str(), static_cast<unsigned long long>(offset + got),
-                       static_cast<unsigned long long>(offset + wanted)))
+                       static_cast<unsigned long long>(offset + required)))
       .At(file.path(), {}, static_cast<int64_t>(offset + got));
 }
 

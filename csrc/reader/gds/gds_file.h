@@ -56,9 +56,9 @@ class GdsBounce {
   // Nothing is in progress any more.
   ~GdsBounce();
 
-  // Reads `wanted` bytes of the file from `offset` by the host and copies them to device memory; returns when they are
-  // there, or when no copy touches the device memory any more. The device's context is current. Any thread.
-  Status Read(GdsFile& file, uint64_t offset, size_t wanted, uint64_t destination);
+  // Reads `required` bytes of the file from `offset` by the host and copies them to device memory; returns when they
+  // are there, or when no copy touches the device memory any more. The device's context is current. Any thread.
+  Status Read(GdsFile& file, uint64_t offset, size_t required, uint64_t destination);
 
  private:
   struct Buffer {
@@ -72,7 +72,7 @@ class GdsBounce {
   std::vector<Buffer> free_;
 };
 
-// UNEXPECTED_EOF: the file ends `got` bytes into a read that had to bring `wanted`.
-Status EndedEarly(const ReaderFile& file, uint64_t offset, size_t got, size_t wanted);
+// UNEXPECTED_EOF: the file ends `got` bytes into a read that had to bring `required`.
+Status EndedEarly(const ReaderFile& file, uint64_t offset, size_t got, size_t required);
 
 }  // namespace fst

@@ -29,7 +29,7 @@ class GdsTarget {
       : context_(std::move(context)), buffer_(std::move(buffer)) {}
   ~GdsTarget() {
     if (!registered_) return;
-    context_->device->EnterToRelease();
+    context_->device->MakeCurrentForRelease();
     cufile::ReleaseBuffer(*context_->api, buffer_->address());
   }
   // Once, by the first read: registering pins the memory, which takes too long for the I/O thread. Any thread.
@@ -60,7 +60,7 @@ class GdsRing : public StagingMemory {
   }
   ~GdsRing() override {
     Metrics::Get().staging_bytes.fetch_sub(static_cast<int64_t>(size()), std::memory_order_relaxed);
-    context_->device->EnterToRelease();
+    context_->device->MakeCurrentForRelease();
     if (registered_) cufile::ReleaseBuffer(*context_->api, address());
     context_->device->FreeMemory(memory_);
   }
@@ -105,7 +105,7 @@ class GdsReader : public Reader {
     // cuFile then goes through its own buffers, or refuses the file below.
     if (!opened.ok() && errno == EINVAL) opened = OpenUnchanged(path, 0, expected, &fd);
     FST_RETURN_IF_ERROR(opened);
-    FST_RETURN_IF_ERROR(context.device->Enter());
+    FST_RETURN_IF_ERROR(context.device->MakeCurrent());
     void* handle = nullptr;
     std::string refusal;
     bool compatible = false;
@@ -120,7 +120,7 @@ class GdsReader : public Reader {
 
   Status AllocateSlots(Device&, size_t bytes, std::unique_ptr<StagingMemory>* out) override {
     CudaDevice& device = *state_->context->device;
-    FST_RETURN_IF_ERROR(device.Enter());
+    FST_RETURN_IF_ERROR(device.MakeCurrent());
     cuda::CUdeviceptr memory = 0;
     FST_RETURN_IF_ERROR(device.AllocateMemory(bytes + kPage, &memory));  // the driver promises 256 only
     uint64_t address = (memory + kPage - 1) / kPage * kPage;
@@ -136,7 +136,7 @@ class GdsReader : public Reader {
     return Status::Ok();
   }
 
-  std::shared_ptr<void> Target(const std::shared_ptr<DeviceBuffer>& buffer) override {
+  std::shared_ptr<void> RegisterBuffer(const std::shared_ptr<DeviceBuffer>& buffer) override {
     return std::make_shared<GdsTarget>(state_->context, buffer);
   }
 
@@ -200,11 +200,11 @@ class GdsReader : public Reader {
     // A pool thread. When it returns nothing writes to the destination any more.
     Status Read(const ReadRequest& request) {
       auto& file = static_cast<GdsFile&>(*request.file);
-      FST_RETURN_IF_ERROR(context->device->Enter());
+      FST_RETURN_IF_ERROR(context->device->MakeCurrent());
       bool refused = file.refused;
       Status status;
       if (!refused) status = ReadByCufile(request, file, &refused);
-      if (refused) status = bounce->Read(file, request.offset, request.wanted, request.pieces.front().address);
+      if (refused) status = bounce->Read(file, request.offset, request.required, request.pieces.front().address);
       // A file that was cut short while it was read is FILE_CHANGED before it is UNEXPECTED_EOF: that names the reason.
       Status unchanged = file.CheckUnchanged();
       return unchanged.ok() ? status : unchanged;
@@ -214,14 +214,14 @@ class GdsReader : public Reader {
       if (request.target != nullptr) FST_RETURN_IF_ERROR(static_cast<GdsTarget*>(request.target.get())->Register());
       const ReadPiece& piece = request.pieces.front();
       const auto base_offset = static_cast<off_t>(piece.address - piece.base);
-      for (size_t done = 0; done < request.wanted;) {
+      for (size_t done = 0; done < request.required;) {
         const size_t left = request.length - done;
         const auto at = static_cast<off_t>(request.offset + done);
         ssize_t got =
             context->api->Read(file.handle(), Pointer(piece.base), left, at, base_offset + static_cast<off_t>(done));
         int error = errno;
         if (got == -1 && error == EINTR) continue;
-        if (got == 0) return EndedEarly(file, request.offset, done, request.wanted);
+        if (got == 0) return EndedEarly(file, request.offset, done, request.required);
         if (got > 0 && static_cast<size_t>(got) <= left) {
           // Told of here: a file may still be refused at its first read.
           if (!file.served.exchange(true) && file.compatible)

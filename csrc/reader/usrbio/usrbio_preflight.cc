@@ -43,14 +43,15 @@ bool AnyMount() {
 
 }  // namespace
 
-Status LookAtFiles(const std::vector<std::string>& paths, const std::string& mount_point, bool all, FilesOnMount* out) {
+Status ResolveMount(const std::vector<std::string>& paths, const std::string& mount_point, bool all,
+                    FilesOnMount* out) {
   *out = {};
   const std::string mountinfo = Mountinfo();
   const std::string* known = mountinfo.empty() ? nullptr : &mountinfo;
   if (!mount_point.empty()) FST_RETURN_IF_ERROR(ExtractMountPoint(mount_point, &out->mount_point, known));
   std::map<std::string, std::string> mount_of;  // by folder
   for (const std::string& path : paths) {
-    if (!all && !out->misfits.empty()) break;
+    if (!all && !out->not_on_mount.empty()) break;
     std::string folder = RealFolder(path), mount;
     auto found = mount_of.find(folder);
     if (!folder.empty() && found != mount_of.end()) {
@@ -58,14 +59,14 @@ Status LookAtFiles(const std::vector<std::string>& paths, const std::string& mou
     } else {
       Status on = ExtractMountPoint(path, &mount, known);
       if (!on.ok()) {
-        out->misfits.push_back({path, on});
+        out->not_on_mount.push_back({path, on});
         continue;
       }
       mount_of[folder] = mount;
     }
     if (out->mount_point.empty()) out->mount_point = mount;
     if (mount != out->mount_point) {
-      out->misfits.push_back(
+      out->not_on_mount.push_back(
           {path, Status(Code::NOT_3FS, Format("%s: expected a path on the 3FS mount %s, found one on "
                                               "%s; load what is on it separately",
                                               path.c_str(), out->mount_point.c_str(), mount.c_str()))

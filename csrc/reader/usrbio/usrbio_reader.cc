@@ -85,18 +85,18 @@ class UsrbioReader : public Reader {
     return Status::Ok();
   }
 
-  void Attend(bool slots_are_still) override {
+  void Poll(bool copies_idle) override {
     Status why;
     Reads::Health health = reads_->TakeHealth(&why);
     if (health == Reads::Health::kLost) why = TooManyLosses();
     if (!why.ok()) reads_->FailAll(why, &orphans_);
     if (health != Reads::Health::kGood) Suspend();
-    if (suspended_ && attended_ && slots_are_still) {
+    if (suspended_ && polled_ && copies_idle) {
       TearDown();
       suspended_ = false;
     }
-    if (suspended_ && !attended_) {
-      attended_ = true;
+    if (suspended_ && !polled_) {
+      polled_ = true;
       reads_->Retry();
     }
     Drive();
@@ -147,11 +147,11 @@ class UsrbioReader : public Reader {
   }
 
   // The ring is of no use: nothing of it counts from here on. It goes once the completions of before have been handled
-  // (they were put before the next Attend, so the one after that comes later) and nobody copies from its slots.
+  // (they were put before the next Poll, so the one after that comes later) and nobody copies from its slots.
   void Suspend() {
     if (suspended_) return;
     suspended_ = true;
-    attended_ = false;
+    polled_ = false;
     reads_->EndGeneration();
     reads_->Retry();
   }
@@ -223,7 +223,7 @@ class UsrbioReader : public Reader {
   std::unique_ptr<usrbio::SharedIov> iov_;
   std::unique_ptr<usrbio::Ring> ring_;
   std::vector<std::shared_ptr<ReaderFile>> orphans_;  // of reads that were given up: closed after their ring
-  bool suspended_ = false, attended_ = false;
+  bool suspended_ = false, polled_ = false;
   int losses_ = 0;
   uint64_t completed_at_loss_ = UINT64_MAX;
 };

@@ -141,7 +141,7 @@ void Reads::Completed(const Cqe* completions, int count) {
       Finish(read, index, ResultError(read, result));
       continue;
     }
-    if (!unknown_buffer && static_cast<uint64_t>(result) >= read.request.wanted && !read.request.last) {
+    if (!unknown_buffer && static_cast<uint64_t>(result) >= read.request.required && !read.request.last) {
       Finish(read, index, Status::Ok());
       continue;
     }
@@ -193,7 +193,7 @@ Status Reads::ResultError(const Read& read, int64_t result) const {
 void Reads::CheckFile(uint32_t index, uint64_t generation, int64_t result) {
   uint64_t got = static_cast<uint64_t>(result);
   std::shared_ptr<ReaderFile> file;
-  uint64_t offset, wanted;
+  uint64_t offset, required;
   auto current = [&] { return generation == generation_ && reads_[index].state == Read::kChecking; };
   {
     std::lock_guard<std::mutex> lock(mutex_);
@@ -201,25 +201,25 @@ void Reads::CheckFile(uint32_t index, uint64_t generation, int64_t result) {
     const ReadRequest& request = reads_[index].request;
     file = request.file;
     offset = request.offset;
-    wanted = request.wanted;
+    required = request.required;
   }
   Status status = Files::CheckUnchanged(*file);
-  bool is_short = got < wanted;
-  if (status.ok() && is_short && !Files::IsZeros(*file, offset + got, offset + wanted)) {
+  bool is_short = got < required;
+  if (status.ok() && is_short && !Files::IsZeros(*file, offset + got, offset + required)) {
     bool at_end = offset + got >= file->size();
-    status =
-        Status(at_end ? Code::UNEXPECTED_EOF : Code::SHORT_READ,
-               Format("%s: reading at offset %llu gave %llu bytes, expected %llu: the bytes up to %llu are missing, "
-                      "the file has %llu; is it still being written?",
-                      file->path().c_str(), static_cast<unsigned long long>(offset),
-                      static_cast<unsigned long long>(got), static_cast<unsigned long long>(wanted),
-                      static_cast<unsigned long long>(offset + wanted), static_cast<unsigned long long>(file->size())));
+    status = Status(
+        at_end ? Code::UNEXPECTED_EOF : Code::SHORT_READ,
+        Format("%s: reading at offset %llu gave %llu bytes, expected %llu: the bytes up to %llu are missing, "
+               "the file has %llu; is it still being written?",
+               file->path().c_str(), static_cast<unsigned long long>(offset), static_cast<unsigned long long>(got),
+               static_cast<unsigned long long>(required), static_cast<unsigned long long>(offset + required),
+               static_cast<unsigned long long>(file->size())));
     status = status.At(file->path(), {}, static_cast<int64_t>(offset + got));
   }
   std::lock_guard<std::mutex> lock(mutex_);
   if (!current()) return;
   Read& read = reads_[index];
-  if (status.ok() && is_short) memset(AddressOf(read.request) + got, 0, wanted - got);
+  if (status.ok() && is_short) memset(AddressOf(read.request) + got, 0, required - got);
   file.reset();  // before the completion: who sees it may count open files
   Finish(read, index, std::move(status));
 }

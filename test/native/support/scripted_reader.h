@@ -95,12 +95,12 @@ struct ReaderScript {
     size_t arrived = 0;
     for (const ReadPiece& piece : request.pieces) {
       auto* to = reinterpret_cast<char*>(piece.address);
-      memset(to, 0x5A, piece.length);  // also what is not wanted: it must be nobody's
+      memset(to, 0x5A, piece.length);  // also what is not required: it must be nobody's
       ssize_t got = pread(file.fd(), to, piece.length, static_cast<off_t>(offset));
       if (got > 0) arrived += static_cast<size_t>(got);
       offset += piece.length;
     }
-    if (arrived < request.wanted) return Status(Code::UNEXPECTED_EOF, "the file ends early").At(file.path());
+    if (arrived < request.required) return Status(Code::UNEXPECTED_EOF, "the file ends early").At(file.path());
     return Status::Ok();
   }
 
@@ -159,9 +159,9 @@ class ScriptedReader : public Reader {
     ASSERT_NE(request.file, nullptr);
     EXPECT_EQ(request.offset % needs.offset_alignment, 0U);
     EXPECT_EQ(request.length % needs.length_alignment, 0U);
-    EXPECT_GT(request.wanted, 0U);
-    EXPECT_LE(request.wanted, request.length);
-    EXPECT_LE(request.offset + request.wanted, request.file->size());
+    EXPECT_GT(request.required, 0U);
+    EXPECT_LE(request.required, request.length);
+    EXPECT_LE(request.offset + request.required, request.file->size());
     EXPECT_LT(request.offset + request.length, request.file->size() + needs.length_alignment);
     if (needs.boundary > 0) {
       EXPECT_EQ(request.offset / needs.boundary, (request.offset + request.length - 1) / needs.boundary);

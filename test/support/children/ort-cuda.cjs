@@ -7,7 +7,7 @@ const helpers = require('./helpers.cjs');
 const { assert, main, nativeMetrics, nothingHeld, SafeTensorsFileLoader, setImmediate, setTimeout } = helpers;
 
 const top = join(__dirname, '..', '..', '..');
-const { native } = require(join(top, 'dist', 'src', 'native.js')); // what ONNX Runtime sees is not part of the package's surface
+const { native } = require(join(top, 'dist', 'src', 'native', 'addon.js')); // what ONNX Runtime sees is not part of the package's surface
 const [runtime, model, weights] = isMainThread ? process.argv.slice(3) : workerData;
 
 function load() {

@@ -1,0 +1,25 @@
+/** What csrc/napi/tf_bindings.cc exports: memory for TensorFlow's C library. */
+import type { NativeMemory } from './core.js';
+
+/** csrc/convert/element_convert.h. With `scale`: value * scale + min. */
+export interface ElementConversion {
+  /** Index into DTYPE_NAMES. */
+  readonly from: number;
+  readonly to: 'float32' | 'int32';
+  readonly scale?: number;
+  readonly min?: number;
+}
+
+/** The TensorFlow of this process and the name of the op that adopts memory in it. */
+export interface TensorFlowLibrary {
+  readonly op: string;
+  readonly version: string;
+  readonly library: string;
+}
+
+export interface TfAddon {
+  convertElements(memory: NativeMemory, offset: number, count: number, how: ElementConversion): Promise<NativeMemory>;
+  tfRegister(): TensorFlowLibrary;
+  tfAdopt(memory: NativeMemory, offset: number, length: number, dtype: number, shape: Float64Array): number;
+  tfRelease(token: number): void;
+}
