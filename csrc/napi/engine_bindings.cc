@@ -244,7 +244,6 @@ struct StartArgs {
     load->dispatcher = EnvState::Of(info.Env()).dispatcher();
     options.window = static_cast<uint32_t>(NumberOr(object, "window", UINT32_MAX));
     options.collect_ready = Flag(object, "collectReady");
-    options.always_stage = Flag(object, "alwaysStage");
     Napi::Value memory = info[1].As<Napi::Object>().Get("memory");
     for (uint32_t i = 0; memory.IsArray() && i < memory.As<Napi::Array>().Length(); ++i) {
       Napi::Value given = memory.As<Napi::Array>().Get(i);
@@ -272,7 +271,7 @@ struct StartArgs {
   std::shared_ptr<Load> load;
 };
 
-// startTransferSync(engine, plan, {window, collectReady, timeoutMs, alwaysStage}): External; throws a status object.
+// startTransferSync(engine, plan, {window, collectReady, timeoutMs}): External; throws a status object.
 // For small plans.
 Napi::Value StartTransferSync(const Napi::CallbackInfo& info) {
   StartArgs args(info);

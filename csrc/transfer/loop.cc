@@ -20,10 +20,7 @@ Loop::Loop(std::shared_ptr<Engine::Shared> shared)
       device_(*shared_->device),
       slots_(shared_->slot_bytes, shared_->slot_count,
              device_.staging_is_expensive() ? reader_.needs().slots_at_first : 0),
-      openers_(std::make_shared<TaskPool>("fst-open", kOpeners)),
-      staged_rules_(shared_->rules) {
-  staged_rules_.direct = false;
-}
+      openers_(std::make_shared<TaskPool>("fst-open", kOpeners)) {}
 
 void Loop::Run() {
   broken_ = device_.NewStream(shared_->queue, &stream_);
@@ -221,8 +218,7 @@ bool Loop::IssueRead(const TransferPtr& transfer) {
   Status status = BufferOf(t, first.allocation, &memory);
   int slot = -1;
   if (status.ok()) {
-    const ChunkRules& rules = t.options_.always_stage ? staged_rules_ : shared_->rules;
-    Chunk chunk = NextChunk(t.plan_, rules, t.cursor_, t.allowed_, memory->address());
+    Chunk chunk = NextChunk(t.plan_, shared_->rules, t.cursor_, t.allowed_, memory->address());
     if (!chunk.direct) {
       status = slots_.Take(reader_, device_, &slot);
       if (status.ok() && slot < 0) return false;

@@ -87,7 +87,6 @@ class Loop {
   Slots slots_;
   std::unique_ptr<CopyStream> stream_;  // after the slots: it is drained before they go
   std::shared_ptr<TaskPool> openers_;
-  ChunkRules staged_rules_;
   std::deque<TransferPtr> transfers_;
   std::deque<Op> ops_;  // a deque: references stay valid while it grows
   std::vector<uint32_t> free_ops_;

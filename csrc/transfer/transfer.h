@@ -16,7 +16,6 @@ namespace fst {
 
 struct TransferOptions {
   uint32_t window = UINT32_MAX;  // batches below this number may be loaded; see Engine::SetWindow
-  bool always_stage = false;     // through slots, as the engine's option says for all
   // Memory that is there already, by allocation; may be shorter, with nulls. Let go of when its last item is
   // ready or the load ends: TakeAllocation may find it gone.
   std::vector<std::shared_ptr<DeviceBuffer>> memory;

@@ -161,10 +161,11 @@ TEST_F(EngineTest, EmptyTensorsAnywhereAreReadyInOrder) {
     Model edited = Edited(model, lengths, {0, 100, 5});
     ASSERT_TRUE(edited.plan.Validate().ok());
     for (bool stage : {false, true}) {
-      auto engine = Open(std::make_shared<HostDevice>(), FakeWith(1, true, true));
+      EngineOptions staged;
+      staged.always_stage = stage;
+      auto engine = Open(std::make_shared<HostDevice>(), FakeWith(1, true, true), staged);
       TransferOptions options;
       options.collect_ready = true;
-      options.always_stage = stage;
       auto watch = Watch::Begin(*engine, edited, options);
       watch->ExpectComplete();
     }
@@ -214,7 +215,6 @@ TEST_F(EngineTest, SeveralLoadsShareAnEngine) {
   for (size_t i = 0; i < models.size(); ++i) {
     TransferOptions options;
     options.collect_ready = i % 2 == 0;
-    options.always_stage = i % 3 == 0;
     watches.push_back(Watch::Begin(*engine, models[i], options));
   }
   engine->Cancel(watches[2]->shared_transfer(), Status(Code::CLOSED, "not this one"));
