@@ -38,6 +38,7 @@
         "csrc/reader/usrbio/usrbio_reader.cc",
         "csrc/reader/usrbio/usrbio_reads.cc",
         "csrc/reader/usrbio/usrbio_ring.cc",
+        "csrc/transfer/active_transfer.cc",
         "csrc/transfer/chunker.cc",
         "csrc/convert/float_convert.cc",
         "csrc/transfer/engine.cc",

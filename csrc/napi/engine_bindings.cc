@@ -247,7 +247,7 @@ struct StartArgs {
     Napi::Value memory = info[1].As<Napi::Object>().Get("memory");
     for (uint32_t i = 0; memory.IsArray() && i < memory.As<Napi::Array>().Length(); ++i) {
       Napi::Value given = memory.As<Napi::Array>().Get(i);
-      options.memory.push_back(given.IsExternal() ? FromExternal<DeviceBuffer>(given) : nullptr);
+      options.preallocated.push_back(given.IsExternal() ? FromExternal<DeviceBuffer>(given) : nullptr);
     }
     double timeout = NumberOr(object, "timeoutMs", 0);
     if (timeout > 0 && timeout < kForeverMs)

@@ -15,7 +15,7 @@ constexpr uint64_t kLargestGap = 32 << 10;  // unwanted bytes that cost less tha
 
 Status Engine::Create(std::shared_ptr<Device> device, std::unique_ptr<Reader> reader, EngineOptions options,
                       std::shared_ptr<Engine>* out) {
-  auto shared = std::make_shared<Shared>();
+  auto shared = std::make_shared<EngineShared>();
   shared->device = std::move(device);
   shared->reader = std::move(reader);
   shared->options = options;
@@ -24,28 +24,28 @@ Status Engine::Create(std::shared_ptr<Device> device, std::unique_ptr<Reader> re
   uint64_t alignment = std::max({needs.offset_alignment, needs.length_alignment, needs.memory_alignment, size_t{1}});
   chunk = std::max(chunk / alignment * alignment, alignment);
   bool fills = shared->device->host_accessible() ? needs.fills_host : needs.fills_device;
-  // A read that begins and ends inside aligned blocks carries up to one block more at either end.
-  shared->slot_bytes = std::max<uint64_t>(alignment > 1 ? chunk + 2 * alignment : (chunk + 4095) / 4096 * 4096, 4096);
+  // A read that begins and ends inside aligned blocks carries up to one more block at either end.
+  uint64_t slot_bytes = std::max<uint64_t>(alignment > 1 ? chunk + 2 * alignment : (chunk + 4095) / 4096 * 4096, 4096);
   const bool outputs_in_slot = !shared->device->host_accessible();
-  if (options.converts && outputs_in_slot) shared->slot_bytes *= 2;
-  shared->rules = {needs, fills && !options.always_stage, chunk, kLargestGap, shared->slot_bytes, outputs_in_slot};
-  shared->slot_count = static_cast<int>(std::clamp<uint64_t>(options.staging_limit / shared->slot_bytes, 1,
-                                                             static_cast<uint64_t>(std::max(needs.slots, 1))));
+  if (options.converts && outputs_in_slot) slot_bytes *= 2;
+  shared->rules = {needs, fills && !options.always_stage, chunk, kLargestGap, slot_bytes, outputs_in_slot};
+  shared->slot_count = static_cast<int>(
+      std::clamp<uint64_t>(options.staging_limit / slot_bytes, 1, static_cast<uint64_t>(std::max(needs.slots, 1))));
   FST_RETURN_IF_ERROR(StartThread("fst-io", [shared] {
     {
       Loop loop(shared);
       loop.Run();
-    }  // the stream, then the slots
+    }  // frees the stream, then the slots
     shared->reader.reset();
     std::vector<std::function<void()>> closed;
-    std::vector<std::pair<std::shared_ptr<Transfer>, Status>> cancelled;  // after the loop's last look
+    std::vector<std::pair<std::shared_ptr<Transfer>, Status>> cancelled;  // since the loop's last TakeRequests
     {
       std::lock_guard<std::mutex> lock(shared->mutex);
       shared->ended = true;
       closed.swap(shared->closed);
       cancelled.swap(shared->cancelled);
     }
-    for (auto& entry : cancelled) entry.first->DropMemory();
+    for (auto& entry : cancelled) entry.first->ReleaseAllocations();
     cancelled.clear();
     for (auto& callback : closed) callback();
   }));
@@ -62,10 +62,11 @@ Status Engine::Start(Plan plan, TransferOptions options, std::shared_ptr<Transfe
                   "with copier: 'nogds'");
   }
   auto transfer = std::make_shared<Transfer>(std::move(plan), std::move(options));
+  auto active = std::make_unique<ActiveTransfer>(transfer);
   {
     std::lock_guard<std::mutex> lock(shared_->mutex);
     if (shared_->closing) return Status(Code::CLOSED, "the loader is closed");
-    shared_->started.push_back(transfer);
+    shared_->started.push_back(std::move(active));
   }
   shared_->queue->Wake();
   *out = std::move(transfer);
@@ -73,14 +74,14 @@ Status Engine::Start(Plan plan, TransferOptions options, std::shared_ptr<Transfe
 }
 
 void Engine::SetWindow(const std::shared_ptr<Transfer>& transfer, uint32_t window) {
-  transfer->window_.store(window, std::memory_order_relaxed);
+  transfer->set_window(window);
   shared_->queue->Wake();
 }
 
 void Engine::Cancel(const std::shared_ptr<Transfer>& transfer, Status status) {
   {
     std::lock_guard<std::mutex> lock(shared_->mutex);
-    if (shared_->ended || transfer->drained()) return transfer->DropMemory();
+    if (shared_->ended || transfer->drained()) return transfer->ReleaseAllocations();
     shared_->cancelled.emplace_back(transfer, std::move(status));
   }
   shared_->queue->Wake();
@@ -105,9 +106,9 @@ std::vector<Reader::Fallback> Engine::TakeFallbacks() {
 }
 
 uint64_t Engine::StagingBytes(bool converts) const {
-  return !converts && shared_->rules.direct && shared_->rules.needs.offset_alignment == 1
-             ? 0
-             : shared_->slot_bytes * static_cast<uint64_t>(shared_->slot_count);
+  const ChunkRules& rules = shared_->rules;
+  if (!converts && rules.direct && rules.needs.offset_alignment == 1) return 0;
+  return rules.slot_bytes * static_cast<uint64_t>(shared_->slot_count);
 }
 
 }  // namespace fst

@@ -1,61 +1,62 @@
-// What the I/O thread of an engine does: open ahead, cut chunks, start reads, start the copy of each completed read,
-// account for each completed copy. It never copies or converts a byte itself and sleeps in one place only.
+// The I/O thread of an engine: it opens files ahead, cuts plans into chunks, starts reads, starts the copy of each
+// completed read and accounts for each completed copy. It never copies or converts a byte itself, and it sleeps in one
+// place only, CompletionQueue::Take.
 #pragma once
 #include <deque>
 #include <memory>
 #include <mutex>
 
 #include "base/task_pool.h"
-#include "transfer/chunker.h"
+#include "transfer/active_transfer.h"
 #include "transfer/engine.h"
-#include "transfer/slots.h"
+#include "transfer/slot_pool.h"
 
 namespace fst {
 
-// What other threads ask of the loop.
-struct Engine::Shared {
-  std::shared_ptr<CompletionQueue> queue = std::make_shared<CompletionQueue>();
+// What an engine's callers (any thread) and its loop (the I/O thread) share.
+struct EngineShared {
+  const std::shared_ptr<CompletionQueue> queue = std::make_shared<CompletionQueue>();  // any thread
+  // Set before the thread starts, constant afterwards. The reader is the I/O thread's, except for Reader::Open.
   std::shared_ptr<Device> device;
   std::unique_ptr<Reader> reader;
   EngineOptions options;
   ChunkRules rules;
-  uint64_t slot_bytes = 0;
   int slot_count = 0;
 
-  std::mutex mutex;  // guards what follows
-  std::vector<std::shared_ptr<Transfer>> started;
+  std::mutex mutex;  // guards what follows: requests to the loop, and its answers
+  std::vector<std::unique_ptr<ActiveTransfer>> started;
   std::vector<std::pair<std::shared_ptr<Transfer>, Status>> cancelled;
   bool closing = false, ended = false;
   std::vector<std::function<void()>> closed;
   std::vector<Reader::Fallback> fallbacks;
 };
 
+// The I/O thread's alone.
 class Loop {
  public:
-  explicit Loop(std::shared_ptr<Engine::Shared> shared);
+  explicit Loop(std::shared_ptr<EngineShared> shared);
   // Returns when the engine was closed and nothing is in flight.
   void Run();
 
  private:
-  using TransferPtr = std::shared_ptr<Transfer>;
+  // One open, or one read with its conversion and copy.
   struct Op {
     enum Stage : uint8_t { kFree, kOpening, kReading, kConverting, kCopying } stage = kFree;
     uint32_t index = 0, generation = 0;
-    TransferPtr transfer;
+    ActiveTransfer* transfer = nullptr;  // counts this op: the loop keeps it until the op is free
     uint32_t file = 0;
     int slot = -1;
     uint64_t offset = 0;
     bool converts = false;
     std::vector<ChunkPart> parts;
-    std::vector<std::shared_ptr<DeviceBuffer>> buffers;  // keeps memory under I/O alive, whatever else lets go
-    std::shared_ptr<void> target;                        // the reader's, see Reader::RegisterBuffer
-    std::shared_ptr<ReaderFile> opened;                  // filled by the opening thread
-    Clock::time_point since;
+    std::vector<std::shared_ptr<DeviceBuffer>> buffers;  // by part: memory under I/O stays when its transfer fails
+    std::shared_ptr<void> registration;                  // the same for what Reader::RegisterBuffer returned
+    std::shared_ptr<ReaderFile> opened;                  // written by the opening thread
+    Clock::time_point since;                             // when the stage began
   };
 
   void CollectFallbacks();
   void TakeRequests();
-  Status CheckAvailable(const Transfer& transfer);
   void Handle(const Completion& completion);
   void HandleOpened(Op& op, const Status& status);
   void HandleRead(Op& op, const Status& status);
@@ -64,34 +65,31 @@ class Loop {
   void StartConversion(Op& op);
   void CopyOut(Op& op);
   bool IssueAll();  // true when something was started
-  bool OpenAhead(const TransferPtr& transfer);
-  bool IssueRead(const TransferPtr& transfer);
-  Status StartRead(const TransferPtr& transfer, Chunk chunk, int slot);
-  Status BufferOf(Transfer& transfer, uint32_t allocation, std::shared_ptr<DeviceBuffer>* out);
-  std::shared_ptr<void> TargetOf(Transfer& t, uint32_t allocation, const std::shared_ptr<DeviceBuffer>& buffer);
-  void PassEmptyItems(Transfer& transfer);
-  static Status PlaceOf(const Op& op, const Status& status);  // a device knows of no file
+  bool OpenAhead(ActiveTransfer& t);
+  bool IssueRead(ActiveTransfer& t);
+  Status StartRead(ActiveTransfer& t, Chunk chunk, int slot);
+  static Status AddPlace(const Op& op, const Status& status);  // file and offset: a device knows of neither
   void FinishParts(Op& op);
-  void Fail(Transfer& transfer, Status status);
   void CheckClocks();
   Clock::time_point NextDeadline() const;
-  void RetireFinished();  // ends transfers that are done and tells those who wait
-  Op& NewOp(Op::Stage stage, const TransferPtr& transfer);
+  void RetireFinished();  // publishes what has drained, and notifies
+  Op& NewOp(Op::Stage stage, ActiveTransfer& t);
   void FreeOp(Op& op);
   static uint64_t TagOf(const Op& op) { return uint64_t{op.generation} << 32 | op.index; }
 
-  const std::shared_ptr<Engine::Shared> shared_;
+  const std::shared_ptr<EngineShared> shared_;
   Reader& reader_;
   Device& device_;
-  Status broken_;  // the reader or the stream could not be started
-  Slots slots_;
-  std::unique_ptr<CopyStream> stream_;  // after the slots: it is drained before they go
+  Status broken_;  // why the reader or the stream could not be started
+  SlotPool slots_;
+  std::unique_ptr<CopyStream> stream_;  // after the slots: it is drained before they are freed
   std::shared_ptr<TaskPool> openers_;
-  std::deque<TransferPtr> transfers_;
+  std::deque<std::unique_ptr<ActiveTransfer>> transfers_;
   std::deque<Op> ops_;  // a deque: references stay valid while it grows
   std::vector<uint32_t> free_ops_;
-  int reading_ = 0, working_ = 0;
-  int copying_ = 0;                           // ops that use what was read into their slot
+  int in_flight_ = 0;                         // ops that are not free
+  int reading_ = 0;                           // of them, reads: limited by the reader's queue depth
+  int copying_ = 0;                           // of them, conversions and copies: they use a slot's bytes
   bool closing_ = false, throttled_ = false;  // throttled_: a read was put off until throttled_until_
   Clock::time_point throttled_until_ = Clock::time_point::min();
   Clock::time_point next_stall_check_ = Clock::time_point::min();

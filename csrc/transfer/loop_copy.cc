@@ -1,4 +1,4 @@
-// The way out of a slot: conversion where it is asked for (`dtype`), off the I/O thread, and the copy to the device.
+// From a slot to tensor memory: conversion (`dtype`) on threads of its own, and the copy to the device.
 #include <algorithm>
 #include <cstring>
 #include <thread>
@@ -10,7 +10,7 @@
 namespace fst {
 namespace {
 
-// Of the whole process, as the threads that copy: both are limited by memory, not by the number of loaders.
+// Shared by all engines of the process: conversion is limited by memory bandwidth, not by the number of loaders.
 TaskPool& ConvertThreads() {
   static TaskPool* pool =
       new TaskPool("fst-convert", static_cast<int>(std::clamp(std::thread::hardware_concurrency(), 2U, 8U)));
@@ -20,10 +20,10 @@ TaskPool& ConvertThreads() {
 struct Piece {
   uint64_t source, destination;
   uint64_t length;  // bytes of the source
-  DType from, to;   // equal: as they are
+  DType from, to;   // equal: copied as they are
 };
 
-void Convert(const std::vector<Piece>& pieces) {
+void ConvertPieces(const std::vector<Piece>& pieces) {
   for (const Piece& piece : pieces) {
     const void* source = reinterpret_cast<const void*>(piece.source);  // NOLINT(performance-no-int-to-ptr)
     void* destination = reinterpret_cast<void*>(piece.destination);    // NOLINT(performance-no-int-to-ptr)
@@ -37,8 +37,8 @@ void Convert(const std::vector<Piece>& pieces) {
 
 }  // namespace
 
-// Where the host writes to tensor memory the conversion is the copy, for the parts beside it too. Elsewhere converted
-// elements go behind the read in its slot, and CopyOut takes all parts on.
+// Where the host can write to tensor memory the conversion is the copy, and the read's other parts are copied with it.
+// Elsewhere converted elements go behind the read in its slot, and CopyOut copies all parts.
 void Loop::StartConversion(Op& op) {
   const uint64_t slot = slots_.Address(op.slot);
   const bool in_slot = shared_->rules.outputs_in_slot;
@@ -46,7 +46,7 @@ void Loop::StartConversion(Op& op) {
   pieces.reserve(op.parts.size());
   for (size_t i = 0; i < op.parts.size(); ++i) {
     const ChunkPart& part = op.parts[i];
-    const PlanItem& item = op.transfer->plan_.items[part.item];
+    const PlanItem& item = op.transfer->plan.items[part.item];
     if (in_slot && !item.converts()) continue;
     pieces.push_back({slot + (part.file_offset - op.offset),
                       in_slot ? slot + part.output : op.buffers[i]->address() + part.destination, part.length,
@@ -55,23 +55,23 @@ void Loop::StartConversion(Op& op) {
   op.stage = Op::kConverting;
   ++copying_;
   op.since = Clock::now();
-  // Slot and tensor memory stay until the completion has been handled: the op holds them.
+  // The op holds slot and tensor memory until the completion has been handled.
   Status posted = ConvertThreads().Post([pieces = std::move(pieces), queue = shared_->queue, tag = TagOf(op)] {
-    Convert(pieces);
+    ConvertPieces(pieces);
     queue->Put({Completion::Kind::kConvert, tag, Status::Ok()});
   });
   if (posted.ok()) return;
-  Fail(*op.transfer, PlaceOf(op, posted));
+  op.transfer->Fail(AddPlace(op, posted));
   FreeOp(op);
 }
 
 void Loop::CopyOut(Op& op) {
-  // Each part to its own address; neighbours that follow each other in the file and in memory go in one copy.
+  // Parts that follow each other both in the slot and in one allocation go in one copy.
   std::vector<CopyPiece> pieces;
   pieces.reserve(op.parts.size());
   for (size_t i = 0; i < op.parts.size(); ++i) {
     const ChunkPart& part = op.parts[i];
-    const PlanItem& item = op.transfer->plan_.items[part.item];
+    const PlanItem& item = op.transfer->plan.items[part.item];
     uint64_t source = slots_.Address(op.slot) + (item.converts() ? part.output : part.file_offset - op.offset);
     uint64_t length = item.InMemory(part.length);
     uint64_t destination = op.buffers[i]->address() + part.destination;
@@ -90,13 +90,13 @@ void Loop::CopyOut(Op& op) {
   op.since = Clock::now();
   Status copying = stream_->Submit(pieces.data(), pieces.size(), slots_.on_device(), TagOf(op));
   if (copying.ok()) return;
-  Fail(*op.transfer, PlaceOf(op, copying));
+  op.transfer->Fail(AddPlace(op, copying));
   FreeOp(op);
 }
 
 void Loop::HandleConverted(Op& op, const Status& status) {
-  if (!status.ok()) Fail(*op.transfer, PlaceOf(op, status));
-  if (op.transfer->failed_) return FreeOp(op);
+  if (!status.ok()) op.transfer->Fail(AddPlace(op, status));
+  if (op.transfer->failed) return FreeOp(op);
   if (shared_->rules.outputs_in_slot) return CopyOut(op);
   FinishParts(op);
   FreeOp(op);

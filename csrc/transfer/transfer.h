@@ -1,5 +1,5 @@
-// One load in progress: what has arrived, what went wrong, and who holds the memory. The I/O thread writes it, any
-// thread reads it.
+// What any thread may see and take of one transfer: progress, the first error, and the allocations. What only the I/O
+// thread knows of it is in active_transfer.h.
 #pragma once
 #include <atomic>
 #include <functional>
@@ -8,23 +8,22 @@
 #include <vector>
 
 #include "device/device.h"
-#include "reader/reader.h"
-#include "transfer/chunker.h"
 #include "transfer/plan.h"
 
 namespace fst {
 
 struct TransferOptions {
   uint32_t window = UINT32_MAX;  // batches below this number may be loaded; see Engine::SetWindow
-  // Memory that is there already, by allocation; may be shorter, with nulls. Let go of when its last item is
-  // ready or the load ends: TakeAllocation may find it gone.
-  std::vector<std::shared_ptr<DeviceBuffer>> memory;
-  bool collect_ready = false;  // TakeReady is used: tensors in the order in which they arrive
-  Clock::time_point deadline = Clock::time_point::max();  // TIMEOUT after it
-  // Called on the I/O thread when there is something new to see. Short, and never calls the engine.
+  // Allocations that exist already, by index in the plan; may be shorter, with nulls. The transfer releases each when
+  // its last item is ready or the transfer ends: TakeAllocation may find it gone.
+  std::vector<std::shared_ptr<DeviceBuffer>> preallocated;
+  bool collect_ready = false;                             // collect items for TakeReady
+  Clock::time_point deadline = Clock::time_point::max();  // the transfer fails with TIMEOUT after it
+  // Called on the I/O thread when there is something new to see. Must be short and must not call the engine.
   std::function<void()> notify;
 };
 
+// Safe on any thread: counters are atomics, and mutex_ guards the rest. Plan and options do not change.
 class Transfer {
  public:
   Transfer(Plan plan, TransferOptions options);
@@ -36,41 +35,46 @@ class Transfer {
   size_t ready_count() const { return ready_count_.load(std::memory_order_acquire); }
   uint64_t bytes_loaded() const { return bytes_loaded_.load(std::memory_order_relaxed); }
   int max_in_flight() const { return max_in_flight_.load(std::memory_order_relaxed); }
-  // The first error, or OK. An error may be seen before the I/O that it cancelled has drained.
+  // The first error, or OK. An error may show before the I/O that it cancels has drained.
   Status status() const;
-  // Nothing of this load is in flight any more and nothing will be started.
+  // Nothing of this transfer is in flight, and nothing will be started.
   bool drained() const { return drained_.load(std::memory_order_acquire); }
 
-  // Items that have completed since the last call. For collect_ready.
+  // Items that have completed since the last call, in the order of their completion. Needs collect_ready.
   std::vector<uint32_t> TakeReady();
 
-  // The memory of an allocation of which at least one item is ready; the transfer itself lets go of it when its last
-  // item is ready. Null after an error, or for an allocation of size 0.
+  // An allocation of which at least one item is ready. The transfer keeps a reference of its own until the last item is
+  // ready. Null after an error, for an allocation of size 0, and for one that was taken or preallocated and is
+  // complete.
   std::shared_ptr<DeviceBuffer> TakeAllocation(uint32_t index);
 
- private:
-  friend class Loop;
+  // ---- for the engine; those that publish are called on its I/O thread ----
+  const TransferOptions& options() const { return options_; }  // preallocated is empty
+  uint32_t window() const { return window_.load(std::memory_order_relaxed); }
+  void set_window(uint32_t window) { window_.store(window, std::memory_order_relaxed); }
+  // Bytes of the first window that are not allocated yet.
+  uint64_t BytesToAllocate() const;
+  // The buffer of an allocation, allocated on first use. The codes of Device::Allocate.
+  Status BufferOf(uint32_t allocation, Device& device, std::shared_ptr<DeviceBuffer>* out);
+  void AddBytesLoaded(uint64_t bytes) { bytes_loaded_.fetch_add(bytes, std::memory_order_relaxed); }
+  // Counts an item as ready. True when it was the last one of its allocation.
+  bool CompleteItem(uint32_t item);
+  void PublishReadyPrefix(size_t prefix) { ready_prefix_.store(prefix, std::memory_order_release); }
+  void PublishInFlight(int reads);
+  void PublishError(Status status);
+  void PublishDrained() { drained_.store(true, std::memory_order_release); }
+  // Drops the transfer's own references to all allocations.
+  void ReleaseAllocations();
 
-  struct Memory {
+ private:
+  struct Allocation {
     std::shared_ptr<DeviceBuffer> buffer;
-    std::shared_ptr<void> target;  // the reader's, while reads go straight into the buffer; the I/O thread's alone
     uint32_t items_left = 0;
     bool taken = false;
   };
-  struct File {
-    enum State : uint8_t { kClosed, kOpening, kOpen, kDone } state = kClosed;
-    std::shared_ptr<ReaderFile> file;
-    size_t last_item = 0;  // that has bytes in it
-  };
-
-  friend class Engine;
-
-  void DropMemory();                                  // lets go of what nobody has taken; any thread, when drained
-  void CompleteBytes(uint32_t item, uint64_t bytes);  // I/O thread
-  void CompleteItem(uint32_t item);                   // I/O thread
 
   const Plan plan_;
-  const TransferOptions options_;
+  TransferOptions options_;
 
   std::atomic<size_t> ready_prefix_{0}, ready_count_{0};
   std::atomic<uint64_t> bytes_loaded_{0};
@@ -78,22 +82,10 @@ class Transfer {
   std::atomic<uint32_t> window_;
   std::atomic<bool> drained_{false};
 
-  mutable std::mutex mutex_;  // guards status_, memory_ and ready_
+  mutable std::mutex mutex_;  // guards status_, allocations_ and ready_
   Status status_;
-  std::vector<Memory> memory_;
+  std::vector<Allocation> allocations_;
   std::vector<uint32_t> ready_;
-
-  // The I/O thread's alone.
-  std::vector<uint64_t> bytes_left_;     // by item
-  std::vector<uint32_t> file_sequence_;  // files in the order of their first item that has bytes
-  std::vector<size_t> file_first_;       // that item, by position in file_sequence_
-  std::vector<File> files_;
-  Cursor cursor_;                                               // what was started
-  size_t allowed_ = 0;                                          // one past the last item that the window allows
-  size_t files_opened_ = 0, files_started_ = 0;                 // positions in file_sequence_
-  int ops_ = 0;                                                 // opens, reads and copies in flight
-  Clock::time_point starved_since_ = Clock::time_point::max();  // for depth or slots that other loads have
-  bool failed_ = false, news_ = false;
 };
 
 }  // namespace fst

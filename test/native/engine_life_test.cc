@@ -190,9 +190,9 @@ TEST_F(EngineLife, MemoryThatWasGivenIsNotKept) {
   auto engine = Open(device, NewFileReader({}));
   TransferOptions options;
   for (const PlanAllocation& allocation : model.plan.allocations) {
-    options.memory.emplace_back();
+    options.preallocated.emplace_back();
     if (allocation.size > 0) {
-      ASSERT_TRUE(device->Allocate(allocation.size, &options.memory.back()).ok());
+      ASSERT_TRUE(device->Allocate(allocation.size, &options.preallocated.back()).ok());
     }
   }
   std::shared_ptr<Transfer> transfer;

@@ -91,12 +91,12 @@ TEST_P(EveryWay, BringsEveryByte) {
   TransferOptions plain;
   plain.collect_ready = true;
   auto watch = Watch::Begin(*engine, model, plain);
-  // At the same time, into memory that is there already.
+  // At the same time, into memory that exists already.
   TransferOptions given;
   for (const PlanAllocation& allocation : model.plan.allocations) {
-    given.memory.emplace_back();
-    if (allocation.size > 0 && given.memory.size() % 3 != 0) {
-      ASSERT_TRUE(device->Allocate(allocation.size, &given.memory.back()).ok());
+    given.preallocated.emplace_back();
+    if (allocation.size > 0 && given.preallocated.size() % 3 != 0) {
+      ASSERT_TRUE(device->Allocate(allocation.size, &given.preallocated.back()).ok());
     }
   }
   auto second = Watch::Begin(*engine, model, given);

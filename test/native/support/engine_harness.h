@@ -84,8 +84,11 @@ class Watch {
 
  private:
   Watch(const Model& model, const TransferOptions& options)
-      : model_(model), given_(options.memory), collects_(options.collect_ready), held_(model.plan.allocations.size()) {
-    given_.resize(held_.size());
+      : model_(model),
+        preallocated_(options.preallocated),
+        collects_(options.collect_ready),
+        held_(model.plan.allocations.size()) {
+    preallocated_.resize(held_.size());
   }
 
   void OnNews() {
@@ -108,7 +111,7 @@ class Watch {
     const PlanItem& planned = model_.plan.items[item];
     if (planned.length == 0) return;
     std::shared_ptr<DeviceBuffer>& buffer = held_[planned.allocation];
-    if (buffer == nullptr) buffer = given_[planned.allocation];
+    if (buffer == nullptr) buffer = preallocated_[planned.allocation];
     if (buffer == nullptr) buffer = transfer_->TakeAllocation(planned.allocation);
     if (buffer == nullptr) {
       EXPECT_FALSE(transfer_->status().ok()) << "no memory for item " << item;
@@ -122,7 +125,7 @@ class Watch {
   }
 
   const Model& model_;
-  std::vector<std::shared_ptr<DeviceBuffer>> given_;
+  std::vector<std::shared_ptr<DeviceBuffer>> preallocated_;
   const bool collects_;
   std::mutex mutex_;
   std::condition_variable wake_;

@@ -1,0 +1,93 @@
+#include "transfer/active_transfer.h"
+
+namespace fst {
+namespace {
+
+constexpr size_t kOpenAhead = 8;  // files: an open costs a round trip on a distributed file system
+
+}  // namespace
+
+ActiveTransfer::ActiveTransfer(std::shared_ptr<Transfer> shared)
+    : transfer(std::move(shared)),
+      plan(transfer->plan()),
+      files(plan.files.size()),
+      registrations(plan.allocations.size()) {
+  bytes_left_.reserve(plan.items.size());
+  std::vector<bool> seen(plan.files.size());
+  for (size_t i = 0; i < plan.items.size(); ++i) {
+    const PlanItem& item = plan.items[i];
+    bytes_left_.push_back(item.length);
+    if (item.length == 0) continue;
+    files[item.file].last_item = i;
+    if (seen[item.file]) continue;
+    seen[item.file] = true;
+    file_sequence_.push_back(item.file);
+    file_first_.push_back(i);
+  }
+}
+
+void ActiveTransfer::ApplyWindow() {
+  const uint32_t window = transfer->window();
+  while (allowed < plan.items.size() && plan.BatchOf(allowed) < window) ++allowed;
+}
+
+bool ActiveTransfer::NextFileToOpen(uint32_t* file) {
+  if (files_opened_ == file_sequence_.size()) return false;
+  const size_t first = file_first_[files_opened_];
+  if (first >= allowed) return false;
+  // The file at the cursor is opened however many are open: a plan may interleave more files than are opened ahead.
+  if (files_opened_ >= files_done_ + kOpenAhead && first > cursor.item) return false;
+  *file = file_sequence_[files_opened_++];
+  files[*file].state = File::kOpening;
+  return true;
+}
+
+void ActiveTransfer::AdvanceTo(Cursor next) {
+  for (size_t item = cursor.item; item < next.item; ++item) {
+    if (plan.items[item].length > 0) continue;
+    cursor = {item + 1, 0};
+    CompleteItem(static_cast<uint32_t>(item));
+  }
+  cursor = next;
+}
+
+void ActiveTransfer::PassEmptyItems() {
+  Cursor next = cursor;
+  while (next.item < allowed && plan.items[next.item].length == 0) next = {next.item + 1, 0};
+  AdvanceTo(next);
+}
+
+bool ActiveTransfer::ReleaseIfDone(uint32_t file) {
+  if (cursor.item <= files[file].last_item) return false;
+  files[file].file.reset();
+  files[file].state = File::kDone;
+  ++files_done_;
+  return true;
+}
+
+void ActiveTransfer::CompleteBytes(uint32_t item, uint64_t bytes) {
+  transfer->AddBytesLoaded(bytes);
+  bytes_left_[item] -= bytes;
+  if (bytes_left_[item] == 0) CompleteItem(item);
+}
+
+void ActiveTransfer::CompleteItem(uint32_t item) {
+  const bool last = transfer->CompleteItem(item);
+  // Empty items ahead of the cursor have no bytes left either, but are complete only when the cursor passes them.
+  size_t prefix = transfer->ready_prefix();
+  while (prefix < cursor.item && bytes_left_[prefix] == 0) ++prefix;
+  transfer->PublishReadyPrefix(prefix);
+  news = true;
+  if (last) registrations[plan.items[item].allocation].reset();
+}
+
+void ActiveTransfer::Fail(Status status) {
+  if (failed) return;
+  failed = news = true;
+  for (File& file : files) file.file.reset();
+  transfer->PublishError(std::move(status));
+  registrations.assign(registrations.size(), nullptr);
+  transfer->ReleaseAllocations();
+}
+
+}  // namespace fst

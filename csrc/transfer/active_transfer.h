@@ -1,0 +1,60 @@
+// The I/O thread's side of one transfer: what was started and what is left to do.
+#pragma once
+#include <memory>
+#include <vector>
+
+#include "reader/reader.h"
+#include "transfer/chunker.h"
+#include "transfer/transfer.h"
+
+namespace fst {
+
+// Made by Engine::Start on the caller's thread, because the items of a large plan take long to count. From then on the
+// I/O thread's alone, without a lock. The loop destroys it when nothing of the transfer is in flight any more.
+class ActiveTransfer {
+ public:
+  struct File {
+    enum State : uint8_t { kClosed, kOpening, kOpen, kDone } state = kClosed;
+    std::shared_ptr<ReaderFile> file;
+    size_t last_item = 0;  // the last one with bytes in this file
+  };
+
+  explicit ActiveTransfer(std::shared_ptr<Transfer> transfer);
+
+  // Allows the items that the window reaches by now.
+  void ApplyWindow();
+  // An allowed item has bytes that no read covers.
+  bool HasWork() const { return cursor.item < allowed; }
+  // The next file to open, marked kOpening; few are open ahead of the reads. False: none for now.
+  bool NextFileToOpen(uint32_t* file);
+  // Moves the cursor forward. Empty items are complete when it passes them.
+  void AdvanceTo(Cursor next);
+  void PassEmptyItems();
+  // Releases the file if the cursor has passed its last item. True: no further read of it follows.
+  bool ReleaseIfDone(uint32_t file);
+  void CompleteBytes(uint32_t item, uint64_t bytes);
+  // Ends the transfer with this error unless it has one. Ops in flight keep their memory until they have drained.
+  void Fail(Status status);
+
+  const std::shared_ptr<Transfer> transfer;
+  const Plan& plan;
+  Cursor cursor;       // where the next read begins
+  size_t allowed = 0;  // one past the last item that may be started
+  std::vector<File> files;
+  std::vector<std::shared_ptr<void>> registrations;  // by allocation, see Reader::RegisterBuffer
+  int ops = 0;                                       // opens, reads, conversions and copies in flight
+  // Since when other transfers have held all depth or all slots.
+  Clock::time_point starved_since = Clock::time_point::max();
+  bool failed = false;
+  bool news = false;  // there is something to notify of
+
+ private:
+  void CompleteItem(uint32_t item);
+
+  std::vector<uint64_t> bytes_left_;                // by item
+  std::vector<uint32_t> file_sequence_;             // files in the order of their first item that has bytes
+  std::vector<size_t> file_first_;                  // that item, by position in file_sequence_
+  size_t files_opened_ = 0, files_done_ = 0;  // files whose opening was started; all whose reads were
+};
+
+}  // namespace fst
