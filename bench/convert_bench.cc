@@ -41,11 +41,11 @@ int main(int argc, char** argv) {
   for (size_t f = 0; f < fst::kDTypeCount; ++f) {
     for (size_t t = 0; t < fst::kDTypeCount; ++t) {
       const DType from = static_cast<DType>(f), to = static_cast<DType>(t);
-      if (!fst::CanConvert(from, to)) continue;
+      if (!fst::CanConvertFloats(from, to)) continue;
       const size_t n = bytes / fst::BytesOf(from), moved = bytes + n * fst::BytesOf(to);
       auto rate = [&](fst::ConvertPath path) {
         return static_cast<double>(moved) / 1e9 /
-               Seconds([&] { fst::ConvertElements(from, to, source.data(), destination.data(), n, path); });
+               Seconds([&] { fst::ConvertFloats(from, to, source.data(), destination.data(), n, path); });
       };
       const double portable = rate(fst::ConvertPath::kPortable);
       const double fast = fst::HasFastConvert() ? rate(fst::ConvertPath::kBest) : portable;

@@ -11,11 +11,11 @@
 
 #include "convert/float_convert.h"
 
-namespace fst::tf {
+namespace fst {
 namespace {
 
-// ---- floating dtypes that loads do not convert: too rare to be worth it. Sources: arXiv 2206.02915 (the FNUZ ones:
-// one zero, 0x80 is NaN, no infinities), OCP Microscaling Formats 1.0 (E8M0: powers of two, 0xff is NaN) ----
+// ---- floats that are too rare to have kernels. Sources: arXiv 2206.02915 (FNUZ: one zero, 0x80 is NaN, no
+// infinities), OCP Microscaling Formats 1.0 (E8M0: powers of two, 0xff is NaN) ----
 using Table = std::array<float, 256>;
 
 Table MakeFnuz(int mantissa_bits, int bias) {
@@ -55,7 +55,7 @@ const Table* TableOf(DType dtype) {
 
 // ---- integers ----
 
-// Elements are copied into an aligned block first: tensors in files need not lie at a multiple of their element's size.
+// Copies elements into an aligned block first: in files they may lie at any offset.
 template <class From, class To, class Convert>
 void ForEach(const void* source, size_t count, To* out, Convert convert) {
   constexpr size_t kBlock = 1024;
@@ -102,10 +102,10 @@ Status ToInt32(const void* source, size_t count, int32_t* out) {
   return Status::Ok();
 }
 
-// Through a table, so that each code is computed once and rounded as JavaScript does: product first (a compiler may
-// fuse the two where the processor can), then the sum.
+// By a table, so that each code is computed once. Rounds as JavaScript does, after the product and after the sum: the
+// volatile keeps the compiler from fusing them.
 template <class From>
-void Dequantize(const Conversion& c, const void* source, size_t count, void* out) {
+void Dequantize(const ElementConversion& c, const void* source, size_t count, void* out) {
   constexpr size_t kCodes = size_t{1} << (8 * sizeof(From));
   std::vector<uint32_t> table(kCodes);
   for (size_t code = 0; code < kCodes; ++code) {
@@ -127,7 +127,7 @@ void Dequantize(const Conversion& c, const void* source, size_t count, void* out
 
 }  // namespace
 
-bool CanConvert(const Conversion& c) {
+bool CanConvertElements(const ElementConversion& c) {
   if (c.quantized) return c.from == DType::U8 || c.from == DType::U16;
   switch (c.from) {
     case DType::BOOL:
@@ -140,11 +140,11 @@ bool CanConvert(const Conversion& c) {
     case DType::I64:
       return c.to == ConvertTo::kInt32;
     default:
-      return c.to == ConvertTo::kFloat32 && (TableOf(c.from) != nullptr || fst::CanConvert(c.from, DType::F32));
+      return c.to == ConvertTo::kFloat32 && (TableOf(c.from) != nullptr || CanConvertFloats(c.from, DType::F32));
   }
 }
 
-Status ConvertElements(const Conversion& c, const void* source, size_t count, void* out) {
+Status ConvertElements(const ElementConversion& c, const void* source, size_t count, void* out) {
   if (c.quantized) {
     c.from == DType::U8 ? Dequantize<uint8_t>(c, source, count, out) : Dequantize<uint16_t>(c, source, count, out);
     return Status::Ok();
@@ -172,9 +172,9 @@ Status ConvertElements(const Conversion& c, const void* source, size_t count, vo
   if (const Table* table = TableOf(c.from)) {
     ForEach<uint8_t>(source, count, static_cast<float*>(out), [table](uint8_t code) { return (*table)[code]; });
   } else {
-    fst::ConvertElements(c.from, DType::F32, source, out, count);
+    ConvertFloats(c.from, DType::F32, source, out, count);
   }
   return Status::Ok();
 }
 
-}  // namespace fst::tf
+}  // namespace fst

@@ -37,13 +37,13 @@ void Portable(const void* source, void* destination, size_t n) {
 
 #define FST_AVX2 __attribute__((target("avx2,f16c")))
 
-// The same arithmetic, with the registers of AVX2.
+// The same arithmetic, compiled for AVX2.
 template <class Kernel>
 FST_AVX2 void Fast(const void* source, void* destination, size_t n) {
   Loop<Kernel>(source, destination, n);
 }
 
-// Eight elements at a time by F16C, the rest by the kernel.
+// The elements after the last whole register of eight.
 template <class Kernel>
 FST_AVX2 FST_INLINE void Tail(const void* source, void* destination, size_t done, size_t n) {
   Loop<Kernel>(static_cast<const char*>(source) + done * sizeof(typename Kernel::From),
@@ -103,7 +103,7 @@ FST_AVX2 void Fast<F16ToBF16>(const void* source, void* destination, size_t n) {
 
 bool DetectFast() {
   unsigned a = 0, b = 0, c = 0, d = 0;
-  // The compiler's check of AVX2 includes the system's saving of its registers.
+  // The compiler's check of AVX2 includes that the system saves its registers.
   return __builtin_cpu_supports("avx2") && __get_cpuid(1, &a, &b, &c, &d) != 0 && (c & bit_F16C) != 0;
 }
 
@@ -144,14 +144,14 @@ const Conversion* Find(DType from, DType to) {
 
 }  // namespace
 
-bool CanConvert(DType from, DType to) { return Find(from, to) != nullptr; }
+bool CanConvertFloats(DType from, DType to) { return Find(from, to) != nullptr; }
 
 bool HasFastConvert() {
   static const bool fast = DetectFast();
   return fast;
 }
 
-void ConvertElements(DType from, DType to, const void* source, void* destination, size_t n, ConvertPath path) {
+void ConvertFloats(DType from, DType to, const void* source, void* destination, size_t n, ConvertPath path) {
   const Conversion* conversion = Find(from, to);
   if (conversion == nullptr) return;  // excluded by the contract
   const bool fast = path == ConvertPath::kBest && HasFastConvert();

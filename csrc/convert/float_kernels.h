@@ -1,15 +1,14 @@
-// One element of each conversion, without branches, so that compilers make vector code of a loop around it. What may
-// look simpler as float arithmetic is written so that flushing subnormals (a library built with -ffast-math switches it
-// on for the threads it starts) cannot change a result: no float operand or result here is subnormal unless either
-// treatment of it gives the same bits.
+// Each conversion for one element, without branches, so that compilers vectorize a loop around it. No float operand or
+// result is subnormal unless flushing it to zero gives the same bits: a library built with -ffast-math switches
+// flushing on for the threads that it starts. Therefore some kernels use integers where float arithmetic would look
+// simpler.
 #pragma once
 #include <cstdint>
 #include <cstring>
 
 #define FST_INLINE inline __attribute__((always_inline))
 
-namespace fst {
-namespace convert {
+namespace fst::convert {
 
 template <class To, class From>
 FST_INLINE To Bits(From value) {
@@ -19,8 +18,8 @@ FST_INLINE To Bits(From value) {
   return bits;
 }
 
-// `condition ? yes : no` as a mask. The operator becomes a branch around float arithmetic, which might trap, and that
-// keeps GCC from making vector code.
+// `condition ? yes : no` by a mask. GCC turns the operator into a branch around float arithmetic, which might trap, and
+// then does not vectorize.
 template <class T>
 FST_INLINE T Select(bool condition, T yes, T no) {
   const T mask = static_cast<T>(-static_cast<T>(condition));
@@ -32,7 +31,7 @@ struct F32ToBF16 {
   using To = uint16_t;
   static FST_INLINE To Do(From x) {
     const int32_t magnitude = static_cast<int32_t>(x & 0x7fffffff);
-    // Carries from the mantissa into the exponent, and at the top into infinity.
+    // The carry goes from the mantissa into the exponent, and from the largest value to infinity.
     const uint32_t rounded = (x + 0x7fff + ((x >> 16) & 1)) >> 16;
     const uint32_t nan = x >> 16 | 0x40;
     return static_cast<To>(magnitude > 0x7f800000 ? nan : rounded);
@@ -46,7 +45,7 @@ struct F32ToF16 {
     const int32_t magnitude = static_cast<int32_t>(x & 0x7fffffff);
     const int32_t normal = (magnitude - (112 << 23) + 0xfff + ((magnitude >> 13) & 1)) >> 13;
     const int32_t finite = normal > 0x7c00 ? 0x7c00 : normal;
-    // 0.5's last place is 2^-24, that of F16's subnormals: the addition rounds.
+    // The last place of 0.5 is 2^-24, as that of F16's subnormals: the addition rounds.
     const int32_t tiny = Bits<int32_t>(Bits<float>(magnitude) + 0.5F) - 0x3f000000;
     const int32_t nan = 0x7e00 | ((magnitude >> 13) & 0x3ff);
     int32_t result = Select(magnitude < (113 << 23), tiny, finite);
@@ -98,7 +97,7 @@ struct F64ToF32 {
     const int64_t magnitude = static_cast<int64_t>(x & 0x7fffffffffffffff);
     const int64_t normal = (magnitude - (int64_t{896} << 52) + 0x0fffffff + ((magnitude >> 29) & 1)) >> 29;
     const int64_t finite = normal > 0x7f800000 ? 0x7f800000 : normal;
-    // 2^-97's last place is 2^-149, that of F32's subnormals.
+    // The last place of 2^-97 is 2^-149, as that of F32's subnormals.
     const int64_t tiny = Bits<int64_t>(Bits<double>(magnitude) + 0x1p-97) - Bits<int64_t>(0x1p-97);
     const int64_t nan = 0x7fc00000 | ((magnitude >> 29) & 0x7fffff);
     int64_t result = Select(magnitude < (int64_t{897} << 52), tiny, finite);
@@ -107,7 +106,7 @@ struct F64ToF32 {
   }
 };
 
-// 8-bit floats have few enough bits for 16-bit arithmetic: a subnormal is told by its highest bit.
+// 8-bit floats fit into 16-bit arithmetic. A subnormal's exponent follows from its highest bit.
 template <int kMantissaBits, int kToMantissaBits, int kBias, int kToBias>
 FST_INLINE uint16_t WidenFinite(uint16_t magnitude) {
   constexpr int kShift = kToMantissaBits - kMantissaBits;
@@ -123,7 +122,7 @@ FST_INLINE uint16_t WidenFinite(uint16_t magnitude) {
   return Select<uint16_t>(magnitude >= (1 << kMantissaBits), normal, tiny);
 }
 
-struct E5M2ToF16 {  // F16 without its lower half
+struct E5M2ToF16 {  // E5M2 is the upper half of F16
   using From = uint8_t;
   using To = uint16_t;
   static FST_INLINE To Do(From e) {
@@ -165,7 +164,7 @@ struct E4M3ToBF16 {
   }
 };
 
-// BF16 holds every 8-bit value, and F32 is BF16 with more behind it.
+// BF16 holds every value of 8-bit floats, and is the upper half of F32.
 template <class ToBF16>
 struct F8ToF32 {
   using From = uint8_t;
@@ -175,5 +174,4 @@ struct F8ToF32 {
 using E4M3ToF32 = F8ToF32<E4M3ToBF16>;
 using E5M2ToF32 = F8ToF32<E5M2ToBF16>;
 
-}  // namespace convert
-}  // namespace fst
+}  // namespace fst::convert

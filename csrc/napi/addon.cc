@@ -42,7 +42,7 @@ Napi::Value Tables(const Napi::CallbackInfo& info) {
   count = 0;
   for (size_t from = 0; from < kDTypeCount; ++from) {
     for (size_t to = 0; to < kDTypeCount; ++to) {
-      if (!CanConvert(static_cast<DType>(from), static_cast<DType>(to))) continue;
+      if (!CanConvertFloats(static_cast<DType>(from), static_cast<DType>(to))) continue;
       Napi::Array pair = Napi::Array::New(env, 2);
       pair[0U] = Napi::String::New(env, kDTypeNames[from]);
       pair[1U] = Napi::String::New(env, kDTypeNames[to]);

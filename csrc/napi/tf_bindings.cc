@@ -16,10 +16,9 @@ Napi::Value ConvertElementsJs(const Napi::CallbackInfo& info) {
   auto offset = static_cast<size_t>(info[1].As<Napi::Number>().Int64Value());
   auto count = static_cast<size_t>(info[2].As<Napi::Number>().Int64Value());
   auto spec = info[3].As<Napi::Object>();
-  tf::Conversion conversion;
+  ElementConversion conversion;
   conversion.from = static_cast<DType>(spec.Get("from").As<Napi::Number>().Uint32Value());
-  conversion.to =
-      spec.Get("to").As<Napi::String>().Utf8Value() == "int32" ? tf::ConvertTo::kInt32 : tf::ConvertTo::kFloat32;
+  conversion.to = spec.Get("to").As<Napi::String>().Utf8Value() == "int32" ? ConvertTo::kInt32 : ConvertTo::kFloat32;
   if (spec.Get("scale").IsNumber()) {
     conversion.quantized = true;
     conversion.scale = spec.Get("scale").As<Napi::Number>().DoubleValue();
@@ -33,15 +32,15 @@ Napi::Value ConvertElementsJs(const Napi::CallbackInfo& info) {
           return Status(Code::DEVICE_UNAVAILABLE, Format("elements are converted in host memory, these are on %s",
                                                          source->device().name().c_str()));
         }
-        if (!tf::CanConvert(conversion)) {
+        if (!CanConvertElements(conversion)) {
           return Status(Code::UNSUPPORTED_DTYPE,
                         Format("%s has no conversion to %s", kDTypeNames[static_cast<size_t>(conversion.from)],
-                               conversion.to == tf::ConvertTo::kInt32 ? "int32" : "float32"));
+                               conversion.to == ConvertTo::kInt32 ? "int32" : "float32"));
         }
         FST_RETURN_IF_ERROR(source->device().CheckAvailable(4 * count));
         FST_RETURN_IF_ERROR(source->device().Allocate(4 * count, result.get()));
-        return tf::ConvertElements(conversion, reinterpret_cast<const char*>(source->address()) + offset, count,
-                                   reinterpret_cast<void*>((*result)->address()));
+        return ConvertElements(conversion, reinterpret_cast<const char*>(source->address()) + offset, count,
+                               reinterpret_cast<void*>((*result)->address()));
       },
       [result](Napi::Env env) { return ToExternal<DeviceBuffer>(env, std::move(*result)); });
 }

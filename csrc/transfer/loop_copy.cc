@@ -30,7 +30,7 @@ void ConvertPieces(const std::vector<Piece>& pieces) {
     if (piece.from == piece.to) {
       memcpy(destination, source, piece.length);
     } else {
-      ConvertElements(piece.from, piece.to, source, destination, piece.length / BytesOf(piece.from));
+      ConvertFloats(piece.from, piece.to, source, destination, piece.length / BytesOf(piece.from));
     }
   }
 }

@@ -13,7 +13,7 @@ Status Plan::Validate() const {
     if (item.allocation >= allocations.size()) return wrong(i, "there is no such allocation");
     uint64_t file_size = files[item.file].expected.size, room = allocations[item.allocation].size;
     if (item.offset > file_size || item.length > file_size - item.offset) return wrong(i, "it ends after its file");
-    if (item.converts() && !CanConvert(item.from, item.to)) return wrong(i, "there is no such conversion");
+    if (item.converts() && !CanConvertFloats(item.from, item.to)) return wrong(i, "there is no such conversion");
     if (item.converts() && item.length % BytesOf(item.from) != 0) return wrong(i, "it ends within an element");
     if (item.converts() && item.length > UINT64_MAX / 8) return wrong(i, "it has more bytes than can be counted");
     if (item.destination > room || item.InMemory(item.length) > room - item.destination)

@@ -75,7 +75,7 @@ std::vector<char> Expected(const RandomFile& file, const PlanItem& item) {
   std::vector<char> bytes(item.InMemory(item.length));
   const char* source = file.bytes().data() + item.offset;
   if (item.converts()) {
-    ConvertElements(item.from, item.to, source, bytes.data(), item.length / BytesOf(item.from), ConvertPath::kPortable);
+    ConvertFloats(item.from, item.to, source, bytes.data(), item.length / BytesOf(item.from), ConvertPath::kPortable);
   } else if (!bytes.empty()) {
     memcpy(bytes.data(), source, bytes.size());
   }

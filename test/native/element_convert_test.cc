@@ -7,14 +7,14 @@
 #include <limits>
 #include <vector>
 
-namespace fst::tf {
+namespace fst {
 namespace {
 
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
 template <class To, class From>
-std::vector<To> Convert(const Conversion& conversion, const std::vector<From>& from) {
-  EXPECT_TRUE(CanConvert(conversion));
+std::vector<To> Convert(const ElementConversion& conversion, const std::vector<From>& from) {
+  EXPECT_TRUE(CanConvertElements(conversion));
   std::vector<To> to(from.size());
   Status status = ConvertElements(conversion, from.data(), from.size(), to.data());
   EXPECT_TRUE(status.ok()) << status.message();
@@ -126,12 +126,12 @@ TEST(TfConvert, AnIntegerThatInt32CannotHoldIsNamed) {
 }
 
 TEST(TfConvert, QuantizedValuesAreScaled) {
-  Conversion c{DType::U8, ConvertTo::kFloat32, true, 0.1, -5};
+  ElementConversion c{DType::U8, ConvertTo::kFloat32, true, 0.1, -5};
   EXPECT_EQ(Convert<float>(c, std::vector<uint8_t>{0, 1, 255}),
             (std::vector<float>{-5.0f, static_cast<float>(0.1 - 5), static_cast<float>(255 * 0.1 - 5)}));
   c.from = DType::U16;
   EXPECT_EQ(Convert<float>(c, std::vector<uint16_t>{65535}), (std::vector<float>{static_cast<float>(65535 * 0.1 - 5)}));
-  Conversion i{DType::U8, ConvertTo::kInt32, true, 0.5, -1};
+  ElementConversion i{DType::U8, ConvertTo::kInt32, true, 0.5, -1};
   EXPECT_EQ(Convert<int32_t>(i, std::vector<uint8_t>{0, 1, 2, 3}), (std::vector<int32_t>{-1, 0, 0, 1}));
 }
 
@@ -144,13 +144,13 @@ TEST(TfConvert, SourcesMayLieAnywhere) {
 }
 
 TEST(TfConvert, KnowsWhatItCannot) {
-  EXPECT_FALSE(CanConvert({DType::F4, ConvertTo::kFloat32}));
-  EXPECT_FALSE(CanConvert({DType::F6_E2M3, ConvertTo::kFloat32}));
-  EXPECT_FALSE(CanConvert({DType::C64, ConvertTo::kFloat32}));
-  EXPECT_FALSE(CanConvert({DType::F16, ConvertTo::kInt32}));
-  EXPECT_FALSE(CanConvert({DType::I64, ConvertTo::kFloat32}));
-  EXPECT_FALSE(CanConvert({DType::F32, ConvertTo::kFloat32, true, 1, 0}));
+  EXPECT_FALSE(CanConvertElements({DType::F4, ConvertTo::kFloat32}));
+  EXPECT_FALSE(CanConvertElements({DType::F6_E2M3, ConvertTo::kFloat32}));
+  EXPECT_FALSE(CanConvertElements({DType::C64, ConvertTo::kFloat32}));
+  EXPECT_FALSE(CanConvertElements({DType::F16, ConvertTo::kInt32}));
+  EXPECT_FALSE(CanConvertElements({DType::I64, ConvertTo::kFloat32}));
+  EXPECT_FALSE(CanConvertElements({DType::F32, ConvertTo::kFloat32, true, 1, 0}));
 }
 
 }  // namespace
-}  // namespace fst::tf
+}  // namespace fst

@@ -169,7 +169,7 @@ TEST_F(EngineCopiesTest, WhatConvertsIsCopiedWhenItIsConverted) {
   ASSERT_TRUE(Eventually([&] { return transfer->drained(); }));
   ASSERT_TRUE(transfer->status().ok()) << transfer->status().message();
   std::vector<uint16_t> expected(kElements);
-  ConvertElements(DType::F32, DType::F16, values.data(), expected.data(), kElements);
+  ConvertFloats(DType::F32, DType::F16, values.data(), expected.data(), kElements);
   std::shared_ptr<DeviceBuffer> buffer = transfer->TakeAllocation(0);
   EXPECT_EQ(memcmp(reinterpret_cast<const void*>(buffer->address()), expected.data(), kElements * 2), 0);
 }

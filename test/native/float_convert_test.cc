@@ -76,7 +76,7 @@ std::vector<std::pair<DType, DType>> AllPairs() {
   std::vector<std::pair<DType, DType>> pairs;
   for (size_t f = 0; f < kDTypeCount; ++f) {
     for (size_t t = 0; t < kDTypeCount; ++t) {
-      if (CanConvert(static_cast<DType>(f), static_cast<DType>(t)))
+      if (CanConvertFloats(static_cast<DType>(f), static_cast<DType>(t)))
         pairs.emplace_back(static_cast<DType>(f), static_cast<DType>(t));
     }
   }
@@ -88,7 +88,7 @@ std::vector<uint64_t> Convert(DType from, DType to, const std::vector<uint64_t>&
   // Odd addresses on both sides.
   std::vector<char> source(values.size() * in + 1), destination(values.size() * out + 1);
   for (size_t i = 0; i < values.size(); ++i) memcpy(source.data() + 1 + i * in, &values[i], in);
-  ConvertElements(from, to, source.data() + 1, destination.data() + 1, values.size(), path);
+  ConvertFloats(from, to, source.data() + 1, destination.data() + 1, values.size(), path);
   std::vector<uint64_t> result(values.size());
   for (size_t i = 0; i < values.size(); ++i) memcpy(&result[i], destination.data() + 1 + i * out, out);
   return result;
@@ -137,7 +137,7 @@ TEST(Convert, TheTableIsThatOfTheContract) {
       {D::F32, D::BF16},    {D::F64, D::F32},      {D::F8_E5M2, D::F16}, {D::F8_E5M2, D::BF16}, {D::F8_E5M2, D::F32},
       {D::F8_E4M3, D::F16}, {D::F8_E4M3, D::BF16}, {D::F8_E4M3, D::F32}};
   EXPECT_EQ(AllPairs(), expected);
-  EXPECT_FALSE(CanConvert(D::F32, D::F32));
+  EXPECT_FALSE(CanConvertFloats(D::F32, D::F32));
 }
 
 // By hand, from the definitions of the formats.
@@ -204,7 +204,7 @@ TEST(Convert, ShortRunsTouchNothingElse) {
       for (size_t n = 0; n <= 70; ++n) {
         std::vector<unsigned char> source(n * in), destination(n * out + 32, 0xEE);
         for (size_t i = 0; i < source.size(); ++i) source[i] = static_cast<unsigned char>(i * 37 + n);
-        ConvertElements(from, to, source.data(), destination.data() + 16, n, path);
+        ConvertFloats(from, to, source.data(), destination.data() + 16, n, path);
         for (size_t i = 0; i < 16; ++i) {
           ASSERT_EQ(destination[i], 0xEE);
           ASSERT_EQ(destination[16 + n * out + i], 0xEE);
