@@ -17,7 +17,7 @@ namespace {
 
 using cuda::CUresult;
 
-// The node that sysfs names for a PCI device, -1 where it names none.
+// The NUMA node of a PCI device in sysfs, -1 if it has none.
 int NumaNodeInSysfs(std::string bus_id) {
   std::transform(bus_id.begin(), bus_id.end(), bus_id.begin(), [](unsigned char c) { return std::tolower(c); });
   int node = -1;
@@ -51,7 +51,7 @@ class PinnedStaging : public StagingMemory {
  private:
   std::shared_ptr<CudaDevice> device_;
   void* memory_;
-  const size_t mapped_;  // 0: the driver's own memory
+  const size_t mapped_;  // bytes of AllocateHost; 0: cuMemHostAlloc's memory
 };
 
 }  // namespace
@@ -101,7 +101,7 @@ Status CudaDevice::Init() {
   registers_ = registers == 1;
   numa_node_ = NumaNodeInSysfs(info_.bus_id);
   if (numa_node_ < 0) {
-    // Virtual machines may hide it there. Drivers before CUDA 12.3 do not know the attribute.
+    // Virtual machines may hide it. Drivers before CUDA 12.3 do not know the attribute.
     CUresult asked = api_->DeviceGetAttribute(&numa_node_, cuda::kAttributeHostNumaId, device);
     if (asked == cuda::kInvalidValue)
       numa_node_ = -1;
@@ -122,8 +122,7 @@ Status CudaDevice::OutOfMemory(uint64_t bytes) const {
   FST_RETURN_IF_ERROR(FST_CUDA_CHECK(*api_, MemGetInfo, &free_bytes, &total));
   return Status(Code::OUT_OF_DEVICE_MEMORY,
                 Format("asked for %llu bytes on %s (%s), %zu of %zu are free; load fewer tensors at a time "
-                       "(maxBatchBytes, filter) or "
-                       "free what other models hold",
+                       "(maxBatchBytes, filter) or free what other models hold",
                        static_cast<unsigned long long>(bytes), name_.c_str(), info_.model.c_str(), free_bytes, total));
 }
 
@@ -132,7 +131,7 @@ Status CudaDevice::CheckAvailable(uint64_t bytes) {
   size_t free_bytes = 0, total = 0;
   FST_RETURN_IF_ERROR(FST_CUDA_CHECK(*api_, MemGetInfo, &free_bytes, &total));
   if (bytes > free_bytes) {
-    WaitForFrees();  // what was let go of counts as free
+    WaitForFrees();  // buffers that are being freed count as free
     FST_RETURN_IF_ERROR(FST_CUDA_CHECK(*api_, MemGetInfo, &free_bytes, &total));
   }
   return bytes <= free_bytes ? Status::Ok() : OutOfMemory(bytes);
@@ -143,7 +142,7 @@ Status CudaDevice::AllocateMemory(size_t bytes, cuda::CUdeviceptr* out) {
   auto allocate = [&] {
     if (managed_) return api_->MemAllocManaged(out, bytes, cuda::kMemAttachGlobal);
     if (!pinned) return api_->MemAlloc(out, bytes);
-    // One address for both: all 64-bit Linux has unified addressing.
+    // Host and device use the same address: 64-bit Linux always has unified addressing.
     void* memory = nullptr;
     CUresult result = api_->MemHostAlloc(&memory, bytes, cuda::kMemHostAllocPortable | cuda::kMemHostAllocDeviceMap);
     *out = reinterpret_cast<uintptr_t>(memory);
@@ -187,18 +186,18 @@ Status CudaDevice::AllocateStaging(size_t bytes, std::unique_ptr<StagingMemory>*
     *out = std::make_unique<PinnedStaging>(std::move(self), memory, bytes, 0);
     return Status::Ok();
   }
-  // Else not cuMemHostAlloc: its small pages took 0.4 ms a MiB (H200, driver 580), ten times as long as to lock huge
-  // ones.
+  // Not cuMemHostAlloc: its small pages took 0.4 ms per MiB (H200, driver 580), ten times as long as locking huge
+  // pages.
   const size_t mapped = std::max(bytes, kHugePage);
   FST_RETURN_IF_ERROR(AllocateHost(mapped, &memory));
-  // A process that is started must not share these pages: what is read into them would go into copies of them, and the
-  // GPU would copy from the old ones.
+  // Child processes must not share these pages: copy-on-write would give this process new pages to read into, while the
+  // GPU goes on copying from the old ones.
   Status locked;
   if (madvise(memory, mapped, MADV_DONTFORK) != 0) {
     locked = Status(Code::OUT_OF_HOST_MEMORY,
                     "staging memory cannot be kept from processes that are started: " + ErrnoText(errno));
   } else {
-    if (bytes < mapped) madvise(memory, mapped, MADV_NOHUGEPAGE);  // one would be far more than is asked for
+    if (bytes < mapped) madvise(memory, mapped, MADV_NOHUGEPAGE);  // a huge page would be more than was asked for
     PreferNodeFor(memory, mapped, numa_node_);
     TouchHost(memory, bytes);
     locked = PinHostMemory(memory, bytes);
@@ -230,15 +229,15 @@ Status CudaDevice::Read(const DeviceBuffer& source, size_t offset, size_t length
   return FST_CUDA_CHECK(*api_, MemcpyDtoH, host, source.address() + offset, length);
 }
 
-// Waits for what was issued on the null stream. Not OK also tells of earlier work; then once more, so that nothing is
-// under way to memory that the caller gives back.
+// Waits for all work on the null stream. An error may be one of earlier work: then it waits once more, so that nothing
+// is being copied to memory that the caller frees.
 Status CudaDevice::SyncNullStream() const {
   Status arrived = FST_CUDA_CHECK(*api_, StreamSynchronize, nullptr);
   if (!arrived.ok()) (void)api_->StreamSynchronize(nullptr);
   return arrived;
 }
 
-// Copies to the device return when the source was read: the bytes may still be on their way.
+// cuMemcpyHtoD returns when it has read the source; the bytes may arrive later.
 Status CudaDevice::Write(const DeviceBuffer& destination, size_t offset, size_t length, const void* host) {
   FST_RETURN_IF_ERROR(MakeCurrent());
   Status copied = FST_CUDA_CHECK(*api_, MemcpyHtoD, destination.address() + offset, host, length);

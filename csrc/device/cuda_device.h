@@ -1,10 +1,9 @@
-// A GPU by its driver. Its memory is filled from page-locked staging memory (or from device memory, for GPUDirect
-// Storage) by asynchronous copies on a stream of the engine that asks for one. All work happens in the device's primary
-// context, the one that ONNX Runtime, TensorFlow and PyTorch use; it is retained once and kept until the process ends.
-// A call that gives something back is made once and its code is not acted on: the driver reports errors of earlier work
-// there, and whether it has released cannot be known.
-// Source of the rules: CUDA Driver API reference, "Primary Context Management", "Memory Management", "API
-// synchronization behavior".
+// A GPU, through the CUDA driver API. Its memory is filled from page-locked staging memory (from device memory for
+// GPUDirect Storage) by asynchronous copies on a stream of each engine. All work happens in the device's primary
+// context, which ONNX Runtime, TensorFlow and PyTorch use too; it is retained once and kept until the process ends.
+// Calls that release something are made once and their code is ignored: the driver reports errors of earlier work
+// there, and does not tell whether it has released. Source of the rules: CUDA Driver API reference, "Primary Context
+// Management", "Memory Management", "API synchronization behavior".
 #pragma once
 #include "device/cuda_api.h"
 #include "device/device.h"
@@ -13,9 +12,10 @@ namespace fst {
 
 class CudaDevice : public Device {
  public:
-  // Any thread, takes up to a second. DEVICE_UNAVAILABLE without a driver or without that device, CUDA_ERROR.
-  // `unified`: tensors are in memory that the host can fill, for GPUs that share their memory with the host: managed
-  // memory; where the host may not touch that while the GPU works (Jetson), page-locked memory that the GPU maps.
+  // Any thread but the event loop's: takes up to a second. DEVICE_UNAVAILABLE without a driver or without that device,
+  // CUDA_ERROR. `unified`: tensors are in memory that the host can fill, for GPUs that share their memory with the
+  // host. That is managed memory or, where the host may not touch it while the GPU works (Jetson), page-locked memory
+  // that the GPU maps.
   static Status Open(int ordinal, bool unified, std::shared_ptr<Device>* out);
 
   const std::string& name() const override { return name_; }
@@ -36,13 +36,12 @@ class CudaDevice : public Device {
   Status Synchronize() override;
 
   const cuda::CudaApi& api() const { return *api_; }
-  // Makes the device's context current on the calling thread: a new thread has none. Before every group of driver
-  // calls.
+  // Makes the device's context current on the calling thread, which may have none or another. Needed before every group
+  // of driver calls.
   Status MakeCurrent() const;
-  // The same before something is given back, which has to be tried whatever the driver says.
+  // The same before calls that release something, which are made even if this fails.
   void MakeCurrentForRelease() const;
-  // Memory of the device that no DeviceBuffer owns; the context is current. OUT_OF_DEVICE_MEMORY says asked, free and
-  // total.
+  // Tensor memory without a DeviceBuffer. The context is current. OUT_OF_DEVICE_MEMORY says requested, free and total.
   Status AllocateMemory(size_t bytes, cuda::CUdeviceptr* out);
   void FreeMemory(cuda::CUdeviceptr memory) const;
 
@@ -56,8 +55,8 @@ class CudaDevice : public Device {
   const cuda::CudaApi* const api_;
   const int ordinal_;
   const bool unified_;
-  bool managed_ = false;   // unified memory is
-  bool registers_ = true;  // memory of the process's own can be page-locked
+  bool managed_ = false;   // unified memory is managed memory
+  bool registers_ = true;  // the driver can page-lock memory that the process has allocated
   const std::string name_;
   cuda::CUcontext context_ = nullptr;
   int numa_node_ = -1;

@@ -9,7 +9,7 @@
 namespace fst {
 namespace {
 
-// The waiting thread sleeps: a spinning one takes a core from the readers (CU_EVENT_BLOCKING_SYNC).
+// CU_EVENT_BLOCKING_SYNC: the waiting thread sleeps. A spinning one would take a core from the readers.
 constexpr unsigned kEventFlags = 1 | cuda::kEventDisableTiming;
 
 }  // namespace
@@ -23,7 +23,7 @@ struct CudaStream::State {
     cuda::CUevent event;
     uint64_t tag;
   };
-  std::mutex mutex;
+  std::mutex mutex;  // guards what follows
   std::condition_variable wake, ended;
   std::deque<Recorded> recorded;
   std::vector<cuda::CUevent> free_events;
@@ -31,7 +31,8 @@ struct CudaStream::State {
 
   const cuda::CudaApi& api() const { return device->api(); }
 
-  // Waits for one event after another; a failure ends in a drained stream, so that no copy can touch the slot any more.
+  // The thread. After a failed wait it drains the stream, so that no copy can touch the slot when its completion is
+  // put.
   void Run() {
     std::unique_lock<std::mutex> lock(mutex);
     for (;;) {
@@ -51,8 +52,8 @@ struct CudaStream::State {
     ended.notify_all();
   }
 
-  // Any thread. After it no copy of this stream is in progress: either all have ended or the device is lost, and a lost
-  // device copies nothing.
+  // Any thread. Afterwards no copy of this stream is in progress: all have ended, or the device is lost and copies
+  // nothing.
   void Drain() {
     if (!device->MakeCurrent().ok() && !device->MakeCurrent().ok()) return;
     if (api().StreamSynchronize(stream) != cuda::kSuccess) api().StreamSynchronize(stream);
@@ -87,7 +88,8 @@ Status CudaStream::Create(std::shared_ptr<CudaDevice> device, std::shared_ptr<Co
   return Status::Ok();
 }
 
-// Every copy was waited for or drained when its completion was put, or its submission refused.
+// No copy is in progress when the thread has stopped: each was waited for or drained before its completion was put or
+// its Submit returned an error.
 CudaStream::~CudaStream() {
   {
     std::unique_lock<std::mutex> lock(state_->mutex);
@@ -119,7 +121,7 @@ Status CudaStream::Submit(const CopyPiece* pieces, size_t count, bool from_devic
   if (status.ok()) status = FST_CUDA_CHECK(api, EventRecord, event, state.stream);
   std::lock_guard<std::mutex> lock(state.mutex);
   if (!status.ok()) {
-    // Pieces that were started still read the slot, which the caller takes back on return.
+    // Pieces that were started still read the slot, which the caller reuses after this returns.
     state.Drain();
     state.free_events.push_back(event);
     return status;

@@ -1,5 +1,5 @@
-// Asynchronous copies of one engine on one GPU: a stream, an event behind each slot's copies, and a thread that waits
-// for the events in order.
+// The asynchronous copies of one engine on one GPU: a CUDA stream, an event after the copies of each Submit, and a
+// thread that waits for the events in order.
 #pragma once
 #include "device/cuda_device.h"
 

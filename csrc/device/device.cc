@@ -1,14 +1,13 @@
 #include "device/device.h"
 
-#include <condition_variable>
-#include <mutex>
+#include <future>
 
 #include "base/task_pool.h"
 
 namespace fst {
 namespace {
 
-// One thread for all devices: freeing takes milliseconds (unmapping, cuMemFree synchronises), and nobody waits for it.
+// One thread for all devices: freeing takes milliseconds (munmap; cuMemFree synchronizes), which no caller should pay.
 TaskPool& FreeingThread() {
   static TaskPool* pool = new TaskPool("fst-free", 1);
   return *pool;
@@ -23,7 +22,7 @@ std::shared_ptr<DeviceBuffer> MakeBuffer(std::shared_ptr<Device> device, uint64_
   return std::shared_ptr<DeviceBuffer>(
       buffer, [bytes_counter, free_memory = std::move(free_memory)](DeviceBuffer* dead) {
         bytes_counter->fetch_sub(static_cast<int64_t>(dead->size()), std::memory_order_relaxed);
-        // The device outlives the freeing of its memory.
+        // Keeps the device until its memory has been freed.
         auto task = [device = dead->shared_device(), free_memory] { free_memory(); };
         if (!FreeingThread().Post(task).ok()) task();
         delete dead;
@@ -31,20 +30,8 @@ std::shared_ptr<DeviceBuffer> MakeBuffer(std::shared_ptr<Device> device, uint64_
 }
 
 void WaitForFrees() {
-  struct Reached {
-    std::mutex mutex;
-    std::condition_variable wake;
-    bool reached = false;
-  };
-  auto here = std::make_shared<Reached>();
-  auto task = [here] {
-    std::lock_guard<std::mutex> lock(here->mutex);
-    here->reached = true;
-    here->wake.notify_all();
-  };
-  if (!FreeingThread().Post(task).ok()) return;
-  std::unique_lock<std::mutex> lock(here->mutex);
-  here->wake.wait(lock, [&] { return here->reached; });
+  auto reached = std::make_shared<std::promise<void>>();
+  if (FreeingThread().Post([reached] { reached->set_value(); }).ok()) reached->get_future().wait();
 }
 
 }  // namespace fst

@@ -1,16 +1,16 @@
-// The devices of this process by name.
+// The devices of this process, by name.
 #pragma once
 #include "device/device.h"
 #include "device/fake_device.h"
 
 namespace fst {
 
-// Any thread but the event loop's: opening a GPU takes time. Each device is opened once a process and kept. `name` is
-// "cpu" or "cuda:N"; `unified` asks for a GPU's memory that the host can fill (see cuda_device.h). DEVICE_UNAVAILABLE
-// says what was tried.
+// Any thread but the event loop's: opening a GPU takes long. Each device is opened once and kept until the process
+// ends. `name` is "cpu" or "cuda:N"; `unified` asks for GPU memory that the host can fill, see CudaDevice::Open.
+// DEVICE_UNAVAILABLE says what was tried.
 Status OpenDevice(const std::string& name, bool unified, std::shared_ptr<Device>* out);
 
-// For tests: from now on every "cuda:N" is a FakeDevice with these options; null ends it.
+// For tests: from now on every "cuda:N" is a FakeDevice with these options; null goes back to real ones.
 void UseFakeDevices(const FakeDevice::Options* options);
 
 }  // namespace fst

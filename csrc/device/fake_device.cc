@@ -91,7 +91,7 @@ Status FakeDevice::CheckAvailable(uint64_t bytes) {
   if (options_.memory_limit == 0) return Status::Ok();
   uint64_t used = static_cast<uint64_t>(used_->load());
   if (used + bytes > options_.memory_limit) {
-    WaitForFrees();  // what was let go of counts as free
+    WaitForFrees();  // buffers that are being freed count as free
     used = static_cast<uint64_t>(used_->load());
   }
   if (used + bytes <= options_.memory_limit) return Status::Ok();
@@ -105,7 +105,7 @@ Status FakeDevice::Allocate(size_t bytes, std::shared_ptr<DeviceBuffer>* out) {
   FST_RETURN_IF_ERROR(CheckAvailable(bytes));
   void* memory = nullptr;
   FST_RETURN_IF_ERROR(AllocateHost(bytes, &memory));
-  // Poison: bytes that no copy wrote are seen. Only small buffers, to keep tests quick.
+  // Poison, to show bytes that no copy wrote. Only in small buffers, to keep tests quick.
   if (bytes <= (size_t{1} << 20)) memset(memory, 0xA5, bytes);
   used_->fetch_add(static_cast<int64_t>(bytes));
   *out = MakeBuffer(shared_from_this(), reinterpret_cast<uint64_t>(memory), bytes, &Metrics::Get().device_bytes,

@@ -1,6 +1,5 @@
-// A device for tests: asynchronous as a GPU is. Tensor memory is kept apart from the host (readers cannot fill it),
-// copies run on a thread of their own, in order, and late, so that a tensor handed out or a slot reused before its copy
-// has completed shows as wrong bytes.
+// A device for tests, asynchronous like a GPU. Readers cannot fill its tensor memory, and copies run late and in order
+// on a thread of their own: a tensor handed out or a slot reused before its copy has completed shows as wrong bytes.
 #pragma once
 #include "device/host_device.h"
 

@@ -15,11 +15,10 @@ namespace {
 
 template <class T>
 T* At(uint64_t address) {
-  return reinterpret_cast<T*>(
-      address);  // NOLINT(performance-no-int-to-ptr): addresses travel as numbers, devices differ
+  return reinterpret_cast<T*>(address);  // NOLINT(performance-no-int-to-ptr): an address may be a device's
 }
 
-// Copy threads of the whole process: memcpy is limited by memory, not by the number of loaders.
+// Shared by all streams of the process: memcpy is limited by memory bandwidth, not by the number of loaders.
 TaskPool& CopyThreads() {
   static TaskPool* pool =
       new TaskPool("fst-copy", static_cast<int>(std::clamp(std::thread::hardware_concurrency(), 2U, 8U)));
@@ -78,14 +77,6 @@ class HostStream : public CopyStream {
 
 }  // namespace
 
-Status AllocateHostStaging(size_t bytes, std::unique_ptr<StagingMemory>* out) {
-  bytes = std::max<size_t>(bytes, 4096);
-  void* memory = nullptr;
-  FST_RETURN_IF_ERROR(AllocateHost(bytes, &memory));
-  *out = std::make_unique<HostStaging>(memory, bytes);
-  return Status::Ok();
-}
-
 Status HostDevice::Allocate(size_t bytes, std::shared_ptr<DeviceBuffer>* out) {
   void* memory = nullptr;
   FST_RETURN_IF_ERROR(AllocateHost(bytes, &memory));
@@ -97,7 +88,7 @@ Status HostDevice::Allocate(size_t bytes, std::shared_ptr<DeviceBuffer>* out) {
 Status HostDevice::CheckAvailable(uint64_t bytes) {
   uint64_t available = AvailableHostBytes();
   if (bytes > available) {
-    WaitForFrees();  // what was let go of counts as free
+    WaitForFrees();  // buffers that are being freed count as free
     available = AvailableHostBytes();
   }
   if (bytes <= available) return Status::Ok();
@@ -108,7 +99,11 @@ Status HostDevice::CheckAvailable(uint64_t bytes) {
 }
 
 Status HostDevice::AllocateStaging(size_t bytes, std::unique_ptr<StagingMemory>* out) {
-  return AllocateHostStaging(bytes, out);
+  bytes = std::max<size_t>(bytes, 4096);
+  void* memory = nullptr;
+  FST_RETURN_IF_ERROR(AllocateHost(bytes, &memory));
+  *out = std::make_unique<HostStaging>(memory, bytes);
+  return Status::Ok();
 }
 
 Status HostDevice::NewStream(std::shared_ptr<CompletionQueue> queue, std::unique_ptr<CopyStream>* out) {

@@ -1,4 +1,4 @@
-// The host as a device ("cpu"): tensors in huge-page memory, a "stream" that is a pool of copy threads.
+// The host as a device ("cpu"): tensors in huge pages, and a pool of copy threads as its stream.
 #pragma once
 #include "device/device.h"
 
@@ -23,8 +23,5 @@ class HostDevice : public Device {
  private:
   const std::string name_;
 };
-
-// Pageable staging memory, counted in nativeMetrics().stagingBytes.
-Status AllocateHostStaging(size_t bytes, std::unique_ptr<StagingMemory>* out);
 
 }  // namespace fst

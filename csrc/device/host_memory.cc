@@ -4,12 +4,12 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <condition_variable>
 #include <cstdio>
 #include <cstdlib>
+#include <future>
 #include <limits>
 #include <memory>
-#include <mutex>
+#include <vector>
 
 #include "base/thread.h"
 
@@ -17,7 +17,7 @@ namespace fst {
 namespace {
 
 constexpr size_t kPage = 4096;
-constexpr size_t kTouchedByOne = size_t{16} << 20, kMostTouchers = 4;
+constexpr size_t kTouchedByOne = size_t{16} << 20, kMaxTouchers = 4;
 
 Status Refused(size_t bytes, int error) {
   return Status(Code::OUT_OF_HOST_MEMORY,
@@ -28,7 +28,7 @@ Status Refused(size_t bytes, int error) {
 
 size_t MappedBytes(size_t bytes) { return (bytes + kHugePage - 1) / kHugePage * kHugePage; }
 
-// The first number in a file, or max when there is none ("max").
+// The first number in a file; the maximum if there is none, or the word "max".
 uint64_t NumberIn(const char* path) {
   uint64_t value = std::numeric_limits<uint64_t>::max();
   if (FILE* file = fopen(path, "re")) {
@@ -57,39 +57,25 @@ Status AllocateHost(size_t bytes, void** out) {
   uintptr_t end = start + length + kHugePage;
   if (end > aligned + length) munmap(reinterpret_cast<void*>(aligned + length), end - aligned - length);
   *out = reinterpret_cast<void*>(aligned);
-  madvise(*out, length, MADV_HUGEPAGE);  // a hint: kernels without it fault small pages
+  madvise(*out, length, MADV_HUGEPAGE);  // a hint: a kernel without huge pages faults small ones
   return Status::Ok();
 }
 
 void TouchHost(void* address, size_t bytes) {
-  const size_t parts = std::clamp<size_t>(bytes / kTouchedByOne, 1, kMostTouchers);
+  const size_t parts = std::clamp<size_t>(bytes / kTouchedByOne, 1, kMaxTouchers);
   const size_t part = (bytes / parts + kHugePage - 1) / kHugePage * kHugePage;
-  struct Shared {
-    std::mutex mutex;
-    std::condition_variable done;
-    size_t left = 0;
-  };
-  auto shared = std::make_shared<Shared>();
   auto touch = [=](size_t from) {
     auto* memory = static_cast<volatile char*>(address);
     for (size_t at = from; at < std::min(from + part, bytes); at += kPage) memory[at] = 0;
   };
+  std::vector<std::future<void>> touched;
   for (size_t from = part; from < bytes; from += part) {
-    {
-      std::lock_guard<std::mutex> lock(shared->mutex);
-      ++shared->left;
-    }
-    auto run = [=] {
-      touch(from);
-      std::lock_guard<std::mutex> lock(shared->mutex);
-      --shared->left;
-      shared->done.notify_one();
-    };
-    if (!StartThread("fst-touch", run).ok()) run();
+    auto task = std::make_shared<std::packaged_task<void()>>([=] { touch(from); });
+    touched.push_back(task->get_future());
+    if (!StartThread("fst-touch", [task] { (*task)(); }).ok()) (*task)();
   }
   touch(0);
-  std::unique_lock<std::mutex> lock(shared->mutex);
-  shared->done.wait(lock, [&] { return shared->left == 0; });
+  for (const std::future<void>& other : touched) other.wait();
 }
 
 void FreeHost(void* address, size_t bytes) {
@@ -110,8 +96,8 @@ uint64_t AvailableHostBytes() {
     }
     fclose(file);
   }
-  // Inside a container the group's own limit stands at the mount's root (cgroup v2, then v1). What the group uses now
-  // is not subtracted: most of it is page cache that makes room.
+  // In a container the group's own limit is at the mount's root (cgroup v2, then v1). What the group uses now is not
+  // subtracted: most of it is page cache, which the kernel reclaims.
   available = std::min(available, NumberIn("/sys/fs/cgroup/memory.max"));
   available = std::min(available, NumberIn("/sys/fs/cgroup/memory/memory.limit_in_bytes"));
   return available;

@@ -1,5 +1,5 @@
-// Host memory for weights: huge pages where the size is worth it, because faulting fresh 4 KiB pages is what limits a
-// load from the page cache.
+// Host memory for weights. Large blocks use huge pages, because faulting fresh 4 KiB pages is what limits a load from
+// the page cache.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -8,17 +8,17 @@
 
 namespace fst {
 
-constexpr size_t kHugePage = size_t{2} << 20;  // from this size on AllocateHost gives pages of their own
+constexpr size_t kHugePage = size_t{2} << 20;  // from this size on AllocateHost makes a mapping of its own
 
-// 4096-aligned from 4096 bytes on (2 MiB from 2 MiB on), 256-aligned below. Untouched: the threads that fill it fault
-// it. OUT_OF_HOST_MEMORY.
+// Aligned to 2 MiB from 2 MiB on, to 4096 from 4096 bytes on, to 256 below. Not touched: the threads that fill it also
+// fault it in. OUT_OF_HOST_MEMORY.
 Status AllocateHost(size_t bytes, void** out);
-// Faults memory of AllocateHost, several threads at once where there is much of it: one clears 64 MiB in 8 ms.
+// Faults in memory of AllocateHost; much of it on several threads, since one clears 64 MiB in 8 ms. Blocks.
 void TouchHost(void* address, size_t bytes);
+// `bytes` as given to AllocateHost.
 void FreeHost(void* address, size_t bytes);
 
-// The most that can still be had: the system's estimate, capped by the limit of the control group that this process
-// runs in.
+// How much can still be allocated: the kernel's estimate, or the limit of this process's control group if that is less.
 uint64_t AvailableHostBytes();
 
 }  // namespace fst

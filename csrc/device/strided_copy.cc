@@ -9,10 +9,9 @@
 namespace fst {
 namespace {
 
-// A copy by the device costs microseconds whatever its length: so many of them cost no more than a part's way through
-// the host.
+// A copy by the device costs microseconds, whatever its length: so many cost no more than one part through the host.
 constexpr uint64_t kFewRuns = 256;
-constexpr uint64_t kLongRun = 256 << 10;  // longer ones are the device's to copy however many there are
+constexpr uint64_t kLongRun = 256 << 10;  // the device copies runs of this length, however many there are
 constexpr uint64_t kPartBytes = 32 << 20;
 
 __extension__ using Wide = __int128;
@@ -36,7 +35,7 @@ Span DestinationSpan(const StridedCopy& copy) {
   return SpanOf(copy, copy.destination_offset, &StridedCopy::Dim::destination_stride);
 }
 
-// The runs of the innermost dimension. A length that is known while compiling makes a move of each instead of a call.
+// The runs of the innermost dimension. With a constant length the compiler inlines memcpy.
 template <size_t kRun>
 void CopyRow(const StridedCopy::Dim& dim, size_t run, const char* source, char* destination) {
   for (uint64_t i = 0; i < dim.count; ++i) {
@@ -111,7 +110,7 @@ Status CopyByDevice(const StridedCopy& copy, const DeviceBuffer& source, const D
   return source.device().Copy(source, destination, regions.data(), regions.size());
 }
 
-// Through the host's memory, halved until a part fits.
+// Halves the copy until a part fits into kPartBytes.
 Status CopyThroughHost(StridedCopy copy, const DeviceBuffer& source, const DeviceBuffer& destination) {
   const Span from = SourceSpan(copy), to = DestinationSpan(copy);
   while (!copy.dims.empty() && copy.dims[0].count == 1) copy.dims.erase(copy.dims.begin());
@@ -123,7 +122,7 @@ Status CopyThroughHost(StridedCopy copy, const DeviceBuffer& source, const Devic
     FST_RETURN_IF_ERROR(written.Allocate(to.size()));
     const auto source_begin = static_cast<size_t>(from.begin), destination_begin = static_cast<size_t>(to.begin);
     FST_RETURN_IF_ERROR(source.device().Read(source, source_begin, read.size, read.memory));
-    // What lies between the runs stays as it is.
+    // Keeps the bytes between the runs.
     if (RunsOf(copy) * copy.run < written.size)
       FST_RETURN_IF_ERROR(destination.device().Read(destination, destination_begin, written.size, written.memory));
     copy.source_offset -= source_begin;
