@@ -38,7 +38,6 @@ bool ActiveTransfer::NextFileToOpen(uint32_t* file) {
   // The file at the cursor is opened however many are open: a plan may interleave more files than are opened ahead.
   if (files_opened_ >= files_done_ + kOpenAhead && first > cursor.item) return false;
   *file = file_sequence_[files_opened_++];
-  files[*file].state = File::kOpening;
   return true;
 }
 
@@ -59,8 +58,7 @@ void ActiveTransfer::PassEmptyItems() {
 
 bool ActiveTransfer::ReleaseIfDone(uint32_t file) {
   if (cursor.item <= files[file].last_item) return false;
-  files[file].file.reset();
-  files[file].state = File::kDone;
+  files[file].open.reset();
   ++files_done_;
   return true;
 }
@@ -84,7 +82,7 @@ void ActiveTransfer::CompleteItem(uint32_t item) {
 void ActiveTransfer::Fail(Status status) {
   if (failed) return;
   failed = news = true;
-  for (File& file : files) file.file.reset();
+  for (File& file : files) file.open.reset();
   transfer->PublishError(std::move(status));
   registrations.assign(registrations.size(), nullptr);
   transfer->ReleaseAllocations();

@@ -14,9 +14,8 @@ namespace fst {
 class ActiveTransfer {
  public:
   struct File {
-    enum State : uint8_t { kClosed, kOpening, kOpen, kDone } state = kClosed;
-    std::shared_ptr<ReaderFile> file;
-    size_t last_item = 0;  // the last one with bytes in this file
+    std::shared_ptr<ReaderFile> open;  // null before it was opened and after its last read was started
+    size_t last_item = 0;              // the last one with bytes in this file
   };
 
   explicit ActiveTransfer(std::shared_ptr<Transfer> transfer);
@@ -25,7 +24,7 @@ class ActiveTransfer {
   void ApplyWindow();
   // An allowed item has bytes that no read covers.
   bool HasWork() const { return cursor.item < allowed; }
-  // The next file to open, marked kOpening; few are open ahead of the reads. False: none for now.
+  // The next file to open: a few are opened ahead of the reads. False: none for now.
   bool NextFileToOpen(uint32_t* file);
   // Moves the cursor forward. Empty items are complete when it passes them.
   void AdvanceTo(Cursor next);
@@ -51,9 +50,9 @@ class ActiveTransfer {
  private:
   void CompleteItem(uint32_t item);
 
-  std::vector<uint64_t> bytes_left_;                // by item
-  std::vector<uint32_t> file_sequence_;             // files in the order of their first item that has bytes
-  std::vector<size_t> file_first_;                  // that item, by position in file_sequence_
+  std::vector<uint64_t> bytes_left_;          // by item
+  std::vector<uint32_t> file_sequence_;       // files in the order of their first item that has bytes
+  std::vector<size_t> file_first_;            // that item, by position in file_sequence_
   size_t files_opened_ = 0, files_done_ = 0;  // files whose opening was started; all whose reads were
 };
 

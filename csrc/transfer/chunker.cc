@@ -7,12 +7,12 @@ namespace {
 
 constexpr size_t kPartsOfDirectRead = 1024;  // IOV_MAX
 constexpr size_t kPartsOfSlot = 4096;
-constexpr uint64_t kOutputAlignment = 64;  // a line of the cache: stores of whole registers cross none
+constexpr uint64_t kOutputAlignment = 64;  // a cache line: no vector store crosses one
 
 uint64_t Down(uint64_t value, uint64_t alignment) { return value / alignment * alignment; }
 uint64_t Up(uint64_t value, uint64_t alignment) { return Down(value + alignment - 1, alignment); }
 
-// Bytes from the cursor on that follow each other in file and memory, across tensors; counted up to `enough`.
+// Bytes from the cursor on that are contiguous in file and memory, across tensors; counted up to `enough`.
 uint64_t RunLength(const Plan& plan, Cursor cursor, size_t end, uint64_t enough) {
   const PlanItem& first = plan.items[cursor.item];
   uint64_t length = first.length - cursor.done;
@@ -27,8 +27,8 @@ uint64_t RunLength(const Plan& plan, Cursor cursor, size_t end, uint64_t enough)
   return length;
 }
 
-// How much of `length` bytes at `from` the slot has room for, whole elements of an item that converts: the read with
-// its alignment, and behind it what `outputs` bytes of earlier parts and this one become.
+// How many of the `length` bytes at `from` fit into the slot (whole elements if the item converts): the slot holds the
+// aligned read and, behind it, the `outputs` bytes that earlier parts convert to and those of this part.
 uint64_t RoomFor(const PlanItem& item, const ChunkRules& rules, const Chunk& chunk, uint64_t outputs, uint64_t from,
                  uint64_t length) {
   if (!item.converts() && !chunk.converts) return length;
@@ -51,20 +51,20 @@ Chunk NextChunk(const Plan& plan, const ChunkRules& rules, Cursor cursor, size_t
   Chunk chunk;
   chunk.direct = rules.direct && !first.converts();
   chunk.offset = Down(start, needs.offset_alignment);
-  // Reads end at multiples of the chunk's length: a store that cuts files into chunks then serves each from one place.
-  // An element that such an end would cut belongs to the read behind it.
+  // Reads end at multiples of chunk_bytes, so that a store which stripes files serves each read from one place. An
+  // element across such an end belongs to the read that begins there.
   const uint64_t begin = start + (first.converts() ? BytesOf(first.from) - 1 : 0);
-  uint64_t limit = Down(begin, rules.chunk) + rules.chunk;
+  uint64_t limit = Down(begin, rules.chunk_bytes) + rules.chunk_bytes;
   if (needs.boundary > 0) limit = std::min(limit, Down(begin, needs.boundary) + needs.boundary);
   if (chunk.direct && alignment > 1) {
     uint64_t address = allocation_address + first.destination + cursor.done;
-    const uint64_t left = RunLength(plan, cursor, end, rules.chunk + alignment);
+    const uint64_t left = RunLength(plan, cursor, end, rules.chunk_bytes + alignment);
     bool congruent = start % alignment == address % alignment;
     if (congruent && start % alignment == 0 && left >= alignment) {
       limit = std::min(limit, start + Down(left, alignment));
     } else {
       chunk.direct = false;
-      // Only the edge of a congruent run goes through a slot: its middle can go straight.
+      // Only the unaligned edge of a congruent run goes through a slot: the next chunk is direct.
       if (congruent && left > alignment) limit = std::min(limit, Up(start, alignment));
     }
   }
@@ -80,11 +80,11 @@ Chunk NextChunk(const Plan& plan, const ChunkRules& rules, Cursor cursor, size_t
       continue;
     }
     uint64_t from = item.offset + cursor.done;
-    // A hole wider than the gap, an overlap or a step back begin a new read.
+    // A wider hole, an overlap or a step back in the file begins a new read.
     if (item.file != first.file || from < stop || from - stop > gap || from >= limit) break;
     if (chunk.direct && item.allocation != first.allocation) break;
     if (one_piece && item.destination + cursor.done != first.destination + (from - first.offset)) break;
-    // Where the reader can fill tensors, only what converts goes through a slot.
+    // Where the reader can fill tensor memory, only converted items go through a slot.
     if (rules.direct && item.converts() != first.converts()) break;
     uint64_t length = std::min(item.length - cursor.done, limit - from);
     length = RoomFor(item, rules, chunk, outputs, from, length);

@@ -1,5 +1,5 @@
-// Cuts a plan into reads: contiguous tensors are merged, no read crosses a boundary of the reader, and each is either
-// straight into place or through a slot.
+// Cuts a plan into chunks, which are the reads: contiguous tensors are merged, no read crosses a boundary of the
+// reader, and each goes either directly into tensor memory or through a slot. Pure functions.
 #pragma once
 #include <cstdint>
 #include <vector>
@@ -11,7 +11,7 @@ namespace fst {
 
 struct Cursor {
   size_t item = 0;
-  uint64_t done = 0;  // bytes of the item that earlier chunks cover, < its length unless that is 0
+  uint64_t done = 0;  // bytes of the item that earlier chunks cover; less than its length unless that is 0
 };
 
 // A piece of one tensor inside a chunk.
@@ -20,15 +20,15 @@ struct ChunkPart {
   uint64_t file_offset;
   uint64_t destination;  // in the item's allocation
   uint64_t length;       // > 0, in the file; whole elements where the item converts
-  uint64_t output = 0;   // where its converted elements lie in the slot, with outputs_in_slot
+  uint64_t output = 0;   // with outputs_in_slot: where its converted elements go in the slot
 };
 
 struct Chunk {
-  bool direct = false;           // straight into tensor memory; otherwise through a slot
-  bool converts = false;         // a part's item does
+  bool direct = false;           // into tensor memory; otherwise through a slot
+  bool converts = false;         // a part's item converts
   uint64_t offset = 0;           // of the read in the file, aligned as the reader needs
   uint64_t length = 0;           // of the read, aligned as the reader needs
-  uint64_t required = 0;         // bytes up to the last byte of the last part
+  uint64_t required = 0;         // bytes up to the end of the last part
   std::vector<ChunkPart> parts;  // in the order of the file
   Cursor next;                   // where the next chunk begins
 };
@@ -36,15 +36,14 @@ struct Chunk {
 struct ChunkRules {
   ReaderNeeds needs;
   bool direct;                       // the reader may fill this device's memory
-  uint64_t chunk;                    // bytes of a read, and at most of a slot less its alignment
-  uint64_t largest_gap;              // unwanted bytes between two tensors that a slot read may carry along
+  uint64_t chunk_bytes;              // the longest read, except for alignment in a slot
+  uint64_t largest_gap;              // unneeded bytes between two tensors that a read through a slot may include
   uint64_t slot_bytes = UINT64_MAX;  // at least 4096
-  bool outputs_in_slot =
-      false;  // converted elements lie behind the read in its slot; otherwise they go straight into place
+  bool outputs_in_slot = false;      // converted elements go behind the read in its slot, not into tensor memory
 };
 
 // The chunk at `cursor`, whose item must have bytes left. `end` is one past the last item that may be started.
-// Addresses of allocations are needed for alignment only and may be 0 while nothing is direct.
+// `allocation_address` (of that item's allocation) serves alignment only and may be 0 if rules.direct is false.
 Chunk NextChunk(const Plan& plan, const ChunkRules& rules, Cursor cursor, size_t end, uint64_t allocation_address);
 
 }  // namespace fst

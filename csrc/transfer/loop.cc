@@ -79,22 +79,12 @@ void Loop::Handle(const Completion& completion) {
   uint32_t index = static_cast<uint32_t>(completion.tag);
   if (index >= ops_.size() || ops_[index].generation != completion.tag >> 32) return;
   Op& op = ops_[index];
-  switch (op.stage) {  // a completion that comes twice, or that belongs to another stage, is ignored
-    case Op::kFree:
-      return;
-    case Op::kOpening:
-      if (completion.kind == Completion::Kind::kOpen) HandleOpened(op, completion.status);
-      return;
-    case Op::kReading:
-      if (completion.kind == Completion::Kind::kRead) HandleRead(op, completion.status);
-      return;
-    case Op::kConverting:
-      if (completion.kind == Completion::Kind::kConvert) HandleConverted(op, completion.status);
-      return;
-    case Op::kCopying:
-      if (completion.kind == Completion::Kind::kCopy) HandleCopied(op, completion.status);
-      return;
-  }
+  // A completion that comes twice, or that belongs to another stage, is ignored.
+  const Status& status = completion.status;
+  if (op.stage == Op::kOpening && completion.kind == Completion::Kind::kOpen) return HandleOpened(op, status);
+  if (op.stage == Op::kReading && completion.kind == Completion::Kind::kRead) return HandleRead(op, status);
+  if (op.stage == Op::kConverting && completion.kind == Completion::Kind::kConvert) return HandleConverted(op, status);
+  if (op.stage == Op::kCopying && completion.kind == Completion::Kind::kCopy) return HandleCopied(op, status);
 }
 
 void Loop::HandleOpened(Op& op, const Status& status) {
@@ -102,8 +92,7 @@ void Loop::HandleOpened(Op& op, const Status& status) {
   if (!status.ok()) {
     t.Fail(status);
   } else if (!t.failed) {
-    t.files[op.file].file = std::move(op.opened);
-    t.files[op.file].state = ActiveTransfer::File::kOpen;
+    t.files[op.file].open = std::move(op.opened);
   }
   FreeOp(op);
 }
@@ -183,7 +172,7 @@ bool Loop::IssueRead(ActiveTransfer& t) {
     return false;
   }
   const PlanItem& first = t.plan.items[t.cursor.item];
-  if (t.files[first.file].state != ActiveTransfer::File::kOpen) return false;
+  if (t.files[first.file].open == nullptr) return false;
 
   std::shared_ptr<DeviceBuffer> buffer;
   Status status = t.transfer->BufferOf(first.allocation, device_, &buffer);
@@ -221,7 +210,7 @@ Status Loop::StartRead(ActiveTransfer& t, Chunk chunk, int slot) {
   t.AdvanceTo(chunk.next);
 
   ReadRequest request;
-  request.file = t.files[op.file].file;
+  request.file = t.files[op.file].open;
   request.offset = chunk.offset;
   request.length = chunk.length;
   request.required = chunk.required;

@@ -1,5 +1,5 @@
-// What a load is to do, in the order in which tensors are to be ready. Made by src/transfer/plan.ts, checked by
-// Validate at the door.
+// What a transfer has to do, in the order in which tensors should be ready. Made by src/transfer/plan.ts, checked by
+// Validate before the engine gets it.
 #pragma once
 #include <algorithm>
 #include <cstdint>
@@ -15,12 +15,12 @@ namespace fst {
 
 struct PlanFile {
   std::string path;
-  FileIdentity expected;  // as it was when the header was read
+  FileIdentity expected;  // from when the header was read
 };
 
 struct PlanAllocation {
-  uint64_t size;   // bytes; 0 when it holds empty tensors only
-  uint32_t batch;  // memory is taken batch by batch, as far as the window allows
+  uint64_t size;   // bytes; 0 if it holds empty tensors only
+  uint32_t batch;  // the window allows allocations batch by batch
 };
 
 // One tensor.
@@ -33,7 +33,7 @@ struct PlanItem {
   DType from = DType::U8, to = DType::U8;  // different: elements are converted on the way
 
   bool converts() const { return from != to; }
-  // The bytes in memory of `bytes` in the file, whole elements where the item converts.
+  // Bytes in memory for `bytes` in the file; whole elements if the item converts.
   uint64_t InMemory(uint64_t bytes) const { return converts() ? bytes / BytesOf(from) * BytesOf(to) : bytes; }
 };
 
@@ -42,9 +42,8 @@ struct Plan {
   std::vector<PlanAllocation> allocations;
   std::vector<PlanItem> items;
 
-  // On OK: every index is in range, batches do not decrease from item to item, offsets stay inside their files and
-  // destinations inside their allocations, and items that convert have whole elements and a conversion that there is.
-  // INVALID_ARGUMENT otherwise.
+  // On OK: every index is in range, batches do not decrease from item to item, items lie inside their files and
+  // allocations, and items that convert have whole elements and a conversion that exists. INVALID_ARGUMENT otherwise.
   Status Validate() const;
 
   bool Converts() const {

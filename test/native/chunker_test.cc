@@ -47,7 +47,8 @@ class Chunker : public ::testing::TestWithParam<Case> {
   // As Engine::Create sizes them.
   static uint64_t SlotBytes(const ChunkRules& rules) {
     uint64_t alignment = rules.needs.offset_alignment;
-    return alignment > 1 ? rules.chunk + 2 * alignment : std::max<uint64_t>((rules.chunk + 4095) / 4096 * 4096, 4096);
+    return alignment > 1 ? rules.chunk_bytes + 2 * alignment
+                         : std::max<uint64_t>((rules.chunk_bytes + 4095) / 4096 * 4096, 4096);
   }
 
   // One chunk against the contracts of chunker.h and reader.h.
@@ -60,7 +61,7 @@ class Chunker : public ::testing::TestWithParam<Case> {
     EXPECT_EQ(chunk.length % needs.length_alignment, 0U);
     EXPECT_LE(chunk.required, chunk.length);
     EXPECT_LT(chunk.offset + chunk.length, file_size + needs.length_alignment) << "reads past the end of the file";
-    EXPECT_LE(chunk.length, chunk.direct ? rules.chunk : SlotBytes(rules)) << "does not fit its slot";
+    EXPECT_LE(chunk.length, chunk.direct ? rules.chunk_bytes : SlotBytes(rules)) << "does not fit its slot";
     if (needs.boundary > 0) {
       EXPECT_EQ(chunk.offset / needs.boundary, (chunk.offset + chunk.length - 1) / needs.boundary);
     }
