@@ -72,32 +72,31 @@ void ForEach(const void* source, size_t count, To* out, Convert convert) {
 }
 
 template <class From>
+bool FitsInt32(From value) {
+  using Limits = std::numeric_limits<int32_t>;
+  if constexpr (sizeof(From) < sizeof(int32_t)) {
+    return true;
+  } else if constexpr (std::is_signed_v<From>) {
+    return value >= Limits::min() && value <= Limits::max();
+  } else {
+    return value <= static_cast<From>(Limits::max());
+  }
+}
+
+template <class From>
 Status ToInt32(const void* source, size_t count, int32_t* out) {
-  constexpr int64_t kLeast = std::numeric_limits<int32_t>::min(), kMost = std::numeric_limits<int32_t>::max();
   bool outside = false;
   ForEach<From>(source, count, out, [&](From value) {
-    if constexpr (sizeof(From) >= 4) {
-      if constexpr (std::is_signed_v<From>) {
-        outside |= value < static_cast<From>(kLeast) || value > static_cast<From>(kMost);
-      } else {
-        outside |= value > static_cast<From>(kMost);
-      }
-    }
+    outside |= !FitsInt32(value);
     return static_cast<int32_t>(value);
   });
-  if (!outside) return Status::Ok();
-  for (size_t i = 0; i < count; ++i) {
+  for (size_t i = 0; outside && i < count; ++i) {
     From value;
     memcpy(&value, static_cast<const char*>(source) + i * sizeof value, sizeof value);
-    if (std::is_signed_v<From> ? static_cast<int64_t>(value) >= kLeast && static_cast<int64_t>(value) <= kMost
-                               : static_cast<uint64_t>(value) <= static_cast<uint64_t>(kMost)) {
-      continue;
-    }
-    std::string text = std::is_signed_v<From> ? std::to_string(static_cast<int64_t>(value))
-                                              : std::to_string(static_cast<uint64_t>(value));
+    if (FitsInt32(value)) continue;
     return Status(Code::UNSUPPORTED_DTYPE,
                   Format("element %zu is %s, expected what int32 can hold (TensorFlow.js has no larger integers)", i,
-                         text.c_str()));
+                         std::to_string(value).c_str()));
   }
   return Status::Ok();
 }

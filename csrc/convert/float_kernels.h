@@ -1,7 +1,6 @@
-// Each conversion for one element, without branches, so that compilers vectorize a loop around it. No float operand or
-// result is subnormal unless flushing it to zero gives the same bits: a library built with -ffast-math switches
-// flushing on for the threads that it starts. Therefore some kernels use integers where float arithmetic would look
-// simpler.
+// Each conversion for one element, without branches, so that compilers vectorize a loop around it. Often by integers:
+// no float operand or result may be subnormal unless flushing it to zero gives the same bits, because a library built
+// with -ffast-math switches flushing on for the threads that it starts.
 #pragma once
 #include <cstdint>
 #include <cstring>

@@ -85,8 +85,6 @@ class FakeStream : public CopyStream {
 
 }  // namespace
 
-FakeDevice::FakeDevice(std::string name, Options options) : HostDevice(std::move(name)), options_(options) {}
-
 Status FakeDevice::CheckAvailable(uint64_t bytes) {
   if (options_.memory_limit == 0) return Status::Ok();
   uint64_t used = static_cast<uint64_t>(used_->load());

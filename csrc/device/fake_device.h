@@ -12,7 +12,7 @@ class FakeDevice : public HostDevice {
     int fail_copy = 0;          // the nth copy fails with CUDA_ERROR; 0 for none
     uint64_t memory_limit = 0;  // bytes; 0 for no limit
   };
-  FakeDevice(std::string name, Options options);
+  FakeDevice(std::string name, Options options) : HostDevice(std::move(name)), options_(options) {}
   bool host_accessible() const override { return false; }
   Status Allocate(size_t bytes, std::shared_ptr<DeviceBuffer>* out) override;
   Status CheckAvailable(uint64_t bytes) override;

@@ -1,11 +1,8 @@
 #include "transfer/active_transfer.h"
 
 namespace fst {
-namespace {
 
 constexpr size_t kOpenAhead = 8;  // files: an open costs a round trip on a distributed file system
-
-}  // namespace
 
 ActiveTransfer::ActiveTransfer(std::shared_ptr<Transfer> shared)
     : transfer(std::move(shared)),
@@ -29,6 +26,7 @@ ActiveTransfer::ActiveTransfer(std::shared_ptr<Transfer> shared)
 void ActiveTransfer::ApplyWindow() {
   const uint32_t window = transfer->window();
   while (allowed < plan.items.size() && plan.BatchOf(allowed) < window) ++allowed;
+  PassEmptyItems();
 }
 
 bool ActiveTransfer::NextFileToOpen(uint32_t* file) {

@@ -20,7 +20,7 @@ class ActiveTransfer {
 
   explicit ActiveTransfer(std::shared_ptr<Transfer> transfer);
 
-  // Allows the items that the window reaches by now.
+  // Allows the items that the window reaches by now, and passes empty ones.
   void ApplyWindow();
   // An allowed item has bytes that no read covers.
   bool HasWork() const { return cursor.item < allowed; }
@@ -40,10 +40,9 @@ class ActiveTransfer {
   Cursor cursor;       // where the next read begins
   size_t allowed = 0;  // one past the last item that may be started
   std::vector<File> files;
-  std::vector<std::shared_ptr<void>> registrations;  // by allocation, see Reader::RegisterBuffer
-  int ops = 0;                                       // opens, reads, conversions and copies in flight
-  // Since when other transfers have held all depth or all slots.
-  Clock::time_point starved_since = Clock::time_point::max();
+  std::vector<std::shared_ptr<void>> registrations;            // by allocation, see Reader::RegisterBuffer
+  int ops = 0;                                                 // opens, reads, conversions and copies in flight
+  Clock::time_point starved_since = Clock::time_point::max();  // since then others have all depth or slots
   bool failed = false;
   bool news = false;  // there is something to notify of
 

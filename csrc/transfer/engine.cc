@@ -6,12 +6,9 @@
 #include "transfer/loop.h"
 
 namespace fst {
-namespace {
 
 constexpr uint64_t kLargestChunk = uint64_t{1} << 30;
-constexpr uint64_t kLargestGap = 32 << 10;  // unwanted bytes that cost less than another read
-
-}  // namespace
+constexpr uint64_t kLargestGap = 32 << 10;  // unneeded bytes that cost less than another read
 
 Status Engine::Create(std::shared_ptr<Device> device, std::unique_ptr<Reader> reader, EngineOptions options,
                       std::shared_ptr<Engine>* out) {

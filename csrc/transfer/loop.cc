@@ -144,7 +144,6 @@ bool Loop::IssueAll() {
 
 bool Loop::OpenAhead(ActiveTransfer& t) {
   t.ApplyWindow();
-  t.PassEmptyItems();
   bool started = false;
   for (uint32_t file; t.NextFileToOpen(&file); started = true) {
     Op& op = NewOp(Op::kOpening, t);
