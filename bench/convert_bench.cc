@@ -1,5 +1,5 @@
-// What conversion costs: GB/s (bytes read + bytes written, 1e9) of each pair on one thread, portable and fast, and of
-// memcpy of as many bytes in the same run as the floor. `convert_bench [MiB of source]`, 4 by default: a staging slot.
+// The speed of each conversion on one thread, portable and fast, beside memcpy of as many bytes in the same run: GB/s
+// of bytes read + bytes written (1e9). `convert_bench [MiB of source]`, by default 4, as a staging slot.
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
@@ -14,7 +14,7 @@ namespace {
 
 using fst::DType;
 
-// The best of several runs of at least 60 ms together: other work on the machine only ever slows one down.
+// The best of several runs, at least 60 ms together: other work on the machine can only slow a run down.
 double Seconds(const std::function<void()>& run) {
   using Clock = std::chrono::steady_clock;
   run();

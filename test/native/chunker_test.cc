@@ -1,4 +1,4 @@
-// NextChunk on random plans: every required byte exactly once, every read as its reader needs it.
+// NextChunk on random plans: it covers every needed byte exactly once, with reads as the reader needs them.
 #include "transfer/chunker.h"
 
 #include <gtest/gtest.h>
@@ -141,7 +141,7 @@ TEST_P(Chunker, CoversRandomPlansOnce) {
   }
 }
 
-// A window of many items in one read, overlapping tensors, and the same tensor twice.
+// Many items in one read, overlapping tensors, and the same tensor twice.
 TEST_P(Chunker, CoversOverlappingTensors) {
   Random random(7);
   Model model = RandomModel(random, {});

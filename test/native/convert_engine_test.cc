@@ -1,4 +1,4 @@
-// Conversion on the way, through the engine: what arrives in tensor memory, and what the chunks of such loads are.
+// Loads that convert: what the engine puts into tensor memory, and how such plans are cut into chunks.
 #include <gtest/gtest.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -19,7 +19,7 @@
 namespace fst {
 namespace {
 
-// A file of random bytes that goes with the test.
+// A file of random bytes, deleted with this object.
 class RandomFile {
  public:
   explicit RandomFile(size_t size) : bytes_(size) {
@@ -48,7 +48,7 @@ struct Tensor {
   uint64_t elements;
 };
 
-// The tensors one after the other from byte `start` of the file, with `hole` bytes between them, each at 256.
+// The tensors follow each other from byte `start` of the file, `hole` bytes apart. Destinations are multiples of 256.
 Plan PlanOf(const RandomFile& file, const std::vector<Tensor>& tensors, uint64_t start, uint64_t hole) {
   Plan plan;
   plan.files.push_back(file.planned());
@@ -88,7 +88,7 @@ struct Case {
   uint64_t start, hole, boundary = 0;
 };
 
-// A fake reader whose needs are changed.
+// A fake reader with other needs.
 class BoundedReader : public Reader {
  public:
   BoundedReader(const FakeReaderOptions& options, uint64_t boundary, bool device_slots)
@@ -104,7 +104,7 @@ class BoundedReader : public Reader {
     return reader_->Open(path, expected, out);
   }
   Status Submit(ReadRequest request, uint64_t tag) override {
-    // An element that a boundary would cut belongs to the read behind it.
+    // An element across a boundary belongs to the read that begins there.
     if (needs_.boundary > 0) {
       const uint64_t end = request.offset + request.required, last = (end - 1) / needs_.boundary * needs_.boundary;
       EXPECT_TRUE(last <= request.offset || last - request.offset < 8 + needs_.offset_alignment) << request.offset;
@@ -117,7 +117,7 @@ class BoundedReader : public Reader {
   ReaderNeeds needs_;
 };
 
-// Loads the plan: OK or the transfer's status; the engine is closed.
+// Loads the plan and closes the engine. Returns the transfer's status.
 Status Load(const Case& c, Plan plan, FakeReaderOptions reader, std::shared_ptr<DeviceBuffer>* memory,
             bool device_slots = false) {
   std::shared_ptr<Device> device = std::make_shared<HostDevice>();
@@ -221,8 +221,8 @@ TEST(ConvertEngine, PlansThatCannotBeAreRefused) {
   EXPECT_EQ(plan.Validate().code(), Code::INVALID_ARGUMENT);
 }
 
-// Whatever the rules: parts are whole elements and cover every byte once, in order, reads and what they become fit
-// their slot apart from each other, and reads are not shorter than they must be.
+// For any rules: parts hold whole elements and cover every byte once and in order; a read and its converted elements
+// fit into one slot without overlap; reads are not needlessly short.
 TEST(ConvertEngine, ChunksHoldWholeElementsAndFitTheirSlots) {
   RandomFile file(60000);
   for (bool outputs_in_slot : {false, true}) {
@@ -275,7 +275,7 @@ TEST(ConvertEngine, ChunksHoldWholeElementsAndFitTheirSlots) {
   }
 }
 
-// Where the reader fills tensors, only what converts takes the way through a slot.
+// If the reader can fill tensor memory, only items that convert go through a slot.
 TEST(ConvertEngine, WhatDoesNotConvertStaysDirect) {
   RandomFile file(60000);
   Plan plan = PlanOf(file, kTensors, 8, 0);

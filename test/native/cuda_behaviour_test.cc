@@ -1,4 +1,4 @@
-// The emulated driver answers as a real one did: the lines that cuda_real_smoke.cc prints of both are the same.
+// The emulated driver answers like a real one did: cuda_real_smoke.cc prints the same lines for both.
 #include <gtest/gtest.h>
 
 #include <array>

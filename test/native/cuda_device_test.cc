@@ -1,5 +1,5 @@
 // What CudaDevice and CudaStream promise, call by call, on the emulated driver: the right context whatever the calling
-// thread had before, nothing returned before its bytes have arrived, nothing given back under a copy.
+// thread had before, no return before the bytes have arrived, nothing freed under a copy.
 #include "device/cuda_device.h"
 
 #include <linux/mempolicy.h>
@@ -23,7 +23,7 @@ using test::Bytes;
 using test::Pattern;
 
 constexpr size_t kBytes = 64 << 10;
-constexpr unsigned kLateUs = 20'000;  // long enough to be seen, whatever the machine does besides
+constexpr unsigned kLateUs = 20'000;  // long enough to be noticed on a busy machine
 
 class CudaDeviceTest : public test::CudaLoadTest {
  protected:
@@ -95,7 +95,7 @@ TEST_F(CudaDeviceTest, EveryOperationMakesItsOwnContextCurrent) {
   OnForeignThreads("Synchronize", [&] { EXPECT_TRUE(device->Synchronize().ok()); });
 }
 
-// The bytes are what the emulator counts: a release in the wrong context is refused by a driver, and leaks.
+// By the emulator's count of bytes: a driver refuses a release in the wrong context, which leaks.
 TEST_F(CudaDeviceTest, EveryReleaseMakesItsOwnContextCurrent) {
   OnForeignThreads("staging memory", [&] {
     std::unique_ptr<StagingMemory> staging = Staging();
@@ -137,7 +137,7 @@ TEST_F(CudaDeviceTest, CopyReturnsWhenTheBytesHaveArrived) {
   ASSERT_TRUE(device->Copy(*from, *to, halves, 2).ok());
   EXPECT_EQ(cuda.pending(), 0u);
   EXPECT_EQ(ReadBack(*to), Pattern(kBytes, 3));
-  // Nor does a failure return under the copies before it.
+  // A failure does not return either while earlier copies run.
   cuda.set_fail("cuMemcpyDtoD_v2", 2, cuda::kUnknown);
   EXPECT_EQ(device->Copy(*from, *to, halves, 2).code(), Code::CUDA_ERROR);
   EXPECT_EQ(cuda.pending(), 0u);
@@ -167,7 +167,7 @@ TEST_F(CudaDeviceTest, OutOfMemorySaysAskedFreeAndTotal) {
   EXPECT_TRUE(device->CheckAvailable(100'000).ok());
 }
 
-// Memory that was let go of a moment ago is on its way back: frees wait for what runs on the device.
+// Buffers that were dropped a moment ago may not be free yet: cuMemFree waits for what runs on the device.
 TEST_F(CudaDeviceTest, MemoryThatIsBeingFreedCountsAsFree) {
   cuda.set_memory_limit(0, 1'000'000);
   std::shared_ptr<DeviceBuffer> busy = Buffer(1000), gone, more;
@@ -188,7 +188,7 @@ TEST_F(CudaDeviceTest, MemoryThatIsBeingFreedCountsAsFree) {
   EXPECT_EQ(cu->StreamDestroy(stream), cuda::kSuccess);
 }
 
-// cuMemFree waits for the device: who drops the last reference, a finalizer say, does not.
+// cuMemFree waits for the device; the thread that drops the last reference, which may run a finalizer, does not.
 TEST_F(CudaDeviceTest, LettingGoOfMemoryWaitsForNothing) {
   std::shared_ptr<DeviceBuffer> busy = Buffer(), gone = Buffer();
   ASSERT_TRUE(static_cast<CudaDevice&>(*device).MakeCurrent().ok());
@@ -259,7 +259,7 @@ TEST_F(CudaDeviceTest, SmallStagingTakesSmallPages) {
   EXPECT_LT(resident() - before, 8 << 20) << "of 16 x " << kBytes << " bytes";
 }
 
-// Else the pages would be copied for whoever writes first, and the GPU would copy from the other ones.
+// Otherwise copy-on-write would replace the pages, and the GPU would copy from the old ones.
 TEST_F(CudaDeviceTest, ProcessesThatAreStartedShareNoStaging) {
   std::unique_ptr<StagingMemory> staging;
   for (size_t bytes : {size_t{4096}, kBytes, size_t{5} << 20}) {
@@ -277,7 +277,7 @@ TEST_F(CudaDeviceTest, ProcessesThatAreStartedShareNoStaging) {
   }
 }
 
-// Unified memory: the host fills it and the device reads it, by one address.
+// Unified memory: host and device use it by the same address.
 TEST_F(CudaDeviceTest, UnifiedMemoryIsManagedOnlyWhereTheHostMayTouchThatAtAnyTime) {
   for (int concurrent : {1, 0}) {
     SCOPED_TRACE(concurrent);
@@ -302,7 +302,7 @@ TEST_F(CudaDeviceTest, UnifiedMemoryIsManagedOnlyWhereTheHostMayTouchThatAtAnyTi
     buffer.reset();
     WaitForFrees();
     EXPECT_EQ(cuda.live_allocations() + cuda.live_pinned(), 0u);
-    // A lack of it is the device's, whichever it is.
+    // Out of memory is the device's error for either kind.
     cuda.set_memory_limit(0, 1000);
     cuda.set_pinned_limit(1000);
     EXPECT_EQ(unified->Allocate(kBytes, &buffer).code(), Code::OUT_OF_DEVICE_MEMORY);
@@ -328,7 +328,7 @@ class CudaStreamTest : public CudaDeviceTest {
     CudaDeviceTest::TearDown();
   }
 
-  // The staging memory in so many pieces.
+  // The staging memory, cut into this many pieces.
   Status Submit(uint64_t tag, size_t pieces = 1) {
     std::vector<CopyPiece> list;
     const size_t length = kBytes / pieces;
@@ -337,7 +337,7 @@ class CudaStreamTest : public CudaDeviceTest {
     return stream->Submit(list.data(), list.size(), false, tag);
   }
 
-  // Completions that arrive within some milliseconds.
+  // The completions of the next few milliseconds.
   std::vector<Completion> Take(int ms) {
     std::vector<Completion> completions;
     queue->Take(&completions, Clock::now() + std::chrono::milliseconds(ms));
@@ -387,7 +387,7 @@ TEST_F(CudaStreamTest, ARefusedSubmissionReturnsWhenNoPieceIsOnItsWay) {
   EXPECT_TRUE(Take(0).empty());
 }
 
-// Each call of the drain may fail once.
+// Every call of the drain may fail once.
 TEST_F(CudaStreamTest, ADrainTriesTwice) {
   cuda.set_delay_us(kLateUs);
   cuda.set_fail("cuMemcpyHtoDAsync_v2", 2, cuda::kUnknown);

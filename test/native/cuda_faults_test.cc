@@ -1,6 +1,6 @@
-// Every call of the CUDA driver and of cuFile that a load makes fails in turn: each failure is a typed error, a
-// documented fallback or (where something is given back, or tried again) nothing at all; nothing crashes, hangs or
-// leaks, and the next load works.
+// Every call of the CUDA driver and of cuFile that a load makes fails in turn. Each failure is a typed error, a
+// documented fallback or, for calls that release something or are tried again, nothing at all. Nothing crashes, hangs
+// or leaks, and the next load works.
 #include <map>
 #include <set>
 
@@ -14,7 +14,7 @@ using test::ByGds;
 using test::Loaded;
 using test::MakeReader;
 
-// Their failure may go unseen: they give something back, or are made again when they fail.
+// Their failure may have no effect: they release something, or are tried again when they fail.
 const std::set<std::string> kMayPass = {
     "cuMemFree_v2",           "cuMemFreeHost",       "cuMemHostUnregister", "cuStreamDestroy_v2",
     "cuEventDestroy_v2",      "cuStreamSynchronize", "cuCtxSetCurrent",     "cuFileBufDeregister",
@@ -31,7 +31,7 @@ const std::set<Code> kTyped = {Code::CUDA_ERROR,
 
 class CudaFaultsTest : public test::CudaLoadTest {
  protected:
-  // Everything from the device's opening on, then the model once more on a healthy device.
+  // Everything from opening the device on; then the same load on a healthy device.
   Loaded Run(const MakeReader& make, const char* device = "cuda:0") {
     cuda.set_delay_us(50);
     return Load(device, make);
@@ -51,7 +51,7 @@ class CudaFaultsTest : public test::CudaLoadTest {
     cufile.reset();
     cufile::CloseDriver();
     CloseDevices();
-    cuda.reset();  // closing counts, too
+    cuda.reset();  // includes the calls of closing
     cufile.reset();
   }
 
@@ -103,7 +103,7 @@ class CudaFaultsTest : public test::CudaLoadTest {
       EXPECT_NE(loaded.status.message(), "");
     }
     if (code == cuda::kIllegalAddress) {
-      // The device is lost with all that it held; nothing of that is in our own books, and the other one works.
+      // The device is lost with all its memory. This process's counters are at zero, and the other device works.
       EXPECT_EQ(Metrics::Get().in_flight, 0);
       EXPECT_EQ(Metrics::Get().device_bytes, 0);
       EXPECT_EQ(Metrics::Get().staging_bytes, 0);

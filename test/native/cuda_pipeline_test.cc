@@ -1,4 +1,4 @@
-// Loads through page-locked slots: how many there are, where they come from and go.
+// Loads through page-locked slots: how many there are, how they are allocated and freed.
 #include <atomic>
 
 #include "cuda_load_fixture.h"
@@ -81,7 +81,7 @@ TEST_F(CudaPipelineTest, SlotsStayWithinTheirLimit) {
   device.reset();
 }
 
-// The stream runs on: a read that is held up keeps no copy waiting, and a copy no read.
+// A read that hangs delays no copy, and a copy no read.
 TEST_F(CudaPipelineTest, ReadsGoOnWhileCopiesArePending) {
   AddFile(1 << 20, 3);
   AddTensors(0, 0, {1 << 20});

@@ -21,7 +21,7 @@ std::vector<To> Convert(const ElementConversion& conversion, const std::vector<F
   return to;
 }
 
-// sign, exponent, mantissa by the definition: an independent way to the value of every code.
+// The value of a code by definition of sign, exponent and mantissa, independent of the code under test.
 double Value(unsigned code, int exponent_bits, int mantissa_bits, int bias) {
   unsigned mantissa = code & ((1u << mantissa_bits) - 1);
   int exponent = static_cast<int>((code >> mantissa_bits) & ((1u << exponent_bits) - 1));

@@ -12,7 +12,7 @@
 namespace fst {
 namespace {
 
-// Allocations follow each other in memory without a gap, as a GPU's may.
+// Its allocations are adjacent in memory, as a GPU's may be.
 class AdjacentDevice : public FakeDevice {
  public:
   AdjacentDevice() : FakeDevice("cuda:0", Options{20, 0, 0}) {
@@ -37,7 +37,7 @@ class AdjacentDevice : public FakeDevice {
     return Status::Ok();
   }
 
-  // The I/O thread's; the test's when the load has drained.
+  // Written by the I/O thread; the test may read them when the transfer has drained.
   std::vector<CopyPiece> allocations, pieces;
 
  private:
@@ -62,7 +62,7 @@ class AdjacentDevice : public FakeDevice {
 
 class EngineCopiesTest : public EngineTest {
  protected:
-  // One file of some tens of KiB, with a plan of the test's own.
+  // A model of one file of some tens of KiB, with this plan.
   Model Planned(std::vector<PlanItem> items, std::vector<PlanAllocation> allocations) {
     ModelShape shape;
     shape.files = 1;
@@ -100,7 +100,7 @@ TEST_F(EngineCopiesTest, NeighboursInTheFileAreCopiedApartWhereMemoryHasAHole) {
   EXPECT_EQ(device->pieces.size(), 2U);
 }
 
-// Both follow each other in the file and in memory, but no copy may reach from one allocation into another.
+// The two are adjacent in the file and in memory, but no copy may cross from one allocation into the other.
 TEST_F(EngineCopiesTest, NoCopyCrossesTheEndOfAnAllocation) {
   Model model = Planned({{0, 0, 100, 512, 0}, {0, 1, 612, 256, 0}}, {{512, 0}, {256, 0}});
   auto engine = Open(device, std::make_unique<ScriptedReader>(script));
@@ -143,7 +143,7 @@ TEST_F(EngineCopiesTest, AReadStraightIntoPlaceOfALoadThatHasEndedCompletesNothi
   EXPECT_EQ(watch->transfer().ready_count(), 0U);
 }
 
-// The copy of a slot begins when all of it is converted.
+// The copy of a slot begins when all its parts are converted.
 TEST_F(EngineCopiesTest, WhatConvertsIsCopiedWhenItIsConverted) {
   constexpr uint64_t kElements = 1 << 20;
   TempFolder folder;
@@ -174,7 +174,7 @@ TEST_F(EngineCopiesTest, WhatConvertsIsCopiedWhenItIsConverted) {
   EXPECT_EQ(memcmp(reinterpret_cast<const void*>(buffer->address()), expected.data(), kElements * 2), 0);
 }
 
-// A reader that tells of a read twice: the second time finds nobody, whoever has the operation's place by then.
+// A reader that completes a read twice: the second completion is ignored, whatever op uses the place by then.
 TEST_F(EngineCopiesTest, ACompletionThatComesTwiceIsHeardOnce) {
   script->needs.chunk = 4096;
   script->repeats = true;
@@ -195,8 +195,8 @@ TEST_F(EngineCopiesTest, ALateCompletionIsNotThatOfTheNextRead) {
   auto watch = Watch::Begin(*engine, model);
   script->WaitHeld(1);
   const uint64_t first = script->ReleaseOne();
-  script->WaitHeld(1);  // the second read has the first one's place
-  script->Tell(first);
+  script->WaitHeld(1);  // the second read uses the place of the first one's op
+  script->Complete(first);
   std::this_thread::sleep_for(std::chrono::milliseconds(20));
   EXPECT_EQ(watch->transfer().ready_count(), 1U);
   script->Release();

@@ -1,4 +1,4 @@
-// What goes wrong at any point ends a load with its code, leaves others alone, and gives everything back.
+// An error at any point ends its load with the right code, does not touch other loads, and leaks nothing.
 #include <unistd.h>
 
 #include "device/fake_device.h"
@@ -31,7 +31,7 @@ FakeReaderOptions Late() {
   return options;
 }
 
-// The nth read fails, on either device, straight and staged; a load beside it may lose that read instead.
+// The nth read fails, on either device, direct and staged. It may be a read of either load.
 TEST_F(EngineTest, AFailingReadEndsItsLoadOnly) {
   Model model = Written({});
   for (int nth : {1, 2, 5, 11}) {
@@ -73,7 +73,7 @@ TEST_F(EngineTest, ARefusedSubmissionEndsTheLoad) {
       script->fail_submit_at = nth;
       EngineOptions options;
       options.always_stage = stage;
-      options.staging_limit = 16 << 10;  // a slot that is lost would be missed
+      options.staging_limit = 16 << 10;  // few slots: the next load hangs if one is lost
       auto engine = Open(std::make_shared<HostDevice>(), std::make_unique<ScriptedReader>(script), options);
       Watch::Begin(*engine, model)->ExpectFailure(Code::IO_ERROR);
       Watch::Begin(*engine, model)->ExpectComplete();
@@ -152,7 +152,7 @@ TEST_F(EngineTest, AFileThatChangedIsNeverData) {
   }
 }
 
-// Half of what there is goes away while the reads are held.
+// The file is truncated while its reads are held.
 TEST_F(EngineTest, AFileThatShrinksUnderItsReadsIsNeverData) {
   ModelShape shape;
   shape.files = 1;
@@ -177,12 +177,12 @@ TEST_F(EngineTest, MemoryThatCannotBeHadIsRefusedBeforeAnyIsTaken) {
   EXPECT_EQ(script->allocates, 0);
 }
 
-// Begins loads with more and more patience until `reads` of one are held: on a busy machine a load may run out of it
+// Begins loads with ever longer limits until `reads` of one are held: on a busy machine a load may reach its limit
 // before its first read.
 template <class Begin>
 std::shared_ptr<Watch> BeginUntilHeld(ReaderScript& script, size_t reads, Begin begin) {
-  for (std::chrono::milliseconds patience(40);; patience *= 4) {
-    std::shared_ptr<Watch> watch = begin(patience);
+  for (std::chrono::milliseconds limit(40);; limit *= 4) {
+    std::shared_ptr<Watch> watch = begin(limit);
     bool held = Eventually([&] { return script.Held() >= reads || !watch->transfer().status().ok(); });
     EXPECT_TRUE(held);
     if (!held || script.Held() >= reads) return watch;
@@ -192,19 +192,19 @@ std::shared_ptr<Watch> BeginUntilHeld(ReaderScript& script, size_t reads, Begin 
   }
 }
 
-// A deadline tells at once, keeps memory until the read is back, and the thread sleeps meanwhile.
+// The error shows at the deadline, memory stays until the read has completed, and the I/O thread sleeps meanwhile.
 TEST_F(EngineTest, ADeadlineEndsALoadWhoseReadsHang) {
   Model model = Written({});
   auto script = SmallReads();
   script->needs.in_flight = 1;
   script->hold = true;
   auto engine = Open(std::make_shared<HostDevice>(), std::make_unique<ScriptedReader>(script));
-  auto hung = BeginUntilHeld(*script, 1, [&](std::chrono::milliseconds patience) {
+  auto hung = BeginUntilHeld(*script, 1, [&](std::chrono::milliseconds limit) {
     TransferOptions options;
-    options.deadline = Clock::now() + patience;
+    options.deadline = Clock::now() + limit;
     return Watch::Begin(*engine, model, options);
   });
-  auto waiting = Watch::Begin(*engine, model);  // asks the reader how deep it may go, each time the loop turns
+  auto waiting = Watch::Begin(*engine, model);  // its turns of the loop show in needs_calls
   hung->WaitFailed();
   EXPECT_EQ(hung->transfer().status().code(), Code::TIMEOUT);
   EXPECT_FALSE(hung->transfer().drained());
@@ -225,10 +225,10 @@ TEST_F(EngineTest, AStalledReadEndsItsLoadAndThoseThatWaitForIt) {
     script->needs.in_flight = 2;
     script->hold = true;
     std::shared_ptr<Engine> engine;
-    auto stalled = BeginUntilHeld(*script, 2, [&](std::chrono::milliseconds patience) {
+    auto stalled = BeginUntilHeld(*script, 2, [&](std::chrono::milliseconds limit) {
       EngineOptions options;
       options.always_stage = stage;
-      options.stall_timeout = patience;
+      options.stall_timeout = limit;
       if (engine != nullptr) CloseAndWait(*engine);
       engine = Open(std::make_shared<HostDevice>(), std::make_unique<ScriptedReader>(script), options);
       return Watch::Begin(*engine, model);
@@ -239,14 +239,14 @@ TEST_F(EngineTest, AStalledReadEndsItsLoadAndThoseThatWaitForIt) {
     EXPECT_FALSE(stalled->transfer().status().path().empty());
     waiting->ExpectFailure(Code::STALLED);
     EXPECT_FALSE(stalled->transfer().drained());
-    script->Release();  // writes late, into memory that must still be there
+    script->Release();  // writes late, into memory that must not be freed yet
     stalled->WaitDrained();
-    EXPECT_TRUE(Eventually([&] {  // on a busy machine an honest load may stall as well
+    EXPECT_TRUE(Eventually([&] {  // on a busy machine a good load may stall as well
       auto after = Watch::Begin(*engine, model);
       after->WaitDrained();
       return after->transfer().status().ok();
     }));
-    CloseAndWait(*engine);  // the last news compares with the model
+    CloseAndWait(*engine);  // the last notification still reads the model
   }
 }
 

@@ -1,4 +1,4 @@
-// Cancel and close at any moment: nothing hangs, nothing is freed under a read or a copy, nothing is kept.
+// Cancel and close at any moment: nothing hangs, nothing is freed under a read or a copy, nothing leaks.
 #include "device/fake_device.h"
 #include "reader/fake_reader.h"
 #include "reader/file_reader.h"
@@ -24,7 +24,7 @@ std::unique_ptr<Reader> AnyReader(Random& random) {
   return NewFakeReader(options);
 }
 
-// Waits for anything between nothing and the whole of a load.
+// Waits for a random time, from nothing to about as long as a load takes.
 void AnyMoment(Random& random) {
   uint64_t us = Below(random, 4) == 0 ? 0 : Below(random, 4000);
   if (us > 0) std::this_thread::sleep_for(std::chrono::microseconds(us));
@@ -73,7 +73,7 @@ TEST_F(EngineLife, CloseAtAnyMoment) {
   }
 }
 
-// Nobody waits: the engine, the loads, or both are let go of in the middle.
+// Without waiting: the handles of the engine, of the loads, or of both are dropped halfway.
 TEST_F(EngineLife, LetGoAtAnyMoment) {
   Model model = Written({});
   for (uint64_t round = 0; round < kRounds; ++round) {
@@ -141,11 +141,11 @@ TEST_F(EngineLife, AfterCloseNothingStarts) {
   EXPECT_EQ(engine->Start(model.plan, {}, &transfer).code(), Code::CLOSED);
   EXPECT_EQ(transfer, nullptr);
   CloseAndWait(*engine);
-  engine->Close([&] { closed.Down(); });  // at once: it has ended
+  engine->Close([&] { closed.Down(); });  // called at once: the engine has ended
   EXPECT_TRUE(closed.Wait());
 }
 
-// Close waits for what hangs, and memory under it stays.
+// Close waits for hanging reads, and their memory stays.
 TEST_F(EngineLife, CloseWaitsForReadsThatHang) {
   Model model = Written({});
   auto script = std::make_shared<ReaderScript>();
@@ -167,7 +167,7 @@ TEST_F(EngineLife, CloseWaitsForReadsThatHang) {
   EXPECT_TRUE(script->gone);
 }
 
-// A handle of a load may live long after it; the memory must not.
+// A handle of a load may live long after the load; its memory must not.
 TEST_F(EngineLife, CancelDropsMemoryThatNobodyTook) {
   Model model = Written({});
   for (bool close_first : {false, true}) {
@@ -202,7 +202,7 @@ TEST_F(EngineLife, MemoryThatWasGivenIsNotKept) {
   EXPECT_EQ(Metrics::Get().host_bytes, 0);
 }
 
-// The transfer lets go of an allocation with its last item; who took it decides from there on.
+// The transfer releases a taken allocation with its last item.
 TEST_F(EngineLife, TakenMemoryGoesWithItsLastHolder) {
   Model model = Written({});
   auto engine = Open(std::make_shared<FakeDevice>("cuda:0", FakeDevice::Options{20, 0, 0}), NewFileReader({}));

@@ -1,7 +1,5 @@
-// The loop whole: every device, reader and way, against the bytes of the files, and Metrics at zero after each.
-//
-// Breaks that were tried, and a test that turns red for each:
-//   see the end of the list in test/README.md
+// The whole loop: every device, reader and path, compared with the bytes of the files, and Metrics at zero after each.
+// test/README.md lists breaks that were tried, and the test that turns red for each.
 #include <fcntl.h>
 
 #include "device/fake_device.h"
@@ -172,7 +170,7 @@ TEST_F(EngineTest, EmptyTensorsAnywhereAreReadyInOrder) {
   }
 }
 
-// Small shards are opened ahead, but only so many are open at a time.
+// Small shards are opened ahead, but only a few are open at a time.
 TEST_F(EngineTest, ThousandsOfFilesWithAFewOpen) {
   ModelShape shape;
   shape.files = 3000;
@@ -194,7 +192,7 @@ TEST_F(EngineTest, ThousandsOfFilesWithAFewOpen) {
   EXPECT_LE(most, 8 + 6 + 1) << "opened ahead, in flight, and one between the two";
 }
 
-// More files begin before the first one ends than are opened ahead.
+// The plan interleaves more files than are opened ahead.
 TEST_F(EngineTest, ManyFilesInterleaved) {
   ModelShape shape;
   shape.files = 40;
@@ -239,7 +237,7 @@ TEST_F(EngineTest, OneSlotIsEnough) {
   Watch::Begin(*engine, model)->ExpectComplete();
 }
 
-// 2500 neighbours of 3 bytes: at most 1024 pieces a read.
+// 2500 adjacent tensors of 3 bytes; a read has at most 1024 pieces.
 TEST_F(EngineTest, ScattersOverManyPieces) {
   Model model = Written({1, 1, 10000, 0, 0});
   Plan& plan = model.plan;
@@ -276,11 +274,11 @@ TEST_F(EngineTest, RateLimitLetsOneReadThroughAndThenWaits) {
   EXPECT_EQ(script->submits, 1);
 }
 
-// The pause of a rate limit may end while the loop is busy telling who waits.
+// The pause of a rate limit may end while the loop notifies.
 TEST_F(EngineTest, RateLimitNeverSleepsThroughItsPause) {
   Model model = Written({});
   EngineOptions options;
-  options.max_bytes_per_second = 4 << 20;  // a pause is longer than a read, and shorter than who is told
+  options.max_bytes_per_second = 4 << 20;  // pauses are longer than a read and shorter than notify
   auto engine = Open(std::make_shared<HostDevice>(), Scripted(1, false, false, 0), options);
   Transfer* seen = nullptr;
   Latch drained(1);

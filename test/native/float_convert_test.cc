@@ -1,4 +1,5 @@
-// Every conversion against arithmetic of its own: values by ldexp, rounding by exact comparison with half a unit.
+// Every conversion, compared with independent arithmetic: values by ldexp, rounding by exact comparison with half a
+// unit.
 #include "convert/float_convert.h"
 
 #include <gtest/gtest.h>
@@ -221,7 +222,7 @@ TEST(Convert, ShortRunsTouchNothingElse) {
 }
 
 #if defined(__x86_64__)
-// A library built with -ffast-math does this to the thread that loads it and to those it starts.
+// A library built with -ffast-math does this to the thread that loads it and to the threads that it starts.
 TEST(Convert, FlushingOfSubnormalsChangesNothing) {
   const unsigned before = _mm_getcsr();
   for (auto [from, to] : AllPairs()) {

@@ -31,7 +31,7 @@ std::string Pattern(size_t size, unsigned seed) {
   return bytes;
 }
 
-// One run after the other, as the definition says.
+// Run by run, straight from the definition.
 void CopyPlainly(const StridedCopy& copy, size_t dim, const char* source, char* destination) {
   if (dim == copy.dims.size()) {
     memcpy(destination, source, copy.run);
@@ -71,7 +71,7 @@ TEST_P(StridedCopyTest, CopiesWhatTheNumbersSayAndNothingElse) {
   }
 }
 
-// Through the host in more parts than one, where the device's memory cannot be addressed.
+// On a device that the host cannot address: through host memory, in several parts.
 TEST_P(StridedCopyTest, CopiesMoreThanAPart) {
   const uint64_t count = 30 << 20;
   ExpectAsPlain({2, 1, 3, {{count, 3, 2}}}, 1 + count * 3, 3 + count * 2);

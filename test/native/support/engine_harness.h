@@ -1,4 +1,4 @@
-// Loads under observation: whatever the engine says is ready is compared with the file at that very moment.
+// Loads under observation: an item is compared with its file the moment the engine says that it is ready.
 #pragma once
 #include <gtest/gtest.h>
 
@@ -24,7 +24,7 @@ inline bool AllZero() {
          metrics.open_files == 0 && metrics.rings == 0 && metrics.in_flight == 0;
 }
 
-// Polls, for what other threads are about to do.
+// Polls until other threads have made the predicate true.
 template <class Predicate>
 bool Eventually(Predicate predicate) {
   for (auto end = Clock::now() + kHang; Clock::now() < end; std::this_thread::sleep_for(std::chrono::milliseconds(1)))
@@ -40,7 +40,7 @@ class Watch {
     options.notify = [weak = std::weak_ptr<Watch>(watch)] {
       if (auto alive = weak.lock()) alive->OnNews();
     };
-    std::lock_guard<std::mutex> lock(watch->mutex_);  // the first news waits for transfer_
+    std::lock_guard<std::mutex> lock(watch->mutex_);  // the first notification waits until transfer_ is set
     EXPECT_TRUE(engine.Start(model.plan, std::move(options), &watch->transfer_).ok());
     return watch;
   }
@@ -189,7 +189,7 @@ class EngineTestBase {
   std::vector<std::unique_ptr<TempFolder>> folders_;
 };
 
-// Nothing is held when a test has ended.
+// Checks that nothing is held after each test.
 class EngineTest : public ::testing::Test, protected EngineTestBase {
  protected:
   void TearDown() override { ExpectAllZero(); }

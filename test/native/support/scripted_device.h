@@ -1,4 +1,4 @@
-// A device that counts and fails where it is told to.
+// A device that counts its calls and fails those that the test chooses.
 #pragma once
 #include <atomic>
 #include <memory>

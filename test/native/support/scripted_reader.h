@@ -1,5 +1,5 @@
-// A reader that checks every promise of the loop (reader.h), fails where it is told to, and holds reads back until the
-// test lets them go. What is not held is read at once, inside Submit.
+// A reader that checks what reader.h says the loop must do, fails where the test says so, and can hold reads until the
+// test releases them. Reads that are not held complete inside Submit.
 #pragma once
 #include <gtest/gtest.h>
 #include <unistd.h>
@@ -29,14 +29,14 @@ class ScriptedFile : public ReaderFile {
   UniqueFd fd_;
 };
 
-// What the test says and sees; shared with the reader, which the engine owns.
+// What the test controls and observes. Shared with the reader, which the engine owns.
 struct ReaderScript {
   ReaderNeeds needs;
   Status start;
   int fail_submit_at = 0, fail_open_at = 0;  // the nth; 0: none
   std::atomic<bool> hold{false};             // reads wait for Release
   std::atomic<bool> hold_opens{false};       // opens wait for Release
-  bool repeats = false;                      // completes each read twice, against its promise
+  bool repeats = false;                      // completes each read twice, against the contract
 
   std::atomic<int> submits{0}, opens{0}, needs_calls{0};
   std::atomic<bool> gone{false};
@@ -50,7 +50,7 @@ struct ReaderScript {
     std::lock_guard<std::mutex> lock(mutex_);
     return held_.size();
   }
-  // Any thread: carries out what is held, late as it is, and holds no more.
+  // Any thread. Carries out what is held, however late, and stops holding.
   void Release() {
     std::vector<HeldRead> held;
     {
@@ -61,7 +61,7 @@ struct ReaderScript {
     wake_.notify_all();
     for (HeldRead& read : held) Finish(std::move(read.request), read.tag);
   }
-  // Carries out the read that is held longest, and goes on to hold the others. Returns its tag.
+  // Carries out the read that has been held longest and goes on holding the others. Returns its tag.
   uint64_t ReleaseOne() {
     HeldRead read;
     {
@@ -72,8 +72,8 @@ struct ReaderScript {
     Finish(std::move(read.request), read.tag);
     return read.tag;
   }
-  // Tells of a read, whether it has come or not.
-  void Tell(uint64_t tag) { queue_->Put({Completion::Kind::kRead, tag, Status::Ok()}); }
+  // Puts a completion for a read, whatever its state.
+  void Complete(uint64_t tag) { queue_->Put({Completion::Kind::kRead, tag, Status::Ok()}); }
 
  private:
   friend class ScriptedReader;
@@ -95,7 +95,7 @@ struct ReaderScript {
     size_t arrived = 0;
     for (const ReadPiece& piece : request.pieces) {
       auto* to = reinterpret_cast<char*>(piece.address);
-      memset(to, 0x5A, piece.length);  // also what is not required: it must be nobody's
+      memset(to, 0x5A, piece.length);  // also bytes beyond `required`: they must be nobody's
       ssize_t got = pread(file.fd(), to, piece.length, static_cast<off_t>(offset));
       if (got > 0) arrived += static_cast<size_t>(got);
       offset += piece.length;
