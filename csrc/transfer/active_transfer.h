@@ -52,7 +52,7 @@ class ActiveTransfer {
   std::vector<uint64_t> bytes_left_;          // by item
   std::vector<uint32_t> file_sequence_;       // files in the order of their first item that has bytes
   std::vector<size_t> file_first_;            // that item, by position in file_sequence_
-  size_t files_opened_ = 0, files_done_ = 0;  // files whose opening was started; all whose reads were
+  size_t files_opened_ = 0, files_done_ = 0;  // files being or been opened; with every read started
 };
 
 }  // namespace fst
