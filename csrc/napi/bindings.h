@@ -25,7 +25,7 @@ Napi::Value Guarded(const Napi::CallbackInfo& info) {
   try {
     return function(info);
   } catch (const std::bad_alloc&) {
-    return Throw(info.Env(), OutOfMemory());
+    Throw(info.Env(), OutOfMemory());
   }
 }
 

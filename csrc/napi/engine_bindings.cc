@@ -25,6 +25,15 @@ struct Load {
   std::vector<Napi::Promise::Deferred> waiting;
 };
 
+}  // namespace
+
+template <>
+inline constexpr char kExternalName<Engine>[] = "an engine";
+template <>
+inline constexpr char kExternalName<Load>[] = "a load";
+
+namespace {
+
 constexpr double kForeverMs = 1e12;  // 30 years: what a clock can still add, where Infinity is asked for
 
 double NumberOr(const Napi::Object& object, const char* name, double otherwise) {
@@ -100,16 +109,17 @@ Napi::Value CreateEngine(const Napi::CallbackInfo& info) {
     options.converts = Flag(object, "converts");
     status = Engine::Create(FromExternal<Device>(info[0]), std::move(reader), options, &engine);
   }
-  if (!status.ok()) return Throw(env, status);
+  ThrowIfError(env, status);
   EnvState::Of(env).Track(engine);
   return ToExternal<Engine>(env, std::move(engine));
 }
 
 // closeEngine(engine): Promise<void>, when nothing is in flight any more.
 Napi::Value CloseEngine(const Napi::CallbackInfo& info) {
+  auto& engine = FromExternal<Engine>(info[0]);
   std::function<void(Status)> finish;
   Napi::Value promise = AsyncWork::Pending(info.Env(), &finish, nullptr);
-  FromExternal<Engine>(info[0])->Close([finish] { finish(Status::Ok()); });
+  engine->Close([finish] { finish(Status::Ok()); });
   return promise;
 }
 
@@ -246,8 +256,7 @@ struct StartArgs {
     options.collect_ready = Flag(object, "collectReady");
     Napi::Value memory = info[1].As<Napi::Object>().Get("memory");
     for (uint32_t i = 0; memory.IsArray() && i < memory.As<Napi::Array>().Length(); ++i) {
-      Napi::Value given = memory.As<Napi::Array>().Get(i);
-      options.preallocated.push_back(given.IsExternal() ? FromExternal<DeviceBuffer>(given) : nullptr);
+      options.preallocated.push_back(FromOptionalExternal<DeviceBuffer>(memory.As<Napi::Array>().Get(i)));
     }
     double timeout = NumberOr(object, "timeoutMs", 0);
     if (timeout > 0 && timeout < kForeverMs)
@@ -276,7 +285,7 @@ struct StartArgs {
 Napi::Value StartTransferSync(const Napi::CallbackInfo& info) {
   StartArgs args(info);
   Status status = args.Start();
-  if (!status.ok()) return Throw(info.Env(), status);
+  ThrowIfError(info.Env(), status);
   return ToExternal<Load>(info.Env(), std::move(args.load));
 }
 

@@ -9,6 +9,10 @@
 #include "safetensors/shard_index.h"
 
 namespace fst {
+
+template <>
+inline constexpr char kExternalName<OpenedFiles>[] = "a cache of header descriptors";
+
 namespace {
 
 struct Read {
@@ -22,7 +26,7 @@ Napi::Value ReadHeaderJs(const Napi::CallbackInfo& info) {
   std::string path = info[0].As<Napi::String>();
   HeaderOptions options;
   options.allow_trailing_bytes = info[1].ToBoolean();
-  auto opened = info[2].IsExternal() ? FromExternal<OpenedFiles>(info[2]) : nullptr;
+  auto opened = FromOptionalExternal<OpenedFiles>(info[2]);
   return AsyncWork::Run(
       info.Env(), [=] { return ReadHeader(path, options, &read->header, &read->identity, opened.get()); },
       [read](Napi::Env env) { return HeaderToJs(env, read->header, &read->identity); });
@@ -35,9 +39,10 @@ Napi::Value NewOpenedFiles(const Napi::CallbackInfo& info) {
 
 // closeOpenedFiles(opened): Promise<void>
 Napi::Value CloseOpenedFiles(const Napi::CallbackInfo& info) {
+  auto& opened = FromExternal<OpenedFiles>(info[0]);
   std::function<void(Status)> finish;
   Napi::Value promise = AsyncWork::Pending(info.Env(), &finish, nullptr);
-  FromExternal<OpenedFiles>(info[0])->Close([finish] { finish(Status::Ok()); });
+  opened->Close([finish] { finish(Status::Ok()); });
   return promise;
 }
 

@@ -32,10 +32,7 @@ Napi::Object StatusToJs(Napi::Env env, const Status& status) {
   return error;
 }
 
-Napi::Value Throw(Napi::Env env, const Status& status) {
-  napi_throw(env, StatusToJs(env, status));
-  return Napi::Value();
-}
+void Throw(Napi::Env env, const Status& status) { throw Napi::Error(env, StatusToJs(env, status)); }
 
 Napi::Value Rejected(Napi::Env env, const Status& status) {
   auto deferred = Napi::Promise::Deferred::New(env);
@@ -45,6 +42,20 @@ Napi::Value Rejected(Napi::Env env, const Status& status) {
 
 Status OutOfMemory() {
   return Status(Code::OUT_OF_HOST_MEMORY, "the process has no memory left for what this call keeps beside the tensors");
+}
+
+void* ExternalData(const Napi::Value& value, const napi_type_tag& tag, const char* expected) {
+  if (value.IsExternal()) {
+    auto external = value.As<Napi::External<void>>();
+    if (external.CheckTypeTag(&tag)) return external.Data();
+  }
+  // In the order of napi_valuetype.
+  constexpr const char* kKinds[] = {"undefined", "null",       "a boolean",
+                                    "a number",  "a string",   "a symbol",
+                                    "an object", "a function", "another native value",
+                                    "a bigint"};
+  Throw(value.Env(),
+        Status(Code::INVALID_ARGUMENT, Format("expected %s of this addon, found %s", expected, kKinds[value.Type()])));
 }
 
 Napi::Value AsyncWork::Pending(Napi::Env env, std::function<void(Status)>* finish, Done done, napi_value keep) {

@@ -11,11 +11,17 @@
 
 namespace fst {
 
+class Device;
+class DeviceBuffer;
+
 // {code, message, path?, tensor?, offset?}: src/native/addon.ts makes a FastSafetensorsError of it.
 Napi::Object StatusToJs(Napi::Env env, const Status& status);
 
-// Leaves a pending exception: `return Throw(env, status);`.
-Napi::Value Throw(Napi::Env env, const Status& status);
+// Unwinds to the exported function's entry, where JavaScript gets StatusToJs(status).
+[[noreturn]] void Throw(Napi::Env env, const Status& status);
+inline void ThrowIfError(Napi::Env env, const Status& status) {
+  if (!status.ok()) Throw(env, status);
+}
 
 // A promise that is rejected already.
 Napi::Value Rejected(Napi::Env env, const Status& status);
@@ -23,20 +29,55 @@ Napi::Value Rejected(Napi::Env env, const Status& status);
 // What std::bad_alloc becomes at the boundary: the core's own bookkeeping is not checked piece by piece.
 Status OutOfMemory();
 
-// A shared pointer as a JavaScript value; collected with it. Type-checked by FromExternal.
+// What messages call a type that JavaScript holds by shared pointer; specialised beside the functions that hand it out.
+template <class T>
+constexpr char kExternalName[] = "";
+template <>
+inline constexpr char kExternalName<Device>[] = "a device";
+template <>
+inline constexpr char kExternalName<DeviceBuffer>[] = "an allocation";
+
+// Differs by type, and by copy of this library: two packages of different versions must not take each other's values.
+template <class T>
+napi_type_tag TypeTagOf() {
+  return {0x2f0c6f1d8a5be947, reinterpret_cast<uintptr_t>(kExternalName<T>)};
+}
+
+// The data of an external with this tag; throws INVALID_ARGUMENT, naming what was `expected`, for any other value.
+void* ExternalData(const Napi::Value& value, const napi_type_tag& tag, const char* expected);
+
+// A shared pointer as a JavaScript value; collected with it.
 template <class T>
 Napi::Value ToExternal(Napi::Env env, std::shared_ptr<T> value) {
-  auto owned = std::make_unique<std::shared_ptr<T>>(std::move(value));
-  Napi::Value external = Napi::External<std::shared_ptr<T>>::New(
-      env, owned.get(), [](Napi::Env, std::shared_ptr<T>* dead) { delete dead; });
+  using Held = std::shared_ptr<T>;
+  auto owned = std::make_unique<Held>(std::move(value));
+  auto external = Napi::External<Held>::New(env, owned.get(), [](Napi::Env, Held* dead) { delete dead; });
   owned.release();  // NOLINT: the finalizer owns it now; before, New may have thrown
+  const napi_type_tag tag = TypeTagOf<T>();
+  external.TypeTag(&tag);
   return external;
 }
 
-// src/native/addon.ts is the only caller and passes what ToExternal made.
+// What ToExternal<T> was given, never null. Throws a status object: INVALID_ARGUMENT for any other JavaScript value,
+// CLOSED after ReleaseExternal.
 template <class T>
 std::shared_ptr<T>& FromExternal(const Napi::Value& value) {
-  return *value.As<Napi::External<std::shared_ptr<T>>>().Data();
+  auto& held = *static_cast<std::shared_ptr<T>*>(ExternalData(value, TypeTagOf<T>(), kExternalName<T>));
+  if (held == nullptr)
+    Throw(value.Env(), Status(Code::CLOSED, std::string(kExternalName<T>) + " was released and is used again"));
+  return held;
+}
+
+// Null for undefined and null.
+template <class T>
+std::shared_ptr<T> FromOptionalExternal(const Napi::Value& value) {
+  return value.IsUndefined() || value.IsNull() ? nullptr : FromExternal<T>(value);
+}
+
+// Drops the reference before the value is collected. May be called again.
+template <class T>
+void ReleaseExternal(const Napi::Value& value) {
+  static_cast<std::shared_ptr<T>*>(ExternalData(value, TypeTagOf<T>(), kExternalName<T>))->reset();
 }
 
 // A promise for work on another thread: `work` runs there, then `done` on the environment's thread makes the value. The

@@ -78,7 +78,7 @@ Napi::Value PointerOf(const Napi::CallbackInfo& info) {
 
 // release(allocation): the handle holds nothing from here on.
 Napi::Value ReleaseJs(const Napi::CallbackInfo& info) {
-  FromExternal<DeviceBuffer>(info[0]).reset();
+  ReleaseExternal<DeviceBuffer>(info[0]);
   return info.Env().Undefined();
 }
 
@@ -87,7 +87,7 @@ Napi::Value ArrayBufferOf(const Napi::CallbackInfo& info) {
   const auto& buffer = FromExternal<DeviceBuffer>(info[0]);
   const size_t offset = SizeArgument(info[1]), length = SizeArgument(info[2]);
   Status inside = CheckRange(*buffer, offset, length);
-  if (!inside.ok()) return Throw(info.Env(), inside);
+  ThrowIfError(info.Env(), inside);
   auto* reference = new std::shared_ptr<DeviceBuffer>(buffer);
   auto* address = reinterpret_cast<char*>(buffer->address()) + offset;
   napi_value result;

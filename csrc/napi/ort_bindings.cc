@@ -7,6 +7,14 @@
 #include "ort/session.h"
 
 namespace fst {
+
+template <>
+inline constexpr char kExternalName<ort::Session>[] = "a session";
+template <>
+inline constexpr char kExternalName<ort::Control>[] = "a control of a run";
+template <>
+inline constexpr char kExternalName<ort::Value>[] = "a value of ONNX Runtime";
+
 namespace {
 
 using ort::Session;
@@ -92,7 +100,7 @@ ort::TensorSource SourceOf(const Napi::Object& object) {
 
 std::shared_ptr<Value> ValueOf(const Napi::Object& object) {
   Napi::Value value = object.Get("value");
-  return Given(value) ? FromExternal<Value>(value) : nullptr;
+  return FromOptionalExternal<Value>(value);
 }
 
 // ortLibrary(logSeverity, device): {path, version} when it can run there; without a device, whatever it can. Throws a
@@ -103,7 +111,7 @@ Napi::Value OrtLibrary(const Napi::CallbackInfo& info) {
   ort::Place place;
   ort::Place::Parse(Text(info[1]), &place);
   if (status.ok()) status = ort::CheckProvider(place);
-  if (!status.ok()) return Throw(info.Env(), status);
+  ThrowIfError(info.Env(), status);
   Napi::Object result = Napi::Object::New(info.Env());
   result["path"] = Napi::String::New(info.Env(), library->path);
   result["version"] = Napi::String::New(info.Env(), library->version);
@@ -225,7 +233,7 @@ Napi::Value ResultToJs(Napi::Env env, const std::shared_ptr<Value>& value, bool 
   if (value->type() == ort::kString) {
     std::vector<std::string> strings;
     Status status = value->Strings(&strings);
-    if (!status.ok()) throw Napi::Error(env, StatusToJs(env, status));
+    ThrowIfError(env, status);
     Napi::Array list = Napi::Array::New(env, strings.size());
     for (uint32_t i = 0; i < strings.size(); ++i) list[i] = Napi::String::New(env, strings[i]);
     result["strings"] = list;
@@ -324,7 +332,7 @@ Napi::Value OrtReadValue(const Napi::CallbackInfo& info) {
 
 // ortReleaseValue(value): the handle holds nothing from here on.
 Napi::Value OrtReleaseValue(const Napi::CallbackInfo& info) {
-  FromExternal<Value>(info[0]).reset();
+  ReleaseExternal<Value>(info[0]);
   return info.Env().Undefined();
 }
 
@@ -347,7 +355,7 @@ Napi::Value OrtDescribe(const Napi::CallbackInfo& info) {
   if (status.ok() && api->GetTensorSizeInBytes != nullptr) {
     status = ort::FromOrt(api->GetTensorSizeInBytes(value->get(), &bytes), "describe a value");
   }
-  if (!status.ok()) return Throw(env, status);
+  ThrowIfError(env, status);
   Napi::Object result = Napi::Object::New(env);
   result["pointer"] = Napi::BigInt::New(env, static_cast<uint64_t>(reinterpret_cast<uintptr_t>(data)));
   result["device"] = Napi::String::New(env, value->place().ToString());

@@ -49,7 +49,7 @@ Napi::Value ConvertElementsJs(const Napi::CallbackInfo& info) {
 Napi::Value TfRegister(const Napi::CallbackInfo& info) {
   std::string op, version, library;
   Status status = tf::RegisterLoaded(&op, &version, &library);
-  if (!status.ok()) return Throw(info.Env(), status);
+  ThrowIfError(info.Env(), status);
   Napi::Object result = Napi::Object::New(info.Env());
   result["op"] = Napi::String::New(info.Env(), op);
   result["version"] = Napi::String::New(info.Env(), version);
@@ -68,7 +68,7 @@ Napi::Value TfAdopt(const Napi::CallbackInfo& info) {
   for (size_t i = 0; i < shape.ElementLength(); ++i) adoptable.shape.push_back(static_cast<int64_t>(shape[i]));
   int32_t token;
   Status status = tf::Offer(std::move(adoptable), &token);
-  if (!status.ok()) return Throw(info.Env(), status);
+  ThrowIfError(info.Env(), status);
   return Napi::Number::New(info.Env(), token);
 }
 

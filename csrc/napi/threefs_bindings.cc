@@ -11,9 +11,8 @@ namespace {
 // extractMountPoint(path): string; throws a status object.
 Napi::Value ExtractMountPointJs(const Napi::CallbackInfo& info) {
   std::string mount;
-  Status found = ExtractMountPoint(info[0].As<Napi::String>(), &mount);
-  if (found.ok()) return Napi::String::New(info.Env(), mount);
-  return Throw(info.Env(), found);
+  ThrowIfError(info.Env(), ExtractMountPoint(info[0].As<Napi::String>(), &mount));
+  return Napi::String::New(info.Env(), mount);
 }
 
 // hf3fsLibPath(): string, "" when there is none
