@@ -56,6 +56,7 @@
         "csrc/convert/element_convert.cc",
         "csrc/convert/float_convert.cc",
         "csrc/napi/addon.cc",
+        "csrc/napi/async_work.cc",
         "csrc/napi/js_values.cc",
         "csrc/napi/engine_bindings.cc",
         "csrc/napi/env_state.cc",

@@ -4,8 +4,9 @@
 #include <deque>
 
 #include "device/devices.h"
+#include "napi/async_work.h"
 #include "napi/bindings.h"
-#include "napi/js_values.h"
+#include "napi/env_state.h"
 #include "reader/fake_reader.h"
 #include "reader/file_reader.h"
 #include "reader/gds/gds_reader.h"
@@ -116,11 +117,7 @@ Napi::Value CreateEngine(const Napi::CallbackInfo& info) {
 
 // closeEngine(engine): Promise<void>, when nothing is in flight any more.
 Napi::Value CloseEngine(const Napi::CallbackInfo& info) {
-  auto& engine = FromExternal<Engine>(info[0]);
-  std::function<void(Status)> finish;
-  Napi::Value promise = AsyncWork::Pending(info.Env(), &finish, nullptr);
-  engine->Close([finish] { finish(Status::Ok()); });
-  return promise;
+  return AsyncWork::Close(info.Env(), *FromExternal<Engine>(info[0]));
 }
 
 // abandonEngine(engine): the same, but nobody waits and nothing keeps the event loop alive.

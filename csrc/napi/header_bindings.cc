@@ -2,9 +2,9 @@
 #include <algorithm>
 #include <vector>
 
+#include "napi/async_work.h"
 #include "napi/bindings.h"
 #include "napi/header_values.h"
-#include "napi/js_values.h"
 #include "safetensors/header.h"
 #include "safetensors/shard_index.h"
 
@@ -39,11 +39,7 @@ Napi::Value NewOpenedFiles(const Napi::CallbackInfo& info) {
 
 // closeOpenedFiles(opened): Promise<void>
 Napi::Value CloseOpenedFiles(const Napi::CallbackInfo& info) {
-  auto& opened = FromExternal<OpenedFiles>(info[0]);
-  std::function<void(Status)> finish;
-  Napi::Value promise = AsyncWork::Pending(info.Env(), &finish, nullptr);
-  opened->Close([finish] { finish(Status::Ok()); });
-  return promise;
+  return AsyncWork::Close(info.Env(), *FromExternal<OpenedFiles>(info[0]));
 }
 
 // parseHeader(bytes: Uint8Array of a whole file, allowTrailingBytes): Promise<NativeHeader>. The header is copied

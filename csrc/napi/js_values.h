@@ -2,12 +2,10 @@
 #pragma once
 #include <napi.h>
 
-#include <functional>
 #include <memory>
 #include <string>
 
 #include "base/status.h"
-#include "napi/env_state.h"
 
 namespace fst {
 
@@ -79,19 +77,5 @@ template <class T>
 void ReleaseExternal(const Napi::Value& value) {
   static_cast<std::shared_ptr<T>*>(ExternalData(value, TypeTagOf<T>(), kExternalName<T>))->reset();
 }
-
-// A promise for work on another thread: `work` runs there, then `done` on the environment's thread makes the value. The
-// event loop stays alive until then.
-class AsyncWork {
- public:
-  using Work = std::function<Status()>;
-  using Done = std::function<Napi::Value(Napi::Env)>;
-  // The promise; rejected with StatusToJs of what `work` returns, or with the Napi::Error that `done` throws. `keep` is
-  // not collected before it settles. Neither function may own JavaScript values: both may be destroyed on any thread.
-  static Napi::Value Run(Napi::Env env, Work work, Done done, napi_value keep = nullptr);
-
-  // The same for what ends by a callback: resolve with the function returned, from any thread, once.
-  static Napi::Value Pending(Napi::Env env, std::function<void(Status)>* finish, Done done, napi_value keep = nullptr);
-};
 
 }  // namespace fst

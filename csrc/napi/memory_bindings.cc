@@ -6,8 +6,8 @@
 #include "device/devices.h"
 #include "device/host_memory.h"
 #include "device/strided_copy.h"
+#include "napi/async_work.h"
 #include "napi/bindings.h"
-#include "napi/js_values.h"
 #include "reader/gds/cufile_api.h"
 
 namespace fst {

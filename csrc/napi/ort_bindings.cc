@@ -2,8 +2,8 @@
 #include <mutex>
 #include <optional>
 
+#include "napi/async_work.h"
 #include "napi/bindings.h"
-#include "napi/js_values.h"
 #include "ort/session.h"
 
 namespace fst {

@@ -1,8 +1,8 @@
 // What the TensorFlow.js adapter needs of the core.
 #include "convert/element_convert.h"
 #include "device/device.h"
+#include "napi/async_work.h"
 #include "napi/bindings.h"
-#include "napi/js_values.h"
 #include "tf/adopt.h"
 
 namespace fst {

@@ -1,6 +1,6 @@
 // 3FS for JavaScript: its library, its mounts, and whether they can be used.
+#include "napi/async_work.h"
 #include "napi/bindings.h"
-#include "napi/js_values.h"
 #include "reader/usrbio/mount_point.h"
 #include "reader/usrbio/usrbio_api.h"
 #include "reader/usrbio/usrbio_preflight.h"

@@ -1,0 +1,68 @@
+#include "napi/async_work.h"
+
+#include <new>
+#include <utility>
+
+#include "base/task_pool.h"
+#include "napi/env_state.h"
+#include "napi/js_values.h"
+
+namespace fst {
+
+namespace {
+
+// Of the whole process. Not libuv's pool: a mount that hangs must not stop the program's own file system calls.
+TaskPool& Workers() {
+  static TaskPool* pool = new TaskPool("fst-work", 8);
+  return *pool;
+}
+
+struct Promise {
+  Napi::Promise::Deferred deferred;
+  AsyncWork::Done done;
+  napi_ref kept = nullptr;  // deleted on the environment's thread, or with the environment
+};
+
+}  // namespace
+
+Napi::Value AsyncWork::Pending(Napi::Env env, std::function<void(Status)>* finish, Done done, napi_value keep) {
+  auto promise = std::make_shared<Promise>(Promise{Napi::Promise::Deferred::New(env), std::move(done)});
+  if (keep != nullptr) napi_create_reference(env, keep, 1, &promise->kept);
+  auto dispatcher = EnvState::Of(env).dispatcher();
+  dispatcher->Hold();
+  Napi::Value result = promise->deferred.Promise();
+  *finish = [dispatcher, promise = std::move(promise)](const Status& status) {
+    dispatcher->Post([dispatcher, promise, status](Napi::Env on) {
+      dispatcher->Release();
+      if (promise->kept != nullptr) napi_delete_reference(on, std::exchange(promise->kept, nullptr));
+      if (!status.ok()) return promise->deferred.Reject(StatusToJs(on, status));
+      Napi::Value value;
+      try {
+        value = promise->done ? promise->done(on) : on.Undefined();
+      } catch (const Napi::Error& error) {
+        return promise->deferred.Reject(error.Value());
+      }
+      promise->deferred.Resolve(value);
+    });
+  };
+  return result;
+}
+
+Napi::Value AsyncWork::Run(Napi::Env env, Work work, Done done, napi_value keep) {
+  std::function<void(Status)> finish;
+  Napi::Value promise = Pending(env, &finish, std::move(done), keep);
+  Status posted = Workers().Post([work = std::move(work), finish]() mutable {
+    Status status;
+    try {
+      status = work();
+    } catch (const std::bad_alloc&) {
+      status = OutOfMemory();
+    }
+    work = nullptr;  // what it holds is given back before anybody hears of the end
+    finish(status);
+  });
+  if (!posted.ok()) finish(posted);
+  return promise;
+}
+
+}  // namespace fst
