@@ -200,7 +200,7 @@ async function safetensorsOf(
 }
 
 /** The deepest folder that has all files. */
-export function commonFolder(files: readonly string[]): string {
+function commonFolder(files: readonly string[]): string {
   let parts = dirname(files[0] ?? '/x').split('/');
   for (const file of files) {
     const others = dirname(file).split('/');

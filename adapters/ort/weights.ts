@@ -79,10 +79,6 @@ export class Weights {
     return new Weights(sources, files, weights, null);
   }
 
-  get paths(): string[] {
-    return this.#files.map(({ path }) => path);
-  }
-
   /** Loads the named tensors; nothing to do for a loaded buffer but to look where it is. INVALID_ARGUMENT when that is another device. */
   async load(names: ReadonlySet<string>, options: LoadOptions): Promise<void> {
     if (names.size === 0) return;

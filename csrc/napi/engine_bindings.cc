@@ -120,12 +120,6 @@ Napi::Value CloseEngine(const Napi::CallbackInfo& info) {
   return AsyncWork::Close(info.Env(), *FromExternal<Engine>(info[0]));
 }
 
-// abandonEngine(engine): the same, but nobody waits and nothing keeps the event loop alive.
-Napi::Value AbandonEngine(const Napi::CallbackInfo& info) {
-  FromExternal<Engine>(info[0])->Close(nullptr);
-  return info.Env().Undefined();
-}
-
 // stagingBytes(engine, converts: boolean): number
 Napi::Value StagingBytes(const Napi::CallbackInfo& info) {
   const uint64_t bytes = FromExternal<Engine>(info[0])->StagingBytes(info[1].ToBoolean());
@@ -281,8 +275,7 @@ struct StartArgs {
 // For small plans.
 Napi::Value StartTransferSync(const Napi::CallbackInfo& info) {
   StartArgs args(info);
-  Status status = args.Start();
-  ThrowIfError(info.Env(), status);
+  ThrowIfError(info.Env(), args.Start());
   return ToExternal<Load>(info.Env(), std::move(args.load));
 }
 
@@ -362,7 +355,6 @@ Napi::Value CancelTransfer(const Napi::CallbackInfo& info) {
 void ExportEngine(Napi::Env env, Napi::Object exports) {
   Export<CreateEngine>(env, exports, "createEngine");
   Export<CloseEngine>(env, exports, "closeEngine");
-  Export<AbandonEngine>(env, exports, "abandonEngine");
   Export<StagingBytes>(env, exports, "stagingBytes");
   Export<TakeFallbacks>(env, exports, "takeFallbacks");
   Export<StartTransferSync>(env, exports, "startTransferSync");

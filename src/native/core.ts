@@ -47,7 +47,6 @@ export interface TransferOptions {
   readonly window?: number;
   readonly collectReady?: boolean;
   readonly timeoutMs?: number;
-  readonly alwaysStage?: boolean;
 }
 
 export interface Fallback {
@@ -122,7 +121,6 @@ export interface CoreAddon {
   setFakeDevices(options: object | null): void;
   createEngine(device: NativeDevice, reader: ReaderOptions, options: EngineOptions): NativeEngine;
   closeEngine(engine: NativeEngine): Promise<void>;
-  abandonEngine(engine: NativeEngine): void;
   stagingBytes(engine: NativeEngine, converts: boolean): number;
   takeFallbacks(engine: NativeEngine): Fallback[];
   startTransferSync(engine: NativeEngine, plan: NativePlan, options: TransferOptions): NativeLoad;

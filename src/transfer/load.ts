@@ -14,7 +14,6 @@ export interface LoadOptions {
   readonly timeoutMs?: number;
   /** For copiers of the user's own; an engine knows it. */
   readonly stallTimeoutMs?: number;
-  readonly alwaysStage?: boolean;
 }
 
 /** A plan being carried out. What is ready is complete in device memory; memory is held until its last tensor was passed or the load ends. */
