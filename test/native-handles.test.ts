@@ -28,7 +28,7 @@ beforeAll(async () => {
   handles.set('NativeEngine', engine);
   handles.set('NativeMemory', await native().allocate(device, 64));
   handles.set('NativeLoad', native().startTransferSync(engine, EMPTY_PLAN, {}));
-  handles.set('NativeOpenedFiles', native().newOpenedFiles());
+  handles.set('NativeHeaderFdCache', native().newHeaderFdCache());
   handles.set('NativeOrtControl', native().ortNewControl());
 });
 
@@ -95,7 +95,7 @@ test('an allocation that was released is CLOSED for every further use, and may b
 test('a call that was refused does not keep the process alive', () => {
   const script = `
     const addon = require(process.argv[1]);
-    for (const name of ['closeEngine', 'closeOpenedFiles', 'ortCloseSession', 'waitTransfer', 'ortReadValue'])
+    for (const name of ['closeEngine', 'closeHeaderFdCache', 'ortCloseSession', 'waitTransfer', 'ortReadValue'])
       try { addon[name]({}) } catch (error) { console.log(error.code) }`;
   const built = process.env.FASTSAFETENSORS_NATIVE || join(packageFolder(), 'build/cmake/Release/fastsafetensors.node');
   const output = execFileSync(process.execPath, ['-e', script, built], { encoding: 'utf8', timeout: 30_000 });

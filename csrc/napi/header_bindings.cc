@@ -20,25 +20,25 @@ struct Read {
   FileIdentity identity;
 };
 
-// readHeader(path, allowTrailingBytes, opened: External | undefined): Promise<NativeHeader>
+// readHeader(path, allowTrailingBytes, fdCache: External | undefined): Promise<NativeHeader>
 Napi::Value ReadHeaderJs(const Napi::CallbackInfo& info) {
   auto read = std::make_shared<Read>();
   std::string path = info[0].As<Napi::String>();
   HeaderOptions options;
   options.allow_trailing_bytes = info[1].ToBoolean();
-  auto opened = FromOptionalExternal<OpenedFiles>(info[2]);
+  auto fd_cache = FromOptionalExternal<OpenedFiles>(info[2]);
   return AsyncWork::Run(
-      info.Env(), [=] { return ReadHeader(path, options, &read->header, &read->identity, opened.get()); },
+      info.Env(), [=] { return ReadHeader(path, options, &read->header, &read->identity, fd_cache.get()); },
       [read](Napi::Env env) { return HeaderToJs(env, read->header, &read->identity); });
 }
 
-// newOpenedFiles(): External
-Napi::Value NewOpenedFiles(const Napi::CallbackInfo& info) {
+// newHeaderFdCache(): External
+Napi::Value NewHeaderFdCache(const Napi::CallbackInfo& info) {
   return ToExternal(info.Env(), std::make_shared<OpenedFiles>());
 }
 
-// closeOpenedFiles(opened): Promise<void>
-Napi::Value CloseOpenedFiles(const Napi::CallbackInfo& info) {
+// closeHeaderFdCache(fdCache): Promise<void>
+Napi::Value CloseHeaderFdCache(const Napi::CallbackInfo& info) {
   return AsyncWork::Close(info.Env(), *FromExternal<OpenedFiles>(info[0]));
 }
 
@@ -92,8 +92,8 @@ Napi::Value ParseShardIndexJs(const Napi::CallbackInfo& info) {
 
 void ExportHeaders(Napi::Env env, Napi::Object exports) {
   Export<ReadHeaderJs>(env, exports, "readHeader");
-  Export<NewOpenedFiles>(env, exports, "newOpenedFiles");
-  Export<CloseOpenedFiles>(env, exports, "closeOpenedFiles");
+  Export<NewHeaderFdCache>(env, exports, "newHeaderFdCache");
+  Export<CloseHeaderFdCache>(env, exports, "closeHeaderFdCache");
   Export<ParseHeaderJs>(env, exports, "parseHeader");
   Export<ParseShardIndexJs>(env, exports, "parseShardIndex");
 }

@@ -2,7 +2,7 @@ import { checkTensorName } from '../base/checks.js';
 import { FastSafetensorsError, InvalidArgumentError } from '../base/errors.js';
 import { milliseconds } from '../base/timers.js';
 import type { DeviceTensor } from '../device/device-tensor.js';
-import type { NativeOpenedFiles } from '../native/core.js';
+import type { NativeHeaderFdCache } from '../native/core.js';
 import { type Files, readShards, type ShardSet } from '../safetensors/shards.js';
 import { Plan, type PlanInput } from '../transfer/plan.js';
 import type { Progress } from '../transfer/progress.js';
@@ -25,7 +25,7 @@ export class SafeTensorsFileLoader<T = DeviceTensor> {
   #shards: ShardSet | undefined;
   #inputs: readonly PlanInput[] | undefined;
   #plan: Plan | undefined;
-  #opened: NativeOpenedFiles | undefined;
+  #opened: NativeHeaderFdCache | undefined;
 
   /** Checks the options: INVALID_ARGUMENT, UNKNOWN_COPIER. */
   constructor(options: LoaderOptions<T> = {}) {
@@ -56,7 +56,7 @@ export class SafeTensorsFileLoader<T = DeviceTensor> {
     }
     const opened = session.keepFiles();
     try {
-      const shards = await session.race(readShards(mine, { allowTrailingBytes, opened }, signal));
+      const shards = await session.race(readShards(mine, { allowTrailingBytes, fdCache: opened }, signal));
       const inputs = await session.race(selectTensors(shards.metadata, filter));
       const plan = await session.race(Plan.ofTensors(inputs, { dtype }));
       await session.prepare(plan);

@@ -49,7 +49,7 @@ export class ParallelLoader<T = DeviceTensor> {
     session.check();
     const opened = session.keepFiles();
     try {
-      const reading = readShards(files, { allowTrailingBytes, byName: false, opened }, this.#options.signal);
+      const reading = readShards(files, { allowTrailingBytes, byName: false, fdCache: opened }, this.#options.signal);
       const shards = await session.race(reading);
       const inputs = await session.race(selectTensors(shards.metadata, filter));
       const plan = await session.race(Plan.ofTensors(inputs, { batchBytes: maxBatchBytes, dtype }));

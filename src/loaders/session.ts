@@ -12,7 +12,7 @@ import { Device, openDevice } from '../device/device.js';
 import type { DeviceTensor } from '../device/device-tensor.js';
 import { disposeWhenMade } from '../device/framework.js';
 import { checked, native } from '../native/addon.js';
-import type { Fallback, NativeEngine, NativeOpenedFiles } from '../native/core.js';
+import type { Fallback, NativeEngine, NativeHeaderFdCache } from '../native/core.js';
 import { EngineLoad, type Load, type LoadOptions } from '../transfer/load.js';
 import type { Plan } from '../transfer/plan.js';
 import { type Progress, ProgressMeter, progressBar } from '../transfer/progress.js';
@@ -62,7 +62,7 @@ export class Session {
   readonly #debug: boolean;
   readonly #stallTimeoutMs: number;
   readonly #loads = new Set<Load>();
-  readonly #opened = new Set<NativeOpenedFiles>();
+  readonly #opened = new Set<NativeHeaderFdCache>();
   readonly #lettingGo = new Set<Promise<void>>();
   readonly #warnedOf = new Set<string>(); // files that are read in another way than asked
   readonly #closing = new AbortController();
@@ -108,19 +108,19 @@ export class Session {
   /**
    * Where files whose headers are read stay open for their data, until letGo() or close(). Undefined where the copier opens files in a way of its own.
    */
-  keepFiles(): NativeOpenedFiles | undefined {
+  keepFiles(): NativeHeaderFdCache | undefined {
     const { copier = 'auto', reader, odirect } = this.options;
     if (!BY_DESCRIPTOR.includes(copier) || !copierFactory(copier).builtin) return undefined;
     if (reader !== undefined || odirect === true) return undefined;
-    const opened = native().newOpenedFiles();
+    const opened = native().newHeaderFdCache();
     this.#opened.add(opened);
     return opened;
   }
 
   /** Closes what no load has taken; close() waits for it. */
-  letGo(opened: NativeOpenedFiles | undefined): void {
+  letGo(opened: NativeHeaderFdCache | undefined): void {
     if (!opened || !this.#opened.delete(opened)) return;
-    const closing = native().closeOpenedFiles(opened);
+    const closing = native().closeHeaderFdCache(opened);
     this.#lettingGo.add(closing);
     void closing.finally(() => this.#lettingGo.delete(closing)).catch(() => {});
   }

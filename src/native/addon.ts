@@ -2,7 +2,7 @@
 import { existsSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { FastSafetensorsError } from '../base/errors.js';
-import type { CoreAddon, Metrics, NativeOpenedFiles, StatusObject } from './core.js';
+import type { CoreAddon, Metrics, NativeHeaderFdCache, StatusObject } from './core.js';
 import type { OrtAddon } from './ort.js';
 import type { NativeHeader } from './packed.js';
 import type { TfAddon } from './tf.js';
@@ -82,9 +82,9 @@ export function checked<T>(call: () => T): T {
 
 export async function readHeader(
   path: string,
-  { allowTrailingBytes = false, opened }: { allowTrailingBytes?: boolean; opened?: NativeOpenedFiles },
+  { allowTrailingBytes = false, fdCache }: { allowTrailingBytes?: boolean; fdCache?: NativeHeaderFdCache },
 ): Promise<NativeHeader> {
-  return settled(native().readHeader(path, allowTrailingBytes, opened));
+  return settled(native().readHeader(path, allowTrailingBytes, fdCache));
 }
 
 export async function parseHeader(bytes: Uint8Array, options: { allowTrailingBytes?: boolean }): Promise<NativeHeader> {

@@ -8,8 +8,8 @@ export type NativeDevice = { readonly [brand]: 'device' };
 export type NativeEngine = { readonly [brand]: 'engine' };
 export type NativeLoad = { readonly [brand]: 'load' };
 export type NativeMemory = { readonly [brand]: 'memory' };
-/** Files that stay open from their headers to their data: see csrc/base/header_fd_cache.h. */
-export type NativeOpenedFiles = { readonly [brand]: 'opened files' };
+/** Keeps files open from their headers to their data: see csrc/base/header_fd_cache.h. */
+export type NativeHeaderFdCache = { readonly [brand]: 'header fd cache' };
 
 /** How an engine reads: `kind` names the reader of csrc/reader, the rest are its options. */
 export interface ReaderOptions {
@@ -92,9 +92,9 @@ export interface StatusObject {
 export interface CoreAddon {
   metrics(): Metrics;
   tables(): { codes: string[]; dtypes: Record<string, number>; conversions: [from: string, to: string][] };
-  readHeader(path: string, allowTrailingBytes: boolean, opened?: NativeOpenedFiles): Promise<NativeHeader>;
-  newOpenedFiles(): NativeOpenedFiles;
-  closeOpenedFiles(opened: NativeOpenedFiles): Promise<void>;
+  readHeader(path: string, allowTrailingBytes: boolean, fdCache?: NativeHeaderFdCache): Promise<NativeHeader>;
+  newHeaderFdCache(): NativeHeaderFdCache;
+  closeHeaderFdCache(fdCache: NativeHeaderFdCache): Promise<void>;
   parseHeader(bytes: Uint8Array, allowTrailingBytes: boolean): Promise<NativeHeader>;
   parseShardIndex(bytes: Uint8Array, path: string): Promise<NativeShardIndex>;
   openDevice(name: string, unified: boolean): Promise<NativeDevice>;

@@ -4,7 +4,7 @@ import { FastSafetensorsError, InvalidArgumentError } from '../base/errors.js';
 import { readRegularFile } from '../base/regular-file.js';
 import { milliseconds, nextTurn } from '../base/timers.js';
 import { native, readHeader, settled } from '../native/addon.js';
-import type { NativeOpenedFiles } from '../native/core.js';
+import type { NativeHeaderFdCache } from '../native/core.js';
 import { type NativeShardIndex, textAt } from '../native/packed.js';
 import { SafeTensorsMetadata } from './metadata.js';
 
@@ -157,7 +157,7 @@ export interface ShardSet {
 
 /**
  * Reads and checks every header, several at a time. On return each tensor is in exactly one file and, where there is an index, exactly where it says. The header's
- * codes, DUPLICATE_TENSOR, INVALID_INDEX and those of resolveFiles. `byName`: the headers will be asked for tensors by their names. `opened`: keeps the files open
+ * codes, DUPLICATE_TENSOR, INVALID_INDEX and those of resolveFiles. `byName`: the headers will be asked for tensors by their names. `fdCache`: keeps the files open
  * for their data.
  */
 export async function readShards(
@@ -165,8 +165,8 @@ export async function readShards(
   {
     allowTrailingBytes,
     byName = true,
-    opened,
-  }: { allowTrailingBytes?: boolean; byName?: boolean; opened?: NativeOpenedFiles },
+    fdCache,
+  }: { allowTrailingBytes?: boolean; byName?: boolean; fdCache?: NativeHeaderFdCache },
   signal?: AbortSignal,
 ): Promise<ShardSet> {
   const { paths, index, totalSize } = await resolveFiles(files);
@@ -177,7 +177,7 @@ export async function readShards(
       signal?.throwIfAborted();
       const file = next++;
       const path = paths[file]!;
-      const header = await readHeader(path, { allowTrailingBytes, opened });
+      const header = await readHeader(path, { allowTrailingBytes, fdCache });
       metadata[file] = await SafeTensorsMetadata.fromNative(header, path, { byName });
     }
   };
