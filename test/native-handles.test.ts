@@ -26,7 +26,7 @@ beforeAll(async () => {
   const engine = native().createEngine(device, { kind: 'file' }, {});
   handles.set('NativeDevice', device);
   handles.set('NativeEngine', engine);
-  handles.set('NativeMemory', await native().allocate(device, 64));
+  handles.set('NativeAllocation', await native().allocate(device, 64));
   handles.set('NativeLoad', native().startTransferSync(engine, EMPTY_PLAN, {}));
   handles.set('NativeHeaderFdCache', native().newHeaderFdCache());
   handles.set('NativeOrtControl', native().ortNewControl());

@@ -37,10 +37,6 @@ namespace {
 
 constexpr double kForeverMs = 1e12;  // 30 years: what a clock can still add, where Infinity is asked for
 
-double NumberOr(const Napi::Object& object, const char* name, double otherwise) {
-  Napi::Value value = object.Get(name);
-  return value.IsNumber() ? value.As<Napi::Number>().DoubleValue() : otherwise;
-}
 bool Flag(const Napi::Object& object, const char* name) { return object.Get(name).ToBoolean(); }
 
 Status MakeReader(const Napi::Object& options, std::unique_ptr<Reader>* out) {
@@ -271,7 +267,7 @@ struct StartArgs {
   std::shared_ptr<Load> load;
 };
 
-// startTransferSync(engine, plan, {window, collectReady, timeoutMs}): External; throws a status object.
+// startTransferSync(engine, plan, options: {window, collectReady, timeoutMs}): External; throws a status object.
 // For small plans.
 Napi::Value StartTransferSync(const Napi::CallbackInfo& info) {
   StartArgs args(info);

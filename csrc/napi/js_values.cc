@@ -1,5 +1,8 @@
 #include "napi/js_values.h"
 
+#include <cstring>
+#include <utility>
+
 namespace fst {
 
 Napi::Object StatusToJs(Napi::Env env, const Status& status) {
@@ -18,6 +21,31 @@ Napi::Value Rejected(Napi::Env env, const Status& status) {
   auto deferred = Napi::Promise::Deferred::New(env);
   deferred.Reject(StatusToJs(env, status));
   return deferred.Promise();
+}
+
+Napi::Value ArrayBufferOver(Napi::Env env, void* data, size_t length, std::shared_ptr<void> owner) {
+  auto* held = new std::shared_ptr<void>(std::move(owner));
+  napi_value result;
+  napi_status status = napi_create_external_arraybuffer(
+      env, data, length, [](napi_env, void*, void* hint) { delete static_cast<std::shared_ptr<void>*>(hint); }, held,
+      &result);
+  if (status == napi_ok) return Napi::Value(env, result);
+  delete held;
+  if (env.IsExceptionPending()) env.GetAndClearPendingException();
+  return Napi::Value();
+}
+
+Napi::Value ArrayBufferOverOrCopy(Napi::Env env, void* data, size_t length, std::shared_ptr<void> owner) {
+  Napi::Value over = ArrayBufferOver(env, data, length, std::move(owner));
+  if (!over.IsEmpty()) return over;
+  Napi::ArrayBuffer copy = Napi::ArrayBuffer::New(env, length);
+  memcpy(copy.Data(), data, length);
+  return copy;
+}
+
+double NumberOr(const Napi::Object& object, const char* name, double otherwise) {
+  Napi::Value value = object.Get(name);
+  return value.IsNumber() ? value.As<Napi::Number>().DoubleValue() : otherwise;
 }
 
 Status OutOfMemory() {

@@ -24,6 +24,16 @@ inline void ThrowIfError(Napi::Env env, const Status& status) {
 // A promise that is rejected already.
 Napi::Value Rejected(Napi::Env env, const Status& status);
 
+// An ArrayBuffer over memory that `owner` keeps until it is collected; empty where this runtime allows none over
+// foreign memory.
+Napi::Value ArrayBufferOver(Napi::Env env, void* data, size_t length, std::shared_ptr<void> owner);
+// The same, or a copy where none is allowed.
+Napi::Value ArrayBufferOverOrCopy(Napi::Env env, void* data, size_t length, std::shared_ptr<void> owner);
+
+// A size or an offset in bytes; TypeScript has checked that it is one.
+inline size_t SizeOf(const Napi::Value& value) { return static_cast<size_t>(value.As<Napi::Number>().Int64Value()); }
+double NumberOr(const Napi::Object& object, const char* name, double otherwise);
+
 // What std::bad_alloc becomes at the boundary: the core's own bookkeeping is not checked piece by piece.
 Status OutOfMemory();
 

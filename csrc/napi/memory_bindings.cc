@@ -13,8 +13,6 @@
 namespace fst {
 namespace {
 
-size_t SizeArgument(const Napi::Value& value) { return static_cast<size_t>(value.As<Napi::Number>().Int64Value()); }
-
 // [offset, offset + length) lies in the allocation. TypeScript has checked: this keeps objects that were tampered with
 // from reaching memory.
 Status CheckRange(const DeviceBuffer& buffer, size_t offset, size_t length) {
@@ -36,7 +34,7 @@ Napi::Value OpenDeviceJs(const Napi::CallbackInfo& info) {
 // allocate(device, bytes): Promise<External>
 Napi::Value AllocateJs(const Napi::CallbackInfo& info) {
   auto device = FromExternal<Device>(info[0]);
-  size_t bytes = SizeArgument(info[1]);
+  size_t bytes = SizeOf(info[1]);
   auto buffer = std::make_shared<std::shared_ptr<DeviceBuffer>>();
   return AsyncWork::Run(
       info.Env(),
@@ -63,8 +61,8 @@ Napi::Value DeviceInfoJs(const Napi::CallbackInfo& info) {
   return result;
 }
 
-// checkAvailable(device, bytes): Promise<void>, rejects where so much can surely not be had
-Napi::Value CheckRoomJs(const Napi::CallbackInfo& info) {
+// checkAvailable(device, bytes): Promise<void>, rejects early if the allocation cannot succeed
+Napi::Value CheckAvailableJs(const Napi::CallbackInfo& info) {
   auto device = FromExternal<Device>(info[0]);
   auto bytes = static_cast<uint64_t>(info[1].As<Napi::Number>().DoubleValue());
   return AsyncWork::Run(
@@ -76,7 +74,7 @@ Napi::Value PointerOf(const Napi::CallbackInfo& info) {
   return Napi::BigInt::New(info.Env(), FromExternal<DeviceBuffer>(info[0])->address());
 }
 
-// release(allocation): the handle holds nothing from here on.
+// release(allocation): drops the handle's reference; may be called again.
 Napi::Value ReleaseJs(const Napi::CallbackInfo& info) {
   ReleaseExternal<DeviceBuffer>(info[0]);
   return info.Env().Undefined();
@@ -85,65 +83,38 @@ Napi::Value ReleaseJs(const Napi::CallbackInfo& info) {
 // arrayBufferOf(allocation, offset, length): an ArrayBuffer over host memory that holds a reference of its own.
 Napi::Value ArrayBufferOf(const Napi::CallbackInfo& info) {
   const auto& buffer = FromExternal<DeviceBuffer>(info[0]);
-  const size_t offset = SizeArgument(info[1]), length = SizeArgument(info[2]);
+  const size_t offset = SizeOf(info[1]), length = SizeOf(info[2]);
   Status inside = CheckRange(*buffer, offset, length);
   ThrowIfError(info.Env(), inside);
-  auto* reference = new std::shared_ptr<DeviceBuffer>(buffer);
-  auto* address = reinterpret_cast<char*>(buffer->address()) + offset;
-  napi_value result;
-  napi_status status = napi_create_external_arraybuffer(
-      info.Env(), address, length,
-      [](napi_env, void*, void* hint) { delete static_cast<std::shared_ptr<DeviceBuffer>*>(hint); }, reference,
-      &result);
-  if (status != napi_ok) {
-    delete reference;
-    throw Napi::Error::New(info.Env(), "this runtime allows no ArrayBuffer over foreign memory: use toHost()");
-  }
-  return Napi::Value(info.Env(), result);
+  Napi::Value over = ArrayBufferOver(info.Env(), reinterpret_cast<char*>(buffer->address()) + offset, length, buffer);
+  if (!over.IsEmpty()) return over;
+  throw Napi::Error::New(info.Env(), "this runtime allows no ArrayBuffer over foreign memory: use toHost()");
 }
 
 // readAllocation(allocation, offset, length): Promise<ArrayBuffer>, a copy.
 Napi::Value ReadAllocation(const Napi::CallbackInfo& info) {
   auto buffer = FromExternal<DeviceBuffer>(info[0]);
-  size_t offset = SizeArgument(info[1]), length = SizeArgument(info[2]);
+  size_t offset = SizeOf(info[1]), length = SizeOf(info[2]);
   Status inside = CheckRange(*buffer, offset, length);
   if (!inside.ok()) return Rejected(info.Env(), inside);
-  struct Copy {
-    void* memory = nullptr;
-    size_t length = 0;
-    ~Copy() {
-      if (memory != nullptr) FreeHost(memory, length);
-    }
-  };
-  auto copy = std::make_shared<Copy>();
+  auto copy = std::make_shared<std::shared_ptr<void>>();
   return AsyncWork::Run(
       info.Env(),
       [=]() -> Status {
-        copy->length = length > 0 ? length : 1;
-        FST_RETURN_IF_ERROR(AllocateHost(copy->length, &copy->memory));
-        return length > 0 ? buffer->device().Read(*buffer, offset, length, copy->memory) : Status::Ok();
+        const size_t size = length > 0 ? length : 1;
+        void* memory = nullptr;
+        FST_RETURN_IF_ERROR(AllocateHost(size, &memory));
+        copy->reset(memory, [size](void* dead) { FreeHost(dead, size); });
+        return length > 0 ? buffer->device().Read(*buffer, offset, length, memory) : Status::Ok();
       },
-      [copy, length](Napi::Env env) -> Napi::Value {
-        auto* owner = new std::shared_ptr<Copy>(copy);
-        napi_value result;
-        napi_status status = napi_create_external_arraybuffer(
-            env, copy->memory, length,
-            [](napi_env, void*, void* hint) { delete static_cast<std::shared_ptr<Copy>*>(hint); }, owner, &result);
-        if (status == napi_ok) return Napi::Value(env, result);
-        delete owner;
-        if (env.IsExceptionPending()) env.GetAndClearPendingException();
-        void* data = nullptr;
-        if (napi_create_arraybuffer(env, length, &data, &result) != napi_ok) throw Napi::Error::New(env);
-        memcpy(data, copy->memory, length);
-        return Napi::Value(env, result);
-      });
+      [copy, length](Napi::Env env) { return ArrayBufferOverOrCopy(env, copy->get(), length, *copy); });
 }
 
 // writeAllocation(allocation, offset, bytes: Uint8Array): Promise<void>. The bytes are copied before this returns: a
 // promise cannot keep JavaScript from resizing or transferring their buffer. For pieces, see src/device/memory.ts.
 Napi::Value WriteAllocation(const Napi::CallbackInfo& info) {
   auto buffer = FromExternal<DeviceBuffer>(info[0]);
-  size_t offset = SizeArgument(info[1]);
+  size_t offset = SizeOf(info[1]);
   auto bytes = info[2].As<Napi::Uint8Array>();
   size_t length = bytes.ByteLength();
   Status inside = CheckRange(*buffer, offset, length);
@@ -156,18 +127,18 @@ Napi::Value WriteAllocation(const Napi::CallbackInfo& info) {
       info.Env(), [=] { return buffer->device().Write(*buffer, offset, length, copy.get()); }, nullptr);
 }
 
-// copyAllocation(source, destination, numbers: Float64Array): Promise<void>. `numbers`: [run, sourceOffset,
-// destinationOffset, then for each dimension, outermost first, count, sourceStride, destinationStride], in bytes.
+// copyAllocation(source, destination, runs: Float64Array): Promise<void>. `runs`, in bytes: [run, sourceOffset,
+// destinationOffset, then for each dimension, outermost first, count, sourceStride, destinationStride].
 Napi::Value CopyAllocation(const Napi::CallbackInfo& info) {
   auto source = FromExternal<DeviceBuffer>(info[0]), destination = FromExternal<DeviceBuffer>(info[1]);
-  auto numbers = info[2].As<Napi::Float64Array>();
+  auto runs = info[2].As<Napi::Float64Array>();
   StridedCopy copy;
-  copy.run = static_cast<uint64_t>(numbers[0]);
-  copy.source_offset = static_cast<uint64_t>(numbers[1]);
-  copy.destination_offset = static_cast<uint64_t>(numbers[2]);
-  for (size_t i = 3; i + 2 < numbers.ElementLength(); i += 3) {
-    copy.dims.push_back({static_cast<uint64_t>(numbers[i]), static_cast<int64_t>(numbers[i + 1]),
-                         static_cast<int64_t>(numbers[i + 2])});
+  copy.run = static_cast<uint64_t>(runs[0]);
+  copy.source_offset = static_cast<uint64_t>(runs[1]);
+  copy.destination_offset = static_cast<uint64_t>(runs[2]);
+  for (size_t i = 3; i + 2 < runs.ElementLength(); i += 3) {
+    copy.dims.push_back({static_cast<uint64_t>(runs[i]), static_cast<int64_t>(runs[i + 1]),
+                         static_cast<int64_t>(runs[i + 2])});
   }
   return AsyncWork::Run(
       info.Env(), [=] { return CopyStrided(copy, *source, *destination); }, nullptr);
@@ -195,7 +166,7 @@ Napi::Value ProbeCufile(const Napi::CallbackInfo& info) {
       });
 }
 
-// setFakeDevices({copyDelayUs, failCopy, memoryLimit} | null)
+// setFakeDevices(options: {copyDelayUs, failCopy, memoryLimit} | null), for tests
 Napi::Value SetFakeDevices(const Napi::CallbackInfo& info) {
   if (!info[0].IsObject()) {
     UseFakeDevices(nullptr);
@@ -203,13 +174,9 @@ Napi::Value SetFakeDevices(const Napi::CallbackInfo& info) {
   }
   auto object = info[0].As<Napi::Object>();
   FakeDevice::Options options;
-  auto number = [&](const char* name, double otherwise) {
-    Napi::Value value = object.Get(name);
-    return value.IsNumber() ? value.As<Napi::Number>().DoubleValue() : otherwise;
-  };
-  options.copy_delay_us = static_cast<int>(number("copyDelayUs", options.copy_delay_us));
-  options.fail_copy = static_cast<int>(number("failCopy", 0));
-  options.memory_limit = static_cast<uint64_t>(number("memoryLimit", 0));
+  options.copy_delay_us = static_cast<int>(NumberOr(object, "copyDelayUs", options.copy_delay_us));
+  options.fail_copy = static_cast<int>(NumberOr(object, "failCopy", 0));
+  options.memory_limit = static_cast<uint64_t>(NumberOr(object, "memoryLimit", 0));
   UseFakeDevices(&options);
   return info.Env().Undefined();
 }
@@ -220,7 +187,7 @@ void ExportMemory(Napi::Env env, Napi::Object exports) {
   Export<OpenDeviceJs>(env, exports, "openDevice");
   Export<DeviceInfoJs>(env, exports, "deviceInfo");
   Export<AllocateJs>(env, exports, "allocate");
-  Export<CheckRoomJs>(env, exports, "checkAvailable");
+  Export<CheckAvailableJs>(env, exports, "checkAvailable");
   Export<PointerOf>(env, exports, "pointerOf");
   Export<ReleaseJs>(env, exports, "release");
   Export<ArrayBufferOf>(env, exports, "arrayBufferOf");

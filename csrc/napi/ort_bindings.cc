@@ -87,8 +87,8 @@ ort::TensorSource SourceOf(const Napi::Object& object) {
   Napi::Value memory = object.Get("memory"), data = object.Get("data");
   if (Given(memory)) {
     source.buffer = FromExternal<DeviceBuffer>(memory);
-    source.offset = static_cast<uint64_t>(object.Get("offset").As<Napi::Number>().Int64Value());
-    source.bytes = static_cast<size_t>(object.Get("byteLength").As<Napi::Number>().Int64Value());
+    source.offset = SizeOf(object.Get("offset"));
+    source.bytes = SizeOf(object.Get("byteLength"));
   } else if (Given(data)) {
     auto bytes = data.As<Napi::Uint8Array>();
     source.data = bytes.Data();
@@ -208,17 +208,7 @@ Napi::Value OrtPorts(const Napi::CallbackInfo& info) {
 // An ArrayBuffer over a host value's memory, which it keeps.
 Napi::Value BytesOf(Napi::Env env, const std::shared_ptr<Value>& value) {
   if (value->bytes() == 0) return Napi::ArrayBuffer::New(env, 0);
-  auto* owner = new std::shared_ptr<Value>(value);
-  napi_value result;
-  napi_status status = napi_create_external_arraybuffer(
-      env, value->data(), value->bytes(),
-      [](napi_env, void*, void* hint) { delete static_cast<std::shared_ptr<Value>*>(hint); }, owner, &result);
-  if (status == napi_ok) return Napi::Value(env, result);
-  delete owner;  // this runtime allows no foreign memory
-  if (env.IsExceptionPending()) env.GetAndClearPendingException();
-  Napi::ArrayBuffer copy = Napi::ArrayBuffer::New(env, value->bytes());
-  memcpy(copy.Data(), value->data(), value->bytes());
-  return copy;
+  return ArrayBufferOverOrCopy(env, value->data(), value->bytes(), value);
 }
 
 // {type, dims, and data: ArrayBuffer, or strings, or value with byteLength}
@@ -336,7 +326,7 @@ Napi::Value OrtReleaseValue(const Napi::CallbackInfo& info) {
   return info.Env().Undefined();
 }
 
-// ortDescribe({type, dims, memory, offset, byteLength}): {pointer, device, name, id, vendorId, byteLength} as ONNX
+// ortDescribe(source: {type, dims, memory, offset, byteLength}): {pointer, device, name, id, vendorId, byteLength} as ONNX
 // Runtime itself sees a value over this memory. Throws a status.
 Napi::Value OrtDescribe(const Napi::CallbackInfo& info) {
   Napi::Env env = info.Env();

@@ -8,13 +8,13 @@
 namespace fst {
 namespace {
 
-// convertElements(memory, offset, count, {from: index of a dtype, to: 'float32' | 'int32', scale?, min?}):
-// Promise<External>, host memory of 4 * count bytes. count > 0. UNSUPPORTED_DTYPE, OUT_OF_HOST_MEMORY,
+// convertElements(allocation, offset, count, how: {from: index of a dtype, to: 'float32' | 'int32', scale?, min?}):
+// Promise<External>, a host allocation of 4 * count bytes. count > 0. UNSUPPORTED_DTYPE, OUT_OF_HOST_MEMORY,
 // DEVICE_UNAVAILABLE for memory that the host cannot read.
 Napi::Value ConvertElementsJs(const Napi::CallbackInfo& info) {
   auto source = FromExternal<DeviceBuffer>(info[0]);
-  auto offset = static_cast<size_t>(info[1].As<Napi::Number>().Int64Value());
-  auto count = static_cast<size_t>(info[2].As<Napi::Number>().Int64Value());
+  const size_t offset = SizeOf(info[1]);
+  const size_t count = SizeOf(info[2]);
   auto spec = info[3].As<Napi::Object>();
   ElementConversion conversion;
   conversion.from = static_cast<DType>(spec.Get("from").As<Napi::Number>().Uint32Value());
@@ -57,12 +57,13 @@ Napi::Value TfRegister(const Napi::CallbackInfo& info) {
   return result;
 }
 
-// tfAdopt(memory, offset, length, TF_DataType, shape: Float64Array): token; throws a status object (INVALID_ARGUMENT).
+// tfAdopt(allocation, offset, length, dtype: TF_DataType, shape: Float64Array): token; throws a status object
+// (INVALID_ARGUMENT).
 Napi::Value TfAdopt(const Napi::CallbackInfo& info) {
   tf::Adoptable adoptable;
   adoptable.memory = FromExternal<DeviceBuffer>(info[0]);
-  adoptable.address = adoptable.memory->address() + static_cast<uint64_t>(info[1].As<Napi::Number>().Int64Value());
-  adoptable.length = static_cast<size_t>(info[2].As<Napi::Number>().Int64Value());
+  adoptable.address = adoptable.memory->address() + SizeOf(info[1]);
+  adoptable.length = SizeOf(info[2]);
   adoptable.dtype = info[3].As<Napi::Number>().Int32Value();
   auto shape = info[4].As<Napi::Float64Array>();
   for (size_t i = 0; i < shape.ElementLength(); ++i) adoptable.shape.push_back(static_cast<int64_t>(shape[i]));

@@ -1,6 +1,6 @@
 import { FastSafetensorsError, InvalidArgumentError } from '../base/errors.js';
 import { checked, native, settled } from '../native/addon.js';
-import type { NativeMemory } from '../native/core.js';
+import type { NativeAllocation } from '../native/core.js';
 import type { Device } from './device.js';
 
 /** Bytes that are copied out of JavaScript's memory in one turn of the event loop: some 0.1 ms. */
@@ -14,11 +14,11 @@ export class Memory {
   readonly device: Device;
   readonly size: number;
   readonly pointer: bigint;
-  #handle: NativeMemory;
+  #handle: NativeAllocation;
   #users = 0;
   #released = false;
 
-  constructor(handle: NativeMemory, device: Device, size: number) {
+  constructor(handle: NativeAllocation, device: Device, size: number) {
     this.#handle = handle;
     this.device = device;
     this.size = size;
@@ -26,7 +26,7 @@ export class Memory {
   }
 
   /** The native side. Only for a user that has retained. */
-  get handle(): NativeMemory {
+  get handle(): NativeAllocation {
     return this.#handle;
   }
 

@@ -7,7 +7,7 @@ export declare const brand: unique symbol;
 export type NativeDevice = { readonly [brand]: 'device' };
 export type NativeEngine = { readonly [brand]: 'engine' };
 export type NativeLoad = { readonly [brand]: 'load' };
-export type NativeMemory = { readonly [brand]: 'memory' };
+export type NativeAllocation = { readonly [brand]: 'allocation' };
 /** Keeps files open from their headers to their data: see csrc/base/header_fd_cache.h. */
 export type NativeHeaderFdCache = { readonly [brand]: 'header fd cache' };
 
@@ -40,7 +40,7 @@ export interface NativePlan {
   readonly itemFrom?: Uint8Array;
   readonly itemTo?: Uint8Array;
   /** Memory that is there already, by allocation; the engine allocates the rest. */
-  readonly memory?: readonly (NativeMemory | null)[];
+  readonly memory?: readonly (NativeAllocation | null)[];
 }
 
 export interface TransferOptions {
@@ -99,15 +99,15 @@ export interface CoreAddon {
   parseShardIndex(bytes: Uint8Array, path: string): Promise<NativeShardIndex>;
   openDevice(name: string, unified: boolean): Promise<NativeDevice>;
   deviceInfo(device: NativeDevice): DeviceInfo;
-  allocate(device: NativeDevice, bytes: number): Promise<NativeMemory>;
+  allocate(device: NativeDevice, bytes: number): Promise<NativeAllocation>;
   checkAvailable(device: NativeDevice, bytes: number): Promise<void>;
-  pointerOf(memory: NativeMemory): bigint;
-  release(memory: NativeMemory): void;
-  arrayBufferOf(memory: NativeMemory, offset: number, length: number): ArrayBuffer;
-  readAllocation(memory: NativeMemory, offset: number, length: number): Promise<ArrayBuffer>;
-  writeAllocation(memory: NativeMemory, offset: number, bytes: Uint8Array): Promise<void>;
-  /** Runs at regular distances, in bytes: [run, sourceOffset, destinationOffset, then by dimension count, sourceStride, destinationStride]. */
-  copyAllocation(source: NativeMemory, destination: NativeMemory, copy: Float64Array): Promise<void>;
+  pointerOf(allocation: NativeAllocation): bigint;
+  release(allocation: NativeAllocation): void;
+  arrayBufferOf(allocation: NativeAllocation, offset: number, length: number): ArrayBuffer;
+  readAllocation(allocation: NativeAllocation, offset: number, length: number): Promise<ArrayBuffer>;
+  writeAllocation(allocation: NativeAllocation, offset: number, bytes: Uint8Array): Promise<void>;
+  /** In bytes: [run, sourceOffset, destinationOffset, then by dimension count, sourceStride, destinationStride]. */
+  copyAllocation(source: NativeAllocation, destination: NativeAllocation, runs: Float64Array): Promise<void>;
   probeCufile(): Promise<{ library: string; version: string }>;
   extractMountPoint(path: string): string;
   hf3fsLibPath(): string;
@@ -130,7 +130,7 @@ export interface CoreAddon {
   transferError(load: NativeLoad): StatusObject | null;
   waitTransfer(load: NativeLoad): Promise<void>;
   takeReady(load: NativeLoad): Uint32Array;
-  takeAllocation(load: NativeLoad, index: number): NativeMemory | null;
+  takeAllocation(load: NativeLoad, index: number): NativeAllocation | null;
   setWindow(engine: NativeEngine, load: NativeLoad, batches: number): void;
   cancelTransfer(engine: NativeEngine, load: NativeLoad): void;
 }

@@ -1,5 +1,5 @@
 /** What csrc/napi/ort_bindings.cc exports: sessions and values of ONNX Runtime's C library. */
-import type { brand, NativeMemory } from './core.js';
+import type { brand, NativeAllocation } from './core.js';
 
 export type NativeOrtSession = { readonly [brand]: 'ort session' };
 export type NativeOrtControl = { readonly [brand]: 'ort control' };
@@ -9,7 +9,7 @@ export type NativeOrtValue = { readonly [brand]: 'ort value' };
 export interface OrtSource {
   readonly type: number;
   readonly dims: readonly number[];
-  readonly memory?: NativeMemory;
+  readonly memory?: NativeAllocation;
   readonly offset?: number;
   readonly byteLength?: number;
   readonly data?: Uint8Array;

@@ -1,5 +1,5 @@
 /** What csrc/napi/tf_bindings.cc exports: memory for TensorFlow's C library. */
-import type { NativeMemory } from './core.js';
+import type { NativeAllocation } from './core.js';
 
 /** csrc/convert/element_convert.h. With `scale`: value * scale + min. */
 export interface ElementConversion {
@@ -18,8 +18,8 @@ export interface TensorFlowLibrary {
 }
 
 export interface TfAddon {
-  convertElements(memory: NativeMemory, offset: number, count: number, how: ElementConversion): Promise<NativeMemory>;
+  convertElements(allocation: NativeAllocation, offset: number, count: number, how: ElementConversion): Promise<NativeAllocation>;
   tfRegister(): TensorFlowLibrary;
-  tfAdopt(memory: NativeMemory, offset: number, length: number, dtype: number, shape: Float64Array): number;
+  tfAdopt(allocation: NativeAllocation, offset: number, length: number, dtype: number, shape: Float64Array): number;
   tfRelease(token: number): void;
 }
