@@ -1,6 +1,6 @@
 import { resolve } from 'node:path';
 import { isMainThread } from 'node:worker_threads';
-import { checkOptions } from '../../src/base/checks.js';
+import { boolean, type Check, checkOptions, fail } from '../../src/base/checks.js';
 import { InvalidArgumentError } from '../../src/base/errors.js';
 import type { CopierType } from '../../src/copiers/registry.js';
 import { Device } from '../../src/device/device.js';
@@ -11,57 +11,61 @@ import type { NativeOrtControl, OrtSessionConfig } from '../../src/native/ort.js
 import type { Files } from '../../src/safetensors/shards.js';
 import type { Progress } from '../../src/transfer/progress.js';
 import { abortable } from './abortable.js';
-import type { Names, Unmatched } from './match.js';
+import type { Unmatched, WeightNames } from './match.js';
 import { type Prepared, prepareModel } from './prepare.js';
 import { SessionHandler } from './session-handler.js';
 import { externalFiles, sessionConfig } from './session-options.js';
 import type { Loose } from './types.js';
 
-/** The name of the execution provider. */
+/** The name of this package's execution provider in `executionProviders`. */
 export const PROVIDER = 'fastsafetensors';
 
-/** Weights together up to this may be packed by ONNX Runtime, which copies them. */
+/** Up to this many bytes of weights ONNX Runtime may pack them for the CPU's kernels, which copies them. */
 const MAX_PREPACKED_BYTES = 64 * 1024 * 1024;
 
 /** Where a session runs and what its weights are. */
 export interface ProviderOptions {
-  /** 'cpu' (default), 'cuda', 'cuda:N', 'gpu', 'gpu:N'. */
+  /** Where the session runs and its weights lie: 'cpu' (default), 'cuda', 'cuda:N', 'gpu' or 'gpu:N'. */
   device?: string;
   /**
-   * The model's weights: files, or a loaded buffer, which may serve several sessions and may be closed once they are made. Without it, .safetensors files that the
-   * model's external data point into are loaded; a model with its weights inside needs nothing.
+   * The model's weights: files to load, or a loaded buffer on `device`. A buffer may serve several sessions and may be
+   * closed once they exist. Without this option the .safetensors files that the model's external data point into are
+   * loaded; a model with its weights inside needs nothing.
    */
   weights?: Files | FilesBufferOnDevice;
-  /** What the weights are loaded with; 'auto'. */
+  /** The copier that loads `weights` when they are files. Default: 'auto'. */
   copier?: CopierType;
-  /** Names in the weights by names in the model, where they differ. */
-  names?: Names;
-  /** Let weights of the model that found no tensor keep the model's own data. */
+  /** For weights whose name in the files differs: { name in the model: name in the files }. Default: none differ. */
+  names?: WeightNames;
+  /**
+   * Weights of the model without a tensor in `weights` keep the model's own data. Default: false, they are an
+   * UnmatchedWeightsError where their data lie outside the model or a tensor is left over that would fit.
+   */
   allowUnmatched?: boolean;
-  /** Of the CUDA execution provider, as ONNX Runtime names them: { arena_extend_strategy: 'kSameAsRequested' }. */
+  /** Options of ONNX Runtime's CUDA provider under its own names: { arena_extend_strategy: 'kSameAsRequested' }. */
   providerOptions?: Readonly<Record<string, string | number | boolean>>;
+  /** Aborts the making of the session: it rejects at once with the signal's reason. */
   signal?: AbortSignal;
+  /** Called while the weights are loaded; not for a buffer that is loaded already. */
   onProgress?: (progress: Progress) => void;
 }
 
-/** How InferenceSession.create is told of them: `executionProviders: [provider]`, of a variable of this type, since ort's own types know no fields of others. */
+/**
+ * These options as an entry of `executionProviders`. Pass a variable of this type: ort's own types refuse an object
+ * literal with fields that they do not know.
+ */
 export interface ExecutionProvider extends ProviderOptions {
   readonly name: typeof PROVIDER;
 }
 
-const any = (): void => {};
-const object = (value: unknown, name: string): void => {
-  if (typeof value !== 'object' || value === null || Array.isArray(value))
-    throw new InvalidArgumentError(`${name}: expected an object, found ${value === null ? 'null' : typeof value}`);
-};
-const boolean = (value: unknown, name: string): void => {
-  if (typeof value !== 'boolean') throw new InvalidArgumentError(`${name}: expected a boolean, found ${typeof value}`);
+export const object: Check = (value, name) => {
+  if (typeof value !== 'object' || value === null || Array.isArray(value)) fail(name, 'an object', value);
 };
 
 export const PROVIDER_CHECKS = {
   device: (value: unknown) => void Device.parse(value as string),
-  weights: any, // checked where they are read
-  copier: any, // by the loader
+  weights: () => {}, // checked where they are read
+  copier: () => {}, // checked by the loader
   names: object,
   allowUnmatched: boolean,
   providerOptions: object,
@@ -69,13 +73,13 @@ export const PROVIDER_CHECKS = {
   onProgress: COPY_CHECKS.onProgress!,
 };
 
-/** For checkOptions. */
+/** For checkOptions: options of loaders, and what to do to use them. */
 export const OF_LOADERS = ownedBy(
   'loaders: load with a SafeTensorsFileLoader and pass what its copyFilesToDevice() gives as weights',
   PARALLEL_CHECKS,
 );
 
-/** How createSession learns of the handler that ort made a session of. */
+/** The key under which createSession passes a callback through ort to learn what became of its options. */
 export const CREATED = Symbol('created');
 export interface Created {
   readonly device: string;
@@ -85,9 +89,12 @@ export interface Created {
 const backends = new WeakMap<object, Backend>();
 
 /**
- * Registers this package with ort, once a module: `ort.InferenceSession.create(model, { executionProviders: ['fastsafetensors'] })` then runs off the event loop,
- * on tensors of the host or of a device. Options go in the provider's place: `{ name: 'fastsafetensors', device: 'cuda:0', weights: 'model.safetensors' }`.
- * INVALID_ARGUMENT for what is not the module of onnxruntime-node.
+ * Registers the execution provider 'fastsafetensors' with ort; once per module, later calls do nothing. After it
+ * `ort.InferenceSession.create(model, { executionProviders: ['fastsafetensors'] })` makes sessions that run off the
+ * event loop on tensors of the host or of a device. Options take the provider's place:
+ * `{ name: 'fastsafetensors', device: 'cuda:0', weights: 'model.safetensors' }`. createSession() registers by itself.
+ *
+ * Throws INVALID_ARGUMENT unless `ort` is the module of onnxruntime-node.
  */
 export function registerBackend(ort: object): void {
   const module = ort as Loose;
@@ -107,7 +114,10 @@ export function registerBackend(ort: object): void {
 
 let ending = false;
 
-/** The process's exit destroys what ONNX Runtime stands on, and must not meet it at work. Workers end theirs with their environment. */
+/**
+ * exit() destroys statics that ONNX Runtime uses, so its work must end before. In worker threads it ends with their
+ * environment.
+ */
 function endWithProcess(): void {
   if (ending || !isMainThread) return;
   ending = true;
@@ -129,9 +139,9 @@ class Backend {
     checkOptions(given, PROVIDER_CHECKS, OF_LOADERS);
     const { device = 'cpu', weights, copier, names, allowUnmatched, signal, onProgress } = given as ProviderOptions;
     signal?.throwIfAborted();
-    // Before anything is read: there may be nothing to run on.
+    // Before anything is read: the device may be unavailable. Of a loaded buffer the device is checked first.
     const place = Device.parse(device).toString();
-    const loaded = weights instanceof FilesBufferOnDevice; // its device is checked first
+    const loaded = weights instanceof FilesBufferOnDevice;
     checked(() => native().ortLibrary(severityOf(this.#ort.env?.logLevel), loaded ? undefined : place));
     const config = sessionConfig(options);
     const files = await externalFiles(options.externalData);
@@ -163,13 +173,15 @@ class Backend {
     control: NativeOrtControl,
   ) {
     const entries = [...(config.entries ?? [])];
-    const unless = (key: string, value: string): void => {
+    const byDefault = (key: string, value: string): void => {
       if (!entries.some(([entry]) => entry === key)) entries.push([key, value]);
     };
-    if (prepared.folder !== undefined) unless('session.model_external_initializers_file_folder_path', prepared.folder);
-    // Packed for the CPU's kernels, weights have a second copy in each session. Small models have it, and with it the very bits and speed of onnxruntime-node.
+    if (prepared.folder !== undefined)
+      byDefault('session.model_external_initializers_file_folder_path', prepared.folder);
+    // Packed weights are a second copy in each session. Small models may have it: they then give the very bits and
+    // speed of onnxruntime-node.
     const bytes = prepared.tensors.reduce((sum, { byteLength }) => sum + byteLength, 0);
-    if (bytes > MAX_PREPACKED_BYTES) unless('session.disable_prepacking', '1');
+    if (bytes > MAX_PREPACKED_BYTES) byDefault('session.disable_prepacking', '1');
     try {
       const session = await settled(
         native().ortCreateSession(
@@ -193,7 +205,7 @@ class Backend {
       }
       return session;
     } finally {
-      // The session has references of its own.
+      // The session has its own references.
       for (const tensor of prepared.tensors) tensor.dispose();
     }
   }

@@ -4,6 +4,7 @@ import {
   CREATED,
   type Created,
   OF_LOADERS,
+  object,
   PROVIDER,
   PROVIDER_CHECKS,
   type ProviderOptions,
@@ -12,7 +13,7 @@ import {
 import type { Unmatched } from './match.js';
 import type { Loose } from './types.js';
 
-/** The module of onnxruntime-node, whatever its version. */
+/** The part of the module of onnxruntime-node that createSession uses, of any version. */
 export interface OnnxRuntimeNode {
   readonly InferenceSession: { create(model: string, options?: Loose): Promise<Loose> };
 }
@@ -22,32 +23,37 @@ type SessionOf<O extends OnnxRuntimeNode> = Awaited<ReturnType<O['InferenceSessi
 /** ort's own type of session options. */
 type SessionOptionsOf<O extends OnnxRuntimeNode> = NonNullable<Parameters<O['InferenceSession']['create']>[1]>;
 
+/** Options of createSession: where the session runs, what its weights are, and ort's own. */
 export interface CreateSessionOptions<O extends OnnxRuntimeNode = OnnxRuntimeNode> extends ProviderOptions {
-  /** ort's own options; executionProviders is this package's to say. */
+  /** ort's own SessionOptions, but for executionProviders, which `device` decides. Default: {}. */
   sessionOptions?: Omit<SessionOptionsOf<O>, 'executionProviders'>;
 }
 
-/** What sessions of createSession have besides ort's own. */
+/** What sessions of createSession have besides ort's own members. */
 export interface SessionExtras {
+  /** Where the session runs: 'cpu' or 'cuda:N'. */
   readonly device: string;
-  /** Weights of the model (1 KiB and more) that kept the model's own data, and tensors of the weights that nothing took. */
+  /** Weights of the model (from 1 KiB) that kept the model's own data, and tensors of the files that no weight took. */
   readonly unmatched: Unmatched;
+  /** As ort's release(): runs in progress end with CLOSED; resolves when the session's memory is free. */
   [Symbol.asyncDispose](): Promise<void>;
 }
 
 /**
- * Makes an InferenceSession of ort's own class whose large weights lie in memory that this package loaded: once, however many sessions use it. The model is a path or
- * bytes; its weights are in it, in files of external data, or in `weights`. `run` does not block the event loop.
+ * Makes an InferenceSession of ort's own class whose large weights lie in memory that this package loaded: once,
+ * however many sessions use it. `ort` is the module of onnxruntime-node. `model` is a path or bytes; its weights are in
+ * it, in files of external data, or in `options.weights`. `run` does not block the event loop.
  *
- * Rejects with INVALID_ARGUMENT, UNKNOWN_TENSOR (with the property `unmatched`) and TENSOR_INVALID_INFO for weights that do not fit the model,
- * DEVICE_UNAVAILABLE when the device or ONNX Runtime's part for it is missing, the codes of loaders, ORT_ERROR, or the reason of an aborted signal.
+ * Rejects with INVALID_ARGUMENT for wrong options; UnmatchedWeightsError (UNKNOWN_TENSOR) and TENSOR_INVALID_INFO for
+ * weights that do not fit the model; DEVICE_UNAVAILABLE when the device, or ONNX Runtime's library for it, is missing;
+ * the codes of loaders; ORT_ERROR for what ONNX Runtime itself refuses; or the reason of an aborted signal.
  */
 export async function createSession<O extends OnnxRuntimeNode>(
   ort: O,
   model: string | Uint8Array,
   options: CreateSessionOptions<O> = {},
 ): Promise<SessionOf<O> & SessionExtras> {
-  checkOptions(options, { ...PROVIDER_CHECKS, sessionOptions: isObject }, OF_LOADERS);
+  checkOptions(options, { ...PROVIDER_CHECKS, sessionOptions: object }, OF_LOADERS);
   if (typeof model !== 'string' && !(model instanceof Uint8Array))
     throw new InvalidArgumentError(`createSession: expected a model's path or bytes, found ${typeof model}`);
   registerBackend(ort);
@@ -71,9 +77,4 @@ export async function createSession<O extends OnnxRuntimeNode>(
     unmatched: { value: made!.unmatched },
     [Symbol.asyncDispose]: { value: () => (session as Loose).release() },
   });
-}
-
-function isObject(value: unknown, name: string): void {
-  if (typeof value !== 'object' || value === null)
-    throw new InvalidArgumentError(`${name}: expected an object, found ${typeof value}`);
 }

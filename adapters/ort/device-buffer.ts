@@ -5,13 +5,14 @@ import type { NativeOrtValue, OrtSource } from '../../src/native/ort.js';
 import { elementOfDType, numberOfDType } from './types.js';
 
 /**
- * What `tensor.gpuBuffer` is for tensors of this package: memory of a device (or of the host, for sessions on the cpu) that its sessions take without a copy.
- * ONNX Runtime's own backends cannot take it.
+ * The `gpuBuffer` of this package's tensors of location 'gpu-buffer': device memory (or host memory, from sessions on
+ * the cpu) that sessions of this package take without a copy. ONNX Runtime's own backends cannot take it.
  */
 export class OrtDeviceBuffer {
   /** 'cpu' or 'cuda:N'. */
   readonly device: string;
   readonly byteLength: number;
+  /** The address on that device; valid until the tensor is disposed. */
   readonly pointer: bigint;
   #source: (() => OrtSource) | undefined;
   readonly #release: () => void;
@@ -59,7 +60,7 @@ export function bufferOfValue(result: {
   return { buffer, read: () => settled(native().ortReadValue(value)) };
 }
 
-/** How a session is given a DeviceTensor. UNSUPPORTED_DTYPE, CLOSED. */
+/** A DeviceTensor as the core takes it. Throws UNSUPPORTED_DTYPE; CLOSED when it was disposed. */
 export function sourceOfTensor(tensor: DeviceTensor): OrtSource {
   const type = numberOfDType(tensor.dtype);
   if (type === undefined) {
@@ -77,7 +78,7 @@ export function sourceOfTensor(tensor: DeviceTensor): OrtSource {
   };
 }
 
-/** An ort.Tensor of location 'gpu-buffer' over a tensor on a GPU, which it takes over. */
+/** An ort.Tensor of location 'gpu-buffer' over a tensor on a GPU, which it owns from then on. UNSUPPORTED_DTYPE. */
 export function deviceTensorOf<T>(
   Tensor: { fromGpuBuffer(buffer: unknown, options: object): unknown },
   tensor: DeviceTensor,
@@ -86,7 +87,8 @@ export function deviceTensorOf<T>(
   if (!element?.onDevice) {
     throw new FastSafetensorsError(
       'UNSUPPORTED_DTYPE',
-      `tensor "${tensor.name}" on ${tensor.device} is ${tensor.dtype}, which ONNX Runtime's JavaScript has no device tensor for; give it to createSession as a weight, or load with device: 'cpu'`,
+      `tensor "${tensor.name}" on ${tensor.device} is ${tensor.dtype}, which ONNX Runtime's JavaScript has no device ` +
+        "tensor for; give it to createSession as a weight, or load with device: 'cpu'",
       { tensor: tensor.name },
     );
   }

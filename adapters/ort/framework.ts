@@ -5,34 +5,38 @@ import type { Framework } from '../../src/device/framework.js';
 import { deviceTensorOf } from './device-buffer.js';
 import { elementOfDType, type Loose, numberOfDType } from './types.js';
 
-/** The part of `onnxruntime-node`, `onnxruntime-web` or `onnxruntime-common` that is used here: pass the module itself. */
+/** The part of the module onnxruntime-node, -web or -common that onnxruntime() uses. */
 export interface OnnxRuntime {
   readonly Tensor: new (...args: Loose[]) => unknown;
   readonly InferenceSession: { create(model: Uint8Array): Promise<{ run(feeds: Loose): Promise<Loose> }> };
 }
 
-/** Tensors whose memory stays with the loader say so. */
+/** `borrowed`: the loader keeps the memory and reuses it. */
 type Adoptable = DeviceTensor & { readonly borrowed?: boolean };
 
 /**
- * Hands loaded tensors to ONNX Runtime: `new ParallelLoader({ files, framework: onnxruntime(ort) })` yields `ort.Tensor`s.
+ * Makes loaders yield `ort.Tensor`s: `new ParallelLoader({ files, framework: onnxruntime(ort) })`. `ort` is the module
+ * of onnxruntime-node, -web or -common itself; INVALID_ARGUMENT for anything else.
  *
- * Host tensors: the `ort.Tensor` lies over the same bytes, nothing is copied. It takes the DeviceTensor over (disposes it), and its memory lives
- * exactly as long as its typed array; a borrowed tensor (`borrow: true`) stays the loader's, so use it before the next one is asked for.
- * CUDA tensors: an `ort.Tensor` of location 'gpu-buffer' that takes the DeviceTensor over, to be disposed with `dispose()`; sessions of createSession and of the
- * 'fastsafetensors' execution provider take it without a copy, ONNX Runtime's own cannot.
- * Fails with UNSUPPORTED_DTYPE for dtypes that ONNX Runtime's JavaScript cannot express.
+ * - Host tensors: the `ort.Tensor` lies over the same bytes, nothing is copied. The memory lives exactly as long as its
+ *   typed array. A borrowed tensor (`borrow: true`) stays the loader's: use it before asking for the next one.
+ * - CUDA tensors: an `ort.Tensor` of location 'gpu-buffer', to be freed with its `dispose()`. Sessions of
+ *   createSession() and of the 'fastsafetensors' execution provider take it without a copy; ONNX Runtime's own sessions
+ *   cannot take it.
+ *
+ * Loading rejects with UNSUPPORTED_DTYPE for dtypes that ONNX Runtime's JavaScript cannot express.
  */
 export function onnxruntime<O extends OnnxRuntime>(ort: O): Framework<InstanceType<O['Tensor']>> {
   if (typeof ort?.Tensor !== 'function') {
     throw new InvalidArgumentError(
-      `onnxruntime(ort): ort has no Tensor class; pass the module itself, as in onnxruntime(require('onnxruntime-node'))`,
+      'onnxruntime(ort): ort has no Tensor class; pass the module itself, as in ' +
+        "onnxruntime(require('onnxruntime-node'))",
     );
   }
   type Adopted = InstanceType<O['Tensor']>;
   let float16: boolean | Promise<boolean> | undefined;
 
-  // No promise unless one is needed: a model may have a hundred thousand tensors.
+  // A promise only where one is needed: a model may have a hundred thousand tensors.
   function adopt(tensor: Adoptable): Adopted | Promise<Adopted> {
     const type = elementOfDType(tensor.dtype)?.type;
     if (type === undefined) throw unsupported(tensor, "ONNX Runtime's JavaScript has no such tensor type");
@@ -45,7 +49,8 @@ export function onnxruntime<O extends OnnxRuntime>(ort: O): Framework<InstanceTy
       if (accepted) return wrap(type, tensor);
       throw unsupported(
         tensor,
-        `this onnxruntime cannot feed float16 on Node ${process.version} (it reads a Float16Array as 0 bytes), Node 22 and older can`,
+        `this onnxruntime cannot feed float16 on Node ${process.version} (it reads a Float16Array as 0 bytes), ` +
+          'Node 22 and older can',
       );
     });
   }
@@ -63,7 +68,7 @@ function unsupported(tensor: DeviceTensor, why: string): FastSafetensorsError {
   const { dtype } = tensor;
   const ways = [
     ...(canConvert(dtype, 'F32') ? ["convert while loading (dtype: 'F32')"] : []),
-    // Those that ONNX knows can be a graph's weights without being anybody's tensor.
+    // A dtype that ONNX knows can be a graph's weight without being an ort.Tensor.
     ...(numberOfDType(dtype) === undefined
       ? []
       : ['let the graph have the weights itself (createSession with weights)']),
@@ -79,11 +84,13 @@ function unsupported(tensor: DeviceTensor, why: string): FastSafetensorsError {
 
 /** `y = Identity(x)` for one float16, IR version 8, opset 13. */
 const FLOAT16_IDENTITY =
-  '08083a370a100a017812017922084964656e746974791201675a0f0a0178120a0a08080a12040a020801620f0a0179120a0a08080a12040a0208014202100d';
+  '08083a370a100a017812017922084964656e746974791201675a0f0a0178120a0a08080a12040a020801' +
+  '620f0a0179120a0a08080a12040a0208014202100d';
 
 /**
- * Where JavaScript has Float16Array (Node 24 and later), onnxruntime-common wraps 16-bit data in one, and onnxruntime-node up to 1.30 at least cannot feed that
- * ("not enough space: expected 2, got 0", microsoft/onnxruntime#32323). Only running something shows whether a version can.
+ * Where JavaScript has Float16Array (from Node 24), onnxruntime-common wraps 16-bit data in one, which onnxruntime-node
+ * up to at least 1.30 cannot feed ("not enough space: expected 2, got 0", microsoft/onnxruntime#32323). Only a run
+ * shows whether a version can.
  */
 function acceptsFloat16(ort: OnnxRuntime): boolean | Promise<boolean> {
   const one = new ort.Tensor('float16', Uint16Array.of(0x3c00), [1]) as { data: ArrayBufferView };

@@ -7,4 +7,4 @@ export {
 } from './create-session.js';
 export { OrtDeviceBuffer } from './device-buffer.js';
 export { type OnnxRuntime, onnxruntime } from './framework.js';
-export { type Names, type Unmatched, UnmatchedWeightsError } from './match.js';
+export { type Unmatched, UnmatchedWeightsError, type WeightNames as Names } from './match.js';

@@ -7,9 +7,11 @@ import { externalPlace, resolveLocation } from '../../src/models/onnx/tensor-pro
 import type { Message } from '../../src/models/onnx/wire.js';
 import type { SourceTensor } from './weights.js';
 
-/** Weights of the model and tensors of the files that found no partner. */
+/** What found no partner when a model's weights were looked up in the files. */
 export interface Unmatched {
+  /** Names of weights of the model. */
   readonly model: readonly string[];
+  /** Names of tensors of the files. */
   readonly weights: readonly string[];
 }
 
@@ -23,20 +25,20 @@ export interface Match {
   readonly tensor: SourceTensor;
 }
 
-/** By the model's name, the name in the files. */
-export type Names = Readonly<Record<string, string>>;
+/** { name of a weight in the model: name of its tensor in the files } */
+export type WeightNames = Readonly<Record<string, string>>;
 
 export interface MatchOptions {
-  readonly names?: Names;
+  readonly names?: WeightNames;
   readonly allowUnmatched?: boolean;
-  /** Only what the model's external data point at: the model names the files, nobody said that names mean anything. */
+  /** Match only by the place that external data point at. For files that the model names: equal names mean nothing. */
   readonly byPlaceOnly?: boolean;
 }
 
-/** Smaller tensors without a partner are constants of the graph rather than weights, and not worth a line. */
+/** Bytes. Smaller tensors without a partner are constants of the graph rather than weights, and not reported. */
 const NOTABLE_BYTES = 1024;
 
-/** UNKNOWN_TENSOR with both lists. */
+/** UNKNOWN_TENSOR: weights of the model have no tensor. `unmatched` lists both sides. */
 export class UnmatchedWeightsError extends FastSafetensorsError {
   readonly unmatched: Unmatched;
   constructor(message: string, unmatched: Unmatched, path?: string) {
@@ -54,7 +56,7 @@ interface Wanted {
   readonly input: Message | null;
 }
 
-/** External data of a model: which file, links followed, and where in it. */
+/** Where the external data of a model are. */
 export class ExternalFiles {
   readonly #files = new Map<string, Promise<string>>();
   readonly #model: Model;
@@ -70,7 +72,7 @@ export class ExternalFiles {
     return externalPlace(weight.tensor, weight.info, this.#model.path);
   }
 
-  /** UNSAFE_SHARD_PATH, MISSING_SHARD. */
+  /** The file, links followed. UNSAFE_SHARD_PATH, MISSING_SHARD. */
   async file(weight: Weight): Promise<string> {
     const { location } = this.place(weight);
     let file = this.#files.get(location);
@@ -78,7 +80,8 @@ export class ExternalFiles {
       if (!this.#onDisk) {
         throw new FastSafetensorsError(
           'MISSING_SHARD',
-          `${this.#model.path}: tensor "${weight.info.name}" has its data in ${JSON.stringify(location)}, but a model in memory has no folder: pass its path, or sessionOptions.externalData`,
+          `${this.#model.path}: tensor "${weight.info.name}" has its data in ${JSON.stringify(location)}, but a ` +
+            'model in memory has no folder: pass its path, or sessionOptions.externalData',
           { tensor: weight.info.name },
         );
       }
@@ -88,7 +91,7 @@ export class ExternalFiles {
     return file;
   }
 
-  /** Whether external data are these very bytes of a tensor's file. */
+  /** Whether the external data of a weight are the very bytes of this tensor. */
   async isAt(weight: Weight, tensor: SourceTensor): Promise<boolean> {
     const { location, offset, length } = this.place(weight);
     if (offset !== tensor.offset || length !== tensor.byteLength) return false;
@@ -101,9 +104,10 @@ export class ExternalFiles {
 }
 
 /**
- * Finds for each weight of the model the tensor that it is: as `names` says, or where its external data point into a file of the weights, or of the same name.
- * On return every match agrees in dtype and shape. INVALID_ARGUMENT for `names` that name nothing, TENSOR_INVALID_INFO for dtypes and shapes that differ,
- * UNKNOWN_TENSOR when external data of the model, or everything, is left without a partner.
+ * Finds the tensor of each weight of the model: the one that `names` says; else the one that its external data point
+ * at; else the one of the same name. On return every match agrees in dtype and shape. INVALID_ARGUMENT for `names` that
+ * name nothing, TENSOR_INVALID_INFO for dtypes and shapes that differ, UNKNOWN_TENSOR when a weight with external data,
+ * or every weight, has no partner.
  */
 export async function matchWeights(
   model: Model,
@@ -149,7 +153,7 @@ export async function matchWeights(
     if (absent.length > 0) {
       throw mismatch(model, `${absent.length} of ${wanted.length} weights`, absent, unused, unmatched);
     }
-    // The model brings these itself; but a tensor that would fit one may be meant for it under another name.
+    // The model has data for these, but a tensor left over that would fit may be meant for one under another name.
     const suspects = missing.filter((want) => unused.some((tensor) => likeness(want, tensor) !== ''));
     if (suspects.length > 0) {
       throw mismatch(model, `${suspects.length} of ${wanted.length} weights`, suspects, unused, unmatched);
@@ -158,11 +162,11 @@ export async function matchWeights(
   return { matches, unmatched };
 }
 
-/** Initializers and Constants by graph, and inputs of the model's own graph that have a fixed shape and no initializer. */
+/** Initializers and Constants of all graphs, and inputs of the outermost one with a fixed shape and no initializer. */
 function wantedTensors(model: Model): Wanted[] {
   const own = new Set<string>();
   const wanted: Wanted[] = [];
-  // A name that several graphs define can be meant only in the outermost.
+  // Of a name that several graphs define, only the outermost can be meant.
   const count = new Map<string, number>();
   for (const { info } of model.weights) count.set(info.name, (count.get(info.name) ?? 0) + 1);
   for (const weight of model.weights) {
@@ -195,7 +199,10 @@ function isNotable({ info }: Weight): boolean {
   return info.external || (info.dtype !== undefined && isFloating(info.dtype) && info.byteLength >= NOTABLE_BYTES);
 }
 
-/** Whether ONNX Runtime must not find this tensor outside the model: it would refuse the graph's own output, or shapes that it needs while loading. */
+/**
+ * Whether a tensor must be stored inside the model. ONNX Runtime refuses external data for a graph's own output, and
+ * for shapes, which it needs while loading.
+ */
 export function staysInside({ weight, tensor }: Match): boolean {
   const floor = isFloating(tensor.dtype) ? NOTABLE_BYTES : 64 * 1024;
   if (tensor.byteLength < floor) return true;
@@ -205,7 +212,7 @@ export function staysInside({ weight, tensor }: Match): boolean {
   );
 }
 
-function checkNames(names: Names, wanted: readonly Wanted[], sources: ReadonlyMap<string, SourceTensor>): void {
+function checkNames(names: WeightNames, wanted: readonly Wanted[], sources: ReadonlyMap<string, SourceTensor>): void {
   const known = new Set(wanted.map(({ name }) => name));
   for (const [name, tensor] of Object.entries(names)) {
     if (!known.has(name))
@@ -220,10 +227,13 @@ function checkNames(names: Names, wanted: readonly Wanted[], sources: ReadonlyMa
 function checkSame(model: Model, want: Wanted, tensor: SourceTensor): void {
   const sameShape = sameDims(want.shape, tensor.shape);
   if (sameShape && want.dtype === tensor.dtype) return;
-  const what = `${model.path}: weight "${want.name}" is ${describe(want)}, but tensor "${tensor.name}" of ${tensor.path} is ${describe(tensor)}`;
+  const what =
+    `${model.path}: weight "${want.name}" is ${describe(want)}, ` +
+    `but tensor "${tensor.name}" of ${tensor.path} is ${describe(tensor)}`;
   const transposed = !sameShape && sameDims(want.shape, [...tensor.shape].reverse());
   const how = transposed
-    ? 'it is stored transposed (exporters do that to MatMul): save it transposed, or export the model without constant folding'
+    ? 'it is stored transposed (exporters do that to MatMul): save it transposed, or export the model without ' +
+      'constant folding'
     : 'the file is not of this model, or names maps the wrong one';
   throw new FastSafetensorsError('TENSOR_INVALID_INFO', `${what}; ${how}`, { path: tensor.path, tensor: tensor.name });
 }
@@ -234,7 +244,7 @@ const sameDims = (a: readonly number[], b: readonly number[]): boolean =>
 const describe = ({ dtype, shape }: { dtype?: DTypeName; shape: readonly number[] }): string =>
   `${dtype ?? 'of a type that safetensors lacks'} [${shape.join(', ')}]`;
 
-/** How a tensor could be a weight by its looks; '' when it could not. */
+/** Whether a tensor could be a weight, by dtype and shape; '' when it could not. */
 function likeness(want: Wanted, tensor: SourceTensor): '' | 'same shape' | 'transposed' {
   if (want.dtype !== tensor.dtype) return '';
   if (sameDims(want.shape, tensor.shape)) return 'same shape';
@@ -259,8 +269,11 @@ function mismatch(
   });
   const rest = unused.map((tensor) => `"${tensor.name}" ${describe(tensor)}`);
   const found = what === 'no weight' ? 'no weight of the model has a tensor' : `${what} of the model have no tensor`;
+  const example = `{ "${missing[0]?.name ?? "model's name"}": "${unused[0]?.name ?? "weights' name"}" }`;
   return new UnmatchedWeightsError(
-    `${model.path}: ${found} in the weights: ${list(hints) || 'none'}; tensors that nothing took: ${list(rest) || 'none'}; say which is which with names: { "${missing[0]?.name ?? "model's name"}": "${unused[0]?.name ?? "weights' name"}" }, or let the model keep its own with allowUnmatched: true`,
+    `${model.path}: ${found} in the weights: ${list(hints) || 'none'}; ` +
+      `tensors that nothing took: ${list(rest) || 'none'}; say which is which with names: ${example}, ` +
+      'or let the model keep its own with allowUnmatched: true',
     unmatched,
     model.path,
   );

@@ -12,37 +12,41 @@ import { Message } from '../../src/models/onnx/wire.js';
 import type { OrtFeed } from '../../src/native/ort.js';
 import type { Files } from '../../src/safetensors/shards.js';
 import { sourceOfTensor } from './device-buffer.js';
-import { ExternalFiles, type Match, matchWeights, type Names, staysInside, type Unmatched } from './match.js';
-import { type LoadOptions, type SourceTensor, Weights } from './weights.js';
+import { ExternalFiles, type Match, matchWeights, staysInside, type Unmatched, type WeightNames } from './match.js';
+import { type SourceTensor, type WeightLoadOptions, Weights } from './weights.js';
 
-/** A model with its weights out of it is small; one above this without the option `weights` goes to ONNX Runtime as it is. */
+/** Without the option `weights`, a model above this size has its weights inside and goes to ONNX Runtime as it is. */
 const MAX_PARSED_BYTES = 256 * 1024 * 1024;
 
-export interface PrepareOptions extends LoadOptions {
+export interface PrepareOptions extends WeightLoadOptions {
   readonly weights?: Files | FilesBufferOnDevice;
-  readonly names?: Names;
+  readonly names?: WeightNames;
   readonly allowUnmatched?: boolean;
-  /** Locations that the caller gives the bytes of. */
+  /** Locations of external data whose bytes the caller gives. */
   readonly givenFiles?: ReadonlySet<string>;
 }
 
 /** What a session is made of. */
 export interface Prepared {
   readonly model: string | Uint8Array;
-  /** Where the model's external data are relative to; undefined when it has none, or is given by its path. */
+  /** The folder of the model's external data; undefined when it has none, or is given by its path. */
   readonly folder?: string;
-  /** Over memory that `tensors` hold. */
+  /** Over the memory of `tensors`. */
   readonly initializers: readonly OrtFeed[];
+  /** The caller disposes them. */
   readonly tensors: readonly DeviceTensor[];
   readonly unmatched: Unmatched;
-  /** FILE_CHANGED when what ONNX Runtime read itself is not what was loaded. */
+  /**
+   * To be called when the session exists: FILE_CHANGED when ONNX Runtime may have read other bytes than were loaded.
+   */
   readonly check: () => Promise<void>;
 }
 
 /**
- * Loads the weights of a model and makes the model point at them: large ones at their place in their file, whose bytes ONNX Runtime replaces with our memory and
- * reads itself only where it folds constants (so that nothing is ever computed from a placeholder); small ones and those that give shapes lie inside the model.
- * The file of a model on disk is never changed.
+ * Loads the weights of a model and makes the model point at them. Large ones become external data at their place in
+ * their file: ONNX Runtime uses our memory instead and reads the file only to fold constants, so nothing is ever
+ * computed from a placeholder. Small ones, and those that give shapes, are stored inside the model. A model file on
+ * disk is never changed.
  */
 export async function prepareModel(given: string | Uint8Array, options: PrepareOptions): Promise<Prepared> {
   const { weights, signal } = options;
@@ -93,7 +97,7 @@ async function place(
     allowUnmatched,
     byPlaceOnly,
   });
-  // Settled before anything is loaded: what stays outside without a tensor of ours.
+  // Weights that stay outside without a tensor of ours are checked before anything is loaded.
   const matched = new Set(matches.map(({ weight }) => weight));
   const left: { weight: Weight; file: string }[] = [];
   for (const weight of outside) {
@@ -129,7 +133,7 @@ async function place(
   };
 }
 
-/** The large matches as ONNX Runtime takes them: by name, so only where the name is the model's only one. */
+/** The large matches as initializers. ONNX Runtime takes those by name, so only where the name is unique. */
 async function overMemory(
   model: Model,
   large: readonly Match[],
@@ -185,7 +189,7 @@ function addEntries(message: Message, place: { location: string; offset: number;
   message.addInteger(TENSOR.dataLocation, EXTERNAL);
 }
 
-/** The .safetensors files that external data point into; null when there are none. */
+/** The .safetensors files that external data point into; null when there is none. */
 async function safetensorsOf(
   outside: readonly Weight[],
   external: ExternalFiles,
@@ -199,7 +203,7 @@ async function safetensorsOf(
   return files.size > 0 ? [...files] : null;
 }
 
-/** The deepest folder that has all files. */
+/** The deepest folder that contains all files. */
 function commonFolder(files: readonly string[]): string {
   let parts = dirname(files[0] ?? '/x').split('/');
   for (const file of files) {
@@ -211,8 +215,9 @@ function commonFolder(files: readonly string[]): string {
 }
 
 /**
- * Exporters and other tools leave sparse files of zeros where weights are to come from elsewhere; computing with them gives wrong results without a word.
- * UNKNOWN_TENSOR for such data, UNEXPECTED_EOF for data that end outside their file.
+ * Exporters and other tools leave sparse files of zeros where weights are to come from elsewhere; computing with them
+ * gives wrong results without an error. UNKNOWN_TENSOR for such data, UNEXPECTED_EOF for data that end outside their
+ * file.
  */
 async function refusePlaceholder(model: Model, weight: Weight, external: ExternalFiles): Promise<void> {
   const { name } = weight.info;
@@ -222,7 +227,8 @@ async function refusePlaceholder(model: Model, weight: Weight, external: Externa
   if (offset + length > size) {
     throw new FastSafetensorsError(
       'UNEXPECTED_EOF',
-      `${file}: weight "${name}" of ${model.path} ends at byte ${offset + length}, but the file has ${size}; pass the weights with the option weights`,
+      `${file}: weight "${name}" of ${model.path} ends at byte ${offset + length}, but the file has ${size}; ` +
+        'pass the weights with the option weights',
       { path: file, tensor: name, offset },
     );
   }
@@ -240,7 +246,8 @@ async function refusePlaceholder(model: Model, weight: Weight, external: Externa
   }
   throw new FastSafetensorsError(
     'UNKNOWN_TENSOR',
-    `${file}: the data of weight "${name}" of ${model.path} are a hole in the file, a placeholder rather than weights; pass the weights with the option weights`,
+    `${file}: the data of weight "${name}" of ${model.path} are a hole in the file, a placeholder rather than ` +
+      'weights; pass the weights with the option weights',
     { path: file, tensor: name, offset },
   );
 }

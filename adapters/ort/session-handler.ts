@@ -7,7 +7,7 @@ import { runConfig } from './session-options.js';
 import { checkOutput, feedOf, sourceOf, tensorOf } from './tensors.js';
 import { type Loose, typeName } from './types.js';
 
-/** What onnxruntime-common's InferenceSession drives: its InferenceSessionHandler. */
+/** The InferenceSessionHandler behind an InferenceSession of onnxruntime-common. */
 export class SessionHandler {
   readonly inputNames: readonly string[];
   readonly outputNames: readonly string[];
@@ -32,8 +32,9 @@ export class SessionHandler {
   }
 
   /**
-   * Runs off the event loop; several runs go at the same time. Memory of feeds and of given fetches is used in place: it must not be written or transferred before
-   * the promise settles. Rejects with INVALID_ARGUMENT, UNSUPPORTED_DTYPE, CLOSED, ORT_ERROR, or the reason of `options.signal`.
+   * Runs off the event loop, several runs at a time. Memory of feeds and of given fetches is used in place: do not
+   * write or transfer it before the promise settles. Rejects with INVALID_ARGUMENT, UNSUPPORTED_DTYPE, CLOSED,
+   * ORT_ERROR, or the reason of `options.signal`.
    */
   async run(
     feeds: Readonly<Record<string, Loose>>,
@@ -65,13 +66,16 @@ export class SessionHandler {
     return outputs;
   }
 
-  /** Runs in progress are told to end and reject with CLOSED; resolves when the session's memory was given up. A second call waits for the first. */
+  /**
+   * Ends runs in progress, which reject with CLOSED; resolves when the session's memory is free. A second call waits
+   * for the first.
+   */
   dispose(): Promise<void> {
     this.#closed ??= settled(native().ortCloseSession(this.#session));
     return this.#closed;
   }
 
-  // Profiling runs from the session's making to its end, when it was asked for.
+  // The session option enableProfiling profiles the session's whole life.
   startProfiling(): void {}
   endProfiling(): void {}
 }

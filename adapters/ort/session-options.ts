@@ -6,7 +6,10 @@ import type { Loose } from './types.js';
 const LEVELS: Readonly<Record<string, number>> = { disabled: 0, basic: 1, extended: 2, layout: 3, all: 99 };
 const MODES: Readonly<Record<string, boolean>> = { sequential: false, parallel: true };
 
-/** ort's SessionOptions as the core takes them. INVALID_ARGUMENT for values that ort's types do not allow; what concerns other backends is left alone. */
+/**
+ * ort's SessionOptions as the core takes them. INVALID_ARGUMENT for values that ort's types do not allow; options of
+ * other backends are ignored.
+ */
 export function sessionConfig(options: Loose): Partial<OrtSessionConfig> {
   const { graphOptimizationLevel: level, executionMode: mode, freeDimensionOverrides, enableProfiling } = options;
   const config: Record<string, unknown> = {};
@@ -27,7 +30,7 @@ export function sessionConfig(options: Loose): Partial<OrtSessionConfig> {
   return config;
 }
 
-/** ort's RunOptions. */
+/** ort's RunOptions as the core takes them. INVALID_ARGUMENT. */
 export function runConfig(options: Loose): OrtRunConfig {
   return {
     logSeverityLevel: wholeNumber('logSeverityLevel', options.logSeverityLevel),
@@ -74,7 +77,7 @@ function flatten(object: Record<string, unknown>, name: string, within: readonly
   });
 }
 
-/** ort's externalData: files that the model names, in memory. */
+/** ort's externalData: the bytes of files that the model names. INVALID_ARGUMENT, IO_ERROR. */
 export async function externalFiles(list: Loose): Promise<{ path: string; data: Uint8Array }[]> {
   const files: { path: string; data: Uint8Array }[] = [];
   if (list !== undefined && !Array.isArray(list))

@@ -5,8 +5,8 @@ import { bufferOfValue, OrtDeviceBuffer, sourceOfTensor } from './device-buffer.
 import { bitsOfNumber, elementOfNumber, elementOfType, type Loose, STRING_TYPE, typeName } from './types.js';
 
 /**
- * A feed, or a tensor to be written, as the core takes it. INVALID_ARGUMENT for what is no tensor, has not the elements that its shape needs or lies where a session
- * cannot reach; CLOSED for one that was disposed.
+ * A feed, or a tensor to be written, as the core takes it. INVALID_ARGUMENT for what is no tensor, has fewer elements
+ * than its shape needs, or lies where a session cannot reach; CLOSED for one that was disposed.
  */
 export function sourceOf(name: string, tensor: Loose): OrtSource {
   if (tensor instanceof DeviceTensor) return sourceOfTensor(tensor);
@@ -21,7 +21,8 @@ export function sourceOf(name: string, tensor: Loose): OrtSource {
       return sized(name, { ...tensor.gpuBuffer.source, dims }, elements, tensor.gpuBuffer.byteLength);
     }
     throw new InvalidArgumentError(
-      `"${name}": its gpuBuffer is not of this package; expected one of onnxruntime(ort) or an output of such a session`,
+      `"${name}": its gpuBuffer is not of this package; ` +
+        'expected one of onnxruntime(ort) or an output of such a session',
     );
   }
   if (location !== 'cpu' && location !== 'cpu-pinned')
@@ -37,7 +38,7 @@ export function sourceOf(name: string, tensor: Loose): OrtSource {
   if (!element) throw new InvalidArgumentError(`"${name}": unknown element type '${type}'`);
   if (!ArrayBuffer.isView(data))
     throw new InvalidArgumentError(`"${name}": expected a typed array as its data, found ${typeof data}`);
-  // A view of what was transferred away cannot even be looked at again.
+  // A new view of a buffer that was transferred away would throw.
   const bytes = data.byteLength === 0 ? EMPTY : new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
   return sized(name, { type: element.number, dims, data: bytes }, elements, bytes.byteLength);
 }
@@ -56,7 +57,7 @@ function countOf(name: string, dims: readonly unknown[]): number {
   return elements;
 }
 
-/** The source, if it has the bytes that its elements need: a tensor may have been transferred away, or its buffer shrunk. */
+/** Checks that a source has the bytes of its elements: its buffer may have been transferred away, or resized. */
 function sized(name: string, source: OrtSource, elements: number, found: number): OrtSource {
   const bits = bitsOfNumber(source.type);
   const expected = bits === undefined ? 0 : Math.ceil((elements * bits) / 8);
@@ -70,7 +71,7 @@ export function feedOf(name: string, tensor: Loose): OrtFeed {
   return { ...sourceOf(name, tensor), name };
 }
 
-/** Before a run: an output that could not be handed out. UNSUPPORTED_DTYPE, INVALID_ARGUMENT. */
+/** Refuses before a run what cannot be handed out after it. UNSUPPORTED_DTYPE, INVALID_ARGUMENT. */
 export function checkOutput(port: OrtPort | undefined, name: string, outputs: readonly string[], onDevice: boolean) {
   if (!port) throw new InvalidArgumentError(`the model has no output "${name}"; its outputs are ${outputs.join(', ')}`);
   const unsupported = (why: string) =>
@@ -85,7 +86,9 @@ export function checkOutput(port: OrtPort | undefined, name: string, outputs: re
     throw unsupported(`is ${element.type}, which cannot stay in a gpu-buffer (preferredOutputLocation 'cpu' can)`);
 }
 
-/** An ort.Tensor over what a run gave: host outputs over ONNX Runtime's own memory, which lives as long as the typed array. */
+/**
+ * An ort.Tensor over a run's output. On the host it lies over ONNX Runtime's memory, which lives as long as its array.
+ */
 export function tensorOf(Tensor: Loose, result: OrtResult): unknown {
   const { type, dims } = result;
   if (result.strings) return new Tensor('string', result.strings, dims);

@@ -1,18 +1,22 @@
 import { DTYPE_BITS, type DTypeName } from '../../src/base/dtype.js';
 
-// biome-ignore lint/suspicious/noExplicitAny: ort's signatures are overloaded, and naming them would tie users to one version of its types.
+// biome-ignore lint/suspicious/noExplicitAny: ort's overloaded signatures would tie users to one version of its types.
 export type Loose = any;
 
-/** Element types of ONNX Runtime's JavaScript: ONNX's number, the array of its elements, and whether a tensor of location 'gpu-buffer' may have it. */
+/** An element type of ONNX Runtime's JavaScript. */
 interface ElementType {
+  /** ort's name. */
   readonly type: string;
+  /** ONNX's number, of TensorProto.DataType. */
   readonly number: number;
   readonly array: new (buffer: ArrayBuffer) => ArrayBufferView;
+  /** Whether a tensor of location 'gpu-buffer' may have it. */
   readonly onDevice: boolean;
+  /** safetensors' name; none for what safetensors lacks. */
   readonly dtype?: DTypeName;
 }
 
-// 16-bit floats as Uint16Array everywhere: where JavaScript has a Float16Array, ort.Tensor makes one of it itself.
+// 16-bit floats as Uint16Array: where JavaScript has a Float16Array, ort.Tensor makes one of it itself.
 const ELEMENT_TYPES: readonly ElementType[] = [
   { type: 'float32', number: 1, array: Float32Array, onDevice: true, dtype: 'F32' },
   { type: 'uint8', number: 2, array: Uint8Array, onDevice: true, dtype: 'U8' },
@@ -36,7 +40,7 @@ const BY_TYPE = new Map(ELEMENT_TYPES.map((element) => [element.type, element]))
 const BY_NUMBER = new Map(ELEMENT_TYPES.map((element) => [element.number, element]));
 const BY_DTYPE = new Map(ELEMENT_TYPES.map((element) => [element.dtype, element]));
 
-/** Numbers of what JavaScript has no tensor type for, but a model can be fed. */
+/** Numbers of dtypes that a model can be fed, but that JavaScript has no tensor type for. */
 const MORE_NUMBERS: Partial<Record<DTypeName, number>> = { BF16: 16, F8_E4M3: 17, F8_E5M2: 19, F4: 23 };
 
 export const elementOfType = (type: string): ElementType | undefined => BY_TYPE.get(type);
@@ -55,7 +59,7 @@ for (const [dtype, bits] of Object.entries(DTYPE_BITS)) {
   const number = numberOfDType(dtype as DTypeName);
   if (number !== undefined) BITS.set(number, bits);
 }
-/** Bits of an element; undefined for strings and what this package does not know. */
+/** Bits of an element; undefined for strings and for types that this package does not know. */
 export const bitsOfNumber = (number: number): number | undefined => BITS.get(number);
 
 /** The name of an element type in messages and metadata. */

@@ -10,7 +10,7 @@ import type { SafeTensorsMetadata } from '../../src/safetensors/metadata.js';
 import { type Files, readShards } from '../../src/safetensors/shards.js';
 import type { Progress } from '../../src/transfer/progress.js';
 
-/** A tensor that a model can be given, and where its bytes are in a file. */
+/** A tensor that can become a model's weight, and where its bytes are in its file. */
 export interface SourceTensor {
   readonly name: string;
   readonly dtype: DTypeName;
@@ -18,17 +18,18 @@ export interface SourceTensor {
   readonly byteLength: number;
   /** The file, links followed. */
   readonly path: string;
+  /** Bytes from the beginning of the file. */
   readonly offset: number;
 }
 
-export interface LoadOptions {
+export interface WeightLoadOptions {
   readonly device: string;
   readonly copier?: CopierType;
   readonly signal?: AbortSignal;
   readonly onProgress?: (progress: Progress) => void;
 }
 
-/** The tensors that `weights` names, loaded only when the model's wishes are known. */
+/** The tensors of the option `weights`: headers first, data once it is known which tensors the model takes. */
 export class Weights {
   readonly sources: ReadonlyMap<string, SourceTensor>;
   readonly #files: readonly { readonly path: string; readonly metadata: SafeTensorsMetadata }[];
@@ -79,8 +80,8 @@ export class Weights {
     return new Weights(sources, files, weights, null);
   }
 
-  /** Loads the named tensors; nothing to do for a loaded buffer but to look where it is. INVALID_ARGUMENT when that is another device. */
-  async load(names: ReadonlySet<string>, options: LoadOptions): Promise<void> {
+  /** Loads the named tensors. Of a loaded buffer it only checks the device: INVALID_ARGUMENT when it is another one. */
+  async load(names: ReadonlySet<string>, options: WeightLoadOptions): Promise<void> {
     if (names.size === 0) return;
     if (this.#own === null) {
       const [name] = names;
@@ -108,7 +109,7 @@ export class Weights {
     }
   }
 
-  /** A tensor that was loaded; the caller disposes it. */
+  /** A loaded tensor; the caller disposes it. */
   tensor(name: string): Promise<DeviceTensor> {
     return this.#buffer!.getTensor(name);
   }
@@ -131,7 +132,7 @@ export class Weights {
     }
   }
 
-  /** Lets go of what was loaded here. What sessions use stays. */
+  /** Releases what was loaded here; what sessions use stays. Never closes the user's buffer. */
   async end(): Promise<void> {
     if (this.#own !== null) await this.#buffer?.close();
   }
