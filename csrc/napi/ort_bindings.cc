@@ -326,8 +326,8 @@ Napi::Value OrtReleaseValue(const Napi::CallbackInfo& info) {
   return info.Env().Undefined();
 }
 
-// ortDescribe(source: {type, dims, memory, offset, byteLength}): {pointer, device, name, id, vendorId, byteLength} as ONNX
-// Runtime itself sees a value over this memory. Throws a status.
+// ortDescribe(source: {type, dims, memory, offset, byteLength}): {pointer, device, name, id, vendorId, byteLength} as
+// ONNX Runtime itself sees a value over this memory. Throws a status.
 Napi::Value OrtDescribe(const Napi::CallbackInfo& info) {
   Napi::Env env = info.Env();
   std::shared_ptr<Value> value;

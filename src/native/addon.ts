@@ -1,4 +1,4 @@
-/** The only file that touches the addon. Native errors become FastSafetensorsErrors here. */
+/** The only file that loads the addon. Native errors become FastSafetensorsErrors here. */
 import { existsSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { FastSafetensorsError } from '../base/errors.js';
@@ -27,11 +27,12 @@ function load(): Addon {
   if (!supported) {
     throw new FastSafetensorsError(
       'PLATFORM_UNSUPPORTED',
-      `fastsafetensors-node loads weights on Linux x64 and arm64, this is ${process.platform} ${process.arch}; metadata types and tests with mocks work everywhere`,
+      `fastsafetensors-node loads weights on Linux x64 and arm64, this is ${process.platform} ${process.arch}; ` +
+        'metadata types and tests with mocks work everywhere',
     );
   }
   const folder = packageFolder();
-  // The developers' build first: who has one means it.
+  // A developer's build first: where one exists, it is meant.
   const built = process.env.FASTSAFETENSORS_NATIVE || join(folder, 'build', 'cmake', 'Release', 'fastsafetensors.node');
   try {
     if (existsSync(built)) return require(built) as Addon;
@@ -39,7 +40,8 @@ function load(): Addon {
   } catch (cause) {
     throw new FastSafetensorsError(
       'PLATFORM_UNSUPPORTED',
-      `the native part of fastsafetensors-node cannot be loaded: ${(cause as Error).message}; run \`npm run setup\` in a clone, or \`npx node-gyp rebuild\` in ${folder}`,
+      `the native part of fastsafetensors-node cannot be loaded: ${(cause as Error).message}; ` +
+        `run \`npm run setup\` in a clone, or \`npx node-gyp rebuild\` in ${folder}`,
       { cause },
     );
   }
@@ -51,7 +53,7 @@ export function native(): Addon {
   return addon;
 }
 
-/** A FastSafetensorsError for what the core says. Its stack begins here, in the caller's turn. */
+/** The package's error for a status object. Its stack begins here, in the caller's turn of the event loop. */
 export function statusError(status: StatusObject): FastSafetensorsError {
   return new FastSafetensorsError(status.code, status.message, status);
 }
@@ -62,7 +64,7 @@ function isStatus(value: unknown): value is StatusObject {
   );
 }
 
-/** Awaits a native promise and turns its rejection into the package's error. */
+/** Awaits a native promise; a status object that it rejects with becomes the package's error. */
 export async function settled<T>(promise: Promise<T>): Promise<T> {
   try {
     return await promise;
@@ -71,7 +73,7 @@ export async function settled<T>(promise: Promise<T>): Promise<T> {
   }
 }
 
-/** Calls a native function that throws status objects. */
+/** Calls a native function; a status object that it throws becomes the package's error. */
 export function checked<T>(call: () => T): T {
   try {
     return call();
@@ -91,7 +93,7 @@ export async function parseHeader(bytes: Uint8Array, options: { allowTrailingByt
   return settled(native().parseHeader(bytes, options.allowTrailingBytes ?? false));
 }
 
-/** What the whole process holds: all zero when everything is closed and disposed (and, for what was dropped without dispose, collected). */
+/** What the whole process holds: all zero when everything is closed, and disposed or collected. */
 export function nativeMetrics(): Metrics {
   return native().metrics();
 }

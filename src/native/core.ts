@@ -1,4 +1,7 @@
-/** What the addon exports of the core: headers, devices, memory, engines and loads. Held against the C++ by test/addon-interface.test.ts. */
+/**
+ * What the addon exports of the core: headers, devices, allocations, engines and loads. What its functions do, throw
+ * and reject with stands above their definitions in csrc/napi; test/addon-interface.test.ts compares the two.
+ */
 import type { ErrorCode } from '../base/errors.js';
 import type { NativeFileIdentity, NativeHeader, NativeShardIndex } from './packed.js';
 
@@ -22,7 +25,7 @@ export interface EngineOptions {
   readonly maxBytesPerSecond?: number;
   readonly stallTimeoutMs?: number;
   readonly chunkBytes?: number;
-  /** Loads will convert: slots with room for that. */
+  /** Loads will convert dtypes: slots get room for the converted elements. */
   readonly converts?: boolean;
 }
 
@@ -36,19 +39,23 @@ export interface NativePlan {
   readonly itemOffsets: Float64Array;
   readonly itemLengths: Float64Array;
   readonly itemDestinations: Float64Array;
-  /** Dtypes as numbers, in the file and in memory: given where something converts. */
+  /** Dtypes by number, in the file and in memory; given when an item converts. */
   readonly itemFrom?: Uint8Array;
   readonly itemTo?: Uint8Array;
-  /** Memory that is there already, by allocation; the engine allocates the rest. */
+  /** Existing allocations, by allocation; the engine allocates those that are null or missing. */
   readonly memory?: readonly (NativeAllocation | null)[];
 }
 
+/** csrc/transfer/transfer.h. */
 export interface TransferOptions {
+  /** Batches that may be loaded; setWindow() raises it. Default: all. */
   readonly window?: number;
+  /** takeReady() will be called. */
   readonly collectReady?: boolean;
   readonly timeoutMs?: number;
 }
 
+/** A file that was read in another way than asked. */
 export interface Fallback {
   path: string;
   from: string;
@@ -56,11 +63,11 @@ export interface Fallback {
   reason: string;
 }
 
-/** What a driver says of a device; empty strings for the host. */
+/** What the driver says about a device; empty strings for the host. */
 export interface DeviceInfo {
   readonly model: string;
   readonly busId: string;
-  /** The driver library that was loaded. */
+  /** Path of the driver library. */
   readonly library: string;
   readonly computeCapability: string;
   /** 12040 is 12.4. */
@@ -71,6 +78,7 @@ export interface DeviceInfo {
   readonly numaNode: number;
 }
 
+/** What the process holds; see csrc/base/metrics.h. */
 export interface Metrics {
   deviceBytes: number;
   hostBytes: number;
@@ -80,7 +88,7 @@ export interface Metrics {
   inFlight: number;
 }
 
-/** What the core says of an error. */
+/** An error of the core, as the addon throws it and rejects with it. */
 export interface StatusObject {
   code: ErrorCode;
   message: string;
@@ -124,7 +132,7 @@ export interface CoreAddon {
   stagingBytes(engine: NativeEngine, converts: boolean): number;
   takeFallbacks(engine: NativeEngine): Fallback[];
   startTransferSync(engine: NativeEngine, plan: NativePlan, options: TransferOptions): NativeLoad;
-  /** The same off the event loop. */
+  /** startTransferSync off the event loop: for large plans. */
   startTransfer(engine: NativeEngine, plan: NativePlan, options: TransferOptions): Promise<NativeLoad>;
   pollTransfer(load: NativeLoad, out: Float64Array): void;
   transferError(load: NativeLoad): StatusObject | null;

@@ -1,12 +1,13 @@
-/** What csrc/napi/ort_bindings.cc exports: sessions and values of ONNX Runtime's C library. */
+/** What csrc/napi/ort_bindings.cc exports: sessions and values of ONNX Runtime. */
 import type { brand, NativeAllocation } from './core.js';
 
 export type NativeOrtSession = { readonly [brand]: 'ort session' };
 export type NativeOrtControl = { readonly [brand]: 'ort control' };
 export type NativeOrtValue = { readonly [brand]: 'ort value' };
 
-/** A tensor for ONNX Runtime: its element type by ONNX's number, and its elements in one of four places. */
+/** A tensor for ONNX Runtime. Its elements are in one of memory (with offset), data, strings and value. */
 export interface OrtSource {
+  /** ONNX's number of the element type. */
   readonly type: number;
   readonly dims: readonly number[];
   readonly memory?: NativeAllocation;
@@ -21,9 +22,9 @@ export interface OrtFeed extends OrtSource {
 }
 export interface OrtFetch extends Partial<OrtSource> {
   readonly name: string;
-  /** Leave it where the session runs. */
+  /** Leave the output on the session's device. */
   readonly onDevice?: boolean;
-  /** Write it into the source's place. */
+  /** Write the output into the source's memory. */
   readonly given?: boolean;
 }
 export interface OrtPort {
@@ -32,7 +33,7 @@ export interface OrtPort {
   readonly type: number;
   readonly shape: readonly (number | string)[];
 }
-/** One of strings, data and value, which has byteLength, device and pointer. */
+/** An output: one of strings, data and value. With value come byteLength, device and pointer. */
 export interface OrtResult {
   readonly type: number;
   readonly dims: number[];
@@ -51,7 +52,7 @@ export interface OrtRunConfig {
 }
 export interface OrtSessionConfig {
   readonly device: string;
-  /** For messages. */
+  /** What messages call the model. */
   readonly modelName: string;
   readonly model: string | Uint8Array;
   readonly initializers?: readonly OrtFeed[];
@@ -61,7 +62,6 @@ export interface OrtSessionConfig {
   readonly freeDimensions?: readonly (readonly [string, number])[];
   readonly [option: string]: unknown;
 }
-/** csrc/napi/ort_bindings.cc. */
 export interface OrtAddon {
   ortLibrary(logSeverity: number, device?: string): { path: string; version: string };
   ortCreateSession(config: OrtSessionConfig, control: NativeOrtControl): Promise<NativeOrtSession>;

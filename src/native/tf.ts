@@ -1,7 +1,7 @@
 /** What csrc/napi/tf_bindings.cc exports: memory for TensorFlow's C library. */
 import type { NativeAllocation } from './core.js';
 
-/** csrc/convert/element_convert.h. With `scale`: value * scale + min. */
+/** See csrc/convert/element_convert.h. With `scale` and `min`: value * scale + min. */
 export interface ElementConversion {
   /** Index into DTYPE_NAMES. */
   readonly from: number;
@@ -10,7 +10,7 @@ export interface ElementConversion {
   readonly min?: number;
 }
 
-/** The TensorFlow of this process and the name of the op that adopts memory in it. */
+/** The TensorFlow that this process has loaded, and the name of the op that adopts memory in it. */
 export interface TensorFlowLibrary {
   readonly op: string;
   readonly version: string;
@@ -18,7 +18,12 @@ export interface TensorFlowLibrary {
 }
 
 export interface TfAddon {
-  convertElements(allocation: NativeAllocation, offset: number, count: number, how: ElementConversion): Promise<NativeAllocation>;
+  convertElements(
+    allocation: NativeAllocation,
+    offset: number,
+    count: number,
+    how: ElementConversion,
+  ): Promise<NativeAllocation>;
   tfRegister(): TensorFlowLibrary;
   tfAdopt(allocation: NativeAllocation, offset: number, length: number, dtype: number, shape: Float64Array): number;
   tfRelease(token: number): void;
