@@ -44,7 +44,7 @@ export interface ProviderOptions {
   allowUnmatched?: boolean;
   /** Options of ONNX Runtime's CUDA provider under its own names: { arena_extend_strategy: 'kSameAsRequested' }. */
   providerOptions?: Readonly<Record<string, string | number | boolean>>;
-  /** Aborts the making of the session: it rejects at once with the signal's reason. */
+  /** Aborts the creation of the session, which rejects at once with the signal's reason. */
   signal?: AbortSignal;
   /** Called while the weights are loaded; not for a buffer that is loaded already. */
   onProgress?: (progress: Progress) => void;

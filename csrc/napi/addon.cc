@@ -1,4 +1,4 @@
-// The addon: tables and metrics, and the parts of api.h.
+// The addon: its own few functions, and the parts of bindings.h.
 #include "base/dtype.h"
 #include "base/metrics.h"
 #include "convert/float_convert.h"
@@ -8,7 +8,7 @@
 namespace fst {
 namespace {
 
-// metrics(): what the whole process holds
+// metrics(): what the whole process holds, by the names of src/native/core.ts
 Napi::Value MetricsJs(const Napi::CallbackInfo& info) {
   Napi::Object result = Napi::Object::New(info.Env());
   const Metrics& metrics = Metrics::Get();
@@ -24,8 +24,8 @@ Napi::Value MetricsJs(const Napi::CallbackInfo& info) {
   return result;
 }
 
-// tables(): {codes: string[], dtypes: {[name]: bits}, conversions: [from, to][]}, for the tests that compare both
-// languages' copies
+// tables(): {codes: string[], dtypes: {[name]: bits}, conversions: [from, to][]}, for tests that compare them with
+// TypeScript's
 Napi::Value Tables(const Napi::CallbackInfo& info) {
   Napi::Env env = info.Env();
   Napi::Array codes = Napi::Array::New(env);

@@ -11,7 +11,7 @@ namespace fst {
 
 namespace {
 
-// Of the whole process. Not libuv's pool: a mount that hangs must not stop the program's own file system calls.
+// The process's workers. Not libuv's pool: a mount that hangs must not stop the program's own file system calls.
 TaskPool& Workers() {
   static TaskPool* pool = new TaskPool("fst-work", 8);
   return *pool;
@@ -58,7 +58,7 @@ Napi::Value AsyncWork::Run(Napi::Env env, Work work, Done done, napi_value keep)
     } catch (const std::bad_alloc&) {
       status = OutOfMemory();
     }
-    work = nullptr;  // what it holds is given back before anybody hears of the end
+    work = nullptr;  // what it holds is released before the promise settles
     finish(status);
   });
   if (!posted.ok()) finish(posted);

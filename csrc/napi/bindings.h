@@ -1,9 +1,9 @@
-// The functions that the addon exports, one part a file. src/native/addon.ts declares and calls them; nothing else
-// does.
+// The functions that the addon exports, one part a file; src/native declares them. The comment above each begins with
+// its JavaScript signature, and a test compares the two. All run on the environment's thread.
 //
-// A worker may be terminated in the middle of any of them: from then on every call that could run JavaScript fails.
-// node-addon-api throws a Napi::Error then, which unwinds to the function's entry: this folder, and no other, is built
-// to be unwound.
+// They may throw: a status object for a failed call (Throw), and Napi::Error when JavaScript cannot run any more
+// because its worker was terminated in the middle of the call. Both unwind to the function's entry. No other folder of
+// the core is built to be unwound.
 #pragma once
 #include <napi.h>
 
@@ -20,6 +20,7 @@ void ExportOrt(Napi::Env env, Napi::Object exports);
 void ExportThreeFs(Napi::Env env, Napi::Object exports);
 void ExportTensorFlow(Napi::Env env, Napi::Object exports);
 
+// Turns std::bad_alloc, which the core's bookkeeping does not check for, into a status object.
 template <Napi::Value (*function)(const Napi::CallbackInfo&)>
 Napi::Value Guarded(const Napi::CallbackInfo& info) {
   try {

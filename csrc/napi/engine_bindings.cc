@@ -16,13 +16,13 @@
 namespace fst {
 namespace {
 
-// A load as JavaScript sees it: the transfer, and who waits for news of it.
+// A load as JavaScript sees it: the transfer, and the promises that wait for it.
 struct Load {
   std::shared_ptr<Transfer> transfer;
   std::shared_ptr<Dispatcher> dispatcher;
-  std::atomic<bool> posted{false};  // a wake-up is on its way
+  std::atomic<bool> posted{false};  // a wake-up was posted and has not run yet
   // The environment's thread alone.
-  bool news = false;
+  bool news = false;  // since the last promise was resolved
   std::vector<Napi::Promise::Deferred> waiting;
 };
 
@@ -35,7 +35,7 @@ inline constexpr char kExternalName<Load>[] = "a load";
 
 namespace {
 
-constexpr double kForeverMs = 1e12;  // 30 years: what a clock can still add, where Infinity is asked for
+constexpr double kForeverMs = 1e12;  // 30 years, for Infinity: a clock can still add it
 
 bool Flag(const Napi::Object& object, const char* name) { return object.Get(name).ToBoolean(); }
 
@@ -92,37 +92,34 @@ Status MakeReader(const Napi::Object& options, std::unique_ptr<Reader>* out) {
 Napi::Value CreateEngine(const Napi::CallbackInfo& info) {
   Napi::Env env = info.Env();
   std::unique_ptr<Reader> reader;
-  Status status = MakeReader(info[1].As<Napi::Object>(), &reader);
+  ThrowIfError(env, MakeReader(info[1].As<Napi::Object>(), &reader));
+  auto object = info[2].As<Napi::Object>();
+  EngineOptions options;
+  options.always_stage = Flag(object, "alwaysStage");
+  double rate = NumberOr(object, "maxBytesPerSecond", 0);  // less than 1 is a limit too, Infinity is none
+  if (rate > 0 && rate < 1e18) options.max_bytes_per_second = static_cast<uint64_t>(std::max(rate, 1.0));
+  options.stall_timeout =
+      std::chrono::milliseconds(static_cast<int64_t>(std::min(NumberOr(object, "stallTimeoutMs", 90000), kForeverMs)));
+  options.chunk_bytes = static_cast<uint64_t>(NumberOr(object, "chunkBytes", 0));
+  options.converts = Flag(object, "converts");
   std::shared_ptr<Engine> engine;
-  if (status.ok()) {
-    auto object = info[2].As<Napi::Object>();
-    EngineOptions options;
-    options.always_stage = Flag(object, "alwaysStage");
-    double rate = NumberOr(object, "maxBytesPerSecond", 0);  // less than 1 is a limit too, Infinity is none
-    if (rate > 0 && rate < 1e18) options.max_bytes_per_second = static_cast<uint64_t>(std::max(rate, 1.0));
-    options.stall_timeout = std::chrono::milliseconds(
-        static_cast<int64_t>(std::min(NumberOr(object, "stallTimeoutMs", 90000), kForeverMs)));
-    options.chunk_bytes = static_cast<uint64_t>(NumberOr(object, "chunkBytes", 0));
-    options.converts = Flag(object, "converts");
-    status = Engine::Create(FromExternal<Device>(info[0]), std::move(reader), options, &engine);
-  }
-  ThrowIfError(env, status);
+  ThrowIfError(env, Engine::Create(FromExternal<Device>(info[0]), std::move(reader), options, &engine));
   EnvState::Of(env).Track(engine);
   return ToExternal<Engine>(env, std::move(engine));
 }
 
-// closeEngine(engine): Promise<void>, when nothing is in flight any more.
+// closeEngine(engine): Promise<void>, resolved when nothing is in flight any more.
 Napi::Value CloseEngine(const Napi::CallbackInfo& info) {
   return AsyncWork::Close(info.Env(), *FromExternal<Engine>(info[0]));
 }
 
-// stagingBytes(engine, converts: boolean): number
+// stagingBytes(engine, converts: boolean): bytes of staging that a load takes
 Napi::Value StagingBytes(const Napi::CallbackInfo& info) {
   const uint64_t bytes = FromExternal<Engine>(info[0])->StagingBytes(info[1].ToBoolean());
   return Napi::Number::New(info.Env(), static_cast<double>(bytes));
 }
 
-// takeFallbacks(engine): {path, from, to, reason}[]
+// takeFallbacks(engine): {path, from, to, reason}[], files read in another way than asked since the last call
 Napi::Value TakeFallbacks(const Napi::CallbackInfo& info) {
   Napi::Env env = info.Env();
   auto list = FromExternal<Engine>(info[0])->TakeFallbacks();
@@ -143,10 +140,8 @@ uint64_t BigIntOf(const Napi::Value& value) {
   return value.As<Napi::BigInt>().Uint64Value(&lossless);
 }
 
-// {files: {path, identity}[], allocationSizes: Float64Array, allocationBatches: Uint32Array,
-//  itemFiles, itemAllocations: Uint32Array, itemOffsets, itemLengths, itemDestinations: Float64Array,
-//  itemFrom, itemTo: Uint8Array of dtypes, where something converts}
-// The files are copied; the arrays are looked at by Make only, and must not be collected or change until then.
+// A NativePlan of src/native/core.ts. The constructor copies the files; Make reads the arrays, which must not be
+// collected or change before.
 class PackedPlan {
  public:
   // The environment's thread.
@@ -233,7 +228,7 @@ void Wake(const std::shared_ptr<Load>& load) {
   });
 }
 
-// What startTransferSync and startTransfer need of JavaScript values.
+// The arguments of startTransferSync and startTransfer, taken from JavaScript.
 struct StartArgs {
   explicit StartArgs(const Napi::CallbackInfo& info)
       : engine(FromExternal<Engine>(info[0])), packed(info[1].As<Napi::Object>()), load(std::make_shared<Load>()) {
@@ -248,7 +243,7 @@ struct StartArgs {
     double timeout = NumberOr(object, "timeoutMs", 0);
     if (timeout > 0 && timeout < kForeverMs)
       options.deadline = Clock::now() + std::chrono::microseconds(static_cast<int64_t>(timeout * 1000));
-    // Weak: the transfer belongs to the load, not the other way round.
+    // Weak, because the load owns the transfer.
     options.notify = [weak = std::weak_ptr<Load>(load)] {
       if (auto alive = weak.lock()) Wake(alive);
     };
@@ -275,8 +270,8 @@ Napi::Value StartTransferSync(const Napi::CallbackInfo& info) {
   return ToExternal<Load>(info.Env(), std::move(args.load));
 }
 
-// startTransfer(engine, plan, options): Promise<External>, the same on a worker: a million tensors take it 50 ms. The
-// plan's arrays must not change until it settles.
+// startTransfer(engine, plan, options): Promise<External>, the same on a worker: a million tensors take 50 ms. The
+// plan's arrays must not change until the promise settles.
 Napi::Value StartTransfer(const Napi::CallbackInfo& info) {
   auto args = std::make_shared<StartArgs>(info);
   return AsyncWork::Run(
@@ -303,8 +298,8 @@ Napi::Value TransferError(const Napi::CallbackInfo& info) {
   return status.ok() ? info.Env().Null() : Napi::Value(StatusToJs(info.Env(), status));
 }
 
-// waitTransfer(load): Promise<void>, when there is news since the last one resolved. The event loop stays alive until
-// then.
+// waitTransfer(load): Promise<void>, resolved when something changed since the last one resolved. The event loop stays
+// alive until then.
 Napi::Value WaitTransfer(const Napi::CallbackInfo& info) {
   auto& load = FromExternal<Load>(info[0]);
   auto deferred = Napi::Promise::Deferred::New(info.Env());
@@ -326,20 +321,20 @@ Napi::Value TakeReady(const Napi::CallbackInfo& info) {
   return result;
 }
 
-// takeAllocation(load, index): External | null
+// takeAllocation(load, index): External | null; see Transfer::TakeAllocation
 Napi::Value TakeAllocation(const Napi::CallbackInfo& info) {
   auto buffer = FromExternal<Load>(info[0])->transfer->TakeAllocation(info[1].As<Napi::Number>().Uint32Value());
   return buffer == nullptr ? info.Env().Null() : ToExternal<DeviceBuffer>(info.Env(), std::move(buffer));
 }
 
-// setWindow(engine, load, batches)
+// setWindow(engine, load, batches): batches below this number may be loaded
 Napi::Value SetWindow(const Napi::CallbackInfo& info) {
   FromExternal<Engine>(info[0])->SetWindow(FromExternal<Load>(info[1])->transfer,
                                            info[2].As<Napi::Number>().Uint32Value());
   return info.Env().Undefined();
 }
 
-// cancelTransfer(engine, load): its memory goes when its last read and copy have been reaped.
+// cancelTransfer(engine, load): its allocations are freed when its last read and copy have ended.
 Napi::Value CancelTransfer(const Napi::CallbackInfo& info) {
   FromExternal<Engine>(info[0])->Cancel(FromExternal<Load>(info[1])->transfer,
                                         Status(Code::CLOSED, "the load was cancelled"));

@@ -9,7 +9,7 @@
 namespace fst {
 namespace {
 
-// Set when the process begins to exit: from then on nobody may touch an event loop.
+// Set when the process begins to exit: event loops may not be touched from then on.
 std::atomic<bool>& Exiting() {
   static auto* exiting = new std::atomic<bool>(false);
   return *exiting;
@@ -47,7 +47,7 @@ void Dispatcher::Drain(napi_env raw_env, napi_value, void* context, void*) {
     try {
       task(env);
     } catch (const Napi::Error&) {
-      // The environment is being ended: it makes no more values, and nobody waits for them.
+      // The environment is ending: it makes no more values, and nobody waits for them.
     }
   }
 }
@@ -67,7 +67,7 @@ void Dispatcher::Close() {
     function = std::exchange(function_, nullptr);
   }
   if (function != nullptr) napi_release_threadsafe_function(function, napi_tsfn_abort);
-  // Tasks hold JavaScript references: they are dropped while the environment still stands.
+  // Tasks hold JavaScript references, so they are destroyed before the environment is.
   std::vector<std::function<void(Napi::Env)>> dropped;
   std::lock_guard<std::mutex> lock(mutex_);
   dropped.swap(tasks_);
@@ -106,7 +106,7 @@ void EnvState::End() {
     }
   }
   {
-    // What does not come back within a second is left to its threads: memory under I/O is never freed.
+    // After a second, engines are left to their threads, with their memory: memory under I/O is never freed.
     std::unique_lock<std::mutex> lock(waiting->mutex);
     waiting->done.wait_for(lock, std::chrono::seconds(1), [&] { return waiting->left == 0; });
   }

@@ -1,5 +1,5 @@
-// What belongs to one JavaScript environment (the main thread's or a worker's): the way back to its thread, and what
-// must end with it.
+// The state of one JavaScript environment (the main thread's or a worker's): the way back to its thread, and the
+// engines that must close before it ends.
 #pragma once
 #include <napi.h>
 
@@ -13,8 +13,8 @@
 
 namespace fst {
 
-// Runs functions on the thread of an environment. Shared by everything that may outlive it: after the environment's end
-// what is posted is dropped.
+// Runs functions on the thread of an environment. Shared by everything that may outlive the environment: after its end,
+// posted functions are dropped.
 class Dispatcher : public std::enable_shared_from_this<Dispatcher> {
  public:
   explicit Dispatcher(Napi::Env env);
@@ -22,7 +22,7 @@ class Dispatcher : public std::enable_shared_from_this<Dispatcher> {
   // Any thread. The function runs on the environment's thread with a handle scope open, or never.
   void Post(std::function<void(Napi::Env)> task);
 
-  // The environment's thread: while held, the event loop stays alive for what is still to come.
+  // The environment's thread. While held, the event loop stays alive for a function that will be posted.
   void Hold();
   void Release();
 
@@ -45,7 +45,7 @@ class EnvState {
   static EnvState& Of(Napi::Env env) { return *env.GetInstanceData<EnvState>(); }
 
   const std::shared_ptr<Dispatcher>& dispatcher() const { return dispatcher_; }
-  // Closed when the environment ends; it is waited for, at most a second for all.
+  // Closes the engine when the environment ends, and waits for that, at most a second for all engines together.
   void Track(const std::shared_ptr<Engine>& engine);
 
  private:

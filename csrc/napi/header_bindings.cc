@@ -1,4 +1,4 @@
-// Headers and indices for JavaScript: read and checked on a worker, handed over packed.
+// Headers and shard indices for JavaScript: read and checked on a worker, handed over packed.
 #include <algorithm>
 #include <vector>
 
@@ -11,7 +11,7 @@
 namespace fst {
 
 template <>
-inline constexpr char kExternalName<OpenedFiles>[] = "a cache of header descriptors";
+inline constexpr char kExternalName<OpenedFiles>[] = "a header fd cache";
 
 namespace {
 
@@ -32,12 +32,12 @@ Napi::Value ReadHeaderJs(const Napi::CallbackInfo& info) {
       [read](Napi::Env env) { return HeaderToJs(env, read->header, &read->identity); });
 }
 
-// newHeaderFdCache(): External
+// newHeaderFdCache(): External, for readHeader to keep files open in until their data is read
 Napi::Value NewHeaderFdCache(const Napi::CallbackInfo& info) {
   return ToExternal(info.Env(), std::make_shared<OpenedFiles>());
 }
 
-// closeHeaderFdCache(fdCache): Promise<void>
+// closeHeaderFdCache(fdCache): Promise<void>, resolved when what was left in it is closed
 Napi::Value CloseHeaderFdCache(const Napi::CallbackInfo& info) {
   return AsyncWork::Close(info.Env(), *FromExternal<OpenedFiles>(info[0]));
 }
@@ -50,7 +50,7 @@ Napi::Value ParseHeaderJs(const Napi::CallbackInfo& info) {
   const uint8_t* data = bytes.Data();
   const size_t length = bytes.ByteLength();
   uint64_t n = 0;
-  // What this refuses, ParseHeader refuses again from the first 8 bytes alone.
+  // A length that is refused here is refused again by ParseHeader, which needs only the first 8 bytes for that.
   size_t copied = std::min<size_t>(length, CheckHeaderLength(data, length, "", &n).ok() ? 8 + n : 8);
   auto header = std::make_shared<std::vector<uint8_t>>(data, data + copied);
   HeaderOptions options;

@@ -4,7 +4,7 @@ namespace fst {
 
 namespace {
 
-// Sets an array of `length` elements that fill(data) has filled.
+// Sets a typed array of `length` elements that fill(data) fills.
 template <typename Array, typename Fill>
 void SetArray(Napi::Object object, const char* key, size_t length, Fill fill) {
   Array array = Array::New(object.Env(), length);
@@ -88,7 +88,7 @@ Napi::Value HeaderToJs(Napi::Env env, const Header& header, const FileIdentity* 
   number("trailingBytes", header.trailing_bytes);
   object.Set("identity", IdentityToJs(env, identity));
   SetTexts(object, "names", "nameEnds", header.names, NameLengths(header));
-  // For each tensor in turn: *to++ = get(entry).
+  // Fills an array with get(entry) of each tensor.
   auto each = [&](auto get) {
     return [&header, get](auto* to) mutable {
       for (const Header::Entry& entry : header.entries) *to++ = get(entry);

@@ -9,13 +9,13 @@
 
 namespace fst {
 
-// The object that src/native/packed.ts calls NativeHeader. `identity` is null for a header that came from memory: the
-// property is then null. Costs a few ms for 100,000 tensors; JS thread only. Throws a Napi::Error when
-// memory runs out or the environment ends.
+// The object that src/native/packed.ts calls NativeHeader. `identity`, and the property, is null for a header that came
+// from memory. A few ms for 100,000 tensors. The environment's thread only. Throws a Napi::Error when memory runs out
+// or the environment ends.
 Napi::Value HeaderToJs(Napi::Env env, const Header& header, const FileIdentity* identity);
 
-// Sets two properties: every text in one string, and a Uint32Array of where each ends in it. `texts` is valid UTF-8,
-// `lengths` are its bytes, the JavaScript string counts UTF-16 units. JS thread only; throws as HeaderToJs does.
+// Sets two properties: all texts as one string, and a Uint32Array of where each ends in it, in UTF-16 units. `texts` is
+// valid UTF-8, `lengths` are in bytes. Thread and errors as HeaderToJs.
 void SetTexts(Napi::Object object, const char* key, const char* ends_key, const std::string& texts,
               const std::vector<uint32_t>& lengths);
 

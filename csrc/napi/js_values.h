@@ -12,16 +12,16 @@ namespace fst {
 class Device;
 class DeviceBuffer;
 
-// {code, message, path?, tensor?, offset?}: src/native/addon.ts makes a FastSafetensorsError of it.
+// {code, message, path?, tensor?, offset?}, a status object: src/native/addon.ts makes a FastSafetensorsError of it.
 Napi::Object StatusToJs(Napi::Env env, const Status& status);
 
-// Unwinds to the exported function's entry, where JavaScript gets StatusToJs(status).
+// Unwinds to the exported function's entry; JavaScript catches StatusToJs(status).
 [[noreturn]] void Throw(Napi::Env env, const Status& status);
 inline void ThrowIfError(Napi::Env env, const Status& status) {
   if (!status.ok()) Throw(env, status);
 }
 
-// A promise that is rejected already.
+// A rejected promise.
 Napi::Value Rejected(Napi::Env env, const Status& status);
 
 // An ArrayBuffer over memory that `owner` keeps until it is collected; empty where this runtime allows none over
@@ -34,7 +34,7 @@ Napi::Value ArrayBufferOverOrCopy(Napi::Env env, void* data, size_t length, std:
 inline size_t SizeOf(const Napi::Value& value) { return static_cast<size_t>(value.As<Napi::Number>().Int64Value()); }
 double NumberOr(const Napi::Object& object, const char* name, double otherwise);
 
-// What std::bad_alloc becomes at the boundary: the core's own bookkeeping is not checked piece by piece.
+// The status for std::bad_alloc.
 Status OutOfMemory();
 
 // What messages call a type that JavaScript holds by shared pointer; specialised beside the functions that hand it out.
@@ -54,7 +54,7 @@ napi_type_tag TypeTagOf() {
 // The data of an external with this tag; throws INVALID_ARGUMENT, naming what was `expected`, for any other value.
 void* ExternalData(const Napi::Value& value, const napi_type_tag& tag, const char* expected);
 
-// A shared pointer as a JavaScript value; collected with it.
+// A shared pointer as a JavaScript value, which owns it until it is collected.
 template <class T>
 Napi::Value ToExternal(Napi::Env env, std::shared_ptr<T> value) {
   using Held = std::shared_ptr<T>;

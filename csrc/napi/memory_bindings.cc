@@ -1,4 +1,4 @@
-// Devices and tensor memory for JavaScript.
+// Devices and allocations for JavaScript.
 #include <cstring>
 #include <memory>
 #include <new>
@@ -13,15 +13,15 @@
 namespace fst {
 namespace {
 
-// [offset, offset + length) lies in the allocation. TypeScript has checked: this keeps objects that were tampered with
-// from reaching memory.
+// INVALID_ARGUMENT unless [offset, offset + length) lies in the allocation. TypeScript has checked it, but on objects
+// that JavaScript can tamper with.
 Status CheckRange(const DeviceBuffer& buffer, size_t offset, size_t length) {
   if (offset <= buffer.size() && length <= buffer.size() - offset) return Status::Ok();
   return Status(Code::INVALID_ARGUMENT,
                 Format("%zu bytes at %zu are not in an allocation of %zu bytes", length, offset, buffer.size()));
 }
 
-// openDevice(name, unified): Promise<External>
+// openDevice(name, unified): Promise<External>. See OpenDevice.
 Napi::Value OpenDeviceJs(const Napi::CallbackInfo& info) {
   auto device = std::make_shared<std::shared_ptr<Device>>();
   std::string name = info[0].As<Napi::String>();
@@ -80,7 +80,7 @@ Napi::Value ReleaseJs(const Napi::CallbackInfo& info) {
   return info.Env().Undefined();
 }
 
-// arrayBufferOf(allocation, offset, length): an ArrayBuffer over host memory that holds a reference of its own.
+// arrayBufferOf(allocation, offset, length): an ArrayBuffer over host memory, with its own reference.
 Napi::Value ArrayBufferOf(const Napi::CallbackInfo& info) {
   const auto& buffer = FromExternal<DeviceBuffer>(info[0]);
   const size_t offset = SizeOf(info[1]), length = SizeOf(info[2]);
@@ -137,8 +137,8 @@ Napi::Value CopyAllocation(const Napi::CallbackInfo& info) {
   copy.source_offset = static_cast<uint64_t>(runs[1]);
   copy.destination_offset = static_cast<uint64_t>(runs[2]);
   for (size_t i = 3; i + 2 < runs.ElementLength(); i += 3) {
-    copy.dims.push_back({static_cast<uint64_t>(runs[i]), static_cast<int64_t>(runs[i + 1]),
-                         static_cast<int64_t>(runs[i + 2])});
+    copy.dims.push_back(
+        {static_cast<uint64_t>(runs[i]), static_cast<int64_t>(runs[i + 1]), static_cast<int64_t>(runs[i + 2])});
   }
   return AsyncWork::Run(
       info.Env(), [=] { return CopyStrided(copy, *source, *destination); }, nullptr);

@@ -11,7 +11,7 @@ namespace fst {
 template <>
 inline constexpr char kExternalName<ort::Session>[] = "a session";
 template <>
-inline constexpr char kExternalName<ort::Control>[] = "a control of a run";
+inline constexpr char kExternalName<ort::Control>[] = "a run's control";
 template <>
 inline constexpr char kExternalName<ort::Value>[] = "a value of ONNX Runtime";
 
@@ -20,11 +20,11 @@ namespace {
 using ort::Session;
 using ort::Value;
 
-// What of ONNX Runtime belongs to one JavaScript environment and must end with it.
+// The work and the sessions of one JavaScript environment, which must end before it does.
 struct OrtState {
   std::shared_ptr<ort::WorkGroup> work = ort::WorkGroup::Make();
   std::vector<std::weak_ptr<Session>> sessions;
-  std::mutex mutex;  // creations complete on other threads
+  std::mutex mutex;  // guards `sessions`: creations complete on other threads
 
   void Track(const std::shared_ptr<Session>& session) {
     std::lock_guard<std::mutex> lock(mutex);
@@ -33,7 +33,7 @@ struct OrtState {
     sessions.push_back(session);
   }
 
-  // Work is waited for without a limit: the memory that it reads goes with the environment, and cannot be abandoned.
+  // Waits for running work without a limit: it reads memory that is freed with the environment.
   void End() {
     work->End(std::nullopt);
     for (auto& weak : sessions) {
@@ -44,7 +44,7 @@ struct OrtState {
 
 OrtState& StateOf(const Napi::CallbackInfo& info) { return *static_cast<OrtState*>(info.Data()); }
 
-// Work on the sessions' threads, as AsyncWork::Run on its own.
+// AsyncWork::Run on the sessions' threads. `control` may be null.
 Napi::Value RunOnSessionThread(const Napi::CallbackInfo& info, std::shared_ptr<ort::Control> control,
                                AsyncWork::Work work, AsyncWork::Done done, napi_value keep = nullptr) {
   std::function<void(Status)> finish;
@@ -98,20 +98,16 @@ ort::TensorSource SourceOf(const Napi::Object& object) {
   return source;
 }
 
-std::shared_ptr<Value> ValueOf(const Napi::Object& object) {
-  Napi::Value value = object.Get("value");
-  return FromOptionalExternal<Value>(value);
-}
+std::shared_ptr<Value> ValueOf(const Napi::Object& object) { return FromOptionalExternal<Value>(object.Get("value")); }
 
-// ortLibrary(logSeverity, device): {path, version} when it can run there; without a device, whatever it can. Throws a
-// status.
+// ortLibrary(logSeverity, device): {path, version} of the loaded library. Throws a status object when there is none, or
+// when it cannot run on `device` (undefined: not checked).
 Napi::Value OrtLibrary(const Napi::CallbackInfo& info) {
   const ort::Library* library = nullptr;
-  Status status = ort::OpenLibrary(Integer(info[0], 2), &library);
+  ThrowIfError(info.Env(), ort::OpenLibrary(Integer(info[0], 2), &library));
   ort::Place place;
   ort::Place::Parse(Text(info[1]), &place);
-  if (status.ok()) status = ort::CheckProvider(place);
-  ThrowIfError(info.Env(), status);
+  ThrowIfError(info.Env(), ort::CheckProvider(place));
   Napi::Object result = Napi::Object::New(info.Env());
   result["path"] = Napi::String::New(info.Env(), library->path);
   result["version"] = Napi::String::New(info.Env(), library->version);
@@ -156,13 +152,12 @@ ort::SessionConfig ConfigOf(const Napi::Object& object) {
   return config;
 }
 
-// ortCreateSession(config, control): Promise<External>. What the config points at must not change until the promise
-// settles.
+// ortCreateSession(config, control): Promise<External>. Arrays in `config` must not change until the promise settles.
 Napi::Value OrtCreateSession(const Napi::CallbackInfo& info) {
   auto config = std::make_shared<ort::SessionConfig>(ConfigOf(info[0].As<Napi::Object>()));
   auto control = FromExternal<ort::Control>(info[1]);
   auto session = std::make_shared<std::shared_ptr<Session>>();
-  OrtState* state = &StateOf(info);  // which waits for work
+  OrtState* state = &StateOf(info);  // outlives the work: End() waits for it
   return RunOnSessionThread(
       info, control,
       [config, control, session, state] {
@@ -205,7 +200,7 @@ Napi::Value OrtPorts(const Napi::CallbackInfo& info) {
   return result;
 }
 
-// An ArrayBuffer over a host value's memory, which it keeps.
+// An ArrayBuffer over a host value's memory; it owns a reference.
 Napi::Value BytesOf(Napi::Env env, const std::shared_ptr<Value>& value) {
   if (value->bytes() == 0) return Napi::ArrayBuffer::New(env, 0);
   return ArrayBufferOverOrCopy(env, value->data(), value->bytes(), value);
@@ -222,8 +217,7 @@ Napi::Value ResultToJs(Napi::Env env, const std::shared_ptr<Value>& value, bool 
   result["dims"] = dims;
   if (value->type() == ort::kString) {
     std::vector<std::string> strings;
-    Status status = value->Strings(&strings);
-    ThrowIfError(env, status);
+    ThrowIfError(env, value->Strings(&strings));
     Napi::Array list = Napi::Array::New(env, strings.size());
     for (uint32_t i = 0; i < strings.size(); ++i) list[i] = Napi::String::New(env, strings[i]);
     result["strings"] = list;
@@ -238,19 +232,19 @@ Napi::Value ResultToJs(Napi::Env env, const std::shared_ptr<Value>& value, bool 
   return result;
 }
 
-// ortNewControl(): External, the control of one run or of the making of one session
+// ortNewControl(): External, to stop one run or the creation of one session with
 Napi::Value OrtNewControl(const Napi::CallbackInfo& info) {
   return ToExternal<ort::Control>(info.Env(), std::make_shared<ort::Control>());
 }
 
-// ortStop(control): what it controls ends as soon as ONNX Runtime looks.
+// ortStop(control): ends what it controls as soon as ONNX Runtime checks its flag.
 Napi::Value OrtStop(const Napi::CallbackInfo& info) {
   FromExternal<ort::Control>(info[0])->Stop();
   return info.Env().Undefined();
 }
 
-// ortRun(session, control, feeds, fetches, config): Promise<(result | null)[]>, null for fetches that were given.
-// Memory of feeds and fetches must stay and must not change until the promise settles.
+// ortRun(session, control, feeds, fetches, config): Promise<(result | null)[]>, null for fetches with memory of their
+// own. Memory of feeds and fetches must not change until the promise settles.
 Napi::Value OrtRun(const Napi::CallbackInfo& info) {
   auto session = FromExternal<Session>(info[0]);
   auto control = FromExternal<ort::Control>(info[1]);
@@ -295,7 +289,7 @@ Napi::Value OrtRun(const Napi::CallbackInfo& info) {
       keep);
 }
 
-// ortCloseSession(session): Promise<void>, resolved when its memory was given up.
+// ortCloseSession(session): Promise<void>, resolved when the session's memory is free.
 Napi::Value OrtCloseSession(const Napi::CallbackInfo& info) {
   auto session = FromExternal<Session>(info[0]);
   std::function<void(Status)> finish;
@@ -306,7 +300,7 @@ Napi::Value OrtCloseSession(const Napi::CallbackInfo& info) {
   return promise;
 }
 
-// ortReadValue(value): Promise<ArrayBuffer>, over the very memory when that is the host's, else a copy.
+// ortReadValue(value): Promise<ArrayBuffer>, over the value itself in host memory, else over a copy.
 Napi::Value OrtReadValue(const Napi::CallbackInfo& info) {
   auto value = FromExternal<Value>(info[0]);
   if (!value->place().cuda || value->bytes() == 0) {
@@ -320,7 +314,7 @@ Napi::Value OrtReadValue(const Napi::CallbackInfo& info) {
       [copy](Napi::Env env) { return BytesOf(env, *copy); });
 }
 
-// ortReleaseValue(value): the handle holds nothing from here on.
+// ortReleaseValue(value): drops the handle's reference; may be called again.
 Napi::Value OrtReleaseValue(const Napi::CallbackInfo& info) {
   ReleaseExternal<Value>(info[0]);
   return info.Env().Undefined();
@@ -331,32 +325,30 @@ Napi::Value OrtReleaseValue(const Napi::CallbackInfo& info) {
 Napi::Value OrtDescribe(const Napi::CallbackInfo& info) {
   Napi::Env env = info.Env();
   std::shared_ptr<Value> value;
-  Status status = Value::Make(SourceOf(info[0].As<Napi::Object>()), "described", &value);
+  ThrowIfError(env, Value::Make(SourceOf(info[0].As<Napi::Object>()), "described", &value));
+  const ort::Functions& api = ort::Ort();
+  auto check = [env](ort::OrtStatus* status) { ThrowIfError(env, ort::FromOrt(status, "describe a value")); };
   const ort::MemoryInfo* memory = nullptr;
   const char* name = "";
   int id = -1;
   void* data = nullptr;
   size_t bytes = 0;
-  const ort::Functions* api = status.ok() ? &ort::Ort() : nullptr;
-  if (status.ok()) status = ort::FromOrt(api->GetTensorMemoryInfo(value->get(), &memory), "describe a value");
-  if (status.ok()) status = ort::FromOrt(api->MemoryInfoGetName(memory, &name), "describe a value");
-  if (status.ok()) status = ort::FromOrt(api->MemoryInfoGetId(memory, &id), "describe a value");
-  if (status.ok()) status = ort::FromOrt(api->GetTensorMutableData(value->get(), &data), "describe a value");
-  if (status.ok() && api->GetTensorSizeInBytes != nullptr) {
-    status = ort::FromOrt(api->GetTensorSizeInBytes(value->get(), &bytes), "describe a value");
-  }
-  ThrowIfError(env, status);
+  check(api.GetTensorMemoryInfo(value->get(), &memory));
+  check(api.MemoryInfoGetName(memory, &name));
+  check(api.MemoryInfoGetId(memory, &id));
+  check(api.GetTensorMutableData(value->get(), &data));
+  if (api.GetTensorSizeInBytes != nullptr) check(api.GetTensorSizeInBytes(value->get(), &bytes));
   Napi::Object result = Napi::Object::New(env);
   result["pointer"] = Napi::BigInt::New(env, static_cast<uint64_t>(reinterpret_cast<uintptr_t>(data)));
   result["device"] = Napi::String::New(env, value->place().ToString());
   result["name"] = Napi::String::New(env, name);
   result["id"] = Napi::Number::New(env, id);
-  result["vendorId"] = Napi::Number::New(env, api->MemoryInfoGetVendorId ? api->MemoryInfoGetVendorId(memory) : 0);
+  result["vendorId"] = Napi::Number::New(env, api.MemoryInfoGetVendorId ? api.MemoryInfoGetVendorId(memory) : 0);
   result["byteLength"] = Napi::Number::New(env, static_cast<double>(bytes));
   return result;
 }
 
-// ortEndProcess(): for the process's own 'exit' event.
+// ortEndProcess(): to be called at the process's 'exit' event; see ort::EndProcess.
 Napi::Value OrtEndProcess(const Napi::CallbackInfo& info) {
   ort::EndProcess();
   return info.Env().Undefined();
@@ -365,7 +357,7 @@ Napi::Value OrtEndProcess(const Napi::CallbackInfo& info) {
 }  // namespace
 
 void ExportOrt(Napi::Env env, Napi::Object exports) {
-  // Freed with the environment's cleanup, which is the last that uses it.
+  // Freed by the environment's cleanup hook, the last that uses it.
   auto* state = new OrtState;
   env.AddCleanupHook([state] {
     state->End();

@@ -1,4 +1,4 @@
-// What the TensorFlow.js adapter needs of the core.
+// TensorFlow.js for JavaScript: elements converted to its dtypes, and memory that TensorFlow adopts.
 #include "convert/element_convert.h"
 #include "device/device.h"
 #include "napi/async_work.h"
@@ -48,8 +48,7 @@ Napi::Value ConvertElementsJs(const Napi::CallbackInfo& info) {
 // tfRegister(): {op, version, library}; throws a status object (DEVICE_UNAVAILABLE).
 Napi::Value TfRegister(const Napi::CallbackInfo& info) {
   std::string op, version, library;
-  Status status = tf::RegisterLoaded(&op, &version, &library);
-  ThrowIfError(info.Env(), status);
+  ThrowIfError(info.Env(), tf::RegisterLoaded(&op, &version, &library));
   Napi::Object result = Napi::Object::New(info.Env());
   result["op"] = Napi::String::New(info.Env(), op);
   result["version"] = Napi::String::New(info.Env(), version);
@@ -61,19 +60,18 @@ Napi::Value TfRegister(const Napi::CallbackInfo& info) {
 // (INVALID_ARGUMENT).
 Napi::Value TfAdopt(const Napi::CallbackInfo& info) {
   tf::Adoptable adoptable;
-  adoptable.memory = FromExternal<DeviceBuffer>(info[0]);
-  adoptable.address = adoptable.memory->address() + SizeOf(info[1]);
+  adoptable.allocation = FromExternal<DeviceBuffer>(info[0]);
+  adoptable.address = adoptable.allocation->address() + SizeOf(info[1]);
   adoptable.length = SizeOf(info[2]);
   adoptable.dtype = info[3].As<Napi::Number>().Int32Value();
   auto shape = info[4].As<Napi::Float64Array>();
   for (size_t i = 0; i < shape.ElementLength(); ++i) adoptable.shape.push_back(static_cast<int64_t>(shape[i]));
   int32_t token;
-  Status status = tf::Offer(std::move(adoptable), &token);
-  ThrowIfError(info.Env(), status);
+  ThrowIfError(info.Env(), tf::Offer(std::move(adoptable), &token));
   return Napi::Number::New(info.Env(), token);
 }
 
-// tfRelease(token): gives back what the op did not take.
+// tfRelease(token): releases memory that the op did not take.
 Napi::Value TfRelease(const Napi::CallbackInfo& info) {
   tf::Release(info[0].As<Napi::Number>().Int32Value());
   return info.Env().Undefined();

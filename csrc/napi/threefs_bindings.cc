@@ -1,4 +1,4 @@
-// 3FS for JavaScript: its library, its mounts, and whether they can be used.
+// 3FS for JavaScript: its library, its mounts, and whether they are available.
 #include "napi/async_work.h"
 #include "napi/bindings.h"
 #include "reader/usrbio/mount_point.h"
@@ -15,14 +15,14 @@ Napi::Value ExtractMountPointJs(const Napi::CallbackInfo& info) {
   return Napi::String::New(info.Env(), mount);
 }
 
-// hf3fsLibPath(): string, "" when there is none
+// hf3fsLibPath(): string, the client library's path; "" when there is none
 Napi::Value LibPath(const Napi::CallbackInfo& info) {
   return Napi::String::New(info.Env(), usrbio::FindHf3fsLibrary());
 }
 
-// resolveThreeFsMount(paths, mountPoint, all): Promise<{mountPoint, blockSize, notOnMount: status objects with their
-// paths}>
-Napi::Value Look(const Napi::CallbackInfo& info) {
+// resolveThreeFsMount(paths, mountPoint, all): Promise<{mountPoint, blockSize, notOnMount}>; notOnMount has a status
+// object for each file of another mount, with its path. See usrbio::ResolveMount.
+Napi::Value ResolveMountJs(const Napi::CallbackInfo& info) {
   auto list = info[0].As<Napi::Array>();
   std::vector<std::string> paths;
   paths.reserve(list.Length());
@@ -87,7 +87,7 @@ Napi::Value AvailabilityJs(const Napi::CallbackInfo& info) {
 void ExportThreeFs(Napi::Env env, Napi::Object exports) {
   Export<ExtractMountPointJs>(env, exports, "extractMountPoint");
   Export<LibPath>(env, exports, "hf3fsLibPath");
-  Export<Look>(env, exports, "resolveThreeFsMount");
+  Export<ResolveMountJs>(env, exports, "resolveThreeFsMount");
   Export<LoadLibrary>(env, exports, "loadThreeFs");
   Export<AvailabilityJs>(env, exports, "threeFsAvailability");
 }

@@ -28,7 +28,7 @@ Code CodeOf(int error) {
 }
 
 Status Bound(const std::string& path, int log_severity, Library* library) {
-  // RTLD_NOLOAD: a handle to what is there, or nothing.
+  // RTLD_NOLOAD: a handle to the loaded library, or null.
   void* handle = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL | RTLD_NOLOAD);
   auto get_base = handle ? reinterpret_cast<GetApiBase>(dlsym(handle, "OrtGetApiBase")) : nullptr;
   const ApiBase* base = get_base ? get_base() : nullptr;
@@ -96,7 +96,7 @@ Status OpenLibrary(int log_severity, const Library** out) {
                   "onnxruntime run elsewhere), as in createSession(require('onnxruntime-node'), …)");
   }
   auto library = std::make_unique<Library>();
-  // Later ones were asked for by path: who depends on the soname got the first.
+  // The first: others were loaded by path, and everything that depends on the soname was given the first.
   FST_RETURN_IF_ERROR(Bound(paths.front(), log_severity, library.get()));
   *out = library.release();
   opened.store(*out);

@@ -1,5 +1,4 @@
-// The onnxruntime library that the program has loaded already (onnxruntime-node brings it): found, checked, never
-// loaded a second time.
+// The onnxruntime library that the program has loaded (onnxruntime-node brings it): found, checked, never loaded again.
 #pragma once
 #include <string>
 #include <vector>
@@ -14,25 +13,25 @@ struct Library {
   std::string path;     // the file it was loaded from
   std::string version;  // "1.30.0"
   uint32_t api_version = 0;
-  Env* env = nullptr;  // one a process, whoever asks for it; never released
+  Env* env = nullptr;  // the process's only one; never released
 };
 
-// Paths of the loaded shared objects whose name begins with libonnxruntime.so, in the order of loading.
+// Paths of the loaded shared objects named libonnxruntime.so*, in the order of loading.
 std::vector<std::string> LoadedLibraries();
 
-// Which version of the API to ask a library of this version for. PLATFORM_UNSUPPORTED for what is too old or too new.
+// The version of the API to ask a library of this version for. PLATFORM_UNSUPPORTED when it is too old or too new.
 Status ApiVersionFor(const std::string& version, const std::string& path, uint32_t* out);
 
 // The library, bound on the first call that finds it; valid for the rest of the process. Any thread.
-// `log_severity` (0 verbose to 4 fatal) counts when nobody has made the environment yet. DEVICE_UNAVAILABLE when no
-// onnxruntime is loaded; PLATFORM_UNSUPPORTED for a version that does not fit.
+// `log_severity` (0 verbose to 4 fatal) applies unless the process has an environment. DEVICE_UNAVAILABLE when no
+// onnxruntime is loaded; PLATFORM_UNSUPPORTED for an unsupported version.
 Status OpenLibrary(int log_severity, const Library** out);
 
-// The library after OpenLibrary was OK.
+// The library; only after OpenLibrary was OK.
 const Library& TheLibrary();
 inline const Functions& Ort() { return TheLibrary().api; }
 
-// Takes over an OrtStatus; `doing` begins the message: "create the session of model.onnx".
+// Converts an OrtStatus and releases it. The message begins with "cannot " + `doing`.
 Status FromOrt(OrtStatus* status, const std::string& doing);
 
 #define FST_RETURN_IF_ORT_ERROR(expr, doing) FST_RETURN_IF_ERROR(::fst::ort::FromOrt((expr), (doing)))
@@ -53,7 +52,7 @@ class Owned {
   ~Owned() { Reset(nullptr); }
 
   T* get() const { return handle_; }
-  // For functions that give a handle through a pointer; the owner is empty before.
+  // For functions that return a handle through a pointer. Releases the present one.
   T** out() {
     Reset(nullptr);
     return &handle_;

@@ -19,7 +19,7 @@ Status ReadPort(const OrtSession* session, bool input, size_t index, Port* port)
   OwnedTypeInfo type;
   FST_RETURN_IF_ORT_ERROR(
       (input ? ort.SessionGetInputTypeInfo : ort.SessionGetOutputTypeInfo)(session, index, type.out()), doing);
-  const TensorInfo* info = nullptr;  // the type's
+  const TensorInfo* info = nullptr;  // owned by `type`
   FST_RETURN_IF_ORT_ERROR(ort.CastTypeInfoToTensorInfo(type.get(), &info), doing);
   port->tensor = info != nullptr;
   if (info == nullptr) return Status::Ok();
@@ -53,14 +53,14 @@ bool Inside(const Value& inner, const Value& outer) {
 }  // namespace
 
 Status Session::Create(const SessionConfig& config, Control* control, std::shared_ptr<Session>* out) {
-  // The last reference may go on the event loop's thread, which must not wait for the session to be freed.
+  // The last reference may be dropped on the event loop's thread, which must not wait until the session is freed.
   std::shared_ptr<Session> session(new Session, [](Session* dead) {
     if (!Background().Post(nullptr, [dead] { delete dead; }).ok()) delete dead;
   });
   session->place_ = config.place;
   OwnedSessionOptions options;
   FST_RETURN_IF_ERROR(MakeSessionOptions(config, &options, &session->weights_));
-  const std::string doing = "make a session of " + config.model_name;
+  const std::string doing = "create a session of " + config.model_name;
   const Env* env = TheLibrary().env;
   Status made;
   {
@@ -73,7 +73,7 @@ Status Session::Create(const SessionConfig& config, Control* control, std::share
                      doing);
     }
   }
-  if (control != nullptr && control->stopped()) return Status(Code::CLOSED, "the making of the session was ended");
+  if (control != nullptr && control->stopped()) return Status(Code::CLOSED, "the creation of the session was ended");
   FST_RETURN_IF_ERROR(made);
   FST_RETURN_IF_ERROR(session->ReadPorts());
   *out = std::move(session);
@@ -219,8 +219,8 @@ Status Session::TakeResults(IoBinding* binding, const std::vector<Fetch>& fetche
     const Place place = fetches[i].on_device ? place_ : Place();
     std::shared_ptr<Value> value;
     FST_RETURN_IF_ERROR(Value::Adopt(std::move(owned[i]), place, fetches[i].name, &value));
-    // An output may be a weight or an input itself. In host memory it becomes a copy, since who gets it may write; on
-    // a device it keeps the original.
+    // An output may lie in the memory of a weight or an input. On the host it is copied, since the caller may write to
+    // it; on a device it keeps the original alive.
     auto aliased = [&](const std::vector<std::shared_ptr<Value>>& originals) -> std::shared_ptr<Value> {
       for (const auto& original : originals) {
         if (Inside(*value, *original)) return original;

@@ -1,4 +1,4 @@
-// One ONNX Runtime session: made, run (several at once) and closed.
+// One ONNX Runtime session: created, run (several runs at a time) and closed.
 #pragma once
 #include <functional>
 #include <memory>
@@ -13,9 +13,10 @@
 namespace fst::ort {
 
 struct Dimension {
-  int64_t size;      // -1 when open
-  std::string name;  // of an open dimension, may be empty
+  int64_t size;      // -1 for a symbolic dimension
+  std::string name;  // of a symbolic dimension; may be empty
 };
+// An input or an output.
 struct Port {
   std::string name;
   bool tensor = true;
@@ -25,13 +26,13 @@ struct Port {
 
 struct Feed {
   std::string name;
-  std::shared_ptr<Value> value;  // an output of an earlier run; or
+  std::shared_ptr<Value> value;  // an output of an earlier run; null for `source`
   TensorSource source;
 };
 struct Fetch {
   std::string name;
-  bool on_device = false;  // leave it where the session runs
-  bool given = false;      // write it into `value` or `source`
+  bool on_device = false;  // leave the output on the session's device
+  bool given = false;      // write the output into `value` or `source`
   std::shared_ptr<Value> value;
   TensorSource source;
 };
@@ -43,25 +44,25 @@ struct RunConfig {
 
 class Session {
  public:
-  // Blocks for as long as ONNX Runtime optimizes the graph; not on the event loop's thread. What `config` points at is
-  // not used any more on return, but the initializers' memory, of which the session holds a reference each. CLOSED when
-  // `control` (may be null) stopped it.
+  // Blocks while ONNX Runtime optimizes the graph; not on the event loop's thread. On return, of what `config` points
+  // at only the initializers' allocations are still used; the session owns a reference to each. CLOSED when `control`
+  // (may be null) stopped it.
   static Status Create(const SessionConfig& config, Control* control, std::shared_ptr<Session>* out);
-  // Stops nothing and waits for nothing: runs hold a reference.
+  // No run is in progress then: runs hold a reference.
   ~Session();
 
   const std::vector<Port>& inputs() const { return inputs_; }
   const std::vector<Port>& outputs() const { return outputs_; }
   const Place& place() const { return place_; }
 
-  // Blocking, any thread but the event loop's, several at once. On OK `results` has one value a fetch, in its order.
-  // CLOSED after Close, and for runs that Close ended. INVALID_ARGUMENT for devices that do not fit, found before ONNX
-  // Runtime is called, and for names, types and shapes that do not.
+  // Blocks; any thread but the event loop's, several runs at a time. On OK `results` has one value per fetch, in order.
+  // CLOSED after Close, and for runs that Close ended. INVALID_ARGUMENT for a tensor on another device (found before
+  // ONNX Runtime is called), and for wrong names, types and shapes.
   Status Run(const std::vector<Feed>& feeds, const std::vector<Fetch>& fetches, const RunConfig& config,
              Control* control, std::vector<std::shared_ptr<Value>>* results);
 
-  // No run starts any more and those in progress are told to end; `done` is called once the last one has and the
-  // session's memory was given up, on any thread; it may be null. May be called again.
+  // Refuses new runs and ends those in progress. When the last has ended and the session's memory is free, `done` (may
+  // be null) is called, on any thread. May be called again.
   void Close(std::function<void()> done);
 
  private:
@@ -76,8 +77,8 @@ class Session {
 
   Place place_;
   std::vector<Port> inputs_, outputs_;
-  std::set<std::string> input_names_;            // with the initializers that a caller may override
-  std::vector<std::shared_ptr<Value>> weights_;  // after session_ is gone
+  std::set<std::string> input_names_;            // and of the initializers that a caller may override
+  std::vector<std::shared_ptr<Value>> weights_;  // session_ uses them: destroyed after it
   OwnedSession session_;
 
   std::mutex mutex_;  // guards what follows

@@ -78,7 +78,7 @@ Status MakeSessionOptions(const SessionConfig& config, OwnedSessionOptions* out,
   FST_RETURN_IF_ORT_ERROR(ort.CreateSessionOptions(out->out()), "make session options");
   SessionOptions* options = out->get();
   Status status;
-  // Every option through here: the first failure stays.
+  // Keeps the first failure.
   auto set = [&](const char* name, OrtStatus* result) {
     Status done = FromOrt(result, std::string("set the session option ") + name);
     if (status.ok()) status = done;
@@ -112,7 +112,7 @@ Status MakeSessionOptions(const SessionConfig& config, OwnedSessionOptions* out,
     set(key.c_str(), ort.AddSessionConfigEntry(options, key.c_str(), value.c_str()));
   }
   FST_RETURN_IF_ERROR(status);
-  // Before the provider: a mismatch is found without one.
+  // Before the provider, so that a mismatch is found on machines without one.
   FST_RETURN_IF_ERROR(AddWeights(config, options, values));
   return config.place.cuda ? AppendCuda(config, options) : Status::Ok();
 }

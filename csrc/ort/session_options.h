@@ -1,4 +1,4 @@
-// What a session is made with, and its translation into ONNX Runtime's own options.
+// What a session is created with, translated into ONNX Runtime's own options.
 #pragma once
 #include <cstdint>
 #include <string>
@@ -14,18 +14,18 @@ struct Initializer {
   TensorSource source;
 };
 
-// A file of external data that the caller has in memory, under the name that the model knows.
+// The bytes of a file of external data, under the name that the model has for it.
 struct ExternalFile {
   std::string name;
   void* data;
   size_t bytes;
 };
 
-// -1 and empty mean ONNX Runtime's own default.
+// -1 and empty mean ONNX Runtime's default. What it points at is the caller's.
 struct SessionConfig {
   Place place;
   std::string model_name;  // for messages
-  std::string model_path;  // or the model's bytes
+  std::string model_path;  // empty: the model's bytes are in `model`
   const void* model = nullptr;
   size_t model_bytes = 0;
   std::vector<Initializer> initializers;
@@ -42,12 +42,12 @@ struct SessionConfig {
   std::vector<std::pair<std::string, std::string>> provider_options;  // of the CUDA provider
 };
 
-// Whether the part of ONNX Runtime that runs on a place is there; nothing is loaded. DEVICE_UNAVAILABLE says which file
-// is missing and how to get it.
+// Checks that the files of ONNX Runtime's provider for a place exist; loads nothing. DEVICE_UNAVAILABLE says which is
+// missing and how to get it.
 Status CheckProvider(const Place& place);
 
-// `values` are the initializers' and must outlive the session. DEVICE_UNAVAILABLE when the CUDA provider is missing,
-// saying which file and how to get it.
+// `values` are those of the initializers and must outlive the session. Errors as CheckProvider, and INVALID_ARGUMENT
+// for a weight on another device than the session's.
 Status MakeSessionOptions(const SessionConfig& config, OwnedSessionOptions* out,
                           std::vector<std::shared_ptr<Value>>* values);
 

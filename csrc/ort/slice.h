@@ -1,10 +1,10 @@
 // The slice of ONNX Runtime's C API that the adapter needs, declared by hand and found by index.
 //
-// What it rests on (the public ABI contract of onnxruntime): libonnxruntime exports OrtGetApiBase(); GetApi(v) gives a
-// table of C function pointers, to which entries are only ever appended, so an index holds for every library whose
-// GetApi(v) is not null for the version that introduced it. Opaque handles, C calling convention, no C++ ABI. The
-// library is never linked (its export is versioned) and its C++ header never included (its globals would merge with
-// those of other users of the library). test/native/ort_slice_check.cc holds this file against a real header.
+// It rests on onnxruntime's ABI contract: libonnxruntime exports OrtGetApiBase(); GetApi(v) returns a table of C
+// function pointers to which entries are only appended. So an index is valid in every library whose GetApi(v) is not
+// null for the version that introduced the entry. Handles are opaque; there is no C++ ABI. The library is never linked
+// (its export is versioned) and its C++ header never included (its globals would merge with those of other users of the
+// library). test/native/ort_slice_check.cc compares this file with a real header.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -42,7 +42,7 @@ enum ErrorCode : int {
   kInvalidGraph = 10
 };
 
-// ONNXTensorElementDataType, which numbers as TensorProto.DataType does up to 23.
+// ONNXTensorElementDataType; up to 23 the numbers are those of TensorProto.DataType.
 enum ElementType : int {
   kUndefined = 0,
   kFloat = 1,
@@ -149,7 +149,7 @@ enum ElementType : int {
   X(GetTensorSizeInBytes, 318, 23, OrtStatus*, const OrtValue*, size_t*)                                              \
   X(MemoryInfoGetVendorId, 322, 23, uint32_t, const MemoryInfo*)
 
-// The lowest and the highest version of the API that is asked for. Entries above the lowest may be null.
+// The lowest and the highest version of the API that are asked for. Entries newer than the lowest may be null.
 constexpr uint32_t kLowestApi = 20, kHighestApi = 23;
 
 struct Functions {
@@ -158,7 +158,7 @@ struct Functions {
 #undef X
 };
 
-// `table` is what GetApi(version) gave.
+// `table` is the result of GetApi(version).
 inline Functions Bind(const Api* table, uint32_t version) {
   auto entries = reinterpret_cast<void* const*>(table);
   Functions bound;

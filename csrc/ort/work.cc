@@ -14,7 +14,7 @@
 namespace fst::ort {
 namespace {
 
-constexpr std::chrono::milliseconds kPatience{1000};
+constexpr std::chrono::milliseconds kExitTimeout{1000};
 
 TaskPool& Threads() {
   // Runs block a thread each; ONNX Runtime spreads one run over its own threads.
@@ -61,15 +61,16 @@ Groups& AllGroups() {
   return *groups;
 }
 
-// Whether what runs was given its second: exit() comes twice, by the event and by the handler.
+// Set when running work has been waited for: both the 'exit' event and the exit handler come here, and only the first
+// waits.
 std::atomic<bool> waited{false};
 
-// exit() calls handlers in the reverse order of their registration, and destructors of statics are such handlers: those
-// that were made after this was registered are gone already when it is called.
+// exit() calls handlers in the reverse order of their registration, and destructors of statics are such handlers. So
+// statics constructed after this call are destroyed before our handler runs; EndProcess registers it once more.
 void RegisterExit() {
   on_exit(
       [](int status, void*) {
-        if (AllGroups().End(waited.load() ? std::chrono::milliseconds(0) : kPatience)) return;
+        if (AllGroups().End(waited.load() ? std::chrono::milliseconds(0) : kExitTimeout)) return;
         fflush(nullptr);
         _exit(status);
       },
@@ -81,10 +82,10 @@ void RegisterExit() {
 void Control::Stop() {
   std::lock_guard<std::mutex> lock(mutex_);
   stopped_ = true;
-  // Only a missing object can make these fail.
+  // These fail for null objects only.
   if (run_ != nullptr) (void)FromOrt(Ort().RunOptionsSetTerminate(run_), "end a run");
   if (making_ != nullptr && Ort().SessionOptionsSetLoadCancellationFlag != nullptr) {
-    (void)FromOrt(Ort().SessionOptionsSetLoadCancellationFlag(making_, true), "end the making of a session");
+    (void)FromOrt(Ort().SessionOptionsSetLoadCancellationFlag(making_, true), "end the creation of a session");
   }
 }
 
@@ -129,7 +130,7 @@ void WorkGroup::Run(const std::shared_ptr<Control>& control, std::function<void(
     if (control != nullptr) controls_.insert(control);
   }
   work();
-  work = nullptr;  // what it holds is given back before anybody hears of the end
+  work = nullptr;  // what it holds is released before End returns
   std::lock_guard<std::mutex> lock(mutex_);
   if (control != nullptr) controls_.erase(controls_.find(control));
   if (--running_ == 0) idle_.notify_all();
@@ -151,7 +152,7 @@ WorkGroup& Background() {
 }
 
 void EndProcess() {
-  AllGroups().End(kPatience);
+  AllGroups().End(kExitTimeout);
   waited = true;
   RegisterExit();
 }

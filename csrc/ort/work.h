@@ -1,7 +1,7 @@
-// Work inside ONNX Runtime: on threads of its own, told to end from outside, and over before what it stands on goes.
+// Work inside ONNX Runtime: on its own threads, stoppable from others, and over before anything that it uses is freed.
 //
-// Two things go while work may run: the memory of a JavaScript environment (feeds, model bytes) with the environment,
-// and the library's own statics with the process, since exit() destroys them under whatever still runs.
+// Two things that running work uses end on their own: the memory of a JavaScript environment (feeds, model bytes), with
+// the environment; and the library's statics, which exit() destroys.
 #pragma once
 #include <chrono>
 #include <condition_variable>
@@ -16,14 +16,14 @@
 
 namespace fst::ort {
 
-// Ends a run or the making of a session from another thread, before or while it runs.
+// Stops a run or the creation of a session from another thread, before or while it runs.
 class Control {
  public:
-  // ONNX Runtime looks between two nodes; while it makes a session, from 1.22 on.
+  // ONNX Runtime checks for it between two nodes of a graph; while it creates a session, only from 1.22 on.
   void Stop();
   bool stopped() const;
 
-  // What Stop reaches while this lives: one of the two. The options must outlive it.
+  // While this exists, Stop reaches a run or a creation through its options: one of the two, which must outlive this.
   class Attached {
    public:
     Attached(Control* control, RunOptions* run, SessionOptions* making);
@@ -42,17 +42,17 @@ class Control {
   bool stopped_ = false;
 };
 
-// Work that ends together: that of one environment. Any thread.
+// Work that ends together, such as that of one environment. Any thread.
 class WorkGroup : public std::enable_shared_from_this<WorkGroup> {
  public:
   static std::shared_ptr<WorkGroup> Make();
 
-  // Runs `work` on a thread whose stack is as large as a program's own, unless the group has ended by then. `control`
-  // may be null. Not OK only when there is no thread and none can be started.
+  // Runs `work` on a thread with a stack of 8 MiB, unless the group has ended by then. `control` may be null. Fails
+  // only when there is no thread and none can be started.
   Status Post(std::shared_ptr<Control> control, std::function<void()> work);
 
-  // Nothing begins any more and what runs is told to end. Waits for that: true when it is over. One node of a graph
-  // cannot be stopped, so without a limit this may take as long as the longest of them.
+  // Starts no more work, stops what runs and waits for it: true when all has ended. A node of a graph cannot be
+  // stopped, so without a limit this takes up to as long as the longest node.
   bool End(std::optional<std::chrono::milliseconds> limit);
 
  private:
@@ -66,10 +66,10 @@ class WorkGroup : public std::enable_shared_from_this<WorkGroup> {
   std::multiset<std::shared_ptr<Control>> controls_;  // of what runs
 };
 
-// What belongs to no environment: sessions that were dropped are freed here.
+// The group of work that belongs to no environment: it frees sessions whose last reference is gone.
 WorkGroup& Background();
 
-// The process is about to exit: ends every group, waits a second at most. Whatever runs on then makes exit() skip all
+// Ends every group before the process exits, and waits at most a second. If work still runs then, exit() skips all
 // destructors. May be called again.
 void EndProcess();
 

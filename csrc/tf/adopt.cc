@@ -11,7 +11,7 @@
 namespace fst::tf {
 namespace {
 
-// What TF_NewTensor needs to alias memory, at least (EIGEN_MAX_ALIGN_BYTES): at less it copies, on the host.
+// The least alignment at which TF_NewTensor aliases memory (EIGEN_MAX_ALIGN_BYTES). Below it copies, on the host.
 constexpr uint64_t kTensorFlowAlignment = 64;
 
 struct State {
@@ -19,7 +19,7 @@ struct State {
   // Set once, before the op can run.
   Api api;
   std::string op;
-  // Guarded.
+  // Guarded by `mutex`.
   bool registered = false;
   int registrations = 0;
   int32_t last_token = 0;
@@ -32,19 +32,19 @@ State& Global() {
   return *state;
 }
 
-// TensorFlow's reference to our memory.
+// TensorFlow's reference to an allocation.
 using Held = std::shared_ptr<DeviceBuffer>;
 
-// GPU memory that TensorFlow has let go of. It frees by the order in which work was queued, not when that is done:
-// kernels that read this memory may still be running. So they are waited for before the memory can be anybody else's,
-// and not on TensorFlow's thread. A model's thousand weights are waited for once.
+// GPU memory that TensorFlow has released. TensorFlow frees in the order in which work is queued, not when it is done:
+// kernels that read the memory may still be running. So the device is synchronized before the memory is reused, on
+// another thread than TensorFlow's, and once for all that was released meanwhile, such as the weights of a model.
 class DeviceReleases {
  public:
   void Add(Held held) {
     {
       std::lock_guard<std::mutex> lock(mutex_);
       waiting_.push_back(std::move(held));
-      if (waiting_.size() > 1) return;  // somebody is on the way for the first one
+      if (waiting_.size() > 1) return;  // a Drain was posted for the first one
     }
     if (!thread_.Post([this] { Drain(); }).ok()) Drain();
   }
@@ -59,7 +59,7 @@ class DeviceReleases {
     std::set<Device*> waited;
     for (const Held& held : released) {
       Device& device = held->device();
-      // When it fails twice the device is lost and nothing runs on it any more; freeing waits by itself besides.
+      // After two failures the device is lost and runs nothing any more. Freeing synchronizes anyway.
       if (waited.insert(&device).second && !device.Synchronize().ok()) (void)device.Synchronize();
     }
   }
@@ -74,7 +74,7 @@ DeviceReleases& Releases() {
   return *releases;
 }
 
-// On whatever thread the last user ran. Host memory is done with then.
+// Any thread. Nothing uses host memory any more when TensorFlow releases it.
 void ReleaseHost(void*, size_t, void* held) { delete static_cast<Held*>(held); }
 
 void ReleaseDevice(void*, size_t, void* argument) {
@@ -90,12 +90,12 @@ void Fail(const Api& api, TF_OpKernelContext* context, TF_Status* status, TF_Cod
 
 // The output over the memory itself.
 void Alias(const Api& api, TF_OpKernelContext* context, Adoptable adoptable, bool on_host, TF_Status* status) {
-  auto* held = new Held(std::move(adoptable.memory));
+  auto* held = new Held(std::move(adoptable.allocation));
   TF_Tensor* tensor = api.NewTensor(adoptable.dtype, adoptable.shape.data(), static_cast<int>(adoptable.shape.size()),
                                     reinterpret_cast<void*>(adoptable.address), adoptable.length,
                                     on_host ? ReleaseHost : ReleaseDevice, held);
-  if (tensor ==
-      nullptr) {  // documented as "shape and length disagree", which Offer() has refused; `held` was not taken
+  // Documented for a shape and a length that disagree, which Offer() has refused. `held` is still ours.
+  if (tensor == nullptr) {
     delete held;
     return Fail(api, context, status, kInternal, "TF_NewTensor made no tensor");
   }
@@ -112,19 +112,20 @@ void Copy(const Api& api, TF_OpKernelContext* context, const Adoptable& adoptabl
     if (api.GetCode(status) == kOk) api.SetStatus(status, kInternal, "TF_AllocateOutput made no tensor");
     return api.OpKernelContext_Failure(context, status);
   }
-  Device& device = adoptable.memory->device();
-  // Not owned: a view of TensorFlow's memory for the copy.
-  DeviceBuffer output(adoptable.memory->shared_device(), reinterpret_cast<uint64_t>(api.TensorData(tensor)),
+  Device& device = adoptable.allocation->device();
+  // A view of TensorFlow's memory, which this DeviceBuffer does not own.
+  DeviceBuffer output(adoptable.allocation->shared_device(), reinterpret_cast<uint64_t>(api.TensorData(tensor)),
                       adoptable.length);
-  // TensorFlow's memory may still be in use by kernels queued before it was given to us.
+  // Kernels that were queued before TensorFlow allocated this memory may still use it.
   Status copied = device.Synchronize();
   if (copied.ok()) {
-    const CopyRegion region{adoptable.address - adoptable.memory->address(), 0, adoptable.length};
-    copied = device.Copy(*adoptable.memory, output, &region, 1);
+    const CopyRegion region{adoptable.address - adoptable.allocation->address(), 0, adoptable.length};
+    copied = device.Copy(*adoptable.allocation, output, &region, 1);
   }
   if (!copied.ok()) {
     Fail(api, context, status, kInternal, copied.message());
-  } else if (atoi(api.Version()) < 2) {  // 1.x allocates without attaching; on 2.x a second SetOutput trips a check
+  } else if (atoi(api.Version()) <
+             2) {  // 1.x does not set what it allocates as output; 2.x fails on a second SetOutput
     api.SetOutput(context, 0, tensor, status);
     if (api.GetCode(status) != kOk) api.OpKernelContext_Failure(context, status);
   }
@@ -155,16 +156,17 @@ void Compute(TF_OpKernelContext* context, bool on_host) {
       state.pending.erase(at);
     }
   }
-  // A wrong dtype, or host memory for a GPU kernel, would abort the process further on.
+  // A wrong dtype, or host memory in a GPU kernel, would abort the process later.
   TF_DataType expected = api.ExpectedOutputDataType(context, 0);
   if (!found) {
     Fail(api, context, status, kInvalidArgument, Format("token %d stands for no memory: each is taken once", token));
   } else if (expected != adoptable.dtype) {
     Fail(api, context, status, kInvalidArgument,
          Format("the memory holds TF_DataType %d, but the op was asked for %d", adoptable.dtype, expected));
-  } else if (on_host ? !adoptable.memory->device().host_accessible() : adoptable.memory->device().name() == "cpu") {
+  } else if (on_host ? !adoptable.allocation->device().host_accessible()
+                     : adoptable.allocation->device().name() == "cpu") {
     Fail(api, context, status, kInvalidArgument,
-         Format("the memory is on %s, but TensorFlow runs the op on %s", adoptable.memory->device().name().c_str(),
+         Format("the memory is on %s, but TensorFlow runs the op on %s", adoptable.allocation->device().name().c_str(),
                 on_host ? "the host" : "a GPU"));
   } else if (on_host || adoptable.address % kTensorFlowAlignment == 0) {
     Alias(api, context, std::move(adoptable), on_host, status);
@@ -183,7 +185,7 @@ void UnknownShape(TF_ShapeInferenceContext* context, TF_Status* status) {
 
 Status RegisterKernel(const Api& api, const std::string& op, const char* device,
                       void (*compute)(void*, TF_OpKernelContext*)) {
-  // One kernel object for every call: there is nothing to keep in it.
+  // The kernel has no state.
   TF_KernelBuilder* builder = api.NewKernelBuilder(op.c_str(), device, nullptr, compute, nullptr);
   api.KernelBuilder_HostMemory(builder, "token");
   TF_Status* status = api.NewStatus();
@@ -222,7 +224,7 @@ Status Register(const Api& api, std::string* op) {
   State& state = Global();
   std::lock_guard<std::mutex> lock(state.mutex);
   if (!state.registered) {
-    // The library may hold another copy of this one: the address tells them apart, the count a second try.
+    // Unique among copies of this library in the process (by address) and among tries (by count).
     std::string name =
         Format("FastsafetensorsAdopt%llx%d", static_cast<unsigned long long>(reinterpret_cast<uintptr_t>(&state)),
                ++state.registrations);
@@ -255,14 +257,14 @@ Status Offer(Adoptable adoptable, int32_t* token) {
     bytes *= static_cast<uint64_t>(size);
     if (bytes > UINT64_MAX) break;
   }
-  const DeviceBuffer& memory = *adoptable.memory;
+  const DeviceBuffer& allocation = *adoptable.allocation;
   if (element == 0 || adoptable.length == 0 || bytes != adoptable.length) {
     return Status(
         Code::INVALID_ARGUMENT,
         Format("%zu bytes are no tensor of the given shape with elements of %zu bytes", adoptable.length, element));
   }
-  if (adoptable.address < memory.address() || adoptable.length > memory.size() ||
-      adoptable.address - memory.address() > memory.size() - adoptable.length) {
+  if (adoptable.address < allocation.address() || adoptable.length > allocation.size() ||
+      adoptable.address - allocation.address() > allocation.size() - adoptable.length) {
     return Status(Code::INVALID_ARGUMENT, "the tensor reaches outside its memory");
   }
   do {  // 0 is never a token

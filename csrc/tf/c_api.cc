@@ -13,15 +13,15 @@ int Collect(dl_phdr_info* info, size_t, void* out) {
   if (info->dlpi_name == nullptr) return 0;
   const char* slash = strrchr(info->dlpi_name, '/');
   const char* name = slash != nullptr ? slash + 1 : info->dlpi_name;
-  // libtensorflow.so.2, libtensorflow_cc.so.2; libtensorflow_framework has only a part of the functions, but searching
-  // from the others finds those as well.
+  // libtensorflow.so.2 or libtensorflow_cc.so.2. libtensorflow_framework has a part of the functions, which dlsym on
+  // the others finds as well.
   if (strncmp(name, "libtensorflow", strlen("libtensorflow")) == 0) {
     static_cast<std::vector<std::string>*>(out)->push_back(info->dlpi_name);
   }
   return 0;
 }
 
-// The first function that is not there; null when all are.
+// The first missing function; null when there is none.
 const char* Resolve(void* library, Api* api) {
 #define X(result, name, parameters)                                                \
   api->name = reinterpret_cast<result(*) parameters>(dlsym(library, "TF_" #name)); \
@@ -38,7 +38,7 @@ Status FindTensorFlow(Api* out) {
   dl_iterate_phdr(Collect, &loaded);
   std::string missing;
   for (const std::string& path : loaded) {
-    // Opened for good: the library keeps pointers to our functions, and we to its own.
+    // Never unloaded: the library keeps pointers to our functions, and we to its functions.
     void* library = dlopen(path.c_str(), RTLD_NOW | RTLD_NOLOAD | RTLD_NODELETE);
     if (library == nullptr) continue;
     Api api;

@@ -1,5 +1,5 @@
 // The slice of TensorFlow's C API that the core needs, declared by hand and found in the library that the process has
-// loaded already (tfjs-node brings it): nothing to build with, nothing to link with. The declarations agree with
+// loaded (tfjs-node brings it), so that neither building nor linking needs TensorFlow. The declarations agree with
 // tensorflow/c/{c_api,tf_status,tf_tensor,ops,kernels}.h of 1.15 to 2.21.
 #pragma once
 #include <cstddef>
@@ -60,16 +60,16 @@ constexpr TF_DataType kFloat = 1, kInt32 = 3;
   X(TF_DataType, ExpectedOutputDataType, (TF_OpKernelContext*, int index))                                   \
   X(void, OpKernelContext_Failure, (TF_OpKernelContext*, TF_Status*))
 
-// The functions of one loaded library. Alive until the process ends, safe from every thread.
+// The functions of one loaded library; valid until the process ends. Any thread.
 struct Api {
 #define X(result, name, parameters) result(*name) parameters = nullptr;
   FST_TF_API(X)
 #undef X
-  std::string library;  // the file
+  std::string library;  // its path
 };
 
-// Finds the TensorFlow that this process has loaded, and keeps it loaded: it will call back into this library.
-// DEVICE_UNAVAILABLE when there is none, or when it lacks a function.
+// Finds the TensorFlow that this process has loaded, and keeps it loaded. DEVICE_UNAVAILABLE when there is none, or
+// when it lacks a function.
 Status FindTensorFlow(Api* out);
 
 }  // namespace fst::tf
