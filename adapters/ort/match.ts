@@ -15,13 +15,18 @@ export interface Unmatched {
   readonly weights: readonly string[];
 }
 
-/** A model's weight, and the tensor that takes its place. `input` when the model had it as an input of the graph. */
-export interface Match {
+/** What needs a tensor: a weight of the model, or an input of its graph. */
+interface Wanted {
   readonly name: string;
+  readonly dtype: DTypeName | undefined;
   readonly dataType: number;
   readonly shape: readonly number[];
   readonly weight: Weight | null;
   readonly input: Message | null;
+}
+
+/** With the tensor that takes its place. */
+export interface Match extends Wanted {
   readonly tensor: SourceTensor;
 }
 
@@ -45,15 +50,6 @@ export class UnmatchedWeightsError extends FastSafetensorsError {
     super('UNKNOWN_TENSOR', message, { path });
     this.unmatched = unmatched;
   }
-}
-
-interface Wanted {
-  readonly name: string;
-  readonly dtype: DTypeName | undefined;
-  readonly dataType: number;
-  readonly shape: readonly number[];
-  readonly weight: Weight | null;
-  readonly input: Message | null;
 }
 
 /** Where the external data of a model are. */
@@ -167,21 +163,14 @@ function wantedTensors(model: Model): Wanted[] {
   const own = new Set<string>();
   const wanted: Wanted[] = [];
   // Of a name that several graphs define, only the outermost can be meant.
-  const count = new Map<string, number>();
-  for (const { info } of model.weights) count.set(info.name, (count.get(info.name) ?? 0) + 1);
+  const count = countNames(model);
   for (const weight of model.weights) {
     const { info, graph } = weight;
     if (graph.path === '') own.add(info.name);
     const hidden = graph.path.startsWith('function ') || info.name === '' || weight.stays === 'stored in segments';
     if (hidden || (graph.path !== '' && count.get(info.name)! > 1 && !info.external)) continue;
-    wanted.push({
-      name: info.name,
-      dtype: info.dtype,
-      dataType: info.dataType,
-      shape: info.shape,
-      weight,
-      input: null,
-    });
+    const { name, dtype, dataType, shape } = info;
+    wanted.push({ name, dtype, dataType, shape, weight, input: null });
   }
   for (const input of model.graph.message.children(GRAPH.input)) {
     const name = input.string(VALUE_INFO.name);
@@ -193,6 +182,13 @@ function wantedTensors(model: Model): Wanted[] {
     wanted.push({ name, dtype: dtypeOf(dataType), dataType, shape, weight: null, input });
   }
   return wanted;
+}
+
+/** How many weights of the model's graphs have a name. */
+export function countNames({ weights }: Model): ReadonlyMap<string, number> {
+  const count = new Map<string, number>();
+  for (const { info } of weights) count.set(info.name, (count.get(info.name) ?? 0) + 1);
+  return count;
 }
 
 function isNotable({ info }: Weight): boolean {

@@ -12,7 +12,15 @@ import { Message } from '../../src/models/onnx/wire.js';
 import type { OrtFeed } from '../../src/native/ort.js';
 import type { Files } from '../../src/safetensors/shards.js';
 import { sourceOfTensor } from './device-buffer.js';
-import { ExternalFiles, type Match, matchWeights, staysInside, type Unmatched, type WeightNames } from './match.js';
+import {
+  countNames,
+  ExternalFiles,
+  type Match,
+  matchWeights,
+  staysInside,
+  type Unmatched,
+  type WeightNames,
+} from './match.js';
 import { type SourceTensor, type WeightLoadOptions, Weights } from './weights.js';
 
 /** Without the option `weights`, a model above this size has its weights inside and goes to ONNX Runtime as it is. */
@@ -139,8 +147,7 @@ async function overMemory(
   large: readonly Match[],
   set: Weights,
 ): Promise<{ initializers: OrtFeed[]; tensors: DeviceTensor[] }> {
-  const count = new Map<string, number>();
-  for (const { info } of model.weights) count.set(info.name, (count.get(info.name) ?? 0) + 1);
+  const count = countNames(model);
   const initializers: OrtFeed[] = [];
   const tensors: DeviceTensor[] = [];
   for (const match of large) {

@@ -4,7 +4,6 @@
 #include <napi.h>
 
 #include <functional>
-#include <list>
 #include <memory>
 #include <mutex>
 #include <vector>

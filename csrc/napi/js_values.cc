@@ -17,12 +17,6 @@ Napi::Object StatusToJs(Napi::Env env, const Status& status) {
 
 void Throw(Napi::Env env, const Status& status) { throw Napi::Error(env, StatusToJs(env, status)); }
 
-Napi::Value Rejected(Napi::Env env, const Status& status) {
-  auto deferred = Napi::Promise::Deferred::New(env);
-  deferred.Reject(StatusToJs(env, status));
-  return deferred.Promise();
-}
-
 Napi::Value ArrayBufferOver(Napi::Env env, void* data, size_t length, std::shared_ptr<void> owner) {
   auto* held = new std::shared_ptr<void>(std::move(owner));
   napi_value result;

@@ -21,9 +21,6 @@ inline void ThrowIfError(Napi::Env env, const Status& status) {
   if (!status.ok()) Throw(env, status);
 }
 
-// A rejected promise.
-Napi::Value Rejected(Napi::Env env, const Status& status);
-
 // An ArrayBuffer over memory that `owner` keeps until it is collected; empty where this runtime allows none over
 // foreign memory.
 Napi::Value ArrayBufferOver(Napi::Env env, void* data, size_t length, std::shared_ptr<void> owner);

@@ -84,8 +84,7 @@ Napi::Value ReleaseJs(const Napi::CallbackInfo& info) {
 Napi::Value ArrayBufferOf(const Napi::CallbackInfo& info) {
   const auto& buffer = FromExternal<DeviceBuffer>(info[0]);
   const size_t offset = SizeOf(info[1]), length = SizeOf(info[2]);
-  Status inside = CheckRange(*buffer, offset, length);
-  ThrowIfError(info.Env(), inside);
+  ThrowIfError(info.Env(), CheckRange(*buffer, offset, length));
   Napi::Value over = ArrayBufferOver(info.Env(), reinterpret_cast<char*>(buffer->address()) + offset, length, buffer);
   if (!over.IsEmpty()) return over;
   throw Napi::Error::New(info.Env(), "this runtime allows no ArrayBuffer over foreign memory: use toHost()");
@@ -95,12 +94,11 @@ Napi::Value ArrayBufferOf(const Napi::CallbackInfo& info) {
 Napi::Value ReadAllocation(const Napi::CallbackInfo& info) {
   auto buffer = FromExternal<DeviceBuffer>(info[0]);
   size_t offset = SizeOf(info[1]), length = SizeOf(info[2]);
-  Status inside = CheckRange(*buffer, offset, length);
-  if (!inside.ok()) return Rejected(info.Env(), inside);
   auto copy = std::make_shared<std::shared_ptr<void>>();
   return AsyncWork::Run(
       info.Env(),
       [=]() -> Status {
+        FST_RETURN_IF_ERROR(CheckRange(*buffer, offset, length));
         const size_t size = length > 0 ? length : 1;
         void* memory = nullptr;
         FST_RETURN_IF_ERROR(AllocateHost(size, &memory));
@@ -117,14 +115,17 @@ Napi::Value WriteAllocation(const Napi::CallbackInfo& info) {
   size_t offset = SizeOf(info[1]);
   auto bytes = info[2].As<Napi::Uint8Array>();
   size_t length = bytes.ByteLength();
-  Status inside = CheckRange(*buffer, offset, length);
-  if (!inside.ok()) return Rejected(info.Env(), inside);
-  std::shared_ptr<char> copy(new (std::nothrow) char[length], std::default_delete<char[]>());
-  if (copy == nullptr)
-    return Rejected(info.Env(), Status(Code::OUT_OF_HOST_MEMORY, Format("cannot allocate %zu bytes to write", length)));
-  if (length > 0) memcpy(copy.get(), bytes.Data(), length);
+  std::shared_ptr<char[]> copy(new (std::nothrow) char[length]);
+  if (copy != nullptr && length > 0) memcpy(copy.get(), bytes.Data(), length);
   return AsyncWork::Run(
-      info.Env(), [=] { return buffer->device().Write(*buffer, offset, length, copy.get()); }, nullptr);
+      info.Env(),
+      [=]() -> Status {
+        if (copy == nullptr)
+          return Status(Code::OUT_OF_HOST_MEMORY, Format("cannot allocate %zu bytes to write", length));
+        FST_RETURN_IF_ERROR(CheckRange(*buffer, offset, length));
+        return buffer->device().Write(*buffer, offset, length, copy.get());
+      },
+      nullptr);
 }
 
 // copyAllocation(source, destination, runs: Float64Array): Promise<void>. `runs`, in bytes: [run, sourceOffset,

@@ -88,6 +88,11 @@ void Fail(const Api& api, TF_OpKernelContext* context, TF_Status* status, TF_Cod
   api.OpKernelContext_Failure(context, status);
 }
 
+void SetOutput(const Api& api, TF_OpKernelContext* context, TF_Tensor* tensor, TF_Status* status) {
+  api.SetOutput(context, 0, tensor, status);
+  if (api.GetCode(status) != kOk) api.OpKernelContext_Failure(context, status);
+}
+
 // The output over the memory itself.
 void Alias(const Api& api, TF_OpKernelContext* context, Adoptable adoptable, bool on_host, TF_Status* status) {
   auto* held = new Held(std::move(adoptable.allocation));
@@ -99,9 +104,8 @@ void Alias(const Api& api, TF_OpKernelContext* context, Adoptable adoptable, boo
     delete held;
     return Fail(api, context, status, kInternal, "TF_NewTensor made no tensor");
   }
-  api.SetOutput(context, 0, tensor, status);
-  if (api.GetCode(status) != kOk) api.OpKernelContext_Failure(context, status);
-  api.DeleteTensor(tensor);  // the output has a reference of its own
+  SetOutput(api, context, tensor, status);
+  api.DeleteTensor(tensor);  // the output has its own reference
 }
 
 // The output in TensorFlow's memory, with one copy on the device.
@@ -126,8 +130,7 @@ void Copy(const Api& api, TF_OpKernelContext* context, const Adoptable& adoptabl
     Fail(api, context, status, kInternal, copied.message());
   } else if (atoi(api.Version()) <
              2) {  // 1.x does not set what it allocates as output; 2.x fails on a second SetOutput
-    api.SetOutput(context, 0, tensor, status);
-    if (api.GetCode(status) != kOk) api.OpKernelContext_Failure(context, status);
+    SetOutput(api, context, tensor, status);
   }
   api.DeleteTensor(tensor);
 }
@@ -183,20 +186,25 @@ void UnknownShape(TF_ShapeInferenceContext* context, TF_Status* status) {
   Global().api.ShapeInferenceContextSetUnknownShape(context, status);
 }
 
+// DEVICE_UNAVAILABLE when a registration fails; `what` names it.
+template <class Register>
+Status Registered(const Api& api, const std::string& what, Register call) {
+  TF_Status* status = api.NewStatus();
+  call(status);
+  Status result;
+  if (api.GetCode(status) != kOk)
+    result = Status(Code::DEVICE_UNAVAILABLE, "TensorFlow refused " + what + ": " + api.Message(status));
+  api.DeleteStatus(status);
+  return result;
+}
+
 Status RegisterKernel(const Api& api, const std::string& op, const char* device,
                       void (*compute)(void*, TF_OpKernelContext*)) {
   // The kernel has no state.
   TF_KernelBuilder* builder = api.NewKernelBuilder(op.c_str(), device, nullptr, compute, nullptr);
   api.KernelBuilder_HostMemory(builder, "token");
-  TF_Status* status = api.NewStatus();
-  api.RegisterKernelBuilder((op + device).c_str(), builder, status);
-  Status result;
-  if (api.GetCode(status) != kOk) {
-    result = Status(Code::DEVICE_UNAVAILABLE,
-                    Format("TensorFlow refused the kernel for %s: %s", device, api.Message(status)));
-  }
-  api.DeleteStatus(status);
-  return result;
+  return Registered(api, std::string("the kernel for ") + device,
+                    [&](TF_Status* status) { api.RegisterKernelBuilder((op + device).c_str(), builder, status); });
 }
 
 Status RegisterOp(const Api& api, const std::string& op) {
@@ -206,14 +214,7 @@ Status RegisterOp(const Api& api, const std::string& op) {
   api.OpDefinitionBuilderAddOutput(builder, "output: T");
   api.OpDefinitionBuilderSetIsStateful(builder, true);  // never folded or shared: each token is taken once
   api.OpDefinitionBuilderSetShapeInferenceFunction(builder, UnknownShape);
-  TF_Status* status = api.NewStatus();
-  api.RegisterOpDefinition(builder, status);
-  Status result;
-  if (api.GetCode(status) != kOk) {
-    result = Status(Code::DEVICE_UNAVAILABLE, Format("TensorFlow refused the op: %s", api.Message(status)));
-  }
-  api.DeleteStatus(status);
-  if (!result.ok()) return result;
+  FST_RETURN_IF_ERROR(Registered(api, "the op", [&](TF_Status* status) { api.RegisterOpDefinition(builder, status); }));
   FST_RETURN_IF_ERROR(RegisterKernel(api, op, "CPU", ComputeOnHost));
   return RegisterKernel(api, op, "GPU", ComputeOnGpu);
 }
