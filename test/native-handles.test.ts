@@ -3,6 +3,7 @@ import { join } from 'node:path';
 import { native, packageFolder } from '../src/native/addon.js';
 import type { NativePlan } from '../src/native/core.js';
 import { declaredFunctions } from './support/addon-interface.js';
+import { expectNothingHeld } from './support/metrics.js';
 
 // The addon checks every handle that it is given: a wrong one is an error that says what was expected, never a crash.
 
@@ -32,7 +33,11 @@ beforeAll(async () => {
   handles.set('NativeOrtControl', native().ortNewControl());
 });
 
-afterAll(() => addon.closeEngine(handles.get('NativeEngine')));
+afterAll(async () => {
+  addon.release(handles.get('NativeAllocation'));
+  await addon.closeEngine(handles.get('NativeEngine'));
+  await expectNothingHeld();
+});
 
 /** An accepted argument. Handles that need ONNX Runtime have none; they come first among their function's parameters. */
 function fitting(type: string): unknown {

@@ -3,7 +3,7 @@ import { type AddModel, writeAddModel } from '../support/add-model.js';
 import { runChild } from '../support/child.js';
 import { testFolder } from '../support/tensor-files.js';
 
-// Emulated GPUs: host access to their memory crashes, every use after its end and every leak ends the process with a reason.
+// Emulated GPUs: host access to their memory crashes; a use after free, or a leak, ends the process and says why.
 
 const folder = testFolder();
 

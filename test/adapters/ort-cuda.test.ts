@@ -78,7 +78,7 @@ test('one over less memory than its shape needs is refused', () =>
     tensor.dispose();
   }));
 
-test('onnxruntime(ort) hands CUDA tensors over as gpu-buffers, whose data come back and which free their memory', async () => {
+test('onnxruntime(ort) hands CUDA tensors over as gpu-buffers that can be read back and freed', async () => {
   const loader = new SafeTensorsFileLoader({ device: 'cuda:0', framework: onnxruntime(ort) });
   await loader.addFilenames(file);
   const buffer = await loader.copyFilesToDevice();

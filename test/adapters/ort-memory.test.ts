@@ -10,7 +10,8 @@ import { testFolder } from '../support/tensor-files.js';
 const folder = testFolder();
 const WIDTH = 4096;
 
-test('a session costs its weights and 10 % at most, a second one 10 % more; onnxruntime-node has twice the weights while it makes one, and a copy in each', async () => {
+// onnxruntime-node has twice the weights while it makes a session, and a copy in each.
+test('a session costs its weights and at most 10 %, a second one 10 % more', async () => {
   const { graph, weights, bytes } = await writeBigModel(join(folder, 'big'), 8, WIDTH);
   expect(bytes).toBe(512 * 2 ** 20);
   const small = join(folder, 'small.onnx');

@@ -30,7 +30,7 @@ interface Parts {
 const TAKING = 'weights that were inputs of the graph';
 const quiet = { logSeverityLevel: 3 } as const;
 
-/** How a model and its weights reach a session. Those that are exact show the optimizer what it sees in the original: the same constants. */
+/** How a model and its weights reach a session. Exact ones show the optimizer the same constants as the original. */
 const ROUTES: readonly { name: string; exact: boolean; open(parts: Parts): Promise<Session> }[] = [
   {
     name: 'path, weights inside',

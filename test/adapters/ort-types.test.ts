@@ -15,12 +15,10 @@ function diagnose(file: string, options: ts.CompilerOptions): string[] {
     typeRoots: [join(top, 'node_modules', '@types')],
     ...options,
   });
-  return ts
-    .getPreEmitDiagnostics(program)
-    .map(
-      ({ messageText, file: at, start }) =>
-        `${at && start !== undefined ? `${at.fileName}:${at.getLineAndCharacterOfPosition(start).line + 1}: ` : ''}${ts.flattenDiagnosticMessageText(messageText, '\n')}`,
-    );
+  return ts.getPreEmitDiagnostics(program).map(({ messageText, file: at, start }) => {
+    const line = at && start !== undefined ? at.getLineAndCharacterOfPosition(start).line + 1 : 0;
+    return `${line > 0 ? `${at!.fileName}:${line}: ` : ''}${ts.flattenDiagnosticMessageText(messageText, '\n')}`;
+  });
 }
 
 test.each([
