@@ -128,8 +128,8 @@ void Copy(const Api& api, TF_OpKernelContext* context, const Adoptable& adoptabl
   }
   if (!copied.ok()) {
     Fail(api, context, status, kInternal, copied.message());
-  } else if (atoi(api.Version()) <
-             2) {  // 1.x does not set what it allocates as output; 2.x fails on a second SetOutput
+  } else if (atoi(api.Version()) < 2) {
+    // 1.x allocates an output without setting it; 2.x fails on a second SetOutput.
     SetOutput(api, context, tensor, status);
   }
   api.DeleteTensor(tensor);
