@@ -20,49 +20,47 @@
 namespace fst {
 namespace {
 
-constexpr size_t kMost = 256;    // more files than nearly all models have
-constexpr uint64_t kShare = 16;  // of the descriptors that are free, one in so many
-constexpr int kClosers = 8;      // a dead mount holds up one each time; others must not wait for it
-constexpr auto kPatience = std::chrono::seconds(1);
+constexpr size_t kMaxCachedFds = 256;  // more files than nearly all models have
+constexpr uint64_t kFreeShare = 16;    // cache at most one in 16 of the descriptors that are free
+constexpr int kMaxClosers = 8;         // a dead mount blocks one thread per close; others must not queue behind it
+constexpr auto kEvictTimeout = std::chrono::seconds(1);
 
-using Closing = std::vector<UniqueFd>;
-
-struct Kept {
-  const OpenedFiles* owner;
+struct CachedFd {
+  const HeaderFdCache* owner;
   UniqueFd fd;
 };
 
 struct Store {
   std::mutex mutex;
-  std::multimap<std::string, Kept> files;  // by path
-  size_t giving = 0;                       // descriptors that are being given up
-  uint64_t given = 0;                      // those that were
-  std::condition_variable changed;
+  std::multimap<std::string, CachedFd> files;  // by path
+  size_t evicting = 0;                         // descriptors that EvictAll is closing
+  uint64_t evictions = 0;                      // those it has closed
+  std::condition_variable evicted;
 
-  // Those of `owner`, or all: to be closed when the lock is not held any more.
-  Closing Remove(const OpenedFiles* owner) {
-    Closing closing;
+  // Removes the descriptors of `owner`, or all when it is null. The caller closes them after it has released the lock.
+  std::vector<UniqueFd> Remove(const HeaderFdCache* owner) {
+    std::vector<UniqueFd> removed;
     for (auto file = files.begin(); file != files.end();) {
       auto next = std::next(file);
       if (owner == nullptr || file->second.owner == owner) {
-        closing.push_back(std::move(file->second.fd));
+        removed.push_back(std::move(file->second.fd));
         files.erase(file);
       }
       file = next;
     }
-    return closing;
+    return removed;
   }
 };
 
-Store& All() {
-  static Store* store = new Store;  // threads that outlive main() may still look
+Store& TheStore() {
+  static Store* store = new Store;  // never destroyed: threads that outlive main() may use it
   return *store;
 }
 
-// Closing may be a round trip to the storage, or never end.
-void CloseElsewhere(Closing files, std::function<void()> closed) {
-  static TaskPool* pool = new TaskPool("fst-close", kClosers);
-  auto shared = std::make_shared<Closing>(std::move(files));
+// close(2) may be a round trip to the storage, or never return.
+void CloseInBackground(std::vector<UniqueFd> fds, std::function<void()> closed) {
+  static TaskPool* pool = new TaskPool("fst-close", kMaxClosers);
+  auto shared = std::make_shared<std::vector<UniqueFd>>(std::move(fds));
   auto close = [shared, closed = std::move(closed)] {
     shared->clear();
     if (closed) closed();
@@ -70,8 +68,8 @@ void CloseElsewhere(Closing files, std::function<void()> closed) {
   if (!pool->Post(close).ok()) close();
 }
 
-bool IsStill(const FileIdentity& expected, int fd, const std::string& path) {
-  struct statx fresh;  // asks a server anew, as opening would
+bool IsUnchanged(const FileIdentity& expected, int fd, const std::string& path) {
+  struct statx fresh;  // asks a server anew, as open(2) would
   if (statx(AT_FDCWD, path.c_str(), AT_STATX_FORCE_SYNC, STATX_BASIC_STATS, &fresh) != 0) return false;
   const FileIdentity there = {makedev(fresh.stx_dev_major, fresh.stx_dev_minor), fresh.stx_ino, fresh.stx_size,
                               fresh.stx_mtime.tv_sec * 1000000000 + fresh.stx_mtime.tv_nsec};
@@ -81,71 +79,72 @@ bool IsStill(const FileIdentity& expected, int fd, const std::string& path) {
 
 }  // namespace
 
-OpenedFiles::~OpenedFiles() { Close(nullptr); }
+HeaderFdCache::~HeaderFdCache() { Close(nullptr); }
 
-void OpenedFiles::Put(const std::string& path, UniqueFd fd) {
-  std::lock_guard<std::mutex> lock(All().mutex);
-  auto& files = All().files;
+void HeaderFdCache::Put(const std::string& path, UniqueFd fd) {
+  Store& store = TheStore();
+  std::lock_guard<std::mutex> lock(store.mutex);
   rlimit limit;
-  if (closed_ || files.size() >= kMost || getrlimit(RLIMIT_NOFILE, &limit) != 0) return;
-  // A new descriptor has the lowest number that is free: as many are in use.
+  if (closed_ || getrlimit(RLIMIT_NOFILE, &limit) != 0) return;
+  // open(2) returns the lowest free number, so at least that many descriptors are in use.
   const auto used = static_cast<uint64_t>(fd.get());
-  if (files.size() < Most(limit.rlim_cur, used)) files.emplace(path, Kept{this, std::move(fd)});
+  if (store.files.size() < MaxCachedFds(limit.rlim_cur, used)) store.files.emplace(path, CachedFd{this, std::move(fd)});
 }
 
-void OpenedFiles::Close(std::function<void()> closed) {
-  Closing closing;
+void HeaderFdCache::Close(std::function<void()> closed) {
+  std::vector<UniqueFd> removed;
   {
-    std::lock_guard<std::mutex> lock(All().mutex);
+    std::lock_guard<std::mutex> lock(TheStore().mutex);
     closed_ = true;
-    closing = All().Remove(this);
+    removed = TheStore().Remove(this);
   }
-  if (!closing.empty()) return CloseElsewhere(std::move(closing), std::move(closed));
+  if (!removed.empty()) return CloseInBackground(std::move(removed), std::move(closed));
   if (closed) closed();
 }
 
-UniqueFd OpenedFiles::Take(const std::string& path, const FileIdentity& expected) {
+UniqueFd HeaderFdCache::Take(const std::string& path, const FileIdentity& expected) {
+  Store& store = TheStore();
   for (;;) {
     UniqueFd fd;
     {
-      std::lock_guard<std::mutex> lock(All().mutex);
-      auto found = All().files.find(path);
-      if (found == All().files.end()) return fd;
+      std::lock_guard<std::mutex> lock(store.mutex);
+      auto found = store.files.find(path);
+      if (found == store.files.end()) return fd;
       fd = std::move(found->second.fd);
-      All().files.erase(found);
+      store.files.erase(found);
     }
-    if (IsStill(expected, fd.get(), path)) return fd;
+    if (IsUnchanged(expected, fd.get(), path)) return fd;
   }
 }
 
-uint64_t OpenedFiles::Given() {
-  std::lock_guard<std::mutex> lock(All().mutex);
-  return All().given;
+uint64_t HeaderFdCache::evictions() {
+  std::lock_guard<std::mutex> lock(TheStore().mutex);
+  return TheStore().evictions;
 }
 
-bool OpenedFiles::GiveUp(uint64_t since) {
-  Store& store = All();
+bool HeaderFdCache::EvictAll(uint64_t seen) {
+  Store& store = TheStore();
   std::unique_lock<std::mutex> lock(store.mutex);
-  Closing closing = store.Remove(nullptr);
-  store.giving += closing.size();
+  std::vector<UniqueFd> removed = store.Remove(nullptr);
+  store.evicting += removed.size();
   lock.unlock();
-  for (UniqueFd& fd : closing) {  // each by itself: one may never end
-    Closing one;
+  for (UniqueFd& fd : removed) {  // one task each: a close may never return
+    std::vector<UniqueFd> one;
     one.push_back(std::move(fd));
-    CloseElsewhere(std::move(one), [&store] {
+    CloseInBackground(std::move(one), [&store] {
       std::lock_guard<std::mutex> done(store.mutex);
-      --store.giving;
-      ++store.given;
-      store.changed.notify_all();
+      --store.evicting;
+      ++store.evictions;
+      store.evicted.notify_all();
     });
   }
   lock.lock();
-  store.changed.wait_for(lock, kPatience, [&] { return store.given != since || store.giving == 0; });
-  return store.given != since;
+  store.evicted.wait_for(lock, kEvictTimeout, [&] { return store.evictions != seen || store.evicting == 0; });
+  return store.evictions != seen;
 }
 
-size_t OpenedFiles::Most(uint64_t limit, uint64_t used) {
-  return limit > used ? std::min<uint64_t>(kMost, (limit - used) / kShare) : 0;
+size_t HeaderFdCache::MaxCachedFds(uint64_t limit, uint64_t used) {
+  return limit > used ? std::min<uint64_t>(kMaxCachedFds, (limit - used) / kFreeShare) : 0;
 }
 
 bool OutOfDescriptors(int error) { return error == EMFILE || error == ENFILE; }
@@ -153,16 +152,16 @@ bool OutOfDescriptors(int error) { return error == EMFILE || error == ENFILE; }
 UniqueFd OpenForReading(const std::string& path, int flags) {
   const int before = errno;
   int error = 0;
-  uint64_t given = 0;
+  uint64_t seen = 0;
   do {
-    given = OpenedFiles::Given();
+    seen = HeaderFdCache::evictions();
     UniqueFd fd(open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK | flags));
     if (fd.valid()) {
       errno = before;
       return fd;
     }
     error = errno;
-  } while (OutOfDescriptors(error) && OpenedFiles::GiveUp(given));
+  } while (OutOfDescriptors(error) && HeaderFdCache::EvictAll(seen));
   errno = error;
   return UniqueFd();
 }

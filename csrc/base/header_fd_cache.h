@@ -1,5 +1,5 @@
-// Files that were opened for their headers and stay open for their data: one opening serves both, and the data is that
-// of the very file whose header was checked.
+// Descriptors that were opened to read a file's header and stay open to read its data: one open(2) serves both, and the
+// data is that of the very file whose header was checked.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -11,31 +11,34 @@
 
 namespace fst {
 
-// What one loader keeps. Any thread. All that the process keeps is in one place: whoever opens a path takes what is
-// kept of it.
-class OpenedFiles {
+// The descriptors that one loader caches. The process has one store for all of them, so that any reader can take a
+// descriptor by its path. All methods: any thread.
+class HeaderFdCache {
  public:
-  OpenedFiles() = default;
-  // As Close.
-  ~OpenedFiles();
-  OpenedFiles(const OpenedFiles&) = delete;
-  OpenedFiles& operator=(const OpenedFiles&) = delete;
+  HeaderFdCache() = default;
+  // Close(nullptr).
+  ~HeaderFdCache();
+  HeaderFdCache(const HeaderFdCache&) = delete;
+  HeaderFdCache& operator=(const HeaderFdCache&) = delete;
 
-  // Closes the file at once where enough are kept, and after Close.
+  // Caches `fd` for `path`. Closes it instead when the process caches as many as it may, and after Close.
   void Put(const std::string& path, UniqueFd fd);
-  // Closes what is left on another thread, which then calls `closed`; at once where nothing is left. Never waits.
+  // Closes this loader's descriptors on another thread, which then calls `closed` (may be null). Calls it before it
+  // returns when no descriptor is left. Never blocks.
   void Close(std::function<void()> closed);
 
-  // A descriptor that is kept for `path`, where both the path and the descriptor still mean the file that is expected;
-  // else invalid. Each is given once.
+  // Removes a descriptor cached for `path` and returns it, provided that path and descriptor still mean the file
+  // `expected`; else returns an invalid one. Blocks: asks the file system.
   static UniqueFd Take(const std::string& path, const FileIdentity& expected);
-  // How many were given up so far.
-  static uint64_t Given();
-  // For who is out of descriptors: closes all that the process keeps. True as soon as one more is closed than when
-  // Given() said `since`, by whomever: try again. False when there is none, or none that can be closed in a second.
-  static bool GiveUp(uint64_t since);
-  // How many may be kept where `limit` descriptors are allowed and `used` are open.
-  static size_t Most(uint64_t limit, uint64_t used);
+
+  // How many descriptors EvictAll has closed since the process began.
+  static uint64_t evictions();
+  // On EMFILE or ENFILE: closes all descriptors that the process caches. True as soon as any thread has closed one
+  // since evictions() was `seen`: retry. False when there is none to close, or when no close(2) returns within a
+  // second.
+  static bool EvictAll(uint64_t seen);
+  // How many descriptors may be cached when `used` of `limit` are open.
+  static size_t MaxCachedFds(uint64_t limit, uint64_t used);
 
  private:
   bool closed_ = false;
@@ -44,8 +47,8 @@ class OpenedFiles {
 // Whether an errno says that no descriptor is left.
 bool OutOfDescriptors(int error);
 
-// open(2) for reading, never waiting for a FIFO's writer, with `flags` added. Out of descriptors, it gives up those
-// that are kept. errno is that of open where it fails, and left alone where it does not.
+// open(2) for reading, never waiting for a FIFO's writer, with `flags` added. Out of descriptors, it evicts those that
+// are cached and retries. errno is that of open where it fails, and left alone where it does not.
 UniqueFd OpenForReading(const std::string& path, int flags = 0);
 
 }  // namespace fst

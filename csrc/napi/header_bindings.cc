@@ -11,7 +11,7 @@
 namespace fst {
 
 template <>
-inline constexpr char kExternalName<OpenedFiles>[] = "a header fd cache";
+inline constexpr char kExternalName<HeaderFdCache>[] = "a header fd cache";
 
 namespace {
 
@@ -26,7 +26,7 @@ Napi::Value ReadHeaderJs(const Napi::CallbackInfo& info) {
   std::string path = info[0].As<Napi::String>();
   HeaderOptions options;
   options.allow_trailing_bytes = info[1].ToBoolean();
-  auto fd_cache = FromOptionalExternal<OpenedFiles>(info[2]);
+  auto fd_cache = FromOptionalExternal<HeaderFdCache>(info[2]);
   return AsyncWork::Run(
       info.Env(), [=] { return ReadHeader(path, options, &read->header, &read->identity, fd_cache.get()); },
       [read](Napi::Env env) { return HeaderToJs(env, read->header, &read->identity); });
@@ -34,12 +34,12 @@ Napi::Value ReadHeaderJs(const Napi::CallbackInfo& info) {
 
 // newHeaderFdCache(): External, for readHeader to keep files open in until their data is read
 Napi::Value NewHeaderFdCache(const Napi::CallbackInfo& info) {
-  return ToExternal(info.Env(), std::make_shared<OpenedFiles>());
+  return ToExternal(info.Env(), std::make_shared<HeaderFdCache>());
 }
 
 // closeHeaderFdCache(fdCache): Promise<void>, resolved when what was left in it is closed
 Napi::Value CloseHeaderFdCache(const Napi::CallbackInfo& info) {
-  return AsyncWork::Close(info.Env(), *FromExternal<OpenedFiles>(info[0]));
+  return AsyncWork::Close(info.Env(), *FromExternal<HeaderFdCache>(info[0]));
 }
 
 // parseHeader(bytes: Uint8Array of a whole file, allowTrailingBytes): Promise<NativeHeader>. The header is copied

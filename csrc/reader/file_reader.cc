@@ -160,7 +160,7 @@ class FileReader : public Reader {
 
 Status OpenUnchanged(const std::string& path, int flags, const FileIdentity& expected, UniqueFd* out) {
   if (flags == 0) {
-    UniqueFd kept = OpenedFiles::Take(path, expected);
+    UniqueFd kept = HeaderFdCache::Take(path, expected);
     if (kept.valid()) {
       *out = std::move(kept);
       return Status::Ok();

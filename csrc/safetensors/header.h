@@ -86,10 +86,10 @@ Status ParseHeader(const uint8_t* bytes, size_t length, uint64_t file_size, cons
 
 // Opens, reads and checks a file's header; blocks. Besides ParseHeader's codes: IO_ERROR (also for what is no regular
 // file), UNEXPECTED_EOF, FILE_CHANGED when size, mtime or inode moved meanwhile, INVALID_ARGUMENT for a path with a
-// NUL, OUT_OF_HOST_MEMORY. `identity` (may be null) receives what the file was; on OK, `opened` (may be null) keeps it
-// open for its data.
+// NUL, OUT_OF_HOST_MEMORY. `identity` (may be null) receives what the file was; on OK, `fd_cache` (may be null)
+// keeps its descriptor for reading its data.
 Status ReadHeader(const std::string& path, const HeaderOptions& options, Header* out, FileIdentity* identity,
-                  OpenedFiles* opened = nullptr);
+                  HeaderFdCache* fd_cache = nullptr);
 
 // `"name"` for messages: at most 80 bytes of it, control and bidirectional characters escaped, so that a hostile name
 // can neither flood nor forge a log line.

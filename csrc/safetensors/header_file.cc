@@ -41,7 +41,7 @@ Status ReadExactly(int fd, uint8_t* to, uint64_t length, uint64_t offset, const 
 }  // namespace
 
 Status ReadHeader(const std::string& path, const HeaderOptions& options, Header* out, FileIdentity* identity,
-                  OpenedFiles* opened) {
+                  HeaderFdCache* fd_cache) {
   if (path.empty() || path.find('\0') != std::string::npos) {
     return Status(Code::INVALID_ARGUMENT, path.empty() ? "the path is empty" : "the path holds a NUL").At(path);
   }
@@ -76,7 +76,7 @@ Status ReadHeader(const std::string& path, const HeaderOptions& options, Header*
   FST_RETURN_IF_ERROR(before.CheckSame(after, path));
   FST_RETURN_IF_ERROR(ParseHeader(bytes.get(), total, before.size, options, path, out));
   if (identity) *identity = before;
-  if (opened) opened->Put(path, std::move(fd));
+  if (fd_cache) fd_cache->Put(path, std::move(fd));
   return Status::Ok();
 }
 

@@ -1,5 +1,5 @@
-// Descriptors that stay open from a file's header to its data: taken once, by nobody when the file has changed, few,
-// and closed by all who let go of them.
+// Descriptors that stay open from a file's header to its data: each is taken once, by nobody when the file has changed;
+// they are few, and are closed with their owner or when descriptors run out.
 #include "base/header_fd_cache.h"
 
 #include <gtest/gtest.h>
@@ -47,20 +47,20 @@ class SoftLimit {
   rlimit before_;
 };
 
-class OpenedFilesTest : public ::testing::Test {
+class HeaderFdCacheTest : public ::testing::Test {
  protected:
   void TearDown() override {
     EXPECT_TRUE(Eventually(AllZero));
-    EXPECT_FALSE(OpenedFiles::GiveUp(OpenedFiles::Given()));
+    EXPECT_FALSE(HeaderFdCache::EvictAll(HeaderFdCache::evictions()));
   }
   static int64_t Open() { return Metrics::Get().open_files; }
 
   std::string Write(const std::string& name) { return folder_.Write(name, OneTensor(std::string(5000, 'w'))); }
-  // Its identity, and the file kept.
-  FileIdentity Read(const std::string& path, OpenedFiles& opened) {
+  // Reads the header; its descriptor is cached.
+  FileIdentity Read(const std::string& path, HeaderFdCache& cache) {
     Header header;
     FileIdentity identity;
-    Status status = ReadHeader(path, {}, &header, &identity, &opened);
+    Status status = ReadHeader(path, {}, &header, &identity, &cache);
     EXPECT_TRUE(status.ok()) << status.message();
     return identity;
   }
@@ -68,10 +68,10 @@ class OpenedFilesTest : public ::testing::Test {
   TempFolder folder_;
 };
 
-TEST_F(OpenedFilesTest, AreTakenOnce) {
+TEST_F(HeaderFdCacheTest, AreTakenOnce) {
   const std::string path = Write("m");
-  OpenedFiles opened;
-  const FileIdentity identity = Read(path, opened);
+  HeaderFdCache cache;
+  const FileIdentity identity = Read(path, cache);
   ASSERT_EQ(Open(), 1);
   UniqueFd first, second;
   ASSERT_TRUE(OpenUnchanged(path, 0, identity, &first).ok());
@@ -81,24 +81,24 @@ TEST_F(OpenedFilesTest, AreTakenOnce) {
   EXPECT_NE(first.get(), second.get());
 }
 
-TEST_F(OpenedFilesTest, AreNotTakenByWhoOpensInAnotherWay) {
+TEST_F(HeaderFdCacheTest, AreNotTakenByWhoOpensInAnotherWay) {
   const std::string path = Write("m");
-  OpenedFiles opened;
-  const FileIdentity identity = Read(path, opened);
+  HeaderFdCache cache;
+  const FileIdentity identity = Read(path, cache);
   UniqueFd fd;
   ASSERT_TRUE(OpenUnchanged(path, O_NOATIME, identity, &fd).ok());
   EXPECT_EQ(Open(), 2);
 }
 
-TEST_F(OpenedFilesTest, AreNoneOfAHeaderThatIsRefused) {
+TEST_F(HeaderFdCacheTest, AreNoneOfAHeaderThatIsRefused) {
   const std::string path = folder_.Write("m", "no header at all");
-  OpenedFiles opened;
+  HeaderFdCache cache;
   Header header;
-  EXPECT_FALSE(ReadHeader(path, {}, &header, nullptr, &opened).ok());
+  EXPECT_FALSE(ReadHeader(path, {}, &header, nullptr, &cache).ok());
   EXPECT_EQ(Open(), 0);
 }
 
-TEST_F(OpenedFilesTest, OfAFileThatChangedAreClosed) {
+TEST_F(HeaderFdCacheTest, OfAFileThatChangedAreClosed) {
   const std::string path = folder_.Path("m"), other = folder_.Path("other");
   auto set_time_of = [](const std::string& from, const std::string& to) {
     struct stat info;
@@ -143,8 +143,8 @@ TEST_F(OpenedFilesTest, OfAFileThatChangedAreClosed) {
   for (const Change& change : changes) {
     SCOPED_TRACE(change.what);
     Write("m");
-    OpenedFiles opened;
-    const FileIdentity identity = Read(path, opened);
+    HeaderFdCache cache;
+    const FileIdentity identity = Read(path, cache);
     ASSERT_EQ(Open(), 1);
     change.make();
     UniqueFd fd;
@@ -154,9 +154,9 @@ TEST_F(OpenedFilesTest, OfAFileThatChangedAreClosed) {
   }
 }
 
-TEST_F(OpenedFilesTest, OfAnEarlierVersionAreNotTakenForALaterOne) {
+TEST_F(HeaderFdCacheTest, OfAnEarlierVersionAreNotTakenForALaterOne) {
   const std::string path = Write("m");
-  OpenedFiles one, other;
+  HeaderFdCache one, other;
   Read(path, one);
   Write("new");
   ASSERT_EQ(rename(folder_.Path("new").c_str(), path.c_str()), 0);
@@ -170,21 +170,21 @@ TEST_F(OpenedFilesTest, OfAnEarlierVersionAreNotTakenForALaterOne) {
   EXPECT_EQ(Open(), 1) << "the earlier one is of no use to anybody";
 }
 
-TEST_F(OpenedFilesTest, AreFewWhereFewAreFree) {
-  EXPECT_EQ(OpenedFiles::Most(1 << 20, 30), 256U);
-  EXPECT_EQ(OpenedFiles::Most(1024, 24), 62U);
-  EXPECT_EQ(OpenedFiles::Most(64, 24), 2U);
-  EXPECT_EQ(OpenedFiles::Most(24, 24), 0U);
-  EXPECT_EQ(OpenedFiles::Most(24, 30), 0U);
+TEST_F(HeaderFdCacheTest, AreFewWhereFewAreFree) {
+  EXPECT_EQ(HeaderFdCache::MaxCachedFds(1 << 20, 30), 256U);
+  EXPECT_EQ(HeaderFdCache::MaxCachedFds(1024, 24), 62U);
+  EXPECT_EQ(HeaderFdCache::MaxCachedFds(64, 24), 2U);
+  EXPECT_EQ(HeaderFdCache::MaxCachedFds(24, 24), 0U);
+  EXPECT_EQ(HeaderFdCache::MaxCachedFds(24, 30), 0U);
 
   std::vector<std::string> paths;
   for (int i = 0; i < 300; ++i) paths.push_back(Write("m" + std::to_string(i)));
   {
     SoftLimit limit(128);
-    OpenedFiles one, other;
+    HeaderFdCache one, other;
     for (size_t i = 0; i < 40; ++i) Read(paths[i], i % 2 == 0 ? one : other);
     EXPECT_GT(Open(), 0);
-    EXPECT_LE(Open(), 8) << "of all who keep";
+    EXPECT_LE(Open(), 8) << "of all caches together";
     one.Close(nullptr);
     other.Close(nullptr);
     EXPECT_TRUE(Eventually([] { return Open() == 0; }));
@@ -192,16 +192,16 @@ TEST_F(OpenedFilesTest, AreFewWhereFewAreFree) {
   rlimit limit;
   ASSERT_EQ(getrlimit(RLIMIT_NOFILE, &limit), 0);
   if (limit.rlim_cur < 8192) return;
-  OpenedFiles opened;
-  for (const std::string& path : paths) Read(path, opened);
+  HeaderFdCache cache;
+  for (const std::string& path : paths) Read(path, cache);
   EXPECT_EQ(Open(), 256);
 }
 
-TEST_F(OpenedFilesTest, AreClosedWithTheirOwner) {
+TEST_F(HeaderFdCacheTest, AreClosedWithTheirOwner) {
   const std::string path = Write("m"), of_another = Write("other");
-  OpenedFiles other;
+  HeaderFdCache other;
   Read(of_another, other);
-  OpenedFiles closed;
+  HeaderFdCache closed;
   Read(path, closed);
   ASSERT_EQ(Open(), 2);
   std::atomic<bool> over{false};
@@ -213,17 +213,17 @@ TEST_F(OpenedFilesTest, AreClosedWithTheirOwner) {
   EXPECT_TRUE(at_once) << "nothing was left";
   Read(path, closed);
   EXPECT_EQ(Open(), 1) << "a header that was being read when it was closed";
-  auto dropped = std::make_unique<OpenedFiles>();
+  auto dropped = std::make_unique<HeaderFdCache>();
   Read(path, *dropped);
   ASSERT_EQ(Open(), 2);
   dropped.reset();
   EXPECT_TRUE(Eventually([] { return Open() == 1; }));
 }
 
-TEST_F(OpenedFilesTest, AreGivenUpWhereDescriptorsRunOut) {
+TEST_F(HeaderFdCacheTest, AreGivenUpWhereDescriptorsRunOut) {
   const std::string path = Write("m"), wanted = Write("wanted");
-  OpenedFiles opened;
-  Read(path, opened);
+  HeaderFdCache cache;
+  Read(path, cache);
   std::vector<UniqueFd> rest;
   SoftLimit limit(64);
   for (;;) {
@@ -238,16 +238,16 @@ TEST_F(OpenedFilesTest, AreGivenUpWhereDescriptorsRunOut) {
   EXPECT_EQ(errno, 0);
   UniqueFd none = OpenForReading(path);
   EXPECT_FALSE(none.valid());
-  EXPECT_EQ(errno, EMFILE) << "nothing is left to give up";
+  EXPECT_EQ(errno, EMFILE) << "nothing is left to evict";
 }
 
-// Those that another thread gives up are on their way: an opening waits for one.
-TEST_F(OpenedFilesTest, AreGivenUpForAllWhoOpenAtATime) {
+// Descriptors that another thread evicts are about to be free: open(2) is retried after the first.
+TEST_F(HeaderFdCacheTest, AreGivenUpForAllWhoOpenAtATime) {
   std::vector<std::string> paths;
   for (int i = 0; i < 40; ++i) paths.push_back(Write("m" + std::to_string(i)));
   for (int round = 0; round < 50; ++round) {
-    OpenedFiles opened;
-    for (const std::string& path : paths) Read(path, opened);
+    HeaderFdCache cache;
+    for (const std::string& path : paths) Read(path, cache);
     ASSERT_GT(Open(), 20);
     std::atomic<int> failed{0}, started{0}, tried{0};
     std::atomic<bool> go{false}, end{false};
@@ -276,7 +276,7 @@ TEST_F(OpenedFilesTest, AreGivenUpForAllWhoOpenAtATime) {
   }
 }
 
-TEST_F(OpenedFilesTest, SpareAFileItsSecondOpening) {
+TEST_F(HeaderFdCacheTest, SpareAFileItsSecondOpening) {
   const std::string path = Write("m");
   UniqueFd watch(inotify_init1(IN_NONBLOCK | IN_CLOEXEC));
   ASSERT_TRUE(watch.valid());
@@ -286,11 +286,11 @@ TEST_F(OpenedFilesTest, SpareAFileItsSecondOpening) {
     ssize_t n = read(watch.get(), events, sizeof events);
     return n < 0 ? 0 : n / static_cast<ssize_t>(sizeof(inotify_event));
   };
-  OpenedFiles opened;
+  HeaderFdCache cache;
   Model model;
   PlanFile planned;
   planned.path = path;
-  planned.expected = Read(path, opened);
+  planned.expected = Read(path, cache);
   EXPECT_EQ(openings(), 1);
   model.contents.push_back(OneTensor(std::string(5000, 'w')));
   model.plan.files.push_back(planned);
@@ -306,7 +306,7 @@ TEST_F(OpenedFilesTest, SpareAFileItsSecondOpening) {
   }
 }
 
-TEST_F(OpenedFilesTest, AreKeptAndTakenByManyThreads) {
+TEST_F(HeaderFdCacheTest, AreKeptAndTakenByManyThreads) {
   std::vector<std::string> paths;
   std::vector<FileIdentity> identities;
   for (int i = 0; i < 8; ++i) {
@@ -317,15 +317,15 @@ TEST_F(OpenedFilesTest, AreKeptAndTakenByManyThreads) {
   for (int t = 0; t < 6; ++t) {
     threads.emplace_back([&, t] {
       for (size_t round = 0; round < 100; ++round) {
-        OpenedFiles opened;
+        HeaderFdCache cache;
         const size_t at = round % paths.size();
-        Read(paths[at], opened);
+        Read(paths[at], cache);
         UniqueFd fd;
         EXPECT_TRUE(OpenUnchanged(paths[at], 0, identities[at], &fd).ok());
         char byte;
         EXPECT_EQ(pread(fd.get(), &byte, 1, 4000), 1);
-        if (t == 0) OpenedFiles::GiveUp(OpenedFiles::Given());
-        if (t % 2 == 0) opened.Close(nullptr);
+        if (t == 0) HeaderFdCache::EvictAll(HeaderFdCache::evictions());
+        if (t % 2 == 0) cache.Close(nullptr);
       }
     });
   }

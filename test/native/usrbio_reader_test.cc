@@ -195,12 +195,12 @@ TEST_F(UsrbioReaderTest, ReplacesTheRingWhenNoCopyReadsFromIt) {
 // The descriptor that read the header is the one that is registered.
 TEST_F(UsrbioReaderTest, RegistersWhatTheHeaderWasReadThrough) {
   const std::string path = WriteFile("data", 5000);
-  OpenedFiles opened;
+  HeaderFdCache cache;
   UniqueFd header = OpenForReading(path);
   const int fd = header.get();
   FileIdentity identity;
   ASSERT_TRUE(FileIdentity::Of(fd, path, &identity).ok());
-  opened.Put(path, std::move(header));
+  cache.Put(path, std::move(header));
   usrbio::Files files(*api, mount);
   const uint64_t registered = Stat("reg_fd");
   std::shared_ptr<ReaderFile> file, again;
@@ -213,8 +213,8 @@ TEST_F(UsrbioReaderTest, RegistersWhatTheHeaderWasReadThrough) {
 
 TEST_F(UsrbioReaderTest, GivesUpWhatIsKeptWhereTheLibraryHasNoDescriptor) {
   const std::string path = WriteFile("data", 5000), other = WriteFile("other", 5000);
-  OpenedFiles opened;
-  opened.Put(other, OpenForReading(other));
+  HeaderFdCache cache;
+  cache.Put(other, OpenForReading(other));
   FileIdentity identity;
   ASSERT_TRUE(FileIdentity::Of(OpenForReading(path).get(), path, &identity).ok());
   usrbio::Files files(*api, mount);

@@ -133,7 +133,7 @@ Status Files::Open(const std::string& path, const FileIdentity& expected, std::s
     return status;
   };
   for (;;) {
-    const uint64_t given = OpenedFiles::Given();
+    const uint64_t seen = HeaderFdCache::evictions();
     UniqueFd fd;
     errno = 0;
     Status opened = OpenUnchanged(path, 0, expected, &fd);
@@ -151,7 +151,7 @@ Status Files::Open(const std::string& path, const FileIdentity& expected, std::s
       *out = std::make_shared<OpenFile>(path, expected, std::move(fd), state_);
       return Status::Ok();
     }
-    if (OutOfDescriptors(error) && (OpenedFiles::GiveUp(given) || state.WaitForAnother())) continue;
+    if (OutOfDescriptors(error) && (HeaderFdCache::EvictAll(seen) || state.WaitForAnother())) continue;
     Status alive = ProbeMount(state.mount);
     if (!alive.ok()) return fail(alive.At(path));
     std::string mount;
