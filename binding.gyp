@@ -4,6 +4,7 @@
       "target_name": "fastsafetensors",
       "sources": [
         "csrc/base/metrics.cc",
+        "csrc/base/file_identity.cc",
         "csrc/base/header_fd_cache.cc",
         "csrc/base/shared_library.cc",
         "csrc/base/status.cc",
@@ -27,6 +28,7 @@
         "csrc/device/strided_copy.cc",
         "csrc/reader/fake_reader.cc",
         "csrc/reader/file_reader.cc",
+        "csrc/reader/open_file.cc",
         "csrc/reader/gds/gds_file.cc",
         "csrc/reader/gds/gds_reader.cc",
         "csrc/reader/usrbio/mount_point.cc",

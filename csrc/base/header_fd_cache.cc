@@ -2,8 +2,6 @@
 
 #include <fcntl.h>
 #include <sys/resource.h>
-#include <sys/stat.h>
-#include <sys/sysmacros.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -68,15 +66,6 @@ void CloseInBackground(std::vector<UniqueFd> fds, std::function<void()> closed) 
   if (!pool->Post(close).ok()) close();
 }
 
-bool IsUnchanged(const FileIdentity& expected, int fd, const std::string& path) {
-  struct statx fresh;  // asks a server anew, as open(2) would
-  if (statx(AT_FDCWD, path.c_str(), AT_STATX_FORCE_SYNC, STATX_BASIC_STATS, &fresh) != 0) return false;
-  const FileIdentity there = {makedev(fresh.stx_dev_major, fresh.stx_dev_minor), fresh.stx_ino, fresh.stx_size,
-                              fresh.stx_mtime.tv_sec * 1000000000 + fresh.stx_mtime.tv_nsec};
-  FileIdentity here;
-  return there == expected && FileIdentity::Of(fd, path, &here).ok() && here == expected;
-}
-
 }  // namespace
 
 HeaderFdCache::~HeaderFdCache() { Close(nullptr); }
@@ -113,7 +102,8 @@ UniqueFd HeaderFdCache::Take(const std::string& path, const FileIdentity& expect
       fd = std::move(found->second.fd);
       store.files.erase(found);
     }
-    if (IsUnchanged(expected, fd.get(), path)) return fd;
+    FileIdentity now;
+    if (FileIdentity::OfPath(path, &now) && now == expected && expected.CheckUnchanged(fd.get(), path).ok()) return fd;
   }
 }
 
@@ -149,21 +139,18 @@ size_t HeaderFdCache::MaxCachedFds(uint64_t limit, uint64_t used) {
 
 bool OutOfDescriptors(int error) { return error == EMFILE || error == ENFILE; }
 
-UniqueFd OpenForReading(const std::string& path, int flags) {
-  const int before = errno;
+Status OpenForReading(const std::string& path, int flags, UniqueFd* out, int* open_error) {
   int error = 0;
   uint64_t seen = 0;
   do {
     seen = HeaderFdCache::evictions();
-    UniqueFd fd(open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK | flags));
-    if (fd.valid()) {
-      errno = before;
-      return fd;
-    }
+    *out = UniqueFd(open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK | flags));
+    if (out->valid()) return Status::Ok();
     error = errno;
   } while (OutOfDescriptors(error) && HeaderFdCache::EvictAll(seen));
-  errno = error;
-  return UniqueFd();
+  if (open_error != nullptr) *open_error = error;
+  const char* remedy = error == EMFILE ? "; raise the limit of open files (ulimit -n)" : "";
+  return Status(Code::IO_ERROR, "cannot open " + path + ": " + ErrnoText(error) + remedy).At(path);
 }
 
 }  // namespace fst

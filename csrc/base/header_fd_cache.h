@@ -47,8 +47,8 @@ class HeaderFdCache {
 // Whether an errno says that no descriptor is left.
 bool OutOfDescriptors(int error);
 
-// open(2) for reading, never waiting for a FIFO's writer, with `flags` added. Out of descriptors, it evicts those that
-// are cached and retries. errno is that of open where it fails, and left alone where it does not.
-UniqueFd OpenForReading(const std::string& path, int flags = 0);
+// open(2) for reading with `flags` added; never waits for a FIFO's writer. Out of descriptors, it evicts those that are
+// cached and retries. IO_ERROR, and `*open_error` (may be null) is then the errno of open(2).
+Status OpenForReading(const std::string& path, int flags, UniqueFd* out, int* open_error = nullptr);
 
 }  // namespace fst

@@ -6,22 +6,11 @@
 #include <map>
 #include <mutex>
 
-#include "base/fd.h"
 #include "base/thread.h"
-#include "reader/file_reader.h"
+#include "reader/open_file.h"
 
 namespace fst {
 namespace {
-
-class FakeFile : public ReaderFile {
- public:
-  FakeFile(const std::string& path, const FileIdentity& identity, UniqueFd fd)
-      : ReaderFile(path, identity), fd_(std::move(fd)) {}
-  int fd() const { return fd_.get(); }
-
- private:
-  UniqueFd fd_;
-};
 
 // One modelled store: reads become due one after another at its bandwidth, each after its latency.
 struct Store {
@@ -61,7 +50,7 @@ struct Store {
   }
 
   void Finish(Read read) {
-    const auto& file = static_cast<const FakeFile&>(*read.request.file);
+    const auto& file = static_cast<const FdFile&>(*read.request.file);
     Status status;
     if (read.number == options.fail_at) {
       status = Status(Code::IO_ERROR,
@@ -70,20 +59,20 @@ struct Store {
       status = Status(Code::SHORT_READ, Format("%s: %zu of %zu bytes arrived", file.path().c_str(),
                                                read.request.required / 2, read.request.required));
     } else {
-      status = Deliver(read.request, file.fd());
+      status = Deliver(read.request, file);
     }
     status = status.At(file.path(), {}, static_cast<int64_t>(read.request.offset));
     read.request.file.reset();
     queue->Put({Completion::Kind::kRead, read.tag, std::move(status)});
   }
 
-  static Status Deliver(const ReadRequest& request, int fd) {
+  static Status Deliver(const ReadRequest& request, const FdFile& file) {
     uint64_t offset = request.offset;
     size_t left = request.required;
     for (const ReadPiece& piece : request.pieces) {
       for (size_t done = 0; done < piece.length && left > 0;) {
         size_t part = std::min(piece.length - done, left);
-        ssize_t got = pread(fd, reinterpret_cast<char*>(piece.address) + done, part, static_cast<off_t>(offset));
+        ssize_t got = pread(file.fd(), reinterpret_cast<char*>(piece.address) + done, part, static_cast<off_t>(offset));
         if (got < 0 && errno == EINTR) continue;
         if (got <= 0) return Status(Code::UNEXPECTED_EOF, "the file ends early");
         done += static_cast<size_t>(got);
@@ -92,9 +81,7 @@ struct Store {
       }
     }
     if (left > 0) return Status(Code::SHORT_READ, "the pieces of the read are shorter than what it wants");
-    FileIdentity now;
-    FST_RETURN_IF_ERROR(FileIdentity::Of(fd, request.file->path(), &now));
-    return request.file->identity().CheckSame(now, request.file->path());
+    return file.CheckUnchanged();
   }
 };
 
@@ -127,7 +114,7 @@ class FakeReader : public Reader {
   Status Open(const std::string& path, const FileIdentity& expected, std::shared_ptr<ReaderFile>* out) override {
     UniqueFd fd;
     FST_RETURN_IF_ERROR(OpenUnchanged(path, 0, expected, &fd));
-    *out = std::make_shared<FakeFile>(path, expected, std::move(fd));
+    *out = std::make_shared<FdFile>(path, expected, std::move(fd));
     return Status::Ok();
   }
 

@@ -9,40 +9,18 @@
 #include <mutex>
 #include <thread>
 
-#include "base/fd.h"
-#include "base/header_fd_cache.h"
 #include "base/task_pool.h"
+#include "reader/open_file.h"
 
 namespace fst {
 namespace {
 
 constexpr size_t kPage = 4096;
 
-class OpenedFile : public ReaderFile {
- public:
-  OpenedFile(const std::string& path, const FileIdentity& identity, UniqueFd fd)
-      : ReaderFile(path, identity), fd_(std::move(fd)) {}
-  int fd() const { return fd_.get(); }
-
- private:
-  UniqueFd fd_;
-};
-
-Status TooShort(const ReadRequest& request, size_t got) {
-  const std::string& path = request.file->path();
-  return Status(
-             Code::UNEXPECTED_EOF,
-             Format(
-                 "%s ends at byte %llu, but its header promises bytes up to %llu; was it cut short while it was read?",
-                 path.c_str(), static_cast<unsigned long long>(request.offset + got),
-                 static_cast<unsigned long long>(request.offset + request.required)))
-      .At(path, {}, static_cast<int64_t>(request.offset + got));
-}
-
 // Reads until every required byte has arrived. A file that got shorter is FILE_CHANGED before it is UNEXPECTED_EOF:
 // that names the reason.
 Status ReadFully(const ReadRequest& request) {
-  const auto& file = static_cast<const OpenedFile&>(*request.file);
+  const auto& file = static_cast<const FdFile&>(*request.file);
   std::vector<iovec> vectors;
   vectors.reserve(request.pieces.size());
   for (const ReadPiece& piece : request.pieces) {
@@ -55,16 +33,11 @@ Status ReadFully(const ReadRequest& request) {
     ssize_t got = preadv(file.fd(), &vectors[first], count, static_cast<off_t>(request.offset + done));
     if (got < 0 && errno == EINTR) continue;
     if (got < 0) {
-      int error = errno;
-      failed =
-          Status(Code::IO_ERROR,
-                 Format("%s: reading %zu bytes at offset %llu failed: %s", file.path().c_str(), request.required - done,
-                        static_cast<unsigned long long>(request.offset + done), ErrnoText(error).c_str()))
-              .At(file.path(), {}, static_cast<int64_t>(request.offset + done));
+      failed = ReadFailed(file, request.offset + done, request.required - done, errno);
       break;
     }
     if (got == 0) {
-      failed = TooShort(request, done);
+      failed = EndedEarly(file, request.offset, done, request.required);
       break;
     }
     done += static_cast<size_t>(got);
@@ -77,9 +50,7 @@ Status ReadFully(const ReadRequest& request) {
       if (vector.iov_len == 0) ++first;
     }
   }
-  FileIdentity now;
-  FST_RETURN_IF_ERROR(FileIdentity::Of(file.fd(), file.path(), &now));
-  FST_RETURN_IF_ERROR(file.identity().CheckSame(now, file.path()));
+  FST_RETURN_IF_ERROR(file.CheckUnchanged());
   return failed;
 }
 
@@ -111,16 +82,13 @@ class FileReader : public Reader {
 
   Status Open(const std::string& path, const FileIdentity& expected, std::shared_ptr<ReaderFile>* out) override {
     UniqueFd fd;
-    errno = 0;  // other failures than open's leave it alone
-    Status opened = OpenUnchanged(path, options_.direct ? O_DIRECT : 0, expected, &fd);
-    bool refused = !opened.ok() && options_.direct && errno == EINVAL;
-    if (refused) opened = OpenUnchanged(path, 0, expected, &fd);
-    FST_RETURN_IF_ERROR(opened);
-    if (refused) {
+    bool direct = options_.direct;
+    FST_RETURN_IF_ERROR(direct ? OpenDirect(path, expected, &fd, &direct) : OpenUnchanged(path, 0, expected, &fd));
+    if (direct != options_.direct) {
       std::lock_guard<std::mutex> lock(mutex_);
       fallbacks_.push_back({path, "direct", "buffered", "the file system refuses O_DIRECT"});
     }
-    *out = std::make_shared<OpenedFile>(path, expected, std::move(fd));
+    *out = std::make_shared<FdFile>(path, expected, std::move(fd));
     return Status::Ok();
   }
 
@@ -130,7 +98,7 @@ class FileReader : public Reader {
       Status status = ReadFully(request);
       if (drop && request.last) {
         // A hint: what other processes have mapped stays.
-        posix_fadvise(static_cast<const OpenedFile&>(*request.file).fd(), 0, 0, POSIX_FADV_DONTNEED);
+        posix_fadvise(static_cast<const FdFile&>(*request.file).fd(), 0, 0, POSIX_FADV_DONTNEED);
       }
       request.file.reset();  // before the completion: who sees it may count open files
       queue->Put({Completion::Kind::kRead, tag, std::move(status)});
@@ -157,29 +125,6 @@ class FileReader : public Reader {
 };
 
 }  // namespace
-
-Status OpenUnchanged(const std::string& path, int flags, const FileIdentity& expected, UniqueFd* out) {
-  if (flags == 0) {
-    UniqueFd kept = HeaderFdCache::Take(path, expected);
-    if (kept.valid()) {
-      *out = std::move(kept);
-      return Status::Ok();
-    }
-  }
-  UniqueFd fd = OpenForReading(path, flags);
-  if (!fd.valid()) {
-    int error = errno;
-    const char* remedy = error == EMFILE ? "; raise the limit of open files (ulimit -n)" : "";
-    Status status(Code::IO_ERROR, Format("%s cannot be opened: %s%s", path.c_str(), ErrnoText(error).c_str(), remedy));
-    errno = error;
-    return status.At(path);
-  }
-  FileIdentity now;
-  FST_RETURN_IF_ERROR(FileIdentity::Of(fd.get(), path, &now));
-  FST_RETURN_IF_ERROR(expected.CheckSame(now, path));
-  *out = std::move(fd);
-  return Status::Ok();
-}
 
 std::unique_ptr<Reader> NewFileReader(const FileReaderOptions& options) {
   return std::make_unique<FileReader>(options);

@@ -13,10 +13,4 @@ struct FileReaderOptions {
 
 std::unique_ptr<Reader> NewFileReader(const FileReaderOptions& options);
 
-// Opens for reading and compares with `expected`. Shared by all readers that begin with an ordinary file descriptor.
-// `flags` is added to O_RDONLY | O_CLOEXEC; without any, the descriptor through which the header was read is taken
-// where it is kept. IO_ERROR, FILE_CHANGED.
-class UniqueFd;
-Status OpenUnchanged(const std::string& path, int flags, const FileIdentity& expected, UniqueFd* out);
-
 }  // namespace fst

@@ -45,10 +45,9 @@ Status ReadHeader(const std::string& path, const HeaderOptions& options, Header*
   if (path.empty() || path.find('\0') != std::string::npos) {
     return Status(Code::INVALID_ARGUMENT, path.empty() ? "the path is empty" : "the path holds a NUL").At(path);
   }
-  UniqueFd fd = OpenForReading(path);
-  if (!fd.valid()) return Status(Code::IO_ERROR, "cannot open " + path + ": " + ErrnoText(errno)).At(path);
-
-  FileIdentity before, after;
+  UniqueFd fd;
+  FST_RETURN_IF_ERROR(OpenForReading(path, 0, &fd));
+  FileIdentity before;
   FST_RETURN_IF_ERROR(FileIdentity::Of(fd.get(), path, &before));
   const uint64_t first = std::min(before.size, kFirstRead);
   auto allocate = [](uint64_t size) { return std::unique_ptr<uint8_t[]>(new (std::nothrow) uint8_t[size]); };
@@ -72,8 +71,7 @@ Status ReadHeader(const std::string& path, const HeaderOptions& options, Header*
                                                    static_cast<unsigned long long>(total)))
         .At(path);
   }
-  FST_RETURN_IF_ERROR(FileIdentity::Of(fd.get(), path, &after));
-  FST_RETURN_IF_ERROR(before.CheckSame(after, path));
+  FST_RETURN_IF_ERROR(before.CheckUnchanged(fd.get(), path));
   FST_RETURN_IF_ERROR(ParseHeader(bytes.get(), total, before.size, options, path, out));
   if (identity) *identity = before;
   if (fd_cache) fd_cache->Put(path, std::move(fd));

@@ -19,6 +19,7 @@
 
 #include "device/host_device.h"
 #include "reader/file_reader.h"
+#include "reader/open_file.h"
 #include "safetensors/header.h"
 #include "support/engine_harness.h"
 #include "support/temp_folder.h"
@@ -232,13 +233,16 @@ TEST_F(HeaderFdCacheTest, AreGivenUpWhereDescriptorsRunOut) {
     rest.push_back(std::move(fd));
   }
   ASSERT_EQ(errno, EMFILE);
-  errno = 0;
-  UniqueFd fd = OpenForReading(wanted);
+  UniqueFd fd, none;
+  int error = 0;
+  EXPECT_TRUE(OpenForReading(wanted, 0, &fd, &error).ok());
   EXPECT_TRUE(fd.valid());
-  EXPECT_EQ(errno, 0);
-  UniqueFd none = OpenForReading(path);
+  EXPECT_EQ(error, 0);
+  Status status = OpenForReading(path, 0, &none, &error);
+  EXPECT_EQ(status.code(), Code::IO_ERROR);
+  EXPECT_NE(status.message().find("ulimit -n"), std::string::npos) << status.message();
   EXPECT_FALSE(none.valid());
-  EXPECT_EQ(errno, EMFILE) << "nothing is left to evict";
+  EXPECT_EQ(error, EMFILE) << "nothing is left to evict";
 }
 
 // Descriptors that another thread evicts are about to be free: open(2) is retried after the first.
@@ -256,8 +260,8 @@ TEST_F(HeaderFdCacheTest, AreGivenUpForAllWhoOpenAtATime) {
       threads.emplace_back([&, t] {
         ++started;
         while (!go) std::this_thread::yield();
-        UniqueFd fd = OpenForReading(paths[static_cast<size_t>(t)]);
-        if (!fd.valid()) ++failed;
+        UniqueFd fd;
+        if (!OpenForReading(paths[static_cast<size_t>(t)], 0, &fd).ok()) ++failed;
         ++tried;
         while (!end) std::this_thread::yield();  // each keeps its own
       });

@@ -109,7 +109,7 @@ TEST_P(UsrbioBytes, ArriveWhileNothingCanBeInherited) {
   int seen = 0;
   for (const auto& entry : std::filesystem::directory_iterator("/proc/self/fd")) {
     usrbio::Link link;
-    if (!usrbio::ReadLink(entry.path(), &link) || link.target.rfind(mount, 0) != 0) continue;
+    if (usrbio::ReadLink(entry.path(), &link) != 0 || link.target.rfind(mount, 0) != 0) continue;
     ++seen;
     EXPECT_NE(fcntl(std::stoi(entry.path().filename()), F_GETFD) & FD_CLOEXEC, 0) << link.target;
   }
@@ -196,7 +196,8 @@ TEST_F(UsrbioReaderTest, ReplacesTheRingWhenNoCopyReadsFromIt) {
 TEST_F(UsrbioReaderTest, RegistersWhatTheHeaderWasReadThrough) {
   const std::string path = WriteFile("data", 5000);
   HeaderFdCache cache;
-  UniqueFd header = OpenForReading(path);
+  UniqueFd header;
+  ASSERT_TRUE(OpenForReading(path, 0, &header).ok());
   const int fd = header.get();
   FileIdentity identity;
   ASSERT_TRUE(FileIdentity::Of(fd, path, &identity).ok());
@@ -214,9 +215,11 @@ TEST_F(UsrbioReaderTest, RegistersWhatTheHeaderWasReadThrough) {
 TEST_F(UsrbioReaderTest, GivesUpWhatIsKeptWhereTheLibraryHasNoDescriptor) {
   const std::string path = WriteFile("data", 5000), other = WriteFile("other", 5000);
   HeaderFdCache cache;
-  cache.Put(other, OpenForReading(other));
+  UniqueFd cached;
+  ASSERT_TRUE(OpenForReading(other, 0, &cached).ok());
+  cache.Put(other, std::move(cached));
   FileIdentity identity;
-  ASSERT_TRUE(FileIdentity::Of(OpenForReading(path).get(), path, &identity).ok());
+  ASSERT_TRUE(FileIdentity::OfPath(path, &identity));
   usrbio::Files files(*api, mount);
   Set("fail", "reg_fd:1:24");
   std::shared_ptr<ReaderFile> file;

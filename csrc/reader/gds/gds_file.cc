@@ -1,11 +1,7 @@
 #include "reader/gds/gds_file.h"
 
-#include <fcntl.h>
-
 #include <algorithm>
 #include <cerrno>
-
-#include "reader/file_reader.h"
 
 namespace fst {
 namespace {
@@ -25,12 +21,6 @@ Status GdsFile::HostFd(int* fd) {
   if (!host_fd_.valid()) FST_RETURN_IF_ERROR(OpenUnchanged(path(), 0, identity(), &host_fd_));
   *fd = host_fd_.get();
   return Status::Ok();
-}
-
-Status GdsFile::CheckUnchanged() const {
-  FileIdentity now;
-  FST_RETURN_IF_ERROR(FileIdentity::Of(fd(), path(), &now));
-  return identity().CheckSame(now, path());
 }
 
 Status RegisterFile(const GdsContext& context, int fd, const std::string& path, void** handle, std::string* refusal) {
@@ -78,11 +68,7 @@ Status GdsBounce::Read(GdsFile& file, uint64_t offset, size_t required, uint64_t
     ssize_t got = pread(fd, memory, std::min(required - done, kBounceBytes), static_cast<off_t>(offset + done));
     if (got < 0 && errno == EINTR) continue;
     if (got < 0) {
-      int error = errno;
-      status = Status(Code::IO_ERROR,
-                      Format("%s: reading %zu bytes at offset %llu failed: %s", file.path().c_str(), required - done,
-                             static_cast<unsigned long long>(offset + done), ErrnoText(error).c_str()))
-                   .At(file.path(), {}, static_cast<int64_t>(offset + done));
+      status = ReadFailed(file, offset + done, required - done, errno);
     } else if (got == 0) {
       status = EndedEarly(file, offset, done, required);
     } else {
@@ -98,15 +84,6 @@ Status GdsBounce::Read(GdsFile& file, uint64_t offset, size_t required, uint64_t
   std::lock_guard<std::mutex> lock(mutex_);
   free_.push_back(std::move(buffer));
   return status;
-}
-
-Status EndedEarly(const ReaderFile& file, uint64_t offset, size_t got, size_t required) {
-  return Status(Code::UNEXPECTED_EOF,
-                Format("%s ends at byte %llu, but its header promises bytes up to %llu; was it cut short while it was "
-                       "read?",
-                       file.path().c_str(), static_cast<unsigned long long>(offset + got),
-                       static_cast<unsigned long long>(offset + required)))
-      .At(file.path(), {}, static_cast<int64_t>(offset + got));
 }
 
 }  // namespace fst

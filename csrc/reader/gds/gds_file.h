@@ -6,10 +6,9 @@
 #include <string>
 #include <vector>
 
-#include "base/fd.h"
 #include "device/cuda_device.h"
 #include "reader/gds/cufile_api.h"
-#include "reader/reader.h"
+#include "reader/open_file.h"
 
 namespace fst {
 
@@ -19,19 +18,17 @@ struct GdsContext {
   const cufile::CufileApi* api = nullptr;
 };
 
-class GdsFile : public ReaderFile {
+class GdsFile : public FdFile {
  public:
   // Takes the descriptor; `handle` is null for a file that cuFile refused.
   GdsFile(const std::string& path, const FileIdentity& identity, std::shared_ptr<GdsContext> context, UniqueFd fd,
           void* handle)
-      : ReaderFile(path, identity), context_(std::move(context)), fd_(std::move(fd)), handle_(handle) {}
+      : FdFile(path, identity, std::move(fd)), context_(std::move(context)), handle_(handle) {}
   ~GdsFile() override;
 
-  int fd() const { return fd_.get(); }
   void* handle() const { return handle_; }
   // A descriptor without O_DIRECT, for reads by the host. Any thread.
   Status HostFd(int* fd);
-  Status CheckUnchanged() const;
 
   bool compatible = false;           // cuFile reads it through the host
   std::atomic<bool> served{false};   // cuFile has read of it: a refusal from now on is an error
@@ -39,7 +36,6 @@ class GdsFile : public ReaderFile {
 
  private:
   std::shared_ptr<GdsContext> context_;
-  UniqueFd fd_;  // closed after the handle was deregistered
   void* handle_;
   std::mutex mutex_;
   UniqueFd host_fd_;
@@ -71,8 +67,5 @@ class GdsBounce {
   std::mutex mutex_;
   std::vector<Buffer> free_;
 };
-
-// UNEXPECTED_EOF: the file ends `got` bytes into a read that had to bring `required`.
-Status EndedEarly(const ReaderFile& file, uint64_t offset, size_t got, size_t required);
 
 }  // namespace fst

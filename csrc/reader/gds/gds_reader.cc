@@ -1,12 +1,9 @@
 #include "reader/gds/gds_reader.h"
 
-#include <fcntl.h>
-
 #include <algorithm>
 #include <cerrno>
 
 #include "base/task_pool.h"
-#include "reader/file_reader.h"
 #include "reader/gds/cufile_driver.h"
 #include "reader/gds/gds_file.h"
 
@@ -101,10 +98,9 @@ class GdsReader : public Reader {
   Status Open(const std::string& path, const FileIdentity& expected, std::shared_ptr<ReaderFile>* out) override {
     GdsContext& context = *state_->context;
     UniqueFd fd;
-    Status opened = OpenUnchanged(path, O_DIRECT, expected, &fd);
-    // cuFile then goes through its own buffers, or refuses the file below.
-    if (!opened.ok() && errno == EINVAL) opened = OpenUnchanged(path, 0, expected, &fd);
-    FST_RETURN_IF_ERROR(opened);
+    // Without O_DIRECT, cuFile copies through its own buffers or refuses the file below.
+    bool direct = false;
+    FST_RETURN_IF_ERROR(OpenDirect(path, expected, &fd, &direct));
     FST_RETURN_IF_ERROR(context.device->MakeCurrent());
     void* handle = nullptr;
     std::string refusal;

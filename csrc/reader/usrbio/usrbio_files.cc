@@ -13,9 +13,8 @@
 #include <utility>
 #include <vector>
 
-#include "base/fd.h"
 #include "base/header_fd_cache.h"
-#include "reader/file_reader.h"
+#include "reader/open_file.h"
 #include "reader/usrbio/mount_point.h"
 #include "reader/usrbio/usrbio_mount.h"
 
@@ -135,10 +134,9 @@ Status Files::Open(const std::string& path, const FileIdentity& expected, std::s
   for (;;) {
     const uint64_t seen = HeaderFdCache::evictions();
     UniqueFd fd;
-    errno = 0;
-    Status opened = OpenUnchanged(path, 0, expected, &fd);
+    int error = 0;
+    Status opened = OpenUnchanged(path, 0, expected, &fd, &error);
     if (!opened.ok()) {
-      int error = opened.code() == Code::IO_ERROR ? errno : 0;
       if (OutOfDescriptors(error) && state.WaitForAnother()) continue;
       if (opened.code() == Code::IO_ERROR) {
         Status alive = ProbeMount(state.mount);
@@ -146,7 +144,7 @@ Status Files::Open(const std::string& path, const FileIdentity& expected, std::s
       }
       return fail(opened);
     }
-    int error = Register(*state.api, &fd);  // <= 0 is success
+    error = Register(*state.api, &fd);  // <= 0 is success
     if (error <= 0) {
       *out = std::make_shared<OpenFile>(path, expected, std::move(fd), state_);
       return Status::Ok();
@@ -174,9 +172,7 @@ Status Files::CheckUnchanged(const ReaderFile& file) {
   int fd = FdOf(file);
   struct statx fresh;  // makes the kernel ask the daemon, so that the fstat behind Of() is not last minute's
   (void)statx(fd, "", AT_EMPTY_PATH | AT_STATX_FORCE_SYNC, STATX_BASIC_STATS, &fresh);
-  FileIdentity now;
-  FST_RETURN_IF_ERROR(FileIdentity::Of(fd, file.path(), &now));
-  return file.identity().CheckSame(now, file.path());
+  return file.identity().CheckUnchanged(fd, file.path());
 }
 
 bool Files::IsZeros(const ReaderFile& file, uint64_t begin, uint64_t end) {

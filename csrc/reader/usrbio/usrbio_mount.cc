@@ -56,7 +56,7 @@ void CloseLinkFolderOnExec(const std::string& mount) {
   if (dir == nullptr) return;
   while (dirent* entry = readdir(dir)) {
     Link link;
-    if (!ReadLink(std::string("/proc/self/fd/") + entry->d_name, &link) || link.target != folder) continue;
+    if (ReadLink(std::string("/proc/self/fd/") + entry->d_name, &link) != 0 || link.target != folder) continue;
     int fd = atoi(entry->d_name);
     int flags = fcntl(fd, F_GETFD);
     if (flags >= 0) (void)fcntl(fd, F_SETFD, flags | FD_CLOEXEC);
@@ -90,20 +90,20 @@ Status MountError(const std::string& mount, int error, const std::string& what) 
                   : ""));
 }
 
-bool ReadLink(const std::string& path, Link* out) {
+int ReadLink(const std::string& path, Link* out) {
   char target[PATH_MAX];
   ssize_t length = readlink(path.c_str(), target, sizeof target);
-  if (length < 0) return false;
+  if (length < 0) return errno;
   *out = {path, std::string(target, static_cast<size_t>(length))};
-  return true;
+  return 0;
 }
 
 bool AnyGone(const std::vector<Link>& links) {
   // readlink goes to the daemon each time, where lstat is answered from the kernel's cache for seconds.
   return std::any_of(links.begin(), links.end(), [](const Link& link) {
     Link now;
-    errno = 0;
-    return ReadLink(link.path, &now) ? now.target != link.target : errno == ENOENT;
+    int error = ReadLink(link.path, &now);
+    return error == 0 ? now.target != link.target : error == ENOENT;
   });
 }
 

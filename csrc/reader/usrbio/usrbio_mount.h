@@ -31,8 +31,8 @@ struct Link {
   std::string path, target;
 };
 
-// The link as it is now; false when it cannot be read.
-bool ReadLink(const std::string& path, Link* out);
+// Reads the link as it is now: 0, or the errno of readlink(2).
+int ReadLink(const std::string& path, Link* out);
 // True when one of them has been removed or leads elsewhere. Asks the daemon: may block.
 bool AnyGone(const std::vector<Link>& links);
 

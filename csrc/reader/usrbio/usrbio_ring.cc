@@ -102,7 +102,7 @@ Status Ring::Create(const UsrbioApi& api, const std::string& mount, int entries,
   }
   Metrics::Get().rings.fetch_add(1, std::memory_order_relaxed);
   out->reset(new Ring(state));
-  if (!ReadLink(link, &(*out)->link_)) (*out)->link_ = {link, ""};
+  if (ReadLink(link, &(*out)->link_) != 0) (*out)->link_ = {link, ""};
   CloseLinkFolderOnExec(mount);
   return Status::Ok();
 }

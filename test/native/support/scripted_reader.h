@@ -12,21 +12,14 @@
 #include <mutex>
 #include <vector>
 
-#include "base/fd.h"
-#include "reader/file_reader.h"
-#include "reader/reader.h"
+#include "reader/open_file.h"
 
 namespace fst {
 
-class ScriptedFile : public ReaderFile {
+class ScriptedFile : public FdFile {
  public:
-  ScriptedFile(const std::string& path, const FileIdentity& identity, UniqueFd fd)
-      : ReaderFile(path, identity), fd_(std::move(fd)) {}
-  int fd() const { return fd_.get(); }
+  using FdFile::FdFile;
   std::atomic<bool> last_seen{false};
-
- private:
-  UniqueFd fd_;
 };
 
 // What the test controls and observes. Shared with the reader, which the engine owns.

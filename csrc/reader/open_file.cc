@@ -1,0 +1,46 @@
+#include "reader/open_file.h"
+
+#include <fcntl.h>
+
+#include <cerrno>
+
+#include "base/header_fd_cache.h"
+
+namespace fst {
+
+Status OpenUnchanged(const std::string& path, int flags, const FileIdentity& expected, UniqueFd* out, int* open_error) {
+  if (open_error != nullptr) *open_error = 0;
+  if (flags == 0) {
+    *out = HeaderFdCache::Take(path, expected);
+    if (out->valid()) return Status::Ok();
+  }
+  UniqueFd fd;
+  FST_RETURN_IF_ERROR(OpenForReading(path, flags, &fd, open_error));
+  FST_RETURN_IF_ERROR(expected.CheckUnchanged(fd.get(), path));
+  *out = std::move(fd);
+  return Status::Ok();
+}
+
+Status OpenDirect(const std::string& path, const FileIdentity& expected, UniqueFd* out, bool* direct) {
+  int error = 0;
+  Status opened = OpenUnchanged(path, O_DIRECT, expected, out, &error);
+  *direct = error != EINVAL;
+  return *direct ? opened : OpenUnchanged(path, 0, expected, out);
+}
+
+Status ReadFailed(const ReaderFile& file, uint64_t offset, size_t length, int error) {
+  return Status(Code::IO_ERROR, Format("%s: reading %zu bytes at offset %llu failed: %s", file.path().c_str(), length,
+                                       static_cast<unsigned long long>(offset), ErrnoText(error).c_str()))
+      .At(file.path(), {}, static_cast<int64_t>(offset));
+}
+
+Status EndedEarly(const ReaderFile& file, uint64_t offset, size_t got, size_t required) {
+  return Status(Code::UNEXPECTED_EOF,
+                Format("%s ends at byte %llu, but its header promises bytes up to %llu; was it cut short while it was "
+                       "read?",
+                       file.path().c_str(), static_cast<unsigned long long>(offset + got),
+                       static_cast<unsigned long long>(offset + required)))
+      .At(file.path(), {}, static_cast<int64_t>(offset + got));
+}
+
+}  // namespace fst

@@ -1,0 +1,38 @@
+// What readers of ordinary descriptors share: opening the file that the header was read from, and the errors of a read.
+#pragma once
+#include <string>
+
+#include "base/fd.h"
+#include "reader/reader.h"
+
+namespace fst {
+
+// A file that is read through a descriptor.
+class FdFile : public ReaderFile {
+ public:
+  FdFile(const std::string& path, const FileIdentity& identity, UniqueFd fd)
+      : ReaderFile(path, identity), fd_(std::move(fd)) {}
+  int fd() const { return fd_.get(); }
+  // IO_ERROR, FILE_CHANGED. Any thread.
+  Status CheckUnchanged() const { return identity().CheckUnchanged(fd(), path()); }
+
+ private:
+  UniqueFd fd_;
+};
+
+// Opens `path` for reading and compares it with `expected`: IO_ERROR, FILE_CHANGED. `flags` is added to open(2)'s; with
+// none, takes the descriptor that the header was read through where that is cached. `*open_error` (may be null) is the
+// errno of open(2) when that is what failed, else 0. Any thread; blocks.
+Status OpenUnchanged(const std::string& path, int flags, const FileIdentity& expected, UniqueFd* out,
+                     int* open_error = nullptr);
+
+// OpenUnchanged with O_DIRECT, or without it where the file system refuses that; `*direct` says which.
+Status OpenDirect(const std::string& path, const FileIdentity& expected, UniqueFd* out, bool* direct);
+
+// IO_ERROR: a read of `length` bytes at `offset` failed with the errno `error`.
+Status ReadFailed(const ReaderFile& file, uint64_t offset, size_t length, int error);
+
+// UNEXPECTED_EOF: the file ends `got` bytes into a read at `offset` that had to bring `required`.
+Status EndedEarly(const ReaderFile& file, uint64_t offset, size_t got, size_t required);
+
+}  // namespace fst
