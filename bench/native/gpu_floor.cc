@@ -122,6 +122,5 @@ int main(int argc, char** argv) {
   printf("{\"copies\": %.3f, \"reads\": %.3f, \"both\": %.3f}\n", copies, reads, both);
   MUST_CU(MemFree, device);
   MUST_CU(CtxSetCurrent, nullptr);
-  MUST_CU(DevicePrimaryCtxRelease, 0);
   return 0;
 }

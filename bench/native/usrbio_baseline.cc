@@ -13,7 +13,7 @@
 #include <vector>
 
 #include "device/devices.h"
-#include "reader/usrbio/usrbio_api.h"
+#include "emulators/hf3fs/client_api.h"
 
 namespace {
 
@@ -48,8 +48,8 @@ int main(int argc, char** argv) {
   const size_t half = strtoull(argv[3], nullptr, 10) / 2;
   std::shared_ptr<fst::Device> device;
   Check(fst::OpenDevice(argv[2], false, &device));
-  const fst::usrbio::UsrbioApi* api;
-  Check(fst::usrbio::LoadUsrbio(&api));
+  std::unique_ptr<const fst::usrbio::ClientApi> api;
+  Check(fst::usrbio::LoadClient(&api));
   auto queue = std::make_shared<CompletionQueue>();
   std::unique_ptr<fst::CopyStream> stream;
   Check(device->NewStream(queue, &stream));

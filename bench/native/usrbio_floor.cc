@@ -13,7 +13,7 @@
 #include <vector>
 
 #include "base/completion_queue.h"
-#include "reader/usrbio/usrbio_api.h"
+#include "emulators/hf3fs/client_api.h"
 
 namespace {
 
@@ -38,8 +38,8 @@ int main(int argc, char** argv) {
   if (argc < 4) return 2;
   const char* mount = argv[1];
   const size_t in_flight = strtoull(argv[2], nullptr, 10);
-  const fst::usrbio::UsrbioApi* api;
-  if (!fst::usrbio::LoadUsrbio(&api).ok()) return 1;
+  std::unique_ptr<const fst::usrbio::ClientApi> api;
+  if (!fst::usrbio::LoadClient(&api).ok()) return 1;
   fst::usrbio::Iov iov = {};
   fst::usrbio::Ior ring = {};
   CheckCall(api->iovcreate(&iov, mount, in_flight * kRead, 0, -1), "iovcreate");

@@ -3,10 +3,14 @@
 #include <dlfcn.h>
 #include <link.h>
 
+#include <cstdlib>
+#include <cstring>
+#include <utility>
+
 namespace fst {
 
-Status SharedLibrary::Open(const std::string& name, SharedLibrary* out) {
-  void* handle = dlopen(name.c_str(), RTLD_NOW | RTLD_LOCAL);
+Status SharedLibrary::Open(const std::string& name, SharedLibrary* out, int flags) {
+  void* handle = dlopen(name.c_str(), RTLD_NOW | RTLD_LOCAL | flags);
   if (handle == nullptr) {
     const char* reason = dlerror();
     return Status(Code::COPIER_UNAVAILABLE, reason ? reason : "dlopen failed without a reason: " + name);
@@ -16,6 +20,44 @@ Status SharedLibrary::Open(const std::string& name, SharedLibrary* out) {
   bool known = dlinfo(handle, RTLD_DI_LINKMAP, &map) == 0 && map != nullptr && map->l_name[0] != '\0';
   out->path_ = known ? map->l_name : name;
   return Status::Ok();
+}
+
+std::string SharedLibrary::NameOf(const LibrarySpec& spec) {
+  const char* chosen = getenv(spec.variable);
+  return chosen != nullptr && chosen[0] != '\0' ? chosen : spec.soname;
+}
+
+Status SharedLibrary::OpenNamed(const LibrarySpec& spec, const std::string& name, SharedLibrary* out) {
+  Status opened = Open(name, out);
+  if (opened.ok()) return opened;
+  const char* chosen = getenv(spec.variable);
+  std::string remedy = spec.install;
+  if (chosen != nullptr && name == chosen) {
+    remedy = Format("%s names this library; unset it to use the system's %s", spec.variable, spec.soname);
+  }
+  return Status(spec.unavailable, Format("%s %s cannot be loaded: %s; %s", spec.name, name.c_str(),
+                                         opened.message().c_str(), remedy.c_str()));
+}
+
+Status SharedLibrary::CheckComplete(const LibrarySpec& spec, const SharedLibrary& library, const std::string& missing) {
+  if (missing.empty()) return Status::Ok();
+  return Status(spec.unavailable,
+                Format("%s %s lacks %s; %s", spec.name, library.path().c_str(), missing.c_str(), spec.update));
+}
+
+std::vector<std::string> SharedLibrary::Loaded(const char* prefix) {
+  std::pair<const char*, std::vector<std::string>> search(prefix, {});
+  dl_iterate_phdr(
+      [](dl_phdr_info* info, size_t, void* argument) {
+        auto* found = static_cast<decltype(search)*>(argument);
+        const char* path = info->dlpi_name != nullptr ? info->dlpi_name : "";
+        const char* slash = strrchr(path, '/');
+        const char* name = slash != nullptr ? slash + 1 : path;
+        if (strncmp(name, found->first, strlen(found->first)) == 0) found->second.emplace_back(path);
+        return 0;
+      },
+      &search);
+  return std::move(search.second);
 }
 
 void* SharedLibrary::Find(const char* symbol) const { return handle_ ? dlsym(handle_, symbol) : nullptr; }

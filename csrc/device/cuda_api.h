@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <string>
 
+#include "base/shared_library.h"
 #include "base/status.h"
 
 namespace fst::cuda {
@@ -15,91 +16,62 @@ using CUdeviceptr = unsigned long long;
 using CUcontext = struct CUctx_st*;
 using CUstream = struct CUstream_st*;
 using CUevent = struct CUevent_st*;
-using CUmodule = struct CUmod_st*;
-using CUfunction = struct CUfunc_st*;
-using CUhostFn = void (*)(void* user_data);
 
 // CUresult
 constexpr CUresult kSuccess = 0, kInvalidValue = 1, kOutOfMemory = 2, kNotInitialized = 3, kNoDevice = 100,
                    kInvalidDevice = 101, kInvalidContext = 201, kInvalidHandle = 400, kNotFound = 500, kNotReady = 600,
-                   kIllegalAddress = 700, kContextIsDestroyed = 709, kHostMemoryAlreadyRegistered = 712,
-                   kHostMemoryNotRegistered = 713, kLaunchFailed = 719, kNotPermitted = 800, kNotSupported = 801,
-                   kUnknown = 999;
+                   kIllegalAddress = 700, kContextIsDestroyed = 709, kLaunchFailed = 719;
 // flags
 constexpr unsigned kStreamNonBlocking = 1, kEventDisableTiming = 2, kMemHostAllocPortable = 1,
-                   kMemHostAllocDeviceMap = 2, kMemHostRegisterPortable = 1, kMemHostRegisterDeviceMap = 2,
-                   kMemHostRegisterReadOnly = 8, kMemAttachGlobal = 1;
+                   kMemHostAllocDeviceMap = 2, kMemHostRegisterPortable = 1, kMemAttachGlobal = 1;
 // CUdevice_attribute
-constexpr int kAttributeIntegrated = 18, kAttributeCanMapHostMemory = 19, kAttributePciBusId = 33,
-              kAttributePciDeviceId = 34, kAttributeAsyncEngineCount = 40, kAttributeUnifiedAddressing = 41,
-              kAttributePciDomainId = 50, kAttributeComputeCapabilityMajor = 75, kAttributeComputeCapabilityMinor = 76,
-              kAttributeManagedMemory = 83, kAttributePageableMemoryAccess = 88, kAttributeConcurrentManagedAccess = 89,
-              kAttributeCanUseHostPointerForRegisteredMem = 91, kAttributeHostRegisterSupported = 99,
-              kAttributePageableMemoryAccessUsesHostPageTables = 100, kAttributeHostNumaId = 134;
-// CUpointer_attribute and CUmemorytype
-constexpr int kPointerContext = 1, kPointerMemoryType = 2, kPointerDevicePointer = 3, kPointerHostPointer = 4,
-              kPointerIsManaged = 8, kPointerDeviceOrdinal = 9;
-constexpr unsigned kMemoryTypeHost = 1, kMemoryTypeDevice = 2;
+constexpr int kAttributeIntegrated = 18, kAttributeComputeCapabilityMajor = 75, kAttributeComputeCapabilityMinor = 76,
+              kAttributeConcurrentManagedAccess = 89, kAttributeHostRegisterSupported = 99, kAttributeHostNumaId = 134;
 
+// The functions that the core calls, and no other: a library without one of them is refused.
 // X(member of CudaApi, exported symbol, parameters). Every function returns a CUresult.
-#define FST_CUDA_API(X)                                                                                          \
-  X(Init, cuInit, (unsigned flags))                                                                              \
-  X(DriverGetVersion, cuDriverGetVersion, (int* version))                                                        \
-  X(GetErrorName, cuGetErrorName, (CUresult error, const char** text))                                           \
-  X(GetErrorString, cuGetErrorString, (CUresult error, const char** text))                                       \
-  X(DeviceGetCount, cuDeviceGetCount, (int* count))                                                              \
-  X(DeviceGet, cuDeviceGet, (CUdevice * device, int ordinal))                                                    \
-  X(DeviceGetName, cuDeviceGetName, (char* name, int length, CUdevice device))                                   \
-  X(DeviceGetAttribute, cuDeviceGetAttribute, (int* value, int attribute, CUdevice device))                      \
-  X(DeviceGetPCIBusId, cuDeviceGetPCIBusId, (char* id, int length, CUdevice device))                             \
-  X(DeviceTotalMem, cuDeviceTotalMem_v2, (size_t * bytes, CUdevice device))                                      \
-  X(DevicePrimaryCtxRetain, cuDevicePrimaryCtxRetain, (CUcontext * context, CUdevice device))                    \
-  X(DevicePrimaryCtxRelease, cuDevicePrimaryCtxRelease_v2, (CUdevice device))                                    \
-  X(CtxSetCurrent, cuCtxSetCurrent, (CUcontext context))                                                         \
-  X(CtxGetCurrent, cuCtxGetCurrent, (CUcontext * context))                                                       \
-  X(CtxGetDevice, cuCtxGetDevice, (CUdevice * device))                                                           \
-  X(CtxSynchronize, cuCtxSynchronize, ())                                                                        \
-  X(MemGetInfo, cuMemGetInfo_v2, (size_t * free, size_t * total))                                                \
-  X(MemAlloc, cuMemAlloc_v2, (CUdeviceptr * pointer, size_t bytes))                                              \
-  X(MemAllocManaged, cuMemAllocManaged, (CUdeviceptr * pointer, size_t bytes, unsigned flags))                   \
-  X(MemFree, cuMemFree_v2, (CUdeviceptr pointer))                                                                \
-  X(MemHostAlloc, cuMemHostAlloc, (void** pointer, size_t bytes, unsigned flags))                                \
-  X(MemFreeHost, cuMemFreeHost, (void* pointer))                                                                 \
-  X(MemHostRegister, cuMemHostRegister_v2, (void* pointer, size_t bytes, unsigned flags))                        \
-  X(MemHostUnregister, cuMemHostUnregister, (void* pointer))                                                     \
-  X(MemHostGetDevicePointer, cuMemHostGetDevicePointer_v2, (CUdeviceptr * device, void* host, unsigned flags))   \
-  X(PointerGetAttribute, cuPointerGetAttribute, (void* data, int attribute, CUdeviceptr pointer))                \
-  X(MemcpyHtoD, cuMemcpyHtoD_v2, (CUdeviceptr to, const void* from, size_t bytes))                               \
-  X(MemcpyDtoH, cuMemcpyDtoH_v2, (void* to, CUdeviceptr from, size_t bytes))                                     \
-  X(MemcpyDtoD, cuMemcpyDtoD_v2, (CUdeviceptr to, CUdeviceptr from, size_t bytes))                               \
-  X(MemcpyHtoDAsync, cuMemcpyHtoDAsync_v2, (CUdeviceptr to, const void* from, size_t bytes, CUstream stream))    \
-  X(MemcpyDtoHAsync, cuMemcpyDtoHAsync_v2, (void* to, CUdeviceptr from, size_t bytes, CUstream stream))          \
-  X(MemcpyDtoDAsync, cuMemcpyDtoDAsync_v2, (CUdeviceptr to, CUdeviceptr from, size_t bytes, CUstream stream))    \
-  X(MemsetD8Async, cuMemsetD8Async, (CUdeviceptr to, unsigned char value, size_t bytes, CUstream stream))        \
-  X(StreamCreate, cuStreamCreate, (CUstream * stream, unsigned flags))                                           \
-  X(StreamDestroy, cuStreamDestroy_v2, (CUstream stream))                                                        \
-  X(StreamSynchronize, cuStreamSynchronize, (CUstream stream))                                                   \
-  X(StreamQuery, cuStreamQuery, (CUstream stream))                                                               \
-  X(StreamWaitEvent, cuStreamWaitEvent, (CUstream stream, CUevent event, unsigned flags))                        \
-  X(EventCreate, cuEventCreate, (CUevent * event, unsigned flags))                                               \
-  X(EventDestroy, cuEventDestroy_v2, (CUevent event))                                                            \
-  X(EventRecord, cuEventRecord, (CUevent event, CUstream stream))                                                \
-  X(EventQuery, cuEventQuery, (CUevent event))                                                                   \
-  X(EventSynchronize, cuEventSynchronize, (CUevent event))                                                       \
-  X(LaunchHostFunc, cuLaunchHostFunc, (CUstream stream, CUhostFn function, void* user_data))                     \
-  X(ModuleLoadData, cuModuleLoadData, (CUmodule * module, const void* image))                                    \
-  X(ModuleGetFunction, cuModuleGetFunction, (CUfunction * function, CUmodule module, const char* name))          \
-  X(LaunchKernel, cuLaunchKernel,                                                                                \
-    (CUfunction function, unsigned grid_x, unsigned grid_y, unsigned grid_z, unsigned block_x, unsigned block_y, \
-     unsigned block_z, unsigned shared_bytes, CUstream stream, void** parameters, void** extra))
+#define FST_CUDA_API(X)                                                                                       \
+  X(Init, cuInit, (unsigned flags))                                                                           \
+  X(DriverGetVersion, cuDriverGetVersion, (int* version))                                                     \
+  X(GetErrorName, cuGetErrorName, (CUresult error, const char** text))                                        \
+  X(GetErrorString, cuGetErrorString, (CUresult error, const char** text))                                    \
+  X(DeviceGetCount, cuDeviceGetCount, (int* count))                                                           \
+  X(DeviceGet, cuDeviceGet, (CUdevice * device, int ordinal))                                                 \
+  X(DeviceGetName, cuDeviceGetName, (char* name, int length, CUdevice device))                                \
+  X(DeviceGetAttribute, cuDeviceGetAttribute, (int* value, int attribute, CUdevice device))                   \
+  X(DeviceGetPCIBusId, cuDeviceGetPCIBusId, (char* id, int length, CUdevice device))                          \
+  X(DevicePrimaryCtxRetain, cuDevicePrimaryCtxRetain, (CUcontext * context, CUdevice device))                 \
+  X(CtxSetCurrent, cuCtxSetCurrent, (CUcontext context))                                                      \
+  X(CtxSynchronize, cuCtxSynchronize, ())                                                                     \
+  X(MemGetInfo, cuMemGetInfo_v2, (size_t * free, size_t * total))                                             \
+  X(MemAlloc, cuMemAlloc_v2, (CUdeviceptr * pointer, size_t bytes))                                           \
+  X(MemAllocManaged, cuMemAllocManaged, (CUdeviceptr * pointer, size_t bytes, unsigned flags))                \
+  X(MemFree, cuMemFree_v2, (CUdeviceptr pointer))                                                             \
+  X(MemHostAlloc, cuMemHostAlloc, (void** pointer, size_t bytes, unsigned flags))                             \
+  X(MemFreeHost, cuMemFreeHost, (void* pointer))                                                              \
+  X(MemHostRegister, cuMemHostRegister_v2, (void* pointer, size_t bytes, unsigned flags))                     \
+  X(MemHostUnregister, cuMemHostUnregister, (void* pointer))                                                  \
+  X(MemcpyHtoD, cuMemcpyHtoD_v2, (CUdeviceptr to, const void* from, size_t bytes))                            \
+  X(MemcpyDtoH, cuMemcpyDtoH_v2, (void* to, CUdeviceptr from, size_t bytes))                                  \
+  X(MemcpyDtoD, cuMemcpyDtoD_v2, (CUdeviceptr to, CUdeviceptr from, size_t bytes))                            \
+  X(MemcpyHtoDAsync, cuMemcpyHtoDAsync_v2, (CUdeviceptr to, const void* from, size_t bytes, CUstream stream)) \
+  X(MemcpyDtoDAsync, cuMemcpyDtoDAsync_v2, (CUdeviceptr to, CUdeviceptr from, size_t bytes, CUstream stream)) \
+  X(StreamCreate, cuStreamCreate, (CUstream * stream, unsigned flags))                                        \
+  X(StreamDestroy, cuStreamDestroy_v2, (CUstream stream))                                                     \
+  X(StreamSynchronize, cuStreamSynchronize, (CUstream stream))                                                \
+  X(EventCreate, cuEventCreate, (CUevent * event, unsigned flags))                                            \
+  X(EventDestroy, cuEventDestroy_v2, (CUevent event))                                                         \
+  X(EventRecord, cuEventRecord, (CUevent event, CUstream stream))                                             \
+  X(EventSynchronize, cuEventSynchronize, (CUevent event))
 
-// The functions of one loaded driver library. Immutable once loaded, alive until the process ends, safe from every
-// thread.
+// The functions of one loaded driver library. Immutable once loaded, valid until the process ends. Any thread.
 struct CudaApi {
 #define X(member, symbol, parameters) CUresult(*member) parameters = nullptr;
   FST_CUDA_API(X)
 #undef X
   std::string library;  // the file that was loaded
+
+  void Bind(const SharedLibrary& from, std::string* missing);  // for SharedLibrary::Load
 
   // OK for kSuccess; else a status that says which call failed, with the driver's name and text for the code.
   // CUDA_ERROR in general, OUT_OF_DEVICE_MEMORY for kOutOfMemory (OUT_OF_HOST_MEMORY from the cuMemHost* calls). After
@@ -136,9 +108,9 @@ constexpr bool IsSticky(CUresult result) {
 }
 
 // The driver at FASTSAFETENSORS_CUDA_LIB (a path), else libcuda.so.1, loaded and initialised (cuInit). Each library is
-// loaded once a process; that it cannot be loaded is remembered, a failed cuInit is tried again. Errors are
-// DEVICE_UNAVAILABLE and name the library that was tried. `*out` stays valid until the process ends. Safe from every
-// thread; takes milliseconds the first time.
+// loaded once per process; that it cannot be loaded is remembered, but a failed cuInit is tried again. Errors are
+// DEVICE_UNAVAILABLE and name the library. *out stays valid until the process ends. Any thread; takes milliseconds the
+// first time.
 Status LoadCuda(const CudaApi** out);
 
 // FST_CUDA_CHECK(api, MemAlloc, &pointer, bytes): calls and checks.

@@ -1,13 +1,15 @@
 #include "ort/library.h"
 
 #include <dlfcn.h>
-#include <link.h>
 
 #include <algorithm>
 #include <atomic>
 #include <cstdio>
-#include <cstring>
+#include <memory>
 #include <mutex>
+#include <vector>
+
+#include "base/shared_library.h"
 
 namespace fst::ort {
 namespace {
@@ -27,10 +29,23 @@ Code CodeOf(int error) {
   }
 }
 
+// The version of the API to ask a library for. PLATFORM_UNSUPPORTED for what is too old or too new.
+Status ApiVersionFor(const std::string& version, const std::string& path, uint32_t* out) {
+  unsigned major = 0, minor = 0;
+  bool read = sscanf(version.c_str(), "%u.%u", &major, &minor) == 2;
+  if (!read || major != 1 || minor < kLowestApi) {
+    return Status(Code::PLATFORM_UNSUPPORTED,
+                  Format("%s is onnxruntime %s, expected 1.%u or a later 1.x: install a fitting onnxruntime-node",
+                         path.c_str(), version.c_str(), kLowestApi));
+  }
+  *out = std::min(minor, kHighestApi);
+  return Status::Ok();
+}
+
 Status Bound(const std::string& path, int log_severity, Library* library) {
-  // RTLD_NOLOAD: a handle to the loaded library, or null.
-  void* handle = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL | RTLD_NOLOAD);
-  auto get_base = handle ? reinterpret_cast<GetApiBase>(dlsym(handle, "OrtGetApiBase")) : nullptr;
+  SharedLibrary file;
+  GetApiBase get_base = nullptr;
+  if (SharedLibrary::Open(path, &file, RTLD_NOLOAD).ok()) file.Resolve("OrtGetApiBase", &get_base, nullptr);
   const ApiBase* base = get_base ? get_base() : nullptr;
   if (base == nullptr) {
     return Status(
@@ -57,39 +72,12 @@ Status Bound(const std::string& path, int log_severity, Library* library) {
 
 }  // namespace
 
-std::vector<std::string> LoadedLibraries() {
-  std::vector<std::string> paths;
-  dl_iterate_phdr(
-      [](dl_phdr_info* info, size_t, void* found) {
-        const char* slash = strrchr(info->dlpi_name, '/');
-        const char* name = slash ? slash + 1 : info->dlpi_name;
-        if (strncmp(name, "libonnxruntime.so", 17) == 0) {
-          static_cast<std::vector<std::string>*>(found)->emplace_back(info->dlpi_name);
-        }
-        return 0;
-      },
-      &paths);
-  return paths;
-}
-
-Status ApiVersionFor(const std::string& version, const std::string& path, uint32_t* out) {
-  unsigned major = 0, minor = 0;
-  bool read = sscanf(version.c_str(), "%u.%u", &major, &minor) == 2;
-  if (!read || major != 1 || minor < kLowestApi) {
-    return Status(Code::PLATFORM_UNSUPPORTED,
-                  Format("%s is onnxruntime %s, expected 1.%u or a later 1.x: install a fitting onnxruntime-node",
-                         path.c_str(), version.c_str(), kLowestApi));
-  }
-  *out = std::min(minor, kHighestApi);
-  return Status::Ok();
-}
-
 Status OpenLibrary(int log_severity, const Library** out) {
   static auto* mutex = new std::mutex;
   std::lock_guard<std::mutex> lock(*mutex);
   *out = opened.load();
   if (*out != nullptr) return Status::Ok();
-  std::vector<std::string> paths = LoadedLibraries();
+  std::vector<std::string> paths = SharedLibrary::Loaded("libonnxruntime.so");
   if (paths.empty()) {
     return Status(Code::DEVICE_UNAVAILABLE,
                   "no libonnxruntime.so is loaded: pass the module of onnxruntime-node itself (other flavours of "

@@ -1,7 +1,6 @@
 // The onnxruntime library that the program has loaded (onnxruntime-node brings it): found, checked, never loaded again.
 #pragma once
 #include <string>
-#include <vector>
 
 #include "base/status.h"
 #include "ort/slice.h"
@@ -15,12 +14,6 @@ struct Library {
   uint32_t api_version = 0;
   Env* env = nullptr;  // the process's only one; never released
 };
-
-// Paths of the loaded shared objects named libonnxruntime.so*, in the order of loading.
-std::vector<std::string> LoadedLibraries();
-
-// The version of the API to ask a library of this version for. PLATFORM_UNSUPPORTED when it is too old or too new.
-Status ApiVersionFor(const std::string& version, const std::string& path, uint32_t* out);
 
 // The library, bound on the first call that finds it; valid for the rest of the process. Any thread.
 // `log_severity` (0 verbose to 4 fatal) applies unless the process has an environment. DEVICE_UNAVAILABLE when no

@@ -1,7 +1,7 @@
 // Compile-time proof that the hand-declared slices agree with the real headers, of CUDA 11 to 13. CMake builds this
 // where it finds cuda.h; by hand: g++ -std=c++17 -Icsrc -I<cuda>/include -fsyntax-only test/native/cuda_api_check.cc
-#include "device/cuda_api.h"
 #include "reader/gds/cufile_api.h"
+#include "support/driver_api.h"
 // (ours first: cuda.h has macros named like its functions)
 #include <cuda.h>
 
@@ -52,8 +52,9 @@ static_assert(!SameSignature<int (*)(int*), int (*)(size_t*)>::value);
 static_assert(!SameSignature<int (*)(int, int), int (*)(int)>::value);
 
 #define X(member, symbol, parameters) \
-  static_assert(SameSignature<decltype(fst::cuda::CudaApi::member), decltype(&::symbol)>::value, #symbol);
+  static_assert(SameSignature<decltype(fst::cuda::DriverApi::member), decltype(&::symbol)>::value, #symbol);
 FST_CUDA_API(X)
+FST_CUDA_EXTRA_API(X)
 #undef X
 
 #define SAME(ours, theirs) static_assert(static_cast<long>(fst::cuda::ours) == static_cast<long>(theirs), #ours)

@@ -57,6 +57,14 @@ TEST_F(CudaApiTest, NamesTheSymbolsThatALibraryLacks) {
   EXPECT_TRUE(Contains(status.message(), "libcufile.so.0 lacks cuInit, cuDriverGetVersion, ")) << status.message();
 }
 
+TEST_F(CudaApiTest, NeedsNoFunctionThatIsNeverCalled) {
+  setenv("FASTSAFETENSORS_CUDA_LIB", FST_BINARY_DIR "/test-support/libbare_cuda.so", 1);
+  const cuda::CudaApi* api = nullptr;
+  Status status = cuda::LoadCuda(&api);
+  EXPECT_TRUE(status.ok()) << status.message();
+  EXPECT_NE(api, nullptr);
+}
+
 TEST_F(CudaApiTest, LoadsALibraryOnce) {
   const cuda::CudaApi* first = test::LoadEmulatedCuda();
   const cuda::CudaApi* second = test::LoadEmulatedCuda();

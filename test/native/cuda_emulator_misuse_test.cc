@@ -99,10 +99,10 @@ TEST_F(CudaEmulatorDeathTest, WritingPastPageLockedMemoryIsFoundOut) {
 }
 
 TEST_F(CudaEmulatorDeathTest, HostFunctionsMayNotCallTheDriver) {
-  auto bad = [](void* data) { (void)static_cast<const CudaApi*>(data)->CtxSynchronize(); };
+  auto bad = [](void* data) { (void)static_cast<const DriverApi*>(data)->CtxSynchronize(); };
   EXPECT_DEATH(
       {
-        (void)cu->LaunchHostFunc(stream, bad, const_cast<CudaApi*>(cu));
+        (void)cu->LaunchHostFunc(stream, bad, const_cast<DriverApi*>(cu));
         (void)cu->StreamSynchronize(stream);
       },
       "called from a host function");

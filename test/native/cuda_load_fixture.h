@@ -200,7 +200,7 @@ class CudaLoadTest : public ::testing::Test {
     EXPECT_EQ(metrics.in_flight, 0);
   }
 
-  const cuda::CudaApi* cu = nullptr;
+  const cuda::DriverApi* cu = nullptr;
   const CudaControl& cuda = EmulatedCudaControl();
   const CufileControl& cufile = EmulatedCufileControl();
   std::string folder;

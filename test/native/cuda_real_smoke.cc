@@ -17,8 +17,8 @@
 #include <thread>
 #include <vector>
 
-#include "device/cuda_api.h"
 #include "reader/gds/cufile_api.cc"  // the source: one file less to name when compiling by hand
+#include "support/driver_api.h"
 
 namespace {
 
@@ -26,7 +26,7 @@ using namespace fst;
 using Clock = std::chrono::steady_clock;
 
 constexpr size_t kMiB = size_t{1} << 20;
-const cuda::CudaApi* api;
+const cuda::DriverApi* api;
 int failures = 0;
 
 double Seconds(Clock::time_point from) { return std::chrono::duration<double>(Clock::now() - from).count(); }
@@ -324,7 +324,7 @@ int main(int argc, char** argv) {
   const bool behaviour_only = argc > 1 && strcmp(argv[1], "behaviour") == 0;
   setvbuf(stdout, nullptr, _IOLBF, 0);
   auto start = Clock::now();
-  Status loaded = cuda::LoadCuda(&api);
+  Status loaded = cuda::LoadDriver(&api);
   printf("cost: loading and cuInit %.1f ms\n", Seconds(start) * 1e3);
   if (!loaded.ok()) {
     printf("%s: %s\n", CodeName(loaded.code()), loaded.message().c_str());

@@ -6,8 +6,8 @@
 #include <cstdlib>
 #include <vector>
 
-#include "device/cuda_api.h"
 #include "emulators/cuda/control.h"
+#include "support/driver_api.h"
 
 namespace fst::test {
 
@@ -19,10 +19,10 @@ struct CudaControl {
 
 // Loads build/.../emulators/libcuda.so.1 as the process's driver. Null when it cannot be loaded (and the test has
 // failed).
-inline const cuda::CudaApi* LoadEmulatedCuda() {
+inline const cuda::DriverApi* LoadEmulatedCuda() {
   setenv("FASTSAFETENSORS_CUDA_LIB", FST_BINARY_DIR "/emulators/libcuda.so.1", 1);
-  const cuda::CudaApi* api = nullptr;
-  Status loaded = cuda::LoadCuda(&api);
+  const cuda::DriverApi* api = nullptr;
+  Status loaded = cuda::LoadDriver(&api);
   EXPECT_TRUE(loaded.ok()) << loaded.message();
   return api;
 }
@@ -64,7 +64,7 @@ class EmulatedCudaTest : public ::testing::Test {
     EXPECT_EQ(ctl.retained_contexts(), 0u);
   }
 
-  const cuda::CudaApi* cu = nullptr;
+  const cuda::DriverApi* cu = nullptr;
   const CudaControl& ctl = EmulatedCudaControl();
   cuda::CUcontext context = nullptr;
 };

@@ -15,11 +15,12 @@
 #include <filesystem>
 #include <functional>
 #include <map>
+#include <memory>
 #include <string>
 #include <vector>
 
 #include "base/shared_library.h"
-#include "reader/usrbio/usrbio_api.h"
+#include "emulators/hf3fs/client_api.h"
 
 namespace fst {
 
@@ -46,9 +47,9 @@ class Hf3fsEmulatorTest : public ::testing::Test {
     const char* configured = getenv(kLibraryVariable);
     library_before_ = configured == nullptr ? "" : configured;
     setenv(kLibraryVariable, FST_BINARY_DIR "/emulators/libhf3fs_api_shared.so", 1);
-    Status loaded = usrbio::LoadUsrbio(&api);
+    Status loaded = usrbio::LoadClient(&api);
     ASSERT_TRUE(loaded.ok()) << loaded.message();
-    ASSERT_TRUE(SharedLibrary::Open(api->path, &library_).ok());
+    ASSERT_TRUE(SharedLibrary::Open(api->library, &library_).ok());
     Call<void()>("fst_emu_hf3fs_reset")();
   }
 
@@ -101,7 +102,7 @@ class Hf3fsEmulatorTest : public ::testing::Test {
   }
 
   std::string mount;
-  const usrbio::UsrbioApi* api = nullptr;
+  std::unique_ptr<const usrbio::ClientApi> api;
 
  private:
   SharedLibrary library_;
@@ -112,7 +113,7 @@ class Hf3fsEmulatorTest : public ::testing::Test {
   // A ring, an iov, and one registered file of `file_size` bytes; what the destructor finds still there it removes.
   struct Client {
     Client(Hf3fsEmulatorTest* test, int entries = 8, int depth = -1, size_t file_size = 1 << 20, size_t block = 0)
-        : t(test), api(test->api) {
+        : t(test), api(test->api.get()) {
       path = t->WriteFile("data", file_size);
       fd = open(path.c_str(), O_RDONLY | O_CLOEXEC);
       EXPECT_GE(fd, 0);
@@ -161,7 +162,7 @@ class Hf3fsEmulatorTest : public ::testing::Test {
     }
 
     Hf3fsEmulatorTest* t;
-    const usrbio::UsrbioApi* api;
+    const usrbio::ClientApi* api;
     std::string path;
     int fd = -1;
     usrbio::Iov iov = {};

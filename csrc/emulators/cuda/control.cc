@@ -51,7 +51,7 @@ unsigned long long fst_emu_cuda_call_count(const char* function) {
 const char* fst_emu_cuda_function_name(int index) {
   static const char* const kNames[] = {
 #define X(member, symbol, parameters) #symbol,
-      FST_CUDA_API(X)
+      FST_CUDA_API(X) FST_CUDA_EXTRA_API(X)
 #undef X
   };
   return index >= 0 && index < static_cast<int>(std::size(kNames)) ? kNames[index] : nullptr;

@@ -30,7 +30,7 @@
   X(set_fail, int, (const char* function, unsigned long long nth, int code))                                           \
   /* Calls of `function` since the start or the last reset. */                                                         \
   X(call_count, unsigned long long, (const char* function))                                                            \
-  /* The names of all functions, in the order of FST_CUDA_API; null past the end. */                                   \
+  /* The names of all functions, those that the core calls first; null past the end. */                                \
   X(function_name, const char*, (int index))                                                                           \
   X(set_bandwidth, void, (unsigned long long bytes_per_second))                                                        \
   X(set_delay_us, void, (unsigned long long microseconds))                                                             \

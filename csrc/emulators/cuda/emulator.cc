@@ -122,6 +122,7 @@ bool Emulator::AddFailure(const std::string& function, unsigned long long nth, C
   bool known = function == "execute";
 #define X(member, symbol, parameters) known = known || function == #symbol;
   FST_CUDA_API(X)
+  FST_CUDA_EXTRA_API(X)
 #undef X
   if (known) failures.push_back(Failure{function, nth, 0, code});
   return known;

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "device/cuda_api.h"
+#include "emulators/cuda/extra_api.h"
 
 namespace fst::emu {
 
@@ -221,5 +222,6 @@ extern thread_local bool in_host_function;
 }  // namespace fst::emu
 namespace fst::cuda {
 FST_CUDA_API(X)
+FST_CUDA_EXTRA_API(X)
 }  // namespace fst::cuda
 #undef X

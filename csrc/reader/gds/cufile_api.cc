@@ -1,19 +1,15 @@
 #include "reader/gds/cufile_api.h"
 
-#include <cstdlib>
-#include <map>
-#include <memory>
-#include <mutex>
-
-#include "base/shared_library.h"
-
 namespace fst::cufile {
-
 namespace {
 
-struct Loaded {
-  Status status;
-  CufileApi api;
+constexpr LibrarySpec kLibrary = {
+    Code::COPIER_UNAVAILABLE,
+    "the GPUDirect Storage library",
+    "FASTSAFETENSORS_CUFILE_LIB",
+    "libcufile.so.0",
+    "install GPUDirect Storage (libcufile of the CUDA toolkit), or set FASTSAFETENSORS_CUFILE_LIB to its path",
+    "update it to the version of your CUDA toolkit",
 };
 
 // CUfileOpError, cufile.h of CUDA 13.
@@ -69,50 +65,16 @@ const char* OpErrorName(int error) {
   return nullptr;
 }
 
-Status Open(const std::string& name, bool chosen, CufileApi* api) {
-  SharedLibrary library;
-  Status opened = SharedLibrary::Open(name, &library);
-  if (!opened.ok()) {
-    return Status(
-        Code::COPIER_UNAVAILABLE,
-        "the GPUDirect Storage library " + name + " cannot be loaded: " + opened.message() + "; " +
-            (chosen ? "FASTSAFETENSORS_CUFILE_LIB names this library; unset it to use the system's libcufile.so.0"
-                    : "install GPUDirect Storage (libcufile of the CUDA toolkit), or set FASTSAFETENSORS_CUFILE_LIB "
-                      "to its path"));
-  }
-  std::string missing;
-#define X(member, symbol, result, parameters)                                   \
-  api->member = reinterpret_cast<decltype(api->member)>(library.Find(#symbol)); \
-  if (api->member == nullptr) missing += (missing.empty() ? "" : ", ") + std::string(#symbol);
-  FST_CUFILE_API(X)
-#undef X
-  api->GetVersion = reinterpret_cast<decltype(api->GetVersion)>(library.Find("cuFileGetVersion"));
-  api->library = library.path();
-  if (missing.empty()) return Status::Ok();
-  return Status(Code::COPIER_UNAVAILABLE, "the GPUDirect Storage library " + library.path() + " lacks " + missing +
-                                              "; update it to the version of your CUDA toolkit");
-}
-
 }  // namespace
 
-Status LoadCufile(const CufileApi** out) {
-  static std::mutex mutex;
-  static auto* libraries =
-      new std::map<std::string, std::unique_ptr<Loaded>>;  // outlives every thread that may hold an api
-  const char* path = getenv("FASTSAFETENSORS_CUFILE_LIB");
-  bool chosen = path != nullptr && path[0] != '\0';
-  std::string name = chosen ? path : "libcufile.so.0";
-
-  std::lock_guard<std::mutex> lock(mutex);
-  std::unique_ptr<Loaded>& entry = (*libraries)[name];
-  if (entry == nullptr) {
-    entry = std::make_unique<Loaded>();
-    entry->status = Open(name, chosen, &entry->api);
-  }
-  FST_RETURN_IF_ERROR(entry->status);
-  *out = &entry->api;
-  return Status::Ok();
+void CufileApi::Bind(const SharedLibrary& from, std::string* missing) {
+#define X(member, symbol, result, parameters) from.Resolve(#symbol, &member, missing);
+  FST_CUFILE_API(X)
+#undef X
+  from.Resolve("cuFileGetVersion", &GetVersion, nullptr);
 }
+
+Status LoadCufile(const CufileApi** out) { return SharedLibrary::LoadOnce(kLibrary, out); }
 
 std::string OpErrorText(int error) {
   const char* name = OpErrorName(error);

@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <string>
 
+#include "base/shared_library.h"
 #include "base/status.h"
 
 namespace fst::cufile {
@@ -60,7 +61,7 @@ constexpr int kFeatureP2p = 4;          // bit of fflags (CUDA 13)
   X(BufDeregister, cuFileBufDeregister, CUfileError, (const void* base))                          \
   X(Read, cuFileRead, ssize_t, (void* handle, void* base, size_t bytes, off_t file_offset, off_t base_offset))
 
-// The functions of one loaded library. Immutable once loaded, alive until the process ends, safe from every thread.
+// The functions of one loaded library. Immutable once loaded, valid until the process ends. Any thread.
 struct CufileApi {
 #define X(member, symbol, result, parameters) result(*member) parameters = nullptr;
   FST_CUFILE_API(X)
@@ -68,7 +69,9 @@ struct CufileApi {
   CUfileError (*GetVersion)(int* version) = nullptr;  // null in versions before 1.8; works without an open driver
   std::string library;                                // the file that was loaded
 
-  // "1.13.1", "" when it cannot be told.
+  void Bind(const SharedLibrary& from, std::string* missing);  // for SharedLibrary::Load
+
+  // "1.13.1"; "" when it is unknown.
   std::string Version() const;
 
   // OK for err 0; else GDS_ERROR that says which call failed and names the CUfileOpError (and the CUresult, where there
@@ -94,9 +97,9 @@ struct Mode {
 };
 Mode ModeOf(const CUfileDrvProps& properties);
 
-// The library at FASTSAFETENSORS_CUFILE_LIB (a path), else libcufile.so.0. Loads, and opens no driver: DriverOpen can
-// take seconds. Each library is loaded once a process, a failure is remembered. Errors are COPIER_UNAVAILABLE and name
-// the library that was tried. `*out` stays valid until the process ends. Safe from every thread.
+// The library at FASTSAFETENSORS_CUFILE_LIB (a path), else libcufile.so.0. Opens no driver: DriverOpen can take
+// seconds. Each library is loaded once per process; a failure is remembered. Errors are COPIER_UNAVAILABLE and name the
+// library. *out stays valid until the process ends. Any thread.
 Status LoadCufile(const CufileApi** out);
 
 }  // namespace fst::cufile

@@ -10,15 +10,22 @@
 #include <cstdlib>
 #include <cstring>
 #include <fstream>
+#include <memory>
 #include <mutex>
 #include <vector>
-
-#include "base/shared_library.h"
 
 namespace fst::usrbio {
 namespace {
 
-constexpr char kLibrary[] = "libhf3fs_api_shared";
+constexpr char kBaseName[] = "libhf3fs_api_shared";
+constexpr LibrarySpec kLibrary = {
+    Code::COPIER_UNAVAILABLE,
+    "the 3FS client library",
+    "FASTSAFETENSORS_3FS_LIB",
+    "libhf3fs_api_shared.so",
+    "install the 3FS client with all libraries that it needs, or set FASTSAFETENSORS_3FS_LIB to its library",
+    "install a newer 3FS client",
+};
 
 std::string Env(const char* name) {
   const char* value = getenv(name);
@@ -32,8 +39,8 @@ bool IsFile(const std::string& path) {
 
 // "libhf3fs_api_shared.so", "….so.1" and, as auditwheel names its copies, "libhf3fs_api_shared-1a2b3c4d.so".
 bool IsLibraryName(const std::string& name) {
-  size_t length = strlen(kLibrary);
-  if (name.compare(0, length, kLibrary) != 0) return false;
+  size_t length = strlen(kBaseName);
+  if (name.compare(0, length, kBaseName) != 0) return false;
   size_t so = name.find(".so", length);
   if (so == std::string::npos || (so != length && name[length] != '-')) return false;
   return so + 3 == name.size() || name[so + 3] == '.';
@@ -41,7 +48,7 @@ bool IsLibraryName(const std::string& name) {
 
 // The library in `folder`, the plain name first; "" when there is none.
 std::string InFolder(const std::string& folder) {
-  std::string plain = folder + "/" + kLibrary + ".so";
+  std::string plain = folder + "/" + kLibrary.soname;
   if (IsFile(plain)) return plain;
   DIR* dir = opendir(folder.c_str());
   if (dir == nullptr) return "";
@@ -141,8 +148,8 @@ Status Locate(std::string* out) {
     if (!IsFile(file)) {
       return Status(
           Code::COPIER_UNAVAILABLE,
-          Format("FASTSAFETENSORS_3FS_LIB names \"%s\", which is not a file; set it to the path of %s.so, or unset it",
-                 file.c_str(), kLibrary));
+          Format("FASTSAFETENSORS_3FS_LIB names \"%s\", which is not a file; set it to the path of %s, or unset it",
+                 file.c_str(), kLibrary.soname));
     }
     *out = file;
     return Status::Ok();
@@ -157,41 +164,9 @@ Status Locate(std::string* out) {
   }
   return Status(
       Code::COPIER_UNAVAILABLE,
-      Format("the 3FS client library %s.so was not found in %sLD_LIBRARY_PATH, the system's library folders or an "
+      Format("the 3FS client library %s was not found in %sLD_LIBRARY_PATH, the system's library folders or an "
              "installed hf3fs_py_usrbio wheel; install the 3FS client, or set FASTSAFETENSORS_3FS_LIB to the file",
-             kLibrary, searched.c_str()));
-}
-
-// Fills `field` or appends the symbol's name to *missing (where that is not null).
-template <typename T>
-void Resolve(const SharedLibrary& library, const char* symbol, T* field, std::string* missing) {
-  void* address = library.Find(symbol);
-  *field = reinterpret_cast<T>(address);
-  if (address == nullptr && missing != nullptr) *missing += (missing->empty() ? "" : ", ") + std::string(symbol);
-}
-
-Status FillTable(const SharedLibrary& library, UsrbioApi* api) {
-  std::string missing;
-#define REQUIRED(name) Resolve(library, "hf3fs_" #name, &api->name, &missing)
-  REQUIRED(is_hf3fs);
-  REQUIRED(iovcreate);
-  REQUIRED(iovwrap);
-  REQUIRED(iovdestroy);
-  REQUIRED(ior_size);
-  REQUIRED(iorcreate4);
-  REQUIRED(iordestroy);
-  REQUIRED(reg_fd);
-  REQUIRED(dereg_fd);
-  REQUIRED(prep_io);
-  REQUIRED(submit_ios);
-  REQUIRED(wait_for_ios);
-#undef REQUIRED
-  Resolve(library, "hf3fs_iovunlink", &api->iovunlink, nullptr);
-  Resolve(library, "hf3fs_iovcreate_device", &api->iovcreate_device, nullptr);
-  if (missing.empty()) return Status::Ok();
-  return Status(Code::COPIER_UNAVAILABLE,
-                Format("%s is not a usable 3FS client library: it lacks %s; install a newer 3FS client",
-                       library.path().c_str(), missing.c_str()));
+             kLibrary.soname, searched.c_str()));
 }
 
 std::string LimitText(rlim_t limit) {
@@ -199,6 +174,12 @@ std::string LimitText(rlim_t limit) {
 }
 
 }  // namespace
+
+void UsrbioApi::Bind(const SharedLibrary& from, std::string* missing) {
+#define X(name) from.Resolve("hf3fs_" #name, &name, missing);
+  FST_USRBIO_API(X)
+#undef X
+}
 
 std::string FindHf3fsLibrary() {
   std::string path;
@@ -250,15 +231,8 @@ Status LoadUsrbio(const UsrbioApi** out) {
     FST_RETURN_IF_ERROR(LowerOpenFilesLimit(
         limit, [](const rlimit* l) { return setrlimit(RLIMIT_NOFILE, l); }, &note));
     if (!note.empty()) lowered = note;
-    SharedLibrary library;
-    Status opened = SharedLibrary::Open(path, &library);
-    if (!opened.ok()) {
-      return Status(Code::COPIER_UNAVAILABLE,
-                    Format("the 3FS client library %s cannot be loaded: %s", path.c_str(), opened.message().c_str()));
-    }
     auto api = std::make_unique<UsrbioApi>();
-    FST_RETURN_IF_ERROR(FillTable(library, api.get()));
-    api->path = library.path();
+    FST_RETURN_IF_ERROR(SharedLibrary::Load(kLibrary, path, api.get()));
     api->note = lowered;
     loaded = api.release();
   }

@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <string>
 
+#include "base/shared_library.h"
 #include "base/status.h"
 
 namespace fst::usrbio {
@@ -45,36 +46,32 @@ static_assert(sizeof(Iov) == 312 && offsetof(Iov, size) == 288, "hf3fs_iov");
 static_assert(sizeof(Ior) == 600 && offsetof(Ior, for_read) == 576 && offsetof(Ior, flags) == 592, "hf3fs_ior");
 static_assert(sizeof(Cqe) == 24, "hf3fs_cqe");
 
-// The functions. They may abort the process or raise signals when given bad arguments: check everything before a call.
-// None may be called with a null pointer, a mount point of 256 characters or more, size 0, or block_size > size.
+// The functions that the core calls, and no other: a library without one of them is refused. X(name without hf3fs_)
+#define FST_USRBIO_API(X) \
+  X(iovwrap) X(iorcreate4) X(iordestroy) X(reg_fd) X(dereg_fd) X(prep_io) X(submit_ios) X(wait_for_ios)
+
+// Bad arguments may abort the process or raise a signal: check everything before a call. No pointer may be null, no
+// mount point longer than 255 characters, no size 0, no block_size > size.
 struct UsrbioApi {
-  bool (*is_hf3fs)(int fd);
-  // 0 | -errno. The library only ftruncates the memory: a full /dev/shm is a SIGBUS later.
-  int (*iovcreate)(Iov*, const char* mount, size_t size, size_t block_size, int numa);
-  // 0 | -errno. The caller has made the memory and its link; iovdestroy refuses such an iov, the caller removes both.
+  // 0 | -errno. The caller has made the memory and its link, and removes both itself: iovdestroy refuses such an iov.
   int (*iovwrap)(Iov*, void* base, const uint8_t id[16], const char* mount, size_t size, size_t block_size, int numa);
-  void (*iovdestroy)(Iov*);
-  size_t (*ior_size)(int entries);
-  // 0 | -errno. timeout 0 and flags < 2 always (usrbio contract: others hang or leak).
+  // 0 | -errno. timeout 0 and flags < 2 always: with others the library hangs or leaks.
   int (*iorcreate4)(Ior*, const char* mount, int entries, bool for_read, int io_depth, int timeout, int numa,
                     uint64_t flags);
   void (*iordestroy)(Ior*);
   int (*reg_fd)(int fd, uint64_t flags);  // <= 0 is success, > 0 is an errno
   void (*dereg_fd)(int fd);               // before close(fd)
-  // >= 0 | -errno; -EAGAIN even with one io in flight, since slots retire in order. One preparing and submitting thread
-  // a ring.
+  // >= 0 | -errno. -EAGAIN is possible with one io in flight, since the ring's slots retire in order. One thread per
+  // ring prepares and submits.
   int (*prep_io)(const Ior*, const Iov*, bool read, void* ptr, int fd, size_t off, uint64_t len, const void* userdata);
   int (*submit_ios)(const Ior*);  // 0 | -errno
-  // The number of completions (0 at the deadline) | -errno. abs_timeout is CLOCK_REALTIME. One waiting thread a ring.
+  // The number of completions (0 at the deadline) | -errno. abs_timeout is CLOCK_REALTIME. One thread per ring waits.
   int (*wait_for_ios)(const Ior*, Cqe*, int capacity, int min_results, const timespec* abs_timeout);
 
-  // Optional: null where the library lacks them.
-  void (*iovunlink)(Iov*);
-  void* iovcreate_device;  // GPU memory; no published library has it, so its signature is unknown: tells only that it
-                           // is there
+  std::string library;  // the file that was loaded
+  std::string note;     // what loading changed in the process, worth a log line; "" for nothing
 
-  std::string path;  // the file that was loaded
-  std::string note;  // what loading changed in the process, "" for nothing; worth a log line
+  void Bind(const SharedLibrary& from, std::string* missing);  // for SharedLibrary::Load
 };
 
 // Where the library is, without loading it; "" when it is nowhere. In this order: the file FASTSAFETENSORS_3FS_LIB, the

@@ -88,7 +88,7 @@ Availability CheckAvailability() {
   };
   const UsrbioApi* api = nullptr;
   Status loaded = LoadUsrbio(&api);
-  result.library = loaded.ok() ? api->path : FindHf3fsLibrary();
+  result.library = loaded.ok() ? api->library : FindHf3fsLibrary();
   if (!loaded.ok())
     return no(loaded.message(), "install the 3FS client, or set FASTSAFETENSORS_3FS_LIB to its library");
   if (!AnyMount()) {
