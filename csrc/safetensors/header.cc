@@ -37,7 +37,6 @@ void SortByOffset(Header* header) {
   entries.reserve(order.size());
   names.reserve(header->names.size());
   dims.reserve(header->dims.size());
-  std::vector<uint32_t> moved_to(order.size());
   for (uint32_t old_index : order) {
     Header::Entry entry = header->entries[old_index];
     std::string_view name = header->NameOf(entry);
@@ -46,11 +45,7 @@ void SortByOffset(Header* header) {
     entry.dims_offset = static_cast<uint32_t>(dims.size());
     names += name;
     dims.insert(dims.end(), old_dims, old_dims + entry.rank);
-    moved_to[old_index] = static_cast<uint32_t>(entries.size());
     entries.push_back(entry);
-  }
-  for (Header::Slot& slot : header->slots) {
-    if (slot.index_plus_one != 0) slot.index_plus_one = moved_to[slot.index_plus_one - 1] + 1;
   }
   header->entries = std::move(entries);
   header->names = std::move(names);
@@ -103,12 +98,6 @@ Status CheckOffsets(const HeaderOptions& options, const std::string& path, Heade
 }
 
 }  // namespace
-
-const Header::Entry* Header::Find(std::string_view name) const {
-  if (slots.empty()) return nullptr;
-  uint32_t index = slots[FindSlot(*this, name, HashName(name))].index_plus_one;
-  return index == 0 ? nullptr : &entries[index - 1];
-}
 
 Status CheckHeaderLength(const uint8_t first8[8], uint64_t file_size, const std::string& path, uint64_t* n) {
   const std::string label = FileLabel(path);

@@ -62,16 +62,6 @@ class Header {
   // `rank` numbers, outermost first.
   const uint64_t* DimsOf(const Entry& entry) const { return dims.data() + entry.dims_offset; }
   uint64_t data_size() const { return entries.empty() ? 0 : entries.back().end; }
-
-  // The entry of that name, or null. Valid as long as this header is neither changed nor moved.
-  const Entry* Find(std::string_view name) const;
-
-  // Open addressing over `names`, a power of two of them, never full. Filled by ParseHeader for Find.
-  struct Slot {
-    uint32_t index_plus_one = 0;  // 0: free
-    uint32_t hash = 0;            // of the name; its low bits are where the search begins
-  };
-  std::vector<Slot> slots;
 };
 
 // Checks a file's first 8 bytes against its size: HEADER_TOO_LARGE, INVALID_HEADER_LENGTH (and HEADER_TOO_SMALL when

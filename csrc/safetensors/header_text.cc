@@ -24,30 +24,7 @@ uint64_t Mix(uint64_t x, uint64_t y) {
   return static_cast<uint64_t>(product) ^ static_cast<uint64_t>(product >> 64);
 }
 
-void GrowSlots(Header* header) {
-  std::vector<Header::Slot> slots(header->slots.empty() ? 64 : header->slots.size() * 2);
-  const size_t mask = slots.size() - 1;
-  for (const Header::Slot& old : header->slots) {
-    if (old.index_plus_one == 0) continue;
-    size_t at = old.hash & mask;
-    while (slots[at].index_plus_one != 0) at = (at + 1) & mask;
-    slots[at] = old;
-  }
-  header->slots = std::move(slots);
-}
-
-std::string ShapeText(const uint64_t* dims, size_t rank) {
-  constexpr size_t kShown = 8;
-  std::string text = "[";
-  for (size_t i = 0; i < rank && i < kShown; ++i) text += (i ? ", " : "") + std::to_string(dims[i]);
-  if (rank > kShown) text += Format(", and %zu more", rank - kShown);
-  return text + "]";
-}
-
-}  // namespace
-
-std::string FileLabel(const std::string& path) { return path.empty() ? "buffer" : path; }
-
+// Keyed by a secret of this process, so that nobody can write a file whose names all meet in one slot.
 uint32_t HashName(std::string_view name) {
   static const HashSecret secret;
   uint64_t hash = secret.a ^ name.size();
@@ -61,14 +38,17 @@ uint32_t HashName(std::string_view name) {
   return static_cast<uint32_t>(Mix(Mix(hash ^ word, secret.b), secret.a));
 }
 
-size_t FindSlot(const Header& header, std::string_view name, uint32_t hash) {
-  const size_t mask = header.slots.size() - 1;
-  for (size_t at = hash & mask;; at = (at + 1) & mask) {
-    const Header::Slot& slot = header.slots[at];
-    if (slot.index_plus_one == 0) return at;
-    if (slot.hash == hash && header.NameOf(header.entries[slot.index_plus_one - 1]) == name) return at;
-  }
+std::string ShapeText(const uint64_t* dims, size_t rank) {
+  constexpr size_t kShown = 8;
+  std::string text = "[";
+  for (size_t i = 0; i < rank && i < kShown; ++i) text += (i ? ", " : "") + std::to_string(dims[i]);
+  if (rank > kShown) text += Format(", and %zu more", rank - kShown);
+  return text + "]";
 }
+
+}  // namespace
+
+std::string FileLabel(const std::string& path) { return path.empty() ? "buffer" : path; }
 
 // Errors of an entry wait here until its end: syntax and duplicates behind them go first.
 struct HeaderText::Draft {
@@ -126,13 +106,36 @@ bool HeaderText::ScanMetadata() {
   });
 }
 
+void HeaderText::GrowSlots() {
+  std::vector<Slot> slots(slots_.empty() ? 64 : slots_.size() * 2);
+  const size_t mask = slots.size() - 1;
+  for (const Slot& old : slots_) {
+    if (old.index_plus_one == 0) continue;
+    size_t at = old.hash & mask;
+    while (slots[at].index_plus_one != 0) at = (at + 1) & mask;
+    slots[at] = old;
+  }
+  slots_ = std::move(slots);
+}
+
+// The slot that holds `name`, or the free one where it belongs.
+HeaderText::Slot& HeaderText::SlotOf(std::string_view name, uint32_t hash) {
+  const size_t mask = slots_.size() - 1;
+  for (size_t at = hash & mask;; at = (at + 1) & mask) {
+    Slot& slot = slots_[at];
+    if (slot.index_plus_one == 0) return slot;
+    if (slot.hash == hash && header_.NameOf(header_.entries[slot.index_plus_one - 1]) == name) return slot;
+  }
+}
+
+// False, with an error of the scanner, when another tensor has this name.
 bool HeaderText::AddName(std::string_view name, Header::Entry* entry) {
-  if (header_.entries.size() * 2 >= header_.slots.size()) GrowSlots(&header_);
+  if (header_.entries.size() * 2 >= slots_.size()) GrowSlots();
   const uint32_t hash = HashName(name);
-  Header::Slot& slot = header_.slots[FindSlot(header_, name, hash)];
+  Slot& slot = SlotOf(name, hash);
   if (slot.index_plus_one != 0) return scanner_.FailDuplicate(name);
   slot = {static_cast<uint32_t>(header_.entries.size() + 1), hash};
-  entry->name_offset = static_cast<uint32_t>(header_.names.size());  // the text is no longer than kMaxHeaderLength
+  entry->name_offset = static_cast<uint32_t>(header_.names.size());  // fits: the text has at most kMaxHeaderLength
   entry->name_length = static_cast<uint32_t>(name.size());
   header_.names += name;
   return true;

@@ -11,12 +11,6 @@ namespace fst {
 // What messages call the file: its path as it was given, or "buffer".
 std::string FileLabel(const std::string& path);
 
-// Keyed by a secret of this process, so that nobody can write a file whose names all meet in one slot.
-uint32_t HashName(std::string_view name);
-
-// The slot of Header::slots that holds `name`, or the free one where it belongs. There must be slots.
-size_t FindSlot(const Header& header, std::string_view name, uint32_t hash);
-
 class HeaderText {
  public:
   // `text` is valid UTF-8 and starts at the file's byte 8. Appends to *out, in the order of the text.
@@ -29,6 +23,10 @@ class HeaderText {
 
  private:
   struct Draft;  // one entry while it is scanned
+  struct Slot {
+    uint32_t index_plus_one = 0;  // of the entry; 0: free
+    uint32_t hash = 0;            // of its name; the low bits are where the search begins
+  };
 
   bool ScanMetadata();
   bool ScanTensor(std::string_view name);
@@ -38,6 +36,8 @@ class HeaderText {
   // Any number into *out; *reason says why it is none of ours. False only on an error of the scanner.
   bool ScanInteger(uint64_t* out, std::string* reason);
   bool AddName(std::string_view name, Header::Entry* entry);
+  Slot& SlotOf(std::string_view name, uint32_t hash);
+  void GrowSlots();
   void CheckSize(Draft* draft) const;
   Status TextError() const;
 
@@ -45,6 +45,7 @@ class HeaderText {
   const std::string& path_;
   const std::string label_;
   Header& header_;
+  std::vector<Slot> slots_;     // the names so far, by open addressing: a power of two of slots, at most half full
   Status entry_error_;          // the first
   std::string current_tensor_;  // the one being scanned, for messages; empty between tensors
 };

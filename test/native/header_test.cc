@@ -2,8 +2,10 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstring>
 #include <string>
+#include <string_view>
 #include <vector>
 
 namespace fst {
@@ -251,7 +253,14 @@ TEST(Header, HoldsWhatTheTextSays) {
   EXPECT_EQ(header.metadata, (std::vector<std::pair<std::string, std::string>>{{"format", "pt"}, {"k\n", ""}}));
 }
 
-TEST(Header, FindsEveryNameAndNoOther) {
+// The entry of that name, or null.
+const Header::Entry* Find(const Header& header, std::string_view name) {
+  auto found = std::find_if(header.entries.begin(), header.entries.end(),
+                            [&](const Header::Entry& entry) { return header.NameOf(entry) == name; });
+  return found == header.entries.end() ? nullptr : &*found;
+}
+
+TEST(Header, HasEveryNameAndNoOther) {
   std::string text = "{";
   constexpr int kCount = 5000;
   for (int i = kCount - 1; i >= 0; --i) {  // against the order of the offsets
@@ -261,20 +270,35 @@ TEST(Header, FindsEveryNameAndNoOther) {
   Header header;
   ASSERT_TRUE(Parse(File(text + "}", kCount), &header).ok());
   for (int i = 0; i < kCount; ++i) {
-    const Header::Entry* entry = header.Find("t" + std::to_string(i));
+    const Header::Entry* entry = Find(header, "t" + std::to_string(i));
     ASSERT_NE(entry, nullptr);
     EXPECT_EQ(entry, &header.entries[i]);
     EXPECT_EQ(entry->begin, static_cast<uint64_t>(i));
   }
-  EXPECT_EQ(header.Find("t5000"), nullptr);
-  EXPECT_EQ(header.Find(""), nullptr);
-  EXPECT_EQ(Header().Find("t0"), nullptr);
+  EXPECT_EQ(Find(header, "t5000"), nullptr);
+  EXPECT_EQ(Find(header, ""), nullptr);
+  EXPECT_EQ(Find(Header(), "t0"), nullptr);
+}
+
+TEST(Header, SeesEveryNameASecondTimeAmongMany) {
+  constexpr int kCount = 1000;
+  std::string text = "{";
+  for (int i = 0; i < kCount; ++i) {
+    text += "\"t" + std::to_string(i) +
+            "\":" + Entry("U8", "[1]", "[" + std::to_string(i) + "," + std::to_string(i + 1) + "]") + ",";
+  }
+  for (int i = 0; i < kCount; i += 7) {
+    Header header;
+    Status status = Parse(
+        File(text + "\"t" + std::to_string(i) + "\":" + Entry("U8", "[0]", "[1000,1000]") + "}", kCount), &header);
+    EXPECT_EQ(status.code(), Code::DUPLICATE_KEY) << i;
+  }
 }
 
 TEST(Header, DecodesEscapesInNames) {
   Header header;
   ASSERT_TRUE(Parse(File("{\"\\ud83d\\ude00\\u0000\\u00e9\\\"\":" + kF32 + "}", 4), &header).ok());
-  EXPECT_NE(header.Find(std::string_view("\xF0\x9F\x98\x80\0\xC3\xA9\"", 8)), nullptr);
+  EXPECT_NE(Find(header, std::string_view("\xF0\x9F\x98\x80\0\xC3\xA9\"", 8)), nullptr);
 }
 
 // Strings are scanned eight bytes at a time where nothing is special: each special byte counts at every place of such a
