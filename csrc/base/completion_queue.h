@@ -1,5 +1,5 @@
-// Where readers and copy streams report what has finished. Many threads put, one I/O thread takes: it sleeps in one
-// place only, whatever it waits for.
+// Where readers and copy streams report what has completed. Many threads put; one I/O thread takes, and sleeps nowhere
+// else.
 #pragma once
 #include <chrono>
 #include <condition_variable>
@@ -16,8 +16,8 @@ using Clock = std::chrono::steady_clock;
 struct Completion {
   enum class Kind : uint8_t { kOpen, kRead, kConvert, kCopy };
   Kind kind;
-  uint64_t tag;   // as given at submission
-  Status status;  // OK: everything that was asked for is done
+  uint64_t tag;   // as given with the submission
+  Status status;  // OK: all that was asked for is done
 };
 
 class CompletionQueue {

@@ -1,13 +1,12 @@
 // The element types of the format. src/base/dtype.ts holds the same table; test/dtype.test.ts compares the two.
-// Source: huggingface/safetensors, safetensors/src/tensor.rs (Dtype), and reference order of its writers (alignment).
+// Source: huggingface/safetensors, safetensors/src/tensor.rs (Dtype).
 #pragma once
 #include <cstddef>
 #include <cstdint>
 
 namespace fst {
 
-// X(name, bits)
-// By hand: clang-format does not settle on a layout of such a list.
+// X(name, bits). Laid out by hand: clang-format does not settle on a layout of such a list.
 // clang-format off
 #define FST_DTYPES(X)                                                                              \
   X(BOOL, 8) X(U8, 8) X(I8, 8) X(U16, 16) X(I16, 16) X(F16, 16) X(BF16, 16) X(U32, 32) X(I32, 32)   \

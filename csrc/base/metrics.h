@@ -12,7 +12,7 @@ struct Metrics {
   std::atomic<int64_t> staging_bytes{0};  // allocated for staging slots: host, shared (iov) and device memory
   std::atomic<int64_t> open_files{0};     // file descriptors owned by UniqueFd: headers, data, shared memory
   std::atomic<int64_t> rings{0};          // USRBIO rings
-  std::atomic<int64_t> in_flight{0};      // chunks that are being read, converted or copied
+  std::atomic<int64_t> in_flight{0};      // files being opened; chunks being read, converted, copied
 
   // Process-wide, never destroyed: threads that outlive main() may still count.
   static Metrics& Get();

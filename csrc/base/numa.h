@@ -8,8 +8,8 @@
 
 namespace fst {
 
-// While it lives, memory that this thread faults (or allocates in shared memory) comes from `node` where there is room.
-// -1, and a system without NUMA: does nothing.
+// During its lifetime, pages that this thread faults (or allocates in shared memory) come from `node` where that has
+// room. Does nothing for -1 and on a system without NUMA.
 class PreferNode {
  public:
   explicit PreferNode(int node) : active_(node >= 0 && node < 64) {
@@ -26,8 +26,8 @@ class PreferNode {
   bool active_;
 };
 
-// The pages of [address, address + bytes) come from `node` where there is room, whichever thread faults them; whole
-// pages of a mapping that are not there yet. A preference: where it cannot be had, memory is only slower.
+// The pages of [address, address + bytes) come from `node` where that has room, whichever thread faults them. For whole
+// pages that no thread has faulted yet. A preference only: without it, memory is slower.
 inline void PreferNodeFor(void* address, size_t bytes, int node) {
   if (node < 0 || node >= 64) return;
   unsigned long mask = 1UL << node;  // NOLINT(google-runtime-int): the system call's type

@@ -47,7 +47,7 @@ Status Status::At(const std::string& path, const std::string& tensor, int64_t of
 
 namespace {
 
-// Those that files, memory and threads answer with; strerrorname_np came with glibc 2.32 only.
+// For the errors of files, memory and threads; strerrorname_np needs glibc 2.32.
 const char* ErrnoName(int error) {
   switch (error) {
 #define X(name) \

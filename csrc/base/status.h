@@ -8,8 +8,8 @@
 
 namespace fst {
 
-// The public error codes, once for C++; src/base/errors.ts holds the same list, and test/errors.test.ts compares the
-// two. By hand: clang-format does not settle on a layout of such a list.
+// The public error codes. src/base/errors.ts holds the same list, and test/errors.test.ts compares the two. Laid out by
+// hand: clang-format does not settle on a layout of such a list.
 // clang-format off
 #define FST_ERROR_CODES(X)                                                                                   \
   X(HEADER_TOO_SMALL) X(HEADER_TOO_LARGE) X(INVALID_HEADER_LENGTH) X(INVALID_HEADER) X(DUPLICATE_KEY)        \
@@ -44,11 +44,11 @@ class [[nodiscard]] Status {
   bool ok() const { return state_ == nullptr; }
   Code code() const { return state_ ? state_->code : Code::kOk; }
   const std::string& message() const;
-  const std::string& path() const;                                 // empty when the error is about no file
-  const std::string& tensor() const;                               // empty when it is about no tensor
-  int64_t offset() const { return state_ ? state_->offset : -1; }  // bytes from the file's start, -1 for none
+  const std::string& path() const;                                 // "" for an error about no file
+  const std::string& tensor() const;                               // "" for an error about no tensor
+  int64_t offset() const { return state_ ? state_->offset : -1; }  // bytes from the file's start; -1: none
 
-  // Returns this status with the place filled in where it was not known yet.
+  // A copy of this status with each part of the place that it does not have yet. OK stays OK.
   Status At(const std::string& path, const std::string& tensor = {}, int64_t offset = -1) const;
 
  private:

@@ -9,14 +9,15 @@ namespace fst {
 
 class TaskPool {
  public:
-  // At most `threads` threads, started as work arrives. `name` shows in debuggers. Foreign code may need more stack.
+  // At most `threads` threads, started as work arrives. `name` shows in debuggers. Code of other libraries may need
+  // more stack.
   TaskPool(const char* name, int threads, size_t stack_bytes = 1 << 20);
-  // Tasks already posted still run; their threads end after them. Never waits.
+  // Tasks that were posted still run; the threads end after them. Never blocks.
   ~TaskPool();
   TaskPool(const TaskPool&) = delete;
   TaskPool& operator=(const TaskPool&) = delete;
 
-  // Any thread. Not OK only when there is no thread and none can be started: the task was not taken then.
+  // Any thread. Fails only when the pool has no thread and can start none; the task will not run then.
   Status Post(std::function<void()> task);
 
  private:

@@ -9,7 +9,7 @@
 namespace fst {
 namespace {
 
-// Raised by what the thread itself does: blocked, they end the process past every handler and without a word.
+// Raised by what the thread itself does. While blocked, they end the process without a word, past every handler.
 constexpr int kFaults[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGSYS};
 
 struct Start {

@@ -1,6 +1,6 @@
-// The slice of the CUDA driver API that the core needs, declared by hand and found by dlopen: no toolkit to build with,
-// no driver to link with, one binary for machines with and without a GPU. test/native/cuda_api_check.cc holds it
-// against cuda.h where one is installed. The declarations agree with CUDA 11 to 13 on 64-bit Linux.
+// The slice of the CUDA driver API that the core calls, declared by hand and found by dlopen: no toolkit to build with,
+// no driver to link with, one binary for machines with and without a GPU. test/native/cuda_api_check.cc compares it
+// with cuda.h where one is installed. The declarations agree with CUDA 11 to 13 on 64-bit Linux.
 #pragma once
 #include <cstddef>
 #include <string>
@@ -73,9 +73,9 @@ struct CudaApi {
 
   void Bind(const SharedLibrary& from, std::string* missing);  // for SharedLibrary::Load
 
-  // OK for kSuccess; else a status that says which call failed, with the driver's name and text for the code.
-  // CUDA_ERROR in general, OUT_OF_DEVICE_MEMORY for kOutOfMemory (OUT_OF_HOST_MEMORY from the cuMemHost* calls). After
-  // a sticky error the message says that the device is lost for this process. `call` is the driver's name for the
+  // OK for kSuccess; else a status that says which call failed, with the driver's name and text for the code:
+  // OUT_OF_DEVICE_MEMORY for kOutOfMemory (OUT_OF_HOST_MEMORY from the cuMemHost* calls), CUDA_ERROR for all others.
+  // For a sticky error the message says that the device is lost for this process. `call` is the driver's name of the
   // function, as "cuMemAlloc".
   Status Check(CUresult result, const char* call) const;
 

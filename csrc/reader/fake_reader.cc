@@ -12,7 +12,7 @@
 namespace fst {
 namespace {
 
-// One modelled store: reads become due one after another at its bandwidth, each after its latency.
+// One modelled store: its bandwidth serves reads one after another, and each takes its latency on top.
 struct Store {
   FakeReaderOptions options;
   std::shared_ptr<CompletionQueue> queue;
@@ -80,7 +80,7 @@ struct Store {
         left -= static_cast<size_t>(got);
       }
     }
-    if (left > 0) return Status(Code::SHORT_READ, "the pieces of the read are shorter than what it wants");
+    if (left > 0) return Status(Code::SHORT_READ, "the pieces of the read are shorter than what it requires");
     return file.CheckUnchanged();
   }
 };

@@ -17,7 +17,7 @@ namespace {
 
 constexpr size_t kPage = 4096;
 
-// Reads until every required byte has arrived. A file that got shorter is FILE_CHANGED before it is UNEXPECTED_EOF:
+// Reads until every required byte has arrived. A file that became shorter is FILE_CHANGED rather than UNEXPECTED_EOF:
 // that names the reason.
 Status ReadFully(const ReadRequest& request) {
   const auto& file = static_cast<const FdFile&>(*request.file);
@@ -61,7 +61,7 @@ class FileReader : public Reader {
         threads_(options.threads > 0 ? options.threads : DefaultThreads()),
         pool_("fst-read", threads_) {
     needs_.chunk = options.chunk > 0 ? options.chunk : size_t{4} << 20;
-    // Two more than there are threads: a thread that has finished finds its next read waiting.
+    // Two more than threads, so that a thread that has finished a read finds the next one queued.
     needs_.in_flight = threads_ + 2;
     needs_.slots = threads_ + 4;
     needs_.slots_at_first = 2;
@@ -97,10 +97,10 @@ class FileReader : public Reader {
     return pool_.Post([queue = queue_, request = std::move(request), tag, drop]() mutable {
       Status status = ReadFully(request);
       if (drop && request.last) {
-        // A hint: what other processes have mapped stays.
+        // A hint only: pages that a process has mapped stay.
         posix_fadvise(static_cast<const FdFile&>(*request.file).fd(), 0, 0, POSIX_FADV_DONTNEED);
       }
-      request.file.reset();  // before the completion: who sees it may count open files
+      request.file.reset();  // before the completion: whoever sees that may count open files
       queue->Put({Completion::Kind::kRead, tag, std::move(status)});
     });
   }
@@ -111,8 +111,8 @@ class FileReader : public Reader {
   }
 
  private:
-  // Some CPUs are left to the threads that issue, copy and take: with 16 of 16 a load from memory took 9 % longer than
-  // with 12 (H200).
+  // Leaves some CPUs to the threads that issue reads, copy and consume: with 16 of 16, a load from the page cache took
+  // 9 % longer than with 12 (H200).
   static int DefaultThreads() { return std::clamp(static_cast<int>(std::thread::hardware_concurrency()) - 4, 4, 16); }
 
   const FileReaderOptions options_;

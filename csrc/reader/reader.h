@@ -1,5 +1,34 @@
-// The contract of a reader: it fills memory with ranges of files, many at a time, and says what it needs and what it
-// can fill. To add one: derive Reader. The transfer loop knows nothing else of it.
+// The contract of a reader: it fills memory with ranges of files, many reads at a time.
+//
+// To add one: derive Reader, say in needs() what it requires and what it can fill, and construct it in
+// napi/engine_bindings.cc. The transfer loop knows nothing else of it. file_reader.cc is the shortest example,
+// open_file.h holds what readers of ordinary descriptors share, and test/native/support/scripted_reader.h checks every
+// promise that the loop makes here.
+//
+// Calls. An engine owns one reader and serves any number of loads with it:
+//   needs           first, by whoever creates the engine; the answer never changes
+//   Start           once
+//   Open            for each file, shortly before its first read
+//   AllocateSlots   before the first read that goes through a staging slot; at most twice
+//   RegisterBuffer  before the first read straight into an allocation
+//   Submit          for each chunk, with at most needs().in_flight reads in flight
+//   Poll            each time the I/O thread wakes
+//   TakeFallbacks   each time completions have arrived, before they are handled
+//   Abandon         for a read that takes longer than the engine waits
+//   ~Reader         after the slots were freed
+//
+// Threads. All of that runs on the engine's one I/O thread, but Open (several pool threads at once) and needs (any
+// thread). What runs on the I/O thread must not block on storage, since it serves all loads: leave such work to threads
+// or a ring of your own, and report with CompletionQueue::Put and Wake, which any thread may call. No call may throw.
+//
+// Ownership. The memory of a read's pieces stays valid until its completion was put; afterwards nothing may write to
+// it. A ReadRequest shares ownership of its file and target: release both before you put the completion, since whoever
+// sees that counts open files and registrations.
+//
+// Errors are statuses with the path and, for a read, the file offset in bytes (Status::At). Fewer bytes than required
+// are SHORT_READ or UNEXPECTED_EOF, never data. A file that is no longer the one whose header was checked is
+// FILE_CHANGED (FileIdentity::CheckUnchanged): say so before any error that this explains. What can be read in another
+// way than asked is read so, and reported by TakeFallbacks.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -14,7 +43,7 @@
 
 namespace fst {
 
-// An open file of a reader. Closed with its last reference, which may go on any thread.
+// An open file of a reader. Closed with its last reference, which any thread may drop.
 class ReaderFile {
  public:
   virtual ~ReaderFile() = default;
@@ -30,80 +59,80 @@ class ReaderFile {
   const FileIdentity identity_;
 };
 
-// Where the bytes of a read go, in the order of the file. One piece unless the reader scatters.
+// Where a part of a read's bytes goes.
 struct ReadPiece {
-  uint64_t address;  // in host memory, in a slot, or (readers that fill devices) in device memory
-  size_t length;
-  uint64_t
-      base;  // the start of the DeviceBuffer or StagingMemory that holds `address`: what is registered with a driver
+  uint64_t address;  // in host memory, in a slot, or (with fills_device) in device memory
+  size_t length;     // bytes
+  uint64_t base;     // of the DeviceBuffer or StagingMemory that holds `address`: what a driver has registered
 };
 
 struct ReadRequest {
   std::shared_ptr<ReaderFile> file;
-  uint64_t offset = 0;  // a multiple of needs().offset_alignment
-  size_t length = 0;  // a multiple of needs().length_alignment, in all pieces together; may pass the end of the file by
-                      // the alignment only
-  size_t required = 0;  // bytes that must arrive, <= length: fewer is an error, never data
-  bool last = false;    // no further read of this file follows: the file must still be the same version after it
-  std::vector<ReadPiece> pieces;
-  std::shared_ptr<void> target;  // what Reader::RegisterBuffer gave for the allocation of a read straight into place
+  uint64_t offset = 0;  // in the file; a multiple of offset_alignment
+  // Bytes of all pieces together, a multiple of length_alignment. Passes the end of the file by less than that.
+  size_t length = 0;
+  size_t required = 0;            // bytes that must arrive, 0 < required <= length
+  bool last = false;              // no read of this file follows: compare the file's identity after it
+  std::vector<ReadPiece> pieces;  // in the order of the file; one, or with `scatters` at most 1024
+  std::shared_ptr<void> target;   // RegisterBuffer's result for a read straight into place; null through a slot
 };
 
+// What a reader requires of a read, and what suits it. A read goes straight into place where the reader can fill that
+// memory and where file offset and address are congruent modulo the alignment; any other goes through a slot.
 struct ReaderNeeds {
-  size_t offset_alignment = 1, length_alignment = 1, memory_alignment = 1;  // powers of two
-  uint64_t boundary = 0;      // no read crosses a multiple of this offset in the file; 0: no such rule. But one that is
-                              // converted (`dtype`) holds whole elements: it may begin up to 7 bytes before a multiple
-  size_t chunk = 4 << 20;     // the length of a read that suits this reader best
-  int in_flight = 4;          // reads that it takes at a time
-  int slots = 8;              // slots to cycle when reads go through slots
-  int slots_at_first = 0;     // of them, where memory for them is dear, for loads that need no more; 0: all at once
-  bool fills_host = true;     // straight into host tensors
-  bool fills_device = false;  // straight into device tensors (GDS)
-  bool scatters = false;      // a read may have many pieces (at most 1024)
-  bool device_slots = false;  // AllocateSlots gives device memory (GDS): loads that convert are refused
+  size_t offset_alignment = 1, length_alignment = 1, memory_alignment = 1;  // bytes; powers of two
+  // No read crosses a multiple of this file offset; 0: no such rule. A read that is converted (`dtype`) holds whole
+  // elements and may begin up to 7 bytes before a multiple.
+  uint64_t boundary = 0;
+  size_t chunk = 4 << 20;     // bytes per read that suit this reader best
+  int in_flight = 4;          // queue depth: reads that it takes at a time
+  int slots = 8;              // staging slots to cycle; more than in_flight, since some are being copied from
+  int slots_at_first = 0;     // allocate only so many until a load needs more, where staging is expensive; 0: all
+  bool fills_host = true;     // can read straight into host tensors
+  bool fills_device = false;  // can read straight into device tensors (GDS)
+  bool scatters = false;      // a read may have many pieces
+  bool device_slots = false;  // AllocateSlots returns device memory (GDS): loads that convert are refused
 };
 
-// Used by one I/O thread, but for Open.
 class Reader {
  public:
-  // Nothing is in flight any more when it runs, but for reads that never came back.
+  // Reads may still be in flight only if they never completed: those must not touch the reader any more.
   virtual ~Reader() = default;
 
   virtual const ReaderNeeds& needs() const = 0;
 
-  // Called once on the I/O thread, before anything else: what must be made on that thread is made here.
+  // Completions go to `queue`; `device` is the one that loads end on. What must be created on the I/O thread is created
+  // here. A failure fails every load.
   virtual Status Start(std::shared_ptr<CompletionQueue> queue, const std::shared_ptr<Device>& device) = 0;
 
-  // Any thread but the event loop's, may block, several at a time. Compares with `expected`, as it was when the header
-  // was read: FILE_CHANGED, IO_ERROR, NOT_3FS …
+  // Opens a file and compares it with `expected`, its identity when the header was read. May block. FILE_CHANGED,
+  // IO_ERROR, NOT_3FS and so on.
   virtual Status Open(const std::string& path, const FileIdentity& expected, std::shared_ptr<ReaderFile>* out) = 0;
 
-  // The memory of all slots (or of the first, then of the others): the device's staging memory unless the reader brings
-  // its own (an iov, a registered device ring).
+  // Allocates memory for slots: all of them, or the first slots_at_first and later the others. The device's own staging
+  // memory, unless the reader brings its own (a shared iov, a registered device ring). May block.
   virtual Status AllocateSlots(Device& device, size_t bytes, std::unique_ptr<StagingMemory>* out) {
     return device.AllocateStaging(bytes, out);
   }
 
-  // What the reader keeps of an allocation that it will read straight into (its registration with a driver). Asked for
-  // before the first such read of a load, let go of after the last one, when none is in flight; it may keep the memory.
-  // I/O thread. Null: nothing.
+  // What the reader keeps of an allocation that it reads straight into: its registration with a driver, which may own a
+  // reference to the memory. Released after the last such read of the load. Null: nothing.
   virtual std::shared_ptr<void> RegisterBuffer(const std::shared_ptr<DeviceBuffer>&) { return nullptr; }
 
-  // Starts one read. A failure is returned, or completes with a status (Kind::kRead, this tag), never both. An OK
-  // completion means: `required` bytes are in place and, as far as this reader can tell without delay, the file is
-  // still the same version; for the last read of a file it has been compared.
+  // Starts one read. Its failure is either returned or put as a completion (Kind::kRead, this tag), never both. An OK
+  // completion means that `required` bytes are in place and that the file is unchanged as far as the reader can tell
+  // without delay; with `last` it has compared the file.
   virtual Status Submit(ReadRequest request, uint64_t tag) = 0;
 
-  // Called each time the I/O thread wakes: what has to be done on that thread but was noticed on another (which called
-  // queue->Wake()) is done here. Completions put before a call have been handled when the next one comes;
-  // `copies_idle`: no copy reads from a slot.
+  // For work that another thread noticed but that the I/O thread must do: the other thread calls queue->Wake(). All
+  // completions put before one Poll have been handled by the next. `copies_idle`: nothing reads from a slot.
   virtual void Poll(bool /*copies_idle*/) {}
 
-  // The read with this tag has been in flight for longer than the engine waits. A reader that can make sure that
-  // nothing is written into the read's pieces any more completes it with STALLED; others leave it.
+  // The read `tag` has been in flight longer than stallTimeoutMs. A reader that can make sure that nothing writes to
+  // its pieces any more completes it with STALLED; others leave it in flight, and its memory stays.
   virtual void Abandon(uint64_t /*tag*/) {}
 
-  // After a load: {path, to, reason} of files that were read in another way than asked.
+  // Files that were read in another way than asked, since the last call: "direct" → "buffered", "gds" → "nogds".
   struct Fallback {
     std::string path, from, to, reason;
   };

@@ -18,8 +18,8 @@ uint64_t ReadLittleEndian64(const uint8_t* bytes) {
   return value;
 }
 
-// Brings entries, names and dims from the order of the text into that of the offsets. Writers that keep the offsets'
-// order in the text cost nothing. `end` counts too: an empty tensor goes before the one that begins where it lies.
+// Sorts entries, names and dims by offset; most writers already list them so. `end` counts too: an empty tensor goes
+// before the one that begins at the same byte.
 void SortByOffset(Header* header) {
   auto before = [](const Header::Entry& a, const Header::Entry& b) {
     return a.begin != b.begin ? a.begin < b.begin : a.end < b.end;
@@ -52,7 +52,7 @@ void SortByOffset(Header* header) {
   header->dims = std::move(dims);
 }
 
-// Contiguous from 0, and up to the file's end.
+// The entries must be contiguous, from 0 to the file's end.
 Status CheckOffsets(const HeaderOptions& options, const std::string& path, Header* header) {
   const std::string label = FileLabel(path);
   const uint64_t capacity = header->size_bytes - header->data_start;
@@ -179,9 +179,8 @@ std::string QuoteName(std::string_view name) {
       text += Format("\\u%04x", c);
     } else if (sequence.size() == 2 && c == 0xC2 && static_cast<unsigned char>(sequence[1]) < 0xA0) {  // C1 controls
       text += Format("\\u%04x", static_cast<unsigned char>(sequence[1]));
-    } else if (sequence.size() == 3 && c == 0xE2 &&
-               (sequence[1] == '\x80' ||
-                sequence[1] == '\x81')) {  // U+2000 to U+207F: bidirectional controls, line separators
+    } else if (sequence.size() == 3 && c == 0xE2 && (sequence[1] == '\x80' || sequence[1] == '\x81')) {
+      // U+2000 to U+207F: bidirectional controls, line separators
       text += Format("\\u%04x", 0x2000 | (sequence[1] & 0x3F) << 6 | (sequence[2] & 0x3F));
     } else {
       text += sequence;

@@ -1,12 +1,12 @@
-// The trust boundary: bytes that anybody may have written become a Header whose numbers can be relied on, or an error.
+// The trust boundary: bytes that anybody may have written become a Header whose numbers are reliable, or an error.
 //
 // Checks run in this order, each over the whole header before the next: HEADER_TOO_SMALL, HEADER_TOO_LARGE,
-// INVALID_HEADER_LENGTH, then the text (INVALID_HEADER, DUPLICATE_KEY: whichever comes first in the text), then the
-// entries in the order of the text (UNKNOWN_DTYPE, TENSOR_INVALID_INFO), then the offsets (INVALID_OFFSET), then the
-// end (METADATA_INCOMPLETE_BUFFER). Source of the format: huggingface/safetensors, README ("Format") and
+// INVALID_HEADER_LENGTH; the text (INVALID_HEADER, DUPLICATE_KEY: whichever comes first in it); the entries in the
+// order of the text (UNKNOWN_DTYPE, TENSOR_INVALID_INFO); the offsets (INVALID_OFFSET); the end
+// (METADATA_INCOMPLETE_BUFFER). Source of the format: huggingface/safetensors, README ("Format") and
 // safetensors/src/tensor.rs (validate).
 //
-// All functions are pure or touch only the file they are given: safe from any thread.
+// All functions are pure or touch only the file they are given. Any thread.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -23,12 +23,12 @@
 namespace fst {
 
 constexpr uint64_t kMaxHeaderLength = 100000000;  // bytes of JSON
-constexpr uint64_t kMaxSafeInteger = uint64_t{1}
-                                     << 53;  // offsets and dimensions above it do not fit a JavaScript number
+// Offsets and dimensions above it do not fit a JavaScript number.
+constexpr uint64_t kMaxSafeInteger = uint64_t{1} << 53;
 
 struct HeaderOptions {
-  // Accepts bytes after the last tensor's end and tells their number in Header::trailing_bytes. A file cut short is
-  // still refused.
+  // Accepts bytes after the last tensor's end and counts them in Header::trailing_bytes. A file cut short is still
+  // refused.
   bool allow_trailing_bytes = false;
 };
 
@@ -50,10 +50,10 @@ class Header {
   uint64_t header_length = 0;   // n: bytes of JSON, padding included
   uint64_t size_bytes = 0;      // of the whole file
   uint64_t data_start = 0;      // 8 + header_length
-  uint64_t trailing_bytes = 0;  // after the last tensor; not 0 only when they were allowed
+  uint64_t trailing_bytes = 0;  // after the last tensor; 0 unless they were allowed
   std::vector<Entry> entries;   // by begin, then end, then order in the text
-  std::string names;            // every name, one after the other in the order of entries, UTF-8 (NUL is possible)
-  std::vector<uint64_t> dims;   // every shape, one after the other in the order of entries
+  std::string names;            // all names in the order of entries, UTF-8 (NUL is possible)
+  std::vector<uint64_t> dims;   // all shapes in the order of entries
   std::vector<std::pair<std::string, std::string>> metadata;  // of __metadata__, in the order of the text
 
   std::string_view NameOf(const Entry& entry) const {
@@ -69,15 +69,15 @@ class Header {
 Status CheckHeaderLength(const uint8_t first8[8], uint64_t file_size, const std::string& path, uint64_t* n);
 
 // Checks a whole header. `bytes` starts at the file's first byte and must hold its 8 + n bytes; fewer is
-// UNEXPECTED_EOF. What is behind them is not read: tensors are checked against `file_size`. `path` is for messages;
-// empty when the bytes came from memory. On failure *out is unspecified.
+// UNEXPECTED_EOF. Bytes behind them are not read: tensors are checked against `file_size`. `path` is for messages; ""
+// when the bytes came from memory. On failure *out is unspecified.
 Status ParseHeader(const uint8_t* bytes, size_t length, uint64_t file_size, const HeaderOptions& options,
                    const std::string& path, Header* out);
 
-// Opens, reads and checks a file's header; blocks. Besides ParseHeader's codes: IO_ERROR (also for what is no regular
-// file), UNEXPECTED_EOF, FILE_CHANGED when size, mtime or inode moved meanwhile, INVALID_ARGUMENT for a path with a
-// NUL, OUT_OF_HOST_MEMORY. `identity` (may be null) receives what the file was; on OK, `fd_cache` (may be null)
-// keeps its descriptor for reading its data.
+// Opens, reads and checks a file's header; blocks. Besides ParseHeader's codes: IO_ERROR (also for what is not a
+// regular file), UNEXPECTED_EOF, FILE_CHANGED when the file changed meanwhile, INVALID_ARGUMENT for a path that is
+// empty or has a NUL, OUT_OF_HOST_MEMORY. `identity` (may be null) receives the file's identity; on OK, `fd_cache` (may
+// be null) keeps its descriptor for reading its data.
 Status ReadHeader(const std::string& path, const HeaderOptions& options, Header* out, FileIdentity* identity,
                   HeaderFdCache* fd_cache = nullptr);
 

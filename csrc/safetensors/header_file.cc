@@ -10,7 +10,7 @@ namespace fst {
 
 namespace {
 
-// The first read takes this much, so that most files cost one round trip to their storage.
+// Bytes of the first read: most headers fit, and cost one round trip to the storage.
 constexpr uint64_t kFirstRead = 64 * 1024;
 
 // Reads exactly `length` bytes at `offset`.

@@ -50,14 +50,14 @@ std::string ShapeText(const uint64_t* dims, size_t rank) {
 
 std::string FileLabel(const std::string& path) { return path.empty() ? "buffer" : path; }
 
-// Errors of an entry wait here until its end: syntax and duplicates behind them go first.
+// An entry's error waits here until the entry's end: errors of syntax and duplicate keys behind it win.
 struct HeaderText::Draft {
   Header::Entry entry;
   bool has_dtype = false, has_shape = false, has_offsets = false;
   Code code = Code::kOk;
   std::string problem;
 
-  // UNKNOWN_DTYPE beats the rest; otherwise the first stays.
+  // UNKNOWN_DTYPE wins over the others; else the first error stays.
   void Fail(Code new_code, std::string text) {
     if (code != Code::kOk && (code == Code::UNKNOWN_DTYPE || new_code != Code::UNKNOWN_DTYPE)) return;
     code = new_code;
@@ -283,7 +283,7 @@ void HeaderText::CheckSize(Draft* draft) const {
                        Format("shape %s of %s takes %llu bits, which is no whole number of bytes",
                               ShapeText(dims, entry.rank).c_str(), dtype, static_cast<unsigned long long>(bits)));
   }
-  // begin > end is INVALID_OFFSET and told by the check of the offsets.
+  // begin > end is INVALID_OFFSET, which the check of the offsets finds.
   if (entry.begin <= entry.end && entry.end - entry.begin != bits / 8) {
     return draft->Fail(Code::TENSOR_INVALID_INFO,
                        Format("shape %s of %s takes %llu bytes, but data_offsets [%llu, %llu] span %llu",

@@ -1,4 +1,4 @@
-// Scans a header's text into entries, the part of ParseHeader that is about JSON. Internal to csrc/safetensors.
+// Scans a header's text into entries: the part of ParseHeader that is about JSON. Internal to csrc/safetensors.
 #pragma once
 #include <string>
 #include <string_view>
@@ -8,7 +8,7 @@
 
 namespace fst {
 
-// What messages call the file: its path as it was given, or "buffer".
+// How messages name the file: its path as it was given, or "buffer".
 std::string FileLabel(const std::string& path);
 
 class HeaderText {
@@ -17,8 +17,9 @@ class HeaderText {
   HeaderText(std::string_view text, const std::string& path, Header* out)
       : scanner_(text.data(), text.size()), path_(path), label_(FileLabel(path)), header_(*out) {}
 
-  // INVALID_HEADER and DUPLICATE_KEY first, then the first entry's error (UNKNOWN_DTYPE, TENSOR_INVALID_INFO) in the
-  // order of the text. On OK each entry has its size right if begin <= end; ranges are not looked at otherwise.
+  // INVALID_HEADER or DUPLICATE_KEY if there is one anywhere, else the first entry's error (UNKNOWN_DTYPE,
+  // TENSOR_INVALID_INFO) in the order of the text. On OK, an entry with begin <= end has the size of its shape; its
+  // offsets are not checked otherwise.
   Status Parse();
 
  private:
@@ -33,7 +34,8 @@ class HeaderText {
   bool ScanDType(Draft* draft);
   bool ScanShape(Draft* draft);
   bool ScanOffsets(Draft* draft);
-  // Any number into *out; *reason says why it is none of ours. False only on an error of the scanner.
+  // Reads a value into *out; *reason says why it is not an integer of 0 to 2^53, if so. False only on an error of the
+  // scanner.
   bool ScanInteger(uint64_t* out, std::string* reason);
   bool AddName(std::string_view name, Header::Entry* entry);
   Slot& SlotOf(std::string_view name, uint32_t hash);

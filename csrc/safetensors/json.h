@@ -1,6 +1,6 @@
-// A strict scanner for the JSON of a header (RFC 8259). Own rather than a library's because the format asks for what
-// those hide: equal keys at every level, also when one is written with \u escapes; the text of a number; limits; no
-// tree and no copies on the way.
+// A strict scanner for the JSON of a header (RFC 8259). Not a library's, because the format needs what those hide:
+// equal keys at every level, also when one is written with \u escapes; the text of a number; limits; no tree and no
+// copies.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -10,16 +10,16 @@
 
 namespace fst {
 
-// The first byte that breaks UTF-8 (overlong forms, surrogates and what is past U+10FFFF included), or `length` when
-// there is none.
+// The first byte that breaks UTF-8 (also overlong forms, surrogates and values past U+10FFFF), or `length` when none
+// does.
 size_t FindInvalidUtf8(const char* text, size_t length);
 
-// Walks over one JSON text that is valid UTF-8. Every method returns false on an error, which stays: see error() and
-// position(). The text must outlive the scanner. For one thread.
+// Walks over one JSON text that is valid UTF-8. Every method returns false on an error; the first one stays, see
+// error() and position(). The text must outlive the scanner. One thread.
 class JsonScanner {
  public:
   enum class Error { kNone, kSyntax, kDuplicateKey };
-  // Arrays and objects deeper than this are kSyntax: a bound on the stack, the same as serde_json's.
+  // Arrays and objects nested deeper are kSyntax: bounds the stack; serde_json has the same limit.
   static constexpr int kMaxDepth = 128;
 
   JsonScanner(const char* text, size_t length) : begin_(text), at_(text), end_(text + length) {}
@@ -34,7 +34,7 @@ class JsonScanner {
     return next == '-' || (next >= '0' && next <= '9');
   }
 
-  // A string, escapes decoded. The view is into the text or into the scanner and holds until the next call.
+  // A string, escapes decoded. The view points into the text or the scanner and is valid until the next call.
   bool String(std::string_view* out);
 
   // A number; the view is its text, which follows JSON's grammar (it may have a sign, a fraction, an exponent).
@@ -44,7 +44,7 @@ class JsonScanner {
   bool Skip(int depth);
 
   // An object: on_member(key) is called behind each colon and must scan the value; it returns false to stop with an
-  // error of this scanner. Equal keys are the caller's to find. The key holds until the scanner's next call.
+  // error of this scanner. Finding equal keys is up to the caller. The key is valid until the scanner's next call.
   template <typename OnMember>
   bool Object(OnMember on_member) {
     if (!Take('{', "expected '{'")) return false;

@@ -1,5 +1,5 @@
-// The slice of cuFile (GPUDirect Storage) that the core needs, declared by hand and found by dlopen of libcufile.so.0.
-// Declarations follow cufile.h of CUDA 12.9 and 13; test/native/cuda_api_check.cc holds them against the header where
+// The slice of cuFile (GPUDirect Storage) that the core calls, declared by hand and found by dlopen of libcufile.so.0.
+// Declarations follow cufile.h of CUDA 12.9 and 13; test/native/cuda_api_check.cc compares them with the header where
 // one is installed.
 #pragma once
 #include <sys/types.h>
@@ -83,14 +83,14 @@ struct CufileApi {
   static Status CheckRead(ssize_t result, int error);
 };
 
-// "CU_FILE_IO_NOT_SUPPORTED (5008)"; the bare number for a code that is not known.
+// "CU_FILE_IO_NOT_SUPPORTED (5008)"; the bare number for an unknown code.
 std::string OpErrorText(int error);
 
-// True for the errors of HandleRegister, BufRegister and Read that mean "GPUDirect Storage is not for this file, memory
-// or device", so that another way of reading will do; false for all others, I/O errors above all.
+// True for the errors of HandleRegister, BufRegister and Read that mean "GPUDirect Storage does not work for this file,
+// memory or device", so that another way of reading may succeed; false for all others, I/O errors above all.
 bool IsRefusal(int error);
 
-// What DriverGetProperties tells about the path that reads will take.
+// What DriverGetProperties says about the path that reads will take.
 struct Mode {
   bool direct;          // a kernel path from storage to GPU memory exists (nvidia-fs loaded, or PCI P2PDMA in use)
   bool compat_allowed;  // cufile.json lets cuFile read through the CPU where there is no direct path

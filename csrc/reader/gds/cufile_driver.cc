@@ -23,7 +23,7 @@ struct Registration {
 };
 
 struct Buffers {
-  std::mutex mutex;  // held while cuFile works: a range must not be registered while it is being let go
+  std::mutex mutex;  // held during calls of cuFile: a range must not be registered while it is being deregistered
   std::map<uint64_t, Registration> by_base;
 };
 

@@ -4,17 +4,17 @@
 
 namespace fst::cufile {
 
-// Opens the driver unless it is open, and tells what it can. Any thread but the event loop's, with a CUDA context
-// current; several at a time wait for one opening. A failure is not remembered. COPIER_UNAVAILABLE when the driver
-// refuses this machine, GDS_ERROR for other failures.
+// Opens the driver unless it is open, and says what it can do. Blocks; any thread with a CUDA context current.
+// Concurrent calls wait for one opening. A failure is not remembered. COPIER_UNAVAILABLE when the driver refuses this
+// machine, GDS_ERROR for other failures.
 Status OpenDriver(const CufileApi& api, Mode* mode);
 
-// Closes the driver if OpenDriver opened it. Nothing may be registered. For tests: a process ends without it.
+// Closes the driver if OpenDriver opened it. Nothing may be registered. For tests: a process need not call it.
 void CloseDriver();
 
-// Registers device memory, once for all who ask: cuFile takes a range once only, and forgets it at once when it is told
-// to. A refusal is no error, reads then go the slower way of memory that is not registered. Each OK is followed by one
-// ReleaseBuffer, before the memory is freed. The memory's context is current. Any thread.
+// Registers device memory and counts its users: cuFile accepts a range once only, and a single deregistration ends it.
+// A refusal is not an error: reads into unregistered memory are slower. Call ReleaseBuffer once for each OK, before the
+// memory is freed. The memory's context must be current. Any thread.
 Status RegisterBuffer(const CufileApi& api, uint64_t base, size_t bytes);
 void ReleaseBuffer(const CufileApi& api, uint64_t base);
 

@@ -75,7 +75,7 @@ Status GdsBounce::Read(GdsFile& file, uint64_t offset, size_t required, uint64_t
       auto bytes = static_cast<size_t>(got);
       status = FST_CUDA_CHECK(api, MemcpyHtoDAsync, destination + done, memory, bytes, buffer.stream);
       Status arrived = FST_CUDA_CHECK(api, StreamSynchronize, buffer.stream);
-      // After a failure the copy may still be running: the buffer is used again only when it is not.
+      // After a failure the copy may still be running, and the buffer must not be reused before it ends.
       if (!arrived.ok()) api.StreamSynchronize(buffer.stream);
       if (status.ok()) status = arrived;
       done += bytes;

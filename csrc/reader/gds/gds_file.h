@@ -1,4 +1,4 @@
-// What the GDS reader opens and holds: files with their handles, and page-locked memory for those that cuFile refuses.
+// The GDS reader's files with their cuFile handles, and the bounce buffers for files that cuFile refuses.
 #pragma once
 #include <atomic>
 #include <memory>
@@ -12,7 +12,7 @@
 
 namespace fst {
 
-// Shared by reader, files and tasks on threads.
+// Shared by the reader, its files and its pool threads.
 struct GdsContext {
   std::shared_ptr<CudaDevice> device;
   const cufile::CufileApi* api = nullptr;
@@ -20,19 +20,19 @@ struct GdsContext {
 
 class GdsFile : public FdFile {
  public:
-  // Takes the descriptor; `handle` is null for a file that cuFile refused.
+  // `handle` is null for a file that cuFile refused.
   GdsFile(const std::string& path, const FileIdentity& identity, std::shared_ptr<GdsContext> context, UniqueFd fd,
           void* handle)
       : FdFile(path, identity, std::move(fd)), context_(std::move(context)), handle_(handle) {}
-  ~GdsFile() override;
+  ~GdsFile() override;  // deregisters the handle before the descriptor is closed
 
   void* handle() const { return handle_; }
   // A descriptor without O_DIRECT, for reads by the host. Any thread.
   Status HostFd(int* fd);
 
-  bool compatible = false;           // cuFile reads it through the host
-  std::atomic<bool> served{false};   // cuFile has read of it: a refusal from now on is an error
-  std::atomic<bool> refused{false};  // the host reads it
+  bool compatible = false;           // cuFile reads it through the host (compatibility mode)
+  std::atomic<bool> served{false};   // cuFile has read from it: a refusal is now an error
+  std::atomic<bool> refused{false};  // cuFile refused it: the host reads it
 
  private:
   std::shared_ptr<GdsContext> context_;
@@ -41,19 +41,20 @@ class GdsFile : public FdFile {
   UniqueFd host_fd_;
 };
 
-// Registers an open file with cuFile. `*handle` is null and `*refusal` says why when cuFile does not take files like
-// it; GDS_ERROR for failures of another kind.
+// Registers an open file with cuFile. OK with a null `*handle`, and the reason in `*refusal`, when cuFile does not
+// support such files; GDS_ERROR for other failures.
 Status RegisterFile(const GdsContext& context, int fd, const std::string& path, void** handle, std::string* refusal);
 
-// Page-locked buffers, each with a stream, that are made when needed and reused.
+// A pool of page-locked bounce buffers, each with its stream; allocated on demand and reused.
 class GdsBounce {
  public:
   explicit GdsBounce(std::shared_ptr<GdsContext> context) : context_(std::move(context)) {}
-  // Nothing is in progress any more.
+  // No Read may be in progress.
   ~GdsBounce();
 
-  // Reads `required` bytes of the file from `offset` by the host and copies them to device memory; returns when they
-  // are there, or when no copy touches the device memory any more. The device's context is current. Any thread.
+  // Reads `required` bytes of the file at `offset` with pread and copies them to device memory. Returns when they have
+  // arrived or, on failure, when no copy touches the device memory any more. The device's context must be current. Any
+  // thread; blocks.
   Status Read(GdsFile& file, uint64_t offset, size_t required, uint64_t destination);
 
  private:

@@ -19,7 +19,7 @@ void* Pointer(uint64_t address) {
   return reinterpret_cast<void*>(address);  // NOLINT(performance-no-int-to-ptr): device memory
 }
 
-// The registration of an allocation that reads go straight into. Keeps the memory, so that it is freed after this.
+// The registration of an allocation that reads go straight into. Holds a reference, so that the memory is freed later.
 class GdsTarget {
  public:
   GdsTarget(std::shared_ptr<GdsContext> context, std::shared_ptr<DeviceBuffer> buffer)
@@ -29,7 +29,7 @@ class GdsTarget {
     context_->device->MakeCurrentForRelease();
     cufile::ReleaseBuffer(*context_->api, buffer_->address());
   }
-  // Once, by the first read: registering pins the memory, which takes too long for the I/O thread. Any thread.
+  // Called by the first read, not by the I/O thread: registering pins the memory, which takes long. Any thread.
   Status Register() {
     std::lock_guard<std::mutex> lock(mutex_);
     if (registered_) return Status::Ok();
@@ -73,7 +73,7 @@ class GdsReader : public Reader {
   explicit GdsReader(const GdsReaderOptions& options) : state_(std::make_shared<State>(options)) {
     needs_.offset_alignment = needs_.length_alignment = needs_.memory_alignment = kPage;
     needs_.chunk = std::max((options.chunk > 0 ? options.chunk : size_t{4} << 20) / kPage * kPage, kPage);
-    // More than there are threads: one that has finished finds its next read waiting.
+    // More than threads, so that a thread that has finished a read finds the next one queued.
     needs_.in_flight = state_->threads + 2;
     needs_.slots = state_->threads + 4;
     needs_.fills_host = false;
@@ -118,9 +118,9 @@ class GdsReader : public Reader {
     CudaDevice& device = *state_->context->device;
     FST_RETURN_IF_ERROR(device.MakeCurrent());
     cuda::CUdeviceptr memory = 0;
-    FST_RETURN_IF_ERROR(device.AllocateMemory(bytes + kPage, &memory));  // the driver promises 256 only
+    FST_RETURN_IF_ERROR(device.AllocateMemory(bytes + kPage, &memory));  // aligned to 256 only
     uint64_t address = (memory + kPage - 1) / kPage * kPage;
-    // When no driver opened, every file is read by the host.
+    // While no driver is open, every file is read by the host.
     const bool driver_open = state_->driver_open;
     Status registered;
     if (driver_open) registered = cufile::RegisterBuffer(*state_->context->api, address, bytes);
@@ -139,7 +139,7 @@ class GdsReader : public Reader {
   Status Submit(ReadRequest request, uint64_t tag) override {
     return state_->pool.Post([state = state_, request = std::move(request), tag]() mutable {
       Status status = state->Read(request);
-      request = ReadRequest();  // before the completion: who sees it may count open files and registrations
+      request = ReadRequest();  // before the completion: whoever sees that may count open files and registrations
       state->queue->Put({Completion::Kind::kRead, tag, std::move(status)});
     });
   }
@@ -176,8 +176,9 @@ class GdsReader : public Reader {
       if (!file.refused.exchange(true)) Note(file.path(), "nogds", reason);
     }
 
-    // Whether cuFile may be used at all: the driver open, and a direct path or the user's own choice. `*refusal` says
-    // why not; `*compatible`: it will read through the host.
+    // Decides whether cuFile may read files: its driver opens, and there is a direct path or the user chose 'gds'. If
+    // not,
+    // `*refusal` says why. `*compatible`: cuFile will read through the host.
     Status Admit(const std::string& path, std::string* refusal, bool* compatible) {
       cufile::Mode mode = {};
       Status opened = cufile::OpenDriver(*context->api, &mode);
@@ -193,7 +194,7 @@ class GdsReader : public Reader {
       return Status::Ok();
     }
 
-    // A pool thread. When it returns nothing writes to the destination any more.
+    // On a pool thread. When it returns, nothing writes to the destination any more.
     Status Read(const ReadRequest& request) {
       auto& file = static_cast<GdsFile&>(*request.file);
       FST_RETURN_IF_ERROR(context->device->MakeCurrent());
@@ -201,7 +202,7 @@ class GdsReader : public Reader {
       Status status;
       if (!refused) status = ReadByCufile(request, file, &refused);
       if (refused) status = bounce->Read(file, request.offset, request.required, request.pieces.front().address);
-      // A file that was cut short while it was read is FILE_CHANGED before it is UNEXPECTED_EOF: that names the reason.
+      // A file that became shorter is FILE_CHANGED rather than UNEXPECTED_EOF: that names the reason.
       Status unchanged = file.CheckUnchanged();
       return unchanged.ok() ? status : unchanged;
     }
@@ -219,7 +220,7 @@ class GdsReader : public Reader {
         if (got == -1 && error == EINTR) continue;
         if (got == 0) return EndedEarly(file, request.offset, done, request.required);
         if (got > 0 && static_cast<size_t>(got) <= left) {
-          // Told of here: a file may still be refused at its first read.
+          // Reported only now, since cuFile may still refuse a file at its first read.
           if (!file.served.exchange(true) && file.compatible)
             Note(file.path(), "gds in compatibility mode", kNoDirectPath);
           done += static_cast<size_t>(got);

@@ -16,7 +16,7 @@ namespace fst {
 namespace {
 
 struct Mount {
-  std::string device, point, type;  // mounts of one file system have the same device, "0:45"
+  std::string device, point, type;  // `device`, as "0:45", is the same for all mounts of one file system
 };
 
 // mountinfo writes space, tab, newline and backslash as three octal digits.
@@ -71,8 +71,8 @@ int ProbeVirtual(const std::string& folder) {
   return S_ISDIR(st.st_mode) ? 0 : ENOTDIR;
 }
 
-// realpath of the longest existing parent, then the rest, lexically ("." and ".." resolved). A dead mount's own folder
-// counts as not existing, so its path stays as it is written.
+// realpath of the longest existing parent, then the rest with "." and ".." resolved lexically. A dead mount's folder
+// does not exist for realpath, so its path stays as it is written.
 Status Resolve(const std::string& path, std::string* out) {
   std::string existing = path;
   if (path[0] != '/') {
@@ -100,19 +100,22 @@ Status Resolve(const std::string& path, std::string* out) {
   return Status::Ok();
 }
 
-Status ReadMountinfo(std::string* content) {
-  std::ifstream in("/proc/self/mountinfo");
-  std::ostringstream text;
-  text << in.rdbuf();
-  *content = text.str();
-  if (!content->empty()) return Status::Ok();
-  return Status(Code::IO_ERROR, "/proc/self/mountinfo cannot be read, so no path's mount is known; is /proc mounted?");
-}
-
 // A dead daemon's mount answers ENOTCONN, one that was aborted ECONNABORTED.
 bool IsDisconnected(int error) { return error == ENOTCONN || error == ECONNABORTED; }
 
 }  // namespace
+
+std::string ReadMountinfo() {
+  std::ifstream in("/proc/self/mountinfo");
+  std::ostringstream text;
+  text << in.rdbuf();
+  return text.str();
+}
+
+bool MountTypesAreUnchecked() {
+  const char* unchecked = getenv("HF3FS_USRBIO_DONT_CHECKFS_FOR_MP");
+  return unchecked != nullptr && strcmp(unchecked, "yes") == 0;
+}
 
 Status ExtractMountPoint(const std::string& path, std::string* out, const std::string* mountinfo) {
   if (path.empty()) return Status(Code::INVALID_ARGUMENT, "expected a path on a 3FS mount, found an empty string");
@@ -121,8 +124,7 @@ Status ExtractMountPoint(const std::string& path, std::string* out, const std::s
   std::string resolved;
   FST_RETURN_IF_ERROR(Resolve(path, &resolved).At(path));
 
-  const char* unchecked = getenv("HF3FS_USRBIO_DONT_CHECKFS_FOR_MP");
-  if (unchecked != nullptr && strcmp(unchecked, "yes") == 0) {
+  if (MountTypesAreUnchecked()) {
     for (std::string folder = resolved;; folder = Parent(folder)) {
       if (ProbeVirtual(folder) == 0) {
         *out = folder;
@@ -134,8 +136,12 @@ Status ExtractMountPoint(const std::string& path, std::string* out, const std::s
 
   std::string content;
   if (mountinfo == nullptr) {
-    FST_RETURN_IF_ERROR(ReadMountinfo(&content));
+    content = ReadMountinfo();
     mountinfo = &content;
+  }
+  if (mountinfo->empty()) {
+    return Status(Code::IO_ERROR,
+                  "/proc/self/mountinfo cannot be read, so no path's mount is known; is /proc mounted?");
   }
   std::vector<Mount> mounts = ParseMountinfo(*mountinfo);
   const Mount* own = nullptr;
@@ -155,7 +161,7 @@ Status ExtractMountPoint(const std::string& path, std::string* out, const std::s
       if (is_virtual && mount.type == "fuse.hf3fs" && IsUnder(resolved, parent) && parent.size() > best.size())
         best = parent;
     }
-    // A folder of a 3FS that is mounted by itself (a bind mount into a container) is served by any whole mount of it.
+    // A folder of a 3FS that is mounted by itself (bound into a container) is served by any whole mount of that 3FS.
     for (const Mount& mount : mounts) {
       if (!best.empty()) break;
       bool same = mount.type == "fuse.hf3fs" && mount.device == own->device && mount.point != own->point;

@@ -1,4 +1,4 @@
-// Which 3FS mount a path is on, found without the 3FS library (its own function aborts the process on a missing path).
+// Finds the 3FS mount of a path without the 3FS library, whose own function aborts the process on a missing path.
 #pragma once
 #include <string>
 
@@ -7,18 +7,24 @@
 namespace fst {
 
 // Sets *out to the mount point of the 3FS that holds `path` (absolute, symlinks resolved). The path need not exist: its
-// longest existing parent counts. A mount is 3FS when /proc/self/mountinfo says fuse.hf3fs and the folder 3fs-virt is
-// in it; also, where folders of a 3FS are mounted one by one, the parent of a mounted 3fs-virt, or else another mount
-// of the same file system that has 3fs-virt in it.
+// longest existing parent counts. A mount is a 3FS when /proc/self/mountinfo says fuse.hf3fs and it holds a folder
+// 3fs-virt. Where folders of a 3FS are mounted one by one, the mount point is the parent of a mounted 3fs-virt, or else
+// another mount of the same file system that holds 3fs-virt.
 //
-// Errors: NOT_3FS, naming the path, its real file system type and mount; THREEFS_DISCONNECTED when it is a 3FS mount
-// that does not answer (its daemon died); INVALID_ARGUMENT for an empty path or one with a NUL.
+// NOT_3FS names the path, its real file system and mount. THREEFS_DISCONNECTED: it is a 3FS mount that does not answer
+// (its daemon died). INVALID_ARGUMENT: the path is empty or has a NUL.
 //
-// Test mode: with HF3FS_USRBIO_DONT_CHECKFS_FOR_MP=yes (the 3FS library's own switch) types are not looked at, and any
-// folder can be a mount: the nearest folder at or above `path` that contains a folder 3fs-virt is the mount point.
+// When MountTypesAreUnchecked, the mount point is the nearest folder at or above `path` that holds a folder 3fs-virt,
+// whatever its type: any folder can act as a mount.
 //
-// Touches no mount but the one that holds the path, so that another, hanging one cannot block it. Any thread.
-// `mountinfo` replaces the content of /proc/self/mountinfo in tests.
+// Touches no mount but that of the path, so that another one that hangs cannot block it. Any thread. `mountinfo`
+// replaces the content of /proc/self/mountinfo: of an earlier call, or a test's.
 Status ExtractMountPoint(const std::string& path, std::string* out, const std::string* mountinfo = nullptr);
+
+// The content of /proc/self/mountinfo; "" when it cannot be read.
+std::string ReadMountinfo();
+
+// Whether HF3FS_USRBIO_DONT_CHECKFS_FOR_MP=yes, the 3FS library's own switch, is set: for tests.
+bool MountTypesAreUnchecked();
 
 }  // namespace fst

@@ -83,8 +83,7 @@ std::vector<std::string> Glob(const std::string& pattern) {
   return paths;
 }
 
-// The folders that /etc/ld.so.conf adds to the loader's own. The cache is not read: it holds no folder that this does
-// not name.
+// The folders that /etc/ld.so.conf adds to the loader's own. ld.so.cache is not read: it names no other folder.
 void ConfiguredFolders(const std::string& file, int depth, std::vector<std::string>* folders) {
   std::ifstream in(file);
   for (std::string line; std::getline(in, line);) {
@@ -139,12 +138,12 @@ std::vector<std::string> WheelFolders() {
   return folders;
 }
 
-// An empty *out with OK never happens: what was searched is in the status.
+// On OK, *out is not empty; else the status says where it searched.
 Status Locate(std::string* out) {
   out->clear();
   std::string file = Env("FASTSAFETENSORS_3FS_LIB");
   if (!file.empty()) {
-    // An explicit choice is obeyed or refused, never replaced by another library.
+    // An explicit choice that fails is an error: no other library replaces it.
     if (!IsFile(file)) {
       return Status(
           Code::COPIER_UNAVAILABLE,
@@ -219,7 +218,7 @@ Status LowerOpenFilesLimit(const rlimit& current, int (*set)(const rlimit*), std
 Status LoadUsrbio(const UsrbioApi** out) {
   static std::mutex mutex;
   static const UsrbioApi* loaded = nullptr;  // never freed, like the library
-  static std::string lowered;                // outlives a failed dlopen: the limit stays lowered
+  static std::string lowered;                // survives a failed dlopen, as the lowered limit does
   std::lock_guard<std::mutex> lock(mutex);
   if (loaded == nullptr) {
     std::string path, note;

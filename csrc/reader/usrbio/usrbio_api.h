@@ -1,5 +1,5 @@
-// The slice of 3FS's C API (hf3fs_usrbio.h, libhf3fs_api_shared.so) that the reader uses, declared by hand and filled
-// by dlopen, so that the addon links to nothing of 3FS. Source of layouts and meanings: deepseek-ai/3FS,
+// The slice of 3FS's C API (hf3fs_usrbio.h, libhf3fs_api_shared.so) that the reader uses, declared by hand and found by
+// dlopen, so that the addon links to nothing of 3FS. Source of layouts and meanings: deepseek-ai/3FS,
 // src/lib/api/hf3fs_usrbio.h and UsrbIo.cc, commit e2cef82.
 #pragma once
 #include <sys/resource.h>
@@ -74,21 +74,21 @@ struct UsrbioApi {
   void Bind(const SharedLibrary& from, std::string* missing);  // for SharedLibrary::Load
 };
 
-// Where the library is, without loading it; "" when it is nowhere. In this order: the file FASTSAFETENSORS_3FS_LIB, the
-// folder HF3FS_LIB_DIR, LD_LIBRARY_PATH, the system's library folders, the .libs folder of an installed hf3fs_py_usrbio
-// wheel (PYTHONPATH, VIRTUAL_ENV, CONDA_PREFIX, ~/.local, /usr/local/lib, /usr/lib; a newer python first). A file
-// counts by its name: libhf3fs_api_shared.so, or with a hash or a version in it. Any thread; reads the environment.
+// Finds the library without loading it; "" when there is none. Looks, in this order, at the file
+// FASTSAFETENSORS_3FS_LIB, the folder HF3FS_LIB_DIR, LD_LIBRARY_PATH, the system's library folders, and the .libs
+// folder of an installed hf3fs_py_usrbio wheel (PYTHONPATH, VIRTUAL_ENV, CONDA_PREFIX, ~/.local, /usr/local/lib,
+// /usr/lib; a newer python first). Goes by the file's name: libhf3fs_api_shared.so, or with a hash or a version in it.
+// Any thread.
 std::string FindHf3fsLibrary();
 
-// Loads the library once for the process. On OK, *out is valid for ever. COPIER_UNAVAILABLE when there is none, when it
-// cannot be loaded or lacks a function (each named), or when the limit of open files makes loading dangerous. A failure
-// is not remembered: the next call tries again. Any thread. May lower the process's hard limit of open files (then
-// api->note says so).
+// Loads the library once per process. On OK, *out stays valid until the process ends. COPIER_UNAVAILABLE when there is
+// none, when it cannot be loaded or lacks functions (each is named), or when the limit of open files makes loading
+// dangerous. A failure is not remembered: the next call tries again. Any thread. May lower the process's hard limit of
+// open files (then api->note says so).
 Status LoadUsrbio(const UsrbioApi** out);
 
-// What has to happen to RLIMIT_NOFILE before the library may be loaded: its static initialisation allocates a slot for
-// every descriptor that the *hard* limit allows, so that 2^30 takes many seconds and GiBs, and infinity aborts the
-// process.
+// The library's static initialisation allocates a slot for every descriptor that the *hard* limit of RLIMIT_NOFILE
+// allows: 2^30 takes many seconds and GiBs, and infinity aborts the process.
 constexpr rlim_t kMaxOpenFilesLimit = rlim_t{1} << 22;      // above it, loading is dangerous
 constexpr rlim_t kLoweredOpenFilesLimit = rlim_t{1} << 20;  // what it is lowered to
 

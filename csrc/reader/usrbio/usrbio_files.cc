@@ -21,12 +21,12 @@
 namespace fst::usrbio {
 namespace {
 
-constexpr int kClosers = 2;
-constexpr int kLeast = 8, kMost = 256;
-constexpr uint64_t kReserve = 16;    // descriptors left to the rest of the process
-constexpr size_t kMostTaken = 4096;  // numbers that the library may hold; far more than can be
-constexpr uint64_t kReadBytes = uint64_t{256} << 10;
-constexpr auto kPatience = std::chrono::milliseconds(100);
+constexpr int kMaxClosers = 2;
+constexpr int kMinOpenFiles = 8, kMaxOpenFiles = 256;
+constexpr uint64_t kReservedFds = 16;  // left to the rest of the process
+constexpr size_t kMaxFdsTried = 4096;  // far more numbers than the library can hold
+constexpr uint64_t kZeroCheckBytes = uint64_t{256} << 10;
+constexpr auto kCloseTimeout = std::chrono::milliseconds(100);
 
 uint64_t UsedDescriptors() {
   DIR* dir = opendir("/proc/self/fd");
@@ -37,18 +37,19 @@ uint64_t UsedDescriptors() {
   return count;
 }
 
-// reg_fd, <= 0 for success. Once its daemon was dead when a file was deregistered, the library holds the file's number
-// for ever (EINVAL): then the file moves to other numbers until one is free.
+// reg_fd; <= 0 is success. When the daemon was dead while a file was deregistered, the library keeps the file's number
+// for ever (EINVAL for the next file with it): the file is then duplicated until its number is one that the library
+// takes.
 int Register(const UsrbioApi& api, UniqueFd* fd) {
-  std::vector<UniqueFd> tried;  // open until the end, so that no number comes twice
+  std::vector<UniqueFd> tried;  // kept open, so that no number comes twice
   int result = api.reg_fd(fd->get(), 0);
-  while (result == EINVAL && tried.size() < kMostTaken) {
+  while (result == EINVAL && tried.size() < kMaxFdsTried) {
     UniqueFd other(fcntl(fd->get(), F_DUPFD_CLOEXEC, 0));
     if (!other.valid()) return errno;
     tried.push_back(std::exchange(*fd, std::move(other)));
     result = api.reg_fd(fd->get(), 0);
   }
-  // The answer is the number of the library's own duplicate, which processes that are started would inherit.
+  // -result is the library's own duplicate, which started processes would inherit.
   struct stat own, copy;
   bool same = result < 0 && fstat(fd->get(), &own) == 0 && fstat(-result, &copy) == 0 && own.st_dev == copy.st_dev &&
               own.st_ino == copy.st_ino;
@@ -59,24 +60,24 @@ int Register(const UsrbioApi& api, UniqueFd* fd) {
 }  // namespace
 
 int OpenFilesFor(uint64_t limit, uint64_t used) {
-  uint64_t free_descriptors = limit > used + kReserve ? limit - used - kReserve : 0;
-  return static_cast<int>(std::clamp<uint64_t>(free_descriptors / 2, kLeast, kMost));
+  uint64_t free_descriptors = limit > used + kReservedFds ? limit - used - kReservedFds : 0;
+  return static_cast<int>(std::clamp<uint64_t>(free_descriptors / 2, kMinOpenFiles, kMaxOpenFiles));
 }
 
 struct Files::State {
   const UsrbioApi* api;
   std::string mount;
-  int limit = kLeast;
+  int limit = kMinOpenFiles;
   // A FUSE close is a round trip to the daemon: never on the I/O thread.
-  TaskPool closers{"fst-3fs-close", kClosers};
+  TaskPool closers{"fst-3fs-close", kMaxClosers};
   std::mutex mutex;
   std::condition_variable closed;
   int open = 0;
 
-  // The limit is a soft one: files that are open ahead may wait for one that is not open yet.
+  // A soft limit, with a timeout: reads of the files that are open may depend on the one that is being opened.
   void Enter() {
     std::unique_lock<std::mutex> lock(mutex);
-    closed.wait_for(lock, kPatience, [this] { return open < limit; });
+    closed.wait_for(lock, kCloseTimeout, [this] { return open < limit; });
     ++open;
   }
   void Leave() {
@@ -84,11 +85,11 @@ struct Files::State {
     --open;
     closed.notify_all();
   }
-  // False when no other file is open whose end could help.
+  // False when no other file is open whose closing could help.
   bool WaitForAnother() {
     std::unique_lock<std::mutex> lock(mutex);
     if (open <= 1) return false;
-    closed.wait_for(lock, kPatience);
+    closed.wait_for(lock, kCloseTimeout);
     return true;
   }
 };
@@ -170,7 +171,7 @@ int Files::FdOf(const ReaderFile& file) { return static_cast<const OpenFile&>(fi
 
 Status Files::CheckUnchanged(const ReaderFile& file) {
   int fd = FdOf(file);
-  struct statx fresh;  // makes the kernel ask the daemon, so that the fstat behind Of() is not last minute's
+  struct statx fresh;  // makes the kernel ask the daemon, so that the fstat of CheckUnchanged is not a minute old
   (void)statx(fd, "", AT_EMPTY_PATH | AT_STATX_FORCE_SYNC, STATX_BASIC_STATS, &fresh);
   return file.identity().CheckUnchanged(fd, file.path());
 }
@@ -180,8 +181,8 @@ bool Files::IsZeros(const ReaderFile& file, uint64_t begin, uint64_t end) {
   const int fd = FdOf(file);
   off_t data = lseek(fd, static_cast<off_t>(begin), SEEK_DATA);
   if (data < 0 ? errno == ENXIO : static_cast<uint64_t>(data) >= end) return true;
-  // 3FS tells nobody where its holes are. An ordinary read fills them.
-  std::vector<char> bytes(std::min<uint64_t>(end - begin, kReadBytes));
+  // 3FS does not say where its holes are; an ordinary read fills them with zeros.
+  std::vector<char> bytes(std::min<uint64_t>(end - begin, kZeroCheckBytes));
   while (begin < end) {
     ssize_t n = pread(fd, bytes.data(), std::min<uint64_t>(end - begin, bytes.size()), static_cast<off_t>(begin));
     if (n < 0 && errno == EINTR) continue;

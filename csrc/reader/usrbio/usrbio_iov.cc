@@ -37,7 +37,7 @@ Status NoRoom(size_t size, int error) {
              size, kShm, free_bytes, ErrnoText(error).c_str()));
 }
 
-// A named file in /dev/shm whose pages are all there. *name is set once there is something to remove.
+// Makes a named file in /dev/shm with all its pages allocated. *name is set as soon as there is one to remove.
 Status MakeShm(size_t size, int numa, std::string* name, UniqueFd* out) {
   char id[16];
   FST_RETURN_IF_ERROR(NewUuid(id));
@@ -106,11 +106,11 @@ Status SharedIov::Create(const UsrbioApi& api, const std::string& mount, int num
     ~Name() {
       if (!text.empty()) shm_unlink(text.c_str());
     }
-  } name;  // goes in every case: the mapping and the daemon's keep the memory
+  } name;  // removed in every case: our mapping and the daemon's keep the memory
   UniqueFd fd;
   FST_RETURN_IF_ERROR(MakeShm(range.size(), numa, &name.text, &fd));
   std::unique_ptr<SharedIov> made(new SharedIov(range));
-  // The pages are there; they are cleared when each is first used, while others wait for the daemon.
+  // Not MAP_POPULATE: the kernel clears each page when it is first used, while other reads wait for the daemon.
   void* memory = mmap(range.base(), range.size(), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd.get(), 0);
   if (memory == MAP_FAILED) {
     return Status(Code::OUT_OF_HOST_MEMORY, Format("the shared buffer of %zu bytes cannot be mapped: %s", range.size(),
@@ -123,7 +123,7 @@ Status SharedIov::Create(const UsrbioApi& api, const std::string& mount, int num
   std::string link = mount + "/3fs-virt/iovs/" + UuidText(id), target = kShm + name.text;
   if (symlink(target.c_str(), link.c_str()) != 0) return LinkFailed(mount, link, target, errno);
   made->link_ = {link, target};
-  // One block: no read is refused for crossing a border inside.
+  // Block size 0 is one block: no read is refused for crossing a boundary inside the iov.
   int wrapped =
       api.iovwrap(&made->iov_, memory, reinterpret_cast<const uint8_t*>(id), mount.c_str(), range.size(), 0, numa);
   if (wrapped != 0) return MountError(mount, -wrapped, "hf3fs_iovwrap failed");
@@ -133,7 +133,7 @@ Status SharedIov::Create(const UsrbioApi& api, const std::string& mount, int num
 
 SharedIov::~SharedIov() {
   if (!link_.path.empty()) unlink(link_.path.c_str());
-  // The range stays reserved; its pages go.
+  // The range stays reserved; its pages are released.
   if (mapped_)
     mmap(range_.base(), range_.size(), PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
 }

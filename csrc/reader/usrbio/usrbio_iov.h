@@ -1,4 +1,4 @@
-// The memory that this process and the 3FS daemon share: a piece of /dev/shm of our own, announced by a link in the
+// The memory that this process and the 3FS daemon share: an iov of our own in /dev/shm, announced by a link in the
 // mount.
 #pragma once
 #include <memory>
@@ -10,7 +10,7 @@
 
 namespace fst::usrbio {
 
-// A stretch of address space, so that one iov after another can lie at the same address.
+// Reserved address space, so that each iov that replaces another lies at the same address.
 class AddressRange {
  public:
   static Status Reserve(size_t size, std::unique_ptr<AddressRange>* out);
@@ -26,13 +26,14 @@ class AddressRange {
 
 class SharedIov {
  public:
-  // Allocates (never a SIGBUS later), places on `numa` (-1: anywhere), maps over the whole range, announces, and
-  // removes the name in /dev/shm, so that nothing is left of it if the process is killed. On the mount's thread.
-  // OUT_OF_HOST_MEMORY names what a full /dev/shm lacks; THREEFS_DISCONNECTED, THREEFS_ERROR. The range must outlive
-  // the iov.
+  // Allocates every page now (no SIGBUS later), on `numa` (-1: anywhere), maps them over the whole range, announces
+  // them, and removes the name in /dev/shm, so that nothing is left if the process is killed. On the mount's thread.
+  // The range must outlive the iov. OUT_OF_HOST_MEMORY says how much /dev/shm lacks; THREEFS_DISCONNECTED,
+  // THREEFS_ERROR.
   static Status Create(const UsrbioApi& api, const std::string& mount, int numa, const AddressRange& range,
                        std::unique_ptr<SharedIov>* out);
-  // Removes the link, then the memory from the range. No ring may use it any more and no device have it registered.
+  // Removes the link, then the memory from the range. No ring may use it any more, and no device may have it
+  // registered.
   ~SharedIov();
   SharedIov(const SharedIov&) = delete;
   SharedIov& operator=(const SharedIov&) = delete;
@@ -44,11 +45,11 @@ class SharedIov {
   explicit SharedIov(const AddressRange& range) : range_(range) {}
   const AddressRange& range_;
   bool mapped_ = false;
-  Link link_;  // "" until it is there
+  Link link_;  // "" until it exists
   Iov iov_ = {};
 };
 
-// "0a1b2c3d-…" of 16 bytes, as 3FS names its links.
+// "0a1b2c3d-…" for 16 bytes, as 3FS names its links.
 std::string UuidText(const char id[16]);
 
 }  // namespace fst::usrbio

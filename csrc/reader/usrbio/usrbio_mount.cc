@@ -19,7 +19,7 @@
 namespace fst::usrbio {
 namespace {
 
-// The one thread of `mount`, started when it is first needed; it never ends.
+// The one thread of `mount`, started on first use; it never ends.
 TaskPool& ThreadOf(const std::string& mount) {
   static std::mutex* mutex = new std::mutex;
   static auto* threads = new std::map<std::string, std::unique_ptr<TaskPool>>;
@@ -66,7 +66,7 @@ void CloseLinkFolderOnExec(const std::string& mount) {
 
 Status ProbeMount(const std::string& mount) {
   const std::string folder = mount + "/3fs-virt";
-  // The kernel would answer for a dead daemon for as long as it holds attributes: half a minute.
+  // A plain stat is answered from the kernel's cache for half a minute after the daemon died.
   struct statx fresh;
   struct stat cached;  // where a container forbids statx
   bool asked = statx(AT_FDCWD, folder.c_str(), AT_STATX_FORCE_SYNC, STATX_TYPE, &fresh) == 0;
@@ -99,7 +99,7 @@ int ReadLink(const std::string& path, Link* out) {
 }
 
 bool AnyGone(const std::vector<Link>& links) {
-  // readlink goes to the daemon each time, where lstat is answered from the kernel's cache for seconds.
+  // readlink asks the daemon each time; lstat is answered from the kernel's cache for seconds.
   return std::any_of(links.begin(), links.end(), [](const Link& link) {
     Link now;
     int error = ReadLink(link.path, &now);

@@ -7,10 +7,7 @@
 #include <unistd.h>
 
 #include <cstdlib>
-#include <cstring>
-#include <fstream>
 #include <map>
-#include <sstream>
 
 #include "reader/usrbio/mount_point.h"
 #include "reader/usrbio/usrbio_api.h"
@@ -20,14 +17,7 @@ namespace {
 
 constexpr uint64_t kUsualBuffer = uint64_t{48} << 20;
 
-std::string Mountinfo() {
-  std::ifstream in("/proc/self/mountinfo");
-  std::ostringstream text;
-  text << in.rdbuf();
-  return text.str();
-}
-
-// The folder that a path really is in, "" when it cannot be told: files of one folder are on one mount.
+// The folder of the file behind a path, symlinks resolved; "" when that fails. Files of one folder are on one mount.
 std::string RealFolder(const std::string& path) {
   char real[PATH_MAX];
   if (realpath(path.c_str(), real) == nullptr) return "";
@@ -35,20 +25,15 @@ std::string RealFolder(const std::string& path) {
   return text.substr(0, text.rfind('/') + 1);
 }
 
-bool AnyMount() {
-  const char* unchecked = getenv("HF3FS_USRBIO_DONT_CHECKFS_FOR_MP");
-  if (unchecked != nullptr && strcmp(unchecked, "yes") == 0) return true;
-  return Mountinfo().find(" - fuse.hf3fs ") != std::string::npos;
-}
+bool AnyMount() { return MountTypesAreUnchecked() || ReadMountinfo().find(" - fuse.hf3fs ") != std::string::npos; }
 
 }  // namespace
 
 Status ResolveMount(const std::vector<std::string>& paths, const std::string& mount_point, bool all,
                     FilesOnMount* out) {
   *out = {};
-  const std::string mountinfo = Mountinfo();
-  const std::string* known = mountinfo.empty() ? nullptr : &mountinfo;
-  if (!mount_point.empty()) FST_RETURN_IF_ERROR(ExtractMountPoint(mount_point, &out->mount_point, known));
+  const std::string mountinfo = ReadMountinfo();
+  if (!mount_point.empty()) FST_RETURN_IF_ERROR(ExtractMountPoint(mount_point, &out->mount_point, &mountinfo));
   std::map<std::string, std::string> mount_of;  // by folder
   for (const std::string& path : paths) {
     if (!all && !out->not_on_mount.empty()) break;
@@ -57,7 +42,7 @@ Status ResolveMount(const std::vector<std::string>& paths, const std::string& mo
     if (!folder.empty() && found != mount_of.end()) {
       mount = found->second;
     } else {
-      Status on = ExtractMountPoint(path, &mount, known);
+      Status on = ExtractMountPoint(path, &mount, &mountinfo);
       if (!on.ok()) {
         out->not_on_mount.push_back({path, on});
         continue;

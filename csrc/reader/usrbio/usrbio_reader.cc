@@ -17,10 +17,9 @@ using usrbio::Reads;
 
 constexpr size_t kPage = 4096;
 constexpr size_t kChunk = size_t{1} << 20;
-constexpr int kInFlight = 32, kSlots = 48, kLeastSlots = 8;
-constexpr int kEntriesPerRead = 4;  // the ring's slots retire in order: one slow read holds those after it
-constexpr int kMostInFlight = 4096;
-constexpr int kLossesInVain = 5;
+constexpr int kInFlight = 32, kSlots = 48, kMinSlots = 8, kMaxSlots = 4096;
+constexpr int kEntriesPerRead = 4;  // the ring's entries retire in order: one slow read blocks those behind it
+constexpr int kMaxFruitlessLosses = 5;
 
 int InFlightOf(int slots) { return std::max(1, slots - std::max(1, slots / 3)); }
 
@@ -34,10 +33,10 @@ ReaderNeeds NeedsOf(const UsrbioReaderOptions& options) {
     needs.chunk = needs.chunk / options.block_bytes * options.block_bytes;
   if (options.block_bytes > needs.chunk) needs.boundary = options.block_bytes;
   if (options.buffer_bytes > 0) {
-    // Smaller reads rather than few: what hides the daemon's latency is how many are in flight.
-    needs.chunk = std::min(needs.chunk, std::max(options.buffer_bytes / kLeastSlots / kPage * kPage, kPage));
+    // Rather small reads than few of them: the queue depth hides the daemon's latency.
+    needs.chunk = std::min(needs.chunk, std::max(options.buffer_bytes / kMinSlots / kPage * kPage, kPage));
     size_t slots = options.buffer_bytes / std::max(needs.chunk, kPage);
-    needs.slots = static_cast<int>(std::clamp<size_t>(slots, 2, kMostInFlight));
+    needs.slots = static_cast<int>(std::clamp<size_t>(slots, 2, kMaxSlots));
     needs.in_flight = InFlightOf(needs.slots);
   }
   if (options.entries > 0) needs.in_flight = std::min(needs.in_flight, std::max(options.entries / kEntriesPerRead, 1));
@@ -108,7 +107,7 @@ class UsrbioReader : public Reader {
   }
 
  private:
-  // The slots as the loop sees them: an address range whose memory may be replaced.
+  // The slots as the loop sees them: an address range. The iov behind it may be replaced.
   class Slots : public StagingMemory {
    public:
     Slots(UsrbioReader* reader, uint64_t address, size_t size)
@@ -125,7 +124,7 @@ class UsrbioReader : public Reader {
     UsrbioReader* reader_;  // outlives the engine's slots
   };
 
-  // Shared memory and the ring, on the mount's thread; then the memory is known to the device.
+  // Makes iov and ring on the mount's thread, then pins the iov for the device.
   Status Build() {
     int numa = options_.numa ? device_->numa_node() : -1;
     const std::string& mount = options_.mount_point;
@@ -146,8 +145,9 @@ class UsrbioReader : public Reader {
     return Status::Ok();
   }
 
-  // The ring is of no use: nothing of it counts from here on. It goes once the completions of before have been handled
-  // (they were put before the next Poll, so the one after that comes later) and nobody copies from its slots.
+  // The ring is unusable: none of its completions counts from here on. Poll destroys it when no copy reads from its
+  // slots and when all earlier completions have been handled: those were put before the next Poll, so by the one after
+  // it.
   void Suspend() {
     if (suspended_) return;
     suspended_ = true;
@@ -156,20 +156,20 @@ class UsrbioReader : public Reader {
     reads_->Retry();
   }
 
-  // OK while building a new ring makes sense.
+  // OK while it makes sense to build a new ring.
   Status TooManyLosses() {
     losses_ = reads_->completed() == completed_at_loss_ ? losses_ + 1 : 1;
     completed_at_loss_ = reads_->completed();
-    if (losses_ <= kLossesInVain) return Status::Ok();
+    if (losses_ <= kMaxFruitlessLosses) return Status::Ok();
     losses_ = 0;
     return Status(
         Code::THREEFS_ERROR,
         Format("the 3FS daemon of %s forgot the ring %d times before a read completed; does it run in another "
                "PID namespace than this process?",
-               options_.mount_point.c_str(), kLossesInVain + 1));
+               options_.mount_point.c_str(), kMaxFruitlessLosses + 1));
   }
 
-  // Ring, registration, link, memory: in this order nothing is used after it went.
+  // Ring, registration, link, memory: in this order nothing is used after it is gone.
   void TearDown() {
     if (ring_ != nullptr) {
       reads_->EndGeneration();
@@ -180,7 +180,7 @@ class UsrbioReader : public Reader {
     orphans_.clear();
   }
 
-  // Gives the ring what waits, as far as it takes it.
+  // Submits reads that wait, as many as the ring takes.
   void Drive() {
     if (suspended_ || !reads_->HasAny()) return;
     if (ring_ == nullptr) {
@@ -194,7 +194,7 @@ class UsrbioReader : public Reader {
                                   next.userdata);
       if (result == -EAGAIN) {
         reads_->PutBack(next.index);
-        // A completion makes the loop come back; where none is to come, time does.
+        // The next completion wakes the loop to try again. Where none is due, RetrySoon does.
         if (!prepared && ring_->in_flight() == 0) ring_->RetrySoon();
         break;
       }
@@ -217,12 +217,12 @@ class UsrbioReader : public Reader {
   const ReaderNeeds needs_;
   const usrbio::UsrbioApi* api_ = nullptr;
   std::shared_ptr<Device> device_;
-  std::unique_ptr<usrbio::Files> files_;  // ends after every reference to a file
+  std::unique_ptr<usrbio::Files> files_;  // destroyed after all references to its files
   std::shared_ptr<Reads> reads_;
   std::unique_ptr<usrbio::AddressRange> range_;
   std::unique_ptr<usrbio::SharedIov> iov_;
   std::unique_ptr<usrbio::Ring> ring_;
-  std::vector<std::shared_ptr<ReaderFile>> orphans_;  // of reads that were given up: closed after their ring
+  std::vector<std::shared_ptr<ReaderFile>> orphans_;  // of reads that were failed: closed after their ring
   bool suspended_ = false, polled_ = false;
   int losses_ = 0;
   uint64_t completed_at_loss_ = UINT64_MAX;

@@ -135,7 +135,7 @@ void Reads::Completed(const Cqe* completions, int count) {
       continue;
     Read& read = reads_[index];
     int64_t result = completions[i].result;
-    // The daemon says EINVAL also when it has forgotten the buffer.
+    // EINVAL may also mean that the daemon has lost the iov.
     bool unknown_buffer = result == -EINVAL;
     if (!unknown_buffer && (result < 0 || static_cast<uint64_t>(result) > read.request.length)) {
       Finish(read, index, ResultError(read, result));
@@ -145,7 +145,7 @@ void Reads::Completed(const Cqe* completions, int count) {
       Finish(read, index, Status::Ok());
       continue;
     }
-    // Looking at files and links may take a round trip: not on this thread.
+    // Checking files and links may take a round trip: not on this thread.
     read.state = Read::kChecking;
     auto self = shared_from_this();
     uint64_t generation = generation_;
@@ -161,7 +161,7 @@ void Reads::CheckLinks(uint32_t index, uint64_t generation) {
     std::lock_guard<std::mutex> lock(mutex_);
     links = links_;
   }
-  // The read waits for the new ring then.
+  // The read will be repeated by the new ring.
   if (AnyGone(links)) return Notice(generation, Health::kLost, Status::Ok());
   std::lock_guard<std::mutex> lock(mutex_);
   if (generation != generation_ || reads_[index].state != Read::kChecking) return;
@@ -189,7 +189,7 @@ Status Reads::ResultError(const Read& read, int64_t result) const {
   return Status(Code::THREEFS_ERROR, text).At(path, {}, static_cast<int64_t>(request.offset));
 }
 
-// A short result is data only where the rest reads as zeros: 3FS ends a read at the last byte before a hole.
+// A short result counts as complete only where the rest reads as zeros: 3FS ends a read where a hole begins.
 void Reads::CheckFile(uint32_t index, uint64_t generation, int64_t result) {
   uint64_t got = static_cast<uint64_t>(result);
   std::shared_ptr<ReaderFile> file;
@@ -220,7 +220,7 @@ void Reads::CheckFile(uint32_t index, uint64_t generation, int64_t result) {
   if (!current()) return;
   Read& read = reads_[index];
   if (status.ok() && is_short) memset(AddressOf(read.request) + got, 0, required - got);
-  file.reset();  // before the completion: who sees it may count open files
+  file.reset();  // before the completion: whoever sees that may count open files
   Finish(read, index, std::move(status));
 }
 

@@ -1,4 +1,4 @@
-// The reads that a USRBIO reader has in hand, from Submit to their completion, whatever happens to the ring meanwhile.
+// The pending reads of a USRBIO reader, from Submit to their completion, whatever happens to the ring meanwhile.
 #pragma once
 #include <deque>
 #include <memory>
@@ -13,8 +13,8 @@
 
 namespace fst::usrbio {
 
-// Shared by the I/O thread, the waiting threads of rings, and the threads that look at files and mounts. A generation
-// is one ring with its memory: what belongs to an earlier one is never taken for data.
+// Shared by the I/O thread, the rings' waiting threads, and the threads that check files and mounts. A generation is
+// one ring with its iov: completions of an earlier one are ignored.
 class Reads : public RingEvents, public std::enable_shared_from_this<Reads> {
  public:
   Reads(std::shared_ptr<CompletionQueue> queue, std::string mount);
@@ -28,27 +28,26 @@ class Reads : public RingEvents, public std::enable_shared_from_this<Reads> {
     uint64_t offset, length;
   };
   void Add(ReadRequest request, uint64_t tag);
-  // The oldest read that waits; from here on it counts as given to the ring. False when none waits.
+  // Takes the oldest read that waits; it then counts as submitted to the ring. False when none waits.
   bool TakeWaiting(Next* next);
-  // The ring had no room for it: it waits again, before the others.
+  // The ring had no room for that read: it waits again, before the others.
   void PutBack(uint32_t index);
   void Fail(uint32_t index, Status status);
   bool HasAny() const;
 
-  // From here on nothing that the ring of this generation does is looked at.
+  // From here on, completions and events of this generation's ring are ignored.
   void EndGeneration();
-  // A new ring: its links are what Silent() looks for. Every read that the former one had waits again, in order.
+  // A new ring, with the links that Silent() checks. Every read that the former ring had waits again, in order.
   void BeginGeneration(std::vector<Link> links);
-  // Every read completes with this status. Their files move to *files: they may be closed when the ring is gone.
+  // Completes every read with this status. Moves their files to *files: they must stay open until the ring is gone.
   void FailAll(const Status& status, std::vector<std::shared_ptr<ReaderFile>>* files);
-  // False when there is no such read.
+  // The same for one read; false when there is no such read.
   bool FailTag(uint64_t tag, const Status& status, std::vector<std::shared_ptr<ReaderFile>>* files);
 
-  // What was noticed since the last call: kLost, the ring is of no use any more; kDead, the daemon is gone and *why
-  // says so.
+  // What was noticed since the last call. kLost: the ring is unusable. kDead: the daemon is gone; *why is the error.
   enum class Health : uint8_t { kGood, kLost, kDead };
   Health TakeHealth(Status* why);
-  // Reads that have completed well, ever.
+  // How many reads have completed with OK so far.
   uint64_t completed() const;
 
   // ---- the ring's waiting thread ----
@@ -73,7 +72,7 @@ class Reads : public RingEvents, public std::enable_shared_from_this<Reads> {
   const std::shared_ptr<CompletionQueue> queue_;
   const std::string mount_;
   TaskPool checkers_{"fst-3fs-check", 4};
-  TaskPool prober_{"fst-3fs-probe", 1};  // a dead mount may hang it: nothing else waits behind it
+  TaskPool prober_{"fst-3fs-probe", 1};  // a dead mount may block it: nothing else runs on it
 
   mutable std::mutex mutex_;  // guards what follows
   std::vector<Read> reads_;

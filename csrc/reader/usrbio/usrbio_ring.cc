@@ -14,9 +14,9 @@
 namespace fst::usrbio {
 namespace {
 
-constexpr int kWaitMs = 100;     // a wait is at most this long: who destroys the ring waits for its end
-constexpr int kSilentWaits = 5;  // waits in vain before the mount is probed
-constexpr int kCompletions = 64;
+constexpr int kWaitMs = 100;     // bounds a wait, and so how long ~Ring blocks
+constexpr int kSilentWaits = 5;  // waits without a completion before the mount is probed
+constexpr int kMaxCompletions = 64;
 
 // hf3fs_wait_for_ios takes a time of day.
 timespec In(int ms) {
@@ -41,7 +41,7 @@ struct Ring::State {
   bool retry = false, stopping = false, stopped = false;
 
   void Run() {
-    Cqe completions[kCompletions];
+    Cqe completions[kMaxCompletions];
     int silent = 0;
     std::unique_lock<std::mutex> lock(mutex);
     for (;;) {
@@ -57,7 +57,7 @@ struct Ring::State {
       }
       lock.unlock();
       timespec deadline = In(kWaitMs);
-      int count = api->wait_for_ios(&ior, completions, kCompletions, 1, &deadline);
+      int count = api->wait_for_ios(&ior, completions, kMaxCompletions, 1, &deadline);
       silent = count == 0 ? silent + 1 : 0;
       if (count > 0) {
         {
@@ -89,12 +89,12 @@ Status Ring::Create(const UsrbioApi& api, const std::string& mount, int entries,
   // The library always writes the time into the name of the link.
   std::string link = mount + "/3fs-virt/iovs/" + UuidText(state->ior.iov.id) + ".r" + std::to_string(io_depth) + ".t0";
   if (made != 0) {
-    unlink(link.c_str());  // a library that fails after it made the link looks for it by another name, and leaves it
+    unlink(link.c_str());  // a library that fails after it made the link looks for it by another name and leaves it
     FST_RETURN_IF_ERROR(ProbeMount(mount));
     return MountError(mount, -made,
                       Format("a ring of %d entries cannot be made on the 3FS mount %s", entries, mount.c_str()));
   }
-  // The waiting thread is counted in: one that never started would keep the ring for ever.
+  // ~Ring waits for this thread, so a ring whose thread cannot start must not exist.
   Status started = StartThread("fst-3fs-wait", [state] { state->Run(); });
   if (!started.ok()) {
     api.iordestroy(&state->ior);
@@ -137,7 +137,7 @@ int Ring::Prepare(const Iov& iov, uint8_t* to, int fd, uint64_t offset, uint64_t
 
 int Ring::Submit() {
   {
-    // Counted before: the waiting thread may see completions before submit_ios returns.
+    // Before submit_ios: the waiting thread may take completions before that returns.
     std::lock_guard<std::mutex> lock(state_->mutex);
     state_->in_flight += state_->prepared;
     state_->prepared = 0;

@@ -9,40 +9,41 @@
 
 namespace fst::usrbio {
 
-// Called on the ring's waiting thread.
+// What a ring reports, on its waiting thread.
 class RingEvents {
  public:
   virtual ~RingEvents() = default;
   virtual void Completed(const Cqe* completions, int count) = 0;
-  // Ios are in flight and none has completed for half a second: is the mount alive, is the link still there?
+  // Reads are in flight and none has completed for half a second: is the mount alive, do the links still exist?
   virtual void Silent() = 0;
-  // The time that RetrySoon asked for has passed.
+  // A millisecond has passed since RetrySoon.
   virtual void Retry() = 0;
-  // The library refuses to wait.
+  // hf3fs_wait_for_ios failed.
   virtual void Broken(int error) = 0;
 };
 
 class Ring {
  public:
-  // On the mount's thread; used by one I/O thread, but for the waiting. THREEFS_DISCONNECTED, THREEFS_ERROR.
+  // Call on the mount's thread; all other methods on the I/O thread. THREEFS_DISCONNECTED, THREEFS_ERROR.
   static Status Create(const UsrbioApi& api, const std::string& mount, int entries, int io_depth, int numa,
                        std::shared_ptr<RingEvents> events, std::unique_ptr<Ring>* out);
-  // Waits for the waiting thread (a tenth of a second at most), then destroys the ring. With ios in flight the link
-  // goes first: the daemon lets go of the ring then, and what it still writes goes to memory that it mapped itself.
+  // Waits for the waiting thread (a tenth of a second at most), then destroys the ring. With reads in flight, removes
+  // the link first: the daemon then releases the ring, and still writes to memory that it has mapped itself, never to
+  // ours.
   ~Ring();
   Ring(const Ring&) = delete;
   Ring& operator=(const Ring&) = delete;
 
-  // Its target is "" when it could not be read: then it says nothing.
+  // The target is "" when it could not be read.
   const Link& link() const { return link_; }
-  // Ios submitted and not yet taken by the waiting thread.
+  // Reads submitted whose completions the waiting thread has not taken yet.
   int in_flight() const;
 
-  // 0, -EAGAIN (the ring is full, or its oldest io is slow) or another -errno. Submit() must follow.
+  // 0, -EAGAIN (the ring is full, or its oldest read is slow) or another -errno. Submit() must follow.
   int Prepare(const Iov& iov, uint8_t* to, int fd, uint64_t offset, uint64_t length, uint64_t userdata);
   // 0 or -errno.
   int Submit();
-  // Retry() shall be called a millisecond from now.
+  // Calls RingEvents::Retry a millisecond from now.
   void RetrySoon();
 
  private:
