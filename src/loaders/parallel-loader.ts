@@ -1,4 +1,4 @@
-import { milliseconds, nextTurn } from '../base/timers.js';
+import { milliseconds, Turns } from '../base/timers.js';
 import type { DeviceTensor } from '../device/device-tensor.js';
 import { adopt, isPromise } from '../device/framework.js';
 import { readShards } from '../safetensors/shards.js';
@@ -7,9 +7,6 @@ import { DEFAULT_BATCH_BYTES, Plan } from '../transfer/plan.js';
 import { selectTensors } from '../transfer/select-tensors.js';
 import { checkParallelOptions, type ParallelOptions } from './options.js';
 import { type LoadReport, Session } from './session.js';
-
-/** The event loop gets a turn at least this often, looked at every 16 tensors: waiting for a tensor gives it none when there is news already. */
-const TURN_MS = 2;
 
 /**
  * Streams a model's tensors, file by file in the order of offsets by default: a tensor waits for its own bytes and for those yielded before it, never for the rest
@@ -75,7 +72,7 @@ export class ParallelLoader<T = DeviceTensor> {
   async *#inOrder(load: Load, window: number): AsyncGenerator<[string, T], void, void> {
     const { plan } = load;
     const { borrow } = this.#options;
-    let turn = milliseconds();
+    const turns = new Turns(16);
     let ready = 0;
     for (let item = 0; item < plan.count; ++item) {
       if (item > 0 && plan.batchOf(item) !== plan.batchOf(item - 1)) load.setWindow(plan.batchOf(item) + window);
@@ -90,10 +87,7 @@ export class ParallelLoader<T = DeviceTensor> {
       } finally {
         if (borrow) tensor.dispose();
       }
-      if ((item & 15) === 15 && milliseconds() - turn > TURN_MS) {
-        await nextTurn();
-        turn = milliseconds();
-      }
+      if (turns.due()) await turns.take();
     }
   }
 
@@ -103,7 +97,7 @@ export class ParallelLoader<T = DeviceTensor> {
     const left = new Uint32Array(plan.batchCount);
     for (let item = 0; item < plan.count; ++item) ++left[plan.batchOf(item)]!;
     let firstOpen = 0; // batches before it were yielded whole
-    let turn = milliseconds();
+    const turns = new Turns(16);
     let seen = 0;
     for (let yielded = 0; yielded < plan.count; ) {
       seen = await this.#progress(load, () => load.readyCount, seen);
@@ -122,10 +116,7 @@ export class ParallelLoader<T = DeviceTensor> {
         }
         --left[plan.batchOf(item)]!;
         while (firstOpen < plan.batchCount && left[firstOpen] === 0) load.setWindow(++firstOpen + window);
-        if ((yielded & 15) === 15 && milliseconds() - turn > TURN_MS) {
-          await nextTurn();
-          turn = milliseconds();
-        }
+        if (turns.due()) await turns.take();
       }
     }
   }

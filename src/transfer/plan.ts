@@ -1,6 +1,6 @@
 import { canConvert, DTYPE_BITS, DTYPE_NAMES, type DTypeName, isFloating } from '../base/dtype.js';
 import { FastSafetensorsError } from '../base/errors.js';
-import { nextTurn } from '../base/timers.js';
+import { Turns } from '../base/timers.js';
 import type { NativePlan } from '../native/core.js';
 import type { SafeTensorsMetadata } from '../safetensors/metadata.js';
 
@@ -10,9 +10,6 @@ export const TENSOR_ALIGNMENT = 256;
 export const MAX_ALLOCATION = 256 * 1024 * 1024;
 /** Memory that is taken at a time when nothing else was asked for: enough to keep a 50 GB/s store busy for 20 ms. */
 export const DEFAULT_BATCH_BYTES = 1024 * 1024 * 1024;
-
-/** Tensors that are placed in one turn of the event loop: about a millisecond's worth. */
-const TENSORS_A_TURN = 16384;
 
 /** Which tensors of a file are wanted, as indices in the order of offsets; null for all. */
 export interface PlanInput {
@@ -106,6 +103,7 @@ export class Plan {
       sizes: new Float64Array(count),
       destinations: new Float64Array(count),
     };
+    const turns = new Turns();
     let converts = false;
     const sizes: number[] = [];
     const batches: number[] = [];
@@ -146,7 +144,7 @@ export class Plan {
         items.sizes[item] = size;
         items.destinations[item] = start;
         used = start + size;
-        if (item % TENSORS_A_TURN === TENSORS_A_TURN - 1) await nextTurn();
+        if (turns.due()) await turns.take();
       }
     }
     if (count > 0) {

@@ -1,9 +1,6 @@
-import { milliseconds, nextTurn } from '../base/timers.js';
+import { Turns } from '../base/timers.js';
 import type { SafeTensorsMetadata, TensorFrame } from '../safetensors/metadata.js';
 import type { PlanInput } from './plan.js';
-
-/** Time that a callback of the user may take before the event loop gets a turn. */
-const TURN_MS = 4;
 
 /** The tensors of each file that the filter wants; all without one. The filter is called in slices of time, in the order of files and offsets. */
 export async function selectTensors(
@@ -12,16 +9,13 @@ export async function selectTensors(
 ): Promise<PlanInput[]> {
   if (!filter) return files.map((metadata) => ({ metadata, selection: null }));
   const inputs: PlanInput[] = [];
-  let turn = milliseconds();
+  const turns = new Turns(64); // the filter is the user's code
   for (const metadata of files) {
     const wanted: number[] = [];
     for (let i = 0; i < metadata.tensorCount; ++i) {
       const frame = metadata.frameAt(i);
       if (filter(frame.name, frame)) wanted.push(i);
-      if ((i & 63) === 63 && milliseconds() - turn > TURN_MS) {
-        await nextTurn();
-        turn = milliseconds();
-      }
+      if (turns.due()) await turns.take();
     }
     inputs.push({ metadata, selection: Uint32Array.from(wanted) });
   }

@@ -1,5 +1,5 @@
 import { DTYPE_BITS, DTYPE_NAMES, type DTypeName } from '../base/dtype.js';
-import { nextTurn } from '../base/timers.js';
+import { Turns } from '../base/timers.js';
 import type { SafeTensorsMetadata, TensorFrame } from '../safetensors/metadata.js';
 import type { RunGrid } from '../safetensors/tensor-frame.js';
 import { convertedDtype, Plan } from './plan.js';
@@ -12,8 +12,6 @@ const SHORT_RUN = 64 * 1024;
 const PIECE_BYTES = 32 * 1024 * 1024;
 /** As the engine's own outputs: stores of whole registers cross no line of the cache. */
 const PIECE_ALIGNMENT = 64;
-/** Parts that are placed in one turn of the event loop: about a millisecond's worth. */
-const PARTS_A_TURN = 16384;
 
 /** How a slice is read. */
 export interface SlicePlan {
@@ -81,6 +79,7 @@ export async function planSlice(
     0,
   );
   const index = new Array<number>(piece.outer.length).fill(0);
+  const turns = new Turns();
   const runBytes = inMemory(grid.length);
   let outerAt = metadata.dataStart + grid.offset;
   for (let part = 0, chunk = 0; part < count; ++part) {
@@ -97,7 +96,7 @@ export async function planSlice(
       chunk = 0;
       outerAt += step(piece.outer, index);
     }
-    if (part % PARTS_A_TURN === PARTS_A_TURN - 1) await nextTurn();
+    if (turns.due()) await turns.take();
   }
   const plan = Plan.ofParts(metadata, tensor, DTYPE_NAMES.indexOf(target), parts);
   if (!gathers) return { plan, dtype: target, byteLength, copyOf: null };
