@@ -1,4 +1,4 @@
-import { realpath, stat } from 'node:fs/promises';
+import { realpath } from 'node:fs/promises';
 import type { DTypeName } from '../../src/base/dtype.js';
 import { FastSafetensorsError, InvalidArgumentError } from '../../src/base/errors.js';
 import type { CopierType } from '../../src/copiers/registry.js';
@@ -6,6 +6,7 @@ import { Device } from '../../src/device/device.js';
 import { DeviceTensor } from '../../src/device/device-tensor.js';
 import { SafeTensorsFileLoader } from '../../src/loaders/file-loader.js';
 import { FilesBufferOnDevice } from '../../src/loaders/files-buffer.js';
+import { checkUnchanged } from '../../src/safetensors/file-identity.js';
 import type { SafeTensorsMetadata } from '../../src/safetensors/metadata.js';
 import { type Files, readShards } from '../../src/safetensors/shards.js';
 import type { Progress } from '../../src/transfer/progress.js';
@@ -114,22 +115,9 @@ export class Weights {
     return this.#buffer!.getTensor(name);
   }
 
-  /** FILE_CHANGED when a file is not any more what its header was read from: what was loaded and what ONNX Runtime reads itself would differ. */
+  /** FILE_CHANGED, IO_ERROR: what was loaded and what ONNX Runtime reads itself would differ. */
   async checkUnchanged(): Promise<void> {
-    for (const { path, metadata } of this.#files) {
-      const { identity } = metadata.packed;
-      if (!identity) continue;
-      const now = await stat(path, { bigint: true }).catch(() => null);
-      const same =
-        now !== null && now.ino === identity.ino && now.size === identity.size && now.mtimeNs === identity.mtimeNs;
-      if (!same) {
-        throw new FastSafetensorsError(
-          'FILE_CHANGED',
-          `${path} ${now ? 'was changed' : 'is gone'} since its weights were loaded; a session needs the file while it is made`,
-          { path },
-        );
-      }
-    }
+    for (const { path, metadata } of this.#files) await checkUnchanged(path, metadata.identity);
   }
 
   /** Releases what was loaded here; what sessions use stays. Never closes the user's buffer. */

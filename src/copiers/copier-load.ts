@@ -1,10 +1,10 @@
 import { setMaxListeners } from 'node:events';
-import { stat } from 'node:fs/promises';
 import { FastSafetensorsError, InvalidArgumentError } from '../base/errors.js';
 import { after } from '../base/timers.js';
 import { type Device, openDevice } from '../device/device.js';
 import { Memory } from '../device/memory.js';
 import { native, settled } from '../native/addon.js';
+import { checkUnchanged } from '../safetensors/file-identity.js';
 import type { SafeTensorsMetadata } from '../safetensors/metadata.js';
 import { Load, type LoadOptions } from '../transfer/load.js';
 import type { Plan } from '../transfer/plan.js';
@@ -182,10 +182,10 @@ export class CopierLoad extends Load {
       this.#maxInFlight = Math.max(this.#maxInFlight, ++this.#inFlight);
       this.#watch.enter();
       try {
-        await checkUnchanged(metadata);
+        await checkUnchanged(metadata.path, metadata.identity);
         if (this.#error) return;
         await this.#copy(this.#copier(plan.files[first]!, metadata), metadata, ranges, memory);
-        await checkUnchanged(metadata);
+        await checkUnchanged(metadata.path, metadata.identity);
       } finally {
         --this.#inFlight;
         this.#watch.leave();
@@ -312,28 +312,5 @@ function checkCopier(copier: Copier, path: string): Copier {
   if (object && missing.length === 0) return copier;
   throw new InvalidArgumentError(
     `the copier that was made for ${path}: expected an object with ${COPIER_METHODS.join(', ')}, found ${object ? `one without ${missing.join(', ')}` : `${copier === null ? 'null' : typeof copier}`}`,
-  );
-}
-
-async function checkUnchanged(metadata: SafeTensorsMetadata): Promise<void> {
-  const { identity, path } = metadata;
-  if (!identity) return;
-  let now: { dev: bigint; ino: bigint; size: bigint; mtimeNs: bigint };
-  try {
-    now = await stat(path, { bigint: true });
-  } catch (cause) {
-    throw new FastSafetensorsError('IO_ERROR', `cannot read ${path}: ${(cause as Error).message}`, { path, cause });
-  }
-  if (
-    now.size === identity.size &&
-    now.ino === identity.ino &&
-    now.dev === identity.dev &&
-    now.mtimeNs === identity.mtimeNs
-  )
-    return;
-  throw new FastSafetensorsError(
-    'FILE_CHANGED',
-    `${path} changed since its header was read; load it again when nobody writes to it`,
-    { path },
   );
 }
