@@ -44,11 +44,6 @@ export interface NativeShardIndex {
   readonly totalSize: number;
 }
 
-/** Text number `index` of several that were packed into one string. */
-export function textAt(texts: string, ends: Uint32Array, index: number): string {
-  return texts.slice(index === 0 ? 0 : ends[index - 1], ends[index]);
-}
-
 /** Device and inode, size in bytes, nanoseconds since the epoch. */
 export interface NativeFileIdentity {
   readonly dev: bigint;

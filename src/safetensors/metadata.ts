@@ -4,7 +4,7 @@ import { DTYPE_NAMES } from '../base/dtype.js';
 import { InvalidArgumentError } from '../base/errors.js';
 import { nextTurn } from '../base/timers.js';
 import { parseHeader, readHeader } from '../native/addon.js';
-import { type HeaderReadOptions, type NativeFileIdentity, type NativeHeader, textAt } from '../native/packed.js';
+import type { HeaderReadOptions, NativeFileIdentity, NativeHeader } from '../native/packed.js';
 import { TensorFrame } from './tensor-frame.js';
 
 export { TensorFrame } from './tensor-frame.js';
@@ -163,4 +163,9 @@ export class SafeTensorsMetadata {
 function readOptions(options: SafeTensorsMetadataOptions): HeaderReadOptions {
   const { allowTrailingBytes = false } = checkOptions(options, { allowTrailingBytes: boolean });
   return { allowTrailingBytes };
+}
+
+/** Text number `index` of several that were packed into one string. */
+export function textAt(texts: string, ends: Uint32Array, index: number): string {
+  return texts.slice(index === 0 ? 0 : ends[index - 1], ends[index]);
 }

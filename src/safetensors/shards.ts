@@ -5,8 +5,8 @@ import { readRegularFile } from '../base/regular-file.js';
 import { milliseconds, nextTurn } from '../base/timers.js';
 import { native, readHeader, settled } from '../native/addon.js';
 import type { NativeHeaderFdCache } from '../native/core.js';
-import { type NativeShardIndex, textAt } from '../native/packed.js';
-import { SafeTensorsMetadata } from './metadata.js';
+import type { NativeShardIndex } from '../native/packed.js';
+import { SafeTensorsMetadata, textAt } from './metadata.js';
 
 /** One file, several, a folder (its model.safetensors.index.json, else its *.safetensors), or an index file. */
 export type Files = string | readonly string[];
