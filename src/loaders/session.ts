@@ -1,4 +1,4 @@
-import { onAbort } from '../base/abort.js';
+import { unlessAborted } from '../base/abort.js';
 import { counted } from '../base/counted.js';
 import { FastSafetensorsError } from '../base/errors.js';
 import { after, milliseconds } from '../base/timers.js';
@@ -276,32 +276,14 @@ export class Session {
   }
 
   /** The promise's result, or at once the reason of an aborted signal, or CLOSED when the loader is closed meanwhile. */
-  race<T>(promise: Promise<T>, signal?: AbortSignal): Promise<T> {
+  race<T>(promise: Promise<T>, signal?: AbortSignal, abandoned?: () => void): Promise<T> {
     const signals = [this.options.signal, signal, this.#closing.signal].filter((s) => s !== undefined);
-    return new Promise<T>((resolve, reject) => {
-      const abort = (): void => {
-        stop();
-        reject(signals.find((s) => s.aborted)!.reason);
-      };
-      const stops = signals.map((s) => onAbort(s, abort));
-      const stop = (): void => {
-        for (const each of stops) each();
-      };
-      promise.then(resolve, reject).finally(stop);
-      if (signals.some((s) => s.aborted)) abort();
-    });
+    return unlessAborted(promise, signals, abandoned);
   }
 
   /** race() for what a framework makes of a tensor: nobody waits for an adapter that takes its time, and what it makes then is disposed. `borrowed`: the tensor, where it is not the adapter's. */
-  async adopted<T>(making: Promise<T>, borrowed?: DeviceTensor): Promise<T> {
-    let made = false;
-    try {
-      const result = await this.race(making);
-      made = true;
-      return result;
-    } finally {
-      if (!made) disposeWhenMade(making, borrowed);
-    }
+  adopted<T>(making: Promise<T>, borrowed?: DeviceTensor): Promise<T> {
+    return this.race(making, undefined, () => disposeWhenMade(making, borrowed));
   }
 
   /** Ends every load, waits until nothing is in flight, at most stallTimeoutMs, and gives back slots and threads. A second call waits for the first. */
