@@ -5,8 +5,9 @@ import { checked, native, settled, statusError } from '../native/addon.js';
 import type { NativeEngine, NativePlan } from '../native/core.js';
 import type { SafeTensorsMetadata } from '../safetensors/metadata.js';
 import { openUnified } from './availability.js';
-import { type Copier, type CopyRequest, ENGINE, type EngineConstructor, type EngineSpec } from './copier.js';
+import type { Copier, CopyRequest } from './copier.js';
 import { MemoryDestination } from './destination.js';
+import { ENGINE, type EngineConstructor, type EngineSpec } from './engine-spec.js';
 
 /** A built-in copier through the copier interface, for who drives it without a loader. */
 class EngineCopier implements Copier<Promise<void>> {

@@ -1,25 +1,19 @@
-import type { CopierFactory } from './copier.js';
-import { engineConstructor } from './engine-copier.js';
+import type { EngineOptions } from '../native/core.js';
+import type { EngineSpec, SpecFactory } from './engine-spec.js';
 
-/** Ordinary reads by worker threads: straight into host memory, through staging slots elsewhere. */
-export const nogds: CopierFactory = (_device, options) =>
-  engineConstructor({
-    reader: {
-      kind: 'file',
-      threads: options.maxThreads,
-      direct: options.odirect === true,
-      dropCache: options.dropCache ?? false,
-    },
-    engine: engineOptions(options),
-  });
+/** Ordinary reads by worker threads: straight into host memory, through staging slots for other devices. */
+export const nogds = ((_device, options): EngineSpec => ({
+  reader: {
+    kind: 'file',
+    threads: options.maxThreads,
+    direct: options.odirect === true,
+    dropCache: options.dropCache ?? false,
+  },
+  engine: engineOptions(options),
+})) satisfies SpecFactory;
 
 /** What every built-in copier takes from a loader's options. */
-export function engineOptions(options: Readonly<Record<string, unknown>>): {
-  alwaysStage: boolean;
-  maxBytesPerSecond?: number;
-  stallTimeoutMs?: number;
-  chunkBytes?: number;
-} {
+export function engineOptions(options: Readonly<Record<string, unknown>>): EngineOptions {
   return {
     alwaysStage: options.staging === 'always',
     maxBytesPerSecond: options.maxBytesPerSecond as number | undefined,

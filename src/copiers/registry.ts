@@ -1,9 +1,11 @@
 import { describe } from '../base/checks.js';
 import { FastSafetensorsError, InvalidArgumentError } from '../base/errors.js';
 import { Device } from '../device/device.js';
+import { native, settled } from '../native/addon.js';
 import { type Availability, gdsAvailability, nogdsAvailability, unifiedAvailability } from './availability.js';
-import { chooseCopier } from './choose.js';
 import type { CopierConstructor, CopierFactory } from './copier.js';
+import { engineConstructor } from './engine-copier.js';
+import { type EngineSpec, engineOf, type SpecFactory } from './engine-spec.js';
 import { gds } from './gds.js';
 import { nogds } from './nogds.js';
 import { threeFs, threeFsAvailability } from './three-fs.js';
@@ -14,24 +16,27 @@ export type CopierType = 'auto' | '3fs' | 'gds' | 'nogds' | 'unified' | (string 
 export type { Availability };
 
 interface Builtin {
-  readonly factory: CopierFactory;
+  readonly spec: SpecFactory;
   /** Off the event loop; never rejects for an unavailable copier. */
   readonly availability: (device: Device) => Promise<Availability>;
 }
 
 const BUILTINS: ReadonlyMap<string, Builtin> = new Map<string, Builtin>([
-  ['3fs', { factory: threeFs, availability: threeFsAvailability }],
-  ['gds', { factory: gds, availability: gdsAvailability }],
-  ['nogds', { factory: nogds, availability: nogdsAvailability }],
-  ['unified', { factory: unified, availability: unifiedAvailability }],
+  ['3fs', { spec: threeFs, availability: threeFsAvailability }],
+  ['gds', { spec: gds, availability: gdsAvailability }],
+  ['nogds', { spec: nogds, availability: nogdsAvailability }],
+  ['unified', { spec: unified, availability: unifiedAvailability }],
 ]);
 
-/** Registered copiers by name. Once a JavaScript realm: the ES module entry re-exports the CommonJS one. */
-const registry = new Map<string, CopierFactory>([...BUILTINS].map(([type, { factory }]) => [type, factory]));
+/**
+ * Registered copiers by name; those that are functions are the user's own. Once in a JavaScript realm: the entry for ES
+ * modules re-exports the CommonJS one.
+ */
+const registry = new Map<string, Builtin | CopierFactory>(BUILTINS);
 
 /**
- * Registers a copier under a name, replacing one of that name; without a factory the built-in of that name (built-ins are registered on import, so this does
- * nothing but say that the name is right). UNKNOWN_COPIER, INVALID_ARGUMENT.
+ * Registers a copier under a name, in place of one of that name. Without a factory, the built-in of that name: they are
+ * registered on import, so that this only checks the name. UNKNOWN_COPIER, INVALID_ARGUMENT.
  */
 export function registerCopier(type: CopierType, factory?: CopierFactory): void {
   if (typeof type !== 'string' || type === '')
@@ -41,7 +46,7 @@ export function registerCopier(type: CopierType, factory?: CopierFactory): void 
   if (factory === undefined) {
     const builtin = BUILTINS.get(type);
     if (!builtin) throw unknown(type, [...BUILTINS.keys()]);
-    registry.set(type, builtin.factory);
+    registry.set(type, builtin);
     return;
   }
   if (typeof factory !== 'function')
@@ -54,36 +59,83 @@ export function registeredCopiers(): string[] {
   return [...registry.keys()];
 }
 
-/** The factory of that name, and whether it is this package's own. UNKNOWN_COPIER lists those there are. */
-export function copierFactory(type: CopierType): { factory: CopierFactory; builtin: boolean } {
-  const factory = registry.get(type === 'auto' ? 'nogds' : type);
-  if (!factory) throw unknown(type, registeredCopiers());
-  return { factory, builtin: [...BUILTINS.values()].some((own) => own.factory === factory) };
+/** Whether that is a copier of this package; 'auto' is what 'nogds' is. UNKNOWN_COPIER. */
+export function isBuiltin(type: CopierType): boolean {
+  return typeof registered(type === 'auto' ? 'nogds' : type) !== 'function';
 }
 
-/** What a copier's factory makes of options that were checked. UNKNOWN_COPIER, INVALID_ARGUMENT for what is no constructor. */
-export function copierConstructor(
+/**
+ * What loaders run: an engine, or a copier of the user's own. Of options that were checked. UNKNOWN_COPIER,
+ * INVALID_ARGUMENT for a factory that returns no constructor.
+ */
+export function makeCopier(
   type: CopierType,
   device: Device,
   options: Readonly<Record<string, unknown>>,
-): CopierConstructor {
-  const make = copierFactory(type).factory(device, options);
+): EngineSpec | CopierConstructor {
+  const copier = registered(type);
+  if (typeof copier !== 'function') return copier.spec(device, options);
+  const make = copier(device, options);
   if (typeof make !== 'function') {
     throw new InvalidArgumentError(
       `the factory of copier "${type}" returned ${describe(make)}, expected a function (metadata, device) => Copier`,
     );
   }
-  return make;
+  return engineOf(make) ?? make;
 }
 
-/** Whether a copier can be used here, and what to do if not. Off the event loop; does not open the cuFile driver. Rejects with UNKNOWN_COPIER only. */
+/** makeCopier() as a constructor, for use without a loader. */
+export function copierConstructor(
+  type: CopierType,
+  device: Device,
+  options: Readonly<Record<string, unknown>>,
+): CopierConstructor {
+  const copier = makeCopier(type === 'auto' ? 'nogds' : type, device, options);
+  return typeof copier === 'function' ? copier : engineConstructor(copier);
+}
+
+/**
+ * Whether a copier can be used here, and what to do if not. Off the event loop; does not open the cuFile driver. Rejects
+ * with UNKNOWN_COPIER and, for `device`, INVALID_ARGUMENT only.
+ */
 export async function copierAvailability(type: CopierType, device = 'cpu'): Promise<Availability> {
   const target = Device.parse(device);
-  const name = type === 'auto' ? await chooseCopier(target, [], {}) : type;
-  const factory = registry.get(name);
-  if (!factory) throw unknown(type, registeredCopiers());
-  const builtin = BUILTINS.get(name);
-  return builtin && builtin.factory === factory ? builtin.availability(target) : { available: true };
+  const copier = registered(type === 'auto' ? await chooseCopier(target, [], {}) : type);
+  return typeof copier === 'function' ? { available: true } : copier.availability(target);
+}
+
+/**
+ * What 'auto' means for these files on this device, as fastsafetensors chooses: USRBIO where all files are on one 3FS
+ * mount, else GPUDirect Storage where there is a direct path (unless `nogds`), else memory shared with the host, else
+ * ordinary reads. Off the event loop; never rejects, and does not open the cuFile driver.
+ */
+export async function chooseCopier(
+  device: Device,
+  files: readonly string[],
+  options: { readonly nogds?: boolean },
+): Promise<'3fs' | 'gds' | 'unified' | 'nogds'> {
+  if ((await onThreeFs(files)) && (await threeFsAvailability()).available) return '3fs';
+  if (device.type === 'cpu') return 'nogds';
+  if (options.nogds !== true && (await gdsAvailability(device)).available) return 'gds';
+  if ((await unifiedAvailability(device)).available) return 'unified';
+  return 'nogds';
+}
+
+/** True when there are files and all of them are on one 3FS mount. Never rejects. */
+async function onThreeFs(files: readonly string[]): Promise<boolean> {
+  if (files.length === 0) return false;
+  try {
+    const { mountPoint, notOnMount } = await settled(native().resolveThreeFsMount(files, '', false));
+    return mountPoint !== '' && notOnMount.length === 0;
+  } catch {
+    return false;
+  }
+}
+
+function registered(type: CopierType): Builtin | CopierFactory {
+  const copier = registry.get(type);
+  if (!copier) throw unknown(type, registeredCopiers());
+  return copier;
 }
 
 function unknown(type: string, known: readonly string[]): FastSafetensorsError {

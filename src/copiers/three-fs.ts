@@ -3,32 +3,21 @@ import { checked, native, settled, statusError } from '../native/addon.js';
 import type { Fallback } from '../native/core.js';
 import type { Availability } from './availability.js';
 import { type ChunkReader, chunkReaderConstructor } from './chunk-reader.js';
-import { type CopierFactory, type EngineSpec, engineOf, type ResolvedSpec } from './copier.js';
-import { engineConstructor } from './engine-copier.js';
+import type { EngineSpec, ResolvedSpec, SpecFactory } from './engine-spec.js';
 import { engineOptions, nogds } from './nogds.js';
 
 /**
- * DeepSeek 3FS through USRBIO: many reads in flight, into slots of memory shared with 3FS's daemon. Options: `mountPoint` (that of the files when empty),
- * `bufferSize`, `entries`, `ioDepth`, `setNuma`, `fallback`; with `reader` an object of the caller's own reads instead, and no 3FS is needed.
+ * DeepSeek 3FS through USRBIO: many reads in flight, into slots of memory shared with the 3FS daemon. Options: `mountPoint`
+ * (that of the files when empty), `bufferSize`, `entries`, `ioDepth`, `setNuma`, `fallback`. With `reader` an object of the
+ * user reads instead, and no 3FS is needed.
  */
-export const threeFs: CopierFactory = (device, options) => {
+export const threeFs: SpecFactory = (device, options) => {
   if (options.reader !== undefined) return chunkReaderConstructor(options.reader as ChunkReader);
-  const {
-    bounceBufferSize,
-    bufferSize,
-    entries,
-    ioDepth,
-    mountPoint = '',
-  } = options as Record<string, number> & {
-    mountPoint?: string;
-  };
-  const reader = { kind: '3fs', mountPoint, chunk: bounceBufferSize, bufferSize, entries, ioDepth };
-  const spec: EngineSpec = {
-    reader: { ...reader, setNuma: options.setNuma === false ? 0 : 1 },
-    engine: { ...engineOptions(options), chunkBytes: undefined }, // the reader's chunk
-  };
-  const blockSizes = new Map<string, number>(); // by mount: the first file's counts, so that one engine serves all
-  const ordinary = engineOf(nogds(device, options))!;
+  const { bounceBufferSize: chunk, bufferSize, entries, ioDepth, mountPoint = '' } = options as ThreeFsOptions;
+  const setNuma = options.setNuma === false ? 0 : 1;
+  const reader = { kind: '3fs', mountPoint, chunk, bufferSize, entries, ioDepth, setNuma };
+  const spec: EngineSpec = { reader, engine: { ...engineOptions(options), chunkBytes: undefined } }; // the reader's chunk
+  const blockSizes = new Map<string, number>(); // by mount: that of the first file, so that one engine serves all
 
   const resolveForFiles = async (files: readonly string[]): Promise<ResolvedSpec> => {
     const instead = options.fallback === 'nogds';
@@ -45,18 +34,26 @@ export const threeFs: CopierFactory = (device, options) => {
       if (fallbacks.length === 0) {
         const mount = found.mountPoint;
         if (!blockSizes.has(mount)) blockSizes.set(mount, found.blockSize);
-        const settledReader = { ...spec.reader, mountPoint: mount, blockSize: blockSizes.get(mount) };
-        return { copier: '3fs', spec: { ...spec, reader: settledReader }, fallbacks };
+        const onMount = { ...reader, mountPoint: mount, blockSize: blockSizes.get(mount) };
+        return { copier: '3fs', spec: { ...spec, reader: onMount }, fallbacks };
       }
     } catch (error) {
       const { code, message } = error as FastSafetensorsError;
       if (!instead || (code !== 'NOT_3FS' && code !== 'COPIER_UNAVAILABLE')) throw error;
       for (const path of files) fallBack(path, message);
     }
-    return { copier: 'nogds', spec: ordinary, fallbacks };
+    return { copier: 'nogds', spec: nogds(device, options), fallbacks };
   };
-  return engineConstructor({ ...spec, resolveForFiles });
+  return { ...spec, resolveForFiles };
 };
+
+interface ThreeFsOptions {
+  readonly mountPoint?: string;
+  readonly bounceBufferSize?: number;
+  readonly bufferSize?: number;
+  readonly entries?: number;
+  readonly ioDepth?: number;
+}
 
 /** Library, mount, /dev/shm and the limit of locked memory, off the event loop. */
 export async function threeFsAvailability(): Promise<Availability> {
@@ -67,18 +64,10 @@ export async function threeFsAvailability(): Promise<Availability> {
   }
 }
 
-/** True when there are files and all of them are on one 3FS mount. Never rejects. */
-export async function onThreeFs(files: readonly string[]): Promise<boolean> {
-  if (files.length === 0) return false;
-  try {
-    const { mountPoint, notOnMount } = await settled(native().resolveThreeFsMount(files, '', false));
-    return mountPoint !== '' && notOnMount.length === 0;
-  } catch {
-    return false;
-  }
-}
-
-/** The mount point of the 3FS that holds a path, which need not exist. NOT_3FS names the path and the file system it is on; THREEFS_DISCONNECTED. */
+/**
+ * The mount point of the 3FS that holds a path, which need not exist. NOT_3FS names the path and its file system;
+ * THREEFS_DISCONNECTED, INVALID_ARGUMENT.
+ */
 export function extractMountPoint(path: string): string {
   if (typeof path !== 'string' || path === '' || path.includes('\0')) {
     throw new InvalidArgumentError(
@@ -88,7 +77,7 @@ export function extractMountPoint(path: string): string {
   return checked(() => native().extractMountPoint(path));
 }
 
-/** Where the 3FS client library is; null when it is nowhere. Does not load it. */
+/** Path of the 3FS client library, null where there is none. Does not load it. */
 export function getHf3fsLibPath(): string | null {
   return checked(() => native().hf3fsLibPath()) || null;
 }

@@ -1,11 +1,9 @@
-import type { CopierFactory } from './copier.js';
-import { engineConstructor } from './engine-copier.js';
+import type { SpecFactory } from './engine-spec.js';
 import { engineOptions } from './nogds.js';
 
 /** Ordinary reads straight into memory that the host shares with the GPU. */
-export const unified: CopierFactory = (_device, options) =>
-  engineConstructor({
-    reader: { kind: 'file', threads: options.maxThreads, dropCache: options.dropCache ?? false },
-    engine: engineOptions(options),
-    unified: true,
-  });
+export const unified: SpecFactory = (_device, options) => ({
+  reader: { kind: 'file', threads: options.maxThreads, dropCache: options.dropCache ?? false },
+  engine: engineOptions(options),
+  unified: true,
+});

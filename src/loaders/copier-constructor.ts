@@ -1,6 +1,6 @@
 import { fail } from '../base/checks.js';
 import type { CopierConstructor } from '../copiers/copier.js';
-import { type CopierType, copierConstructor, copierFactory } from '../copiers/registry.js';
+import { type CopierType, copierConstructor, isBuiltin } from '../copiers/registry.js';
 import { Device, type DeviceString } from '../device/device.js';
 import { checkCopierOptions } from './options.js';
 
@@ -13,7 +13,7 @@ export function createCopierConstructor(
   device: Device | DeviceString,
   options: Readonly<Record<string, unknown>> = {},
 ): CopierConstructor {
-  const { builtin } = copierFactory(type);
+  const builtin = isBuiltin(type);
   const target = device instanceof Device ? device : Device.parse(device);
   if (typeof options !== 'object' || options === null) fail('options', 'an object', options);
   return copierConstructor(type, target, builtin ? checkCopierOptions(options) : options);

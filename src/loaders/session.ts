@@ -3,11 +3,10 @@ import { counted } from '../base/counted.js';
 import { FastSafetensorsError } from '../base/errors.js';
 import { after, milliseconds } from '../base/timers.js';
 import { openUnified } from '../copiers/availability.js';
-import { chooseCopier } from '../copiers/choose.js';
 import type { CopierConstructor } from '../copiers/copier.js';
-import { type EngineSpec, engineOf } from '../copiers/copier.js';
 import { CopierLoad } from '../copiers/copier-load.js';
-import { copierConstructor, copierFactory } from '../copiers/registry.js';
+import type { EngineSpec } from '../copiers/engine-spec.js';
+import { chooseCopier, isBuiltin, makeCopier } from '../copiers/registry.js';
 import { Device, openDevice } from '../device/device.js';
 import type { DeviceTensor } from '../device/device-tensor.js';
 import { disposeWhenMade } from '../device/framework.js';
@@ -67,7 +66,7 @@ export class Session {
   readonly #warnedOf = new Set<string>(); // files that are read in another way than asked
   readonly #closing = new AbortController();
   #choice: Promise<string> | undefined;
-  #make: CopierConstructor | undefined;
+  #made: EngineSpec | CopierConstructor | undefined;
   readonly #engines = new Map<string, Promise<NativeEngine>>(); // by how they read: one, but for files on several mounts
   #closed: Promise<void> | undefined;
   #stagingBytes = 0;
@@ -110,7 +109,7 @@ export class Session {
    */
   keepFiles(): NativeHeaderFdCache | undefined {
     const { copier = 'auto', reader, odirect } = this.options;
-    if (!BY_DESCRIPTOR.includes(copier) || !copierFactory(copier).builtin) return undefined;
+    if (!BY_DESCRIPTOR.includes(copier) || !isBuiltin(copier)) return undefined;
     if (reader !== undefined || odirect === true) return undefined;
     const opened = native().newHeaderFdCache();
     this.#opened.add(opened);
@@ -146,15 +145,15 @@ export class Session {
       this.check(); // what is made from here on, close() has to know
       if (!BY_DESCRIPTOR.includes(this.#copier)) for (const opened of [...this.#opened]) this.letGo(opened);
     }
-    this.#make ??= copierConstructor(this.#copier, this.device, { ...this.options, copier: asked });
-    const made = engineOf(this.#make);
-    if (!made && plan.converts) {
+    this.#made ??= makeCopier(this.#copier, this.device, { ...this.options, copier: asked });
+    const made = this.#made;
+    if (typeof made === 'function' && plan.converts) {
       throw new FastSafetensorsError(
         'UNSUPPORTED_DTYPE',
         `copier "${this.#copier}" moves bytes as they are stored, and some tensors would have to be converted: load without dtype, or with copier: 'nogds'`,
       );
     }
-    if (!made) return undefined;
+    if (typeof made === 'function') return undefined;
     const chosen = made.resolveForFiles
       ? await made.resolveForFiles(files)
       : { spec: made, copier: this.#copier, fallbacks: [] };
@@ -198,7 +197,10 @@ export class Session {
     this.check(signal);
     const load = opened
       ? await this.#start(opened.engine, plan, options, signal)
-      : new CopierLoad(this.#make!, plan, this.device, { ...options, stallTimeoutMs: this.#stallTimeoutMs });
+      : new CopierLoad(this.#made as CopierConstructor, plan, this.device, {
+          ...options,
+          stallTimeoutMs: this.#stallTimeoutMs,
+        });
     this.#loads.add(load);
     this.#report = { ...this.#emptyReport(), files: plan.inputs.length };
     if (opened) {
