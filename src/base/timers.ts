@@ -64,3 +64,16 @@ export function after(ms: number, call: () => void): () => void {
   const timer = setTimeout(call, ms);
   return () => clearTimeout(timer);
 }
+
+/** Whether a promise resolves within `ms` milliseconds; rejects as it does until then. */
+export async function within(ms: number, promise: Promise<unknown>): Promise<boolean> {
+  let stop = (): void => {};
+  const late = new Promise<boolean>((resolve) => {
+    stop = after(ms, () => resolve(false));
+  });
+  try {
+    return await Promise.race([promise.then(() => true), late]);
+  } finally {
+    stop();
+  }
+}

@@ -1,18 +1,23 @@
 import { setMaxListeners } from 'node:events';
 import { FastSafetensorsError, InvalidArgumentError } from '../base/errors.js';
-import { after } from '../base/timers.js';
+import { after, within } from '../base/timers.js';
 import { type Device, openDevice } from '../device/device.js';
 import { Memory } from '../device/memory.js';
 import { native, settled } from '../native/addon.js';
+import type { TransferOptions } from '../native/core.js';
 import { checkUnchanged } from '../safetensors/file-identity.js';
 import type { SafeTensorsMetadata } from '../safetensors/metadata.js';
-import { Load, type LoadOptions } from '../transfer/load.js';
+import { Load } from '../transfer/load.js';
 import type { Plan } from '../transfer/plan.js';
 import type { Copier, CopierConstructor, CopyRange } from './copier.js';
 import { MemoryDestination } from './destination.js';
 import { StallWatch } from './stall-watch.js';
 
-/** Requests that a copier has in hand at a time. */
+export interface CopierLoadOptions extends TransferOptions {
+  readonly stallTimeoutMs: number;
+}
+
+/** Requests that are in flight at a time, over all copiers of a load. */
 const MAX_REQUESTS = 64;
 
 /** A load by a copier of the user's own: the loader plans and allocates, the copier moves ranges. One request for each file and allocation. */
@@ -39,17 +44,17 @@ export class CopierLoad extends Load {
   #waiting: (() => void)[] = [];
   #news = false;
 
-  constructor(make: CopierConstructor, plan: Plan, device: Device, options: LoadOptions) {
+  constructor(make: CopierConstructor, plan: Plan, device: Device, options: CopierLoadOptions) {
     super(plan, device);
     this.#make = make;
-    this.#collectReady = options.collectReady;
-    this.#window = options.window;
+    this.#collectReady = options.collectReady ?? false;
+    this.#window = options.window ?? Number.POSITIVE_INFINITY;
     this.#done = new Uint8Array(plan.count);
     this.#itemsLeft = new Uint32Array(plan.allocationSizes.length);
     this.#taken = new Uint8Array(plan.allocationSizes.length);
     for (let item = 0; item < plan.count; ++item) ++this.#itemsLeft[plan.allocations[item]!]!;
     setMaxListeners(0, this.#abort.signal); // one a request
-    this.#stallTimeoutMs = options.stallTimeoutMs ?? Number.POSITIVE_INFINITY;
+    this.#stallTimeoutMs = options.stallTimeoutMs;
     this.#watch = new StallWatch(this.#stallTimeoutMs, () =>
       this.#fail(
         this.#stalled(
@@ -259,16 +264,11 @@ export class CopierLoad extends Load {
 
   /** Nothing of a load is in hand of a copier that is closed: one that never ends to close is left to itself. */
   async #close(copier: Copier): Promise<void> {
-    let stop = (): void => {};
-    const late = new Promise<void>((_, reject) => {
-      stop = after(this.#stallTimeoutMs, () => reject(this.#stalled('a copier has not ended to close')));
-    });
     try {
-      await Promise.race([copier.close(), late]);
+      if (!(await within(this.#stallTimeoutMs, Promise.resolve(copier.close()))))
+        throw this.#stalled('a copier has not closed');
     } catch (error) {
       this.#fail(error);
-    } finally {
-      stop();
     }
   }
 

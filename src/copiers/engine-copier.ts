@@ -1,21 +1,26 @@
+import { onAbort } from '../base/abort.js';
 import { FastSafetensorsError } from '../base/errors.js';
 import { Device, openDevice } from '../device/device.js';
 import { Memory } from '../device/memory.js';
-import { checked, native, settled, statusError } from '../native/addon.js';
-import type { NativeEngine, NativePlan } from '../native/core.js';
+import { checked, native, settled } from '../native/addon.js';
+import type { NativeEngine } from '../native/core.js';
 import type { SafeTensorsMetadata } from '../safetensors/metadata.js';
+import { EngineLoad } from '../transfer/engine-load.js';
+import { Plan } from '../transfer/plan.js';
 import { openUnified } from './availability.js';
 import type { Copier, CopyRequest } from './copier.js';
 import { MemoryDestination } from './destination.js';
 import { ENGINE, type EngineConstructor, type EngineSpec } from './engine-spec.js';
 
-/** A built-in copier through the copier interface, for who drives it without a loader. */
+const HOST = Device.parse('cpu');
+
+/** A copier of this package behind the contract of copiers, for use without a loader. */
 class EngineCopier implements Copier<Promise<void>> {
   readonly #spec: EngineSpec;
   readonly #metadata: SafeTensorsMetadata;
   readonly #device: Device;
   #engine: Promise<NativeEngine> | undefined;
-  #hostEngine: Promise<NativeEngine> | undefined; // for destinations that are not ours
+  #hostEngine: Promise<NativeEngine> | undefined; // for destinations of the user's own
   #closed = false;
 
   constructor(spec: EngineSpec, metadata: SafeTensorsMetadata, device: Device) {
@@ -27,7 +32,7 @@ class EngineCopier implements Copier<Promise<void>> {
   submitIo(request: CopyRequest): Promise<void> {
     if (this.#closed) throw new FastSafetensorsError('CLOSED', 'the copier is closed');
     const pending = this.#copy(request);
-    pending.catch(() => {}); // waitIo tells; nobody may call it
+    pending.catch(() => {}); // waitIo reports it, if anybody calls it
     return pending;
   }
 
@@ -50,21 +55,21 @@ class EngineCopier implements Copier<Promise<void>> {
       this.#engine ??= this.#open(this.#device);
       const engine = await this.#engine;
       return destination.fill(ranges, (memory, landed) =>
-        this.#transfer(engine, memory, ranges, signal, () => landed(0, 0)),
+        this.#load(engine, memory, ranges, signal, () => landed(0, 0)),
       );
     }
-    this.#hostEngine ??= this.#open(Device.parse('cpu'));
+    // The user's own destination takes bytes through its `write` only: they are read into host memory first.
+    this.#hostEngine ??= this.#open(HOST);
     const engine = await this.#hostEngine;
     for (const { fileOffset, length, destOffset } of ranges) {
       if (length === 0) continue;
-      const host = Device.parse('cpu');
       const memory = new Memory(
-        await settled(native().allocate(await openDevice(host), length)),
-        host,
+        await settled(native().allocate(await openDevice(HOST), length)),
+        HOST,
         length,
       ).retain();
       try {
-        await this.#transfer(engine, memory, [{ fileOffset, length, destOffset: 0 }], signal);
+        await this.#load(engine, memory, [{ fileOffset, length, destOffset: 0 }], signal);
         await destination.write(destOffset, new Uint8Array(memory.arrayBuffer(0, length)));
       } finally {
         memory.release();
@@ -73,7 +78,7 @@ class EngineCopier implements Copier<Promise<void>> {
   }
 
   async #open(device: Device): Promise<NativeEngine> {
-    // Memory that somebody else allocated is no shared memory: a unified copier takes slots here.
+    // Not memory that the host shares, as that was allocated elsewhere: a unified copier uses slots here.
     const handle = await openDevice(device);
     if (this.#spec.unified && device.type === 'cuda') await openUnified(device);
     const files = [this.#metadata.path];
@@ -81,51 +86,35 @@ class EngineCopier implements Copier<Promise<void>> {
     return checked(() => native().createEngine(handle, reader, engine));
   }
 
-  async #transfer(
+  /** Resolves or rejects when nothing writes to the memory any more. */
+  async #load(
     engine: NativeEngine,
     memory: Memory,
     ranges: CopyRequest['ranges'],
     signal: AbortSignal,
     progress?: () => void,
   ): Promise<void> {
-    const identity = this.#metadata.identity;
-    if (!identity)
-      throw new FastSafetensorsError('INVALID_ARGUMENT', 'a header made from a buffer names no file to copy from');
     const sorted = [...ranges].sort((a, b) => a.fileOffset - b.fileOffset);
-    const plan: NativePlan = {
-      files: [{ path: this.#metadata.path, identity }],
-      allocationSizes: Float64Array.of(memory.size),
-      allocationBatches: new Uint32Array(1),
-      itemFiles: new Uint32Array(sorted.length),
-      itemAllocations: new Uint32Array(sorted.length),
-      itemOffsets: Float64Array.from(sorted, (range) => range.fileOffset),
-      itemLengths: Float64Array.from(sorted, (range) => range.length),
-      itemDestinations: Float64Array.from(sorted, (range) => range.destOffset),
-      memory: [memory.handle],
-    };
-    const load = checked(() => native().startTransferSync(engine, plan, {}));
-    const cancel = (): void => native().cancelTransfer(engine, load);
-    signal.addEventListener('abort', cancel, { once: true });
+    const plan = Plan.ofRanges(this.#metadata, memory.size, sorted);
+    const load = await EngineLoad.start(engine, plan, memory.device, {}, [memory]);
+    const cancel = (): void => load.cancel();
+    const stop = onAbort(signal, cancel);
+    if (signal.aborted) cancel();
     try {
-      const state = new Float64Array(6);
-      for (;;) {
-        native().pollTransfer(load, state);
-        const error = native().transferError(load);
-        if (state[4] === 1) {
-          signal.throwIfAborted();
-          if (error) throw statusError(error);
-          return;
-        }
-        await settled(native().waitTransfer(load));
+      while (!load.drained) {
+        await load.wait();
         progress?.();
       }
+      signal.throwIfAborted();
+      if (load.error) throw load.error;
     } finally {
-      signal.removeEventListener('abort', cancel);
+      stop();
+      load.end();
     }
   }
 }
 
-/** The constructor of a copier that is a reader behind the engine. */
+/** The constructor of a copier that is an engine. */
 export function engineConstructor(spec: EngineSpec): EngineConstructor {
   const make = (metadata: SafeTensorsMetadata, device: Device): Copier =>
     new EngineCopier(spec, metadata, device) as Copier;

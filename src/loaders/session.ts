@@ -11,8 +11,9 @@ import { Device, openDevice } from '../device/device.js';
 import type { DeviceTensor } from '../device/device-tensor.js';
 import { disposeWhenMade } from '../device/framework.js';
 import { checked, native } from '../native/addon.js';
-import type { Fallback, NativeEngine, NativeHeaderFdCache } from '../native/core.js';
-import { EngineLoad, type Load, type LoadOptions } from '../transfer/load.js';
+import type { Fallback, NativeEngine, NativeHeaderFdCache, TransferOptions } from '../native/core.js';
+import { EngineLoad } from '../transfer/engine-load.js';
+import type { Load } from '../transfer/load.js';
 import type { Plan } from '../transfer/plan.js';
 import { type Progress, ProgressMeter, progressBar } from '../transfer/progress.js';
 import type { LoaderOptions, Logger } from './options.js';
@@ -191,7 +192,7 @@ export class Session {
    * Begins a load and a new report. Rejects with DEVICE_UNAVAILABLE, COPIER_UNAVAILABLE, UNSUPPORTED_DTYPE (a plan that converts, a copier of the user's own) and, at once, with what check() throws: then there is no load. One that is
    * returned is the caller's to finish() or keep().
    */
-  async begin(plan: Plan, options: LoadOptions, signal?: AbortSignal): Promise<Load> {
+  async begin(plan: Plan, options: TransferOptions, signal?: AbortSignal): Promise<Load> {
     this.check(signal);
     const opened = await this.race(this.#open(plan), signal);
     this.check(signal);
@@ -214,7 +215,7 @@ export class Session {
   }
 
   /** A load that starts too late for its caller is ended at once; close() waits for it with the engine. */
-  async #start(engine: NativeEngine, plan: Plan, options: LoadOptions, signal?: AbortSignal): Promise<EngineLoad> {
+  async #start(engine: NativeEngine, plan: Plan, options: TransferOptions, signal?: AbortSignal): Promise<EngineLoad> {
     const starting = EngineLoad.start(engine, plan, this.device, options);
     try {
       return await this.race(starting, signal);

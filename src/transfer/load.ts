@@ -1,26 +1,18 @@
 import { FastSafetensorsError } from '../base/errors.js';
 import type { Device } from '../device/device.js';
 import { DeviceTensor } from '../device/device-tensor.js';
-import { Memory } from '../device/memory.js';
-import { native, settled, statusError } from '../native/addon.js';
-import type { NativeLoad as Handle, NativeEngine } from '../native/core.js';
+import type { Memory } from '../device/memory.js';
 import type { Plan } from './plan.js';
 
-export interface LoadOptions {
-  /** Batches that may be loaded; setWindow() raises it. */
-  readonly window: number;
-  /** takeReady() is used: tensors in the order in which they arrive. */
-  readonly collectReady: boolean;
-  readonly timeoutMs?: number;
-  /** For copiers of the user's own; an engine knows it. */
-  readonly stallTimeoutMs?: number;
-}
-
-/** A plan being carried out. What is ready is complete in device memory; memory is held until its last tensor was passed or the load ends. */
+/**
+ * A plan that is being loaded. The bytes of a ready item are complete in its allocation. The load holds an allocation until
+ * its last item was released, or until it ends; tensors hold it, too. What runs it is an engine's transfer (EngineLoad) or a
+ * copier of the user's own (CopierLoad).
+ */
 export abstract class Load {
   readonly plan: Plan;
   readonly device: Device;
-  readonly #memories: (Memory | null | undefined)[];
+  readonly #memories: (Memory | null | undefined)[]; // by allocation; undefined until taken, null when released
   readonly #itemsLeft: Uint32Array; // by allocation
   #ended = false;
 
@@ -32,27 +24,28 @@ export abstract class Load {
     for (let item = 0; item < plan.count; ++item) ++this.#itemsLeft[plan.allocations[item]!]!;
   }
 
-  /** Items [0, readyPrefix) are complete. */
+  /** Items [0, readyPrefix) are ready. */
   abstract get readyPrefix(): number;
   abstract get readyCount(): number;
   abstract get bytesLoaded(): number;
-  /** Reads in flight at a time, at most so far. */
+  /** The most reads (requests, for a copier of the user's own) that were in flight at a time. */
   abstract get maxInFlight(): number;
-  /** Nothing is in flight any more. */
+  /** True when nothing is in flight any more, after success or failure. */
   abstract get drained(): boolean;
   /** The first error. */
   abstract get error(): Error | null;
-  /** Resolves when something has changed; keeps the event loop alive until then. */
+  /** Resolves when any of the above has changed. Keeps the event loop alive until then. */
   abstract wait(): Promise<void>;
-  /** Items that became ready since the last call. */
+  /** Items that became ready since the last call. Only for a load with collectReady. */
   abstract takeReady(): ArrayLike<number>;
+  /** Raises the number of batches, from the first on, that may be loaded. */
   abstract setWindow(batches: number): void;
   /**
-   * Ends the load: nothing is started any more, memory that was not taken goes when the last read and copy have been reaped. Its error is
-   * `reason`, CLOSED without one.
+   * Starts nothing any more. Allocations that were not taken are freed when the last read and copy have ended. The load's
+   * error becomes `reason`, or CLOSED.
    */
   abstract cancel(reason?: Error): void;
-  /** The memory of an allocation with a ready item, retained for the caller; asked for once. Null after an error. */
+  /** The allocation of a ready item, retained for the caller. Called once for each; null after an error. */
   protected abstract takeMemory(allocation: number): Memory | null;
 
   /** Resolves when every tensor is ready; rejects with the first error. */
@@ -63,7 +56,7 @@ export abstract class Load {
     }
   }
 
-  /** The memory of a ready item; null for an empty one. */
+  /** The allocation of a ready item, which the load holds; null for an empty item. */
   memoryOf(item: number): Memory | null {
     const allocation = this.plan.allocations[item]!;
     let memory = this.#memories[allocation];
@@ -95,7 +88,7 @@ export abstract class Load {
     );
   }
 
-  /** Says that this item will not be asked for again: with the last one of its allocation, only tensors hold the memory. */
+  /** Promises not to ask for this item again. With the last one of an allocation, only tensors hold it any more. */
   releaseItem(item: number): void {
     const allocation = this.plan.allocations[item]!;
     if (--this.#itemsLeft[allocation]! === 0 && !this.#ended) {
@@ -104,84 +97,12 @@ export abstract class Load {
     }
   }
 
-  /** Lets go of all memory that no tensor holds. */
+  /** Cancels what is in flight and releases every allocation. A second call does nothing. */
   end(): void {
     if (this.#ended) return;
     this.#ended = true;
     this.cancel();
     for (const memory of this.#memories) memory?.release();
     this.#memories.fill(null);
-  }
-}
-
-/** A load by the core's engine. */
-export class EngineLoad extends Load {
-  readonly #engine: NativeEngine;
-  readonly #handle: Handle;
-  readonly #state = new Float64Array(6); // see pollTransfer
-  #error: Error | null = null;
-
-  private constructor(engine: NativeEngine, handle: Handle, plan: Plan, device: Device) {
-    super(plan, device);
-    this.#engine = engine;
-    this.#handle = handle;
-  }
-
-  /** Rejects with what the engine says of the plan; CLOSED when it is closed. */
-  static async start(engine: NativeEngine, plan: Plan, device: Device, options: LoadOptions): Promise<EngineLoad> {
-    const handle = await settled(native().startTransfer(engine, plan.toNative(), options));
-    return new EngineLoad(engine, handle, plan, device);
-  }
-
-  #poll(): Float64Array {
-    native().pollTransfer(this.#handle, this.#state);
-    return this.#state;
-  }
-
-  get readyPrefix(): number {
-    return this.#poll()[0]!;
-  }
-  get readyCount(): number {
-    return this.#poll()[1]!;
-  }
-  get bytesLoaded(): number {
-    return this.#poll()[2]!;
-  }
-  get maxInFlight(): number {
-    return this.#poll()[3]!;
-  }
-  get drained(): boolean {
-    return this.#poll()[4] === 1;
-  }
-  get error(): Error | null {
-    if (!this.#error && this.#poll()[5] === 1) {
-      const status = native().transferError(this.#handle);
-      if (status?.path !== undefined && status.offset !== undefined)
-        status.tensor ??= this.plan.tensorAt(status.path, status.offset);
-      this.#error = status && statusError(status);
-    }
-    return this.#error;
-  }
-
-  wait(): Promise<void> {
-    return settled(native().waitTransfer(this.#handle));
-  }
-
-  takeReady(): ArrayLike<number> {
-    return native().takeReady(this.#handle);
-  }
-
-  setWindow(batches: number): void {
-    native().setWindow(this.#engine, this.#handle, batches);
-  }
-
-  cancel(reason?: Error): void {
-    if (reason) this.#error ??= reason;
-    native().cancelTransfer(this.#engine, this.#handle);
-  }
-
-  protected takeMemory(allocation: number): Memory | null {
-    const handle = native().takeAllocation(this.#handle, allocation);
-    return handle && new Memory(handle, this.device, this.plan.allocationSizes[allocation]!).retain();
   }
 }

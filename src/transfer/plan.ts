@@ -178,6 +178,35 @@ export class Plan {
     });
   }
 
+  /** Ranges of a file, in the order of its bytes, in one allocation of `size` bytes. They may begin and end anywhere. */
+  static ofRanges(
+    metadata: SafeTensorsMetadata,
+    size: number,
+    ranges: readonly { readonly fileOffset: number; readonly length: number; readonly destOffset: number }[],
+  ): Plan {
+    const { ends, dtypes } = metadata.packed;
+    let tensor = 0;
+    const tensors = Uint32Array.from(ranges, ({ fileOffset }) => {
+      while (tensor < metadata.tensorCount - 1 && metadata.dataStart + ends[tensor]! <= fileOffset) ++tensor;
+      return tensor;
+    });
+    const lengths = Float64Array.from(ranges, ({ length }) => length);
+    return new Plan({
+      inputs: [{ metadata, selection: null }],
+      tensors,
+      dtypes: Uint8Array.from(tensors, (index) => dtypes[index]!),
+      converts: false,
+      files: new Uint32Array(ranges.length),
+      allocations: new Uint32Array(ranges.length),
+      offsets: Float64Array.from(ranges, ({ fileOffset }) => fileOffset),
+      lengths,
+      sizes: lengths,
+      destinations: Float64Array.from(ranges, ({ destOffset }) => destOffset),
+      allocationSizes: Float64Array.of(size),
+      allocationBatches: new Uint32Array(1),
+    });
+  }
+
   /** Every tensor's name, by item. For a plan of whole tensors. */
   names(): string[] {
     return this.inputs.flatMap(({ metadata, selection }) =>
