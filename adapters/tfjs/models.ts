@@ -1,6 +1,6 @@
 import { boolean, callback, checkOptions } from '../../src/base/checks.js';
 import { InvalidArgumentError } from '../../src/base/errors.js';
-import type { LoadReport } from '../../src/loaders/session.js';
+import type { LoadReport } from '../../src/loaders/load-report.js';
 import {
   artifactsOf,
   checkFormat,

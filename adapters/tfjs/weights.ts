@@ -1,8 +1,8 @@
 import { FastSafetensorsError, InvalidArgumentError } from '../../src/base/errors.js';
 import type { DeviceTensor } from '../../src/device/device-tensor.js';
+import type { LoadReport } from '../../src/loaders/load-report.js';
 import { ownedBy, PARALLEL_CHECKS, type ParallelOptions } from '../../src/loaders/options.js';
 import { ParallelLoader } from '../../src/loaders/parallel-loader.js';
-import type { LoadReport } from '../../src/loaders/session.js';
 import type { WeightSpec } from '../../src/models/tfjs/model-json.js';
 import type { Files } from '../../src/safetensors/shards.js';
 import { ruleOf } from './convert.js';

@@ -1,8 +1,8 @@
+import { safeLogger } from '../base/logger.js';
 import type { DeviceTensor } from '../device/device-tensor.js';
 import { configOptions, readConfig } from './config.js';
 import type { ParallelOptions } from './options.js';
 import { ParallelLoader } from './parallel-loader.js';
-import { unfailing } from './session.js';
 
 /** A ParallelLoader that takes what its options leave open from the configuration (see loadConfig). */
 export class AutoLoader<T = DeviceTensor> extends ParallelLoader<T> {
@@ -11,7 +11,7 @@ export class AutoLoader<T = DeviceTensor> extends ParallelLoader<T> {
     const given = { ...options };
     const debug = (message: string): void => {
       if (given.debugLog || process.env.FASTSAFETENSORS_DEBUG)
-        unfailing(given.logger ?? console).debug(`fastsafetensors: ${message}`);
+        safeLogger(given.logger ?? console).debug(`fastsafetensors: ${message}`);
     };
     super({ ...(configOptions(readConfig({}, debug), debug) as Partial<ParallelOptions<T>>), ...given });
   }

@@ -8,9 +8,10 @@ import { Plan, type PlanInput } from '../transfer/plan.js';
 import type { Progress } from '../transfer/progress.js';
 import { selectTensors } from '../transfer/select-tensors.js';
 import { FilesBufferOnDevice } from './files-buffer.js';
+import type { LoadReport } from './load-report.js';
 import { checkCopyOptions, checkLoaderOptions, type LoaderOptions } from './options.js';
 import { SingleGroup } from './process-group.js';
-import { type LoadReport, Session } from './session.js';
+import { Session } from './session.js';
 
 export interface CopyOptions {
   dtype?: LoaderOptions['dtype'];
@@ -25,7 +26,8 @@ export class SafeTensorsFileLoader<T = DeviceTensor> {
   #shards: ShardSet | undefined;
   #inputs: readonly PlanInput[] | undefined;
   #plan: Plan | undefined;
-  #opened: NativeHeaderFdCache | undefined;
+  #headerFds: NativeHeaderFdCache | undefined;
+  #stagingBytes = 0;
 
   /** Checks the options: INVALID_ARGUMENT, UNKNOWN_COPIER. */
   constructor(options: LoaderOptions<T> = {}) {
@@ -54,19 +56,19 @@ export class SafeTensorsFileLoader<T = DeviceTensor> {
       }
       mine = (files as Record<number, Files>)[pg.rank] ?? [];
     }
-    const opened = session.keepFiles();
+    const headerFds = session.engines.newHeaderFds();
     try {
-      const shards = await session.race(readShards(mine, { allowTrailingBytes, fdCache: opened }, signal));
+      const shards = await session.race(readShards(mine, { allowTrailingBytes, opened: headerFds }, signal));
       const inputs = await session.race(selectTensors(shards.metadata, filter));
       const plan = await session.race(Plan.ofTensors(inputs, { dtype }));
-      await session.prepare(plan);
-      session.letGo(this.#opened);
-      this.#opened = opened;
+      this.#stagingBytes = await session.engines.stagingBytes(plan);
+      session.engines.releaseHeaderFds(this.#headerFds);
+      this.#headerFds = headerFds;
       this.#shards = shards;
       this.#inputs = inputs;
       this.#plan = plan;
     } catch (error) {
-      session.letGo(opened);
+      session.engines.releaseHeaderFds(headerFds);
       throw error;
     }
   }
@@ -97,7 +99,7 @@ export class SafeTensorsFileLoader<T = DeviceTensor> {
     const planned = this.#planned();
     const plan = dtype ? await session.race(Plan.ofTensors(this.#inputs!, { dtype }), signal) : planned;
     const shards = this.#shards!;
-    const opened = this.#opened;
+    const headerFds = this.#headerFds;
     const find = (name: string): number | undefined => {
       const file = shards.fileOf(name);
       return file === undefined ? undefined : plan.itemOf(file, name);
@@ -110,7 +112,7 @@ export class SafeTensorsFileLoader<T = DeviceTensor> {
       await session.race(load.complete(), signal);
       meter?.stop();
       const buffer = new FilesBufferOnDevice<T>(load, find, framework, pg);
-      session.keep(load, started);
+      session.detach(load, started);
       return buffer;
     } catch (error) {
       session.finish(load, started);
@@ -118,21 +120,21 @@ export class SafeTensorsFileLoader<T = DeviceTensor> {
       throw error;
     } finally {
       meter?.abandon();
-      session.letGo(opened);
+      session.engines.releaseHeaderFds(headerFds);
     }
   }
 
   /** What a load will take: bytes of tensors with their padding, bytes of staging at most, and the number of tensors. */
   estimate(): { deviceBytes: number; stagingBytes: number; tensors: number } {
     const plan = this.#planned();
-    return { deviceBytes: plan.deviceBytes, stagingBytes: this.#session.estimateStaging(), tensors: plan.count };
+    return { deviceBytes: plan.deviceBytes, stagingBytes: this.#stagingBytes, tensors: plan.count };
   }
 
   /** Forgets the files that were added. */
   reset(): void {
     this.#session.check();
-    this.#session.letGo(this.#opened);
-    this.#opened = undefined;
+    this.#session.engines.releaseHeaderFds(this.#headerFds);
+    this.#headerFds = undefined;
     this.#shards = undefined;
     this.#inputs = undefined;
     this.#plan = undefined;

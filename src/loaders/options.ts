@@ -13,6 +13,7 @@ import {
 } from '../base/checks.js';
 import { CONVERSION_TARGETS, DTYPE_BITS, type DTypeName } from '../base/dtype.js';
 import { FastSafetensorsError, InvalidArgumentError } from '../base/errors.js';
+import type { Logger } from '../base/logger.js';
 import { type CopierType, registeredCopiers } from '../copiers/registry.js';
 import { Device, type DeviceString } from '../device/device.js';
 import type { DeviceTensor } from '../device/device-tensor.js';
@@ -22,11 +23,7 @@ import type { Files } from '../safetensors/shards.js';
 import type { Progress } from '../transfer/progress.js';
 import type { ProcessGroup } from './process-group.js';
 
-export interface Logger {
-  debug(message: string): void;
-  info(message: string): void;
-  warn(message: string): void;
-}
+export type { Logger };
 
 export interface LoaderOptions<T = DeviceTensor> {
   /** Where tensors go; 'cpu' by default. */

@@ -5,8 +5,9 @@ import { readShards } from '../safetensors/shards.js';
 import type { Load } from '../transfer/load.js';
 import { DEFAULT_BATCH_BYTES, Plan } from '../transfer/plan.js';
 import { selectTensors } from '../transfer/select-tensors.js';
+import type { LoadReport } from './load-report.js';
 import { checkParallelOptions, type ParallelOptions } from './options.js';
-import { type LoadReport, Session } from './session.js';
+import { Session } from './session.js';
 
 /**
  * Streams a model's tensors, file by file in the order of offsets by default: a tensor waits for its own bytes and for those yielded before it, never for the rest
@@ -44,9 +45,9 @@ export class ParallelLoader<T = DeviceTensor> {
       dtype,
     } = this.#options;
     session.check();
-    const opened = session.keepFiles();
+    const headerFds = session.engines.newHeaderFds();
     try {
-      const reading = readShards(files, { allowTrailingBytes, byName: false, fdCache: opened }, this.#options.signal);
+      const reading = readShards(files, { allowTrailingBytes, byName: false, opened: headerFds }, this.#options.signal);
       const shards = await session.race(reading);
       const inputs = await session.race(selectTensors(shards.metadata, filter));
       const plan = await session.race(Plan.ofTensors(inputs, { batchBytes: maxBatchBytes, dtype }));
@@ -65,7 +66,7 @@ export class ParallelLoader<T = DeviceTensor> {
         session.finish(load, started);
       }
     } finally {
-      session.letGo(opened);
+      session.engines.releaseHeaderFds(headerFds);
     }
   }
 

@@ -1,0 +1,158 @@
+import { FastSafetensorsError } from '../base/errors.js';
+import { openUnified } from '../copiers/availability.js';
+import type { CopierConstructor } from '../copiers/copier.js';
+import type { EngineSpec } from '../copiers/engine-spec.js';
+import { chooseCopier, isBuiltin, makeCopier } from '../copiers/registry.js';
+import { type Device, openDevice } from '../device/device.js';
+import { checked, native } from '../native/addon.js';
+import type { Fallback, NativeEngine, NativeOpenedFiles } from '../native/core.js';
+import type { Plan } from '../transfer/plan.js';
+import type { LoaderOptions } from './options.js';
+
+/** An engine that can load certain files. */
+export interface PreparedEngine {
+  readonly engine: NativeEngine;
+  /** The copier that it reads as. */
+  readonly copier: string;
+  readonly fallbacks: readonly Fallback[];
+}
+
+/** Copiers that can read data through the descriptors that headers were read through. */
+const REUSES_HEADER_FD: readonly string[] = ['auto', '3fs', 'nogds', 'unified'];
+
+/** How a loader's files are read: the copier, the engines that it runs on, and the descriptors they take from headers. */
+export class Engines {
+  readonly #options: LoaderOptions;
+  readonly #device: Device;
+  readonly #stallTimeoutMs: number;
+  readonly #checkOpen: () => void;
+  readonly #engines = new Map<string, Promise<NativeEngine>>(); // by reader: several only for files on several mounts
+  readonly #headerFds = new Set<NativeOpenedFiles>();
+  readonly #closingHeaderFds = new Set<Promise<void>>();
+  #copier: string; // 'auto' until prepare() chooses
+  #choice: Promise<string> | undefined;
+  #made: EngineSpec | CopierConstructor | undefined;
+
+  /** `checkOpen` throws when the loader is closed: from then on nothing may be made that close() would miss. */
+  constructor(options: LoaderOptions, device: Device, stallTimeoutMs: number, checkOpen: () => void) {
+    this.#options = options;
+    this.#device = device;
+    this.#stallTimeoutMs = stallTimeoutMs;
+    this.#checkOpen = checkOpen;
+    this.#copier = options.copier ?? 'auto';
+  }
+
+  /** The name of the copier; 'auto' until files were looked at. */
+  get copier(): string {
+    return this.#copier;
+  }
+
+  /**
+   * Where files stay open between their headers and their data, until releaseHeaderFds() or close(). Undefined where the
+   * copier opens files in its own way.
+   */
+  newHeaderFds(): NativeOpenedFiles | undefined {
+    const { copier = 'auto', reader, odirect } = this.#options;
+    if (!REUSES_HEADER_FD.includes(copier) || !isBuiltin(copier)) return undefined;
+    if (reader !== undefined || odirect === true) return undefined;
+    const fds = native().newOpenedFiles();
+    this.#headerFds.add(fds);
+    return fds;
+  }
+
+  /** Closes those that no load has taken, off the event loop; close() waits for it. */
+  releaseHeaderFds(fds: NativeOpenedFiles | undefined): void {
+    if (!fds || !this.#headerFds.delete(fds)) return;
+    const closing = native().closeOpenedFiles(fds);
+    this.#closingHeaderFds.add(closing);
+    void closing.finally(() => this.#closingHeaderFds.delete(closing)).catch(() => {});
+  }
+
+  #releaseAllHeaderFds(): void {
+    for (const fds of [...this.#headerFds]) this.releaseHeaderFds(fds);
+  }
+
+  /**
+   * The engine for a plan's files, or the constructor of a copier of the user's own. DEVICE_UNAVAILABLE,
+   * COPIER_UNAVAILABLE, NOT_3FS; UNSUPPORTED_DTYPE where a copier of the user's own would have to convert.
+   */
+  async prepare(plan: Plan): Promise<PreparedEngine | CopierConstructor> {
+    this.#checkOpen();
+    const files = plan.inputs.map(({ metadata }) => metadata.path);
+    if (this.#copier === 'auto') {
+      this.#choice ??= chooseCopier(this.#device, files, this.#options);
+      this.#copier = await this.#choice;
+      this.#checkOpen();
+      if (!REUSES_HEADER_FD.includes(this.#copier)) this.#releaseAllHeaderFds();
+    }
+    const asked = this.#options.copier ?? 'auto';
+    this.#made ??= makeCopier(this.#copier, this.#device, { ...this.#options, copier: asked });
+    if (typeof this.#made === 'function') {
+      if (!plan.converts) return this.#made;
+      throw new FastSafetensorsError(
+        'UNSUPPORTED_DTYPE',
+        `copier "${this.#copier}" copies bytes as they are stored, and some tensors would have to be converted: ` +
+          `load without dtype, or with copier: 'nogds'`,
+      );
+    }
+    const { spec, copier, fallbacks } = this.#made.resolveForFiles
+      ? await this.#made.resolveForFiles(files)
+      : { spec: this.#made, copier: this.#copier, fallbacks: [] };
+    this.#checkOpen();
+    const instead = plan.converts ? spec.conversionFallback : undefined;
+    if (!instead) return { engine: await this.#engineFor(spec), copier, fallbacks };
+    const { copier: to, reason } = instead;
+    const converting = files.map((path) => ({ path, from: copier, to, reason }));
+    return { engine: await this.#engineFor(instead.spec), copier: to, fallbacks: [...fallbacks, ...converting] };
+  }
+
+  async #engineFor(spec: EngineSpec): Promise<NativeEngine> {
+    const key = JSON.stringify([spec.reader, spec.unified]);
+    let opening = this.#engines.get(key);
+    if (!opening) {
+      const options = {
+        ...spec.engine,
+        stallTimeoutMs: spec.engine.stallTimeoutMs ?? this.#stallTimeoutMs,
+        converts: this.#options.dtype !== undefined,
+      };
+      const device = spec.unified ? openUnified(this.#device) : openDevice(this.#device);
+      opening = device.then((opened) => checked(() => native().createEngine(opened, spec.reader, options)));
+      this.#engines.set(key, opening);
+    }
+    try {
+      return await opening;
+    } catch (error) {
+      this.#engines.delete(key);
+      throw error;
+    }
+  }
+
+  /**
+   * Prepares for a plan; the most bytes of staging that its load will take, 0 for a copier of the user's own. What goes
+   * wrong is 0 as well: the load will say it.
+   */
+  async stagingBytes(plan: Plan): Promise<number> {
+    try {
+      const prepared = await this.prepare(plan);
+      return typeof prepared === 'function' ? 0 : native().stagingBytes(prepared.engine, plan.converts);
+    } catch {
+      return 0;
+    }
+  }
+
+  /** Calls `take` with the fallbacks that engines had since the last call. */
+  takeFallbacks(take: (fallbacks: readonly Fallback[]) => void): void {
+    for (const opening of this.#engines.values())
+      void opening.then((engine) => take(native().takeFallbacks(engine))).catch(() => {});
+  }
+
+  /** Resolves when no engine has anything in flight, and header descriptors are closed. */
+  async close(): Promise<void> {
+    this.#releaseAllHeaderFds();
+    for (const opening of this.#engines.values()) {
+      const engine = await opening.catch(() => undefined);
+      if (engine) await native().closeEngine(engine);
+    }
+    await Promise.allSettled(this.#closingHeaderFds);
+  }
+}

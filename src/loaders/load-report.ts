@@ -1,0 +1,79 @@
+import { counted } from '../base/counted.js';
+import type { Logger } from '../base/logger.js';
+import type { Fallback } from '../native/core.js';
+import type { Load } from '../transfer/load.js';
+
+/** What a loader's last load did, so far; all zero before the first one. */
+export interface LoadReport {
+  /** The copier that read; the option `copier` before the first load. */
+  copier: string;
+  device: string;
+  files: number;
+  tensors: number;
+  /** Of tensors, as they are in their files. */
+  bytes: number;
+  seconds: number;
+  bytesPerSecond: number;
+  /** The most reads (requests, for a copier of your own) that were in flight at a time. */
+  maxInFlight: number;
+  /** Files that were read in another way than asked, and why. */
+  fallbacks: { path: string; from: string; to: string; reason: string }[];
+  /** What the framework's adapter says of its tensors: copies that were needed, dtypes that changed. Absent without any. */
+  notes?: readonly string[];
+}
+
+/** Keeps the report of a loader's last load, and warns of each fallback once. */
+export class LoadReporter {
+  readonly #logger: Logger;
+  readonly #warned = new Set<string>(); // path and copier of fallbacks
+  #report: LoadReport;
+
+  constructor(copier: string, device: string, logger: Logger) {
+    this.#logger = logger;
+    this.#report = empty(copier, device);
+  }
+
+  /** A copy. */
+  get report(): LoadReport {
+    return { ...this.#report, fallbacks: [...this.#report.fallbacks] };
+  }
+
+  /** A new load: its report begins. */
+  begin(copier: string, files: number): void {
+    this.#report = { ...empty(copier, this.#report.device), files };
+  }
+
+  /** Takes a load's figures as they are now. */
+  note(load: Load, seconds: number): void {
+    const report = this.#report;
+    report.tensors = load.readyCount;
+    report.bytes = load.bytesLoaded;
+    report.seconds = seconds;
+    report.bytesPerSecond = seconds > 0 ? report.bytes / seconds : 0;
+    report.maxInFlight = load.maxInFlight;
+  }
+
+  addFallbacks(fallbacks: readonly Fallback[]): void {
+    this.#report.fallbacks.push(...fallbacks);
+    const news = fallbacks.filter(({ path, to }) => !this.#warned.has(`${path}\0${to}`));
+    if (news.length === 0) return;
+    for (const { path, to } of news) this.#warned.add(`${path}\0${to}`);
+    const { path, from, to, reason } = news[0]!;
+    const others = news.length > 1 ? ` (and ${counted(news.length - 1, 'more file')})` : '';
+    this.#logger.warn(`fastsafetensors: ${path} falls back from '${from}' to '${to}': ${reason}${others}`);
+  }
+}
+
+function empty(copier: string, device: string): LoadReport {
+  return {
+    copier,
+    device,
+    files: 0,
+    tensors: 0,
+    bytes: 0,
+    seconds: 0,
+    bytesPerSecond: 0,
+    maxInFlight: 0,
+    fallbacks: [],
+  };
+}
