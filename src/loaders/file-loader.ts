@@ -4,7 +4,7 @@ import { milliseconds } from '../base/timers.js';
 import type { DeviceTensor } from '../device/device-tensor.js';
 import type { NativeHeaderFdCache } from '../native/core.js';
 import { type Files, readShards, type ShardSet } from '../safetensors/shards.js';
-import { Plan, type PlanInput } from '../transfer/plan.js';
+import { allTensors, Plan, type PlanInput } from '../transfer/plan.js';
 import type { Progress } from '../transfer/progress.js';
 import { selectTensors } from '../transfer/select-tensors.js';
 import { FilesBufferOnDevice } from './files-buffer.js';
@@ -59,7 +59,7 @@ export class SafeTensorsFileLoader<T = DeviceTensor> {
     const headerFds = session.engines.newHeaderFds();
     try {
       const shards = await session.race(readShards(mine, { allowTrailingBytes, opened: headerFds }, signal));
-      const inputs = await session.race(selectTensors(shards.metadata, filter));
+      const inputs = filter ? await session.race(selectTensors(shards.metadata, filter)) : allTensors(shards.metadata);
       const plan = await session.race(Plan.ofTensors(inputs, { dtype }));
       this.#stagingBytes = await session.engines.stagingBytes(plan);
       session.engines.releaseHeaderFds(this.#headerFds);

@@ -3,21 +3,22 @@ import type { DeviceTensor } from '../device/device-tensor.js';
 import { adopt, isPromise } from '../device/framework.js';
 import { readShards } from '../safetensors/shards.js';
 import type { Load } from '../transfer/load.js';
-import { DEFAULT_BATCH_BYTES, Plan } from '../transfer/plan.js';
+import { allTensors, DEFAULT_BATCH_BYTES, Plan } from '../transfer/plan.js';
 import { selectTensors } from '../transfer/select-tensors.js';
 import type { LoadReport } from './load-report.js';
 import { checkParallelOptions, type ParallelOptions } from './options.js';
 import { Session } from './session.js';
 
 /**
- * Streams a model's tensors, file by file in the order of offsets by default: a tensor waits for its own bytes and for those yielded before it, never for the rest
- * of its batch. Memory is taken batch by batch, `queueSize` ahead of what was yielded.
+ * Streams a model's tensors, by default file by file in the order of offsets: a tensor waits for its own bytes and for the
+ * tensors before it, never for the rest of its batch. Memory is allocated batch by batch, `queueSize` ahead of what was
+ * yielded.
  */
 export class ParallelLoader<T = DeviceTensor> {
   readonly #options: ParallelOptions<T>;
   readonly #session: Session;
 
-  /** Checks the options: INVALID_ARGUMENT, UNKNOWN_COPIER. Reads nothing yet. */
+  /** Checks the options: INVALID_ARGUMENT, UNKNOWN_COPIER, UNSUPPORTED_DTYPE. Reads nothing yet. */
   constructor(options: ParallelOptions<T>) {
     this.#options = checkParallelOptions(options);
     this.#session = new Session(this.#options as ParallelOptions);
@@ -29,34 +30,28 @@ export class ParallelLoader<T = DeviceTensor> {
   }
 
   /**
-   * Yields every tensor once. Each call is a load of its own. Ending early (`break`, `return()`) cancels what is in flight and gives its memory back. Rejects with
-   * the codes of headers, files, copier and device, CLOSED, TIMEOUT, STALLED, or the reason of the aborted signal.
+   * Yields every tensor once; the caller disposes them. Each call is a load of its own. Ending early (`break`, `return()`)
+   * cancels what is in flight and frees its memory. Rejects with the codes of headers, files, copier and device, CLOSED,
+   * TIMEOUT, STALLED, or the reason of the aborted signal.
    */
   async *iterateWeights(): AsyncGenerator<[name: string, tensor: T], void, void> {
     const session = this.#session;
-    const {
-      files,
-      allowTrailingBytes,
-      filter,
-      queueSize = 0,
-      maxBatchBytes = DEFAULT_BATCH_BYTES,
-      order,
-      timeoutMs,
-      dtype,
-    } = this.#options;
+    const { files, allowTrailingBytes, filter, dtype, queueSize = 0, order, timeoutMs, signal } = this.#options;
+    const { maxBatchBytes = DEFAULT_BATCH_BYTES } = this.#options;
     session.check();
     const headerFds = session.engines.newHeaderFds();
     try {
-      const reading = readShards(files, { allowTrailingBytes, byName: false, opened: headerFds }, this.#options.signal);
-      const shards = await session.race(reading);
-      const inputs = await session.race(selectTensors(shards.metadata, filter));
+      const shards = await session.race(
+        readShards(files, { allowTrailingBytes, byName: false, opened: headerFds }, signal),
+      );
+      const inputs = filter ? await session.race(selectTensors(shards.metadata, filter)) : allTensors(shards.metadata);
       const plan = await session.race(Plan.ofTensors(inputs, { batchBytes: maxBatchBytes, dtype }));
       const window = queueSize + 2;
       const started = milliseconds();
       const load = await session.begin(plan, { window, collectReady: order === 'ready', timeoutMs });
       const meter = session.meter(load);
       try {
-        yield* order === 'ready' ? this.#asReady(load, window) : this.#inOrder(load, window);
+        yield* this.#handOut(load, order === 'ready' ? asReady(load, window) : inOrder(load, window));
         meter?.stop();
       } catch (error) {
         meter?.rethrow();
@@ -70,19 +65,25 @@ export class ParallelLoader<T = DeviceTensor> {
     }
   }
 
-  async *#inOrder(load: Load, window: number): AsyncGenerator<[string, T], void, void> {
-    const { plan } = load;
-    const { borrow } = this.#options;
-    const turns = new Turns(16);
-    let ready = 0;
-    for (let item = 0; item < plan.count; ++item) {
-      if (item > 0 && plan.batchOf(item) !== plan.batchOf(item - 1)) load.setWindow(plan.batchOf(item) + window);
-      while (item >= ready) ready = await this.#progress(load, () => load.readyPrefix, ready);
-      this.#session.check(); // what is ready is not handed out after close() or an abort
+  async *#handOut(load: Load, next: NextItem): AsyncGenerator<[string, T], void, void> {
+    const session = this.#session;
+    const { framework, borrow } = this.#options;
+    const turns = new Turns(16); // while tensors are ready, nothing else gives the event loop any
+    for (let handedOut = 0; handedOut < load.plan.count; ++handedOut) {
+      session.check(); // also where the next one is ready: nothing is handed out after close() or an abort
+      let item = next();
+      for (; item === undefined; item = next()) {
+        await session.race(load.wait());
+        session.check();
+      }
       const tensor = load.tensor(item);
       load.releaseItem(item);
-      const adopted = this.#adopt(tensor);
-      const made = isPromise(adopted) ? await this.#session.adopted(adopted, borrow ? tensor : undefined) : adopted;
+      if (borrow) tensor.borrowed = true;
+      let made = tensor as T;
+      if (framework) {
+        const adopted = adopt(framework, tensor);
+        made = isPromise(adopted) ? await session.adopted(adopted, borrow ? tensor : undefined) : adopted;
+      }
       try {
         yield [tensor.name, made];
       } finally {
@@ -92,54 +93,10 @@ export class ParallelLoader<T = DeviceTensor> {
     }
   }
 
-  async *#asReady(load: Load, window: number): AsyncGenerator<[string, T], void, void> {
-    const { plan } = load;
-    const { borrow } = this.#options;
-    const left = new Uint32Array(plan.batchCount);
-    for (let item = 0; item < plan.count; ++item) ++left[plan.batchOf(item)]!;
-    let firstOpen = 0; // batches before it were yielded whole
-    const turns = new Turns(16);
-    let seen = 0;
-    for (let yielded = 0; yielded < plan.count; ) {
-      seen = await this.#progress(load, () => load.readyCount, seen);
-      const ready = load.takeReady();
-      for (let i = 0; i < ready.length; ++i, ++yielded) {
-        const item = ready[i]!;
-        this.#session.check();
-        const tensor = load.tensor(item);
-        load.releaseItem(item);
-        const adopted = this.#adopt(tensor);
-        const made = isPromise(adopted) ? await this.#session.adopted(adopted, borrow ? tensor : undefined) : adopted;
-        try {
-          yield [tensor.name, made];
-        } finally {
-          if (borrow) tensor.dispose();
-        }
-        --left[plan.batchOf(item)]!;
-        while (firstOpen < plan.batchCount && left[firstOpen] === 0) load.setWindow(++firstOpen + window);
-        if (turns.due()) await turns.take();
-      }
-    }
-  }
-
-  /** Waits until a counter of the load passes `from`; its new value. Rejects with the load's error. */
-  async #progress(load: Load, counter: () => number, from: number): Promise<number> {
-    for (;;) {
-      this.#session.check();
-      if (load.error) throw load.error;
-      const now = counter();
-      if (now > from) return now;
-      await this.#session.race(load.wait());
-    }
-  }
-
-  #adopt(tensor: DeviceTensor): T | Promise<T> {
-    const { framework, borrow } = this.#options;
-    if (borrow) tensor.borrowed = true;
-    return adopt(framework, tensor);
-  }
-
-  /** Ends iterations in progress (they reject with CLOSED), waits until nothing is in flight (at most stallTimeoutMs) and gives everything back but the tensors. */
+  /**
+   * Ends iterations in progress, which reject with CLOSED; waits at most stallTimeoutMs until nothing is in flight, and
+   * frees everything but the tensors.
+   */
   close(): Promise<void> {
     return this.#session.close();
   }
@@ -147,4 +104,48 @@ export class ParallelLoader<T = DeviceTensor> {
   [Symbol.asyncDispose](): Promise<void> {
     return this.close();
   }
+}
+
+/** The item to hand out next, undefined while it is not ready. Those before it were taken. Throws the load's error. */
+type NextItem = () => number | undefined;
+
+/** Items in their order. The window moves on when the first item of a batch is asked for. */
+function inOrder(load: Load, window: number): NextItem {
+  const { plan } = load;
+  let item = 0;
+  let ready = 0;
+  let batch = 0;
+  return () => {
+    if (plan.batchOf(item) !== batch) {
+      batch = plan.batchOf(item);
+      load.setWindow(batch + window);
+    }
+    if (item === ready) {
+      if (load.error) throw load.error;
+      ready = load.readyPrefix;
+    }
+    return item < ready ? item++ : undefined;
+  };
+}
+
+/** Items as they become ready. The window moves on when a batch and all before it were taken. */
+function asReady(load: Load, window: number): NextItem {
+  const { plan } = load;
+  const left = new Uint32Array(plan.batchCount); // items of each batch
+  for (let item = 0; item < plan.count; ++item) ++left[plan.batchOf(item)]!;
+  let firstOpen = 0; // batches before it were taken whole
+  let ready: ArrayLike<number> = [];
+  let taken = 0; // of `ready`
+  return () => {
+    if (taken > 0) {
+      --left[plan.batchOf(ready[taken - 1]!)]!;
+      while (firstOpen < plan.batchCount && left[firstOpen] === 0) load.setWindow(++firstOpen + window);
+    }
+    if (taken === ready.length) {
+      taken = 0;
+      if (load.error) throw load.error;
+      ready = load.takeReady();
+    }
+    return taken < ready.length ? ready[taken++] : undefined;
+  };
 }

@@ -17,6 +17,11 @@ export interface PlanInput {
   readonly selection: Uint32Array | null;
 }
 
+/** Every tensor of these files. */
+export function allTensors(files: readonly SafeTensorsMetadata[]): PlanInput[] {
+  return files.map((metadata) => ({ metadata, selection: null }));
+}
+
 interface Items {
   readonly inputs: readonly PlanInput[];
   readonly tensors: Uint32Array;

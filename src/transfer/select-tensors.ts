@@ -2,14 +2,13 @@ import { Turns } from '../base/timers.js';
 import type { SafeTensorsMetadata, TensorFrame } from '../safetensors/metadata.js';
 import type { PlanInput } from './plan.js';
 
-/** The tensors of each file that the filter wants; all without one. The filter is called in slices of time, in the order of files and offsets. */
+/** The tensors of each file that the user's filter wants. It is called in the order of files and offsets. */
 export async function selectTensors(
   files: readonly SafeTensorsMetadata[],
-  filter: ((name: string, frame: TensorFrame) => boolean) | undefined,
+  filter: (name: string, frame: TensorFrame) => boolean,
 ): Promise<PlanInput[]> {
-  if (!filter) return files.map((metadata) => ({ metadata, selection: null }));
   const inputs: PlanInput[] = [];
-  const turns = new Turns(64); // the filter is the user's code
+  const turns = new Turns(64); // few: the filter may be slow
   for (const metadata of files) {
     const wanted: number[] = [];
     for (let i = 0; i < metadata.tensorCount; ++i) {
