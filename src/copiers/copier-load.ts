@@ -11,10 +11,13 @@ import { Load } from '../transfer/load.js';
 import type { Plan } from '../transfer/plan.js';
 import type { Copier, CopierConstructor, CopyRange } from './copier.js';
 import { MemoryDestination } from './destination.js';
+import type { Pace } from './pace.js';
 import { StallWatch } from './stall-watch.js';
 
 export interface CopierLoadOptions extends TransferOptions {
   readonly stallTimeoutMs: number;
+  /** Of the loader: its loads share it. */
+  readonly pace: Pace;
 }
 
 /** Requests that are in flight at a time, over all copiers of a load. */
@@ -32,6 +35,7 @@ export class CopierLoad extends Load {
   readonly #copiers = new Map<number, Copier>(); // by file
   readonly #watch: StallWatch;
   readonly #stallTimeoutMs: number;
+  readonly #pace: Pace;
   #window: number;
   #ready: number[] = [];
   #readyPrefix = 0;
@@ -55,6 +59,7 @@ export class CopierLoad extends Load {
     for (let item = 0; item < plan.count; ++item) ++this.#itemsLeft[plan.allocations[item]!]!;
     setMaxListeners(0, this.#abort.signal); // one a request
     this.#stallTimeoutMs = options.stallTimeoutMs;
+    this.#pace = options.pace;
     this.#watch = new StallWatch(this.#stallTimeoutMs, () =>
       this.#fail(
         this.#stalled(
@@ -183,24 +188,23 @@ export class CopierLoad extends Load {
       });
     }
     if (memory && ranges.length > 0) {
-      memory.retain(); // until the copier lets go of it
-      this.#maxInFlight = Math.max(this.#maxInFlight, ++this.#inFlight);
-      this.#watch.enter();
+      memory.retain(); // until no copier can write to it
       try {
-        await checkUnchanged(metadata.path, metadata.identity);
-        if (this.#error) return;
-        await this.#copy(this.#copier(plan.files[first]!, metadata), metadata, ranges, memory);
-        await checkUnchanged(metadata.path, metadata.identity);
+        for (const piece of this.#pace.pieces(ranges)) {
+          const bytes = piece.reduce((sum, { length }) => sum + length, 0);
+          await this.#pace.wait(bytes, this.#abort.signal);
+          await this.#copyChecked(plan.files[first]!, metadata, piece, memory);
+          if (this.#error) return;
+          this.#bytesLoaded += bytes;
+          this.#tell();
+        }
       } finally {
-        --this.#inFlight;
-        this.#watch.leave();
         memory.release();
       }
     }
     if (this.#error) return;
     for (let item = first; item < end; ++item) {
       this.#done[item] = 1;
-      this.#bytesLoaded += plan.lengths[item]!;
       if (this.#collectReady) this.#ready.push(item);
     }
     this.#readyCount += end - first;
@@ -209,6 +213,22 @@ export class CopierLoad extends Load {
     if (this.#itemsLeft[allocation] === 0 && this.#taken[allocation]) this.#release(allocation);
     while (this.#readyPrefix < plan.count && this.#done[this.#readyPrefix]) ++this.#readyPrefix;
     this.#tell();
+  }
+
+  /** One request: #copy() of a file that is the same before and after it. */
+  async #copyChecked(file: number, metadata: SafeTensorsMetadata, ranges: CopyRange[], memory: Memory): Promise<void> {
+    if (this.#error) return;
+    this.#maxInFlight = Math.max(this.#maxInFlight, ++this.#inFlight);
+    this.#watch.enter();
+    try {
+      await checkUnchanged(metadata.path, metadata.identity);
+      if (this.#error) return;
+      await this.#copy(this.#copier(file, metadata), metadata, ranges, memory);
+      await checkUnchanged(metadata.path, metadata.identity);
+    } finally {
+      --this.#inFlight;
+      this.#watch.leave();
+    }
   }
 
   /** Resolves when every byte of the ranges is in place and nobody can write to them any more. */

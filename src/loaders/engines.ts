@@ -7,7 +7,7 @@ import { type Device, openDevice } from '../device/device.js';
 import { checked, native } from '../native/addon.js';
 import type { Fallback, NativeEngine, NativeOpenedFiles } from '../native/core.js';
 import type { Plan } from '../transfer/plan.js';
-import type { LoaderOptions } from './options.js';
+import { checkDemands, type LoaderOptions } from './options.js';
 
 /** An engine that can load certain files. */
 export interface PreparedEngine {
@@ -74,7 +74,7 @@ export class Engines {
 
   /**
    * The engine for a plan's files, or the constructor of a copier of the user's own. DEVICE_UNAVAILABLE,
-   * COPIER_UNAVAILABLE, NOT_3FS; UNSUPPORTED_DTYPE where a copier of the user's own would have to convert.
+   * COPIER_UNAVAILABLE, NOT_3FS; UNSUPPORTED_DTYPE and INVALID_ARGUMENT for what this copier cannot do.
    */
   async prepare(plan: Plan): Promise<PreparedEngine | CopierConstructor> {
     this.#checkOpen();
@@ -87,6 +87,7 @@ export class Engines {
     }
     const asked = this.#options.copier ?? 'auto';
     this.#made ??= makeCopier(this.#copier, this.#device, { ...this.#options, copier: asked });
+    checkDemands(this.#options, this.#copier, typeof this.#made === 'function');
     if (typeof this.#made === 'function') {
       if (!plan.converts) return this.#made;
       throw new FastSafetensorsError(

@@ -14,7 +14,7 @@ import {
 import { CONVERSION_TARGETS, DTYPE_BITS, type DTypeName } from '../base/dtype.js';
 import { FastSafetensorsError, InvalidArgumentError } from '../base/errors.js';
 import type { Logger } from '../base/logger.js';
-import { type CopierType, registeredCopiers } from '../copiers/registry.js';
+import { type CopierType, isBuiltin, registeredCopiers } from '../copiers/registry.js';
 import { Device, type DeviceString } from '../device/device.js';
 import type { DeviceTensor } from '../device/device-tensor.js';
 import type { Framework } from '../device/framework.js';
@@ -168,6 +168,29 @@ export const PARALLEL_CHECKS: Record<keyof ParallelOptions, Check> = {
   order: oneOf('file', 'ready'),
   borrow: boolean,
 };
+
+/**
+ * Refuses what was demanded and the copier that reads cannot do. Of the options that say how to read, a copier of the user's
+ * own gets all and decides by itself, and a built-in one ignores those that have no meaning for it, such as maxThreads for
+ * '3fs'; but nobody may think that these were carried out. INVALID_ARGUMENT. `own`: an object of the user's reads.
+ */
+export function checkDemands(options: LoaderOptions, copier: string, own: boolean): void {
+  if (own && options.staging === 'always') {
+    throw new InvalidArgumentError(
+      `staging: 'always' is for staging slots, and copier "${copier}" reads by an object of your own, which has none; ` +
+        `leave it out, or load with a built-in copier, such as 'nogds'`,
+    );
+  }
+  if (options.reader !== undefined && copier !== '3fs' && isBuiltin(copier)) {
+    throw new InvalidArgumentError(
+      `reader: only copier '3fs' reads through it, and '${copier}' would read these files; load with copier: '3fs', ` +
+        'or leave reader out',
+    );
+  }
+  if (options.nogds === true && copier === 'gds' && isBuiltin(copier)) {
+    throw new InvalidArgumentError("nogds: it forbids what copier: 'gds' asks for; leave one of them out");
+  }
+}
 
 /** Options of a load as a whole that only loaders with `files` have. */
 const PARALLEL_ONLY = Object.fromEntries(

@@ -3,7 +3,9 @@ import { counted } from '../base/counted.js';
 import { FastSafetensorsError } from '../base/errors.js';
 import { consoleLogger, type Logger, safeLogger } from '../base/logger.js';
 import { milliseconds, within } from '../base/timers.js';
+import type { CopierConstructor } from '../copiers/copier.js';
 import { CopierLoad } from '../copiers/copier-load.js';
+import { Pace } from '../copiers/pace.js';
 import { Device } from '../device/device.js';
 import type { DeviceTensor } from '../device/device-tensor.js';
 import { disposeWhenMade } from '../device/framework.js';
@@ -30,6 +32,7 @@ export class Session {
   readonly #reporter: LoadReporter;
   readonly #loads = new Set<Load>();
   readonly #closing = new AbortController();
+  #pace: Pace | undefined; // for a copier of the user's own
   #closed: Promise<void> | undefined;
 
   /** `name`: what messages call the thing that is closed. */
@@ -64,21 +67,28 @@ export class Session {
     this.check(signal);
     const prepared = await this.race(this.engines.prepare(plan), signal);
     this.check(signal);
-    const load =
-      typeof prepared === 'function'
-        ? new CopierLoad(prepared, plan, this.device, { ...options, stallTimeoutMs: this.#stallTimeoutMs })
-        : await this.#start(prepared.engine, plan, options, signal);
+    let load: Load;
+    if (typeof prepared === 'function') {
+      load = this.#startCopier(prepared, plan, options);
+      this.#reporter.begin(this.engines.copier, plan.inputs.length);
+    } else {
+      load = await this.#start(prepared.engine, plan, options, signal);
+      this.#reporter.begin(prepared.copier, plan.inputs.length);
+      this.#reporter.addFallbacks(prepared.fallbacks);
+    }
     this.#loads.add(load);
-    const { copier, fallbacks } =
-      typeof prepared === 'function' ? { copier: this.engines.copier, fallbacks: [] } : prepared;
-    this.#reporter.begin(copier, plan.inputs.length);
-    this.#reporter.addFallbacks(fallbacks);
     this.#log(
       () =>
         `${counted(plan.count, 'tensor')}, ${plan.bytes} bytes from ${counted(plan.inputs.length, 'file')} ` +
         `to ${this.device} through ${this.engines.copier}`,
     );
     return load;
+  }
+
+  #startCopier(make: CopierConstructor, plan: Plan, options: TransferOptions): Load {
+    this.#pace ??= new Pace(this.options.maxBytesPerSecond ?? Number.POSITIVE_INFINITY);
+    const limits = { stallTimeoutMs: this.#stallTimeoutMs, pace: this.#pace };
+    return new CopierLoad(make, plan, this.device, { ...options, ...limits });
   }
 
   /** A load that starts when its caller waits no longer is ended at once; close() waits for it with its engine. */

@@ -2,7 +2,7 @@ import { readFile } from 'node:fs/promises';
 import { type Check, checkOptions, fail, notNegative } from '../base/checks.js';
 import { FastSafetensorsError } from '../base/errors.js';
 import type { CopierFactory, CopyRange, CopyRequest } from '../copiers/copier.js';
-import type { SafeTensorsMetadata } from '../safetensors/metadata.js';
+import type { SafeTensorsMetadata, TensorFrame } from '../safetensors/metadata.js';
 
 export interface MockCopierOptions {
   /** Bytes of tensors by name, in place of those in the file; each as long as the header says. Others come from the file. */
@@ -38,7 +38,8 @@ export function mockCopier(options: MockCopierOptions = {}): CopierFactory {
     let file: Uint8Array | undefined;
     for (const range of ranges) {
       signal.throwIfAborted();
-      const name = tensorAt(metadata, range.fileOffset);
+      const frame = tensorAt(metadata, range.fileOffset);
+      const { name } = frame;
       ++copied;
       if (failAt !== undefined && (failAt === name || (typeof failAt === 'number' && copied >= failAt))) {
         throw new FastSafetensorsError('IO_ERROR', `${path}: the mock copier was told to fail at tensor "${name}"`, {
@@ -48,7 +49,10 @@ export function mockCopier(options: MockCopierOptions = {}): CopierFactory {
       }
       const given = tensors.get(name);
       if (!given) file ??= await readFile(path);
-      await destination.write(range.destOffset, given ? bytesOf(name, given, range) : slice(path, file!, range));
+      await destination.write(
+        range.destOffset,
+        given ? bytesOf(metadata, frame, given, range) : slice(path, file!, range),
+      );
     }
   };
 
@@ -63,26 +67,32 @@ export function mockCopier(options: MockCopierOptions = {}): CopierFactory {
   });
 }
 
-function tensorAt(metadata: SafeTensorsMetadata, fileOffset: number): string {
+function tensorAt(metadata: SafeTensorsMetadata, fileOffset: number): TensorFrame {
   const offset = fileOffset - metadata.dataStart;
   for (const frame of metadata) {
     const [begin, end] = frame.dataOffsets;
-    if (offset >= begin && offset < end) return frame.name;
+    if (offset >= begin && offset < end) return frame;
   }
   throw new FastSafetensorsError('INVALID_OFFSET', `${metadata.path}: no tensor has a byte at offset ${fileOffset}`, {
     path: metadata.path,
   });
 }
 
-function bytesOf(name: string, given: ArrayBufferView, { length }: CopyRange): Uint8Array {
-  if (given.byteLength !== length) {
+/** The part of a tensor's given bytes that a range asks for. */
+function bytesOf(
+  { dataStart }: SafeTensorsMetadata,
+  { name, byteLength, dataOffsets }: TensorFrame,
+  given: ArrayBufferView,
+  { fileOffset, length }: CopyRange,
+): Uint8Array {
+  if (given.byteLength !== byteLength) {
     throw new FastSafetensorsError(
       'INVALID_ARGUMENT',
-      `mockCopier: tensor "${name}" has ${length} bytes, ${given.byteLength} were given`,
+      `mockCopier: tensor "${name}" has ${byteLength} bytes, ${given.byteLength} were given`,
       { tensor: name },
     );
   }
-  return new Uint8Array(given.buffer, given.byteOffset, given.byteLength);
+  return new Uint8Array(given.buffer, given.byteOffset + fileOffset - dataStart - dataOffsets[0], length);
 }
 
 function slice(path: string, file: Uint8Array, { fileOffset, length }: CopyRange): Uint8Array {
