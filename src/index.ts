@@ -1,5 +1,6 @@
 export type { DTypeName } from './base/dtype.js';
 export { type ErrorCode, FastSafetensorsError, InvalidArgumentError } from './base/errors.js';
+export type { Logger } from './base/logger.js';
 export type { ChunkReader } from './copiers/chunk-reader.js';
 export type {
   Copier,
@@ -27,7 +28,7 @@ export { fastsafeOpen, type OpenFiles } from './loaders/fastsafe-open.js';
 export { type CopyOptions, SafeTensorsFileLoader } from './loaders/file-loader.js';
 export { FilesBufferOnDevice } from './loaders/files-buffer.js';
 export type { LoadReport } from './loaders/load-report.js';
-export type { LoaderOptions, Logger, ParallelOptions } from './loaders/options.js';
+export type { LoaderOptions, ParallelOptions } from './loaders/options.js';
 export { ParallelLoader } from './loaders/parallel-loader.js';
 export { type ProcessGroup, SingleGroup } from './loaders/process-group.js';
 export { ParallelThreeFSLoader, ThreeFSLoader } from './loaders/three-fs-loader.js';

@@ -23,70 +23,112 @@ import type { Files } from '../safetensors/shards.js';
 import type { Progress } from '../transfer/progress.js';
 import type { ProcessGroup } from './process-group.js';
 
-export type { Logger };
-
+/**
+ * Options of every loader. INVALID_ARGUMENT for a wrong value and for an unknown name; undefined means not given.
+ *
+ * A copier of your own gets all of them for its factory and carries out by itself what says how to read; see
+ * registerCopier.
+ */
 export interface LoaderOptions<T = DeviceTensor> {
-  /** Where tensors go; 'cpu' by default. */
+  /** Where tensors go: 'cpu' (default), 'cuda' or 'cuda:N'. */
   device?: DeviceString;
-  /** 'auto' (default): what suits the device and the files best. */
+  /**
+   * What reads the files. 'auto' (default): '3fs' where all files are on one 3FS mount; else, for a GPU, 'gds' where
+   * there is a direct path, 'unified' where it shares the host's memory; else 'nogds'. UNKNOWN_COPIER for a name that
+   * is not registered.
+   */
   copier?: CopierType;
+  /** The processes that share the model: a group of one (default); larger ones are not supported yet. */
   pg?: ProcessGroup;
+  /** Makes the framework's own tensors, such as onnxruntime(ort) or tfjs(tf). Default: tensors are DeviceTensors. */
   framework?: Framework<T>;
-  /** Never use GPUDirect Storage. */
+  /** true: 'auto' never chooses 'gds'. INVALID_ARGUMENT with copier: 'gds'. Default: false. */
   nogds?: boolean;
+  /** '3fs': shared memory on the NUMA node of the GPU. Default: true. */
   setNuma?: boolean;
+  /** Debug lines go to the logger. Default: whether the environment has FASTSAFETENSORS_DEBUG. */
   debugLog?: boolean;
+  /** Where messages go. Default: console. */
   logger?: Logger;
-  /** 3fs: where 3FS is mounted; that of the files when empty. */
+  /** '3fs': where 3FS is mounted. Default, also for '': the mount of the files. NOT_3FS for files outside it. */
   mountPoint?: string;
-  /** 3fs: of the I/O ring. A quarter of it is in flight. */
+  /** '3fs': entries of the I/O ring, of which a quarter is in flight. Default: four for each read in flight. */
   entries?: number;
-  /** 3fs: reads that 3FS may take as one job, all that are queued with 0; -1 (default) completes each on its own. */
+  /**
+   * '3fs': the most reads that 3FS takes as one job; 0: all that are queued; -1 (default): each completes on its own.
+   */
   ioDepth?: number;
-  /** Bytes of the 3FS reader's shared buffer. */
+  /** '3fs': bytes of the memory shared with 3FS, which is cut into staging slots. Default: 48 MiB. */
   bufferSize?: number;
-  /** 3fs: reads in place of the built-in reader; see ChunkReader. */
+  /**
+   * '3fs': an object that reads in place of USRBIO, without any 3FS; see ChunkReader. INVALID_ARGUMENT where another
+   * built-in copier reads, also if 'auto' chose it.
+   */
   reader?: unknown;
-  /** 3fs: 'nogds' reads files that are not on 3FS as ordinary ones, and the report says so. */
+  /** '3fs': 'nogds' reads files that are not on 3FS by that copier, and the report says so. Default, false: NOT_3FS. */
   fallback?: 'nogds' | false;
-  /** Bytes of one read that passes through a staging slot. */
+  /** Bytes of one read that passes through a staging slot (bounce buffer). Default: 1 MiB for '3fs', else 4 MiB. */
   bounceBufferSize?: number;
-  /** Threads that read. */
+  /**
+   * Threads that read. Default: 4 to 16, as the CPUs allow; 8 for 'gds'. Nothing to '3fs', which reads without threads.
+   */
   maxThreads?: number;
-  /** Read past the page cache: 'auto' (default) decides, true insists where the file system takes it. */
+  /**
+   * Reads past the page cache (O_DIRECT). true: wherever the file system takes it, and the report says where it did
+   * not; 'auto' (default) and false: never. Nothing to '3fs' and 'gds', which have no page cache.
+   */
   odirect?: 'auto' | boolean;
-  /** 'always' sends every byte through staging slots, also where it could go straight into place. */
+  /**
+   * 'always': every byte passes through staging slots, even if it could be read straight into place ('auto', default).
+   * INVALID_ARGUMENT for a copier or reader of your own, which has none.
+   */
   staging?: 'auto' | 'always';
-  /** Ask the kernel to forget each file's pages after it was read. */
+  /**
+   * true: the kernel drops each file from the page cache after its last read. Default: false. For 'nogds' and
+   * 'unified'.
+   */
   dropCache?: boolean;
   /**
-   * Convert floating tensors on the way: F32, F16 and BF16 into each other, F64 into F32, F8_E4M3 and F8_E5M2 into F16, BF16 and F32, rounding to nearest even.
-   * Integers, booleans and complex numbers stay as they are. UNSUPPORTED_DTYPE for a floating tensor that cannot become this.
+   * Converts floating tensors while they are loaded: F32, F16 and BF16 into each other, F64 into F32, F8_E4M3 and
+   * F8_E5M2 into F16, BF16 and F32, rounding to nearest even. Integers, booleans and complex numbers stay as they are.
+   * UNSUPPORTED_DTYPE for a floating tensor that cannot become this, and for a copier or reader of your own. Default:
+   * none.
    */
   dtype?: DTypeName;
+  /** Which tensors are loaded; called once for each, in the order of files and offsets. Default: all. */
   filter?: (name: string, frame: TensorFrame) => boolean;
+  /** Accepts bytes after a file's last tensor. Default: false, METADATA_INCOMPLETE_BUFFER. */
   allowTrailingBytes?: boolean;
+  /** Ends what is in progress when aborted: it rejects at once with the signal's reason. */
   signal?: AbortSignal;
-  /** Of the whole load, milliseconds. */
+  /** Milliseconds that one load may take after headers were read, else TIMEOUT. Default: no limit. */
   timeoutMs?: number;
-  /** An open, read or copy that takes longer is STALLED; milliseconds, 90,000. */
+  /**
+   * Milliseconds that one open, read or copy may take, else STALLED; close() waits as long for what is in flight.
+   * Default: 90,000.
+   */
   stallTimeoutMs?: number;
+  /** The most bytes a second that all loads of this loader read together. Default: no limit. */
   maxBytesPerSecond?: number;
+  /** Called about ten times a second during a load, for files and for all. What it throws ends the load. */
   onProgress?: (progress: Progress) => void;
-  /** Draws a bar on stderr. */
+  /** true: draws a bar on stderr where that is a terminal. Default: false. */
   progress?: boolean;
 }
 
+/** Options of loaders that stream a model: those of every loader, and how far ahead they load. */
 export interface ParallelOptions<T = DeviceTensor> extends LoaderOptions<T> {
+  /** A file, several, a folder, or an index of shards. */
   files: Files;
-  /** Batches that may be loaded ahead: -1 none (one batch in memory), 0 (default) one, n n + 1. */
+  /** Batches that are loaded ahead of the one being yielded: n + 1. Default: 0; -1: none. */
   queueSize?: number;
-  /** Bytes of a batch, cut at tensor boundaries; 1 GiB. */
+  /** Bytes of a batch in memory, cut at tensor boundaries; a larger tensor is a batch of its own. Default: 1 GiB. */
   maxBatchBytes?: number;
+  /** Not supported yet: INVALID_ARGUMENT. maxBatchBytes and queueSize bound what is loaded ahead. */
   deviceMemoryBudget?: number | `${number}%`;
-  /** 'file' (default): the order of files and offsets; 'ready': as tensors arrive. */
+  /** 'file' (default): tensors come in the order of files and offsets; 'ready': as they arrive. */
   order?: 'file' | 'ready';
-  /** A tensor is only valid until the next one is asked for: its memory is given back then. */
+  /** true: a tensor is valid only until the next one is asked for, when its memory is released. Default: false. */
   borrow?: boolean;
 }
 
@@ -108,7 +150,8 @@ const LOADER_CHECKS: Record<keyof LoaderOptions, Check> = {
     integer(0, pg.size - 1)(pg.rank, 'pg.rank');
     if (pg.size > 1) {
       throw new InvalidArgumentError(
-        `pg: ${pg.size} ranks are not supported by this version yet, expected a group of one; give each process its own files`,
+        `pg: ${pg.size} ranks are not supported by this version yet, expected a group of one; ` +
+          'give each process its own files',
       );
     }
   },
@@ -151,6 +194,7 @@ const LOADER_CHECKS: Record<keyof LoaderOptions, Check> = {
   progress: boolean,
 };
 
+/** Every option and its check. */
 export const PARALLEL_CHECKS: Record<keyof ParallelOptions, Check> = {
   ...LOADER_CHECKS,
   files: () => {}, // checked by resolveFiles
@@ -162,7 +206,8 @@ export const PARALLEL_CHECKS: Record<keyof ParallelOptions, Check> = {
       typeof value === 'string' ? percent > 0 && percent <= 100 : Number.isSafeInteger(value) && (value as number) > 0;
     if (!valid) fail(name, "a number of bytes or a percentage like '80%'", value);
     throw new InvalidArgumentError(
-      `${name}: budgets are not supported by this version yet; use maxBatchBytes and queueSize to bound what is loaded ahead`,
+      `${name}: budgets are not supported by this version yet; ` +
+        'use maxBatchBytes and queueSize to bound what is loaded ahead',
     );
   },
   order: oneOf('file', 'ready'),
@@ -170,15 +215,15 @@ export const PARALLEL_CHECKS: Record<keyof ParallelOptions, Check> = {
 };
 
 /**
- * Refuses what was demanded and the copier that reads cannot do. Of the options that say how to read, a copier of the user's
- * own gets all and decides by itself, and a built-in one ignores those that have no meaning for it, such as maxThreads for
- * '3fs'; but nobody may think that these were carried out. INVALID_ARGUMENT. `own`: an object of the user's reads.
+ * Refuses what options demand of a copier that cannot do it, once it is known which copier reads. Other options that
+ * say how to read are preferences: nothing to built-in copiers that have no such thing, as their comments say, and
+ * given to the factories of others. `own`: an object of the user's reads. INVALID_ARGUMENT.
  */
 export function checkDemands(options: LoaderOptions, copier: string, own: boolean): void {
   if (own && options.staging === 'always') {
     throw new InvalidArgumentError(
-      `staging: 'always' is for staging slots, and copier "${copier}" reads by an object of your own, which has none; ` +
-        `leave it out, or load with a built-in copier, such as 'nogds'`,
+      `staging: 'always' needs staging slots, and copier "${copier}" reads by an object of your own, without any; ` +
+        "leave it out, or load with a built-in copier, such as 'nogds'",
     );
   }
   if (options.reader !== undefined && copier !== '3fs' && isBuiltin(copier)) {
@@ -192,7 +237,7 @@ export function checkDemands(options: LoaderOptions, copier: string, own: boolea
   }
 }
 
-/** Options of a load as a whole that only loaders with `files` have. */
+/** For messages: who has the options that only loaders with `files` have. */
 const PARALLEL_ONLY = Object.fromEntries(
   Object.keys(PARALLEL_CHECKS)
     .filter((name) => !Object.hasOwn(LOADER_CHECKS, name))
@@ -204,11 +249,15 @@ const PARALLEL_ONLY = Object.fromEntries(
     ]),
 );
 
-/** This and the next return the copy that was checked. */
+/**
+ * Checks options of every loader; returns the copy that was checked. INVALID_ARGUMENT, UNKNOWN_COPIER,
+ * UNSUPPORTED_DTYPE.
+ */
 export function checkLoaderOptions<T>(options: LoaderOptions<T>): LoaderOptions<T> {
   return checkOptions(options, LOADER_CHECKS as Checks, PARALLEL_ONLY);
 }
 
+/** checkLoaderOptions() for loaders with `files`. */
 export function checkParallelOptions<T>(options: ParallelOptions<T>): ParallelOptions<T> {
   if (typeof options !== 'object' || options === null) fail('options', 'an object with files', options);
   const checked = checkOptions(options, PARALLEL_CHECKS as Checks);
@@ -217,18 +266,19 @@ export function checkParallelOptions<T>(options: ParallelOptions<T>): ParallelOp
   return checked;
 }
 
-/** Of createCopierConstructor for a copier of this package: it takes what a loader would hand on, its own options whole. */
+/** checkLoaderOptions() for a built-in copier without a loader: it takes any option that a loader would hand it. */
 export function checkCopierOptions<T extends object>(options: T): T {
   return checkOptions(options, PARALLEL_CHECKS as Checks);
 }
 
+/** Options of one load. */
 export const COPY_CHECKS: Checks = {
   dtype: LOADER_CHECKS.dtype,
   signal: LOADER_CHECKS.signal,
   onProgress: LOADER_CHECKS.onProgress,
 };
 
-/** Of copyFilesToDevice. */
+/** checkLoaderOptions() for copyFilesToDevice(). */
 export function checkCopyOptions<T extends object>(options: T): T {
   return checkOptions(options, COPY_CHECKS, ownedBy("the loader's constructor", LOADER_CHECKS));
 }
