@@ -21,8 +21,8 @@ export function onAbort(signal: AbortSignal, call: () => void): () => void {
 }
 
 /**
- * The outcome of a promise, or at once the reason of the first signal that is aborted. `abandoned` is called then: nobody
- * will take the outcome, and what still comes of the promise is the caller's to end.
+ * The outcome of a promise, or at once the reason of the first signal that is aborted. `abandoned` is called then:
+ * nobody will take the outcome, and what still comes of the promise is the caller's to end.
  */
 export function unlessAborted<T>(
   promise: Promise<T>,

@@ -4,21 +4,28 @@ import { type Device, openDevice } from '../device/device.js';
 import { native, settled } from '../native/addon.js';
 import type { NativeDevice } from '../native/core.js';
 
+/** Whether a copier can be used on a device, and on what library that rests. */
 export interface Availability {
   available: boolean;
-  /** Why not; of an available copier, what may yet hinder it. */
+  /** Why it is not available; for an available copier, what may still fail. */
   reason?: string;
-  /** What to do about it, when it is not available. */
+  /** What to do when it is not available. */
   remedy?: string;
+  /** Path of the library that the copier loads. */
   library?: string;
+  /** Version of that library. */
   version?: string;
 }
 
 const NVIDIA_FS = '/proc/driver/nvidia-fs';
 const USE_NOGDS = "use copier: 'nogds'";
-const BY_NAME = "naming it (copier: 'gds') loads all the same, through the CPU in compatibility mode";
+const BY_NAME = "naming it (copier: 'gds') still loads, through the CPU in compatibility mode";
 
-/** What the driver says of the device, or why it cannot be had. */
+function unavailable(reason: string, remedy: string): Availability {
+  return { available: false, reason, remedy };
+}
+
+/** What the driver says of the device, or why it is unavailable. */
 async function probe(device: Device): Promise<Availability & { library: string; integrated: boolean }> {
   try {
     const { library, driverVersion, integrated } = native().deviceInfo(await openDevice(device));
@@ -42,29 +49,29 @@ export async function nogdsAvailability(device: Device): Promise<Availability> {
 }
 
 /**
- * GPUDirect Storage: the library loads, and there is a direct path from storage to the GPU. Without one cuFile silently reads through the host (its compatibility
- * mode), which 'nogds' does better. Known without opening cuFile's driver, which can take ten seconds: the path is the kernel driver nvidia-fs, or PCI
- * peer-to-peer where cufile.json turns it on.
+ * GPUDirect Storage: the library loads, and there is a direct path from storage to the GPU. Without one cuFile silently
+ * reads through the host (its compatibility mode), which 'nogds' does better. Known without opening cuFile's driver,
+ * which can take ten seconds: the path is the kernel driver nvidia-fs, or PCI peer-to-peer where cufile.json turns it
+ * on.
  */
 export async function gdsAvailability(device: Device): Promise<Availability> {
   if (device.type === 'cpu') {
-    return {
-      available: false,
-      reason: 'GPUDirect Storage reads into the memory of a GPU, the device is cpu',
-      remedy: `use device: 'cuda', or ${USE_NOGDS}`,
-    };
+    return unavailable(
+      'GPUDirect Storage reads into the memory of a GPU, the device is cpu',
+      `use device: 'cuda', or ${USE_NOGDS}`,
+    );
   }
   const { available, reason, remedy, library: driver } = await probe(device);
   if (!available) return { available, reason, remedy };
   if (driver === '') {
-    return { available: false, reason: `the device ${device} has no CUDA driver`, remedy: USE_NOGDS };
+    return unavailable(`the device ${device} has no CUDA driver`, USE_NOGDS);
   }
   let library: { library: string; version?: string };
   try {
     const { library: path, version } = await settled(native().probeCufile());
     library = version === '' ? { library: path } : { library: path, version };
   } catch (error) {
-    return { available: false, reason: (error as Error).message, remedy: USE_NOGDS };
+    return unavailable((error as Error).message, USE_NOGDS);
   }
   const settings = await cufileSettings();
   if (settings.forceCompat) {
@@ -85,8 +92,12 @@ export async function gdsAvailability(device: Device): Promise<Availability> {
       : 'cuFile would not open';
     return {
       available: false,
-      reason: `the kernel driver nvidia-fs is not loaded (there is no ${NVIDIA_FS}) and ${settings.path} does not turn on PCI peer-to-peer, so that ${then}`,
-      remedy: `load nvidia-fs (modprobe nvidia-fs), or set use_pci_p2pdma in ${settings.path} where the kernel has it, or ${USE_NOGDS}${settings.allowCompat ? `; ${BY_NAME}` : ''}`,
+      reason:
+        `the kernel driver nvidia-fs is not loaded (there is no ${NVIDIA_FS}) ` +
+        `and ${settings.path} does not turn on PCI peer-to-peer, so that ${then}`,
+      remedy:
+        `load nvidia-fs (modprobe nvidia-fs), or set use_pci_p2pdma in ${settings.path} where the kernel has it, ` +
+        `or ${USE_NOGDS}${settings.allowCompat ? `; ${BY_NAME}` : ''}`,
       ...library,
     };
   }
@@ -100,7 +111,9 @@ interface CufileSettings {
   readonly forceCompat: boolean;
 }
 
-/** What cufile.json says (JSON with // comments), with cuFile's own defaults where it says nothing or cannot be read. */
+/**
+ * What cufile.json says (JSON with // comments), with cuFile's own defaults where it says nothing or cannot be read.
+ */
 async function cufileSettings(): Promise<CufileSettings> {
   const path = process.env.CUFILE_ENV_PATH_JSON || '/etc/cufile.json';
   const text = await readFile(path, 'utf8').catch(() => '');
@@ -118,16 +131,15 @@ async function cufileSettings(): Promise<CufileSettings> {
 }
 
 /**
- * Memory that host and GPU share: where the GPU has none of its own. FASTSAFETENSORS_UNIFIED_MEM=1 takes it on any GPU (managed memory then moves when it is
- * touched), 0 on none.
+ * Memory that host and GPU share: where the GPU has none of its own. FASTSAFETENSORS_UNIFIED_MEM=1 takes it on any GPU
+ * (managed memory then moves when it is touched), 0 on none.
  */
 export async function unifiedAvailability(device: Device): Promise<Availability> {
   if (device.type === 'cpu') {
-    return {
-      available: false,
-      reason: 'unified memory is what a GPU shares with the host, the device is cpu',
-      remedy: `use device: 'cuda', or ${USE_NOGDS}`,
-    };
+    return unavailable(
+      'unified memory is what a GPU shares with the host, the device is cpu',
+      `use device: 'cuda', or ${USE_NOGDS}`,
+    );
   }
   const { integrated, library, version, ...found } = await probe(device);
   if (!found.available) return found;

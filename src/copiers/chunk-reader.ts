@@ -1,11 +1,12 @@
 import { FastSafetensorsError } from '../base/errors.js';
 import type { Copier, CopierConstructor, CopyRequest, Destination } from './copier.js';
 
-/** A reader of the caller's own, for the option `reader` of the 3FS loaders. */
+/** What the option `reader` of the 3FS loaders takes: an object of the user's that reads in place of USRBIO. */
 export interface ChunkReader {
   /**
-   * Reads `length` bytes of the file from `fileOffset` on to the start of `destination` (its `pointer`, or through its `write`), and gives the number of bytes
-   * read. Fewer than `length` is an error. Called for several ranges at a time.
+   * Reads `length` bytes of the file, from `fileOffset` on, to the start of `destination`: to its `pointer`, or through
+   * its `write`. Returns the number of bytes that were read; fewer than `length` is SHORT_READ. Called for several
+   * ranges at a time.
    */
   readChunked(
     path: string,
@@ -15,7 +16,7 @@ export interface ChunkReader {
   ): number | bigint | Promise<number | bigint>;
 }
 
-/** A part of another destination. */
+/** A range of another destination. */
 class DestinationRange implements Destination {
   readonly byteLength: number;
   readonly #whole: Destination;
@@ -39,7 +40,8 @@ class DestinationRange implements Destination {
     if (!Number.isSafeInteger(destOffset) || destOffset < 0 || destOffset + bytes.byteLength > this.byteLength) {
       throw new FastSafetensorsError(
         'INVALID_ARGUMENT',
-        `write: ${bytes.byteLength} bytes at offset ${destOffset} reach outside the destination of ${this.byteLength} bytes`,
+        `write: ${bytes.byteLength} bytes at offset ${destOffset} reach outside the destination ` +
+          `of ${this.byteLength} bytes`,
       );
     }
     return this.#whole.write(this.#offset + destOffset, bytes);
@@ -55,7 +57,7 @@ class ChunkCopier implements Copier<Promise<void>> {
 
   submitIo(request: CopyRequest): Promise<void> {
     const pending = this.#copy(request);
-    pending.catch(() => {}); // waitIo tells
+    pending.catch(() => {}); // waitIo reports it
     return pending;
   }
 
@@ -81,7 +83,7 @@ class ChunkCopier implements Copier<Promise<void>> {
   }
 }
 
-/** Ranges that follow each other in the file and in memory become one. */
+/** Joins ranges that follow each other both in the file and in memory. */
 function merged(ranges: CopyRequest['ranges']): CopyRequest['ranges'] {
   const result: { fileOffset: number; length: number; destOffset: number }[] = [];
   for (const range of ranges) {

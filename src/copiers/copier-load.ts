@@ -20,10 +20,13 @@ export interface CopierLoadOptions extends TransferOptions {
   readonly pace: Pace;
 }
 
-/** Requests that are in flight at a time, over all copiers of a load. */
+/** The most requests in flight at a time, over all copiers of a load. */
 const MAX_REQUESTS = 64;
 
-/** A load by a copier of the user's own: the loader plans and allocates, the copier moves ranges. One request for each file and allocation. */
+/**
+ * A load that a copier of the user's own carries out: the loader plans, allocates and checks, the copier copies ranges.
+ * One request for each file and allocation, or several where a pace cuts them.
+ */
 export class CopierLoad extends Load {
   readonly #make: CopierConstructor;
   readonly #collectReady: boolean;
@@ -38,13 +41,13 @@ export class CopierLoad extends Load {
   readonly #pace: Pace;
   #window: number;
   #ready: number[] = [];
-  #readyPrefix = 0;
-  #readyCount = 0;
-  #bytesLoaded = 0;
+  readyPrefix = 0;
+  readyCount = 0;
+  bytesLoaded = 0;
   #inFlight = 0;
-  #maxInFlight = 0;
-  #drained = false;
-  #error: Error | null = null;
+  maxInFlight = 0;
+  drained = false;
+  error: Error | null = null;
   #waiting: (() => void)[] = [];
   #news = false;
 
@@ -57,7 +60,7 @@ export class CopierLoad extends Load {
     this.#itemsLeft = new Uint32Array(plan.allocationSizes.length);
     this.#taken = new Uint8Array(plan.allocationSizes.length);
     for (let item = 0; item < plan.count; ++item) ++this.#itemsLeft[plan.allocations[item]!]!;
-    setMaxListeners(0, this.#abort.signal); // one a request
+    setMaxListeners(0, this.#abort.signal); // copiers may add one for each request
     this.#stallTimeoutMs = options.stallTimeoutMs;
     this.#pace = options.pace;
     this.#watch = new StallWatch(this.#stallTimeoutMs, () =>
@@ -71,7 +74,8 @@ export class CopierLoad extends Load {
       this.#fail(
         new FastSafetensorsError(
           'TIMEOUT',
-          `the load was not complete after ${options.timeoutMs} ms: ${this.#bytesLoaded} of ${plan.bytes} bytes had arrived; raise timeoutMs`,
+          `the load was not complete after ${options.timeoutMs} ms: ` +
+            `${this.bytesLoaded} of ${plan.bytes} bytes had arrived; raise timeoutMs`,
         ),
       ),
     );
@@ -79,25 +83,6 @@ export class CopierLoad extends Load {
       .catch((error) => this.#fail(error))
       .then(() => this.#finish())
       .finally(stopTimer);
-  }
-
-  get readyPrefix(): number {
-    return this.#readyPrefix;
-  }
-  get readyCount(): number {
-    return this.#readyCount;
-  }
-  get bytesLoaded(): number {
-    return this.#bytesLoaded;
-  }
-  get maxInFlight(): number {
-    return this.#maxInFlight;
-  }
-  get drained(): boolean {
-    return this.#drained;
-  }
-  get error(): Error | null {
-    return this.#error;
   }
 
   async wait(): Promise<void> {
@@ -122,7 +107,7 @@ export class CopierLoad extends Load {
 
   protected takeMemory(allocation: number): Memory | null {
     const memory = this.#memory[allocation];
-    if (this.#error || !memory) return null;
+    if (this.error || !memory) return null;
     memory.retain();
     this.#taken[allocation] = 1;
     if (this.#itemsLeft[allocation] === 0) this.#release(allocation);
@@ -134,10 +119,10 @@ export class CopierLoad extends Load {
     const pending = new Set<Promise<void>>();
     await this.#checkAvailable();
     try {
-      for (let item = 0; item < plan.count && !this.#error; ) {
-        while (plan.batchOf(item) >= this.#window && !this.#error) await this.#changed();
-        while (pending.size >= MAX_REQUESTS && !this.#error) await Promise.race(pending);
-        if (this.#error) break;
+      for (let item = 0; item < plan.count && !this.error; ) {
+        while (plan.batchOf(item) >= this.#window && !this.error) await this.#changed();
+        while (pending.size >= MAX_REQUESTS && !this.error) await Promise.race(pending);
+        if (this.error) break;
         const first = item;
         const file = plan.files[item]!;
         const allocation = plan.allocations[item]!;
@@ -153,7 +138,7 @@ export class CopierLoad extends Load {
     }
   }
 
-  /** What the window allows at once is refused before anything is allocated. */
+  /** Fails early where what the window allows at once cannot be allocated. */
   async #checkAvailable(): Promise<void> {
     const { allocationSizes, allocationBatches } = this.plan;
     let bytes = 0;
@@ -174,10 +159,10 @@ export class CopierLoad extends Load {
     return memory;
   }
 
-  /** Items [first, end), all of one file and one allocation. */
+  /** Loads items [first, end), which are of one file and lie in one allocation. */
   async #request(first: number, end: number, memory: Memory | null): Promise<void> {
     const { plan } = this;
-    const { metadata } = plan.inputs[plan.files[first]!]!;
+    const metadata = plan.metadataOf(first);
     const ranges: CopyRange[] = [];
     for (let item = first; item < end; ++item) {
       if (plan.lengths[item] === 0) continue;
@@ -194,35 +179,35 @@ export class CopierLoad extends Load {
           const bytes = piece.reduce((sum, { length }) => sum + length, 0);
           await this.#pace.wait(bytes, this.#abort.signal);
           await this.#copyChecked(plan.files[first]!, metadata, piece, memory);
-          if (this.#error) return;
-          this.#bytesLoaded += bytes;
+          if (this.error) return;
+          this.bytesLoaded += bytes;
           this.#tell();
         }
       } finally {
         memory.release();
       }
     }
-    if (this.#error) return;
+    if (this.error) return;
     for (let item = first; item < end; ++item) {
       this.#done[item] = 1;
       if (this.#collectReady) this.#ready.push(item);
     }
-    this.#readyCount += end - first;
+    this.readyCount += end - first;
     const allocation = plan.allocations[first]!;
     this.#itemsLeft[allocation]! -= end - first;
     if (this.#itemsLeft[allocation] === 0 && this.#taken[allocation]) this.#release(allocation);
-    while (this.#readyPrefix < plan.count && this.#done[this.#readyPrefix]) ++this.#readyPrefix;
+    while (this.readyPrefix < plan.count && this.#done[this.readyPrefix]) ++this.readyPrefix;
     this.#tell();
   }
 
-  /** One request: #copy() of a file that is the same before and after it. */
+  /** One request, #copy(), with FILE_CHANGED unless the file is the same before and after it. */
   async #copyChecked(file: number, metadata: SafeTensorsMetadata, ranges: CopyRange[], memory: Memory): Promise<void> {
-    if (this.#error) return;
-    this.#maxInFlight = Math.max(this.#maxInFlight, ++this.#inFlight);
+    if (this.error) return;
+    this.maxInFlight = Math.max(this.maxInFlight, ++this.#inFlight);
     this.#watch.enter();
     try {
       await checkUnchanged(metadata.path, metadata.identity);
-      if (this.#error) return;
+      if (this.error) return;
       await this.#copy(this.#copier(file, metadata), metadata, ranges, memory);
       await checkUnchanged(metadata.path, metadata.identity);
     } finally {
@@ -231,17 +216,17 @@ export class CopierLoad extends Load {
     }
   }
 
-  /** Resolves when every byte of the ranges is in place and nobody can write to them any more. */
+  /** Resolves when every byte of the ranges is in place and the copier can write to none of them any more. */
   async #copy(copier: Copier, metadata: SafeTensorsMetadata, ranges: CopyRange[], memory: Memory): Promise<void> {
     const { path } = metadata;
     const destination = new MemoryDestination(memory, ranges, () => this.#watch.progress());
     try {
-      const given = ranges.map((range) => ({ ...range })); // the copier's to spoil
+      const given = ranges.map((range) => ({ ...range })); // the copier may change them
       await copier.waitIo(copier.submitIo({ path, ranges: given, destination, signal: this.#abort.signal }));
     } finally {
       await destination.close();
     }
-    if (this.#error) return;
+    if (this.error) return;
     for (const range of ranges) {
       const missing = destination.firstMissing(range);
       if (missing === undefined) continue;
@@ -249,7 +234,8 @@ export class CopierLoad extends Load {
       const tensor = this.plan.tensorAt(path, offset);
       throw new FastSafetensorsError(
         'SHORT_READ',
-        `${path}: the copier ended a request without byte ${offset} of the file, of tensor "${tensor}": expected ${range.length} bytes from ${range.fileOffset} on through destination.write`,
+        `${path}: the copier ended a request without byte ${offset} of the file, of tensor "${tensor}": ` +
+          `expected ${range.length} bytes from ${range.fileOffset} on through destination.write`,
         { path, tensor, offset },
       );
     }
@@ -265,24 +251,24 @@ export class CopierLoad extends Load {
   }
 
   #fail(error: unknown): void {
-    if (this.#error || this.#drained) return;
-    this.#error =
+    if (this.error || this.drained) return;
+    this.error =
       error instanceof Error
         ? error
         : new FastSafetensorsError('IO_ERROR', `a copier threw ${String(error)}`, { cause: error });
     this.#watch.end();
-    this.#abort.abort(this.#error);
+    this.#abort.abort(this.error);
     this.#tell();
   }
 
   async #finish(): Promise<void> {
     await Promise.all([...this.#copiers.values()].map((copier) => this.#close(copier)));
-    this.#drained = true;
-    if (this.#error) this.#releaseAll();
+    this.drained = true;
+    if (this.error) this.#releaseAll();
     this.#tell();
   }
 
-  /** Nothing of a load is in hand of a copier that is closed: one that never ends to close is left to itself. */
+  /** No request is in flight any more. A copier that does not close in time is abandoned. */
   async #close(copier: Copier): Promise<void> {
     try {
       if (!(await within(this.#stallTimeoutMs, Promise.resolve(copier.close()))))
@@ -295,14 +281,15 @@ export class CopierLoad extends Load {
   #stalled(what: string): FastSafetensorsError {
     return new FastSafetensorsError(
       'STALLED',
-      `${what} for ${this.#stallTimeoutMs} ms; ${this.#bytesLoaded} of ${this.plan.bytes} bytes had arrived; raise stallTimeoutMs where that is no fault`,
+      `${what} for ${this.#stallTimeoutMs} ms; ${this.bytesLoaded} of ${this.plan.bytes} bytes had arrived; ` +
+        'raise stallTimeoutMs where that is no fault',
     );
   }
 
   override end(): void {
     super.end();
-    // What is still in hand of a copier is released when it lets go.
-    if (this.#drained) this.#releaseAll();
+    // Otherwise requests are in flight: #finish() releases.
+    if (this.drained) this.#releaseAll();
   }
 
   #release(allocation: number): void {
@@ -330,7 +317,8 @@ function checkCopier(copier: Copier, path: string): Copier {
   const object = typeof copier === 'object' || typeof copier === 'function' ? copier : null;
   const missing = COPIER_METHODS.filter((method) => typeof object?.[method] !== 'function');
   if (object && missing.length === 0) return copier;
+  const found = object ? `one without ${missing.join(', ')}` : copier === null ? 'null' : typeof copier;
   throw new InvalidArgumentError(
-    `the copier that was made for ${path}: expected an object with ${COPIER_METHODS.join(', ')}, found ${object ? `one without ${missing.join(', ')}` : `${copier === null ? 'null' : typeof copier}`}`,
+    `the copier that was made for ${path}: expected an object with ${COPIER_METHODS.join(', ')}, found ${found}`,
   );
 }

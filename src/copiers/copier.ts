@@ -14,9 +14,9 @@ export interface Destination {
   readonly device: Device;
   readonly byteLength: number;
   /**
-   * Address of byte 0, for copiers with native code. The loader counts the bytes that come through `write`, and a request
-   * that ends without all of its ranges is a SHORT_READ. A copier that reads `pointer` is itself responsible for every byte
-   * of the request.
+   * Address of byte 0, for copiers with native code. The loader counts the bytes that come through `write`, and a
+   * request that ends without all of its ranges is a SHORT_READ. A copier that reads `pointer` is itself responsible
+   * for every byte of the request.
    */
   readonly pointer: bigint;
   /**
@@ -38,8 +38,8 @@ export interface CopyRequest {
 
 /**
  * Copies ranges of one file. submitIo starts a request and returns at once; waitIo resolves when every byte of it is in
- * place, or rejects. When all copiers of a load neither write nor finish anything for stallTimeoutMs, the load is STALLED;
- * so it is when a copier takes that long to close.
+ * place, or rejects. When all copiers of a load neither write nor finish anything for stallTimeoutMs, the load is
+ * STALLED; so it is when a copier takes that long to close.
  */
 export interface Copier<P = unknown> {
   submitIo(request: CopyRequest): P;

@@ -6,8 +6,8 @@ import { type Memory, vanished } from '../device/memory.js';
 import type { CopyRange, Destination } from './copier.js';
 
 /**
- * One request's part of an allocation, as its copier sees it: the allocation's addresses, of which only the request's ranges can be written, until the request has
- * ended. It knows what has landed, so that no byte is handed out that nobody wrote.
+ * An allocation as the copier of one request sees it: only the request's ranges can be written, and only until it has
+ * ended. It knows which bytes were written, so that no others are handed out.
  */
 export class MemoryDestination implements Destination {
   readonly #memory: Memory;
@@ -18,7 +18,7 @@ export class MemoryDestination implements Destination {
   #addressed = false;
   #closed = false;
 
-  /** `progress` is called when bytes have landed. */
+  /** `progress` is called when bytes were written. */
   constructor(memory: Memory, ranges: readonly CopyRange[], progress: () => void) {
     this.#memory = memory;
     this.#progress = progress;
@@ -46,8 +46,8 @@ export class MemoryDestination implements Destination {
   }
 
   /**
-   * Lets `how` write these ranges; it may tell which parts have landed before it resolves, when all have. INVALID_ARGUMENT for what is not the request's to write, CLOSED when
-   * the request has ended. @internal
+   * Lets `how` write these ranges; it may tell which parts have landed before it resolves, when all have.
+   * INVALID_ARGUMENT for what is not the request's to write, CLOSED when the request has ended. @internal
    */
   async fill(
     parts: readonly { destOffset: number; length: number }[],
@@ -72,15 +72,15 @@ export class MemoryDestination implements Destination {
     await filling;
   }
 
-  /** Nothing can be written from here on; resolves when what had begun has ended. @internal */
+  /** Refuses further writes; resolves when those in progress have ended. @internal */
   async close(): Promise<void> {
     this.#closed = true;
     await Promise.allSettled(this.#pending);
   }
 
   /**
-   * The first of a range's bytes that nobody has written, by its place in the memory. A copier that asked for `pointer` may have filled them itself: its word is taken.
-   * @internal
+   * Offset in the memory of the first byte of a range that was not written. A copier that read `pointer` may have
+   * filled them itself, and is believed. @internal
    */
   firstMissing({ destOffset, length }: CopyRange): number | undefined {
     return this.#addressed ? undefined : this.#landed.firstGap(destOffset, destOffset + length);
@@ -91,18 +91,20 @@ export class MemoryDestination implements Destination {
     const numbers = Number.isSafeInteger(destOffset) && Number.isSafeInteger(length);
     if (!numbers || destOffset < 0 || length < 0 || destOffset + length > size) {
       throw new InvalidArgumentError(
-        `write: ${describe(length)} bytes at offset ${describe(destOffset)} reach outside the destination of ${size} bytes`,
+        `write: ${describe(length)} bytes at offset ${describe(destOffset)} ` +
+          `reach outside the destination of ${size} bytes`,
       );
     }
     if (!this.#allowed.has(destOffset, destOffset + length)) {
       throw new InvalidArgumentError(
-        `write: ${length} bytes at offset ${destOffset} reach outside the ranges of this request; write each range to its destOffset`,
+        `write: ${length} bytes at offset ${destOffset} reach outside the ranges of this request; ` +
+          'write each range to its destOffset',
       );
     }
   }
 }
 
-/** A view that says what is: the properties of one that was given can be made to say anything. */
+/** A view with true properties: those of the given one can be overridden. */
 function ownView(bytes: Uint8Array): Uint8Array {
   if (!ArrayBuffer.isView(bytes)) throw new InvalidArgumentError('write: expected a Uint8Array');
   const { byteLength } = bytes;
@@ -111,7 +113,7 @@ function ownView(bytes: Uint8Array): Uint8Array {
     const view = new Uint8Array(bytes.buffer, bytes.byteOffset, byteLength);
     if (view.byteLength === byteLength) return view;
   } catch {
-    // Its buffer is shorter than it says.
+    // Its buffer is shorter than byteLength says.
   }
   throw vanished(byteLength);
 }

@@ -50,7 +50,8 @@ class EngineCopier implements Copier<Promise<void>> {
 
   async #copy({ destination, ranges: given, signal }: CopyRequest): Promise<void> {
     signal.throwIfAborted();
-    const ranges = given.map(({ fileOffset, length, destOffset }) => ({ fileOffset, length, destOffset })); // as checked
+    // Copied, so that what is checked is what is used.
+    const ranges = given.map(({ fileOffset, length, destOffset }) => ({ fileOffset, length, destOffset }));
     if (destination instanceof MemoryDestination) {
       this.#engine ??= this.#open(this.#device);
       const engine = await this.#engine;

@@ -3,8 +3,8 @@ import type { EngineOptions, Fallback, ReaderOptions } from '../native/core.js';
 import type { CopierConstructor } from './copier.js';
 
 /**
- * What a copier of this package is: a reader of the core, and how the engine uses it. Loaders run it as one engine for all
- * files.
+ * What a copier of this package is: a reader of the core, and how the engine uses it. Loaders run it as one engine for
+ * all files.
  */
 export interface EngineSpec {
   readonly reader: ReaderOptions;
@@ -12,11 +12,14 @@ export interface EngineSpec {
   /** Tensors lie in memory that host and device share: see availability.ts. */
   readonly unified?: boolean;
   /**
-   * For a reader with slots in device memory (ReaderNeeds.device_slots): what reads in its place where dtypes are converted,
-   * and why, for the report.
+   * For a reader with slots in device memory (ReaderNeeds.device_slots): what reads in its place where dtypes are
+   * converted, and why, for the report.
    */
   readonly conversionFallback?: { readonly copier: string; readonly reason: string; readonly spec: EngineSpec };
-  /** Looks at the files before anything is made for them, off the event loop. Rejects where they cannot be read like this. */
+  /**
+   * Looks at the files before anything is made for them, off the event loop. Rejects where they cannot be read like
+   * this.
+   */
   readonly resolveForFiles?: (files: readonly string[]) => Promise<ResolvedSpec>;
 }
 
@@ -28,7 +31,9 @@ export interface ResolvedSpec {
   readonly fallbacks: readonly Fallback[];
 }
 
-/** Makes a copier of this package from a loader's options; a constructor where an object of the user's reads ('3fs'). */
+/**
+ * Makes a copier of this package from a loader's options; a constructor where an object of the user's reads ('3fs').
+ */
 export type SpecFactory = (
   device: Device,
   options: Readonly<Record<string, unknown>>,

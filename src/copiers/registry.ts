@@ -95,8 +95,8 @@ export function copierConstructor(
 }
 
 /**
- * Whether a copier can be used here, and what to do if not. Off the event loop; does not open the cuFile driver. Rejects
- * with UNKNOWN_COPIER and, for `device`, INVALID_ARGUMENT only.
+ * Whether a copier can be used here, and what to do if not. Off the event loop; does not open the cuFile driver.
+ * Rejects with UNKNOWN_COPIER and, for `device`, INVALID_ARGUMENT only.
  */
 export async function copierAvailability(type: CopierType, device = 'cpu'): Promise<Availability> {
   const target = Device.parse(device);

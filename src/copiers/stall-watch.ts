@@ -1,11 +1,13 @@
 import { after, milliseconds } from '../base/timers.js';
 
-/** Tells when something is in hand and nothing has come of anything for a while. Keeps the event loop alive until then. */
+/**
+ * Calls back when requests are in flight and none has made progress for a while. Keeps the event loop alive till then.
+ */
 export class StallWatch {
   readonly #limitMs: number;
   readonly #stalled: () => void;
-  #inHand = 0;
-  #last = 0; // progress
+  #inFlight = 0;
+  #lastProgressMs = 0;
   #stop: (() => void) | undefined;
   #ended = false;
 
@@ -14,31 +16,33 @@ export class StallWatch {
     this.#stalled = stalled;
   }
 
+  /** A request is in flight. */
   enter(): void {
-    ++this.#inHand;
+    ++this.#inFlight;
     this.progress();
-    if (this.#inHand === 1 && !this.#ended) this.#wait(this.#limitMs);
+    if (this.#inFlight === 1 && !this.#ended) this.#wait(this.#limitMs);
   }
 
+  /** A request has ended. */
   leave(): void {
-    --this.#inHand;
+    --this.#inFlight;
     this.progress();
-    if (this.#inHand === 0) this.#stop?.();
+    if (this.#inFlight === 0) this.#stop?.();
   }
 
-  /** Watches no more. */
+  /** Stops watching. */
   end(): void {
     this.#ended = true;
     this.#stop?.();
   }
 
   progress(): void {
-    this.#last = milliseconds();
+    this.#lastProgressMs = milliseconds();
   }
 
   #wait(ms: number): void {
     this.#stop = after(ms, () => {
-      const left = this.#last + this.#limitMs - milliseconds();
+      const left = this.#lastProgressMs + this.#limitMs - milliseconds();
       if (left > 0) this.#wait(Math.max(1, left));
       else this.#stalled();
     });

@@ -7,16 +7,16 @@ import type { EngineSpec, ResolvedSpec, SpecFactory } from './engine-spec.js';
 import { engineOptions, nogds } from './nogds.js';
 
 /**
- * DeepSeek 3FS through USRBIO: many reads in flight, into slots of memory shared with the 3FS daemon. Options: `mountPoint`
- * (that of the files when empty), `bufferSize`, `entries`, `ioDepth`, `setNuma`, `fallback`. With `reader` an object of the
- * user reads instead, and no 3FS is needed.
+ * DeepSeek 3FS through USRBIO: many reads in flight, into slots of memory shared with the 3FS daemon. Options:
+ * `mountPoint` (that of the files when empty), `bufferSize`, `entries`, `ioDepth`, `setNuma`, `fallback`. With `reader`
+ * an object of the user reads instead, and no 3FS is needed.
  */
 export const threeFs: SpecFactory = (device, options) => {
   if (options.reader !== undefined) return chunkReaderConstructor(options.reader as ChunkReader);
   const { bounceBufferSize: chunk, bufferSize, entries, ioDepth, mountPoint = '' } = options as ThreeFsOptions;
   const setNuma = options.setNuma === false ? 0 : 1;
   const reader = { kind: '3fs', mountPoint, chunk, bufferSize, entries, ioDepth, setNuma };
-  const spec: EngineSpec = { reader, engine: { ...engineOptions(options), chunkBytes: undefined } }; // the reader's chunk
+  const spec: EngineSpec = { reader, engine: { ...engineOptions(options), chunkBytes: undefined } }; // as the reader's
   const blockSizes = new Map<string, number>(); // by mount: that of the first file, so that one engine serves all
 
   const resolveForFiles = async (files: readonly string[]): Promise<ResolvedSpec> => {

@@ -4,9 +4,9 @@ import { configOptions, readConfig } from './config.js';
 import type { ParallelOptions } from './options.js';
 import { ParallelLoader } from './parallel-loader.js';
 
-/** A ParallelLoader that takes what its options leave open from the configuration (see loadConfig). */
+/** A ParallelLoader that takes from the configuration (see loadConfig) what its options do not say. */
 export class AutoLoader<T = DeviceTensor> extends ParallelLoader<T> {
-  /** Reads the configuration. IO_ERROR, INVALID_ARGUMENT, UNKNOWN_COPIER. */
+  /** Reads the configuration. IO_ERROR, and the codes of ParallelLoader's constructor. */
   constructor(options: ParallelOptions<T>) {
     const given = { ...options };
     const debug = (message: string): void => {

@@ -9,7 +9,10 @@ const MAX_BYTES = 16 * 1024 * 1024;
 
 type Section = Record<string, unknown>;
 
-/** What each key of the file means as an option; the spelling of fastsafetensors (snake_case) and that of this package are both accepted. */
+/**
+ * Keys of the file by section, and the options that they stand for. Keys may also be spelled in snake_case, as in
+ * fastsafetensors.
+ */
 const KEYS: Readonly<Record<string, Readonly<Record<string, (value: unknown) => Partial<ParallelOptions>>>>> = {
   parallel: {
     usePipeline: (value) => (value === false ? { queueSize: -1 } : {}),
@@ -37,20 +40,20 @@ const KEYS: Readonly<Record<string, Readonly<Record<string, (value: unknown) => 
     bufferSize: (value) => ({ bufferSize: value as number }),
   },
 };
-/** Loaders by their name in the file: the section with their options, and their copier. */
+/** Loaders by their name in the file, which is that of their section, and what each means. */
 const LOADERS: Readonly<Record<string, Partial<ParallelOptions>>> = { base: {}, '3fs': { copier: '3fs' } };
 const SCALARS = ['loader', 'framework'];
 
 /**
- * The configuration: `path`, else the file that FASTSAFETENSORS_CONFIG names, else ./fastsafetensors.json, else defaults. Sections stand as in the file; unknown
- * objects are kept (sections of extensions), unknown scalars are left out. IO_ERROR when a file that was named cannot be read, INVALID_ARGUMENT
- * when it holds no JSON object or an option is wrong.
+ * The configuration: the file `path`, else the one that FASTSAFETENSORS_CONFIG names, else ./fastsafetensors.json, else
+ * defaults. Sections are returned as they are in the file, unknown ones too (for extensions); other unknown fields are
+ * left out. IO_ERROR when a file that was named cannot be read, INVALID_ARGUMENT when it holds no JSON object.
  */
 export function loadConfig(options: { path?: string } = {}): Record<string, unknown> {
   return readConfig(options, () => {});
 }
 
-/** loadConfig that says what it leaves out. */
+/** loadConfig() that reports what it leaves out. */
 export function readConfig(options: { path?: string }, debug: (message: string) => void): Record<string, unknown> {
   const given = checkOptions(options, { path: text });
   const named = given.path ?? process.env[VARIABLE];
@@ -91,7 +94,10 @@ function parse(path: string, text: string): Section {
   return parsed;
 }
 
-/** The options that a configuration stands for. INVALID_ARGUMENT for a loader that there is none of. Values are checked with the options. */
+/**
+ * The options that a configuration stands for, not checked yet; unknown fields are reported. INVALID_ARGUMENT for an
+ * unknown loader.
+ */
 export function configOptions(
   config: Record<string, unknown>,
   debug: (message: string) => void = () => {},

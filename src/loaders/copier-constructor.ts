@@ -5,8 +5,8 @@ import { Device, type DeviceString } from '../device/device.js';
 import { checkCopierOptions } from './options.js';
 
 /**
- * The constructor of a copier for one device. Copiers of this package take a loader's options; what others take is theirs to check. UNKNOWN_COPIER lists those
- * there are; INVALID_ARGUMENT.
+ * The constructor of a copier for one device, for use without a loader. Built-in copiers take a loader's options;
+ * others check theirs. UNKNOWN_COPIER lists the registered ones; INVALID_ARGUMENT.
  */
 export function createCopierConstructor(
   type: CopierType,

@@ -20,7 +20,9 @@ export interface PreparedEngine {
 /** Copiers that can read data through the descriptors that headers were read through. */
 const REUSES_HEADER_FD: readonly string[] = ['auto', '3fs', 'nogds', 'unified'];
 
-/** How a loader's files are read: the copier, the engines that it runs on, and the descriptors they take from headers. */
+/**
+ * How a loader's files are read: the copier, the engines that it runs on, and the descriptors they take from headers.
+ */
 export class Engines {
   readonly #options: LoaderOptions;
   readonly #device: Device;
@@ -48,8 +50,8 @@ export class Engines {
   }
 
   /**
-   * Where files stay open between their headers and their data, until releaseHeaderFds() or close(). Undefined where the
-   * copier opens files in its own way.
+   * Where files stay open between their headers and their data, until releaseHeaderFds() or close(). Undefined where
+   * the copier opens files in its own way.
    */
   newHeaderFds(): NativeOpenedFiles | undefined {
     const { copier = 'auto', reader, odirect } = this.#options;

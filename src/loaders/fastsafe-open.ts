@@ -11,20 +11,28 @@ import { checkLoaderOptions, type LoaderOptions } from './options.js';
 import { Session } from './session.js';
 import { readSlice } from './slice-load.js';
 
-/** Files that were opened lazily: their headers are checked, a tensor is read when it is asked for. */
+/** Files whose headers were read and checked; a tensor is read when it is asked for. After close(), all is CLOSED. */
 export interface OpenFiles<T = DeviceTensor> {
-  /** Names of all tensors (those that the filter wants), in the order of files and offsets. */
+  /** Names of all tensors that the filter wants, in the order of files and offsets. */
   keys(): string[];
   /** `__metadata__` of each file, by path. */
   metadata(): Map<string, ReadonlyMap<string, string>>;
+  /** Rejects with UNKNOWN_TENSOR, INVALID_ARGUMENT, the codes of copier and device, TIMEOUT, STALLED. */
   getTensor(name: string): Promise<T>;
-  /** Python's slicing, one range per dimension; reads only what it returns (and holes too small to be worth another read). */
+  /**
+   * A part of a tensor, by one range for each dimension as Python slices. Reads only what it returns, and holes that
+   * cost less than another read. As getTensor().
+   */
   getSlice(name: string, ...ranges: unknown[]): Promise<T>;
+  /** Ends reads in progress, which reject with CLOSED; waits for what is in flight. Tensors stay valid. */
   close(): Promise<void>;
   [Symbol.asyncDispose](): Promise<void>;
 }
 
-/** Opens files and checks their headers. Rejects with INVALID_ARGUMENT, UNKNOWN_COPIER and the codes of headers and files. */
+/**
+ * Opens files and checks their headers. Rejects with INVALID_ARGUMENT, UNKNOWN_COPIER and the codes of headers and
+ * files.
+ */
 export async function fastsafeOpen<T = DeviceTensor>(
   files: Files,
   options: LoaderOptions<T> = {},

@@ -13,13 +13,17 @@ import { checkCopyOptions, checkLoaderOptions, type LoaderOptions } from './opti
 import { SingleGroup } from './process-group.js';
 import { Session } from './session.js';
 
+/** Options of one load, in place of the loader's. */
 export interface CopyOptions {
   dtype?: LoaderOptions['dtype'];
+  /** Ends this load when aborted, beside the loader's signal. */
   signal?: AbortSignal;
   onProgress?: (progress: Progress) => void;
 }
 
-/** Loads whole files into device memory, after their headers were read: as fastsafetensors' class of that name does. */
+/**
+ * Loads whole files into device memory, after their headers were read. As the class of that name in fastsafetensors.
+ */
 export class SafeTensorsFileLoader<T = DeviceTensor> {
   readonly #options: LoaderOptions<T>;
   readonly #session: Session;
@@ -29,7 +33,7 @@ export class SafeTensorsFileLoader<T = DeviceTensor> {
   #headerFds: NativeHeaderFdCache | undefined;
   #stagingBytes = 0;
 
-  /** Checks the options: INVALID_ARGUMENT, UNKNOWN_COPIER. */
+  /** Checks the options: INVALID_ARGUMENT, UNKNOWN_COPIER, UNSUPPORTED_DTYPE. */
   constructor(options: LoaderOptions<T> = {}) {
     this.#options = checkLoaderOptions(options);
     this.#session = new Session(this.#options as LoaderOptions);
@@ -40,7 +44,11 @@ export class SafeTensorsFileLoader<T = DeviceTensor> {
     return this.#session.report;
   }
 
-  /** Reads and checks every header, in place of those added before. Files belong to rank 0 unless given by rank; those of other ranks are left to them. Files may stay open for their load: until that, reset() or close(). */
+  /**
+   * Reads and checks every header, in place of those added before. Files belong to rank 0 unless given by rank; a
+   * loader reads those of its own rank. They may stay open until they are loaded, or until reset() or close(). Rejects
+   * with the codes of headers and files, INVALID_ARGUMENT, CLOSED, or the reason of the aborted signal.
+   */
   async addFilenames(files: Files | Readonly<Record<number, Files>>): Promise<void> {
     const session = this.#session;
     session.check();
@@ -73,12 +81,12 @@ export class SafeTensorsFileLoader<T = DeviceTensor> {
     }
   }
 
-  /** Names of all tensors that will be loaded, in the order of files and offsets. */
+  /** Names of all tensors that will be loaded, in the order of files and offsets. NO_FILES, CLOSED. */
   keys(): string[] {
     return this.#planned().names();
   }
 
-  /** UNKNOWN_TENSOR. */
+  /** UNKNOWN_TENSOR, NO_FILES, CLOSED. */
   getShape(name: string): readonly number[] {
     const plan = this.#planned();
     checkTensorName(name);
@@ -91,7 +99,10 @@ export class SafeTensorsFileLoader<T = DeviceTensor> {
     return plan.inputs[file!]!.metadata.shapeAt(plan.tensors[item]!);
   }
 
-  /** Loads every tensor; `dtype` in place of the loader's. Rejects with the codes of files, copier and device, CLOSED, TIMEOUT, STALLED, or the reason of an aborted signal. */
+  /**
+   * Loads every tensor. Rejects with the codes of files, copier and device, NO_FILES, CLOSED, TIMEOUT, STALLED, or the
+   * reason of an aborted signal.
+   */
   async copyFilesToDevice(options: CopyOptions = {}): Promise<FilesBufferOnDevice<T>> {
     const session = this.#session;
     const { dtype, signal, onProgress } = checkCopyOptions(options);
@@ -124,13 +135,13 @@ export class SafeTensorsFileLoader<T = DeviceTensor> {
     }
   }
 
-  /** What a load will take: bytes of tensors with their padding, bytes of staging at most, and the number of tensors. */
+  /** What a load will take: bytes of tensors with padding, the most bytes of staging, tensors. NO_FILES, CLOSED. */
   estimate(): { deviceBytes: number; stagingBytes: number; tensors: number } {
     const plan = this.#planned();
     return { deviceBytes: plan.deviceBytes, stagingBytes: this.#stagingBytes, tensors: plan.count };
   }
 
-  /** Forgets the files that were added. */
+  /** Forgets the files that were added, and closes them. CLOSED. */
   reset(): void {
     this.#session.check();
     this.#session.engines.releaseHeaderFds(this.#headerFds);
@@ -140,7 +151,10 @@ export class SafeTensorsFileLoader<T = DeviceTensor> {
     this.#plan = undefined;
   }
 
-  /** Ends loads in progress (they reject with CLOSED), waits until nothing is in flight (at most stallTimeoutMs) and gives everything back but buffers and tensors. */
+  /**
+   * Ends loads in progress, which reject with CLOSED; waits at most stallTimeoutMs until nothing is in flight, and
+   * frees everything but buffers and tensors.
+   */
   close(): Promise<void> {
     return this.#session.close();
   }

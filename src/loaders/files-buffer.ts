@@ -1,3 +1,4 @@
+import { unlessAborted } from '../base/abort.js';
 import { checkTensorName, describe } from '../base/checks.js';
 import { DTYPE_BITS } from '../base/dtype.js';
 import { FastSafetensorsError, InvalidArgumentError } from '../base/errors.js';
@@ -11,19 +12,17 @@ import type { Load } from '../transfer/load.js';
 import type { ProcessGroup } from './process-group.js';
 
 /**
- * Loaded tensors of several files in device memory, by name. Each get makes a tensor over the same memory; the memory goes when the buffer is closed and every
- * tensor over it is disposed or collected.
+ * Loaded tensors of several files in device memory, by name. Every call makes a new tensor over the same memory, which
+ * is freed when the buffer is closed and every tensor over it is disposed or collected.
  */
 export class FilesBufferOnDevice<T = DeviceTensor> {
   readonly #load: Load;
   readonly #framework: Framework<T> | undefined;
   readonly #pg: ProcessGroup;
   readonly #find: (name: string) => number | undefined;
-  /** Called when the buffer is closed: for each tensor that a framework is still making. */
-  readonly #making = new Set<() => void>();
-  #closed = false;
+  readonly #closing = new AbortController();
 
-  /** @internal Made by SafeTensorsFileLoader.copyFilesToDevice of a complete load. */
+  /** @internal SafeTensorsFileLoader.copyFilesToDevice makes it of a complete load, which it ends. */
   constructor(
     load: Load,
     find: (name: string) => number | undefined,
@@ -36,46 +35,47 @@ export class FilesBufferOnDevice<T = DeviceTensor> {
     this.#pg = pg;
   }
 
+  /** Names of all tensors, in the order of files and offsets. CLOSED. */
   keys(): string[] {
     this.#check();
     return this.#load.plan.names();
   }
 
-  /** UNKNOWN_TENSOR. */
+  /** UNKNOWN_TENSOR, INVALID_ARGUMENT, CLOSED. */
   getShape(name: string): readonly number[] {
-    const { plan } = this.#load;
-    const item = this.#item(name);
-    return plan.inputs[plan.files[item]!]!.metadata.shapeAt(plan.tensors[item]!);
+    const { metadata, index } = this.sourceOf(name);
+    return metadata.shapeAt(index);
   }
 
-  /** Path of the file that a tensor came from; '' when unknown. */
+  /** Path of the file that a tensor came from; '' for an unknown one. CLOSED. */
   getFilename(name: string): string {
     this.#check();
-    const { plan } = this.#load;
     const item = this.#find(name);
-    return item === undefined ? '' : plan.inputs[plan.files[item]!]!.metadata.path;
+    return item === undefined ? '' : this.#load.plan.metadataOf(item).path;
   }
 
-  /** The header that a tensor was loaded by, and its place among that header's tensors. UNKNOWN_TENSOR. @internal */
+  /** The header of a tensor, and its index in it. UNKNOWN_TENSOR, CLOSED. @internal */
   sourceOf(name: string): { metadata: SafeTensorsMetadata; index: number } {
     const { plan } = this.#load;
     const item = this.#item(name);
-    return { metadata: plan.inputs[plan.files[item]!]!.metadata, index: plan.tensors[item]! };
+    return { metadata: plan.metadataOf(item), index: plan.tensors[item]! };
   }
 
-  /** UNKNOWN_TENSOR, INVALID_ARGUMENT for what is no name, CLOSED, and what the framework's adapter rejects with. */
+  /** Rejects with UNKNOWN_TENSOR, INVALID_ARGUMENT, CLOSED, and with what the framework's adapter throws. */
   async getTensor(name: string): Promise<T> {
     return this.#adopt(this.#load.tensor(this.#item(name)));
   }
 
-  /** This rank's part along `dim`, blocks of ceil(size / ranks); the whole tensor for dim -1. INVALID_ARGUMENT for a dimension that is not there. */
+  /**
+   * This rank's part of a tensor along `dim`, in blocks of ceil(size / ranks); the whole tensor for dim -1. As
+   * getTensor(); INVALID_ARGUMENT for a dimension that the tensor does not have.
+   */
   async getSharded(name: string, dim: number): Promise<T> {
     checkDim(dim, this.getShape(name).length, name, -1);
-    // One rank: its block is the whole.
-    return this.getTensor(name);
+    return this.getTensor(name); // a group of one: its block is the whole
   }
 
-  /** The tensor on rank dstRank, null on the others. INVALID_ARGUMENT for a rank that is not there. */
+  /** The tensor on rank dstRank, null on other ranks. As getTensor(); INVALID_ARGUMENT for a rank outside the group. */
   async pushTensor(name: string, dstRank: number): Promise<T | null> {
     const { rank, size } = this.#pg;
     if (!Number.isInteger(dstRank) || dstRank < 0 || dstRank >= size) {
@@ -86,8 +86,8 @@ export class FilesBufferOnDevice<T = DeviceTensor> {
   }
 
   /**
-   * Several tensors as one, put together along `dim` on the device; named after the first. INVALID_ARGUMENT when dtypes or other dimensions differ or a dtype is
-   * smaller than a byte.
+   * Several tensors concatenated along `dim`, on the device, in an allocation of their own; named after the first. As
+   * getTensor(); INVALID_ARGUMENT where dtypes or other dimensions differ, or elements are smaller than a byte.
    */
   async getMultiCols(names: readonly string[], dim: number): Promise<T> {
     this.#check();
@@ -110,12 +110,11 @@ export class FilesBufferOnDevice<T = DeviceTensor> {
     return tensors;
   }
 
-  /** Lets go of the memory; tensors stay valid. A second call does nothing. */
+  /** Releases the memory; tensors stay valid. A second call does nothing. */
   async close(): Promise<void> {
-    if (this.#closed) return;
-    this.#closed = true;
+    if (this.#closing.signal.aborted) return;
     this.#load.end();
-    for (const closed of this.#making) closed();
+    this.#closing.abort(new FastSafetensorsError('CLOSED', 'the buffer was closed while a tensor was made'));
   }
 
   [Symbol.asyncDispose](): Promise<void> {
@@ -133,7 +132,8 @@ export class FilesBufferOnDevice<T = DeviceTensor> {
         part.shape.every((size, axis) => axis === dim || size === first.shape[axis]);
       if (!same) {
         throw new InvalidArgumentError(
-          `getMultiCols: "${part.name}" is ${part.dtype} [${part.shape}], which does not continue "${first.name}", ${first.dtype} [${first.shape}], along dimension ${dim}`,
+          `getMultiCols: "${part.name}" is ${part.dtype} [${part.shape}], which does not continue ` +
+            `"${first.name}", ${first.dtype} [${first.shape}], along dimension ${dim}`,
         );
       }
     }
@@ -168,20 +168,7 @@ export class FilesBufferOnDevice<T = DeviceTensor> {
   async #adopt(tensor: DeviceTensor): Promise<T> {
     const adopted = adopt(this.#framework, tensor);
     if (!isPromise(adopted)) return adopted;
-    return new Promise<T>((resolve, reject) => {
-      const closed = (): void => {
-        reject(new FastSafetensorsError('CLOSED', 'the buffer was closed while a tensor was made'));
-        disposeWhenMade(adopted);
-      };
-      this.#making.add(closed);
-      const settle = <V>(how: (value: V) => void): ((value: V) => void) => {
-        return (value) => {
-          this.#making.delete(closed);
-          how(value);
-        };
-      };
-      adopted.then(settle(resolve), settle(reject));
-    });
+    return unlessAborted(adopted, [this.#closing.signal], () => disposeWhenMade(adopted));
   }
 
   #item(name: string): number {
@@ -199,7 +186,7 @@ export class FilesBufferOnDevice<T = DeviceTensor> {
   }
 
   #check(): void {
-    if (this.#closed) throw new FastSafetensorsError('CLOSED', 'the buffer is closed');
+    if (this.#closing.signal.aborted) throw new FastSafetensorsError('CLOSED', 'the buffer is closed');
   }
 }
 

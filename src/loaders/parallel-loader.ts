@@ -10,9 +10,9 @@ import { checkParallelOptions, type ParallelOptions } from './options.js';
 import { Session } from './session.js';
 
 /**
- * Streams a model's tensors, by default file by file in the order of offsets: a tensor waits for its own bytes and for the
- * tensors before it, never for the rest of its batch. Memory is allocated batch by batch, `queueSize` ahead of what was
- * yielded.
+ * Streams a model's tensors, by default file by file in the order of offsets: a tensor waits for its own bytes and for
+ * the tensors before it, never for the rest of its batch. Memory is allocated batch by batch, `queueSize` ahead of what
+ * was yielded.
  */
 export class ParallelLoader<T = DeviceTensor> {
   readonly #options: ParallelOptions<T>;
@@ -30,9 +30,9 @@ export class ParallelLoader<T = DeviceTensor> {
   }
 
   /**
-   * Yields every tensor once; the caller disposes them. Each call is a load of its own. Ending early (`break`, `return()`)
-   * cancels what is in flight and frees its memory. Rejects with the codes of headers, files, copier and device, CLOSED,
-   * TIMEOUT, STALLED, or the reason of the aborted signal.
+   * Yields every tensor once; the caller disposes them. Each call is a load of its own. Ending early (`break`,
+   * `return()`) cancels what is in flight and frees its memory. Rejects with the codes of headers, files, copier and
+   * device, CLOSED, TIMEOUT, STALLED, or the reason of the aborted signal.
    */
   async *iterateWeights(): AsyncGenerator<[name: string, tensor: T], void, void> {
     const session = this.#session;

@@ -1,4 +1,4 @@
-/** The processes that share a model. This version loads with one. */
+/** The processes that share a model. Only groups of one are supported yet. */
 export interface ProcessGroup {
   readonly rank: number;
   readonly size: number;

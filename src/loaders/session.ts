@@ -131,7 +131,9 @@ export class Session {
     if (this.#debug) this.#logger.debug(`fastsafetensors: ${message()}`);
   }
 
-  /** Reports the load's progress to the callback of this load or of the loader, and on the bar. Undefined without any. */
+  /**
+   * Reports the load's progress to the callback of this load or of the loader, and on the bar. Undefined without any.
+   */
   meter(load: Load, onProgress = this.options.onProgress): ProgressMeter | undefined {
     const callbacks = onProgress ? [onProgress] : [];
     if (this.options.progress && (this.options.pg?.rank ?? 0) === 0) callbacks.push(progressBar());
@@ -148,16 +150,16 @@ export class Session {
   }
 
   /**
-   * race() for what a framework makes of a tensor, which is disposed when it comes too late. `borrowed`: the tensor, where
-   * the adapter does not own it.
+   * race() for what a framework makes of a tensor, which is disposed when it comes too late. `borrowed`: the tensor,
+   * where the adapter does not own it.
    */
   adopted<T>(making: Promise<T>, borrowed?: DeviceTensor): Promise<T> {
     return this.race(making, undefined, () => disposeWhenMade(making, borrowed));
   }
 
   /**
-   * Ends every load, waits at most stallTimeoutMs until nothing is in flight, and frees slots and threads. A second call
-   * waits for the first.
+   * Ends every load, waits at most stallTimeoutMs until nothing is in flight, and frees slots and threads. A second
+   * call waits for the first.
    */
   close(): Promise<void> {
     this.#closed ??= this.#close();
@@ -176,8 +178,8 @@ export class Session {
     })();
     if (!(await within(this.#stallTimeoutMs, drained))) {
       this.#logger.warn(
-        `fastsafetensors: a read, or the closing of a file, has not come back ${this.#stallTimeoutMs} ms after close(); ` +
-          'what it holds is kept until it does',
+        'fastsafetensors: a read, or the closing of a file, has not come back ' +
+          `${this.#stallTimeoutMs} ms after close(); what it holds is kept until it does`,
       );
     }
     this.#loads.clear();

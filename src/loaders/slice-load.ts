@@ -9,10 +9,13 @@ import { convertedDtype } from '../transfer/plan.js';
 import { planSlice, type SlicePlan } from '../transfer/slice-plan.js';
 import type { Session } from './session.js';
 
-/** Pieces in memory at a time: one is copied apart while others are read. */
+/** Pieces in memory at a time: the runs of one are copied out while others are read. */
 const PIECES_AHEAD = 3;
 
-/** Reads one slice. Rejects with UNSUPPORTED_DTYPE for a dtype that it cannot become, and what Session.begin and a load reject with. */
+/**
+ * Reads one slice. Rejects with UNSUPPORTED_DTYPE for a dtype that it cannot become, and with what Session.begin and
+ * loads reject with.
+ */
 export async function readSlice(
   session: Session,
   metadata: SafeTensorsMetadata,
@@ -31,7 +34,7 @@ export async function readSlice(
   const load = await session.begin(plan, { window: PIECES_AHEAD, collectReady: false, timeoutMs });
   try {
     if (sliced.copyOf) {
-      const memory = await copyApart(session, load, sliced);
+      const memory = await gather(session, load, sliced);
       try {
         return new DeviceTensor(name, dtype, shape, byteLength, device, memory, 0);
       } finally {
@@ -45,8 +48,8 @@ export async function readSlice(
   }
 }
 
-/** Copies each piece into the slice's memory as it arrives, off the event loop. The memory is retained for the caller. */
-async function copyApart(session: Session, load: Load, { plan, byteLength, copyOf }: SlicePlan): Promise<Memory> {
+/** Copies the runs of each piece into the slice's memory as it arrives, off the event loop. Retained for the caller. */
+async function gather(session: Session, load: Load, { plan, byteLength, copyOf }: SlicePlan): Promise<Memory> {
   const { device } = session;
   const memory = new Memory(await settled(native().allocate(await openDevice(device), byteLength)), device, byteLength);
   memory.retain();

@@ -4,7 +4,7 @@ import { SafeTensorsFileLoader } from './file-loader.js';
 import { checkLoaderOptions, checkParallelOptions, type LoaderOptions, type ParallelOptions } from './options.js';
 import { ParallelLoader } from './parallel-loader.js';
 
-/** SafeTensorsFileLoader over DeepSeek 3FS: the mount point is that of the files unless `mountPoint` names it. */
+/** SafeTensorsFileLoader over DeepSeek 3FS, on the mount of the files unless `mountPoint` names another. */
 export class ThreeFSLoader<T = DeviceTensor> extends SafeTensorsFileLoader<T> {
   /** INVALID_ARGUMENT, also for another copier than '3fs'. */
   constructor(options: LoaderOptions<T> = {}) {
@@ -25,6 +25,7 @@ export class ParallelThreeFSLoader<T = DeviceTensor> extends ParallelLoader<T> {
 function threeFsOf(copier: string | undefined): '3fs' {
   if (copier === undefined || copier === '3fs') return '3fs';
   throw new InvalidArgumentError(
-    `copier: a 3FS loader reads through '3fs', found "${copier}"; use SafeTensorsFileLoader or ParallelLoader for others`,
+    `copier: a 3FS loader reads through '3fs', found "${copier}"; ` +
+      'use SafeTensorsFileLoader or ParallelLoader for others',
   );
 }

@@ -19,8 +19,8 @@ export class EngineLoad extends Load {
   }
 
   /**
-   * `memory`: the plan's allocations where they exist; else the engine allocates. Rejects with what the engine says of the
-   * plan; CLOSED when the engine is closed.
+   * `memory`: the plan's allocations where they exist; else the engine allocates. Rejects with what the engine says of
+   * the plan; CLOSED when the engine is closed.
    */
   static async start(
     engine: NativeEngine,

@@ -5,9 +5,9 @@ import type { Memory } from '../device/memory.js';
 import type { Plan } from './plan.js';
 
 /**
- * A plan that is being loaded. The bytes of a ready item are complete in its allocation. The load holds an allocation until
- * its last item was released, or until it ends; tensors hold it, too. What runs it is an engine's transfer (EngineLoad) or a
- * copier of the user's own (CopierLoad).
+ * A plan that is being loaded. The bytes of a ready item are complete in its allocation. The load holds an allocation
+ * until its last item was released, or until it ends; tensors hold it, too. What runs it is an engine's transfer
+ * (EngineLoad) or a copier of the user's own (CopierLoad).
  */
 export abstract class Load {
   readonly plan: Plan;
@@ -41,8 +41,8 @@ export abstract class Load {
   /** Raises the number of batches, from the first on, that may be loaded. */
   abstract setWindow(batches: number): void;
   /**
-   * Starts nothing any more. Allocations that were not taken are freed when the last read and copy have ended. The load's
-   * error becomes `reason`, or CLOSED.
+   * Starts nothing any more. Allocations that were not taken are freed when the last read and copy have ended. The
+   * load's error becomes `reason`, or CLOSED.
    */
   abstract cancel(reason?: Error): void;
   /** The allocation of a ready item, retained for the caller. Called once for each; null after an error. */
@@ -73,7 +73,7 @@ export abstract class Load {
   /** A tensor over a ready item. */
   tensor(item: number): DeviceTensor {
     const { plan } = this;
-    const { metadata } = plan.inputs[plan.files[item]!]!;
+    const metadata = plan.metadataOf(item);
     const index = plan.tensors[item]!;
     const size = plan.sizes[item]!;
     const memory = size > 0 ? this.memoryOf(item) : null;

@@ -4,14 +4,17 @@ import { Turns } from '../base/timers.js';
 import type { NativePlan } from '../native/core.js';
 import type { SafeTensorsMetadata } from '../safetensors/metadata.js';
 
-/** Frameworks adopt memory without a copy at this alignment. */
+/** Bytes: frameworks adopt memory at this alignment without a copy. */
 export const TENSOR_ALIGNMENT = 256;
-/** Allocations end here, at a tensor's boundary: a tensor that is kept pins little besides itself. A larger tensor has an allocation of its own. */
+/**
+ * Bytes: allocations are cut at tensor boundaries before they become larger, so that a tensor that is kept pins little
+ * other memory. A larger tensor has an allocation of its own.
+ */
 export const MAX_ALLOCATION = 256 * 1024 * 1024;
-/** Memory that is taken at a time when nothing else was asked for: enough to keep a 50 GB/s store busy for 20 ms. */
+/** Default bytes of a batch: enough to keep a 50 GB/s store busy for 20 ms. */
 export const DEFAULT_BATCH_BYTES = 1024 * 1024 * 1024;
 
-/** Which tensors of a file are wanted, as indices in the order of offsets; null for all. */
+/** A file and the tensors of it that are wanted: indices in the order of offsets; null for all. */
 export interface PlanInput {
   readonly metadata: SafeTensorsMetadata;
   readonly selection: Uint32Array | null;
@@ -22,43 +25,53 @@ export function allTensors(files: readonly SafeTensorsMetadata[]): PlanInput[] {
   return files.map((metadata) => ({ metadata, selection: null }));
 }
 
-interface Items {
-  readonly inputs: readonly PlanInput[];
-  readonly tensors: Uint32Array;
-  readonly dtypes: Uint8Array;
-  readonly converts: boolean;
-  readonly files: Uint32Array;
-  readonly allocations: Uint32Array;
-  readonly offsets: Float64Array;
-  readonly lengths: Float64Array;
-  readonly sizes: Float64Array;
-  readonly destinations: Float64Array;
-  readonly allocationSizes: Float64Array;
-  readonly allocationBatches: Uint32Array;
-}
+type Items = Pick<
+  Plan,
+  | 'inputs'
+  | 'tensors'
+  | 'dtypes'
+  | 'converts'
+  | 'files'
+  | 'allocations'
+  | 'offsets'
+  | 'lengths'
+  | 'sizes'
+  | 'destinations'
+  | 'allocationSizes'
+  | 'allocationBatches'
+>;
 
-/** Which bytes go where, in the order in which they become ready: packed, one item a tensor (or a run of a slice). */
+/**
+ * Which bytes of files go where in memory. Items, in the order in which they become ready, are packed in arrays: whole
+ * tensors, or parts of one. Allocations are loaded in batches, in their order.
+ */
 export class Plan {
   readonly inputs: readonly PlanInput[];
-  readonly count: number;
+  readonly count: number; // of items
   readonly bytes: number; // of all items in their files
   readonly deviceBytes: number; // of all allocations
   readonly batchCount: number;
-  /** Tensor of item i: its index in inputs[files[i]].metadata. */
+  /** By item: its tensor's index in inputs[files[item]].metadata. */
   readonly tensors: Uint32Array;
-  /** Of item i in memory, indices into DTYPE_NAMES. */
+  /** By item: the dtype in memory, an index into DTYPE_NAMES. */
   readonly dtypes: Uint8Array;
   /** Whether some item has another dtype in memory than in its file. */
   readonly converts: boolean;
+  /** By item: index into inputs. */
   readonly files: Uint32Array;
+  /** By item: the allocation that it lies in. */
   readonly allocations: Uint32Array;
+  /** By item: where it begins in its file. */
   readonly offsets: Float64Array;
-  /** Bytes in the file. */
+  /** By item: bytes in the file. */
   readonly lengths: Float64Array;
-  /** Bytes in memory. */
+  /** By item: bytes in memory. */
   readonly sizes: Float64Array;
+  /** By item: where it begins in its allocation. */
   readonly destinations: Float64Array;
+  /** By allocation: bytes. */
   readonly allocationSizes: Float64Array;
+  /** By allocation: its batch. */
   readonly allocationBatches: Uint32Array;
   readonly #firstItems: readonly number[]; // by file, for a plan of whole tensors
 
@@ -88,8 +101,8 @@ export class Plan {
   }
 
   /**
-   * Whole tensors, each at TENSOR_ALIGNMENT, in batches of at most `batchBytes` in memory (a larger tensor is a batch of its own). With `dtype`, floating tensors
-   * become that: UNSUPPORTED_DTYPE for one that cannot. The event loop gets its turns where there are many.
+   * Whole tensors, each at TENSOR_ALIGNMENT, in batches of at most `batchBytes` in memory; a larger tensor is a batch
+   * of its own. Floating tensors become `dtype`: UNSUPPORTED_DTYPE for one that cannot.
    */
   static async ofTensors(
     inputs: readonly PlanInput[],
@@ -113,7 +126,7 @@ export class Plan {
     const sizes: number[] = [];
     const batches: number[] = [];
     let item = 0;
-    let used = 0; // of the allocation in hand
+    let used = 0; // of the present allocation
     let batch = 0;
     let batchUsed = 0; // of the batch's earlier allocations
     for (let file = 0; file < inputs.length; ++file) {
@@ -164,7 +177,7 @@ export class Plan {
     });
   }
 
-  /** What slice-plan.ts has placed: parts of one tensor. @internal */
+  /** Parts of one tensor, as slice-plan.ts places them; each allocation is a batch. @internal */
   static ofParts(
     metadata: SafeTensorsMetadata,
     tensor: number,
@@ -183,7 +196,9 @@ export class Plan {
     });
   }
 
-  /** Ranges of a file, in the order of its bytes, in one allocation of `size` bytes. They may begin and end anywhere. */
+  /**
+   * Ranges of a file, in the order of its bytes, in one allocation of `size` bytes. They may begin and end anywhere.
+   */
   static ofRanges(
     metadata: SafeTensorsMetadata,
     size: number,
@@ -235,8 +250,9 @@ export class Plan {
     return selection[low] === tensor ? first + low : undefined;
   }
 
-  nameOf(item: number): string {
-    return this.inputs[this.files[item]!]!.metadata.nameAt(this.tensors[item]!);
+  /** The header of an item's file. */
+  metadataOf(item: number): SafeTensorsMetadata {
+    return this.inputs[this.files[item]!]!.metadata;
   }
 
   dtypeOf(item: number): DTypeName {
@@ -247,15 +263,20 @@ export class Plan {
     return this.allocationBatches[this.allocations[item]!]!;
   }
 
-  /** The tensor that byte `offset` of a file belongs to, or the next one (reads in blocks begin before their tensor): for errors. */
+  /**
+   * For errors: the tensor that byte `offset` of a file belongs to, or the next one, as reads in blocks begin before
+   * their tensor.
+   */
   tensorAt(path: string, offset: number): string | undefined {
     for (let item = 0; item < this.count; ++item) {
       if (offset >= this.offsets[item]! + this.lengths[item]!) continue;
-      if (this.inputs[this.files[item]!]!.metadata.path === path) return this.nameOf(item);
+      const metadata = this.metadataOf(item);
+      if (metadata.path === path) return metadata.nameAt(this.tensors[item]!);
     }
     return undefined;
   }
 
+  /** The plan as the addon takes it. INVALID_ARGUMENT for a header from a buffer. */
   toNative(): NativePlan {
     return {
       files: this.inputs.map(({ metadata }) => {
@@ -275,9 +296,10 @@ export class Plan {
     };
   }
 
+  /** By item: the dtype in the file. */
   #stored(): Uint8Array {
     return this.tensors.reduce((stored, tensor, item) => {
-      stored[item] = this.inputs[this.files[item]!]!.metadata.packed.dtypes[tensor]!;
+      stored[item] = this.metadataOf(item).packed.dtypes[tensor]!;
       return stored;
     }, new Uint8Array(this.count));
   }
@@ -288,7 +310,10 @@ export function convertedDtype(metadata: SafeTensorsMetadata, tensor: number, dt
   return DTYPE_NAMES[dtype === undefined ? metadata.packed.dtypes[tensor]! : targetOf(metadata, tensor, dtype)]!;
 }
 
-/** What a tensor becomes when `dtype` is asked for, as a number: integers, booleans and complex numbers stay as they are. */
+/**
+ * The number of the dtype that a tensor has in memory when `dtype` is asked for: integers, booleans and complex numbers
+ * stay as they are.
+ */
 function targetOf(metadata: SafeTensorsMetadata, tensor: number, dtype: DTypeName): number {
   const stored = metadata.packed.dtypes[tensor]!;
   const from = DTYPE_NAMES[stored]!;
@@ -297,7 +322,8 @@ function targetOf(metadata: SafeTensorsMetadata, tensor: number, dtype: DTypeNam
   const name = metadata.nameAt(tensor);
   throw new FastSafetensorsError(
     'UNSUPPORTED_DTYPE',
-    `${metadata.path}: tensor "${name}" is ${from}, which cannot be converted to ${dtype} on the way; leave it out with filter, or load without dtype`,
+    `${metadata.path}: tensor "${name}" is ${from}, which cannot be converted to ${dtype} on the way; ` +
+      'leave it out with filter, or load without dtype',
     { path: metadata.path, tensor: name },
   );
 }

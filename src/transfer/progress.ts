@@ -5,7 +5,7 @@ import { clearInterval, milliseconds, setInterval } from '../base/timers.js';
 import type { Load } from './load.js';
 import type { Plan } from './plan.js';
 
-/** How far a load is. Of a file ('initiate' before its first byte, 'progress', 'done') or of all ('progress_total'). */
+/** How far a load is: of a file ('initiate' before its first byte, 'progress', 'done') or of all ('progress_total'). */
 export interface Progress {
   status: 'initiate' | 'progress' | 'done' | 'progress_total';
   /** Base name of the file; 'total' for all. */
@@ -14,16 +14,22 @@ export interface Progress {
   file: string;
   /** Bytes. */
   loaded: number;
+  /** Bytes. */
   total: number;
-  /** loaded / total in percent. */
+  /** loaded / total, in percent. */
   progress: number;
+  /** Of all files, since the load began. */
   bytesPerSecond: number;
+  /** Of all files. */
   tensorsLoaded: number;
 }
 
 const INTERVAL_MS = 100;
 
-/** Reports a load's progress from the core's counters, ten times a second. An exception of the callback ends the load with it. */
+/**
+ * Reports a load's progress from the core's counters, ten times a second. An exception of the callback ends the load
+ * with it.
+ */
 export class ProgressMeter {
   readonly #load: Load;
   readonly #callback: (progress: Progress) => void;
@@ -33,6 +39,7 @@ export class ProgressMeter {
   #first = 0; // files before it are done
   #thrown: { readonly value: unknown } | undefined;
 
+  /** Reports at once, and then until stop() or abandon(). */
   constructor(load: Load, callback: (progress: Progress) => void) {
     this.#load = load;
     this.#callback = callback;
@@ -66,7 +73,7 @@ export class ProgressMeter {
         if (!file.begun) emit('initiate', file.path, 0, total);
         file.begun = true;
         if (readyPrefix < file.lastItem) {
-          // Reads of the next files may have come before the last of this one.
+          // Reads of the next files may have ended before the last of this one.
           emit('progress', file.path, Math.min(Math.max(0, loaded - file.begin), total), total);
           break;
         }
@@ -88,7 +95,7 @@ export class ProgressMeter {
     this.rethrow();
   }
 
-  /** Throws what the callback threw, whatever it is: a load's own error is always an Error. */
+  /** Throws what the callback threw, which need not be an Error, as the load's own error is. */
   rethrow(): void {
     if (this.#thrown) throw this.#thrown.value;
   }
@@ -131,7 +138,7 @@ function fileSpans(plan: Plan): FileSpan[] {
   return spans;
 }
 
-/** A bar on stderr, for `progress: true`. Draws nothing where stderr is no terminal. */
+/** Draws a bar on stderr, for `progress: true`; nothing where stderr is no terminal. */
 export function progressBar(): (progress: Progress) => void {
   let bar: SingleBar | undefined;
   return ({ status, loaded, total, bytesPerSecond, tensorsLoaded }) => {

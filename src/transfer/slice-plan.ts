@@ -4,13 +4,15 @@ import type { SafeTensorsMetadata, TensorFrame } from '../safetensors/metadata.j
 import type { RunGrid } from '../safetensors/tensor-frame.js';
 import { convertedDtype, Plan } from './plan.js';
 
-/** Bytes between two runs that cost less than another read. */
+/** Bytes of a hole between two runs that cost less than another read. */
 const LARGEST_GAP = 32 * 1024;
-/** Runs that are longer are worth a read each, straight into place. */
+/** Bytes: longer runs are worth a read each, straight into place. */
 const SHORT_RUN = 64 * 1024;
-/** What is read together with the holes between its runs is held in memory besides the slice until it is copied out: pieces of at most this. */
+/**
+ * Bytes of a piece: runs that are read together with their holes, held beside the slice until the runs are copied out.
+ */
 const PIECE_BYTES = 32 * 1024 * 1024;
-/** As the engine's own outputs: stores of whole registers cross no line of the cache. */
+/** Bytes, as for the engine's own outputs: whole registers are stored without crossing a cache line. */
 const PIECE_ALIGNMENT = 64;
 
 /** How a slice is read. */
@@ -19,16 +21,16 @@ export interface SlicePlan {
   readonly dtype: DTypeName; // in memory
   readonly byteLength: number; // of the slice in memory
   /**
-   * How the pieces in an allocation of the plan are copied apart into the slice's memory, as copyAllocation takes it; null where the plan's one allocation is the
-   * slice itself.
+   * How the runs of the pieces in an allocation are copied into the slice's memory, as copyAllocation takes it; null
+   * where the plan's one allocation is the slice itself.
    */
   readonly copyOf: ((allocation: number) => Float64Array) | null;
 }
 
-/** The inner dimensions whose runs are read together. */
-interface Piece {
+/** How the runs of a slice are put together: those of the inner dimensions are one piece. */
+interface Pieces {
   readonly outer: RunGrid['dims'];
-  /** Cut into pieces of `rows` indices each; null where pieces are as large as they may be without. */
+  /** The dimension between them, if its indices go into pieces of `rows` each; null where no dimension is cut. */
   readonly cut: { readonly count: number; readonly stride: number; readonly rows: number } | null;
   readonly inner: RunGrid['dims'];
   /** Bytes of the inner dimensions in the file, holes included. */
@@ -36,8 +38,9 @@ interface Piece {
 }
 
 /**
- * Plans the reading of one slice that is not empty. Its runs are read one by one into place when they are long or far apart, and otherwise together with the holes
- * between them, in pieces: work and memory are those of the bytes read, not of the number of runs. UNSUPPORTED_DTYPE for a `dtype` that it cannot become.
+ * Plans the reading of one slice that is not empty. Runs that are long or far apart are read one by one, straight into
+ * place; others in pieces, together with the holes between them. So the cost follows the bytes that are read, not the
+ * number of runs. UNSUPPORTED_DTYPE for a `dtype` that the slice cannot become.
  */
 export async function planSlice(
   metadata: SafeTensorsMetadata,
@@ -47,8 +50,8 @@ export async function planSlice(
   const tensor = metadata.indexOf(slice.name);
   const target = convertedDtype(metadata, tensor, dtype);
   const grid = slice.grid();
-  const piece = pieceOf(grid);
-  // Of bytes in the file that begin and end between elements (or, for dtypes smaller than a byte, on whole bytes: those are not converted).
+  const piece = piecesOf(grid);
+  // Bytes in memory of whole elements in the file. Dtypes smaller than a byte are not converted.
   const inMemory = (bytes: number): number =>
     target === slice.dtype ? bytes : (bytes / DTYPE_BITS[slice.dtype]) * DTYPE_BITS[target];
   const byteLength = inMemory(slice.byteLength);
@@ -61,7 +64,8 @@ export async function planSlice(
   const lastRows = piece.cut ? piece.cut.count - (chunks - 1) * rows : 1;
   const rowStride = Math.abs(piece.cut?.stride ?? 0);
   const lengthOf = (ofRows: number): number => (ofRows - 1) * rowStride + piece.span;
-  // Pieces of one shape share an allocation, at equal distances: they are copied apart together. Those that were cut have one each.
+  // Pieces of one shape share an allocation, at equal distances, so that one call copies their runs. Those that were
+  // cut have one each.
   const pitch = Math.ceil(inMemory(lengthOf(rows)) / PIECE_ALIGNMENT) * PIECE_ALIGNMENT;
   const together = !gathers ? count : piece.cut ? 1 : Math.max(1, Math.floor(PIECE_BYTES / pitch));
 
@@ -126,7 +130,7 @@ export async function planSlice(
   return { plan, dtype: target, byteLength, copyOf };
 }
 
-function pieceOf({ length, dims }: RunGrid): Piece {
+function piecesOf({ length, dims }: RunGrid): Pieces {
   let span = length;
   let outer = dims.length;
   if (length < SHORT_RUN) {
@@ -146,7 +150,7 @@ function pieceOf({ length, dims }: RunGrid): Piece {
   return { outer: dims.slice(0, outer), cut: null, inner: dims.slice(outer), span };
 }
 
-/** Goes on to the next index; by how many bytes that moves. */
+/** Advances to the next index; returns by how many bytes that moves. */
 function step(dims: RunGrid['dims'], index: number[]): number {
   let moved = 0;
   for (let dimension = dims.length - 1; dimension >= 0; --dimension) {
