@@ -1,6 +1,6 @@
 import { DTYPE_BITS, DTYPE_NAMES, type DTypeName } from '../../src/base/dtype.js';
 import { FastSafetensorsError } from '../../src/base/errors.js';
-import { Device, openDevice } from '../../src/device/device.js';
+import { Device } from '../../src/device/device.js';
 import { DeviceTensor } from '../../src/device/device-tensor.js';
 import { Memory } from '../../src/device/memory.js';
 import { native, settled } from '../../src/native/addon.js';
@@ -88,8 +88,7 @@ export async function onHost(tensor: DeviceTensor): Promise<DeviceTensor> {
   const { name, dtype, shape, byteLength } = tensor;
   const cpu = Device.parse('cpu');
   if (byteLength === 0) return new DeviceTensor(name, dtype, shape, 0, cpu, null, 0);
-  const handle = await settled(native().allocate(await openDevice(cpu), byteLength));
-  const memory = new Memory(handle, cpu, byteLength).retain();
+  const memory = await Memory.allocate(cpu, byteLength);
   try {
     for (let offset = 0; offset < byteLength; offset += PIECE) {
       const bytes = await tensor.toHost({ offset, length: Math.min(PIECE, byteLength - offset) });

@@ -152,8 +152,7 @@ export class CopierLoad extends Load {
     if (size === 0) return null;
     let memory = this.#memory[allocation];
     if (!memory) {
-      const device = await openDevice(this.device);
-      memory = new Memory(await settled(native().allocate(device, size)), this.device, size).retain();
+      memory = await Memory.allocate(this.device, size);
       this.#memory[allocation] = memory;
     }
     return memory;

@@ -64,11 +64,7 @@ class EngineCopier implements Copier<Promise<void>> {
     const engine = await this.#hostEngine;
     for (const { fileOffset, length, destOffset } of ranges) {
       if (length === 0) continue;
-      const memory = new Memory(
-        await settled(native().allocate(await openDevice(HOST), length)),
-        HOST,
-        length,
-      ).retain();
+      const memory = await Memory.allocate(HOST, length);
       try {
         await this.#load(engine, memory, [{ fileOffset, length, destOffset: 0 }], signal);
         await destination.write(destOffset, new Uint8Array(memory.arrayBuffer(0, length)));

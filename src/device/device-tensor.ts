@@ -2,7 +2,7 @@ import { checkOptions, integer } from '../base/checks.js';
 import { type DTypeName, typedArrayOf } from '../base/dtype.js';
 import { FastSafetensorsError, InvalidArgumentError } from '../base/errors.js';
 import { native, settled } from '../native/addon.js';
-import { type Device, openDevice } from './device.js';
+import type { Device } from './device.js';
 import { Memory } from './memory.js';
 
 /** Node 20 cannot make a larger ArrayBuffer over foreign memory. */
@@ -106,12 +106,7 @@ export class DeviceTensor {
     const source = this.#memory?.retain();
     if (!source) return new DeviceTensor(this.name, this.dtype, this.shape, this.byteLength, this.device, null, 0);
     try {
-      const device = await openDevice(this.device);
-      const copy = new Memory(
-        await settled(native().allocate(device, this.byteLength)),
-        this.device,
-        this.byteLength,
-      ).retain();
+      const copy = await Memory.allocate(this.device, this.byteLength);
       try {
         await settled(
           native().copyAllocation(source.handle, copy.handle, Float64Array.of(this.byteLength, this.#offset, 0)),

@@ -1,7 +1,7 @@
 import { FastSafetensorsError, InvalidArgumentError } from '../base/errors.js';
 import { checked, native, settled } from '../native/addon.js';
-import type { NativeAllocation } from '../native/core.js';
-import type { Device } from './device.js';
+import type { NativeMemory } from '../native/core.js';
+import { type Device, openDevice } from './device.js';
 
 /** Bytes that are copied out of JavaScript's memory in one turn of the event loop: some 0.1 ms. */
 const WRITE_PIECE = 1024 * 1024;
@@ -23,6 +23,14 @@ export class Memory {
     this.device = device;
     this.size = size;
     this.pointer = native().pointerOf(handle);
+  }
+
+  /**
+   * Opens the device and allocates tensor memory of `size` bytes, not 0, on it. Retained once, for the caller to release.
+   * DEVICE_UNAVAILABLE, OUT_OF_DEVICE_MEMORY, OUT_OF_HOST_MEMORY.
+   */
+  static async allocate(device: Device, size: number): Promise<Memory> {
+    return new Memory(await settled(native().allocate(await openDevice(device), size)), device, size).retain();
   }
 
   /** The native side. Only for a user that has retained. */

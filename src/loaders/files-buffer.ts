@@ -2,7 +2,6 @@ import { unlessAborted } from '../base/abort.js';
 import { checkTensorName, describe } from '../base/checks.js';
 import { DTYPE_BITS } from '../base/dtype.js';
 import { FastSafetensorsError, InvalidArgumentError } from '../base/errors.js';
-import { openDevice } from '../device/device.js';
 import { DeviceTensor } from '../device/device-tensor.js';
 import { adopt, disposeWhenMade, type Framework, isPromise } from '../device/framework.js';
 import { Memory } from '../device/memory.js';
@@ -144,8 +143,7 @@ export class FilesBufferOnDevice<T = DeviceTensor> {
     const byteLength = parts.reduce((sum, part) => sum + part.byteLength, 0);
     if (byteLength === 0) return new DeviceTensor(first.name, first.dtype, shape, 0, first.device, null, 0);
 
-    const device = await openDevice(first.device);
-    const memory = new Memory(await settled(native().allocate(device, byteLength)), first.device, byteLength).retain();
+    const memory = await Memory.allocate(first.device, byteLength);
     try {
       const outer = shape.slice(0, dim).reduce((product, size) => product * size, 1);
       const rowBytes = byteLength / outer;

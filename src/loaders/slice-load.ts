@@ -1,5 +1,4 @@
 import { milliseconds } from '../base/timers.js';
-import { openDevice } from '../device/device.js';
 import { DeviceTensor } from '../device/device-tensor.js';
 import { Memory } from '../device/memory.js';
 import { native, settled } from '../native/addon.js';
@@ -51,8 +50,7 @@ export async function readSlice(
 /** Copies the runs of each piece into the slice's memory as it arrives, off the event loop. Retained for the caller. */
 async function gather(session: Session, load: Load, { plan, byteLength, copyOf }: SlicePlan): Promise<Memory> {
   const { device } = session;
-  const memory = new Memory(await settled(native().allocate(await openDevice(device), byteLength)), device, byteLength);
-  memory.retain();
+  const memory = await Memory.allocate(device, byteLength);
   try {
     let item = 0;
     for (let allocation = 0; allocation < plan.allocationSizes.length; ++allocation) {
