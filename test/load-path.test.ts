@@ -2,8 +2,8 @@ import { rm } from 'node:fs/promises';
 import { runChild } from './support/child.js';
 import { newFolder, someEntries, writeModel } from './support/model-files.js';
 
-// Whoever follows one plain load through the sources has few files to read: what runs only for progress, filters, frameworks
-// or other copiers is not among them.
+// Whoever follows one plain load through the sources has few files to read: what runs only for progress, filters,
+// frameworks or other copiers is not among them.
 
 test('at most 20 TypeScript files take part in new ParallelLoader({ files }).iterateWeights()', async () => {
   const folder = await newFolder();

@@ -1,4 +1,5 @@
-// Prints the sources of the package, and of the packages beside it, of which a function runs in a plain load of the folder.
+// Prints the sources of the package, and of the packages beside it, of which a function runs in a plain load of the
+// folder.
 const { Session } = require('node:inspector');
 const { join, relative, sep } = require('node:path');
 
