@@ -111,9 +111,7 @@ interface CufileSettings {
   readonly forceCompat: boolean;
 }
 
-/**
- * What cufile.json says (JSON with // comments), with cuFile's own defaults where it says nothing or cannot be read.
- */
+/** What cufile.json says (JSON with // comments); cuFile's own defaults for the rest and where it is unreadable. */
 async function cufileSettings(): Promise<CufileSettings> {
   const path = process.env.CUFILE_ENV_PATH_JSON || '/etc/cufile.json';
   const text = await readFile(path, 'utf8').catch(() => '');

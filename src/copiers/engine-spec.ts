@@ -31,9 +31,7 @@ export interface ResolvedSpec {
   readonly fallbacks: readonly Fallback[];
 }
 
-/**
- * Makes a copier of this package from a loader's options; a constructor where an object of the user's reads ('3fs').
- */
+/** Makes a copier of this package from a loader's options; a constructor where the user's object reads ('3fs'). */
 export type SpecFactory = (
   device: Device,
   options: Readonly<Record<string, unknown>>,

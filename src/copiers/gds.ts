@@ -1,9 +1,7 @@
 import type { SpecFactory } from './engine-spec.js';
 import { engineOptions, nogds } from './nogds.js';
 
-/**
- * GPUDirect Storage: cuFile reads into GPU memory past the host's. Files that cuFile refuses are read as by 'nogds'.
- */
+/** GPUDirect Storage: cuFile reads into GPU memory past the host's. 'nogds' reads the files that it refuses. */
 export const gds: SpecFactory = (device, options) => ({
   // Chosen by name, cuFile's compatibility mode is accepted; 'auto' has a better choice.
   reader: { kind: 'gds', threads: options.maxThreads, chosen: options.copier !== 'auto' },

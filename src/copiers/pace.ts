@@ -15,9 +15,7 @@ export class Pace {
     this.#bytesPerSecond = bytesPerSecond;
   }
 
-  /**
-   * The same ranges in requests of a tenth of a second each, cut inside tensors where need be; in one without a limit.
-   */
+  /** The ranges in requests of a tenth of a second each, also cut inside tensors; in one where there is no limit. */
   *pieces(ranges: readonly CopyRange[]): Generator<CopyRange[], void, void> {
     const most = Math.max(SMALLEST_PIECE, Math.floor(this.#bytesPerSecond / 10));
     let piece: CopyRange[] = [];

@@ -1,8 +1,6 @@
 import { after, milliseconds } from '../base/timers.js';
 
-/**
- * Calls back when requests are in flight and none has made progress for a while. Keeps the event loop alive till then.
- */
+/** Calls back when no request in flight makes progress for a while. Keeps the event loop alive until then. */
 export class StallWatch {
   readonly #limitMs: number;
   readonly #stalled: () => void;

@@ -20,9 +20,7 @@ export interface PreparedEngine {
 /** Copiers that can read data through the descriptors that headers were read through. */
 const REUSES_HEADER_FD: readonly string[] = ['auto', '3fs', 'nogds', 'unified'];
 
-/**
- * How a loader's files are read: the copier, the engines that it runs on, and the descriptors they take from headers.
- */
+/** How a loader's files are read: the copier, the engines that it runs on, the descriptors left from headers. */
 export class Engines {
   readonly #options: LoaderOptions;
   readonly #device: Device;

@@ -15,15 +15,15 @@ import { Session } from './session.js';
 
 /** Options of one load, in place of the loader's. */
 export interface CopyOptions {
+  /** See LoaderOptions. */
   dtype?: LoaderOptions['dtype'];
   /** Ends this load when aborted, beside the loader's signal. */
   signal?: AbortSignal;
+  /** See LoaderOptions. */
   onProgress?: (progress: Progress) => void;
 }
 
-/**
- * Loads whole files into device memory, after their headers were read. As the class of that name in fastsafetensors.
- */
+/** Loads whole files into device memory, after their headers were read, as fastsafetensors' class of this name. */
 export class SafeTensorsFileLoader<T = DeviceTensor> {
   readonly #options: LoaderOptions<T>;
   readonly #session: Session;

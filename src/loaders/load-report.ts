@@ -18,9 +18,7 @@ export interface LoadReport {
   maxInFlight: number;
   /** Files that were read in another way than asked, and why. */
   fallbacks: { path: string; from: string; to: string; reason: string }[];
-  /**
-   * What the framework's adapter says of its tensors: copies that were needed, dtypes that changed. Absent without any.
-   */
+  /** What the framework's adapter notes: copies that were needed, dtypes that changed. Absent without any. */
   notes?: readonly string[];
 }
 

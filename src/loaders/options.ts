@@ -54,9 +54,7 @@ export interface LoaderOptions<T = DeviceTensor> {
   mountPoint?: string;
   /** '3fs': entries of the I/O ring, of which a quarter is in flight. Default: four for each read in flight. */
   entries?: number;
-  /**
-   * '3fs': the most reads that 3FS takes as one job; 0: all that are queued; -1 (default): each completes on its own.
-   */
+  /** '3fs': the most reads of one job, as n or -n; 0: all that are queued. Default, -1: each completes by itself. */
   ioDepth?: number;
   /** '3fs': bytes of the memory shared with 3FS, which is cut into staging slots. Default: 48 MiB. */
   bufferSize?: number;
@@ -69,9 +67,7 @@ export interface LoaderOptions<T = DeviceTensor> {
   fallback?: 'nogds' | false;
   /** Bytes of one read that passes through a staging slot (bounce buffer). Default: 1 MiB for '3fs', else 4 MiB. */
   bounceBufferSize?: number;
-  /**
-   * Threads that read. Default: 4 to 16, as the CPUs allow; 8 for 'gds'. Nothing to '3fs', which reads without threads.
-   */
+  /** Threads that read. Default: 4 to 16, by the CPUs; 8 for 'gds'. Nothing to '3fs', which reads without any. */
   maxThreads?: number;
   /**
    * Reads past the page cache (O_DIRECT). true: wherever the file system takes it, and the report says where it did

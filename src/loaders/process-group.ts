@@ -1,7 +1,10 @@
 /** The processes that share a model. Only groups of one are supported yet. */
 export interface ProcessGroup {
+  /** Of this process, from 0. */
   readonly rank: number;
+  /** Number of processes. */
   readonly size: number;
+  /** Of this process among those of its machine. */
   readonly localRank?: number;
 }
 

@@ -131,9 +131,7 @@ export class Session {
     if (this.#debug) this.#logger.debug(`fastsafetensors: ${message()}`);
   }
 
-  /**
-   * Reports the load's progress to the callback of this load or of the loader, and on the bar. Undefined without any.
-   */
+  /** Reports progress to the callback of this load, else the loader's, and on the bar. Undefined without any. */
   meter(load: Load, onProgress = this.options.onProgress): ProgressMeter | undefined {
     const callbacks = onProgress ? [onProgress] : [];
     if (this.options.progress && (this.options.pg?.rank ?? 0) === 0) callbacks.push(progressBar());

@@ -196,9 +196,7 @@ export class Plan {
     });
   }
 
-  /**
-   * Ranges of a file, in the order of its bytes, in one allocation of `size` bytes. They may begin and end anywhere.
-   */
+  /** Ranges of a file, in the order of its bytes, in one allocation of `size` bytes; they need be no tensors. */
   static ofRanges(
     metadata: SafeTensorsMetadata,
     size: number,

@@ -8,9 +8,7 @@ import { convertedDtype, Plan } from './plan.js';
 const LARGEST_GAP = 32 * 1024;
 /** Bytes: longer runs are worth a read each, straight into place. */
 const SHORT_RUN = 64 * 1024;
-/**
- * Bytes of a piece: runs that are read together with their holes, held beside the slice until the runs are copied out.
- */
+/** Bytes of a piece: runs read together with their holes, held beside the slice until they are copied out. */
 const PIECE_BYTES = 32 * 1024 * 1024;
 /** Bytes, as for the engine's own outputs: whole registers are stored without crossing a cache line. */
 const PIECE_ALIGNMENT = 64;
