@@ -5,7 +5,7 @@ import type { EngineSpec } from '../copiers/engine-spec.js';
 import { chooseCopier, isBuiltin, makeCopier } from '../copiers/registry.js';
 import { type Device, openDevice } from '../device/device.js';
 import { checked, native } from '../native/addon.js';
-import type { Fallback, NativeEngine, NativeOpenedFiles } from '../native/core.js';
+import type { Fallback, NativeEngine, NativeHeaderFdCache } from '../native/core.js';
 import type { Plan } from '../transfer/plan.js';
 import { checkDemands, type LoaderOptions } from './options.js';
 
@@ -27,7 +27,7 @@ export class Engines {
   readonly #stallTimeoutMs: number;
   readonly #checkOpen: () => void;
   readonly #engines = new Map<string, Promise<NativeEngine>>(); // by reader: several only for files on several mounts
-  readonly #headerFds = new Set<NativeOpenedFiles>();
+  readonly #headerFds = new Set<NativeHeaderFdCache>();
   readonly #closingHeaderFds = new Set<Promise<void>>();
   #copier: string; // 'auto' until prepare() chooses
   #choice: Promise<string> | undefined;
@@ -51,19 +51,19 @@ export class Engines {
    * Where files stay open between their headers and their data, until releaseHeaderFds() or close(). Undefined where
    * the copier opens files in its own way.
    */
-  newHeaderFds(): NativeOpenedFiles | undefined {
+  newHeaderFds(): NativeHeaderFdCache | undefined {
     const { copier = 'auto', reader, odirect } = this.#options;
     if (!REUSES_HEADER_FD.includes(copier) || !isBuiltin(copier)) return undefined;
     if (reader !== undefined || odirect === true) return undefined;
-    const fds = native().newOpenedFiles();
+    const fds = native().newHeaderFdCache();
     this.#headerFds.add(fds);
     return fds;
   }
 
   /** Closes those that no load has taken, off the event loop; close() waits for it. */
-  releaseHeaderFds(fds: NativeOpenedFiles | undefined): void {
+  releaseHeaderFds(fds: NativeHeaderFdCache | undefined): void {
     if (!fds || !this.#headerFds.delete(fds)) return;
-    const closing = native().closeOpenedFiles(fds);
+    const closing = native().closeHeaderFdCache(fds);
     this.#closingHeaderFds.add(closing);
     void closing.finally(() => this.#closingHeaderFds.delete(closing)).catch(() => {});
   }

@@ -66,7 +66,7 @@ export class SafeTensorsFileLoader<T = DeviceTensor> {
     }
     const headerFds = session.engines.newHeaderFds();
     try {
-      const shards = await session.race(readShards(mine, { allowTrailingBytes, opened: headerFds }, signal));
+      const shards = await session.race(readShards(mine, { allowTrailingBytes, fdCache: headerFds }, signal));
       const inputs = filter ? await session.race(selectTensors(shards.metadata, filter)) : allTensors(shards.metadata);
       const plan = await session.race(Plan.ofTensors(inputs, { dtype }));
       this.#stagingBytes = await session.engines.stagingBytes(plan);

@@ -42,7 +42,7 @@ export class ParallelLoader<T = DeviceTensor> {
     const headerFds = session.engines.newHeaderFds();
     try {
       const shards = await session.race(
-        readShards(files, { allowTrailingBytes, byName: false, opened: headerFds }, signal),
+        readShards(files, { allowTrailingBytes, byName: false, fdCache: headerFds }, signal),
       );
       const inputs = filter ? await session.race(selectTensors(shards.metadata, filter)) : allTensors(shards.metadata);
       const plan = await session.race(Plan.ofTensors(inputs, { batchBytes: maxBatchBytes, dtype }));
