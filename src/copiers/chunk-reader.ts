@@ -17,35 +17,24 @@ export interface ChunkReader {
 }
 
 /** A range of another destination. */
-class DestinationRange implements Destination {
-  readonly byteLength: number;
-  readonly #whole: Destination;
-  readonly #offset: number;
-
-  constructor(whole: Destination, offset: number, byteLength: number) {
-    this.#whole = whole;
-    this.#offset = offset;
-    this.byteLength = byteLength;
-  }
-
-  get device() {
-    return this.#whole.device;
-  }
-
-  get pointer(): bigint {
-    return this.#whole.pointer + BigInt(this.#offset);
-  }
-
-  async write(destOffset: number, bytes: Uint8Array): Promise<void> {
-    if (!Number.isSafeInteger(destOffset) || destOffset < 0 || destOffset + bytes.byteLength > this.byteLength) {
-      throw new FastSafetensorsError(
-        'INVALID_ARGUMENT',
-        `write: ${bytes.byteLength} bytes at offset ${destOffset} reach outside the destination ` +
-          `of ${this.byteLength} bytes`,
-      );
-    }
-    return this.#whole.write(this.#offset + destOffset, bytes);
-  }
+function rangeOf(whole: Destination, offset: number, byteLength: number): Destination {
+  return {
+    device: whole.device,
+    byteLength,
+    get pointer() {
+      return whole.pointer + BigInt(offset);
+    },
+    async write(destOffset, bytes) {
+      if (!Number.isSafeInteger(destOffset) || destOffset < 0 || destOffset + bytes.byteLength > byteLength) {
+        throw new FastSafetensorsError(
+          'INVALID_ARGUMENT',
+          `write: ${bytes.byteLength} bytes at offset ${destOffset} reach outside the destination ` +
+            `of ${byteLength} bytes`,
+        );
+      }
+      return whole.write(offset + destOffset, bytes);
+    },
+  };
 }
 
 class ChunkCopier implements Copier<Promise<void>> {
@@ -70,7 +59,7 @@ class ChunkCopier implements Copier<Promise<void>> {
   async #copy({ path, ranges, destination, signal }: CopyRequest): Promise<void> {
     for (const { fileOffset, length, destOffset } of merged(ranges)) {
       signal.throwIfAborted();
-      const target = new DestinationRange(destination, destOffset, length);
+      const target = rangeOf(destination, destOffset, length);
       const read = await this.#reader.readChunked(path, target, fileOffset, length);
       if (Number(read) === length) continue;
       const what = `${path}: reader.readChunked gave ${String(read)} at offset ${fileOffset}, expected ${length} bytes`;

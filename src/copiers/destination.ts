@@ -53,7 +53,7 @@ export class MemoryDestination implements Destination {
     parts: readonly { destOffset: number; length: number }[],
     how: (memory: Memory, landed: (offset: number, length: number) => void) => Promise<void>,
   ): Promise<void> {
-    if (this.#closed) throw ended();
+    if (this.#closed) throw new FastSafetensorsError('CLOSED', 'write: the request of this destination has ended');
     for (const { destOffset, length } of parts) this.#check(destOffset, length);
     const landed = (offset: number, length: number): void => {
       this.#landed.add(offset, offset + length);
@@ -116,8 +116,4 @@ function ownView(bytes: Uint8Array): Uint8Array {
     // Its buffer is shorter than byteLength says.
   }
   throw vanished(byteLength);
-}
-
-function ended(): FastSafetensorsError {
-  return new FastSafetensorsError('CLOSED', 'write: the request that this destination was for has ended');
 }

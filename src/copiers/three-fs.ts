@@ -13,7 +13,8 @@ import { engineOptions, nogds } from './nogds.js';
  */
 export const threeFs: SpecFactory = (device, options) => {
   if (options.reader !== undefined) return chunkReaderConstructor(options.reader as ChunkReader);
-  const { bounceBufferSize: chunk, bufferSize, entries, ioDepth, mountPoint = '' } = options as ThreeFsOptions;
+  const { bounceBufferSize: chunk, bufferSize, entries, ioDepth } = options;
+  const mountPoint = (options.mountPoint ?? '') as string;
   const setNuma = options.setNuma === false ? 0 : 1;
   const reader = { kind: '3fs', mountPoint, chunk, bufferSize, entries, ioDepth, setNuma };
   const spec: EngineSpec = { reader, engine: { ...engineOptions(options), chunkBytes: undefined } }; // as the reader's
@@ -46,14 +47,6 @@ export const threeFs: SpecFactory = (device, options) => {
   };
   return { ...spec, resolveForFiles };
 };
-
-interface ThreeFsOptions {
-  readonly mountPoint?: string;
-  readonly bounceBufferSize?: number;
-  readonly bufferSize?: number;
-  readonly entries?: number;
-  readonly ioDepth?: number;
-}
 
 /** Library, mount, /dev/shm and the limit of locked memory, off the event loop. */
 export async function threeFsAvailability(): Promise<Availability> {
