@@ -1,7 +1,5 @@
-import { randomBytes } from 'node:crypto';
-import { type FileHandle, open, rename, unlink } from 'node:fs/promises';
-import { dirname, join } from 'node:path';
 import { isUint8Array } from 'node:util/types';
+import { writeAtomically } from '../base/atomic-write.js';
 import { type Check, checkOptions, fail } from '../base/checks.js';
 import { DTYPE_BITS, type DTypeName } from '../base/dtype.js';
 import { type ErrorCode, FastSafetensorsError, InvalidArgumentError } from '../base/errors.js';
@@ -27,12 +25,6 @@ const DTYPE_RANKS: Readonly<Record<DTypeName, number>> = Object.fromEntries(
     ...['I16', 'U16', 'F16', 'BF16', 'I32', 'U32', 'F32', 'C64', 'F64', 'I64', 'U64'],
   ].map((dtype, rank) => [dtype, rank]),
 ) as Record<DTypeName, number>;
-/** Tensors smaller than this are put together to chunks of this size, larger ones written in place, in parts that every platform takes. */
-const CHUNK = 1024 * 1024;
-const MAX_WRITE = 64 * 1024 * 1024;
-/** File systems that cannot sync a folder answer with one of these, and a folder that may be written but not read with EACCES; there is nothing to be done about it. */
-const FOLDER_SYNC_UNSUPPORTED = new Set(['EINVAL', 'ENOTSUP', 'ENOSYS', 'EISDIR', 'EPERM', 'EACCES']);
-
 interface Item extends SaveTensor {
   readonly nameBytes: Buffer;
 }
@@ -58,7 +50,7 @@ export async function saveFile(
     (a, b) => DTYPE_RANKS[b.dtype] - DTYPE_RANKS[a.dtype] || Buffer.compare(a.nameBytes, b.nameBytes),
   );
   const header = encodeHeader(items, metadata, path);
-  await writeAtomically(path, chunksOf([header, ...items.map((item) => item.data)]));
+  await writeAtomically(path, [header, ...items.map((item) => item.data)]);
 }
 
 const stringsByName: Check = (value, name) => {
@@ -195,71 +187,6 @@ function tooLarge(bytes: string, path: string): FastSafetensorsError {
     `saveFile: the header takes ${bytes} bytes, expected at most ${MAX_HEADER_LENGTH}; write several files`,
     { path },
   );
-}
-
-/** The same bytes in pieces fit for one write each. A piece holds until the next is asked for. */
-function* chunksOf(pieces: Iterable<Uint8Array>): Generator<Uint8Array, void, void> {
-  const chunk = Buffer.allocUnsafe(CHUNK);
-  let filled = 0;
-  for (const piece of pieces) {
-    if (filled > 0 && filled + piece.byteLength > CHUNK) {
-      yield chunk.subarray(0, filled);
-      filled = 0;
-    }
-    if (piece.byteLength < CHUNK) {
-      chunk.set(piece, filled);
-      filled += piece.byteLength;
-    } else {
-      for (let at = 0; at < piece.byteLength; at += MAX_WRITE) yield piece.subarray(at, at + MAX_WRITE);
-    }
-  }
-  if (filled > 0) yield chunk.subarray(0, filled);
-}
-
-async function writeAtomically(path: string, chunks: Iterable<Uint8Array>): Promise<void> {
-  const folder = dirname(path);
-  const temporary = join(folder, `.fst-${process.pid}-${randomBytes(8).toString('hex')}.tmp`);
-  let created = false;
-  try {
-    const file = await open(temporary, 'wx', 0o666);
-    created = true;
-    try {
-      for (const chunk of chunks) await writeWhole(file, chunk);
-      await file.sync();
-    } finally {
-      await file.close();
-    }
-    await rename(temporary, path);
-    created = false;
-    await syncFolder(folder);
-  } catch (cause) {
-    // Best effort: the first error is the one to tell.
-    if (created) await unlink(temporary).catch(() => undefined);
-    const reason = cause instanceof Error ? cause.message : String(cause);
-    throw new FastSafetensorsError('IO_ERROR', `saveFile: cannot write ${path}: ${reason}`, { path, cause });
-  }
-}
-
-async function writeWhole(file: FileHandle, bytes: Uint8Array): Promise<void> {
-  for (let at = 0; at < bytes.byteLength; ) {
-    const { bytesWritten } = await file.write(bytes, at, bytes.byteLength - at);
-    if (bytesWritten === 0) throw new Error(`no byte of ${bytes.byteLength - at} could be written`);
-    at += bytesWritten;
-  }
-}
-
-/** Makes the rename last through a power failure. */
-async function syncFolder(folder: string): Promise<void> {
-  try {
-    const handle = await open(folder, 'r');
-    try {
-      await handle.sync();
-    } finally {
-      await handle.close();
-    }
-  } catch (error) {
-    if (!FOLDER_SYNC_UNSUPPORTED.has((error as NodeJS.ErrnoException).code ?? '')) throw error;
-  }
 }
 
 /** Any value in a message: JSON could refuse it, and long names are cut. */

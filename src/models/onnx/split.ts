@@ -1,6 +1,6 @@
-import { randomUUID } from 'node:crypto';
-import { open, realpath, rename, rm, stat } from 'node:fs/promises';
+import { realpath, stat } from 'node:fs/promises';
 import { basename, dirname, join, resolve } from 'node:path';
+import { writeAtomically } from '../../base/atomic-write.js';
 import type { DTypeName } from '../../base/dtype.js';
 import { FastSafetensorsError } from '../../base/errors.js';
 import { makeFolder } from '../../base/make-folder.js';
@@ -111,7 +111,7 @@ export async function splitOnnx(modelPath: string, options: SplitOptions = {}): 
   for (const { tensor, info, stays } of model.weights) {
     if (stays !== undefined && info.external) bringInside(tensor, await readTensorBytes(tensor, info, path));
   }
-  await inPlace(files.weights, () => saveFile(tensors, files.weights, { metadata: describe(path, lifted, names) }));
+  await saveFile(tensors, files.weights, { metadata: describe(path, lifted, names) });
 
   if (options.asInputs) {
     turnIntoInputs(model, lifted, (weight) => names.get(weight)!);
@@ -154,19 +154,20 @@ export async function splitOnnx(modelPath: string, options: SplitOptions = {}): 
   };
 }
 
-/** The bytes of a model file. Rejects with IO_ERROR. */
+/** The bytes of a model file. IO_ERROR; INVALID_ARGUMENT for more than a protobuf message can have. */
 export async function readModel(path: string): Promise<Uint8Array> {
-  return inPlace(path, async () => {
-    const { size } = await stat(path);
-    if (size > MAX_MODEL_BYTES) {
-      throw new FastSafetensorsError(
-        'INVALID_ARGUMENT',
-        `${path}: ${size} bytes, but an ONNX model has at most ${MAX_MODEL_BYTES}; larger ones keep weights in files of their own`,
-        { path },
-      );
-    }
-    return readRegularFile(path, MAX_MODEL_BYTES);
-  });
+  let size: number;
+  try {
+    ({ size } = await stat(path));
+    if (size <= MAX_MODEL_BYTES) return await readRegularFile(path, MAX_MODEL_BYTES);
+  } catch (cause) {
+    throw new FastSafetensorsError('IO_ERROR', `${path}: ${(cause as Error).message}`, { path, cause });
+  }
+  throw new FastSafetensorsError(
+    'INVALID_ARGUMENT',
+    `${path}: ${size} bytes, but an ONNX model has at most ${MAX_MODEL_BYTES}; larger ones keep weights in files of their own`,
+    { path },
+  );
 }
 
 /**
@@ -253,31 +254,5 @@ async function writeModel(path: string, model: Model): Promise<void> {
       { path },
     );
   }
-  await inPlace(path, async () => {
-    const temporary = `${path}.${randomUUID()}.tmp`;
-    try {
-      const handle = await open(temporary, 'wx');
-      try {
-        await handle.writeFile(bytes);
-        await handle.sync();
-      } finally {
-        await handle.close();
-      }
-      await rename(temporary, path);
-    } catch (error) {
-      await rm(temporary, { force: true });
-      throw error;
-    }
-  });
-}
-
-/** Gives errors of the file system this package's class. */
-async function inPlace<T>(path: string, action: () => Promise<T>): Promise<T> {
-  try {
-    return await action();
-  } catch (cause) {
-    const { syscall, message } = cause as NodeJS.ErrnoException;
-    if (syscall === undefined) throw cause;
-    throw new FastSafetensorsError('IO_ERROR', `${path}: ${message}`, { path, cause });
-  }
+  await writeAtomically(path, [bytes]);
 }

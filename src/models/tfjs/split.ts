@@ -1,6 +1,6 @@
-import { randomUUID } from 'node:crypto';
-import { open, realpath, rename, rm } from 'node:fs/promises';
+import { realpath, rm } from 'node:fs/promises';
 import { basename, dirname, extname, join, resolve } from 'node:path';
+import { moveOver, temporaryIn, writeAtomically } from '../../base/atomic-write.js';
 import { FastSafetensorsError, InvalidArgumentError } from '../../base/errors.js';
 import { makeFolder } from '../../base/make-folder.js';
 import { SafeTensorsMetadata } from '../../safetensors/metadata.js';
@@ -103,11 +103,7 @@ class ShardWriter {
     );
     const files = names.map((name) => join(this.#folder, name));
     for (const file of files) await refuseOverwriting(file);
-    for (const [i, { temporary }] of this.#shards.entries()) {
-      await rename(temporary, files[i]!).catch((cause) => {
-        throw cannotWrite(files[i]!, cause);
-      });
-    }
+    for (const [i, { temporary }] of this.#shards.entries()) await moveOver(temporary, files[i]!);
     if (count === 1) return { weights: files[0]!, files };
     const index = join(this.#folder, `${this.#stem}.safetensors.index.json`);
     const entries = this.#shards.flatMap((shard, i) => shard.names.map((name) => [name, names[i]]));
@@ -120,7 +116,7 @@ class ShardWriter {
   }
 
   async #flush(): Promise<void> {
-    const temporary = join(this.#folder, `.${this.#stem}.${randomUUID()}.tmp`);
+    const temporary = temporaryIn(this.#folder);
     this.#shards.push({ temporary, names: this.#pending.map(({ name }) => name) });
     await saveFile(this.#pending, temporary, { metadata: { format: 'tfjs', generator: GENERATOR } });
     this.#pending = [];
@@ -145,22 +141,5 @@ async function refuseOverwriting(file: string): Promise<void> {
 }
 
 async function writeJson(path: string, value: object): Promise<void> {
-  const temporary = `${path}.${randomUUID()}.tmp`;
-  try {
-    const handle = await open(temporary, 'wx');
-    try {
-      await handle.writeFile(`${JSON.stringify(value)}\n`);
-      await handle.sync();
-    } finally {
-      await handle.close();
-    }
-    await rename(temporary, path);
-  } catch (cause) {
-    await rm(temporary, { force: true });
-    throw cannotWrite(path, cause);
-  }
-}
-
-function cannotWrite(path: string, cause: unknown): FastSafetensorsError {
-  return new FastSafetensorsError('IO_ERROR', `cannot write ${path}: ${(cause as Error).message}`, { path, cause });
+  await writeAtomically(path, [Buffer.from(`${JSON.stringify(value)}\n`)]);
 }
