@@ -1,6 +1,6 @@
 /** @jest-environment ./test/support/native-arrays-environment.js */
 import { spawnSync } from 'node:child_process';
-import { appendFile, cp, mkdtemp, readdir, readFile, rm, truncate, writeFile } from 'node:fs/promises';
+import { appendFile, cp, mkdir, mkdtemp, readdir, readFile, rm, truncate, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { basename, join, relative } from 'node:path';
 import { MODELS } from '../examples/models.js';
@@ -249,6 +249,38 @@ describe('verify', () => {
     const outside = await verify(path);
     expect(outside).toMatchObject({ ok: false, exitCode: 1 });
     expect(outside.files).toEqual([expect.objectContaining({ path, code: 'UNSAFE_SHARD_PATH' })]);
+    await index(4, { w: 'none.safetensors', v: '../a.safetensors' }); // nor behind a shard that is absent
+    expect((await verify(path)).files).toEqual([expect.objectContaining({ path, code: 'UNSAFE_SHARD_PATH' })]);
+  });
+
+  test('checks an index: a broken shard is to blame and not the index; one that disagrees is alone', async () => {
+    const a = await save('a.safetensors', { w: [1] });
+    const b = await save('b.safetensors', { v: [1] });
+    const path = await index(8, { w: 'b.safetensors', v: 'b.safetensors' });
+    expect((await verify(path)).files).toEqual([expect.objectContaining({ path, code: 'INVALID_INDEX' })]);
+    await index(8, { w: 'a.safetensors', v: 'b.safetensors' });
+    await truncate(b, 20);
+    expect(await verify(folder)).toMatchObject({
+      ok: false,
+      files: [
+        { path: a, ok: true },
+        { path: b, code: 'INVALID_HEADER_LENGTH' },
+      ],
+    });
+    await rm(a);
+    expect((await verify(folder)).files).toMatchObject([
+      { path, code: 'MISSING_SHARD' },
+      { path: a, code: 'IO_ERROR' },
+      { path: b, code: 'INVALID_HEADER_LENGTH' },
+    ]);
+  });
+
+  test('takes what a loader takes for a folder, an index or a file, and for nothing', async () => {
+    await mkdir(join(folder, 'empty'));
+    expect(await verify(join(folder, 'empty'))).toMatchObject({ ok: false, files: [{ code: 'NO_FILES' }] });
+    expect(await verify(join(folder, 'no.json'))).toMatchObject({ ok: false, files: [{ code: 'IO_ERROR' }] });
+    await writeFile(join(folder, 'odd.json'), '[]');
+    expect(await verify(join(folder, 'odd.json'))).toMatchObject({ ok: false, files: [{ code: 'INVALID_INDEX' }] });
   });
 });
 

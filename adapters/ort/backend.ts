@@ -8,7 +8,7 @@ import { FilesBufferOnDevice } from '../../src/loaders/files-buffer.js';
 import { COPY_CHECKS, ownedBy, PARALLEL_CHECKS } from '../../src/loaders/options.js';
 import { checked, native, settled } from '../../src/native/addon.js';
 import type { NativeOrtControl, OrtSessionConfig } from '../../src/native/ort.js';
-import type { Files } from '../../src/safetensors/shards.js';
+import type { Files } from '../../src/safetensors/files.js';
 import type { Progress } from '../../src/transfer/progress.js';
 import { abortable } from './abortable.js';
 import type { Unmatched, WeightNames } from './match.js';

@@ -10,7 +10,7 @@ import { bringInside, pointOutside } from '../../src/models/onnx/rewrite.js';
 import { readModel } from '../../src/models/onnx/split.js';
 import { Message } from '../../src/models/onnx/wire.js';
 import type { OrtFeed } from '../../src/native/ort.js';
-import type { Files } from '../../src/safetensors/shards.js';
+import type { Files } from '../../src/safetensors/files.js';
 import { sourceOfTensor } from './device-buffer.js';
 import {
   countNames,

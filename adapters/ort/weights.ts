@@ -8,7 +8,7 @@ import { SafeTensorsFileLoader } from '../../src/loaders/file-loader.js';
 import { FilesBufferOnDevice } from '../../src/loaders/files-buffer.js';
 import { checkUnchanged } from '../../src/safetensors/file-identity.js';
 import type { SafeTensorsMetadata } from '../../src/safetensors/metadata.js';
-import { type Files, readShards } from '../../src/safetensors/shards.js';
+import { readShards } from '../../src/safetensors/shards.js';
 import type { Progress } from '../../src/transfer/progress.js';
 
 /** A tensor that can become a model's weight, and where its bytes are in its file. */

@@ -4,7 +4,8 @@ import { ReadableStream } from 'node:stream/web';
 import { boolean, checkOptions } from '../../src/base/checks.js';
 import { InvalidArgumentError } from '../../src/base/errors.js';
 import { artifactsOf, type Model, readModelJson, type WeightSpec } from '../../src/models/tfjs/model-json.js';
-import { type Files, readShards } from '../../src/safetensors/shards.js';
+import type { Files } from '../../src/safetensors/files.js';
+import { readShards } from '../../src/safetensors/shards.js';
 import { convert, ruleOf } from './convert.js';
 import type { Loose } from './tensorflow.js';
 import {

@@ -9,7 +9,7 @@ import {
   readModelJson,
   weightsOf,
 } from '../../src/models/tfjs/model-json.js';
-import type { Files } from '../../src/safetensors/shards.js';
+import type { Files } from '../../src/safetensors/files.js';
 import { Adopter } from './framework.js';
 import { placeholderInitializers } from './placeholder.js';
 import { checkTensorFlow, type Loose, type TensorFlowModels } from './tensorflow.js';

@@ -4,7 +4,7 @@ import type { LoadReport } from '../../src/loaders/load-report.js';
 import { ownedBy, PARALLEL_CHECKS, type ParallelOptions } from '../../src/loaders/options.js';
 import { ParallelLoader } from '../../src/loaders/parallel-loader.js';
 import type { WeightSpec } from '../../src/models/tfjs/model-json.js';
-import type { Files } from '../../src/safetensors/shards.js';
+import type { Files } from '../../src/safetensors/files.js';
 import { ruleOf } from './convert.js';
 import type { Wish } from './framework.js';
 

@@ -1,14 +1,9 @@
-import { readdir, stat } from 'node:fs/promises';
-import { dirname, join } from 'node:path';
 import type { Command } from 'commander';
 import { counted } from '../base/counted.js';
-import { FastSafetensorsError } from '../base/errors.js';
-import { readRegularFile } from '../base/regular-file.js';
-import { SafeTensorsFileLoader, SafeTensorsMetadata } from '../index.js';
-import { MAX_INDEX_BYTES } from '../safetensors/shards.js';
+import { resolveFiles } from '../safetensors/files.js';
+import { SafeTensorsMetadata } from '../safetensors/metadata.js';
+import { joinShards } from '../safetensors/shards.js';
 import { formatBytes, printJson, printLine } from './output.js';
-
-const INDEX_NAME = 'model.safetensors.index.json';
 
 interface VerifyOptions {
   json?: boolean;
@@ -60,85 +55,41 @@ async function verify(paths: string[], options: VerifyOptions): Promise<void> {
   }
 }
 
+/** The verdict of each file that the path means, after that of its index or, when they disagree, of its folder. */
 async function verifyPath(path: string, allowTrailingBytes: boolean): Promise<Verdict[]> {
-  if (path.endsWith('.json')) return verifyIndex(path, allowTrailingBytes);
-  // What is not there is the metadata's to name.
-  const isFolder = await stat(path).then(
-    (found) => found.isDirectory(),
-    () => false,
-  );
-  if (!isFolder) return [await verifyFile(path, allowTrailingBytes)];
-  const names = await readdir(path);
-  if (names.includes(INDEX_NAME)) return verifyIndex(join(path, INDEX_NAME), allowTrailingBytes);
-  const shards = names.filter((name) => name.endsWith('.safetensors')).sort();
-  if (shards.length === 0) {
-    throw new FastSafetensorsError(
-      'NO_FILES',
-      `${path}: expected ${INDEX_NAME} or *.safetensors files, found neither`,
-      { path },
-    );
+  const { paths, index } = await resolveFiles(path);
+  const headers: SafeTensorsMetadata[] = [];
+  const files: Verdict[] = [];
+  for (const file of paths) {
+    try {
+      const header = await SafeTensorsMetadata.fromFile(file, { allowTrailingBytes });
+      headers.push(header);
+      files.push(passed(header));
+    } catch (error) {
+      files.push(failed(file, error));
+    }
   }
-  const verdicts = [];
-  for (const shard of shards) verdicts.push(await verifyFile(join(path, shard), allowTrailingBytes));
-  return [...(await verifyTogether(path, verdicts, allowTrailingBytes)), ...verdicts];
-}
-
-async function verifyFile(path: string, allowTrailingBytes: boolean): Promise<Verdict> {
+  const whole = index?.path ?? path;
+  if (index?.missing) return [failed(whole, index.missing), ...files];
+  if (headers.length < paths.length) return files; // one of them is to blame
+  const bytes = files.reduce((sum, file) => sum + file.bytes!, 0);
+  const said = index?.packed.totalSize ?? -1;
+  const warnings = said >= 0 && said !== bytes ? [`total_size is ${said}, but the tensors have ${bytes} bytes`] : [];
   try {
-    const header = await SafeTensorsMetadata.fromFile(path, { allowTrailingBytes });
-    const bytes = [...header].reduce((sum, { byteLength }) => sum + byteLength, 0);
-    const warnings = header.trailingBytes > 0 ? [`${counted(header.trailingBytes, 'byte')} after the last tensor`] : [];
-    return { path, ok: true, tensors: header.tensorCount, bytes, warnings };
+    await joinShards(headers, index);
+    return index ? [{ path: whole, ok: true, warnings }, ...files] : files;
   } catch (error) {
-    return failed(path, error);
+    const verdict = failed(whole, error);
+    // With an index that disagrees with its shards, nobody knows which files belong to the model.
+    return verdict.code === 'INVALID_INDEX' ? [verdict] : [{ ...verdict, warnings }, ...files];
   }
 }
 
-/** The index with its rules, then each shard it names; shards of an index that cannot be trusted are not opened. */
-async function verifyIndex(path: string, allowTrailingBytes: boolean): Promise<Verdict[]> {
-  const together = await verifyTogether(path, [], allowTrailingBytes);
-  if (
-    together.some(
-      ({ code }) => code !== undefined && ['INVALID_INDEX', 'UNSAFE_SHARD_PATH', 'IO_ERROR', 'NO_FILES'].includes(code),
-    )
-  )
-    return together;
-
-  const index = JSON.parse((await readRegularFile(path, MAX_INDEX_BYTES)).toString()) as {
-    weight_map: Record<string, string>;
-    metadata?: { total_size?: unknown };
-  };
-  const shards: Verdict[] = [];
-  for (const shard of [...new Set(Object.values(index.weight_map))].sort())
-    shards.push(await verifyFile(join(dirname(path), shard), allowTrailingBytes));
-
-  const said = index.metadata?.total_size;
-  const found = shards.reduce((sum, { bytes }) => sum + (bytes ?? 0), 0);
-  const verdict = together[0] ?? { path, ok: true, warnings: [] };
-  if (said !== undefined && said !== found && shards.every(({ ok }) => ok)) {
-    verdict.warnings.push(`total_size is ${JSON.stringify(said)}, but the tensors have ${found} bytes`);
-  }
-  // What a shard is blamed for is not the index's fault.
-  const blamed = shards.some(({ ok, code }) => !ok && code === verdict.code);
-  return blamed && verdict.warnings.length === 0 ? shards : [verdict, ...shards];
-}
-
-/** What only shows in all files together: names in two shards, an index and shards that disagree. Nothing when they agree or a file itself is to blame. */
-async function verifyTogether(
-  path: string,
-  files: readonly Verdict[],
-  allowTrailingBytes: boolean,
-): Promise<Verdict[]> {
-  if (files.some(({ ok }) => !ok)) return [];
-  const loader = new SafeTensorsFileLoader({ allowTrailingBytes });
-  try {
-    await loader.addFilenames(path);
-    return [];
-  } catch (error) {
-    return [failed(path, error)];
-  } finally {
-    await loader.close();
-  }
+function passed(header: SafeTensorsMetadata): Verdict {
+  const { path, tensorCount: tensors, trailingBytes } = header;
+  const bytes = [...header].reduce((sum, { byteLength }) => sum + byteLength, 0);
+  const warnings = trailingBytes > 0 ? [`${counted(trailingBytes, 'byte')} after the last tensor`] : [];
+  return { path, ok: true, tensors, bytes, warnings };
 }
 
 function failed(path: string, error: unknown): Verdict {

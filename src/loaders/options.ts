@@ -18,8 +18,8 @@ import { type CopierType, isBuiltin, registeredCopiers } from '../copiers/regist
 import { Device, type DeviceString } from '../device/device.js';
 import type { DeviceTensor } from '../device/device-tensor.js';
 import type { Framework } from '../device/framework.js';
+import type { Files } from '../safetensors/files.js';
 import type { TensorFrame } from '../safetensors/metadata.js';
-import type { Files } from '../safetensors/shards.js';
 import type { Progress } from '../transfer/progress.js';
 import type { ProcessGroup } from './process-group.js';
 

@@ -2,7 +2,7 @@ import { existsSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { FastSafetensorsError, InvalidArgumentError } from '../../base/errors.js';
 import { readRegularFile } from '../../base/regular-file.js';
-import type { Files } from '../../safetensors/shards.js';
+import type { Files } from '../../safetensors/files.js';
 
 /** What a string can hold. */
 const MAX_MODEL_BYTES = 500_000_000;
