@@ -1,6 +1,6 @@
 import { FastSafetensorsError, InvalidArgumentError } from '../base/errors.js';
 import { checked, native, settled } from '../native/addon.js';
-import type { NativeAllocation } from '../native/core.js';
+import type { NativeMemory } from '../native/core.js';
 import { type Device, openDevice } from './device.js';
 
 /** Bytes that are copied out of JavaScript's memory in one turn of the event loop: some 0.1 ms. */
