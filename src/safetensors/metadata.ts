@@ -2,7 +2,7 @@ import { isUint8Array } from 'node:util/types';
 import { boolean, checkOptions, describe } from '../base/checks.js';
 import { DTYPE_NAMES } from '../base/dtype.js';
 import { InvalidArgumentError } from '../base/errors.js';
-import { nextTurn } from '../base/timers.js';
+import { Turns } from '../base/timers.js';
 import { parseHeader, readHeader } from '../native/addon.js';
 import type { HeaderReadOptions, NativeFileIdentity, NativeHeader } from '../native/packed.js';
 import { TensorFrame } from './tensor-frame.js';
@@ -14,8 +14,8 @@ export interface SafeTensorsMetadataOptions {
   readonly allowTrailingBytes?: boolean;
 }
 
-/** Names put into the lookup table in one turn of the event loop: about a millisecond's worth. */
-const NAMES_A_TURN = 4096;
+/** Names put into the lookup table between looks at the clock: well below a millisecond's worth. */
+const BLOCK = 1024;
 
 /**
  * A file's checked header. Names, shapes and offsets stay packed as the core made them; a TensorFrame is made when it is asked for. Tensors are
@@ -78,13 +78,14 @@ export class SafeTensorsMetadata {
     { byName = true }: { byName?: boolean } = {},
   ): Promise<SafeTensorsMetadata> {
     const metadata = new SafeTensorsMetadata(header, path);
-    for (let end = NAMES_A_TURN; byName && end < header.tensorCount; end += NAMES_A_TURN) {
+    const turns = new Turns(1);
+    for (let end = BLOCK; byName && end < header.tensorCount; end += BLOCK) {
       metadata.#indexUpTo(end);
-      await nextTurn();
+      if (turns.due()) await turns.take();
     }
-    for (let end = NAMES_A_TURN; end < header.metadataEnds.length / 2; end += NAMES_A_TURN) {
+    for (let end = BLOCK; end < header.metadataEnds.length / 2; end += BLOCK) {
       metadata.#metadataUpTo(end);
-      await nextTurn();
+      if (turns.due()) await turns.take();
     }
     return metadata;
   }

@@ -1,6 +1,6 @@
 import { basename } from 'node:path';
 import { FastSafetensorsError } from '../base/errors.js';
-import { milliseconds, nextTurn } from '../base/timers.js';
+import { Turns } from '../base/timers.js';
 import { readHeader } from '../native/addon.js';
 import type { NativeOpenedFiles } from '../native/core.js';
 import { textAt } from '../native/packed.js';
@@ -9,8 +9,6 @@ import { SafeTensorsMetadata } from './metadata.js';
 
 /** Headers read at a time: each is one round trip or two on a distributed file system. */
 const HEADERS_AT_A_TIME = 32;
-/** Tensors compared with the index in one turn of the event loop: about a millisecond's worth. */
-const TENSORS_A_TURN = 4096;
 
 /** The checked headers of several files that have no tensor twice. */
 export interface ShardSet {
@@ -63,7 +61,7 @@ export async function joinShards(
 ): Promise<ShardSet> {
   if (metadata.length === 1 && !index) return { metadata, fileOf: (name) => (metadata[0]!.has(name) ? 0 : undefined) };
   const fileOf = new Map<string, number>();
-  let turn = milliseconds();
+  const turns = new Turns();
   for (let file = 0; file < metadata.length; ++file) {
     const header = metadata[file]!;
     for (let i = 0; i < header.tensorCount; ++i) {
@@ -77,10 +75,7 @@ export async function joinShards(
         );
       }
       fileOf.set(name, file);
-      if ((i & 1023) === 1023 && milliseconds() - turn > 4) {
-        await nextTurn();
-        turn = milliseconds();
-      }
+      if (turns.due()) await turns.take();
     }
   }
   if (index) await checkIndex(index, metadata, fileOf);
@@ -95,6 +90,7 @@ async function checkIndex(
   const wrong = (tensor: string, what: string) =>
     new FastSafetensorsError('INVALID_INDEX', `${path}: tensor "${tensor}" ${what}`, { path, tensor });
   const { names, nameEnds, shardOf } = packed;
+  const turns = new Turns();
   for (let i = 0; i < shardOf.length; ++i) {
     const tensor = textAt(names, nameEnds, i);
     const expected = shards[shardOf[i]!]!;
@@ -102,7 +98,7 @@ async function checkIndex(
     if (file === undefined) throw wrong(tensor, `should be in ${basename(expected)}, but no shard has it`);
     const found = metadata[file]!.path;
     if (found !== expected) throw wrong(tensor, `should be in ${basename(expected)}, but is in ${basename(found)}`);
-    if (i % TENSORS_A_TURN === TENSORS_A_TURN - 1) await nextTurn();
+    if (turns.due()) await turns.take();
   }
   // The index names no tensor twice: with as many names, they are the same.
   if (shardOf.length === fileOf.size) return;
