@@ -5,7 +5,7 @@ import * as ort from 'onnxruntime-node';
 import { onnxruntime } from '../adapters/ort/index.js';
 import { formatBytes, formatRate, printLine, printTable } from '../src/cli/output.js';
 import { type CopierType, getHf3fsLibPath, type LoadReport, ParallelLoader } from '../src/index.js';
-import { compareOutputs, type Difference } from '../src/models/onnx/compare.js';
+import { compareOutputs, type Difference } from '../src/models/onnx/compare-outputs.js';
 import { splitOnnx } from '../src/models/onnx/split.js';
 import { emulators } from '../src/testing/index.js';
 import { type ExampleModel, MODELS } from './models.js';

@@ -3,7 +3,7 @@ import { mkdir, mkdtemp, readdir, rm, symlink, writeFile } from 'node:fs/promise
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { FastSafetensorsError } from '../src/base/errors.js';
-import { MODEL, TENSOR } from '../src/models/onnx/proto.js';
+import { MODEL, TENSOR } from '../src/models/onnx/schema.js';
 import { splitOnnx } from '../src/models/onnx/split.js';
 import {
   addModel,

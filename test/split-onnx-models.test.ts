@@ -4,10 +4,10 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import * as ort from 'onnxruntime-node';
 import { type ExampleModel, MODELS } from '../examples/models.js';
-import { checkSplit } from '../src/models/onnx/check.js';
-import { compareOutputs } from '../src/models/onnx/compare.js';
+import { checkOnnxSplit } from '../src/models/onnx/check-split.js';
+import { compareOutputs } from '../src/models/onnx/compare-outputs.js';
 import { compareRuns } from '../src/models/onnx/compare-runs.js';
-import { type SplitReport, splitOnnx } from '../src/models/onnx/split.js';
+import { type OnnxSplitReport, splitOnnx } from '../src/models/onnx/split.js';
 
 let folder: string;
 beforeEach(async () => {
@@ -72,7 +72,7 @@ async function blank(path: string) {
   await handle.close();
 }
 
-async function flipLastByte(report: SplitReport) {
+async function flipLastByte(report: OnnxSplitReport) {
   const { bytes } = await layout(report.weights);
   const handle = await open(report.weights, 'r+');
   await handle.write(Buffer.of(bytes.at(-1)! ^ 1), 0, 1, bytes.length - 1);
@@ -98,11 +98,11 @@ describe('a graph that points into the .safetensors file', () => {
     const report = await splitOnnx(model.file, { out: folder });
     const expected = bits(await infer(model.file, feedsOf(model)));
     expect(bits(await infer(report.graph, feedsOf(model)))).toEqual(expected);
-    expect(await checkSplit(report)).toBe(report.bytes);
+    expect(await checkOnnxSplit(report)).toBe(report.bytes);
 
     await blank(report.weights);
     expect(bits(await infer(report.graph, feedsOf(model)))).not.toEqual(expected);
-    await expect(checkSplit(report)).rejects.toMatchObject({ code: 'CHECKSUM_MISMATCH' });
+    await expect(checkOnnxSplit(report)).rejects.toMatchObject({ code: 'CHECKSUM_MISMATCH' });
   });
 });
 
@@ -114,7 +114,7 @@ describe('a graph that takes its weights as inputs', () => {
     expect(Object.keys(weights).sort()).toEqual(report.tensors.map(({ name }) => name).sort());
     const found = await infer(report.graph, { ...feedsOf(model), ...weights });
     expect(compareOutputs(found, expected)).toMatchObject({ withinTolerance: true });
-    expect(await checkSplit(report)).toBe(report.bytes);
+    expect(await checkOnnxSplit(report)).toBe(report.bytes);
 
     await blank(report.weights);
     const wrong = await infer(report.graph, { ...feedsOf(model), ...(await weightFeeds(report.weights)) });
@@ -128,7 +128,7 @@ describe('--check', () => {
   test.each([false, true])('finds a single wrong bit (as inputs: %s)', async (asInputs) => {
     const report = await splitOnnx(classifier.file, { out: folder, asInputs });
     await flipLastByte(report);
-    await expect(checkSplit(report)).rejects.toMatchObject({ code: 'CHECKSUM_MISMATCH', path: report.weights });
+    await expect(checkOnnxSplit(report)).rejects.toMatchObject({ code: 'CHECKSUM_MISMATCH', path: report.weights });
   });
 
   test.each([false, true])('runs both graphs on random inputs (as inputs: %s)', async (asInputs) => {

@@ -3,10 +3,10 @@ import { mkdir, mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promis
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import * as ort from 'onnxruntime-node';
-import { checkSplit } from '../src/models/onnx/check.js';
-import { GRAPH, MODEL, NODE, TENSOR, VALUE_INFO } from '../src/models/onnx/proto.js';
+import { checkOnnxSplit } from '../src/models/onnx/check-split.js';
+import { Message } from '../src/models/onnx/protobuf.js';
+import { GRAPH, MODEL, NODE, TENSOR, VALUE_INFO } from '../src/models/onnx/schema.js';
 import { splitOnnx } from '../src/models/onnx/split.js';
-import { Message } from '../src/models/onnx/wire.js';
 import {
   addModel,
   bytesOf,
@@ -87,7 +87,7 @@ describe('what is lifted', () => {
     const { tensors } = await readTensors(report.weights);
     expect(tensors.get('w')).toMatchObject({ dtype, shape: report.tensors[0]!.shape });
     expect(Buffer.compare(tensors.get('w')!.data, bytesOf(expected))).toBe(0);
-    expect(await checkSplit(report)).toBe(expected.byteLength);
+    expect(await checkOnnxSplit(report)).toBe(expected.byteLength);
   });
 
   test('data already in a file of the model folder, whatever their type', async () => {
@@ -278,7 +278,7 @@ describe('weights of inner graphs that share a name', () => {
       expect(found.y!.data).toEqual((await infer(path, feeds)).y!.data);
       expect(found.y!.data).toEqual(floats(512, 0.5).map((v, i) => v + floats(512, c ? 1 : -3)[i]!));
     }
-    expect(await checkSplit(report)).toBe(4096);
+    expect(await checkOnnxSplit(report)).toBe(4096);
   });
 });
 

@@ -1,10 +1,10 @@
 import { basename } from 'node:path';
-import type { DTypeName } from '../../src/base/dtype.js';
+import { type DTypeName, isFloating } from '../../src/base/dtype.js';
 import { FastSafetensorsError, InvalidArgumentError } from '../../src/base/errors.js';
 import { type Model, outputNames, type Weight } from '../../src/models/onnx/graph.js';
-import { DIM, dtypeOf, GRAPH, isFloating, SHAPE, TENSOR_TYPE, TYPE, VALUE_INFO } from '../../src/models/onnx/proto.js';
+import type { Message } from '../../src/models/onnx/protobuf.js';
+import { DIM, dtypeOf, GRAPH, SHAPE, TENSOR_TYPE, TYPE, VALUE_INFO } from '../../src/models/onnx/schema.js';
 import { externalPlace, resolveLocation } from '../../src/models/onnx/tensor-proto.js';
-import type { Message } from '../../src/models/onnx/wire.js';
 import type { SourceTensor } from './weights.js';
 
 /** What found no partner when a model's weights were looked up in the files. */

@@ -1,7 +1,7 @@
 import { FastSafetensorsError } from '../../src/base/errors.js';
 import type { DeviceTensor } from '../../src/device/device-tensor.js';
 import type { Framework } from '../../src/device/framework.js';
-import { type Affine, convert, onHost, ruleOf, type TfDtype } from './convert.js';
+import { type Affine, copyToHost, ruleOf, type TfDtype, toTfDtype } from './dtypes.js';
 import { NodeBackend } from './node-backend.js';
 import { type Backend, backendOf, checkTensorFlow, type TensorFlow, type TensorOf } from './tensorflow.js';
 
@@ -64,7 +64,7 @@ export class Adopter<TF extends TensorFlow> {
     if (rule.dtype === 'complex64') return this.#complex(tensor);
     if (rule.direct && !wish.affine) return this.#give(tensor, node, rule.dtype);
     const dtype = wish.affine ? (wish.dtype === 'int32' ? 'int32' : 'float32') : (rule.dtype as 'float32' | 'int32');
-    return convert(tensor, dtype, wish.affine).then((converted) => {
+    return toTfDtype(tensor, dtype, wish.affine).then((converted) => {
       this.#note(`${tensor.dtype} became ${dtype}`);
       try {
         return this.#give(converted, node, dtype, tensor);
@@ -140,7 +140,7 @@ export class Adopter<TF extends TensorFlow> {
 
   /** For what TensorFlow.js keeps on the host anyway (int32), and what TensorFlow cannot convert on the GPU. */
   async #throughHost(tensor: DeviceTensor, wish: Wish): Promise<TensorOf<TF>> {
-    const host = await onHost(tensor);
+    const host = await copyToHost(tensor);
     try {
       const adopted = await this.adopt(host, wish);
       this.#note(`${tensor.dtype} went through host memory`);

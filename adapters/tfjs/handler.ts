@@ -3,19 +3,19 @@ import { basename, dirname, join } from 'node:path';
 import { ReadableStream } from 'node:stream/web';
 import { boolean, checkOptions } from '../../src/base/checks.js';
 import { InvalidArgumentError } from '../../src/base/errors.js';
-import { artifactsOf, type Model, readModelJson, type WeightSpec } from '../../src/models/tfjs/model-json.js';
+import { artifactsOf, readModelJson, type TfjsModel, type WeightSpec } from '../../src/models/tfjs/model-json.js';
 import type { Files } from '../../src/safetensors/files.js';
 import { readShards } from '../../src/safetensors/shards.js';
-import { convert, ruleOf } from './convert.js';
+import { ruleOf, toTfDtype } from './dtypes.js';
 import type { Loose } from './tensorflow.js';
 import {
   checkComplete,
   commonWish,
   DECIDED,
   iterateWeights,
-  type Names,
   type Stored,
   WEIGHT_CHECKS,
+  type WeightNames,
   type WeightOptions,
   wantedNames,
 } from './weights.js';
@@ -23,7 +23,7 @@ import {
 export interface SafetensorsHandlerOptions extends WeightOptions {
   /** The model.json, or its contents; by default what split-tfjs wrote beside the files, or the model.json there. */
   model?: string | object;
-  names?: Names;
+  names?: WeightNames;
   /** Hand the weights over as a stream, a tensor at a time; only `tf.loadGraphModel` reads such. By default for graph models. */
   stream?: boolean;
 }
@@ -74,9 +74,9 @@ function besides(files: Files): string {
 
 /** The weights in the order in which iterateWeights() yields them, as they will be encoded. Rejects as that does: a stream that fails is told of too late. */
 async function specsInOrder(
-  { specs }: Model,
+  { specs }: TfjsModel,
   files: Files,
-  names: Names | undefined,
+  names: WeightNames | undefined,
   { allowTrailingBytes, signal }: WeightOptions,
 ): Promise<WeightSpec[]> {
   const wanted = wantedNames(specs, names);
@@ -109,14 +109,14 @@ function encoded(spec: WeightSpec | undefined, stored: Stored): WeightSpec {
 
 /** The bytes of each weight, as encoded() says. */
 async function* encodeAll(
-  { specs }: Model,
+  { specs }: TfjsModel,
   files: Files,
-  names: Names | undefined,
+  names: WeightNames | undefined,
   options: WeightOptions,
 ): AsyncGenerator<ArrayBuffer, void, void> {
   for await (const { specs: same, tensor, wish } of iterateWeights(specs, files, names, options)) {
     const raw = same[0]?.dtype === 'string' || wish.affine || tensor.dtype === 'F16' || ruleOf(tensor).direct;
-    const given = raw ? tensor : await convert(tensor, ruleOf(tensor).dtype as 'float32' | 'int32');
+    const given = raw ? tensor : await toTfDtype(tensor, ruleOf(tensor).dtype as 'float32' | 'int32');
     const { buffer } = given.data; // holds the memory by itself
     given.dispose();
     tensor.dispose();

@@ -5,21 +5,28 @@ import {
   artifactsOf,
   checkFormat,
   LOADABLE_NAMES,
-  type Model,
   readModelJson,
+  type TfjsModel,
   weightsOf,
 } from '../../src/models/tfjs/model-json.js';
 import type { Files } from '../../src/safetensors/files.js';
 import { Adopter } from './framework.js';
 import { placeholderInitializers } from './placeholder.js';
 import { checkTensorFlow, type Loose, type TensorFlowModels } from './tensorflow.js';
-import { DECIDED, decodeStrings, iterateWeights, type Names, WEIGHT_CHECKS, type WeightOptions } from './weights.js';
+import {
+  DECIDED,
+  decodeStrings,
+  iterateWeights,
+  WEIGHT_CHECKS,
+  type WeightNames,
+  type WeightOptions,
+} from './weights.js';
 
 export interface ModelOptions extends WeightOptions {
   /** .safetensors files with the weights; by default those that split-tfjs wrote beside the model.json. */
   weights?: Files;
   /** From the names of the model's weights to those in the files, where they differ. */
-  names?: Names;
+  names?: WeightNames;
   /** Called when the weights are there, with what the loader tells; `notes` says which were copied or became another dtype, and why. */
   onReport?: (report: LoadReport) => void;
 }
@@ -109,7 +116,7 @@ async function prepare(
   name: 'loadGraphModel' | 'loadLayersModel',
   model: string | object,
   { weights: given, names, onReport, ...options }: ModelOptions,
-): Promise<{ source: Model; weights: Weights }> {
+): Promise<{ source: TfjsModel; weights: Weights }> {
   checkTensorFlow(tf, `${name}(tf)`, [name]);
   const source = await readModelJson(model, LOADABLE_NAMES);
   checkFormat(source, name);
@@ -119,9 +126,9 @@ async function prepare(
 /** Every weight by the model's name for it. */
 async function loadWeights(
   tf: TensorFlowModels,
-  { specs }: Model,
+  { specs }: TfjsModel,
   files: Files,
-  names: Names | undefined,
+  names: WeightNames | undefined,
   options: WeightOptions,
   onReport: ((report: LoadReport) => void) | undefined,
 ): Promise<Weights> {

@@ -3,7 +3,7 @@ import type { Device } from '../../src/device/device.js';
 import type { DeviceTensor } from '../../src/device/device-tensor.js';
 import { checked, native } from '../../src/native/addon.js';
 import type { TensorFlowLibrary } from '../../src/native/tf.js';
-import type { TfDtype } from './convert.js';
+import type { TfDtype } from './dtypes.js';
 import type { Backend, Loose } from './tensorflow.js';
 
 /** TF_DataType, tensorflow/c/tf_datatype.h. */

@@ -5,11 +5,11 @@ import { ownedBy, PARALLEL_CHECKS, type ParallelOptions } from '../../src/loader
 import { ParallelLoader } from '../../src/loaders/parallel-loader.js';
 import type { WeightSpec } from '../../src/models/tfjs/model-json.js';
 import type { Files } from '../../src/safetensors/files.js';
-import { ruleOf } from './convert.js';
+import { ruleOf } from './dtypes.js';
 import type { Wish } from './framework.js';
 
 /** From the names of the model's weights to those in the files, where they differ. */
-export type Names = Readonly<Record<string, string>> | ((name: string) => string);
+export type WeightNames = Readonly<Record<string, string>> | ((name: string) => string);
 
 /** Everything a loader takes but what a model decides itself. */
 export type WeightOptions = Omit<ParallelOptions, 'files' | 'framework' | 'filter' | 'dtype' | 'borrow' | 'order'>;
@@ -43,7 +43,7 @@ function checkNames(names: unknown): void {
 }
 
 /** The names in the files that a model's weights have. INVALID_ARGUMENT for a name that is no string. */
-export function wantedNames(specs: readonly WeightSpec[], names: Names | undefined): Map<string, WeightSpec[]> {
+export function wantedNames(specs: readonly WeightSpec[], names: WeightNames | undefined): Map<string, WeightSpec[]> {
   const wanted = new Map<string, WeightSpec[]>();
   for (const spec of specs) {
     const name = typeof names === 'function' ? names(spec.name) : own(names, spec.name);
@@ -69,7 +69,7 @@ function own(names: Readonly<Record<string, string>> | undefined, name: string):
 export async function* iterateWeights(
   specs: readonly WeightSpec[],
   files: Files,
-  names: Names | undefined,
+  names: WeightNames | undefined,
   options: WeightOptions,
   onReport?: (report: LoadReport) => void,
 ): AsyncGenerator<ModelWeight, void, void> {

@@ -1,12 +1,14 @@
-/** Opening what a path of somebody else's names: a pipe would be waited for without end, a device read without bound. */
+/** Opening and reading what a path names that somebody else gave: a pipe could block forever, a device never end. */
 import { closeSync, constants, fstatSync, openSync, readSync, type Stats } from 'node:fs';
 import { type FileHandle, open } from 'node:fs/promises';
 
-// O_NONBLOCK: opening a FIFO must not wait for its writer (such a wait keeps the process from ending); regular files ignore it.
+// O_NONBLOCK: opening a FIFO must not wait for its writer, for such a wait keeps the process from ending. Regular files
+// ignore it.
 const FLAGS = constants.O_RDONLY | constants.O_NONBLOCK | constants.O_NOCTTY;
-const READ_AT_ONCE = 1024 * 1024 * 1024;
+/** The most that is asked of one read: a read of 2 GiB or more is refused. */
+const MAX_READ_BYTES = 1024 * 1024 * 1024;
 
-/** A regular file, opened to be read; the caller closes it. Rejects with the system's error, or with one that says what is there instead of a regular file. */
+/** Opens a regular file to read it; the caller closes it. Rejects with the system's error, or one that says what the path is. */
 export async function openRegularFile(path: string): Promise<FileHandle> {
   const handle = await open(path, FLAGS);
   try {
@@ -18,33 +20,45 @@ export async function openRegularFile(path: string): Promise<FileHandle> {
   }
 }
 
-/** The bytes of a regular file, at most `maxBytes`. Rejects as openRegularFile does, and for a file that is larger or changes its size meanwhile. */
+/**
+ * Fills `bytes` from `position` on and returns how many bytes that are: fewer only when the file ended. Rejects with the
+ * system's error.
+ */
+export async function readAt(handle: FileHandle, bytes: Uint8Array, position: number): Promise<number> {
+  let length = 0;
+  while (length < bytes.length) {
+    const most = Math.min(bytes.length - length, MAX_READ_BYTES);
+    const { bytesRead } = await handle.read(bytes, length, most, position + length);
+    if (bytesRead === 0) break;
+    length += bytesRead;
+  }
+  return length;
+}
+
+/**
+ * The bytes of a regular file, at most `maxBytes`. Rejects as openRegularFile does, and for a file that is larger or that
+ * changes its size meanwhile.
+ */
 export async function readRegularFile(path: string, maxBytes = Number.POSITIVE_INFINITY): Promise<Buffer> {
   const handle = await openRegularFile(path);
   try {
-    const bytes = room((await handle.stat()).size, maxBytes);
-    let length = 0;
-    while (length < bytes.length) {
-      const { bytesRead } = await handle.read(bytes, length, Math.min(bytes.length - length, READ_AT_ONCE), length);
-      if (bytesRead === 0) break;
-      length += bytesRead;
-    }
-    return whole(bytes, length);
+    const bytes = bufferFor((await handle.stat()).size, maxBytes);
+    return whole(bytes, await readAt(handle, bytes, 0));
   } finally {
     await handle.close();
   }
 }
 
-/** The same, at once. */
+/** The same, synchronously. */
 export function readRegularFileSync(path: string, maxBytes = Number.POSITIVE_INFINITY): Buffer {
   const file = openSync(path, FLAGS);
   try {
     const info = fstatSync(file);
     check(info);
-    const bytes = room(info.size, maxBytes);
+    const bytes = bufferFor(info.size, maxBytes);
     let length = 0;
     while (length < bytes.length) {
-      const read = readSync(file, bytes, length, Math.min(bytes.length - length, READ_AT_ONCE), length);
+      const read = readSync(file, bytes, length, Math.min(bytes.length - length, MAX_READ_BYTES), length);
       if (read === 0) break;
       length += read;
     }
@@ -66,9 +80,9 @@ function kindOf(info: Stats): string {
   return 'a device';
 }
 
-function room(size: number, maxBytes: number): Buffer {
+function bufferFor(size: number, maxBytes: number): Buffer {
   if (size > maxBytes) throw problem(`expected at most ${maxBytes} bytes, found ${size}`);
-  return Buffer.allocUnsafeSlow(size + 1); // a byte more: a file that grows is seen
+  return Buffer.allocUnsafeSlow(size + 1); // one byte more, to notice a file that grows
 }
 
 function whole(bytes: Buffer, length: number): Buffer {
@@ -77,7 +91,7 @@ function whole(bytes: Buffer, length: number): Buffer {
   return bytes.subarray(0, length);
 }
 
-/** As the system's own errors look. */
+/** An error like the system's own. */
 function problem(message: string, code = 'EINVAL'): NodeJS.ErrnoException {
   return Object.assign(new Error(message), { code, syscall: 'read' });
 }

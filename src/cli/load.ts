@@ -3,7 +3,7 @@ import { counted } from '../base/counted.js';
 import { type DTypeName, type LoaderOptions, ParallelLoader } from '../index.js';
 import { formatBytes, formatRate, printJson, printLine } from './output.js';
 
-interface LoadOptions {
+interface LoadCommandOptions {
   device: string;
   copier: string;
   dtype?: string;
@@ -26,7 +26,7 @@ export function registerLoad(program: Command): void {
     .action(load);
 }
 
-async function load(files: string[], options: LoadOptions): Promise<void> {
+async function load(files: string[], options: LoadCommandOptions): Promise<void> {
   const loaderOptions: LoaderOptions = { device: options.device, copier: options.copier };
   // The loader checks the name, so that its message is the same everywhere.
   if (options.dtype !== undefined) loaderOptions.dtype = options.dtype as DTypeName;

@@ -2,9 +2,9 @@ import { createRequire } from 'node:module';
 import { join } from 'node:path';
 import { type Command, InvalidArgumentError } from 'commander';
 import { counted } from '../base/counted.js';
-import { checkSplit } from '../models/onnx/check.js';
+import { checkOnnxSplit } from '../models/onnx/check-split.js';
 import { type Comparison, compareRuns } from '../models/onnx/compare-runs.js';
-import { DEFAULT_MIN_BYTES, type SplitReport, splitOnnx } from '../models/onnx/split.js';
+import { DEFAULT_MIN_BYTES, type OnnxSplitReport, splitOnnx } from '../models/onnx/split.js';
 import { formatBytes, printJson, printLine, printTable } from './output.js';
 
 type Shapes = Record<string, number[]>;
@@ -38,7 +38,7 @@ export function registerSplitOnnx(program: Command): void {
 async function run(model: string, options: SplitOnnxOptions): Promise<void> {
   const report = await splitOnnx(model, options);
   const check = options.check
-    ? { bytesCompared: await checkSplit(report), run: await compare(report, options.shape) }
+    ? { bytesCompared: await checkOnnxSplit(report), run: await compare(report, options.shape) }
     : undefined;
   // A check that was asked for and could not be made is no pass.
   if (check && !('withinTolerance' in check.run && check.run.withinTolerance)) process.exitCode = 1;
@@ -46,7 +46,7 @@ async function run(model: string, options: SplitOnnxOptions): Promise<void> {
   else print(report, check);
 }
 
-async function compare(report: SplitReport, shapes: Shapes = {}): Promise<Comparison | { notRun: string }> {
+async function compare(report: OnnxSplitReport, shapes: Shapes = {}): Promise<Comparison | { notRun: string }> {
   let ort: typeof import('onnxruntime-node');
   try {
     // From where the user works: the package itself does not depend on a runtime.
@@ -63,7 +63,7 @@ async function compare(report: SplitReport, shapes: Shapes = {}): Promise<Compar
 }
 
 function print(
-  report: SplitReport,
+  report: OnnxSplitReport,
   check: { bytesCompared: number; run: Comparison | { notRun: string } } | undefined,
 ): void {
   const where = report.mode === 'inputs' ? 'inputs of' : 'external data of';

@@ -1,10 +1,10 @@
 import { type Command, InvalidArgumentError } from 'commander';
 import { counted } from '../base/counted.js';
-import { checkSplit } from '../models/tfjs/check.js';
-import { DEFAULT_SHARD_BYTES, type SplitOptions, splitTfjs } from '../models/tfjs/split.js';
+import { checkTfjsSplit } from '../models/tfjs/check-split.js';
+import { DEFAULT_SHARD_BYTES, splitTfjs, type TfjsSplitOptions } from '../models/tfjs/split.js';
 import { formatBytes, printJson, printLine } from './output.js';
 
-interface SplitTfjsOptions extends SplitOptions {
+interface SplitTfjsOptions extends TfjsSplitOptions {
   check?: boolean;
   json?: boolean;
 }
@@ -23,7 +23,7 @@ export function registerSplitTfjs(program: Command): void {
 
 async function run(model: string, { check, json, ...options }: SplitTfjsOptions): Promise<void> {
   const report = await splitTfjs(model, options);
-  const bytesCompared = check ? await checkSplit(report) : undefined;
+  const bytesCompared = check ? await checkTfjsSplit(report) : undefined;
   if (json) return printJson({ ...report, check: check ? { bytesCompared } : undefined });
   printLine(`${counted(report.tensors, 'weight')}, ${formatBytes(report.bytes)}, now beside ${report.graph}`);
   printLine(`weights: ${report.weights}`);

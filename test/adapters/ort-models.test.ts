@@ -6,7 +6,7 @@ import * as ort from 'onnxruntime-node';
 import { createSession, registerBackend } from '../../adapters/ort/index.js';
 import { type ExampleModel, MODELS } from '../../examples/models.js';
 import { type FilesBufferOnDevice, nativeMetrics, SafeTensorsFileLoader } from '../../src/index.js';
-import { compareOutputs } from '../../src/models/onnx/compare.js';
+import { compareOutputs } from '../../src/models/onnx/compare-outputs.js';
 import { splitOnnx } from '../../src/models/onnx/split.js';
 
 // Every model of npm gives onnxruntime-node's own outputs through every route.

@@ -2,7 +2,7 @@ import { readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import * as tf from '@tensorflow/tfjs';
 import { loadGraphModel, loadLayersModel, safetensorsHandler } from '../../adapters/tfjs/index.js';
-import { checkSplit } from '../../src/models/tfjs/check.js';
+import { checkTfjsSplit } from '../../src/models/tfjs/check-split.js';
 import { splitTfjs } from '../../src/models/tfjs/split.js';
 import { SafeTensorsMetadata } from '../../src/safetensors/metadata.js';
 import { collectedMetrics, NOTHING_HELD, testFolder, writeTensors } from '../support/tensor-files.js';
@@ -39,7 +39,7 @@ afterEach(async () => {
 let outs = 0;
 async function split(path: string, options: object = {}) {
   const report = await splitTfjs(path, { out: join(folder, `split${++outs}`), ...options });
-  expect(await checkSplit(report)).toBe(report.bytes);
+  expect(await checkTfjsSplit(report)).toBe(report.bytes);
   return report;
 }
 
@@ -286,7 +286,7 @@ describe('split-tfjs', () => {
     const at = 8 + header.headerLength + header.get('axis')!.dataOffsets[0];
     bytes[at] = bytes[at]! ^ 1;
     writeFileSync(report.weights, bytes);
-    await expect(checkSplit(report)).rejects.toMatchObject({ code: 'CHECKSUM_MISMATCH', tensor: 'axis' });
+    await expect(checkTfjsSplit(report)).rejects.toMatchObject({ code: 'CHECKSUM_MISMATCH', tensor: 'axis' });
   });
 
   test('does not overwrite weights that it did not write', async () => {

@@ -1,3 +1,4 @@
+import { Message } from '../../src/models/onnx/protobuf.js';
 import {
   ATTRIBUTE,
   DIM,
@@ -11,8 +12,7 @@ import {
   TENSOR_TYPE,
   TYPE,
   VALUE_INFO,
-} from '../../src/models/onnx/proto.js';
-import { Message } from '../../src/models/onnx/wire.js';
+} from '../../src/models/onnx/schema.js';
 
 /** Builds ONNX messages for tests: `message({ [NODE.opType]: 'Add', [NODE.input]: ['a', 'b'] })`. Arrays repeat a field. */
 type Value = number | string | Uint8Array | Message;

@@ -2,7 +2,7 @@ import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import type * as TF from '@tensorflow/tfjs';
 import { loadGraphModel, loadLayersModel } from '../../adapters/tfjs/index.js';
-import { checkSplit } from '../../src/models/tfjs/check.js';
+import { checkTfjsSplit } from '../../src/models/tfjs/check-split.js';
 import { splitTfjs } from '../../src/models/tfjs/split.js';
 import { nativeMetrics } from '../../src/native/addon.js';
 import { NOTHING_HELD, testFolder, writeTensors } from '../support/tensor-files.js';
@@ -15,7 +15,7 @@ const folder = testFolder();
 async function compare(path: string, layers: boolean, shape: number[], inputs: number): Promise<void> {
   expect(existsSync(path)).toBe(true);
   const report = await splitTfjs(path, { out: join(folder, String(Math.random())) });
-  expect(await checkSplit(report)).toBe(report.bytes);
+  expect(await checkTfjsSplit(report)).toBe(report.bytes);
   const before = tf.memory();
   const original = layers ? await tf.loadLayersModel(`file://${path}`) : await tf.loadGraphModel(`file://${path}`);
   const ours = layers ? await loadLayersModel(tf, report.graph) : await loadGraphModel(tf, report.graph);

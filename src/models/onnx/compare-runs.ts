@@ -3,9 +3,9 @@ import { type DTypeName, typedArrayOf } from '../../base/dtype.js';
 import { FastSafetensorsError } from '../../base/errors.js';
 import { readRegularFile } from '../../base/regular-file.js';
 import { SafeTensorsMetadata } from '../../safetensors/metadata.js';
-import { compareOutputs, type Difference } from './compare.js';
+import { compareOutputs, type Difference } from './compare-outputs.js';
 import { noise } from './noise.js';
-import type { SplitReport } from './split.js';
+import type { OnnxSplitReport } from './split.js';
 
 type Runtime = Pick<typeof Ort, 'InferenceSession' | 'Tensor'>;
 
@@ -20,7 +20,7 @@ export interface Comparison extends Difference {
  */
 export async function compareRuns(
   ort: Runtime,
-  report: SplitReport,
+  report: OnnxSplitReport,
   shapes: Readonly<Record<string, readonly number[]>> = {},
 ): Promise<Comparison> {
   const original = await ort.InferenceSession.create(report.model, { logSeverityLevel: 3 });

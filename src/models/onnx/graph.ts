@@ -1,7 +1,8 @@
+import { isFloating } from '../../base/dtype.js';
 import { FastSafetensorsError } from '../../base/errors.js';
-import { ATTRIBUTE, FUNCTION, GRAPH, isFloating, MODEL, NODE, TENSOR, VALUE_INFO } from './proto.js';
+import { Message } from './protobuf.js';
+import { ATTRIBUTE, FUNCTION, GRAPH, MODEL, NODE, TENSOR, VALUE_INFO } from './schema.js';
 import { describeTensor, type TensorInfo, typedDataField } from './tensor-proto.js';
-import { Message } from './wire.js';
 
 /** Graphs nested deeper than this are no model but an attack on the stack. */
 const MAX_DEPTH = 64;

@@ -1,4 +1,5 @@
 import { definedNames, type Graph, type Model, type Weight } from './graph.js';
+import { Message } from './protobuf.js';
 import {
   ANNOTATION,
   DIM,
@@ -13,8 +14,7 @@ import {
   TENSOR_TYPE,
   TYPE,
   VALUE_INFO,
-} from './proto.js';
-import { Message } from './wire.js';
+} from './schema.js';
 
 /** Where a lifted tensor lies in the weights file. */
 export interface Place {

@@ -2,9 +2,9 @@ import { realpath, stat } from 'node:fs/promises';
 import { dirname, isAbsolute, relative, resolve, sep } from 'node:path';
 import { DTYPE_BITS, type DTypeName } from '../../base/dtype.js';
 import { FastSafetensorsError } from '../../base/errors.js';
-import { openRegularFile } from '../../base/regular-file.js';
-import { dtypeOf, ENTRY, EXTERNAL, TENSOR } from './proto.js';
-import type { Message } from './wire.js';
+import { openRegularFile, readAt } from '../../base/regular-file.js';
+import type { Message } from './protobuf.js';
+import { dtypeOf, ENTRY, EXTERNAL, TENSOR } from './schema.js';
 
 /** What a TensorProto says about itself. Its data are fetched by `readTensorBytes`. */
 export interface TensorInfo {
@@ -164,17 +164,15 @@ async function readExternal(tensor: Message, info: TensorInfo, path: string): Pr
       );
     }
     const bytes = Buffer.alloc(length);
-    for (let done = 0; done < length; ) {
-      const { bytesRead } = await handle.read(bytes, done, Math.min(length - done, 1 << 30), offset + done);
-      if (bytesRead === 0)
-        throw new FastSafetensorsError(
-          'SHORT_READ',
-          `${file}: the file ended at byte ${offset + done} while it was read`,
-          { path: file },
-        );
-      done += bytesRead;
-    }
-    return bytes;
+    const found = await readAt(handle, bytes, offset);
+    if (found === length) return bytes;
+    throw new FastSafetensorsError(
+      'SHORT_READ',
+      `${file}: the file ended at byte ${offset + found} while it was read`,
+      {
+        path: file,
+      },
+    );
   } finally {
     await handle.close();
   }

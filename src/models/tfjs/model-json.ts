@@ -35,7 +35,7 @@ export interface ModelJson {
   readonly [key: string]: unknown;
 }
 
-export interface Model {
+export interface TfjsModel {
   /** Of the model.json, or what stands for it in messages. */
   readonly path: string;
   /** The model.json's; null for contents that were passed. */
@@ -54,7 +54,10 @@ const QUANTIZED = ['uint8', 'uint16', 'float16'];
 
 /** A model.json by its path (also as tfjs-node takes it, `file://` before it) or by its folder (`names` there, the first that is there), or
  * already parsed. IO_ERROR, INVALID_INDEX for what is no model.json, INVALID_ARGUMENT. */
-export async function readModelJson(model: string | object, names: readonly string[] = [MODEL_NAME]): Promise<Model> {
+export async function readModelJson(
+  model: string | object,
+  names: readonly string[] = [MODEL_NAME],
+): Promise<TfjsModel> {
   if (typeof model === 'object' && model !== null) return { ...checkModel(model, 'the model'), folder: null };
   if (typeof model === 'string' && model.startsWith('file://'))
     return readModelJson(model.slice('file://'.length), names);
@@ -84,7 +87,7 @@ export async function readModelJson(model: string | object, names: readonly stri
   return { ...checkModel(parsed, model), folder: dirname(model) };
 }
 
-function checkModel(parsed: unknown, path: string): Omit<Model, 'folder'> {
+function checkModel(parsed: unknown, path: string): Omit<TfjsModel, 'folder'> {
   if (!isObject(parsed)) throw invalid(path, 'no object');
   if (!isObject(parsed.modelTopology)) throw invalid(path, 'no object "modelTopology"');
   const groups = parsed.weightsManifest ?? [];
@@ -134,7 +137,7 @@ function checkSpec(spec: unknown, path: string, where: string): void {
 }
 
 /** INVALID_ARGUMENT for a model of the other kind, naming the function for it. */
-export function checkFormat({ path, json }: Model, caller: 'loadGraphModel' | 'loadLayersModel'): void {
+export function checkFormat({ path, json }: TfjsModel, caller: 'loadGraphModel' | 'loadLayersModel'): void {
   const other = caller === 'loadGraphModel' ? 'layers-model' : 'graph-model';
   if (json.format !== other) return; // older models do not tell
   const right = caller === 'loadGraphModel' ? 'loadLayersModel' : 'loadGraphModel';
@@ -142,7 +145,7 @@ export function checkFormat({ path, json }: Model, caller: 'loadGraphModel' | 'l
 }
 
 /** Where the weights are: what the caller says, else what split-tfjs wrote. INVALID_ARGUMENT when neither does. */
-export function weightsOf({ path, folder, json }: Model, weights: Files | undefined): Files {
+export function weightsOf({ path, folder, json }: TfjsModel, weights: Files | undefined): Files {
   if (weights !== undefined) return weights;
   const { fastsafetensors } = json;
   if (fastsafetensors === undefined || folder === null) {
@@ -172,7 +175,7 @@ export function checkRelative(name: string, path: string): void {
 }
 
 /** The artifacts of a model as an IOHandler's load() gives them, without weights. */
-export function artifactsOf({ json }: Model): Record<string, unknown> {
+export function artifactsOf({ json }: TfjsModel): Record<string, unknown> {
   const { weightsManifest, fastsafetensors, ...artifacts } = json;
   return artifacts;
 }

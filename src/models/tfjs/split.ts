@@ -1,21 +1,21 @@
-import { realpath, rm } from 'node:fs/promises';
+import { rm } from 'node:fs/promises';
 import { basename, dirname, extname, join, resolve } from 'node:path';
 import { moveOver, temporaryIn, writeAtomically } from '../../base/atomic-write.js';
-import { FastSafetensorsError, InvalidArgumentError } from '../../base/errors.js';
+import { InvalidArgumentError } from '../../base/errors.js';
 import { makeFolder } from '../../base/make-folder.js';
-import { SafeTensorsMetadata } from '../../safetensors/metadata.js';
 import { type SaveTensor, saveFile } from '../../safetensors/save-file.js';
-import { shardWeights } from './manifest.js';
-import { type Model, readModelJson } from './model-json.js';
+import { generatorOf, refuseOverwriting } from '../refuse-overwriting.js';
+import { readModelJson, type TfjsModel } from './model-json.js';
+import { shardWeights } from './shard-weights.js';
 
-export interface SplitOptions {
+export interface TfjsSplitOptions {
   /** Where to write; by default the model's folder. */
   readonly out?: string;
   /** Weights are written to files of at most this many bytes (a larger weight has its own), which is also what is held in memory; 2 GiB. */
   readonly maxShardBytes?: number;
 }
 
-export interface SplitReport {
+export interface TfjsSplitReport {
   readonly model: string;
   /** The model without weights. */
   readonly graph: string;
@@ -27,14 +27,13 @@ export interface SplitReport {
 }
 
 export const DEFAULT_SHARD_BYTES = 2 ** 31;
-const GENERATOR = 'fastsafetensors split-tfjs';
 
 /**
  * Writes the weights of a TensorFlow.js model as .safetensors beside a model.json without weights, `<model>.split.json`, which names them. Bytes stay as they are:
  * quantized weights keep their quantization (in the model.json), strings become U8. The original is left alone. Rejects with INVALID_INDEX (no model.json),
  * MISSING_SHARD, UNSAFE_SHARD_PATH, UNEXPECTED_EOF, INVALID_ARGUMENT (nothing to split; a file in the way that is not ours) and the codes of saveFile.
  */
-export async function splitTfjs(path: string, options: SplitOptions = {}): Promise<SplitReport> {
+export async function splitTfjs(path: string, options: TfjsSplitOptions = {}): Promise<TfjsSplitReport> {
   const model = await readModelJson(path);
   if (model.json.fastsafetensors) throw new InvalidArgumentError(`${path} was split already`);
   if (model.specs.length === 0) throw new InvalidArgumentError(`${path} lists no weights to split`);
@@ -59,7 +58,7 @@ export async function splitTfjs(path: string, options: SplitOptions = {}): Promi
 }
 
 /** Plain TensorFlow.js fails on it rather than compute with weights that are not there: the manifest has no files. */
-function withoutWeights({ json }: Model, weights: string): object {
+function withoutWeights({ json }: TfjsModel, weights: string): object {
   return {
     ...json,
     weightsManifest: json.weightsManifest?.map((group) => ({ ...group, paths: [] })),
@@ -102,7 +101,7 @@ class ShardWriter {
       count === 1 ? `${this.#stem}.safetensors` : `${this.#stem}-${digits(i + 1)}-of-${digits(count)}.safetensors`,
     );
     const files = names.map((name) => join(this.#folder, name));
-    for (const file of files) await refuseOverwriting(file);
+    for (const file of files) await refuseOverwriting(file, 'split-tfjs');
     for (const [i, { temporary }] of this.#shards.entries()) await moveOver(temporary, files[i]!);
     if (count === 1) return { weights: files[0]!, files };
     const index = join(this.#folder, `${this.#stem}.safetensors.index.json`);
@@ -118,26 +117,10 @@ class ShardWriter {
   async #flush(): Promise<void> {
     const temporary = temporaryIn(this.#folder);
     this.#shards.push({ temporary, names: this.#pending.map(({ name }) => name) });
-    await saveFile(this.#pending, temporary, { metadata: { format: 'tfjs', generator: GENERATOR } });
+    await saveFile(this.#pending, temporary, { metadata: { format: 'tfjs', generator: generatorOf('split-tfjs') } });
     this.#pending = [];
     this.#pendingBytes = 0;
   }
-}
-
-/** `model.safetensors` beside a model.json may well be somebody's only copy of other weights. */
-async function refuseOverwriting(file: string): Promise<void> {
-  const existing = await realpath(file).catch(() => undefined);
-  if (existing === undefined) return;
-  const generator = await SafeTensorsMetadata.fromFile(existing).then(
-    (header) => header.metadata.get('generator'),
-    () => undefined,
-  );
-  if (generator === GENERATOR) return;
-  throw new FastSafetensorsError(
-    'INVALID_ARGUMENT',
-    `${file}: exists and was not written by split-tfjs; choose another folder with out (--out)`,
-    { path: file },
-  );
 }
 
 async function writeJson(path: string, value: object): Promise<void> {

@@ -1,9 +1,9 @@
 import { FastSafetensorsError } from '../../base/errors.js';
-import { openRegularFile } from '../../base/regular-file.js';
+import { openRegularFile, readAt } from '../../base/regular-file.js';
 import { readShards } from '../../safetensors/shards.js';
-import { shardWeights } from './manifest.js';
 import { readModelJson } from './model-json.js';
-import type { SplitReport } from './split.js';
+import { shardWeights } from './shard-weights.js';
+import type { TfjsSplitReport } from './split.js';
 
 const PIECE = 64 * 1024 * 1024;
 
@@ -11,7 +11,7 @@ const PIECE = 64 * 1024 * 1024;
  * Reads the model's shards and the written files again and compares every weight: dtype, shape and each byte. Answers the bytes compared. Rejects with
  * CHECKSUM_MISMATCH naming the first weight that differs.
  */
-export async function checkSplit(report: SplitReport): Promise<number> {
+export async function checkTfjsSplit(report: TfjsSplitReport): Promise<number> {
   const shards = await readShards(report.weights, {});
   const original = await readModelJson(report.model);
   const handles = await Promise.all(shards.metadata.map((file) => openRegularFile(file.path)));
@@ -30,11 +30,11 @@ export async function checkSplit(report: SplitReport): Promise<number> {
       if (frame.dtype !== dtype || String(frame.shape) !== String(shape)) {
         throw differs(`is ${frame.dtype} [${frame.shape}], expected ${dtype} [${shape}]`);
       }
-      const start = shards.metadata[file!]!.headerLength + 8 + frame.dataOffsets[0];
+      const start = shards.metadata[file!]!.dataStart + frame.dataOffsets[0];
       for (let at = 0; at < byteLength; at += PIECE) {
         const length = Math.min(PIECE, byteLength - at);
         const found = Buffer.alloc(length);
-        await handles[file!]!.read(found, 0, length, start + at);
+        await readAt(handles[file!]!, found, start + at);
         if (!found.equals(await read(at, length))) throw differs(`differs within bytes ${at} to ${at + length}`);
       }
       bytes += byteLength;

@@ -2,8 +2,8 @@ import type { FileHandle } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import type { DTypeName } from '../../base/dtype.js';
 import { FastSafetensorsError } from '../../base/errors.js';
-import { openRegularFile } from '../../base/regular-file.js';
-import { checkRelative, type Model, type WeightSpec, type WeightsGroup } from './model-json.js';
+import { openRegularFile, readAt } from '../../base/regular-file.js';
+import { checkRelative, type TfjsModel, type WeightSpec, type WeightsGroup } from './model-json.js';
 
 /** A weight as it lies in a model's shards. */
 export interface ShardWeight {
@@ -78,18 +78,15 @@ class GroupFiles {
   async read(offset: number, length: number): Promise<Uint8Array> {
     const bytes = allocate(length);
     for (const { handle, path, begin, size } of this.#files) {
-      let from = Math.max(offset, begin);
+      const from = Math.max(offset, begin);
       const end = Math.min(offset + length, begin + size);
-      while (from < end) {
-        const { bytesRead } = await handle
-          .read(bytes, from - offset, Math.min(end - from, 2 ** 30), from - begin)
-          .catch((cause) => {
-            throw new FastSafetensorsError('IO_ERROR', `cannot read ${path}: ${cause.message}`, { path, cause });
-          });
-        if (bytesRead === 0)
-          throw new FastSafetensorsError('FILE_CHANGED', `${path}: became shorter while it was read`, { path });
-        from += bytesRead;
-      }
+      if (from >= end) continue;
+      const part = bytes.subarray(from - offset, end - offset);
+      const found = await readAt(handle, part, from - begin).catch((cause) => {
+        throw new FastSafetensorsError('IO_ERROR', `cannot read ${path}: ${cause.message}`, { path, cause });
+      });
+      if (found < part.length)
+        throw new FastSafetensorsError('FILE_CHANGED', `${path}: became shorter while it was read`, { path });
     }
     return bytes;
   }
@@ -103,7 +100,7 @@ class GroupFiles {
  * The weights of a model in the order of its manifest. A weight can be read until the next one is asked for. MISSING_SHARD, UNSAFE_SHARD_PATH, UNEXPECTED_EOF when
  * shards are too short and METADATA_INCOMPLETE_BUFFER when they are too long.
  */
-export async function* shardWeights({ path, json }: Model): AsyncGenerator<ShardWeight, void, void> {
+export async function* shardWeights({ path, json }: TfjsModel): AsyncGenerator<ShardWeight, void, void> {
   for (const group of json.weightsManifest ?? []) {
     const files = await GroupFiles.open(group, path);
     try {

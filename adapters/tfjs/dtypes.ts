@@ -59,7 +59,7 @@ export interface Affine {
  * A host tensor's elements as F32 or I32, in memory of their own; off the event loop. The tensor stays the caller's. UNSUPPORTED_DTYPE, naming the tensor, for a
  * number that int32 cannot hold; DEVICE_UNAVAILABLE for a CUDA tensor; CLOSED.
  */
-export async function convert(tensor: DeviceTensor, to: 'float32' | 'int32', affine?: Affine): Promise<DeviceTensor> {
+export async function toTfDtype(tensor: DeviceTensor, to: 'float32' | 'int32', affine?: Affine): Promise<DeviceTensor> {
   const { name, dtype, shape, device } = tensor;
   const { memory, offset } = tensor.memory;
   const as = to === 'int32' ? 'I32' : 'F32';
@@ -84,7 +84,7 @@ export async function convert(tensor: DeviceTensor, to: 'float32' | 'int32', aff
 const PIECE = 256 * 1024 * 1024;
 
 /** A copy of a tensor in host memory. The tensor stays the caller's. OUT_OF_HOST_MEMORY, CLOSED. */
-export async function onHost(tensor: DeviceTensor): Promise<DeviceTensor> {
+export async function copyToHost(tensor: DeviceTensor): Promise<DeviceTensor> {
   const { name, dtype, shape, byteLength } = tensor;
   const cpu = Device.parse('cpu');
   if (byteLength === 0) return new DeviceTensor(name, dtype, shape, 0, cpu, null, 0);

@@ -60,7 +60,3 @@ const DTYPES: Readonly<Record<number, DTypeName>> = {
 export function dtypeOf(dataType: number): DTypeName | undefined {
   return DTYPES[dataType];
 }
-
-export function isFloating(dtype: DTypeName): boolean {
-  return dtype.startsWith('F') || dtype === 'BF16';
-}

@@ -1,15 +1,16 @@
 import { FastSafetensorsError } from '../../base/errors.js';
-import { openRegularFile } from '../../base/regular-file.js';
+import { openRegularFile, readAt } from '../../base/regular-file.js';
 import { SafeTensorsMetadata } from '../../safetensors/metadata.js';
 import { parseModel } from './graph.js';
-import { type LiftedTensor, readModel, type SplitReport } from './split.js';
+import { readModel } from './model-file.js';
+import type { LiftedTensor, OnnxSplitReport } from './split.js';
 import { readTensorBytes } from './tensor-proto.js';
 
 /**
  * Reads both written files again and compares every lifted tensor with the original model, byte for byte, at the place where the new graph
  * or the weights file says it is. Answers the bytes compared. Rejects with CHECKSUM_MISMATCH naming the first tensor that differs.
  */
-export async function checkSplit(report: SplitReport): Promise<number> {
+export async function checkOnnxSplit(report: OnnxSplitReport): Promise<number> {
   const original = parseModel(await readModel(report.model), report.model, report.minBytes);
   const lifted = original.weights.filter((weight) => weight.stays === undefined);
   if (lifted.length !== report.tensors.length) {
@@ -40,7 +41,7 @@ export async function checkSplit(report: SplitReport): Promise<number> {
 }
 
 /** Bytes of a lifted tensor at the place that the new graph gives to a runtime. */
-async function byGraph(report: SplitReport) {
+async function byGraph(report: OnnxSplitReport) {
   const graph = parseModel(await readModel(report.graph), report.graph, 0);
   const outside = new Map(
     graph.weights
@@ -55,7 +56,7 @@ async function byGraph(report: SplitReport) {
 }
 
 /** Bytes of a lifted tensor at the place that the header of the weights file gives. */
-async function byHeader(report: SplitReport) {
+async function byHeader(report: OnnxSplitReport) {
   const header = await SafeTensorsMetadata.fromFile(report.weights);
   return async (tensor: LiftedTensor): Promise<Uint8Array> => {
     const frame = header.get(tensor.name);
@@ -64,8 +65,7 @@ async function byHeader(report: SplitReport) {
     const handle = await openRegularFile(report.weights);
     try {
       const bytes = Buffer.alloc(end - begin);
-      const { bytesRead } = await handle.read(bytes, 0, bytes.length, header.dataStart + begin);
-      return bytes.subarray(0, bytesRead);
+      return bytes.subarray(0, await readAt(handle, bytes, header.dataStart + begin));
     } finally {
       await handle.close();
     }

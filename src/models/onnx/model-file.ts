@@ -1,0 +1,30 @@
+import { stat } from 'node:fs/promises';
+import { writeAtomically } from '../../base/atomic-write.js';
+import { FastSafetensorsError } from '../../base/errors.js';
+import { readRegularFile } from '../../base/regular-file.js';
+
+/** The most that a protobuf message can have. */
+const MAX_MODEL_BYTES = 2 ** 31 - 1;
+
+/** The bytes of an .onnx file. IO_ERROR; INVALID_ARGUMENT for a file that is too large to be one. */
+export async function readModel(path: string): Promise<Uint8Array> {
+  let size: number;
+  try {
+    ({ size } = await stat(path));
+    if (size <= MAX_MODEL_BYTES) return await readRegularFile(path, MAX_MODEL_BYTES);
+  } catch (cause) {
+    throw new FastSafetensorsError('IO_ERROR', `${path}: ${(cause as Error).message}`, { path, cause });
+  }
+  throw tooLarge(path, `${size} bytes`, '; larger ones keep weights in files of their own');
+}
+
+/** Writes an .onnx file atomically. IO_ERROR; INVALID_ARGUMENT for a model that is too large for one. */
+export async function writeModel(path: string, bytes: Uint8Array): Promise<void> {
+  if (bytes.length > MAX_MODEL_BYTES) throw tooLarge(path, `the graph alone would have ${bytes.length} bytes`);
+  await writeAtomically(path, [bytes]);
+}
+
+function tooLarge(path: string, found: string, remedy = ''): FastSafetensorsError {
+  const message = `${path}: ${found}, but an ONNX model has at most ${MAX_MODEL_BYTES}${remedy}`;
+  return new FastSafetensorsError('INVALID_ARGUMENT', message, { path });
+}
