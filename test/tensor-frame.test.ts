@@ -9,9 +9,27 @@ function frameOf(shape: number[], dtype: DTypeName = 'U8'): TensorFrame {
   return new TensorFrame('w', dtype, shape, [BASE, BASE + bytes]);
 }
 
+/** The byte runs of a frame in the order of its elements, as its grid gives them; neighbours merged. */
+function runsOf(frame: TensorFrame): { offset: number; length: number }[] {
+  if (frame.byteLength === 0) return [];
+  const { offset, length, dims } = frame.grid();
+  const offsets = dims.reduce(
+    (begins, { count, stride }) =>
+      begins.flatMap((begin) => Array.from({ length: count }, (_, i) => begin + i * stride)),
+    [offset],
+  );
+  const runs: { offset: number; length: number }[] = [];
+  for (const begin of offsets) {
+    const last = runs.at(-1);
+    if (last && last.offset + last.length === begin) last.length += length;
+    else runs.push({ offset: begin, length });
+  }
+  return runs;
+}
+
 /** The numbers of the bytes that a frame's runs read, in order. */
 function bytesOf(frame: TensorFrame): number[] {
-  return [...frame.runs()].flatMap(({ offset, length }) => Array.from({ length }, (_, i) => offset - BASE + i));
+  return runsOf(frame).flatMap(({ offset, length }) => Array.from({ length }, (_, i) => offset - BASE + i));
 }
 
 /** list(range(size))[start:stop:step], said as the language's reference does and not as the code does. */
@@ -78,7 +96,7 @@ test('an index drops its dimension, a range keeps it', () => {
 test('a slice that is not contiguous spans more than it has, and its runs say what is its own', () => {
   const column = frameOf([3, 4], 'F32').slice({}, 1);
   expect(column).toMatchObject({ shape: [3], byteLength: 12, dataOffsets: [BASE + 4, BASE + 40], isContiguous: false });
-  expect([...column.runs()]).toEqual([
+  expect(runsOf(column)).toEqual([
     { offset: BASE + 4, length: 4 },
     { offset: BASE + 20, length: 4 },
     { offset: BASE + 36, length: 4 },
@@ -87,16 +105,16 @@ test('a slice that is not contiguous spans more than it has, and its runs say wh
 
 test('runs are as long as they can be', () => {
   const frame = frameOf([4, 3, 5]);
-  expect([...frame.runs()]).toEqual([{ offset: BASE, length: 60 }]);
-  expect([...frame.slice({ start: 1, stop: 3 }).runs()]).toEqual([{ offset: BASE + 15, length: 30 }]);
+  expect(runsOf(frame)).toEqual([{ offset: BASE, length: 60 }]);
+  expect(runsOf(frame.slice({ start: 1, stop: 3 }))).toEqual([{ offset: BASE + 15, length: 30 }]);
   expect(frame.slice({ start: 1, stop: 3 }).isContiguous).toBe(true);
-  expect([...frame.slice({ step: 2 }).runs()]).toEqual([
+  expect(runsOf(frame.slice({ step: 2 }))).toEqual([
     { offset: BASE, length: 15 },
     { offset: BASE + 30, length: 15 },
   ]);
-  expect([...frame.slice({ stop: 0 }).runs()]).toEqual([]);
+  expect(runsOf(frame.slice({ stop: 0 }))).toEqual([]);
   // The last pick of a row and the first of the next are neighbours.
-  expect([...frameOf([2, 3]).slice({}, { step: 2 }).runs()]).toEqual([
+  expect(runsOf(frameOf([2, 3]).slice({}, { step: 2 }))).toEqual([
     { offset: BASE, length: 1 },
     { offset: BASE + 2, length: 2 },
     { offset: BASE + 5, length: 1 },
@@ -143,7 +161,7 @@ test('any slice of any tensor, sliced again, reads the elements that Python woul
         const [begin, end] = frame.dataOffsets;
         if (bytes.length === 0) expect(end).toBe(begin);
         else expect([begin - BASE, end - BASE]).toEqual([Math.min(...bytes), Math.max(...bytes) + 1]);
-        expect(frame.isContiguous).toBe([...frame.runs()].length <= 1);
+        expect(frame.isContiguous).toBe(runsOf(frame).length <= 1);
         ++compared;
       }
     }),

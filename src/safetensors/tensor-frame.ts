@@ -2,42 +2,43 @@ import { hint } from '../base/checks.js';
 import { DTYPE_BITS, type DTypeName } from '../base/dtype.js';
 import { InvalidArgumentError } from '../base/errors.js';
 
-/** One dimension of a slice: an index drops the dimension, a range keeps it. Negative values count from the end, as in Python. */
+/**
+ * What is taken of one dimension: an index takes one element and drops the dimension, a range keeps it. As in Python, `stop`
+ * is excluded, negative values count from the end, and a negative `step` goes backwards. Defaults: everything, step 1.
+ */
 export type SliceRange = number | { readonly start?: number; readonly stop?: number; readonly step?: number };
 
-/** Bytes that lie together, from the start of the file's data. */
-export interface ByteRun {
-  readonly offset: number;
-  readonly length: number;
-}
-
-/** Byte runs at regular distances; dimensions outermost first, strides in bytes. */
+/**
+ * Runs of `length` bytes at regular distances. `offset` is that of the run at index 0 of every dimension, from the start of the
+ * file's data; dimensions are outermost first, strides in bytes and possibly negative.
+ */
 export interface RunGrid {
   readonly offset: number;
   readonly length: number;
   readonly dims: readonly { readonly count: number; readonly stride: number }[];
 }
 
-/** Where the elements are: element (i, j, …) lies `offset + i * strides[0] + j * strides[1] + …` elements behind `base`. */
+/** Element (i, j, …) of a slice lies `offset + i * strides[0] + j * strides[1] + …` elements behind `base`. */
 interface Layout {
-  /** Bytes from the start of the file's data to the whole tensor's first element. */
+  /** The whole tensor's first byte, from the start of the file's data. */
   readonly base: number;
   readonly offset: number;
   readonly strides: readonly number[];
 }
 
-/**
- * What a header says of one tensor, or of a slice of it. Immutable.
- *
- * `shape` and `byteLength` are those of the slice. `dataOffsets` (bytes from the start of the file's data) is the smallest span that covers
- * it, [begin, begin] when it has no elements; for a slice that is not contiguous the span is longer than `byteLength`, and
- * `runs()` tells which bytes of it belong to the slice, in the slice's order.
- */
+/** What a header says of one tensor, or of a slice of it. Immutable. */
 export class TensorFrame {
+  /** The tensor's name, also for a slice. */
   readonly name: string;
   readonly dtype: DTypeName;
+  /** Dimensions, outermost first; [] for a scalar. */
   readonly shape: readonly number[];
+  /**
+   * [begin, end) in bytes from the start of the file's data: the smallest span that covers all elements, [begin, begin] without
+   * any. It is longer than `byteLength` for a slice that is not contiguous.
+   */
   readonly dataOffsets: readonly [number, number];
+  /** Bytes of the elements alone. */
   readonly byteLength: number;
   readonly #layout: Layout;
 
@@ -57,15 +58,15 @@ export class TensorFrame {
     this.#layout = layout ?? { base: dataOffsets[0], offset: 0, strides: stridesOf(shape) };
   }
 
-  /** Whether the slice's bytes lie together in its order, so that one read of `dataOffsets` gets them. */
+  /** Whether the bytes lie together and in order, so that one read of `dataOffsets` gets them. */
   get isContiguous(): boolean {
     return this.byteLength === 0 || innerRun(this.shape, this.#layout.strides).outer === 0;
   }
 
   /**
-   * Python's slicing, one argument per dimension; dimensions without one are kept whole. A range that leaves the tensor is clamped; an index
-   * that does is INVALID_ARGUMENT, as are a step of 0, too many arguments and values that are no integers. A slice of a sub-byte
-   * dtype must begin and end its runs on whole bytes.
+   * Python's slicing, one argument per dimension; dimensions without one are kept whole. Nothing is read. A range that leaves
+   * the tensor is clamped. INVALID_ARGUMENT, naming the tensor, for an index outside of it, a step of 0, too many arguments,
+   * values that are no integers, and a slice of a sub-byte dtype whose runs do not begin and end on whole bytes.
    */
   slice(...ranges: SliceRange[]): TensorFrame {
     if (ranges.length > this.shape.length) {
@@ -92,42 +93,9 @@ export class TensorFrame {
   }
 
   /**
-   * The byte runs that make up this frame, in the order of its elements, neighbours merged; none for an empty one. Their lengths add up to
-   * `byteLength`. A run is as long as the inner dimensions allow, at worst one element: read `dataOffsets` whole where runs are short.
+   * The bytes of a frame that is not empty as runs in the order of its elements: one dimension of runs for each that is not part
+   * of a run, those of one index left out.
    * @internal
-   */
-  *runs(): Generator<ByteRun, void, void> {
-    if (this.byteLength === 0) return;
-    const bits = DTYPE_BITS[this.dtype];
-    const { base, offset, strides } = this.#layout;
-    const { outer, elements } = innerRun(this.shape, strides);
-    const length = (elements * bits) / 8;
-    const index = new Array<number>(outer).fill(0);
-    let element = offset;
-    let pending: { offset: number; length: number } | undefined;
-    for (;;) {
-      const at = base + (element * bits) / 8;
-      if (pending && pending.offset + pending.length === at) {
-        pending.length += length;
-      } else {
-        if (pending) yield pending;
-        pending = { offset: at, length };
-      }
-      let dimension = outer - 1;
-      for (; dimension >= 0; --dimension) {
-        element += strides[dimension]!;
-        if (++index[dimension]! < this.shape[dimension]!) break;
-        element -= strides[dimension]! * this.shape[dimension]!;
-        index[dimension] = 0;
-      }
-      if (dimension < 0) break;
-    }
-    yield pending;
-  }
-
-  /**
-   * The same runs as numbers, however many they are, neighbours merged within the inner dimensions only: each `length` bytes, the one at index 0 of every
-   * dimension at `offset` from the start of the file's data. Dimensions of one index are left out. For frames that are not empty. @internal
    */
   grid(): RunGrid {
     const bits = DTYPE_BITS[this.dtype];
@@ -170,7 +138,7 @@ export class TensorFrame {
     const { start, stop, step = 1 } = range as { start?: number; stop?: number; step?: number };
     this.#checkInteger(step, 'step', dimension);
     if (step === 0) throw this.#invalid(`the step of dimension ${dimension} is 0`);
-    // As PySlice_AdjustIndices: backwards, -1 stands for "before the first".
+    // As in PySlice_AdjustIndices: backwards, -1 stands for "before the first".
     const lowest = step > 0 ? 0 : -1;
     const highest = step > 0 ? size : size - 1;
     const bound = (value: number | undefined, whole: number, what: string) => {
@@ -243,7 +211,7 @@ function stridesOf(shape: readonly number[]): number[] {
   return strides;
 }
 
-/** The innermost dimensions that are row-major among themselves: how many are outside of them, and how many elements they hold together. */
+/** The innermost dimensions that are row-major among themselves: the number of those outside, and the elements they hold. */
 function innerRun(shape: readonly number[], strides: readonly number[]): { outer: number; elements: number } {
   let outer = shape.length;
   let elements = 1;
