@@ -10,35 +10,37 @@ import { TensorFrame } from './tensor-frame.js';
 export { TensorFrame } from './tensor-frame.js';
 
 export interface SafeTensorsMetadataOptions {
-  /** Accept bytes behind the last tensor; `trailingBytes` then tells how many. Default: refuse them. */
+  /** Accept bytes behind the last tensor, counted in `trailingBytes`; default: false, they are refused. */
   readonly allowTrailingBytes?: boolean;
 }
 
-/** Names put into the lookup table between looks at the clock: well below a millisecond's worth. */
+/** Names put into the lookup table between two looks at the clock: far less than a millisecond's worth. */
 const BLOCK = 1024;
 
 /**
- * A file's checked header. Names, shapes and offsets stay packed as the core made them; a TensorFrame is made when it is asked for. Tensors are
- * in the order of their offsets. Immutable.
+ * The checked header of a .safetensors file; no tensor's data is read. Tensors are in the order of their offsets. Immutable.
+ * Names, shapes and offsets stay packed as the core made them; a TensorFrame is made when it is asked for.
  */
 export class SafeTensorsMetadata {
-  /** '' when it was made from a buffer. */
+  /** The path as it was given; '' for a buffer. */
   readonly path: string;
-  /** Bytes of JSON, padding included. */
+  /** Bytes of the header's JSON, padding included. */
   readonly headerLength: number;
   /** Bytes of the whole file. */
   readonly sizeBytes: number;
+  /** The number of tensors. */
   readonly tensorCount: number;
   /** Bytes behind the last tensor; 0 unless allowTrailingBytes accepted some. */
   readonly trailingBytes: number;
-  /** Where the data begins in the file: offsets of tensors count from here. */
+  /** The byte of the file where the data begins; offsets of tensors count from there. */
   readonly dataStart: number;
-  /** What the file was when its header was read, to find out whether it changed; null for a buffer. @internal */
+  /** The file when its header was read, to notice that it changed; null for a buffer. @internal */
   readonly identity: NativeFileIdentity | null;
 
   readonly #header: NativeHeader;
-  readonly #metadata = new Map<string, string>(); // the first #metadata.size entries of `__metadata__`
-  readonly #indices = new Map<string, number>(); // of the first #indices.size names
+  // Both tables hold the first `size` entries and grow when more are asked for.
+  readonly #metadata = new Map<string, string>();
+  readonly #indices = new Map<string, number>();
 
   /** @internal Use fromFile, fromBuffer or, in this package, fromNative. */
   constructor(header: NativeHeader, path: string) {
@@ -52,7 +54,11 @@ export class SafeTensorsMetadata {
     this.#header = header;
   }
 
-  /** Reads and checks a file's header, off the event loop. Rejects with the codes of the format's checks, IO_ERROR or FILE_CHANGED. */
+  /**
+   * Reads and checks a file's header, off the event loop. Rejects with HEADER_TOO_SMALL, HEADER_TOO_LARGE, INVALID_HEADER_LENGTH,
+   * INVALID_HEADER, DUPLICATE_KEY, UNKNOWN_DTYPE, TENSOR_INVALID_INFO, INVALID_OFFSET, METADATA_INCOMPLETE_BUFFER (the file's
+   * size does not fit its tensors), IO_ERROR, FILE_CHANGED or INVALID_ARGUMENT.
+   */
   static async fromFile(path: string, options: SafeTensorsMetadataOptions = {}): Promise<SafeTensorsMetadata> {
     if (typeof path !== 'string' || path === '' || path.includes('\0')) {
       throw new InvalidArgumentError(`fromFile: expected a path, found ${describe(path)}`);
@@ -60,7 +66,10 @@ export class SafeTensorsMetadata {
     return SafeTensorsMetadata.fromNative(await readHeader(path, readOptions(options)), path);
   }
 
-  /** Checks a whole file in memory; METADATA_INCOMPLETE_BUFFER when its data is cut short. The bytes must not change until the promise settles. */
+  /**
+   * Checks a whole file in memory, off the event loop. The bytes stay the caller's, are not kept, and must not change until the
+   * promise settles. Rejects as fromFile does for a file of these bytes.
+   */
   static async fromBuffer(buffer: Uint8Array, options: SafeTensorsMetadataOptions = {}): Promise<SafeTensorsMetadata> {
     if (!isUint8Array(buffer)) {
       throw new InvalidArgumentError(`fromBuffer: expected a Uint8Array, found ${describe(buffer)}`);
@@ -69,8 +78,9 @@ export class SafeTensorsMetadata {
   }
 
   /**
-   * Makes the lookup table without holding the event loop: get() and has() of 100,000 names would do so for 30 ms. Who asks for no tensor by its name does without it,
-   * since the names of a large table survive several collections. @internal
+   * Builds the lookup table in turns of the event loop: the first get() of 100,000 names would hold it for 30 ms. Without
+   * `byName` it is left out, since the names of a large table survive several collections.
+   * @internal
    */
   static async fromNative(
     header: NativeHeader,
@@ -90,32 +100,35 @@ export class SafeTensorsMetadata {
     return metadata;
   }
 
-  /** Of `__metadata__`. */
+  /** The texts of the header's `__metadata__`, in the file's order; empty when there are none. */
   get metadata(): ReadonlyMap<string, string> {
     this.#metadataUpTo(this.#header.metadataEnds.length / 2);
     return this.#metadata;
   }
 
-  /** Every tensor's name, in the order of offsets. */
+  /** The names of all tensors, in the order of offsets. */
   keys(): string[] {
     this.#indexUpTo(this.tensorCount);
-    return [...this.#indices.keys()]; // names are cut out of the header's text once
+    return [...this.#indices.keys()]; // so that names are cut out of the header's text only once
   }
 
+  /** Whether there is a tensor of this name. */
   has(name: string): boolean {
     return this.indexOf(name) >= 0;
   }
 
+  /** A tensor by its name; undefined for none. */
   get(name: string): TensorFrame | undefined {
     const index = this.indexOf(name);
     return index < 0 ? undefined : this.frameAt(index);
   }
 
+  /** Every tensor in the order of offsets, its frame made when it is reached. */
   *[Symbol.iterator](): Generator<TensorFrame, void, void> {
     for (let i = 0; i < this.tensorCount; ++i) yield this.frameAt(i);
   }
 
-  /** The place of a tensor in the order of offsets, -1 for none. @internal */
+  /** A tensor's place in the order of offsets; -1 for none. @internal */
   indexOf(name: string): number {
     this.#indexUpTo(this.tensorCount);
     return this.#indices.get(name) ?? -1;
@@ -132,7 +145,7 @@ export class SafeTensorsMetadata {
     }
   }
 
-  /** The arrays themselves. @internal */
+  /** The header as the core packed it. @internal */
   get packed(): NativeHeader {
     return this.#header;
   }

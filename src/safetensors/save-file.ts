@@ -1,41 +1,48 @@
 import { isUint8Array } from 'node:util/types';
 import { writeAtomically } from '../base/atomic-write.js';
-import { type Check, checkOptions, fail } from '../base/checks.js';
+import { type Check, checkOptions, describe, fail } from '../base/checks.js';
 import { DTYPE_BITS, type DTypeName } from '../base/dtype.js';
 import { type ErrorCode, FastSafetensorsError, InvalidArgumentError } from '../base/errors.js';
 
+/** A tensor to be written by saveFile. */
 export interface SaveTensor {
+  /** Any well-formed text but `__metadata__`; each name once in a file. */
   readonly name: string;
   readonly dtype: DTypeName;
+  /** Dimensions, outermost first, each an integer of 0 or more; [] for a scalar. */
   readonly shape: readonly number[];
-  /** The elements, row-major, little-endian; product(shape) x bits / 8 bytes. Must not change until the promise settles. */
+  /**
+   * The elements, row-major and little-endian: exactly product(shape) x bits / 8 bytes. They stay the caller's and must not
+   * change until the promise settles.
+   */
   readonly data: Uint8Array;
 }
 
 export interface SaveFileOptions {
-  /** Written as `__metadata__`. */
+  /** Texts by name, written as the header's `__metadata__`; default: none. */
   readonly metadata?: Readonly<Record<string, string>>;
 }
 
 const MAX_HEADER_LENGTH = 100_000_000;
-/** By alignment, as safetensors' own writers rank dtypes (Dtype in safetensors/src/tensor.rs): those of the highest rank are written first. */
+/** The order of Dtype in safetensors/src/tensor.rs, which is by alignment: the format's writers begin with the highest rank. */
 const DTYPE_RANKS: Readonly<Record<DTypeName, number>> = Object.fromEntries(
   [
     ...['BOOL', 'F4', 'F6_E2M3', 'F6_E3M2', 'U8', 'I8', 'F8_E5M2', 'F8_E4M3', 'F8_E8M0', 'F8_E4M3FNUZ', 'F8_E5M2FNUZ'],
     ...['I16', 'U16', 'F16', 'BF16', 'I32', 'U32', 'F32', 'C64', 'F64', 'I64', 'U64'],
   ].map((dtype, rank) => [dtype, rank]),
 ) as Record<DTypeName, number>;
+
 interface Item extends SaveTensor {
   readonly nameBytes: Buffer;
 }
 
 /**
- * Writes a .safetensors file as the format's own writers do, byte for byte (but for the order of metadata, which theirs draw by lot): tensors by dtype, those of
- * wide elements first, then by name; the header padded with spaces to a multiple of 8. Atomic: a temporary file in the same folder is written, synced and renamed over `path`, so that readers see the old
- * file or the whole new one; on failure the temporary file is removed and `path` is as it was.
+ * Writes a .safetensors file byte for byte as the format's own writers do, except for the order of metadata, which is random in
+ * theirs: tensors by dtype, those of wide elements first, then by name; the header padded with spaces to a multiple of 8.
+ * Atomic: readers see the old file or the whole new one, and on failure `path` is unchanged.
  *
- * Rejects with UNKNOWN_DTYPE, TENSOR_INVALID_INFO (shape and data disagree), DUPLICATE_TENSOR, HEADER_TOO_LARGE, IO_ERROR or, for
- * what is no tensor, name, path or option, INVALID_ARGUMENT; all but IO_ERROR before anything is written.
+ * Rejects with UNKNOWN_DTYPE, TENSOR_INVALID_INFO (shape and data disagree), DUPLICATE_TENSOR, HEADER_TOO_LARGE, IO_ERROR, or
+ * INVALID_ARGUMENT for what is no tensor, name, path or option; all but IO_ERROR before anything is written.
  */
 export async function saveFile(
   tensors: Iterable<SaveTensor>,
@@ -99,33 +106,33 @@ function checkTensor(tensor: SaveTensor, path: string): Item {
     );
   }
   const { name, dtype, shape, data } = tensor;
-  const fail = (code: ErrorCode, problem: string) =>
+  const error = (code: ErrorCode, problem: string) =>
     new FastSafetensorsError(code, `saveFile: tensor ${shown(name)}: ${problem}`, { path, tensor: name });
 
-  if (name === '__metadata__') throw fail('INVALID_ARGUMENT', 'the format keeps this name for itself');
-  if (!isWellFormed(name)) throw fail('INVALID_ARGUMENT', 'its name has a lone surrogate, which UTF-8 cannot hold');
+  if (name === '__metadata__') throw error('INVALID_ARGUMENT', 'the format keeps this name for itself');
+  if (!isWellFormed(name)) throw error('INVALID_ARGUMENT', 'its name has a lone surrogate, which UTF-8 cannot hold');
   if (typeof dtype !== 'string' || !Object.hasOwn(DTYPE_BITS, dtype)) {
-    throw fail('UNKNOWN_DTYPE', `unknown dtype ${shown(dtype)}, expected one of ${Object.keys(DTYPE_BITS).join(' ')}`);
+    throw error('UNKNOWN_DTYPE', `unknown dtype ${shown(dtype)}, expected one of ${Object.keys(DTYPE_BITS).join(' ')}`);
   }
   if (!Array.isArray(shape) || !shape.every((size) => Number.isSafeInteger(size) && size >= 0)) {
-    throw fail('TENSOR_INVALID_INFO', `shape ${shown(shape)} is no array of integers that are not negative`);
+    throw error('TENSOR_INVALID_INFO', `shape ${shown(shape)} is no array of integers that are not negative`);
   }
-  if (!isUint8Array(data)) throw fail('INVALID_ARGUMENT', 'data must be a Uint8Array');
+  if (!isUint8Array(data)) throw error('INVALID_ARGUMENT', 'data must be a Uint8Array');
   let bits = BigInt(DTYPE_BITS[dtype]);
   for (const size of shape) {
     bits *= BigInt(size);
-    // As readers do, before a 0 further on could hide it.
+    // Readers check so, too: a later dimension of 0 must not hide the overflow.
     if (bits >= 2n ** 64n)
-      throw fail('TENSOR_INVALID_INFO', `shape [${shape.join(', ')}] of ${dtype} overflows 64 bits`);
+      throw error('TENSOR_INVALID_INFO', `shape [${shape.join(', ')}] of ${dtype} overflows 64 bits`);
   }
   if (bits % 8n !== 0n) {
-    throw fail(
+    throw error(
       'TENSOR_INVALID_INFO',
       `shape [${shape.join(', ')}] of ${dtype} takes ${bits} bits, which is no whole number of bytes`,
     );
   }
   if (bits / 8n !== BigInt(data.byteLength)) {
-    throw fail(
+    throw error(
       'TENSOR_INVALID_INFO',
       `shape [${shape.join(', ')}] of ${dtype} takes ${bits / 8n} bytes, but data has ${data.byteLength}`,
     );
@@ -133,55 +140,50 @@ function checkTensor(tensor: SaveTensor, path: string): Item {
   return { name, dtype, shape: [...shape], data, nameBytes: Buffer.from(name) };
 }
 
-/** The length and the padded text. */
+/** The 8 bytes of the length, and the padded text. HEADER_TOO_LARGE. */
 function encodeHeader(items: readonly Item[], metadata: [string, string][] | undefined, path: string): Buffer {
   const parts: string[] = [];
-  let characters = 0; // so far: no string is made that could not be written
+  let characters = 0; // counted so far: no string is built that could not be written
   const add = (text: string, list: string[]): void => {
     characters += text.length + 1;
-    if (characters > MAX_HEADER_LENGTH) throw tooLarge(`more than ${MAX_HEADER_LENGTH}`, path);
+    if (characters > MAX_HEADER_LENGTH) throw tooLarge(path);
     list.push(text);
   };
   if (metadata) {
     const members: string[] = [];
-    for (const [key, value] of metadata) {
-      const quoted = [quote(key, path), quote(value, path)] as const;
-      if (quoted[0].length + quoted[1].length > MAX_HEADER_LENGTH)
-        throw tooLarge(`more than ${MAX_HEADER_LENGTH}`, path);
-      add(quoted.join(':'), members);
-    }
+    for (const [key, value] of metadata) add(`${quote(key, path)}:${quote(value, path)}`, members);
     parts.push(`"__metadata__":{${members.join(',')}}`);
   }
   let begin = 0;
   for (const { name, dtype, shape, data } of items) {
     const end = begin + data.byteLength;
-    add(
-      `${quote(name, path)}:{"dtype":"${dtype}","shape":[${shape.join(',')}],"data_offsets":[${begin},${end}]}`,
-      parts,
-    );
+    const entry = `{"dtype":"${dtype}","shape":[${shape.join(',')}],"data_offsets":[${begin},${end}]}`;
+    add(`${quote(name, path)}:${entry}`, parts);
     begin = end;
   }
   const text = `{${parts.join(',')}}`;
-  const length = Buffer.byteLength(text);
-  const padded = Math.ceil(length / 8) * 8;
-  if (padded > MAX_HEADER_LENGTH) throw tooLarge(String(padded), path);
+  const padded = Math.ceil(Buffer.byteLength(text) / 8) * 8;
+  if (padded > MAX_HEADER_LENGTH) throw tooLarge(path, String(padded));
   const header = Buffer.alloc(8 + padded, ' ');
   header.writeBigUInt64LE(BigInt(padded), 0);
   header.write(text, 8);
   return header;
 }
 
-/** As JSON. HEADER_TOO_LARGE for what is longer with its escapes than a string can be. */
+/** A text as JSON. HEADER_TOO_LARGE when that is too long for a header, or with its escapes even for a string. */
 function quote(text: string, path: string): string {
-  if (text.length > MAX_HEADER_LENGTH) throw tooLarge(`more than ${MAX_HEADER_LENGTH}`, path);
-  try {
-    return JSON.stringify(text);
-  } catch {
-    throw tooLarge(`more than ${MAX_HEADER_LENGTH}`, path);
+  if (text.length <= MAX_HEADER_LENGTH) {
+    try {
+      const quoted = JSON.stringify(text);
+      if (quoted.length <= MAX_HEADER_LENGTH) return quoted;
+    } catch {
+      // longer than a string can be
+    }
   }
+  throw tooLarge(path);
 }
 
-function tooLarge(bytes: string, path: string): FastSafetensorsError {
+function tooLarge(path: string, bytes = `more than ${MAX_HEADER_LENGTH}`): FastSafetensorsError {
   return new FastSafetensorsError(
     'HEADER_TOO_LARGE',
     `saveFile: the header takes ${bytes} bytes, expected at most ${MAX_HEADER_LENGTH}; write several files`,
@@ -189,14 +191,14 @@ function tooLarge(bytes: string, path: string): FastSafetensorsError {
   );
 }
 
-/** Any value in a message: JSON could refuse it, and long names are cut. */
+/** A value as messages show it: long texts and arrays are cut, and nothing is asked of objects, which could refuse. */
 function shown(value: unknown): string {
   if (typeof value === 'string') return JSON.stringify(value.length > 80 ? `${value.slice(0, 80)}…` : value);
   if (Array.isArray(value)) {
     const items = value.slice(0, 16).map((item) => (typeof item === 'object' ? typeof item : String(item)));
     return `[${items.join(', ')}${value.length > 16 ? ', …' : ''}]`;
   }
-  return value === null ? 'null' : typeof value;
+  return describe(value);
 }
 
 function isWellFormed(text: string): boolean {
