@@ -1,15 +1,16 @@
 import { InvalidArgumentError } from './errors.js';
 
-/** Throws INVALID_ARGUMENT for a wrong value of an option. */
+/** Throws INVALID_ARGUMENT, naming the option, when its value is wrong. */
 export type Check = (value: unknown, name: string) => void;
+/** The check of each option that there is. */
 export type Checks = Readonly<Record<string, Check>>;
 
-/** Throws INVALID_ARGUMENT: what was expected and what is there. */
+/** Throws INVALID_ARGUMENT: what was expected, and what was found. */
 export function fail(name: string, expected: string, value: unknown): never {
   throw new InvalidArgumentError(`${name}: expected ${expected}, found ${describe(value)}`);
 }
 
-/** A value as messages show it. */
+/** A value as messages show it: texts, numbers and null themselves, of others what they are. */
 export function describe(value: unknown): string {
   if (typeof value === 'string') return JSON.stringify(value);
   if (typeof value === 'number') return String(value);
@@ -57,15 +58,16 @@ export const methods =
       fail(name, expected, value);
   };
 
-/** INVALID_ARGUMENT for what cannot be the name of a tensor. */
+/** INVALID_ARGUMENT for what is no text. */
 export function checkTensorName(name: unknown): void {
   if (typeof name !== 'string') fail('name', 'the name of a tensor', name);
 }
 
 /**
- * Checks names and values of options: INVALID_ARGUMENT for an unknown name or a wrong value. undefined means not given. For an unknown name the message has the
- * nearest right one where one is near, else all of them. `elsewhere`: options that belong to something else, and to what. Returns the copy that was checked, for use in
- * place of what was given: a getter may say something else the next time.
+ * Checks the names and values of options; undefined means not given. INVALID_ARGUMENT for a wrong value, or for an
+ * unknown name, with the nearest right name if one is near and all of them otherwise. `elsewhere` has the options that
+ * belong to something else, and to what. Returns the copy that was checked, to be used in place of `options`: a getter
+ * may answer differently the next time.
  */
 export function checkOptions<T>(
   options: T,
@@ -85,7 +87,7 @@ export function checkOptions<T>(
   return copy;
 }
 
-/** What to do about an unknown name, to be put behind it. */
+/** What to do about an unknown name, to be appended to a message. */
 export function hint(name: string, own: readonly string[], elsewhere: Readonly<Record<string, string>> = {}): string {
   if (Object.hasOwn(elsewhere, name)) return ` here: it is one of ${elsewhere[name]}`;
   const near = nearest(name, [...own, ...Object.keys(elsewhere)]);
@@ -93,7 +95,7 @@ export function hint(name: string, own: readonly string[], elsewhere: Readonly<R
   return `; did you mean "${near}"?${own.includes(near) ? '' : ` That is one of ${elsewhere[near]}`}`;
 }
 
-/** The candidate with the fewest edits, if these are few for its length or one name has the other in it. */
+/** The candidate that takes the fewest edits, if they are few for its length or one name contains the other. */
 function nearest(name: string, candidates: readonly string[]): string | undefined {
   let best: string | undefined;
   let fewest = Number.POSITIVE_INFINITY;
@@ -114,7 +116,7 @@ function contain(a: string, b: string): boolean {
   return a.includes(b) || b.includes(a);
 }
 
-/** Letters put in, left out, replaced, or swapped with their neighbour. */
+/** Counts letters that are inserted, left out, replaced, or swapped with their neighbour. */
 function editDistance(a: string, b: string): number {
   let before: number[] = [];
   let row = Array.from({ length: b.length + 1 }, (_, i) => i);

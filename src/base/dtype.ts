@@ -1,4 +1,4 @@
-/** Bits of one element, in the order of csrc/base/dtype.h. */
+/** Bits of one element by dtype, in the order of csrc/base/dtype.h. */
 export const DTYPE_BITS = {
   BOOL: 8,
   U8: 8,
@@ -24,12 +24,13 @@ export const DTYPE_BITS = {
   F4: 4,
 } as const;
 
+/** A dtype of the safetensors format, in its spelling. */
 export type DTypeName = keyof typeof DTYPE_BITS;
 
-/** Names by the number that the core uses. */
+/** Dtypes by the number that the core has for them. */
 export const DTYPE_NAMES = Object.keys(DTYPE_BITS) as readonly DTypeName[];
 
-/** What the core converts on the way, in csrc/convert/float_convert.cc: each dtype to those listed. */
+/** What a load can convert, in csrc/convert/float_convert.cc: from each dtype to those listed. */
 const CONVERSIONS: Partial<Record<DTypeName, readonly DTypeName[]>> = {
   F16: ['BF16', 'F32'],
   BF16: ['F16', 'F32'],
@@ -43,12 +44,14 @@ export function canConvert(from: DTypeName, to: DTypeName): boolean {
   return CONVERSIONS[from]?.includes(to) ?? false;
 }
 
-/** Dtypes that loads can convert to. */
+/** The dtypes that a load can convert to. */
 export const CONVERSION_TARGETS: readonly DTypeName[] = DTYPE_NAMES.filter((to) =>
   DTYPE_NAMES.some((from) => canConvert(from, to)),
 );
 
-/** Real floating point, which `dtype` applies to: no integers, booleans or complex numbers. */
+/**
+ * Whether a dtype is real floating point: the option `dtype` does not apply to integers, booleans and complex numbers.
+ */
 export function isFloating(dtype: DTypeName): boolean {
   return dtype.startsWith('F') || dtype === 'BF16';
 }
@@ -80,7 +83,10 @@ const ARRAYS: Partial<Record<DTypeName, TypedArrayConstructor>> = {
   C64: Float32Array,
 };
 
-/** The typed array nearest to a dtype: 16-bit floats are Uint16Array, 8-bit and smaller ones Uint8Array, C64 pairs of float32. */
+/**
+ * The typed array nearest to a dtype: Uint16Array for 16-bit floats, Uint8Array for 8 bits and fewer, Float32Array with
+ * pairs for C64.
+ */
 export function typedArrayOf(dtype: DTypeName): TypedArrayConstructor {
   return ARRAYS[dtype] ?? Uint8Array;
 }

@@ -40,9 +40,10 @@ export const ERROR_CODES = [
   'ORT_ERROR',
 ] as const;
 
+/** A stable name of what went wrong. Messages may change, codes do not. */
 export type ErrorCode = (typeof ERROR_CODES)[number];
 
-/** Where an error happened, as far as it is known. */
+/** Where an error happened, as far as that is known. */
 export interface ErrorPlace {
   path?: string;
   tensor?: string;
@@ -51,17 +52,17 @@ export interface ErrorPlace {
   cause?: unknown;
 }
 
-// By name: an error made through the CommonJS entry is an instance for who imported the ES one, and across jest's realms.
+// `instanceof` goes by this symbol, so that it holds between the CommonJS and the ES entry and between jest's realms.
 const BRAND = Symbol.for('fastsafetensors-node.error');
 
-/**
- * The one error class of the package. `code` is stable, messages may change. A wrong argument is a TypeError as well as an instance of this class:
- * see InvalidArgumentError.
- */
+/** The error class of the package. A wrong argument is also a TypeError: see InvalidArgumentError. */
 export class FastSafetensorsError extends Error {
   readonly code: ErrorCode;
+  /** The file concerned. */
   declare readonly path?: string;
+  /** The name of the tensor concerned. */
   declare readonly tensor?: string;
+  /** Bytes from the start of the file. */
   declare readonly offset?: number;
 
   constructor(code: ErrorCode, message: string, place: ErrorPlace = {}) {
@@ -79,7 +80,7 @@ export class FastSafetensorsError extends Error {
   }
 }
 
-/** A misused option or argument: a TypeError, and an instance of FastSafetensorsError with the code INVALID_ARGUMENT. */
+/** A wrong option or argument: a TypeError, and an instance of FastSafetensorsError with the code INVALID_ARGUMENT. */
 export class InvalidArgumentError extends TypeError {
   readonly code = 'INVALID_ARGUMENT' as const;
 

@@ -1,4 +1,4 @@
-/** A set of integers as sorted intervals [begin, end) that do not touch. */
+/** A set of integers, kept as sorted intervals [begin, end) that do not touch. */
 export class Intervals {
   readonly #begins: number[] = [];
   readonly #ends: number[] = [];
@@ -6,7 +6,7 @@ export class Intervals {
   add(begin: number, end: number): void {
     if (end <= begin) return;
     const first = this.#firstEndingAt(begin);
-    let last = first; // one past the intervals that this one touches
+    let last = first; // one past the intervals that the new one touches
     while (last < this.#begins.length && this.#begins[last]! <= end) ++last;
     if (last > first) {
       begin = Math.min(begin, this.#begins[first]!);
@@ -16,12 +16,12 @@ export class Intervals {
     this.#ends.splice(first, last - first, end);
   }
 
-  /** Whether all of [begin, end) is in it. */
+  /** Whether all of [begin, end) is in the set. */
   has(begin: number, end: number): boolean {
     return this.firstGap(begin, end) === undefined;
   }
 
-  /** The first of [begin, end) that is not in it. */
+  /** The first number of [begin, end) that is not in the set. */
   firstGap(begin: number, end: number): number | undefined {
     if (end <= begin) return undefined;
     const i = this.#firstEndingAt(begin + 1);

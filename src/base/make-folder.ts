@@ -3,13 +3,13 @@ import { dirname } from 'node:path';
 import { FastSafetensorsError } from './errors.js';
 
 /**
- * Makes a folder and those above it, where they are not there yet. By hand: mkdir's `recursive` never ends where the file system says ENOENT of what it has, as
- * /proc does. IO_ERROR.
+ * Makes a folder and its parents where they do not exist. Not by mkdir's `recursive`, which never ends on a file system
+ * that answers ENOENT for what exists, as /proc does. IO_ERROR.
  */
 export async function makeFolder(folder: string): Promise<void> {
   try {
     const missing: string[] = [];
-    for (let at = folder; !(await isThere(at)); at = dirname(at)) {
+    for (let at = folder; !(await exists(at)); at = dirname(at)) {
       missing.push(at);
       if (dirname(at) === at) break;
     }
@@ -22,7 +22,7 @@ export async function makeFolder(folder: string): Promise<void> {
   }
 }
 
-async function isThere(path: string): Promise<boolean> {
+async function exists(path: string): Promise<boolean> {
   try {
     await stat(path);
     return true;
@@ -36,7 +36,7 @@ async function makeOne(path: string): Promise<void> {
   try {
     await mkdir(path);
   } catch (error) {
-    // Somebody else may make it at the same time.
+    // Another process may have made it meanwhile.
     if ((error as NodeJS.ErrnoException).code !== 'EEXIST') throw error;
   }
 }

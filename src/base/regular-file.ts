@@ -8,7 +8,7 @@ const FLAGS = constants.O_RDONLY | constants.O_NONBLOCK | constants.O_NOCTTY;
 /** The most that is asked of one read: a read of 2 GiB or more is refused. */
 const MAX_READ_BYTES = 1024 * 1024 * 1024;
 
-/** Opens a regular file to read it; the caller closes it. Rejects with the system's error, or one that says what the path is. */
+/** Opens a regular file for reading; the caller closes it. Rejects with the system's error, or with what was found. */
 export async function openRegularFile(path: string): Promise<FileHandle> {
   const handle = await open(path, FLAGS);
   try {
@@ -21,8 +21,8 @@ export async function openRegularFile(path: string): Promise<FileHandle> {
 }
 
 /**
- * Fills `bytes` from `position` on and returns how many bytes that are: fewer only when the file ended. Rejects with the
- * system's error.
+ * Fills `bytes` from `position` on and returns how many bytes that are: fewer only when the file ended. Rejects with
+ * the system's error.
  */
 export async function readAt(handle: FileHandle, bytes: Uint8Array, position: number): Promise<number> {
   let length = 0;
@@ -36,8 +36,8 @@ export async function readAt(handle: FileHandle, bytes: Uint8Array, position: nu
 }
 
 /**
- * The bytes of a regular file, at most `maxBytes`. Rejects as openRegularFile does, and for a file that is larger or that
- * changes its size meanwhile.
+ * The bytes of a regular file, at most `maxBytes`. Rejects as openRegularFile does, and for a file that is larger or
+ * that changes its size meanwhile.
  */
 export async function readRegularFile(path: string, maxBytes = Number.POSITIVE_INFINITY): Promise<Buffer> {
   const handle = await openRegularFile(path);

@@ -5,25 +5,31 @@ import { native, settled } from '../native/addon.js';
 import type { Device } from './device.js';
 import { Memory } from './memory.js';
 
-/** Node 20 cannot make a larger ArrayBuffer over foreign memory. */
+/** Node 20 cannot make a larger ArrayBuffer over native memory. */
 const MAX_ARRAY_BUFFER = 2 ** 32;
 
 const RANGE_CHECKS = { offset: integer(0), length: integer(0) };
 
-/** A tensor in device memory. It keeps its allocation alive until it is disposed or collected. */
+/**
+ * A tensor in host or GPU memory. It shares its allocation with other tensors of the load and keeps it alive until it
+ * is disposed or collected, whatever becomes of the loader. After dispose() every use is CLOSED.
+ */
 export class DeviceTensor {
   readonly name: string;
+  /** The dtype in memory: that of the file unless the load converted it. */
   readonly dtype: DTypeName;
+  /** Dimensions, outermost first; [] for a scalar. */
   readonly shape: readonly number[];
+  /** Bytes of the elements, which are row-major and little-endian. */
   readonly byteLength: number;
   readonly device: Device;
   readonly #offset: number;
-  #memory: Memory | null; // null for an empty tensor, and when disposed
+  #memory: Memory | null; // null for an empty tensor and after dispose()
   #disposed = false;
   #borrowed = false;
   #data: ArrayBufferView | undefined;
 
-  /** @internal */
+  /** Retains `memory`. @internal */
   constructor(
     name: string,
     dtype: DTypeName,
@@ -42,15 +48,19 @@ export class DeviceTensor {
     this.#offset = offset;
   }
 
-  /** Address of the first byte in the device's address space, a multiple of 256, valid until dispose(); 0n for an empty tensor. CLOSED after dispose(). */
+  /**
+   * Address of the first byte in the device's address space, a multiple of 256, valid until dispose(); 0n when empty.
+   * CLOSED.
+   */
   get pointer(): bigint {
     this.#check();
     return this.#memory ? this.#memory.pointer + BigInt(this.#offset) : 0n;
   }
 
   /**
-   * Host tensors: the nearest typed array over the very memory (16-bit floats: Uint16Array, 8-bit and smaller: Uint8Array, C64: pairs in a Float32Array). It
-   * holds a reference of its own and stays valid after dispose(). CUDA tensors: DEVICE_UNAVAILABLE. Over 4 GiB: INVALID_ARGUMENT. CLOSED after dispose().
+   * The nearest typed array over the tensor's own memory: Uint16Array for 16-bit floats, Uint8Array for 8 bits and
+   * fewer, pairs in a Float32Array for C64. It holds a reference of its own and stays valid after dispose().
+   * DEVICE_UNAVAILABLE for a CUDA tensor, INVALID_ARGUMENT for more than 4 GiB, CLOSED.
    */
   get data(): ArrayBufferView {
     this.#check();
@@ -58,7 +68,8 @@ export class DeviceTensor {
     if (this.device.type !== 'cpu') {
       throw new FastSafetensorsError(
         'DEVICE_UNAVAILABLE',
-        `tensor "${this.name}" is in the memory of ${this.device}, which the host cannot address: copy it with toHost()`,
+        `tensor "${this.name}" is in the memory of ${this.device}, which the host cannot address; ` +
+          'copy it with toHost()',
         { tensor: this.name },
       );
     }
@@ -68,16 +79,20 @@ export class DeviceTensor {
     } else {
       if (this.byteLength > MAX_ARRAY_BUFFER) {
         throw new InvalidArgumentError(
-          `tensor "${this.name}" has ${this.byteLength} bytes, more than an ArrayBuffer over foreign memory can have (4 GiB): copy it in parts with toHost({ offset, length })`,
+          `tensor "${this.name}" has ${this.byteLength} bytes, more than an ArrayBuffer over native memory can have ` +
+            '(4 GiB): copy it in parts with toHost({ offset, length })',
         );
       }
-      // Typed arrays are constructed here, not natively: under jest a native one would be of another realm.
+      // Not made natively: under jest such an array would be of another realm.
       this.#data = new TypedArray(this.#memory.arrayBuffer(this.#offset, this.byteLength));
     }
     return this.#data;
   }
 
-  /** The raw bytes, copied, off the event loop; by default all of them. INVALID_ARGUMENT for a range outside the tensor, CLOSED after dispose(). */
+  /**
+   * A copy of `length` bytes from byte `offset` on, by default of all, made off the event loop. INVALID_ARGUMENT for a
+   * range that is not inside the tensor or has more than 4 GiB, OUT_OF_HOST_MEMORY, CUDA_ERROR, CLOSED.
+   */
   async toHost(range: { offset?: number; length?: number } = {}): Promise<Uint8Array> {
     this.#check();
     const { offset = 0, length = this.byteLength - offset } = checkOptions(range, RANGE_CHECKS, {}, 'toHost');
@@ -92,7 +107,7 @@ export class DeviceTensor {
       );
     }
     if (!this.#memory || length === 0) return new Uint8Array(0);
-    const memory = this.#memory.retain(); // dispose() during the copy must not free it
+    const memory = this.#memory.retain(); // so that dispose() during the copy does not free it
     try {
       return new Uint8Array(await settled(native().readAllocation(memory.handle, this.#offset + offset, length)));
     } finally {
@@ -100,7 +115,10 @@ export class DeviceTensor {
     }
   }
 
-  /** A copy in an allocation of its own, on the same device. OUT_OF_HOST_MEMORY, OUT_OF_DEVICE_MEMORY, CLOSED. */
+  /**
+   * A copy on the same device, in an allocation of its own. OUT_OF_HOST_MEMORY, OUT_OF_DEVICE_MEMORY, CUDA_ERROR,
+   * CLOSED.
+   */
   async clone(): Promise<DeviceTensor> {
     this.#check();
     const source = this.#memory?.retain();
@@ -120,11 +138,15 @@ export class DeviceTensor {
     }
   }
 
+  /** Whether dispose() was called. */
   get disposed(): boolean {
     return this.#disposed;
   }
 
-  /** Lets go of the memory. Typed arrays from `data` stay valid. A second call does nothing. */
+  /**
+   * Releases the memory, which is freed with its last user. Typed arrays from `data` stay valid. A second call does
+   * nothing.
+   */
   dispose(): void {
     if (this.#disposed) return;
     this.#disposed = true;
@@ -133,11 +155,12 @@ export class DeviceTensor {
     this.#memory = null;
   }
 
+  /** dispose(), for `using`. */
   [Symbol.dispose](): void {
     this.dispose();
   }
 
-  /** The loader gives the memory back when the next tensor is asked for: an adapter must not dispose it. @internal */
+  /** The loader frees the memory when the next tensor is asked for: an adapter must not dispose it. @internal */
   get borrowed(): boolean {
     return this.#borrowed;
   }
@@ -147,7 +170,7 @@ export class DeviceTensor {
     this.#borrowed = borrowed;
   }
 
-  /** The allocation and the place in it, for parts of this package that hand the memory on. @internal */
+  /** The allocation and the tensor's byte in it, for parts of this package that hand the memory on. @internal */
   get memory(): { memory: Memory | null; offset: number } {
     this.#check();
     return { memory: this.#memory, offset: this.#offset };

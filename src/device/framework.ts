@@ -1,15 +1,24 @@
 import type { DeviceTensor } from './device-tensor.js';
 
-/** Makes a framework's own tensor over a DeviceTensor's memory. The adapters are in 'fastsafetensors-node/ort' and '/tfjs'. */
+/**
+ * Makes a framework's own tensors over the memory of DeviceTensors: onnxruntime(ort) of 'fastsafetensors-node/ort' or
+ * tfjs(tf) of 'fastsafetensors-node/tfjs'.
+ */
 export interface Framework<T> {
+  /** As reports and messages call it. */
   readonly name: string;
-  /** Takes over the tensor: it is the adapter's to dispose. */
+  /**
+   * Takes the tensor over: it is the adapter's to dispose. What it throws or rejects with ends the load, which then
+   * disposes the tensor.
+   */
   adopt(tensor: DeviceTensor): T | Promise<T>;
-  /** What a user should know of how tensors were adopted: copies that were needed, dtypes that changed. Part of the loader's report. */
+  /**
+   * What to know of how tensors were adopted, for the loader's report: copies that were needed, dtypes that changed.
+   */
   readonly notes?: readonly string[];
 }
 
-/** What the framework makes of a tensor; the tensor itself without one. A tensor that it refuses is disposed: nobody else has it. */
+/** What the framework makes of a tensor; without one, the tensor itself. A tensor that it refuses is disposed. */
 export function adopt<T>(framework: Framework<T> | undefined, tensor: DeviceTensor): T | Promise<T> {
   if (!framework) return tensor as T;
   const refuse = (error: unknown): never => {
@@ -24,11 +33,14 @@ export function adopt<T>(framework: Framework<T> | undefined, tensor: DeviceTens
   }
 }
 
-/** Disposes what an adapter makes when nobody waits for it any more, and then the tensor where it was only borrowed: otherwise that is the adapter's. */
+/**
+ * Disposes what an adapter still makes although nobody waits for it any more, and then the tensor if it was only
+ * borrowed: otherwise the adapter owns it.
+ */
 export function disposeWhenMade(adopted: Promise<unknown>, borrowed?: DeviceTensor): void {
   adopted
     .then((made) => (made as { dispose?: () => unknown } | null | undefined)?.dispose?.())
-    .catch(() => {}) // it was refused, or cannot be disposed: nobody is there to be told
+    .catch(() => {}) // it was refused or cannot be disposed, and nobody is left to hear of it
     .finally(() => borrowed?.dispose());
 }
 

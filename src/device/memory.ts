@@ -3,12 +3,13 @@ import { checked, native, settled } from '../native/addon.js';
 import type { NativeMemory } from '../native/core.js';
 import { type Device, openDevice } from './device.js';
 
-/** Bytes that are copied out of JavaScript's memory in one turn of the event loop: some 0.1 ms. */
+/** Bytes that are copied out of JavaScript's memory in one turn of the event loop: about 0.1 ms. */
 const WRITE_PIECE = 1024 * 1024;
 
 /**
- * One allocation of tensor memory. It is given back when the last of its users has released it, or when it is collected: nobody can hold a pointer into freed
- * memory, whatever the order of calls. One native handle an allocation, none a tensor.
+ * One allocation of tensor memory, shared by the tensors in it. It is freed when its last user has released it or when
+ * it is collected, so that no order of calls leaves a pointer into freed memory. There is one native handle per
+ * allocation and none per tensor.
  */
 export class Memory {
   readonly device: Device;
@@ -18,7 +19,8 @@ export class Memory {
   #users = 0;
   #released = false;
 
-  constructor(handle: NativeAllocation, device: Device, size: number) {
+  /** Nobody has retained it yet. */
+  constructor(handle: NativeMemory, device: Device, size: number) {
     this.#handle = handle;
     this.device = device;
     this.size = size;
@@ -26,26 +28,29 @@ export class Memory {
   }
 
   /**
-   * Opens the device and allocates tensor memory of `size` bytes, not 0, on it. Retained once, for the caller to release.
-   * DEVICE_UNAVAILABLE, OUT_OF_DEVICE_MEMORY, OUT_OF_HOST_MEMORY.
+   * Opens the device and allocates tensor memory of `size` bytes, not 0, on it. Retained once, for the caller to
+   * release. DEVICE_UNAVAILABLE, OUT_OF_DEVICE_MEMORY, OUT_OF_HOST_MEMORY.
    */
   static async allocate(device: Device, size: number): Promise<Memory> {
     return new Memory(await settled(native().allocate(await openDevice(device), size)), device, size).retain();
   }
 
-  /** The native side. Only for a user that has retained. */
-  get handle(): NativeAllocation {
+  /** For calls of the addon, by a user that has retained. */
+  get handle(): NativeMemory {
     return this.#handle;
   }
 
-  /** CLOSED when the last user has released it: only a copier that goes on after its request has ended sees that. */
+  /**
+   * Adds a user. CLOSED after the last one has released it, as a copier finds that goes on after its request has ended.
+   */
   retain(): this {
     if (this.#released)
-      throw new FastSafetensorsError('CLOSED', 'this memory was given back: the load that it was for has ended');
+      throw new FastSafetensorsError('CLOSED', 'this memory was freed: the load that it was for has ended');
     ++this.#users;
     return this;
   }
 
+  /** Removes a user; the last one frees the allocation, on the device's thread. */
   release(): void {
     if (--this.#users > 0) return;
     this.#released = true;
@@ -53,8 +58,9 @@ export class Memory {
   }
 
   /**
-   * Copies bytes to `offset`, which is the caller's to check, in pieces: each is copied aside in its turn and written off the event loop. The bytes must not change until
-   * the promise settles. Their buffer may be resized or transferred meanwhile: INVALID_ARGUMENT. Only for a user that has retained. `landed` is told of each piece.
+   * Copies bytes to `offset`, off the event loop; `landed` is called for each piece that has arrived. For a user that
+   * has retained. The caller has checked the range, and does not change the bytes until the promise settles.
+   * INVALID_ARGUMENT when their buffer is resized or transferred meanwhile.
    */
   async write(offset: number, bytes: Uint8Array, landed?: (offset: number, length: number) => void): Promise<void> {
     const { byteLength } = bytes;
@@ -66,15 +72,16 @@ export class Memory {
     }
   }
 
-  /** A new ArrayBuffer over the bytes, which holds a reference of its own. Host memory only; `length` > 0. */
+  /** A new ArrayBuffer over bytes of host memory, at least one; it holds a reference of its own. */
   arrayBuffer(offset: number, length: number): ArrayBuffer {
     return checked(() => native().arrayBufferOf(this.#handle, offset, length));
   }
 }
 
-/** For bytes whose buffer is not what it was when they were given. */
+/** The error for bytes whose buffer was resized or transferred. */
 export function vanished(byteLength: number): InvalidArgumentError {
   return new InvalidArgumentError(
-    `write: the buffer of the ${byteLength} bytes was resized or transferred before they were written; leave it alone until the promise settles`,
+    `write: the buffer of the ${byteLength} bytes was resized or transferred before they were written; ` +
+      'leave it alone until the promise settles',
   );
 }

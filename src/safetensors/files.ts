@@ -8,8 +8,8 @@ import { native, settled } from '../native/addon.js';
 import { type NativeShardIndex, textAt } from '../native/packed.js';
 
 /**
- * One .safetensors file, several, a folder or an index file (`*.json`). A folder means what its model.safetensors.index.json
- * names, or without one all its *.safetensors in the order of their names.
+ * One .safetensors file, several, a folder or an index file (`*.json`). A folder means what its
+ * model.safetensors.index.json names, or without one all its *.safetensors in the order of their names.
  */
 export type Files = string | readonly string[];
 

@@ -18,8 +18,8 @@ export interface SafeTensorsMetadataOptions {
 const BLOCK = 1024;
 
 /**
- * The checked header of a .safetensors file; no tensor's data is read. Tensors are in the order of their offsets. Immutable.
- * Names, shapes and offsets stay packed as the core made them; a TensorFrame is made when it is asked for.
+ * The checked header of a .safetensors file; no tensor's data is read. Tensors are in the order of their offsets.
+ * Immutable. Names, shapes and offsets stay packed as the core made them; a TensorFrame is made when it is asked for.
  */
 export class SafeTensorsMetadata {
   /** The path as it was given; '' for a buffer. */
@@ -55,9 +55,9 @@ export class SafeTensorsMetadata {
   }
 
   /**
-   * Reads and checks a file's header, off the event loop. Rejects with HEADER_TOO_SMALL, HEADER_TOO_LARGE, INVALID_HEADER_LENGTH,
-   * INVALID_HEADER, DUPLICATE_KEY, UNKNOWN_DTYPE, TENSOR_INVALID_INFO, INVALID_OFFSET, METADATA_INCOMPLETE_BUFFER (the file's
-   * size does not fit its tensors), IO_ERROR, FILE_CHANGED or INVALID_ARGUMENT.
+   * Reads and checks a file's header, off the event loop. Rejects with HEADER_TOO_SMALL, HEADER_TOO_LARGE,
+   * INVALID_HEADER_LENGTH, INVALID_HEADER, DUPLICATE_KEY, UNKNOWN_DTYPE, TENSOR_INVALID_INFO, INVALID_OFFSET,
+   * METADATA_INCOMPLETE_BUFFER (the file's size does not fit its tensors), IO_ERROR, FILE_CHANGED or INVALID_ARGUMENT.
    */
   static async fromFile(path: string, options: SafeTensorsMetadataOptions = {}): Promise<SafeTensorsMetadata> {
     if (typeof path !== 'string' || path === '' || path.includes('\0')) {
@@ -67,8 +67,8 @@ export class SafeTensorsMetadata {
   }
 
   /**
-   * Checks a whole file in memory, off the event loop. The bytes stay the caller's, are not kept, and must not change until the
-   * promise settles. Rejects as fromFile does for a file of these bytes.
+   * Checks a whole file in memory, off the event loop. The bytes stay the caller's, are not kept, and must not change
+   * until the promise settles. Rejects as fromFile does for a file of these bytes.
    */
   static async fromBuffer(buffer: Uint8Array, options: SafeTensorsMetadataOptions = {}): Promise<SafeTensorsMetadata> {
     if (!isUint8Array(buffer)) {
@@ -78,8 +78,8 @@ export class SafeTensorsMetadata {
   }
 
   /**
-   * Builds the lookup table in turns of the event loop: the first get() of 100,000 names would hold it for 30 ms. Without
-   * `byName` it is left out, since the names of a large table survive several collections.
+   * Builds the lookup table in turns of the event loop: the first get() of 100,000 names would hold it for 30 ms.
+   * Without `byName` it is left out, since the names of a large table survive several collections.
    * @internal
    */
   static async fromNative(

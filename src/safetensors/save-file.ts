@@ -12,8 +12,8 @@ export interface SaveTensor {
   /** Dimensions, outermost first, each an integer of 0 or more; [] for a scalar. */
   readonly shape: readonly number[];
   /**
-   * The elements, row-major and little-endian: exactly product(shape) x bits / 8 bytes. They stay the caller's and must not
-   * change until the promise settles.
+   * The elements, row-major and little-endian: exactly product(shape) x bits / 8 bytes. They stay the caller's and must
+   * not change until the promise settles.
    */
   readonly data: Uint8Array;
 }
@@ -24,7 +24,7 @@ export interface SaveFileOptions {
 }
 
 const MAX_HEADER_LENGTH = 100_000_000;
-/** The order of Dtype in safetensors/src/tensor.rs, which is by alignment: the format's writers begin with the highest rank. */
+/** The order of Dtype in safetensors/src/tensor.rs, by alignment: the format's writers begin with the highest rank. */
 const DTYPE_RANKS: Readonly<Record<DTypeName, number>> = Object.fromEntries(
   [
     ...['BOOL', 'F4', 'F6_E2M3', 'F6_E3M2', 'U8', 'I8', 'F8_E5M2', 'F8_E4M3', 'F8_E8M0', 'F8_E4M3FNUZ', 'F8_E5M2FNUZ'],
@@ -37,12 +37,13 @@ interface Item extends SaveTensor {
 }
 
 /**
- * Writes a .safetensors file byte for byte as the format's own writers do, except for the order of metadata, which is random in
- * theirs: tensors by dtype, those of wide elements first, then by name; the header padded with spaces to a multiple of 8.
- * Atomic: readers see the old file or the whole new one, and on failure `path` is unchanged.
+ * Writes a .safetensors file byte for byte as the format's own writers do, except for the order of metadata, which is
+ * random in theirs: tensors by dtype, those of wide elements first, then by name; the header padded with spaces to a
+ * multiple of 8. Atomic: readers see the old file or the whole new one, and on failure `path` is unchanged.
  *
- * Rejects with UNKNOWN_DTYPE, TENSOR_INVALID_INFO (shape and data disagree), DUPLICATE_TENSOR, HEADER_TOO_LARGE, IO_ERROR, or
- * INVALID_ARGUMENT for what is no tensor, name, path or option; all but IO_ERROR before anything is written.
+ * Rejects with UNKNOWN_DTYPE, TENSOR_INVALID_INFO (shape and data disagree), DUPLICATE_TENSOR, HEADER_TOO_LARGE,
+ * IO_ERROR, or INVALID_ARGUMENT for what is no tensor, name, path or option; all but IO_ERROR before anything is
+ * written.
  */
 export async function saveFile(
   tensors: Iterable<SaveTensor>,

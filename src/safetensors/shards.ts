@@ -26,8 +26,8 @@ export interface ReadOptions {
 }
 
 /**
- * Reads and checks every header, several at a time, and joins them. The codes of the header's checks, of resolveFiles and
- * of joinShards, MISSING_SHARD, and the reason of `signal`.
+ * Reads and checks every header, several at a time, and joins them. The codes of the header's checks, of resolveFiles
+ * and of joinShards, MISSING_SHARD, and the reason of `signal`.
  */
 export async function readShards(
   files: Files,
@@ -52,8 +52,8 @@ export async function readShards(
 }
 
 /**
- * Joins the headers of all files. On return each tensor is in exactly one file and, where there is an index, in the file
- * that the index names. DUPLICATE_TENSOR, INVALID_INDEX.
+ * Joins the headers of all files. On return each tensor is in exactly one file and, where there is an index, in the
+ * file that the index names. DUPLICATE_TENSOR, INVALID_INDEX.
  */
 export async function joinShards(
   metadata: readonly SafeTensorsMetadata[],

@@ -3,14 +3,15 @@ import { DTYPE_BITS, type DTypeName } from '../base/dtype.js';
 import { InvalidArgumentError } from '../base/errors.js';
 
 /**
- * What is taken of one dimension: an index takes one element and drops the dimension, a range keeps it. As in Python, `stop`
- * is excluded, negative values count from the end, and a negative `step` goes backwards. Defaults: everything, step 1.
+ * What is taken of one dimension: an index takes one element and drops the dimension, a range keeps it. As in Python,
+ * `stop` is excluded, negative values count from the end, and a negative `step` goes backwards. Defaults: everything,
+ * step 1.
  */
 export type SliceRange = number | { readonly start?: number; readonly stop?: number; readonly step?: number };
 
 /**
- * Runs of `length` bytes at regular distances. `offset` is that of the run at index 0 of every dimension, from the start of the
- * file's data; dimensions are outermost first, strides in bytes and possibly negative.
+ * Runs of `length` bytes at regular distances. `offset` is that of the run at index 0 of every dimension, from the
+ * start of the file's data; dimensions are outermost first, strides in bytes and possibly negative.
  */
 export interface RunGrid {
   readonly offset: number;
@@ -34,8 +35,8 @@ export class TensorFrame {
   /** Dimensions, outermost first; [] for a scalar. */
   readonly shape: readonly number[];
   /**
-   * [begin, end) in bytes from the start of the file's data: the smallest span that covers all elements, [begin, begin] without
-   * any. It is longer than `byteLength` for a slice that is not contiguous.
+   * [begin, end) in bytes from the start of the file's data: the smallest span that covers all elements, [begin, begin]
+   * without any. It is longer than `byteLength` for a slice that is not contiguous.
    */
   readonly dataOffsets: readonly [number, number];
   /** Bytes of the elements alone. */
@@ -64,9 +65,10 @@ export class TensorFrame {
   }
 
   /**
-   * Python's slicing, one argument per dimension; dimensions without one are kept whole. Nothing is read. A range that leaves
-   * the tensor is clamped. INVALID_ARGUMENT, naming the tensor, for an index outside of it, a step of 0, too many arguments,
-   * values that are no integers, and a slice of a sub-byte dtype whose runs do not begin and end on whole bytes.
+   * Python's slicing, one argument per dimension; dimensions without one are kept whole. Nothing is read. A range that
+   * leaves the tensor is clamped. INVALID_ARGUMENT, naming the tensor, for an index outside of it, a step of 0, too
+   * many arguments, values that are no integers, and a slice of a sub-byte dtype whose runs do not begin and end on
+   * whole bytes.
    */
   slice(...ranges: SliceRange[]): TensorFrame {
     if (ranges.length > this.shape.length) {
@@ -93,8 +95,8 @@ export class TensorFrame {
   }
 
   /**
-   * The bytes of a frame that is not empty as runs in the order of its elements: one dimension of runs for each that is not part
-   * of a run, those of one index left out.
+   * The bytes of a frame that is not empty as runs in the order of its elements: one dimension of runs for each that is
+   * not part of a run, those of one index left out.
    * @internal
    */
   grid(): RunGrid {
@@ -211,7 +213,10 @@ function stridesOf(shape: readonly number[]): number[] {
   return strides;
 }
 
-/** The innermost dimensions that are row-major among themselves: the number of those outside, and the elements they hold. */
+/**
+ * The innermost dimensions that are row-major among themselves: the number of those outside, and the elements they
+ * hold.
+ */
 function innerRun(shape: readonly number[], strides: readonly number[]): { outer: number; elements: number } {
   let outer = shape.length;
   let elements = 1;
