@@ -24,9 +24,8 @@ async function inspect(path: string, options: InspectOptions): Promise<void> {
   const single = headers.length === 1 && headers[0]!.path === path;
   if (options.json) {
     const files = headers.map(describe);
-    printJson(
-      single ? files[0] : { path, tensorCount: files.reduce((sum, { tensorCount }) => sum + tensorCount, 0), files },
-    );
+    const tensorCount = files.reduce((sum, file) => sum + file.tensorCount, 0);
+    printJson(single ? files[0] : { path, tensorCount, files });
     return;
   }
   for (const header of headers) print(header);
@@ -47,9 +46,8 @@ function describe(header: SafeTensorsMetadata) {
 
 function print(header: SafeTensorsMetadata): void {
   const bytes = [...header].reduce((sum, { byteLength }) => sum + byteLength, 0);
-  printLine(
-    `${header.path}: ${counted(header.tensorCount, 'tensor')}, ${formatBytes(bytes)}, header ${header.headerLength} bytes`,
-  );
+  const tensors = counted(header.tensorCount, 'tensor');
+  printLine(`${header.path}: ${tensors}, ${formatBytes(bytes)}, header ${header.headerLength} bytes`);
   for (const [key, value] of header.metadata) printLine(`  ${key}: ${value}`);
   printTable(
     [...header].map(({ name, dtype, shape, byteLength }) => [dtype, `[${shape.join(', ')}]`, byteLength, name]),

@@ -28,7 +28,7 @@ export function registerLoad(program: Command): void {
 
 async function load(files: string[], options: LoadCommandOptions): Promise<void> {
   const loaderOptions: LoaderOptions = { device: options.device, copier: options.copier };
-  // The loader checks the name, so that its message is the same everywhere.
+  // The loader checks the name.
   if (options.dtype !== undefined) loaderOptions.dtype = options.dtype as DTypeName;
   if (options.allowTrailingBytes) loaderOptions.allowTrailingBytes = true;
   if (options.progress) loaderOptions.progress = true;
@@ -40,10 +40,9 @@ async function load(files: string[], options: LoadCommandOptions): Promise<void>
       printJson(report);
       return;
     }
-    printLine(
-      `${counted(report.files, 'file')}, ${counted(report.tensors, 'tensor')}, ${formatBytes(report.bytes)} in ${report.seconds.toFixed(3)} s: ` +
-        `${formatRate(report.bytesPerSecond)} with copier ${report.copier} on ${report.device}`,
-    );
+    const what = `${counted(report.files, 'file')}, ${counted(report.tensors, 'tensor')}, ${formatBytes(report.bytes)}`;
+    const rate = formatRate(report.bytesPerSecond);
+    printLine(`${what} in ${report.seconds.toFixed(3)} s: ${rate} with copier ${report.copier} on ${report.device}`);
     for (const { path, from, to, reason } of report.fallbacks)
       printLine(`  ${path}: fell back from '${from}' to '${to}': ${reason}`);
   } finally {

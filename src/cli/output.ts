@@ -1,6 +1,5 @@
+/** Numbers, text and errors as every command prints them. */
 import type { ErrorPlace } from '../base/errors.js';
-
-/** Numbers and text as every command prints them. */
 
 export function formatBytes(bytes: number): string {
   const units = ['B', 'KiB', 'MiB', 'GiB', 'TiB'];
@@ -8,7 +7,7 @@ export function formatBytes(bytes: number): string {
   return power === 0 ? `${bytes} B` : `${(bytes / 1024 ** power).toFixed(1)} ${units[power]}`;
 }
 
-/** Rates are decimal, as storage vendors give them. */
+/** In decimal units, as storage vendors use. */
 export function formatRate(bytesPerSecond: number): string {
   return `${(bytesPerSecond / 1e9).toFixed(2)} GB/s`;
 }
@@ -21,20 +20,20 @@ export function printLine(line = ''): void {
   process.stdout.write(`${printable(line)}\n`);
 }
 
-/** How an error is told: `json` as { error: { code, message, path, … } }, `debug` with the stack and the causes. */
-export interface ErrorStyle {
+/** `json`: as { error: { code, message, path, … } }; `debug`: with the stack and the causes. */
+interface ErrorStyle {
   readonly debug: boolean;
   readonly json: boolean;
 }
 
-/** On stderr: one line, `error: CODE: message`, or JSON. */
+/** Prints to stderr: one line, `error: CODE: message`, or JSON. */
 export function printError(thrown: unknown, { debug, json }: ErrorStyle): void {
   const error: ErrorPlace & NodeJS.ErrnoException =
     thrown instanceof Object ? (thrown as Error) : new Error(String(thrown));
   if (json) {
     const { code = 'INTERNAL', message, path, tensor, offset, stack } = error;
-    const told = { code, message, path, tensor, offset, ...(debug && { stack }) };
-    process.stderr.write(`${JSON.stringify({ error: told }, null, 2)}\n`);
+    const shown = { code, message, path, tensor, offset, ...(debug && { stack }) };
+    process.stderr.write(`${JSON.stringify({ error: shown }, null, 2)}\n`);
     return;
   }
   const lines = [`error: ${error.code ?? 'INTERNAL'}: ${error.message}`];
@@ -45,7 +44,7 @@ export function printError(thrown: unknown, { debug, json }: ErrorStyle): void {
   process.stderr.write(lines.map((line) => `${printable(line)}\n`).join(''));
 }
 
-/** Columns padded to their widest cell; numbers to the right. */
+/** Pads columns to their widest cell and aligns numbers to the right. */
 export function printTable(rows: readonly (readonly (string | number)[])[]): void {
   const widths: number[] = [];
   for (const row of rows) {
@@ -61,7 +60,7 @@ export function printTable(rows: readonly (readonly (string | number)[])[]): voi
   }
 }
 
-/** Names come from files: what could steer a terminal (control and direction characters) is shown as an escape. */
+/** Escapes control and direction characters, which could steer a terminal: names come from files. */
 function printable(text: string): string {
   return text.replace(/[\p{Cc}\p{Bidi_Control}]/gu, (c) => `\\u${c.charCodeAt(0).toString(16).padStart(4, '0')}`);
 }

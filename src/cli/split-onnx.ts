@@ -4,15 +4,12 @@ import { type Command, InvalidArgumentError } from 'commander';
 import { counted } from '../base/counted.js';
 import { checkOnnxSplit } from '../models/onnx/check-split.js';
 import { type Comparison, compareRuns } from '../models/onnx/compare-runs.js';
-import { DEFAULT_MIN_BYTES, type OnnxSplitReport, splitOnnx } from '../models/onnx/split.js';
+import { DEFAULT_MIN_BYTES, type OnnxSplitOptions, type OnnxSplitReport, splitOnnx } from '../models/onnx/split.js';
 import { formatBytes, printJson, printLine, printTable } from './output.js';
 
 type Shapes = Record<string, number[]>;
 
-interface SplitOnnxOptions {
-  out?: string;
-  asInputs?: boolean;
-  minBytes: number;
+interface SplitOnnxOptions extends OnnxSplitOptions {
   check?: boolean;
   shape?: Shapes;
   json?: boolean;
@@ -28,7 +25,8 @@ export function registerSplitOnnx(program: Command): void {
     .option('--min-bytes <n>', 'leave smaller tensors in the graph', wholeNumber, DEFAULT_MIN_BYTES)
     .option(
       '--check',
-      'compare every byte with the original, run both graphs with the onnxruntime-node that is installed here, and fail when they differ or cannot be run',
+      'compare every byte with the original, run both graphs with the onnxruntime-node that is installed here, ' +
+        'and fail when they differ or cannot be run',
     )
     .option('--shape <name=dims>', 'shape of an input for --check, for example x=1,3,48,320; repeat for more', shape)
     .option('--json', 'print JSON')
@@ -40,7 +38,7 @@ async function run(model: string, options: SplitOnnxOptions): Promise<void> {
   const check = options.check
     ? { bytesCompared: await checkOnnxSplit(report), run: await compare(report, options.shape) }
     : undefined;
-  // A check that was asked for and could not be made is no pass.
+  // A check that could not be made did not pass.
   if (check && !('withinTolerance' in check.run && check.run.withinTolerance)) process.exitCode = 1;
   if (options.json) printJson({ ...report, check });
   else print(report, check);
@@ -49,7 +47,7 @@ async function run(model: string, options: SplitOnnxOptions): Promise<void> {
 async function compare(report: OnnxSplitReport, shapes: Shapes = {}): Promise<Comparison | { notRun: string }> {
   let ort: typeof import('onnxruntime-node');
   try {
-    // From where the user works: the package itself does not depend on a runtime.
+    // From the user's folder: the package itself does not depend on a runtime.
     ort = createRequire(join(process.cwd(), 'package.json'))('onnxruntime-node');
   } catch {
     return { notRun: 'onnxruntime-node is not installed here (npm install onnxruntime-node)' };
@@ -75,18 +73,18 @@ function print(
     const group = groups.get(reason) ?? { count: 0, bytes: 0 };
     groups.set(reason, { count: group.count + 1, bytes: group.bytes + byteLength });
   }
-  printLine(
-    `left in the graph (floor ${report.minBytes} bytes): ${report.inline.length === 0 ? 'nothing' : ''}`.trimEnd(),
-  );
+  const nothing = report.inline.length === 0 ? ' nothing' : '';
+  printLine(`left in the graph (floor ${report.minBytes} bytes):${nothing}`);
   printTable([...groups].map(([reason, { count, bytes }]) => ['', count, formatBytes(bytes), reason]));
 
   if (!check) return;
   printLine(`check: ${formatBytes(check.bytesCompared)} equal`);
-  if ('notRun' in check.run) printLine(`check: not run: ${check.run.notRun}`);
-  else
-    printLine(
-      `check: largest difference ${check.run.largest} on random inputs${check.run.withinTolerance ? '' : ', OUT OF TOLERANCE'}`,
-    );
+  if ('notRun' in check.run) {
+    printLine(`check: not run: ${check.run.notRun}`);
+    return;
+  }
+  const verdict = check.run.withinTolerance ? '' : ', OUT OF TOLERANCE';
+  printLine(`check: largest difference ${check.run.largest} on random inputs${verdict}`);
 }
 
 function wholeNumber(text: string): number {

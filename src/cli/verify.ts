@@ -10,7 +10,7 @@ interface VerifyOptions {
   allowTrailingBytes?: boolean;
 }
 
-/** What was found about one file. `code` and `message` are there when it is not ok. */
+/** What was found about one file; `code` and `message` say why it is not ok. */
 interface Verdict {
   path: string;
   ok: boolean;
@@ -94,7 +94,7 @@ function passed(header: SafeTensorsMetadata): Verdict {
 
 function failed(path: string, error: unknown): Verdict {
   const { code, syscall, message } = error as NodeJS.ErrnoException;
-  const prefix = `${path}: `; // the line begins with it already
+  const prefix = `${path}: `; // each line begins with it anyway
   const text = message.startsWith(prefix) ? message.slice(prefix.length) : message;
   return { path, ok: false, code: syscall ? 'IO_ERROR' : (code ?? 'INTERNAL'), message: text, warnings: [] };
 }

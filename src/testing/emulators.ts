@@ -4,25 +4,30 @@ import { type Check, checkOptions, fail } from '../base/checks.js';
 import { FastSafetensorsError } from '../base/errors.js';
 import { packageFolder } from '../native/addon.js';
 
-/** A strict stand-in for a library that this machine may lack: run a process with `env()` and the package loads it in place of the real one. */
+/**
+ * A strict stand-in for a library that this machine may lack: a process that runs with `env()` loads it in place of the
+ * real one.
+ */
 export interface Emulator {
   /** The shared library. COPIER_UNAVAILABLE where it was not built. */
   readonly path: string;
   /**
-   * Environment variables for a process: which library to load, and how it behaves. Options are those of the emulator's control.h or settings.h (csrc/emulators/), by their
-   * environment names with or without the prefix. The GPU: DEVICES, MEMORY, PINNED, BANDWIDTH, DELAY_US, JITTER_US, ATTRIBUTES, FAIL, STRICT, LEAKS, VERBOSE;
-   * cuFile: COMPAT, ALLOW_COMPAT, REFUSE, REFUSE_CODE, REQUIRE_DIRECT, SHORT, OPEN_MS, DELAY_US, BANDWIDTH, FAIL, STRICT, LEAKS. FAIL injects failures, as
-   * `{ FAIL: 'cuMemAlloc_v2:3:2;execute:1:700' }`: the third allocation fails with CUDA_ERROR_OUT_OF_MEMORY, the first copy loses the device. INVALID_ARGUMENT for others.
+   * Environment variables for a process: which library to load, and how that behaves. Options are the emulator's
+   * settings, with or without their prefix FST_EMU_…_; control.h or settings.h of csrc/emulators/ tells what each does.
+   * FAIL injects failures: with `{ FAIL: 'cuMemAlloc_v2:3:2;execute:1:700' }` the third allocation fails with
+   * CUDA_ERROR_OUT_OF_MEMORY and the first copy loses the device. INVALID_ARGUMENT for an unknown option,
+   * COPIER_UNAVAILABLE where the library was not built.
    */
   env(options?: Readonly<Record<string, string | number | boolean>>): Record<string, string>;
 }
 
-/** What the emulators understand, as their sources say. */
+/** The settings that each emulator knows. */
 const SETTINGS = {
   CUDA: 'DEVICES MEMORY PINNED BANDWIDTH DELAY_US JITTER_US ATTRIBUTES FAIL STRICT LEAKS VERBOSE',
   CUFILE: 'COMPAT ALLOW_COMPAT REFUSE REFUSE_CODE REQUIRE_DIRECT SHORT OPEN_MS DELAY_US BANDWIDTH FAIL STRICT LEAKS',
   HF3FS:
-    'STRICT POISON ROOT LINK EIO_PATH LATENCY_MS BANDWIDTH JOBS THREADS SHUFFLE EAGAIN_EVERY SHORT_EVERY EIO_EVERY SHORT EIO STALL RING_LOST DAEMON_DEAD MEMLOCK FAIL',
+    'STRICT POISON ROOT LINK EIO_PATH LATENCY_MS BANDWIDTH JOBS THREADS SHUFFLE EAGAIN_EVERY SHORT_EVERY EIO_EVERY ' +
+    'SHORT EIO STALL RING_LOST DAEMON_DEAD MEMLOCK FAIL',
 };
 
 const scalar: Check = (value, name) => {
@@ -32,7 +37,7 @@ const scalar: Check = (value, name) => {
 function emulator(
   file: string,
   variable: string,
-  library: keyof typeof SETTINGS,
+  settings: keyof typeof SETTINGS,
   always: Readonly<Record<string, string>> = {},
 ): Emulator {
   const folder = packageFolder();
@@ -41,28 +46,28 @@ function emulator(
     join(folder, 'prebuilds', 'emulators', `${process.platform}-${process.arch}`, file),
   ];
   const found = candidates.find((candidate) => existsSync(candidate));
-  const there = (): string => {
+  const library = (): string => {
     if (found !== undefined) return found;
     throw new FastSafetensorsError(
       'COPIER_UNAVAILABLE',
-      `the emulator ${file} is not built: it comes with a clone of the package (\`npm run setup\`), not with an installation from source; looked for ${candidates.join(' and ')}`,
+      `the emulator ${file} is not built: it comes with a clone of the package (\`npm run setup\`), not with an ` +
+        `installation from source; looked for ${candidates.join(' and ')}`,
     );
   };
   return {
     get path() {
-      return there();
+      return library();
     },
     env(options = {}) {
-      const prefix = `FST_EMU_${library}_`;
+      const prefix = `FST_EMU_${settings}_`;
       const given = Object.entries(options).map(
         ([name, value]) => [name.startsWith(prefix) ? name.slice(prefix.length) : name, value] as const,
       );
       checkOptions(
         Object.fromEntries(given),
-        Object.fromEntries(SETTINGS[library].split(' ').map((name) => [name, scalar])),
+        Object.fromEntries(SETTINGS[settings].split(' ').map((name) => [name, scalar])),
       );
-      const path = there();
-      const env: Record<string, string> = { [variable]: path, ...always };
+      const env: Record<string, string> = { [variable]: library(), ...always };
       for (const [name, value] of given) {
         if (value !== undefined) env[prefix + name] = String(typeof value === 'boolean' ? Number(value) : value);
       }
@@ -72,8 +77,9 @@ function emulator(
 }
 
 /**
- * Emulators of CUDA's driver, cuFile and the 3FS client. They are stricter than the real libraries: misuse ends the process with a reason. Example:
- * `spawn('node', ['test.js'], { env: { ...process.env, ...emulators.cuda.env({ DEVICES: 2 }) } })`.
+ * Emulators of CUDA's driver, cuFile and the 3FS client. They are stricter than the real libraries: misuse ends the
+ * process with a reason. Example: `spawn('node', ['test.js'], { env: { ...process.env, ...emulators.cuda.env({ DEVICES:
+ * 2 }) } })`.
  */
 export const emulators: { readonly cuda: Emulator; readonly cufile: Emulator; readonly hf3fs: Emulator } = {
   get cuda() {

@@ -4,23 +4,27 @@ import { engineConstructor } from '../copiers/engine-copier.js';
 import { engineOptions } from '../copiers/nogds.js';
 import { native } from '../native/addon.js';
 
+/** How the modelled store of fakeReader behaves. Reads are numbered from 1 in the order in which they are submitted. */
 export interface FakeReaderOptions {
-  /** Bandwidth of the modelled store; 0 (default): no limit. */
+  /** Bandwidth of the store, in 10^9 bytes a second; default: 0, no limit. */
   gbPerSecond?: number;
-  /** Latency of each read. */
+  /** Latency of each read, in milliseconds; default: 0. */
   msPerIo?: number;
+  /** Queue depth: reads that may be in flight together; default: 16. */
   inFlight?: number;
-  /** Bytes of a read. */
+  /** Bytes of one read; default: 1 MiB. */
   chunk?: number;
-  /** That offsets, lengths and memory must have. */
+  /** What offsets, lengths and addresses of reads must be multiples of, in bytes; default: 1. */
   alignment?: number;
-  /** 0: reads only into slots. */
+  /** 1 (default): reads go straight into host memory; 0: only into staging slots. */
   fillsHost?: 0 | 1;
-  /** Completions come in another order. */
+  /** Complete reads in another order than they were submitted; default: false. */
   reorder?: boolean;
-  /** The nth read fails (IO_ERROR), delivers half (SHORT_READ), or never completes. */
+  /** This read fails with IO_ERROR; default: 0, none. */
   failAt?: number;
+  /** This read delivers half of its bytes: SHORT_READ; default: 0, none. */
   shortAt?: number;
+  /** This read never completes; default: 0, none. */
   stallAt?: number;
 }
 
@@ -37,19 +41,23 @@ const READER_CHECKS: Record<keyof FakeReaderOptions, Check> = {
   stallAt: integer(0),
 };
 
-/** A copier over a modelled store that serves the bytes of real files, through the same engine as the built-in ones: for tests and benchmarks. */
+/**
+ * A copier over a modelled store that serves the bytes of real files, through the same engine as the built-in copiers:
+ * for tests and benchmarks. INVALID_ARGUMENT for a wrong option.
+ */
 export function fakeReader(options: FakeReaderOptions = {}): CopierFactory {
   checkOptions(options, READER_CHECKS);
   return (_device, loaderOptions) =>
     engineConstructor({ reader: { kind: 'fake', ...options }, engine: engineOptions(loaderOptions) });
 }
 
+/** How the devices of useFakeDevices behave. */
 export interface FakeDeviceOptions {
-  /** Each copy starts this long after it was asked for. */
+  /** Each copy starts this many microseconds after it was issued; default: 0. */
   copyDelayUs?: number;
-  /** The nth copy of each loader fails with CUDA_ERROR. */
+  /** This copy of each loader, numbered from 1, fails with CUDA_ERROR; default: 0, none. */
   failCopy?: number;
-  /** Bytes of each device; 0: no limit. */
+  /** Bytes of memory of each device; default: 0, no limit. */
   memoryLimit?: number;
 }
 
@@ -59,7 +67,10 @@ const DEVICE_CHECKS: Record<keyof FakeDeviceOptions, Check> = {
   memoryLimit: integer(0),
 };
 
-/** From now on every 'cuda:N' of this process is an asynchronous device in host memory; null ends that. For tests without a GPU. */
+/**
+ * From now on every 'cuda:N' of this process is an asynchronous device in host memory, for tests without a GPU; null
+ * ends that. INVALID_ARGUMENT for a wrong option.
+ */
 export function useFakeDevices(options: FakeDeviceOptions | null): void {
   if (options !== null) checkOptions(options, DEVICE_CHECKS);
   native().setFakeDevices(options);

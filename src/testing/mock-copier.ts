@@ -4,12 +4,19 @@ import { FastSafetensorsError } from '../base/errors.js';
 import type { CopierFactory, CopyRange, CopyRequest } from '../copiers/copier.js';
 import type { SafeTensorsMetadata, TensorFrame } from '../safetensors/metadata.js';
 
+/** What a mock copier delivers, and when it fails. */
 export interface MockCopierOptions {
-  /** Bytes of tensors by name, in place of those in the file; each as long as the header says. Others come from the file. */
+  /**
+   * Bytes of tensors by name, each as many as the header says, in place of those in the file. Other tensors come from
+   * the file; default: all do. They stay the caller's and are copied with each load.
+   */
   tensors?: Readonly<Record<string, ArrayBufferView>> | ReadonlyMap<string, ArrayBufferView>;
-  /** Fails with IO_ERROR at this tensor: its name, or its number in the order of copying, the first is 1. */
+  /**
+   * Fail with IO_ERROR at this tensor: its name, or its number in the order of copying over all files, from 1; default:
+   * never.
+   */
   failAt?: string | number;
-  /** Each request takes this long. */
+  /** Milliseconds that each request takes at least; default: 0. */
   delayMs?: number;
 }
 
@@ -23,12 +30,15 @@ const nameOrNumber: Check = (value, name) => {
     fail(name, "a tensor's name, or its number from 1", value);
 };
 
-/** A copier for tests, pure TypeScript: `registerCopier('mock', mockCopier({ … }))`, then a loader with `copier: 'mock'`. INVALID_ARGUMENT. */
+/**
+ * A copier for tests, without the native engine: `registerCopier('mock', mockCopier({ … }))`, then a loader with
+ * `copier: 'mock'`. INVALID_ARGUMENT for a wrong option, and from a load whose header disagrees with `tensors`.
+ */
 export function mockCopier(options: MockCopierOptions = {}): CopierFactory {
   checkOptions(options, { tensors: bytesByName, failAt: nameOrNumber, delayMs: notNegative });
   const { delayMs = 0, failAt } = options;
   const tensors = options.tensors instanceof Map ? options.tensors : new Map(Object.entries(options.tensors ?? {}));
-  let copied = 0; // tensors, over all files
+  let copied = 0; // tensors, of all files
 
   const copy = async (
     metadata: SafeTensorsMetadata,
@@ -59,7 +69,7 @@ export function mockCopier(options: MockCopierOptions = {}): CopierFactory {
   return () => (metadata) => ({
     submitIo(request: CopyRequest): Promise<void> {
       const pending = copy(metadata, request);
-      pending.catch(() => {}); // waitIo tells
+      pending.catch(() => {}); // waitIo reports it
       return pending;
     },
     waitIo: (pending) => pending as Promise<void>,
