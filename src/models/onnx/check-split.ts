@@ -1,3 +1,4 @@
+/** The check of what `split-onnx` wrote: `--check`. */
 import { FastSafetensorsError } from '../../base/errors.js';
 import { openRegularFile, readAt } from '../../base/regular-file.js';
 import { SafeTensorsMetadata } from '../../safetensors/metadata.js';
@@ -7,8 +8,9 @@ import type { LiftedTensor, OnnxSplitReport } from './split.js';
 import { readTensorBytes } from './tensor-proto.js';
 
 /**
- * Reads both written files again and compares every lifted tensor with the original model, byte for byte, at the place where the new graph
- * or the weights file says it is. Answers the bytes compared. Rejects with CHECKSUM_MISMATCH naming the first tensor that differs.
+ * Reads both files of a split again and compares every lifted tensor with the original model, byte for byte, where the
+ * new graph or the header of the weights file places it. Returns the bytes compared. Rejects with CHECKSUM_MISMATCH
+ * naming the first tensor that differs.
  */
 export async function checkOnnxSplit(report: OnnxSplitReport): Promise<number> {
   const original = parseModel(await readModel(report.model), report.model, report.minBytes);
@@ -40,7 +42,7 @@ export async function checkOnnxSplit(report: OnnxSplitReport): Promise<number> {
   return bytes;
 }
 
-/** Bytes of a lifted tensor at the place that the new graph gives to a runtime. */
+/** Reads a lifted tensor where the new graph tells a runtime to. */
 async function byGraph(report: OnnxSplitReport) {
   const graph = parseModel(await readModel(report.graph), report.graph, 0);
   const outside = new Map(
@@ -55,7 +57,7 @@ async function byGraph(report: OnnxSplitReport) {
   };
 }
 
-/** Bytes of a lifted tensor at the place that the header of the weights file gives. */
+/** Reads a lifted tensor where the header of the weights file places it. */
 async function byHeader(report: OnnxSplitReport) {
   const header = await SafeTensorsMetadata.fromFile(report.weights);
   return async (tensor: LiftedTensor): Promise<Uint8Array> => {

@@ -1,16 +1,24 @@
-/** What two runs of one model may differ by when the runtime may fuse differently: |a - b| <= ABSOLUTE + RELATIVE * |b|. */
+/**
+ * Two runs of one model may differ by so much, for a runtime may fuse differently: |a - b| <= ABSOLUTE + RELATIVE *
+ * |b|.
+ */
 const ABSOLUTE = 1e-5;
 const RELATIVE = 1e-4;
 
+/** How far the outputs of two runs are apart. */
 export interface Difference {
-  /** The largest |a - b|; Infinity where one is NaN and the other is not, or where lengths differ. */
+  /** The largest |a - b|; Infinity where only one is NaN, or where lengths differ. */
   readonly largest: number;
+  /** Whether every element is within the tolerance. */
   readonly withinTolerance: boolean;
 }
 
 type Outputs = Readonly<Record<string, { readonly data: unknown }>>;
 
-/** Compares every output of a run with that of the original, element by element. Outputs without numbers are compared as text. */
+/**
+ * Compares every output of a run with that of the original run, element by element; elements that are no numbers are
+ * equal or not.
+ */
 export function compareOutputs(found: Outputs, expected: Outputs): Difference {
   let largest = 0;
   let withinTolerance = true;
@@ -21,7 +29,7 @@ export function compareOutputs(found: Outputs, expected: Outputs): Difference {
     for (let i = 0; i < b.length; ++i) {
       const difference = distance(a[i]!, b[i]!);
       largest = Math.max(largest, difference);
-      // An infinite expectation allows nothing: 1e-4 of it would allow everything.
+      // An expected infinity tolerates nothing: 1e-4 of it would tolerate everything.
       const allowed =
         typeof b[i] === 'number' && Number.isFinite(b[i]) ? ABSOLUTE + RELATIVE * Math.abs(b[i] as number) : 0;
       if (difference > allowed) withinTolerance = false;

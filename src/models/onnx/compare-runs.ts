@@ -9,14 +9,16 @@ import type { OnnxSplitReport } from './split.js';
 
 type Runtime = Pick<typeof Ort, 'InferenceSession' | 'Tensor'>;
 
+/** The result of compareRuns. */
 export interface Comparison extends Difference {
-  /** Shapes of the random inputs that both graphs were given. */
+  /** Shapes of the random inputs of both graphs. */
   readonly inputs: Readonly<Record<string, readonly number[]>>;
 }
 
 /**
- * Runs the original and the new graph on the same random inputs and compares their outputs. Dimensions that the model leaves open are 1 unless
- * `shapes` has the input. Rejects with the runtime's error when the model does not run on such inputs.
+ * Runs the original and the new graph on the same random inputs and compares their outputs. An input whose shape is not
+ * in `shapes` has 1 for each dimension that the model leaves open. Rejects with UNSUPPORTED_DTYPE for an input or
+ * weight that cannot be fed, and with the runtime's error when the model does not run on such inputs.
  */
 export async function compareRuns(
   ort: Runtime,
@@ -84,7 +86,7 @@ async function weightTensors(ort: Runtime, path: string): Promise<Record<string,
         { tensor: name },
       );
     const start = header.dataStart;
-    // A copy, because the data in the file need not be aligned for their type.
+    // A copy, for the data in the file may not be aligned for their type.
     const { buffer } = Uint8Array.from(bytes.subarray(start + dataOffsets[0], start + dataOffsets[1]));
     tensors[name] = new ort.Tensor(type, new (typedArrayOf(dtype))(buffer) as Float32Array, shape);
   }

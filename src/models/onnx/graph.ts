@@ -1,13 +1,14 @@
+/** The graphs of an ONNX model, and the weights in them. */
 import { isFloating } from '../../base/dtype.js';
 import { FastSafetensorsError } from '../../base/errors.js';
 import { Message } from './protobuf.js';
 import { ATTRIBUTE, FUNCTION, GRAPH, MODEL, NODE, TENSOR, VALUE_INFO } from './schema.js';
 import { describeTensor, type TensorInfo, typedDataField } from './tensor-proto.js';
 
-/** Graphs nested deeper than this are no model but an attack on the stack. */
+/** A deeper nesting of graphs is no model but an attack on the stack. */
 const MAX_DEPTH = 64;
 
-/** A tensor of the model, where it stands, and whether it can be lifted. */
+/** A tensor of the model, where it is, and whether it can be lifted. */
 export interface Weight {
   readonly info: TensorInfo;
   readonly tensor: Message;
@@ -18,7 +19,7 @@ export interface Weight {
   readonly stays: string | undefined;
 }
 
-/** A graph and the graphs in the attributes of its nodes. `path` is '' for the model's own graph. */
+/** A graph with the graphs in the attributes of its nodes. `path` is '' for the model's own graph. */
 export interface Graph {
   readonly path: string;
   readonly message: Message;
@@ -26,15 +27,22 @@ export interface Graph {
   readonly inner: ReadonlyMap<Message, readonly Graph[]>;
 }
 
+/** A parsed model; its graphs and weights point into `message`, and edits to them change it. */
 export interface Model {
   readonly path: string;
   readonly message: Message;
   readonly graph: Graph;
-  /** Every tensor in initializers and Constant nodes, in file order, inner graphs after the node that holds them. */
+  /**
+   * Every tensor in initializers and Constant nodes, in file order; those of an inner graph after the node that holds
+   * it.
+   */
   readonly weights: readonly Weight[];
 }
 
-/** Parses a model and finds its weights. Throws INVALID_ARGUMENT or UNEXPECTED_EOF for what is no ONNX model, TENSOR_INVALID_INFO for impossible tensors. */
+/**
+ * Parses a model and finds its weights. `minBytes`: smaller tensors stay. Throws INVALID_ARGUMENT or UNEXPECTED_EOF for
+ * what is no ONNX model, TENSOR_INVALID_INFO for impossible tensors.
+ */
 export function parseModel(bytes: Uint8Array, path: string, minBytes: number): Model {
   const message = new Message(bytes, path);
   const root = message.child(MODEL.graph);
@@ -92,7 +100,7 @@ export function parseModel(bytes: Uint8Array, path: string, minBytes: number): M
       tensor,
       graph: here,
       node,
-      stays: inFunction ? 'inside a function' : reason(tensor, here, node, info, minBytes),
+      stays: inFunction ? 'inside a function' : reasonToStay(tensor, here, node, info, minBytes),
     });
   }
 }
@@ -110,7 +118,8 @@ export function outputNames(graph: Graph): string[] {
   return graph.message.children(GRAPH.output).map((value) => value.string(VALUE_INFO.name));
 }
 
-function reason(
+/** Why a tensor stays in the model; undefined when it can be lifted. */
+function reasonToStay(
   tensor: Message,
   graph: Graph,
   node: Message | undefined,
@@ -119,14 +128,14 @@ function reason(
 ): string | undefined {
   if (info.name === '') return 'has no name';
   if (info.dtype === undefined) return `safetensors has no dtype for ONNX type ${info.dataType}`;
-  // What already is in a file gives no shapes, so it is moved whatever its type and size.
+  // External data hold no shapes that a runtime reads while loading, so they are moved whatever their type and size.
   if (!info.external) {
     if (!isFloating(info.dtype)) return 'no floating type';
     if (info.byteLength < minBytes) return `below the floor of ${minBytes} bytes`;
     if (tensor.has(TENSOR.segment)) return 'stored in segments';
     if (!tensor.has(TENSOR.rawData) && typedDataField(info.dtype) === undefined) return 'has no raw_data';
   }
-  // A runtime may refuse to return an outer graph's value, or an initializer, as a graph's own output.
+  // A runtime may refuse to return an initializer, or an outer graph's value, as a graph's output.
   if (outputNames(graph).includes(info.name))
     return node || graph.path !== '' ? 'is an output of its graph' : undefined;
   return undefined;

@@ -1,4 +1,4 @@
-/** Numbers from -1 up to 1 from a fixed seed (mulberry32), so that every run sees the same. */
+/** Numbers in [-1, 1) from a fixed seed (mulberry32), the same in every run. */
 export function noise(length: number, seed = 1): Float32Array<ArrayBuffer> {
   const data = new Float32Array(length);
   let state = seed;

@@ -5,7 +5,9 @@ import { type ErrorCode, FastSafetensorsError } from '../../base/errors.js';
 const VARINT = 0;
 const LEN = 2;
 
-/** One record of a message. `record` is tag and value as they stand in the file, `body` the value without a length prefix. */
+/**
+ * One record of a message. `record` is tag and value as they are in the file, `body` the value without a length prefix.
+ */
 interface Field {
   readonly id: number;
   readonly wireType: number;
@@ -15,9 +17,9 @@ interface Field {
 }
 
 /**
- * A protobuf message as the list of its records. What is not edited is written back byte for byte: fields that this program
- * does not know, their order, and encodings that another writer would choose differently. Children are parsed when asked for.
- * Bytes are views of the buffer given, never copies.
+ * A protobuf message as the list of its records. What is not edited is encoded byte for byte as it was: unknown fields,
+ * their order, and encodings that another writer would choose differently. Children are parsed when they are asked for.
+ * Bytes are views of the given buffer, never copies.
  */
 export class Message {
   private readonly source: Uint8Array;
@@ -26,8 +28,8 @@ export class Message {
   private edited = false;
 
   /**
-   * Parses one level. `path` is the file, and `trail` the field numbers from its root to this message: errors name both.
-   * Throws UNEXPECTED_EOF (cut short) or INVALID_ARGUMENT (not protobuf).
+   * Parses one level. Errors name `path`, the file, and `trail`, the field numbers from its root to this message.
+   * UNEXPECTED_EOF for a message that is cut short, INVALID_ARGUMENT for what is not protobuf.
    */
   constructor(source: Uint8Array = new Uint8Array(0), path = 'new message', trail = '') {
     this.source = source;
@@ -35,7 +37,7 @@ export class Message {
     this.fields = parseFields(source, this.where);
   }
 
-  /** The sub-messages with this field number, in order. Edits to them become part of this message. */
+  /** The sub-messages of a field, in order. Edits to them become part of this message. */
   children(id: number): Message[] {
     return this.fields
       .filter((field) => field.id === id)
@@ -47,14 +49,14 @@ export class Message {
       });
   }
 
-  /** The sub-message with this field number; a second one would have to be merged and is refused. */
+  /** The sub-message of a field. A second one would have to be merged and is refused. */
   child(id: number): Message | undefined {
     const all = this.children(id);
     if (all.length > 1) throw this.malformed(`field ${id} occurs ${all.length} times, expected once`);
     return all[0];
   }
 
-  /** Values of a bytes, string or sub-message field. */
+  /** The values of a field of bytes, strings or sub-messages. */
   bytes(id: number): Uint8Array[] {
     return this.fields
       .filter((field) => field.id === id)
@@ -65,16 +67,17 @@ export class Message {
       });
   }
 
+  /** The values of a field of strings. */
   strings(id: number): string[] {
     return this.bytes(id).map((body) => Buffer.from(body.buffer, body.byteOffset, body.byteLength).toString('utf8'));
   }
 
-  /** The last value wins, as protobuf has it; '' when absent. */
+  /** The last value, which is the valid one in protobuf; '' when absent. */
   string(id: number): string {
     return this.strings(id).at(-1) ?? '';
   }
 
-  /** Values of an integer field, packed or not, as signed numbers (exact up to 2^53). */
+  /** The values of an integer field, packed or not, as signed numbers that are exact up to 2^53. */
   integers(id: number): number[] {
     const values: number[] = [];
     for (const { body, wireType } of this.fields.filter((field) => field.id === id)) {
@@ -91,12 +94,14 @@ export class Message {
     return values;
   }
 
-  /** The last value wins; undefined when absent. */
+  /** The last value; undefined when absent. */
   integer(id: number): number | undefined {
     return this.integers(id).at(-1);
   }
 
-  /** Bodies of a fixed32, fixed64 (packed or not) or bytes field, put together. A single record is not copied. */
+  /**
+   * The values of a bytes, fixed32 or fixed64 field, packed or not, one after the other. A single one is not copied.
+   */
   joined(id: number): Uint8Array {
     const bodies = this.fields.filter((field) => field.id === id).map((field) => field.body);
     return bodies.length === 1 ? bodies[0]! : Buffer.concat(bodies);
@@ -106,7 +111,7 @@ export class Message {
     return this.fields.some((field) => field.id === id);
   }
 
-  /** Removes every record of these field numbers. */
+  /** Removes every record of these fields. */
   remove(...ids: number[]): void {
     this.keep((field) => !ids.includes(field.id));
   }
@@ -132,7 +137,7 @@ export class Message {
     this.addBytes(id, child.encode());
   }
 
-  /** Replaces the strings of a field one by one where `rename` answers another. Positions among other fields stay. */
+  /** Replaces each string of a field by what `rename` returns. Positions among other fields stay. */
   mapStrings(id: number, rename: (value: string) => string): void {
     this.fields = this.fields.map((field) => {
       if (field.id !== id) return field;
@@ -148,7 +153,7 @@ export class Message {
     return this.edited || this.fields.some((field) => field.child?.changed);
   }
 
-  /** The message's bytes; the very ones it was parsed from when nothing was edited. */
+  /** The message's bytes; those it was parsed from if nothing was edited. */
   encode(): Uint8Array {
     if (!this.changed) return this.source;
     return Buffer.concat(
@@ -191,7 +196,7 @@ function lenField(id: number, value: Uint8Array | string): Field {
 }
 
 function parseFields(source: Uint8Array, where: Where): Field[] {
-  // A plain view, not a Buffer: protobufjs would hand out Buffers, whose slice() and friends differ.
+  // Not a Buffer: protobufjs would hand out Buffers, whose slice() differs from that of typed arrays.
   const view = new Uint8Array(source.buffer, source.byteOffset, source.byteLength);
   const reader = Reader.create(view);
   const fields: Field[] = [];
@@ -216,6 +221,6 @@ function parseFields(source: Uint8Array, where: Where): Field[] {
 }
 
 function malformed(code: ErrorCode, { path, trail }: Where, what: string, cause?: unknown): FastSafetensorsError {
-  const message = `${path}: expected an ONNX model, but in ${trail === '' ? 'its root' : `message ${trail.slice(1)}`} ${what}`;
-  return new FastSafetensorsError(code, message, { path, cause });
+  const place = trail === '' ? 'its root' : `message ${trail.slice(1)}`;
+  return new FastSafetensorsError(code, `${path}: expected an ONNX model, but in ${place} ${what}`, { path, cause });
 }

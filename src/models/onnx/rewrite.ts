@@ -1,3 +1,4 @@
+/** Edits of a parsed ONNX model: its weights become external data or inputs. */
 import { definedNames, type Graph, type Model, type Weight } from './graph.js';
 import { Message } from './protobuf.js';
 import {
@@ -16,14 +17,14 @@ import {
   VALUE_INFO,
 } from './schema.js';
 
-/** Where a lifted tensor lies in the weights file. */
-export interface Place {
+/** Where a lifted tensor is in the weights file: bytes from the file's start. */
+interface Place {
   readonly location: string;
   readonly offset: number;
   readonly length: number;
 }
 
-/** Points each weight at its place in the weights file. Constant nodes become initializers of their own graph. */
+/** Makes each weight external data in the weights file. Constant nodes become initializers of their graph. */
 export function pointOutside(model: Model, weights: readonly Weight[], place: (weight: Weight) => Place): void {
   dropWeightInputs(model);
   for (const weight of weights) {
@@ -48,8 +49,8 @@ export function pointOutside(model: Model, weights: readonly Weight[], place: (w
 }
 
 /**
- * Makes each weight an input of the model's own graph, under the name that `inputName` gives. Inner graphs see it from there;
- * their references follow when the name changes.
+ * Makes each weight an input of the model's own graph, under the name that `inputName` gives. Inner graphs see it
+ * there; their references follow when the name changes.
  */
 export function turnIntoInputs(model: Model, weights: readonly Weight[], inputName: (weight: Weight) => string): void {
   dropWeightInputs(model);
@@ -63,17 +64,20 @@ export function turnIntoInputs(model: Model, weights: readonly Weight[], inputNa
     for (const value of graph.message.children(GRAPH.valueInfo)) {
       if (value.string(VALUE_INFO.name) === info.name) graph.message.removeChild(value);
     }
-    // An initializer that was an input already (a default that callers may override) only loses its default.
+    // An initializer that is an input, too, is a default that callers may override: it only loses the default.
     if (!inputs.has(name)) top.addMessage(GRAPH.input, valueInfo(name, info.dataType, info.shape));
   }
 }
 
-/** Puts bytes from an external file into the model: for tensors that cannot be lifted but whose file is not beside the new model. */
+/**
+ * Puts external data into the model: those of a tensor that cannot be lifted, whose file is not beside the new model.
+ */
 export function bringInside(tensor: Message, bytes: Uint8Array): void {
   tensor.remove(...DATA_FIELDS);
   tensor.addBytes(TENSOR.rawData, bytes);
 }
 
+/** Every field that holds a tensor's data or tells where they are. */
 const DATA_FIELDS = [
   TENSOR.floatData,
   TENSOR.int32Data,
@@ -86,7 +90,10 @@ const DATA_FIELDS = [
   TENSOR.dataLocation,
 ];
 
-/** Old IR versions want each initializer among the inputs, where it still is a constant. Later ones let callers override such an input, so there it has to go. */
+/**
+ * Takes initializers out of the inputs of a model of an old IR version, and raises the version. Old versions want each
+ * initializer among the inputs, where it is a constant all the same; newer ones let callers override such an input.
+ */
 function dropWeightInputs(model: Model): void {
   const { message } = model;
   if (message.integer(MODEL.irVersion)! >= IR_VERSION_WITHOUT_INPUTS) return;
@@ -99,7 +106,9 @@ function dropWeightInputs(model: Model): void {
   }
 }
 
-/** Renames every use of a value in a graph and in the graphs inside it, up to those that define the name anew. */
+/**
+ * Renames every use of a value in a graph and in those inside it, except where an inner graph defines the name anew.
+ */
 function renameUses(graph: Graph, from: string, to: string): void {
   const rename = (name: string) => (name === from ? to : name);
   for (const annotation of graph.message.children(GRAPH.quantization))

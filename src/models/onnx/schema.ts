@@ -1,6 +1,7 @@
+/** What of the ONNX schema is used here: field numbers and dtypes. */
 import type { DTypeName } from '../../base/dtype.js';
 
-/** Field numbers of the ONNX messages that this program reads or writes (onnx/onnx.proto of ONNX 1.19, IR version 12). */
+/** Field numbers of the ONNX messages that are read or written here (onnx/onnx.proto of ONNX 1.19, IR version 12). */
 export const MODEL = { irVersion: 1, graph: 7, functions: 25 } as const;
 export const GRAPH = { node: 1, initializer: 5, input: 11, output: 12, valueInfo: 13, quantization: 14 } as const;
 export const NODE = { input: 1, output: 2, name: 3, opType: 4, attribute: 5, domain: 7 } as const;
@@ -32,10 +33,10 @@ export const ANNOTATION = { tensorName: 1 } as const;
 /** TensorProto.DataLocation. */
 export const EXTERNAL = 1;
 
-/** Before this IR version every initializer had to be a graph input too. */
+/** Before this IR version every initializer also had to be an input of its graph. */
 export const IR_VERSION_WITHOUT_INPUTS = 4;
 
-/** TensorProto.DataType by number, and its safetensors name. What is not here (strings, 2- and 4-bit integers, C128) has none. */
+/** TensorProto.DataType by number, and its safetensors name. Strings, 2- and 4-bit integers and C128 have none. */
 const DTYPES: Readonly<Record<number, DTypeName>> = {
   1: 'F32',
   2: 'U8',
@@ -57,6 +58,7 @@ const DTYPES: Readonly<Record<number, DTypeName>> = {
   20: 'F8_E5M2FNUZ',
 };
 
+/** The dtype of a TensorProto.DataType; undefined for those that safetensors cannot express. */
 export function dtypeOf(dataType: number): DTypeName | undefined {
   return DTYPES[dataType];
 }

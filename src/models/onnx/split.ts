@@ -1,3 +1,4 @@
+/** Surgery that moves the weights of an ONNX model into a .safetensors file: `split-onnx`, and part of the demo. */
 import { basename, dirname, join, resolve } from 'node:path';
 import type { DTypeName } from '../../base/dtype.js';
 import { FastSafetensorsError } from '../../base/errors.js';
@@ -11,7 +12,9 @@ import { bringInside, pointOutside, turnIntoInputs } from './rewrite.js';
 import { externalPlace, readTensorBytes, resolveLocation } from './tensor-proto.js';
 import { uniqueNames } from './unique-names.js';
 
-/** Smaller tensors stay in the graph: runtimes read shapes and axes from them while loading, and refuse external ones. */
+/**
+ * Smaller tensors stay in the graph: runtimes read shapes and axes from them while loading, and refuse external ones.
+ */
 export const DEFAULT_MIN_BYTES = 1024;
 
 export interface OnnxSplitOptions {
@@ -63,14 +66,14 @@ export interface OnnxSplitReport {
 }
 
 /**
- * Lifts the weights of an ONNX model into `<model>.safetensors` and writes `<model>.split.onnx` beside it, a graph that points
- * into that file (external data) or takes the weights as inputs. Weights are the initializers and Constant nodes of the
- * model's graph and of the graphs inside its nodes; everything else stays byte for byte. Both files are replaced atomically,
- * the weights first. Model and weights are held in memory once.
+ * Lifts the weights of an ONNX model into `<model>.safetensors` and writes `<model>.split.onnx` beside it, a graph that
+ * points into that file (external data) or takes the weights as inputs. Weights are the initializers and Constant nodes
+ * of the model's graph and of the graphs inside its nodes; everything else stays byte for byte. Both files are replaced
+ * atomically, the weights first. Model and weights are held in memory once.
  *
  * Rejects with INVALID_ARGUMENT or UNEXPECTED_EOF for what is no ONNX model, TENSOR_INVALID_INFO for broken tensors,
- * DUPLICATE_TENSOR, UNSAFE_SHARD_PATH or MISSING_SHARD for external data, INVALID_ARGUMENT when there is nothing to lift or a
- * file would be overwritten that no split wrote, IO_ERROR for files that cannot be read or written.
+ * DUPLICATE_TENSOR, UNSAFE_SHARD_PATH or MISSING_SHARD for external data, INVALID_ARGUMENT when there is nothing to
+ * lift or a file would be overwritten that no split wrote, IO_ERROR for files that cannot be read or written.
  */
 export async function splitOnnx(modelPath: string, options: OnnxSplitOptions = {}): Promise<OnnxSplitReport> {
   const minBytes = options.minBytes ?? DEFAULT_MIN_BYTES;

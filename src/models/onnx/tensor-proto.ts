@@ -1,3 +1,4 @@
+/** Reading a TensorProto, the message that holds one tensor of an ONNX model. */
 import { realpath, stat } from 'node:fs/promises';
 import { dirname, isAbsolute, relative, resolve, sep } from 'node:path';
 import { DTYPE_BITS, type DTypeName } from '../../base/dtype.js';
@@ -6,19 +7,24 @@ import { openRegularFile, readAt } from '../../base/regular-file.js';
 import type { Message } from './protobuf.js';
 import { dtypeOf, ENTRY, EXTERNAL, TENSOR } from './schema.js';
 
-/** What a TensorProto says about itself. Its data are fetched by `readTensorBytes`. */
+/** What a TensorProto says of itself; readTensorBytes fetches its data. */
 export interface TensorInfo {
   readonly name: string;
+  /** TensorProto.DataType. */
   readonly dataType: number;
   /** Undefined for types that safetensors cannot express. */
   readonly dtype: DTypeName | undefined;
   readonly shape: readonly number[];
   /** Bytes of the elements; 0 where `dtype` is undefined. */
   readonly byteLength: number;
+  /** Whether its data are in a file of their own. */
   readonly external: boolean;
 }
 
-/** Throws TENSOR_INVALID_INFO for a shape that no tensor can have. `name` replaces an absent one (the output of a Constant). */
+/**
+ * What a TensorProto says of itself. `name` replaces one that is absent, for a Constant its output. TENSOR_INVALID_INFO
+ * for an impossible shape.
+ */
 export function describeTensor(tensor: Message, path: string, name = tensor.string(TENSOR.name)): TensorInfo {
   const shape = tensor.integers(TENSOR.dims);
   const dataType = tensor.integer(TENSOR.dataType) ?? 0;
@@ -35,9 +41,10 @@ export function describeTensor(tensor: Message, path: string, name = tensor.stri
 }
 
 /**
- * The elements as little-endian bytes, wherever the tensor keeps them: raw_data, float_data, double_data, int32_data (16-bit and
- * 8-bit floats), or an external file in the model's folder. Inline raw data are a view of the model, not a copy.
- * Throws TENSOR_INVALID_INFO when they do not fill the shape, and for external data also UNSAFE_SHARD_PATH, MISSING_SHARD, UNEXPECTED_EOF.
+ * The elements as little-endian bytes, wherever the tensor keeps them: raw_data, float_data, double_data, int32_data
+ * (16-bit and 8-bit floats), or an external file in the model's folder. Inline raw data are a view of the model, not a
+ * copy. TENSOR_INVALID_INFO when they do not fill the shape; for external data also UNSAFE_SHARD_PATH, MISSING_SHARD,
+ * UNEXPECTED_EOF and SHORT_READ.
  */
 export async function readTensorBytes(tensor: Message, info: TensorInfo, path: string): Promise<Uint8Array> {
   const bytes = info.external ? await readExternal(tensor, info, path) : inlineBytes(tensor, info, path);
@@ -51,7 +58,7 @@ export async function readTensorBytes(tensor: Message, info: TensorInfo, path: s
   return bytes;
 }
 
-/** Which of the data fields a tensor of this type uses when it has no raw_data; undefined where this program does not read it. */
+/** The field that holds the data of this dtype where there is no raw_data; undefined where that is not read here. */
 export function typedDataField(dtype: DTypeName): number | undefined {
   if (dtype === 'F32') return TENSOR.floatData;
   if (dtype === 'F64') return TENSOR.doubleData;
@@ -78,7 +85,7 @@ function inlineBytes(tensor: Message, info: TensorInfo, path: string): Uint8Arra
   return bytes;
 }
 
-/** Location, offset and length as the external_data entries have them. */
+/** Location, offset and length of external data. Without a length they are as long as the shape says. */
 export function externalPlace(
   tensor: Message,
   info: TensorInfo,
@@ -104,14 +111,17 @@ export function externalPlace(
   return { location, offset: number('offset', 0), length: number('length', info.byteLength) };
 }
 
-/** The file that a location names, with links followed. Throws UNSAFE_SHARD_PATH unless it lies in the model's folder, MISSING_SHARD when it is not there. */
+/**
+ * The file that a location names, links followed. UNSAFE_SHARD_PATH unless it is a regular file in the model's folder,
+ * MISSING_SHARD when it does not exist.
+ */
 export async function resolveLocation(location: string, path: string, tensor: string): Promise<string> {
+  const where = `${path}: tensor "${tensor}" has its data in ${JSON.stringify(location)}`;
   const unsafe = (why: string) =>
-    new FastSafetensorsError(
-      'UNSAFE_SHARD_PATH',
-      `${path}: tensor "${tensor}" has its data in ${JSON.stringify(location)}, which ${why}; expected a file in the model's folder`,
-      { path, tensor },
-    );
+    new FastSafetensorsError('UNSAFE_SHARD_PATH', `${where}, which ${why}; expected a file in the model's folder`, {
+      path,
+      tensor,
+    });
   if (location === '' || location.includes('\0') || location.includes('\\')) throw unsafe('is no plain relative path');
   if (isAbsolute(location) || /^[a-z][a-z0-9+.-]*:/i.test(location)) throw unsafe('is absolute');
   if (location.split('/').includes('..')) throw unsafe('leaves that folder');
@@ -120,20 +130,15 @@ export async function resolveLocation(location: string, path: string, tensor: st
   try {
     file = await realpath(resolve(folder, location));
   } catch (cause) {
-    throw new FastSafetensorsError(
-      'MISSING_SHARD',
-      `${path}: tensor "${tensor}" has its data in ${JSON.stringify(location)}, which cannot be opened (${(cause as Error).message})`,
-      {
-        path,
-        tensor,
-        cause,
-      },
-    );
+    throw new FastSafetensorsError('MISSING_SHARD', `${where}, which cannot be opened (${(cause as Error).message})`, {
+      path,
+      tensor,
+      cause,
+    });
   }
   const inside = relative(folder, file);
   if (inside === '' || inside === '..' || inside.startsWith(`..${sep}`) || isAbsolute(inside))
     throw unsafe('is a link that leaves that folder');
-  // Opening a pipe would wait for its writer.
   if (!(await stat(file)).isFile()) throw unsafe('is no regular file');
   return file;
 }
@@ -150,17 +155,13 @@ async function readExternal(tensor: Message, info: TensorInfo, path: string): Pr
   const file = await resolveLocation(location, path, info.name);
   const handle = await openRegularFile(file);
   try {
-    // Checked before anything is allocated: the length is the model's claim.
+    // Checked before the allocation, for the length is only the model's claim.
     const { size } = await handle.stat();
     if (offset + length > size) {
       throw new FastSafetensorsError(
         'UNEXPECTED_EOF',
         `${file}: tensor "${info.name}" ends at byte ${offset + length}, but the file has ${size}`,
-        {
-          path: file,
-          tensor: info.name,
-          offset,
-        },
+        { path: file, tensor: info.name, offset },
       );
     }
     const bytes = Buffer.alloc(length);

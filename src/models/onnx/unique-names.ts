@@ -5,9 +5,9 @@ import { definedNames, type Graph, type Model, type Weight } from './graph.js';
 const RESERVED = '__metadata__';
 
 /**
- * A name for each weight that nothing else in the model has: names are unique in a weights file, and an inner graph's weight
- * may become an input of the model. The model's own graph keeps its names; an inner graph keeps those that no other graph
- * defines. DUPLICATE_TENSOR when one graph defines a name twice.
+ * A name for each weight that nothing else in the model has: names are unique in a weights file, and an inner graph's
+ * weight may become an input of the model. The model's own graph keeps its names; an inner graph keeps those that no
+ * other graph defines. DUPLICATE_TENSOR when one graph defines a name twice.
  */
 export function uniqueNames(model: Model, weights: readonly Weight[]): Map<Weight, string> {
   const definitions = countDefinitions(model.graph);

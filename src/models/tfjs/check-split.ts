@@ -1,3 +1,4 @@
+/** The check of what `split-tfjs` wrote: `--check`. */
 import { FastSafetensorsError } from '../../base/errors.js';
 import { openRegularFile, readAt } from '../../base/regular-file.js';
 import { readShards } from '../../safetensors/shards.js';
@@ -8,8 +9,8 @@ import type { TfjsSplitReport } from './split.js';
 const PIECE = 64 * 1024 * 1024;
 
 /**
- * Reads the model's shards and the written files again and compares every weight: dtype, shape and each byte. Answers the bytes compared. Rejects with
- * CHECKSUM_MISMATCH naming the first weight that differs.
+ * Reads the model's shards and the files of its split again and compares every weight: dtype, shape and each byte.
+ * Returns the bytes compared. Rejects with CHECKSUM_MISMATCH naming the first weight that differs.
  */
 export async function checkTfjsSplit(report: TfjsSplitReport): Promise<number> {
   const shards = await readShards(report.weights, {});

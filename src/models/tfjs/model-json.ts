@@ -1,10 +1,11 @@
+/** Reading and checking model.json, the file of a TensorFlow.js model. */
 import { existsSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { FastSafetensorsError, InvalidArgumentError } from '../../base/errors.js';
 import { readRegularFile } from '../../base/regular-file.js';
 import type { Files } from '../../safetensors/files.js';
 
-/** What a string can hold. */
+/** About what a string can hold. */
 const MAX_MODEL_BYTES = 500_000_000;
 
 /** One entry of a weights manifest, as TensorFlow.js defines it (tfjs-core/src/io/types.ts, WeightsManifestEntry). */
@@ -20,40 +21,46 @@ export interface WeightSpec {
   };
 }
 
+/** Weights that lie one after the other in the files of `paths`, taken together. */
 export interface WeightsGroup {
   readonly paths: readonly string[];
   readonly weights: readonly WeightSpec[];
 }
 
-/** What this package reads of a model.json; the rest is passed on as it is. */
-export interface ModelJson {
+/** What is read of a model.json here; the rest is passed on as it is. */
+interface ModelJson {
   readonly format?: string;
   readonly modelTopology: Record<string, unknown>;
   readonly weightsManifest?: readonly WeightsGroup[];
-  /** Written by split-tfjs: where the weights are, relative to the model.json. */
+  /** Written by split-tfjs: the path of the weights, relative to the model.json's folder. */
   readonly fastsafetensors?: { readonly weights: string };
   readonly [key: string]: unknown;
 }
 
+/** A checked model.json. */
 export interface TfjsModel {
-  /** Of the model.json, or what stands for it in messages. */
+  /** Path of the model.json, or what stands for it in messages. */
   readonly path: string;
-  /** The model.json's; null for contents that were passed. */
+  /** The model.json's folder; null for contents that were passed. */
   readonly folder: string | null;
   readonly json: ModelJson;
+  /** The entries of all groups, one after the other. */
   readonly specs: readonly WeightSpec[];
 }
 
-/** What a folder's model is called. */
+/** The name of a model's file in its folder. */
 const MODEL_NAME = 'model.json';
-/** The same where split-tfjs may have been. */
+/** The same for loading, where split-tfjs may have been. */
 export const LOADABLE_NAMES = ['model.split.json', MODEL_NAME];
 
 const DTYPES = ['float32', 'int32', 'bool', 'string', 'complex64'];
 const QUANTIZED = ['uint8', 'uint16', 'float16'];
 
-/** A model.json by its path (also as tfjs-node takes it, `file://` before it) or by its folder (`names` there, the first that is there), or
- * already parsed. IO_ERROR, INVALID_INDEX for what is no model.json, INVALID_ARGUMENT. */
+/**
+ * Reads a model.json: by its path, also after `file://` as tfjs-node takes it; by its folder, which means the first of
+ * `names` that exists there; or already parsed. Rejects with IO_ERROR, INVALID_INDEX for what is no model.json,
+ * DUPLICATE_TENSOR or INVALID_ARGUMENT.
+ */
 export async function readModelJson(
   model: string | object,
   names: readonly string[] = [MODEL_NAME],
@@ -136,28 +143,32 @@ function checkSpec(spec: unknown, path: string, where: string): void {
   }
 }
 
-/** INVALID_ARGUMENT for a model of the other kind, naming the function for it. */
+/** INVALID_ARGUMENT for a model of the other kind, naming the function that loads it. */
 export function checkFormat({ path, json }: TfjsModel, caller: 'loadGraphModel' | 'loadLayersModel'): void {
   const other = caller === 'loadGraphModel' ? 'layers-model' : 'graph-model';
-  if (json.format !== other) return; // older models do not tell
+  if (json.format !== other) return; // older models do not say
   const right = caller === 'loadGraphModel' ? 'loadLayersModel' : 'loadGraphModel';
   throw new InvalidArgumentError(`${caller}: ${path} is a ${other} (so says its "format"); load it with ${right}`);
 }
 
-/** Where the weights are: what the caller says, else what split-tfjs wrote. INVALID_ARGUMENT when neither does. */
+/**
+ * The files of the weights: those the caller gives, else those that split-tfjs wrote. INVALID_ARGUMENT for neither,
+ * UNSAFE_SHARD_PATH.
+ */
 export function weightsOf({ path, folder, json }: TfjsModel, weights: Files | undefined): Files {
   if (weights !== undefined) return weights;
   const { fastsafetensors } = json;
   if (fastsafetensors === undefined || folder === null) {
     throw new InvalidArgumentError(
-      `weights: expected .safetensors files, found nothing, and ${path} does not name any; make them with npx fastsafetensors split-tfjs`,
+      `weights: expected .safetensors files, found nothing, and ${path} does not name any; ` +
+        'make them with npx fastsafetensors split-tfjs',
     );
   }
   checkRelative(fastsafetensors.weights, path);
   return join(folder, fastsafetensors.weights);
 }
 
-/** UNSAFE_SHARD_PATH for a name that does not lie in the model's folder. */
+/** UNSAFE_SHARD_PATH for a name that is not inside the model's folder. */
 export function checkRelative(name: string, path: string): void {
   const unsafe =
     name === '' ||
@@ -174,7 +185,7 @@ export function checkRelative(name: string, path: string): void {
   );
 }
 
-/** The artifacts of a model as an IOHandler's load() gives them, without weights. */
+/** A model's artifacts as an IOHandler's load() returns them, without weights. */
 export function artifactsOf({ json }: TfjsModel): Record<string, unknown> {
   const { weightsManifest, fastsafetensors, ...artifacts } = json;
   return artifacts;

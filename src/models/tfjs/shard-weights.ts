@@ -1,3 +1,4 @@
+/** Reading the weights of a TensorFlow.js model from its own shards (*.bin). */
 import type { FileHandle } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import type { DTypeName } from '../../base/dtype.js';
@@ -5,17 +6,18 @@ import { FastSafetensorsError } from '../../base/errors.js';
 import { openRegularFile, readAt } from '../../base/regular-file.js';
 import { checkRelative, type TfjsModel, type WeightSpec, type WeightsGroup } from './model-json.js';
 
-/** A weight as it lies in a model's shards. */
-export interface ShardWeight {
+/** A weight in a model's shards. */
+interface ShardWeight {
   readonly spec: WeightSpec;
-  /** What its bytes are in a .safetensors file; strings are U8, as TensorFlow.js packs them. */
+  /** Its dtype in a .safetensors file: U8 for strings, packed as in TensorFlow.js. */
   readonly dtype: DTypeName;
   readonly shape: readonly number[];
   readonly byteLength: number;
-  /** Reads `length` bytes from `offset` on. */
+  /** Reads `length` bytes from its byte `offset` on. */
   read(offset: number, length: number): Promise<Uint8Array>;
 }
 
+/** The dtype and the bytes of an element, by that of the manifest or, for a quantized weight, of its quantization. */
 const STORED = {
   float32: ['F32', 4],
   int32: ['I32', 4],
@@ -36,7 +38,7 @@ function allocate(length: number): Uint8Array {
   }
 }
 
-/** The files of one group, as one sequence of bytes. */
+/** The files of one group of weights, read as one sequence of bytes. */
 class GroupFiles {
   readonly #files: { handle: FileHandle; path: string; begin: number; size: number }[] = [];
   #size = 0;
@@ -57,17 +59,11 @@ class GroupFiles {
 
   async #add(path: string, model: string): Promise<void> {
     const handle = await openRegularFile(path).catch((cause) => {
-      throw new FastSafetensorsError(
-        'MISSING_SHARD',
-        `${model} names ${path}, which cannot be opened: ${cause.message}`,
-        {
-          path,
-          cause,
-        },
-      );
+      const message = `${model} names ${path}, which cannot be opened: ${cause.message}`;
+      throw new FastSafetensorsError('MISSING_SHARD', message, { path, cause });
     });
     const info = await handle.stat();
-    this.#files.push({ handle, path, begin: this.#size, size: info.size }); // closed with the others
+    this.#files.push({ handle, path, begin: this.#size, size: info.size });
     this.#size += info.size;
   }
 
@@ -97,8 +93,9 @@ class GroupFiles {
 }
 
 /**
- * The weights of a model in the order of its manifest. A weight can be read until the next one is asked for. MISSING_SHARD, UNSAFE_SHARD_PATH, UNEXPECTED_EOF when
- * shards are too short and METADATA_INCOMPLETE_BUFFER when they are too long.
+ * The weights of a model in the order of its manifest; each can be read until the next one is asked for. Rejects with
+ * MISSING_SHARD, UNSAFE_SHARD_PATH, UNEXPECTED_EOF when shards are too short, METADATA_INCOMPLETE_BUFFER when they are
+ * too long, FILE_CHANGED, IO_ERROR or OUT_OF_HOST_MEMORY.
  */
 export async function* shardWeights({ path, json }: TfjsModel): AsyncGenerator<ShardWeight, void, void> {
   for (const group of json.weightsManifest ?? []) {
@@ -115,11 +112,9 @@ export async function* shardWeights({ path, json }: TfjsModel): AsyncGenerator<S
         yield { spec, dtype, shape, byteLength, read: (offset, length) => files.read(begin + offset, length) };
       }
       if (at < files.size) {
-        throw new FastSafetensorsError(
-          'METADATA_INCOMPLETE_BUFFER',
-          `${path}: its weights take ${at} bytes, but ${group.paths.join(', ')} ${group.paths.length > 1 ? 'have' : 'has'} ${files.size}`,
-          { path },
-        );
+        const found = `${group.paths.join(', ')} ${group.paths.length > 1 ? 'have' : 'has'} ${files.size}`;
+        const message = `${path}: its weights take ${at} bytes, but ${found}`;
+        throw new FastSafetensorsError('METADATA_INCOMPLETE_BUFFER', message, { path });
       }
     } finally {
       await files.close();

@@ -1,3 +1,4 @@
+/** Surgery that moves the weights of a TensorFlow.js model into .safetensors files: `split-tfjs`. */
 import { rm } from 'node:fs/promises';
 import { basename, dirname, extname, join, resolve } from 'node:path';
 import { moveOver, temporaryIn, writeAtomically } from '../../base/atomic-write.js';
@@ -8,30 +9,42 @@ import { generatorOf, refuseOverwriting } from '../refuse-overwriting.js';
 import { readModelJson, type TfjsModel } from './model-json.js';
 import { shardWeights } from './shard-weights.js';
 
+/** Where and how splitTfjs writes. */
 export interface TfjsSplitOptions {
-  /** Where to write; by default the model's folder. */
+  /** Folder for all files, made if it does not exist; default: the model's own. */
   readonly out?: string;
-  /** Weights are written to files of at most this many bytes (a larger weight has its own), which is also what is held in memory; 2 GiB. */
+  /**
+   * Weights go to files of at most this many bytes, a larger weight to one of its own; so much is held in memory.
+   * Default: 2 GiB.
+   */
   readonly maxShardBytes?: number;
 }
 
+/** What splitTfjs wrote. */
 export interface TfjsSplitReport {
+  /** Path of the original model.json. */
   readonly model: string;
-  /** The model without weights. */
+  /** Path of the model.json without weights. */
   readonly graph: string;
-  /** What to pass as `weights`: a .safetensors file, or the index of several. */
+  /** What to pass as `weights`: the path of the .safetensors file, or of the index of several. */
   readonly weights: string;
+  /** Paths of the .safetensors files. */
   readonly files: readonly string[];
+  /** The number of weights. */
   readonly tensors: number;
+  /** Bytes of all weights. */
   readonly bytes: number;
 }
 
 export const DEFAULT_SHARD_BYTES = 2 ** 31;
 
 /**
- * Writes the weights of a TensorFlow.js model as .safetensors beside a model.json without weights, `<model>.split.json`, which names them. Bytes stay as they are:
- * quantized weights keep their quantization (in the model.json), strings become U8. The original is left alone. Rejects with INVALID_INDEX (no model.json),
- * MISSING_SHARD, UNSAFE_SHARD_PATH, UNEXPECTED_EOF, INVALID_ARGUMENT (nothing to split; a file in the way that is not ours) and the codes of saveFile.
+ * Writes the weights of a TensorFlow.js model as .safetensors beside a model.json without weights,
+ * `<model>.split.json`, which names them. Bytes stay as they are: quantized weights keep their quantization (in the
+ * model.json), strings become U8. The original is not changed, and each file is replaced atomically. Rejects with
+ * INVALID_INDEX for what is no model.json, MISSING_SHARD, UNSAFE_SHARD_PATH, UNEXPECTED_EOF,
+ * METADATA_INCOMPLETE_BUFFER, INVALID_ARGUMENT when there is nothing to split or a file would be overwritten that no
+ * split wrote, and the codes of saveFile.
  */
 export async function splitTfjs(path: string, options: TfjsSplitOptions = {}): Promise<TfjsSplitReport> {
   const model = await readModelJson(path);
@@ -57,7 +70,7 @@ export async function splitTfjs(path: string, options: TfjsSplitOptions = {}): P
   return { model: resolve(model.path), graph, ...written, tensors: model.specs.length, bytes: writer.bytes };
 }
 
-/** Plain TensorFlow.js fails on it rather than compute with weights that are not there: the manifest has no files. */
+/** Its manifest has no files, so that plain TensorFlow.js fails rather than compute with weights that do not exist. */
 function withoutWeights({ json }: TfjsModel, weights: string): object {
   return {
     ...json,
@@ -66,7 +79,10 @@ function withoutWeights({ json }: TfjsModel, weights: string): object {
   };
 }
 
-/** Collects tensors and writes a file whenever there is enough for one; their final names are known at the end. */
+/**
+ * Collects tensors and writes a file whenever there are enough for one. How many files there are, and so their names,
+ * is known at the end.
+ */
 class ShardWriter {
   readonly #folder: string;
   readonly #stem: string;
