@@ -1,3 +1,4 @@
+/** What dtypes become in TensorFlow.js, and the conversion of those that it does not have. */
 import { DTYPE_BITS, DTYPE_NAMES, type DTypeName } from '../../src/base/dtype.js';
 import { FastSafetensorsError } from '../../src/base/errors.js';
 import { Device } from '../../src/device/device.js';
@@ -5,18 +6,19 @@ import { DeviceTensor } from '../../src/device/device-tensor.js';
 import { Memory } from '../../src/device/memory.js';
 import { native, settled } from '../../src/native/addon.js';
 
+/** The dtypes of TensorFlow.js that tensors from files can have. */
 export type TfDtype = 'float32' | 'int32' | 'bool' | 'complex64';
 
 interface Rule {
   readonly dtype: TfDtype;
-  /** The elements are what TensorFlow.js wants. */
+  /** Whether the stored elements are what TensorFlow.js wants. */
   readonly direct: boolean;
 }
 
 const direct = (dtype: TfDtype): Rule => ({ dtype, direct: true });
 const converted = (dtype: TfDtype): Rule => ({ dtype, direct: false });
 
-/** What each dtype becomes: TensorFlow.js has float32, int32, bool and complex64. The rest of the table has no scale of its own to be read with. */
+/** What each dtype becomes; those left out are parts of a number, whose scale is stored elsewhere. */
 const RULES: Partial<Record<DTypeName, Rule>> = {
   F32: direct('float32'),
   I32: direct('int32'),
@@ -39,25 +41,28 @@ const RULES: Partial<Record<DTypeName, Rule>> = {
   U64: converted('int32'),
 };
 
-/** UNSUPPORTED_DTYPE, naming the tensor, where TensorFlow.js has no dtype for it. */
+/** What a tensor becomes. UNSUPPORTED_DTYPE, naming the tensor, where TensorFlow.js has no dtype for it. */
 export function ruleOf(tensor: { readonly name: string; readonly dtype: DTypeName }): Rule {
   const rule = RULES[tensor.dtype];
   if (rule) return rule;
   throw new FastSafetensorsError(
     'UNSUPPORTED_DTYPE',
-    `tensor "${tensor.name}" is ${tensor.dtype}, which TensorFlow.js has no dtype for; leave it out (filter) or load it without a framework and unpack it`,
+    `tensor "${tensor.name}" is ${tensor.dtype}, which TensorFlow.js has no dtype for; ` +
+      'leave it out (filter) or load it without a framework and unpack it',
     { tensor: tensor.name },
   );
 }
 
+/** Dequantization: value = stored * scale + min. */
 export interface Affine {
   readonly scale: number;
   readonly min: number;
 }
 
 /**
- * A host tensor's elements as F32 or I32, in memory of their own; off the event loop. The tensor stays the caller's. UNSUPPORTED_DTYPE, naming the tensor, for a
- * number that int32 cannot hold; DEVICE_UNAVAILABLE for a CUDA tensor; CLOSED.
+ * A host tensor's elements as F32 or I32 in an allocation of their own, dequantized with `affine`; made off the event
+ * loop. The tensor stays the caller's. UNSUPPORTED_DTYPE, naming the tensor, for a number that int32 cannot hold;
+ * DEVICE_UNAVAILABLE for a CUDA tensor; CLOSED.
  */
 export async function toTfDtype(tensor: DeviceTensor, to: 'float32' | 'int32', affine?: Affine): Promise<DeviceTensor> {
   const { name, dtype, shape, device } = tensor;
@@ -80,7 +85,7 @@ export async function toTfDtype(tensor: DeviceTensor, to: 'float32' | 'int32', a
   }
 }
 
-/** Bytes that are copied to the host at a time: an ArrayBuffer has its limits. */
+/** Bytes that are copied to the host at a time, for an ArrayBuffer has its limits. */
 const PIECE = 256 * 1024 * 1024;
 
 /** A copy of a tensor in host memory. The tensor stays the caller's. OUT_OF_HOST_MEMORY, CLOSED. */
@@ -100,6 +105,7 @@ export async function copyToHost(tensor: DeviceTensor): Promise<DeviceTensor> {
   }
 }
 
+/** The error of a conversion, with the tensor's name. */
 function named(error: unknown, { name, dtype }: DeviceTensor): unknown {
   if (!(error instanceof FastSafetensorsError) || error.tensor !== undefined) return error;
   return new FastSafetensorsError(error.code, `tensor "${name}" (${dtype}): ${error.message}`, { tensor: name });

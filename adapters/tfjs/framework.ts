@@ -5,23 +5,27 @@ import { type Affine, copyToHost, ruleOf, type TfDtype, toTfDtype } from './dtyp
 import { NodeBackend } from './node-backend.js';
 import { type Backend, backendOf, checkTensorFlow, type TensorFlow, type TensorOf } from './tensorflow.js';
 
+/** The Framework of tfjs(tf). */
 export interface TfjsFramework<T> extends Framework<T> {
   readonly name: 'tfjs';
-  /** Copies that the backend needed and dtypes that became others, each said once. */
+  /** Copies that the backend needed and dtypes that became others, each once. */
   readonly notes: readonly string[];
 }
 
 /**
- * Hands loaded tensors to TensorFlow.js, on the backend that `tf` uses when a tensor arrives: `new ParallelLoader({ files, framework: tfjs(tf) })` yields
- * `tf.Tensor`s.
+ * Hands loaded tensors to TensorFlow.js, on the backend that `tf` uses when a tensor arrives: `new ParallelLoader({
+ * files, framework: tfjs(tf) })` yields `tf.Tensor`s, which are the caller's to dispose.
  *
- * - `@tensorflow/tfjs-node(-gpu)`: the tensor is the loader's memory, on the GPU too; dispose() of its last user frees it.
- * - the cpu backend: the tensor's typed array is the loader's memory; it is freed when that array is collected after dispose().
- * - other backends keep tensors in memory of their own: one copy, which `notes` and the loader's report tell.
+ * - `@tensorflow/tfjs-node(-gpu)`: the tensor is the loader's memory, on the GPU too; dispose() of its last user frees
+ *   it.
+ * - the cpu backend: the tensor's typed array is the loader's memory, freed when it is collected after dispose().
+ * - other backends keep tensors in memory of their own: one copy, which `notes` and the loader's report mention.
  *
- * F32, I32, BOOL and C64 stay what they are; other floating dtypes (8 bits and more) become float32, other integers int32. It takes the DeviceTensor over (disposes
- * it), but not a borrowed one. Fails with UNSUPPORTED_DTYPE (no such dtype; a number that int32 cannot hold, naming tensor and element), DEVICE_UNAVAILABLE (no
- * backend; a CUDA tensor for a backend that is not on that GPU), INVALID_ARGUMENT (tf is no TensorFlow.js, or two copies of it; over 4 GiB on the cpu backend), CLOSED.
+ * F32, I32, BOOL and C64 stay what they are; other floating dtypes of 8 bits and more become float32, other integers
+ * int32. adopt() disposes the DeviceTensor unless that is borrowed. It fails with UNSUPPORTED_DTYPE (a dtype that
+ * TensorFlow.js does not have; a number that int32 cannot hold, naming tensor and element), DEVICE_UNAVAILABLE (no
+ * backend; a CUDA tensor for a backend that is not on that GPU), INVALID_ARGUMENT (two copies of TensorFlow.js; over 4
+ * GiB on the cpu backend) or CLOSED. Throws INVALID_ARGUMENT when `tf` is no TensorFlow.js.
  */
 export function tfjs<TF extends TensorFlow>(tf: TF): TfjsFramework<TensorOf<TF>> {
   checkTensorFlow(tf, 'tfjs(tf)');
@@ -35,13 +39,13 @@ export function tfjs<TF extends TensorFlow>(tf: TF): TfjsFramework<TensorOf<TF>>
   };
 }
 
-/** How a model wants a weight, where that is more than the file's dtype says. */
+/** What a model wants a weight to be, where the file's dtype does not say it. */
 export interface Wish {
   readonly dtype?: TfDtype;
   readonly affine?: Affine;
 }
 
-/** Makes tensors of one tf. */
+/** Makes tensors of one `tf`. */
 export class Adopter<TF extends TensorFlow> {
   readonly #tf: TF;
   readonly #notes = new Set<string>();
@@ -56,7 +60,7 @@ export class Adopter<TF extends TensorFlow> {
     return [...this.#notes];
   }
 
-  // No promise unless one is needed: a model may have a hundred thousand tensors.
+  // A promise only where one is needed, for a model may have 100,000 tensors.
   adopt(tensor: DeviceTensor, wish: Wish = {}): TensorOf<TF> | Promise<TensorOf<TF>> {
     const rule = ruleOf(tensor);
     const node = this.#nodeBackend();
@@ -75,7 +79,7 @@ export class Adopter<TF extends TensorFlow> {
     });
   }
 
-  /** The tensor over `source`'s memory; then lets go of it, and of what it was made from. */
+  /** The tensor over `source`'s memory. Then disposes `source`, and `original`, from which it was made. */
   #give(source: DeviceTensor, node: NodeBackend | null, dtype: TfDtype, original = source): TensorOf<TF> {
     const adopted = this.#place(source, node, dtype);
     if (source !== original) source.dispose();
@@ -93,7 +97,7 @@ export class Adopter<TF extends TensorFlow> {
     return tf.tensor(source.data, shape, dtype);
   }
 
-  /** TensorFlow.js keeps real and imaginary parts apart. */
+  /** Copies, for TensorFlow.js keeps real and imaginary parts apart. */
   async #complex(tensor: DeviceTensor): Promise<TensorOf<TF>> {
     const tf = this.#tf;
     const pairs = new Float32Array((await tensor.toHost()).buffer);
@@ -112,7 +116,8 @@ export class Adopter<TF extends TensorFlow> {
     } catch (cause) {
       throw new FastSafetensorsError(
         'UNSUPPORTED_DTYPE',
-        `tensor "${tensor.name}" is C64, which the backend "${this.#backend!.name}" does not take: ${(cause as Error).message}; leave it out (filter) or use another backend`,
+        `tensor "${tensor.name}" is C64, which the backend "${this.#backend!.name}" does not take: ` +
+          `${(cause as Error).message}; leave it out (filter) or use another backend`,
         { tensor: tensor.name, cause },
       );
     } finally {
@@ -128,7 +133,8 @@ export class Adopter<TF extends TensorFlow> {
       const where = node && !node.runsOnHost ? 'runs on cuda:0' : 'takes tensors from host memory';
       throw new FastSafetensorsError(
         'DEVICE_UNAVAILABLE',
-        `tensor "${tensor.name}" is on ${tensor.device}, but the backend "${this.#backend!.name}" ${where}; load with device: 'cpu', or use @tensorflow/tfjs-node-gpu with device: 'cuda:0'`,
+        `tensor "${tensor.name}" is on ${tensor.device}, but the backend "${this.#backend!.name}" ${where}; ` +
+          "load with device: 'cpu', or use @tensorflow/tfjs-node-gpu with device: 'cuda:0'",
         { tensor: tensor.name },
       );
     }
@@ -138,7 +144,7 @@ export class Adopter<TF extends TensorFlow> {
     return adopted as TensorOf<TF>;
   }
 
-  /** For what TensorFlow.js keeps on the host anyway (int32), and what TensorFlow cannot convert on the GPU. */
+  /** For what TensorFlow.js keeps on the host anyway (int32), and what it cannot convert on the GPU. */
   async #throughHost(tensor: DeviceTensor, wish: Wish): Promise<TensorOf<TF>> {
     const host = await copyToHost(tensor);
     try {
@@ -151,7 +157,7 @@ export class Adopter<TF extends TensorFlow> {
     }
   }
 
-  /** For tfjs-node; null for other backends, and where its TensorFlow cannot take memory over. */
+  /** The backend of tfjs-node; null for others, and where its TensorFlow cannot take memory over. */
   #nodeBackend(): NodeBackend | null {
     const backend = backendOf(this.#tf);
     if (backend.instance !== this.#backend?.instance) {

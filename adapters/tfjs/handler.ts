@@ -20,28 +20,38 @@ import {
   wantedNames,
 } from './weights.js';
 
+/** Options of safetensorsHandler: those of loaders, and these. */
 export interface SafetensorsHandlerOptions extends WeightOptions {
-  /** The model.json, or its contents; by default what split-tfjs wrote beside the files, or the model.json there. */
+  /**
+   * The path of the model.json or its contents; default: what split-tfjs wrote beside the files, else the model.json
+   * there.
+   */
   model?: string | object;
+  /** From the model's names of weights to those in the files, where they differ; default: none do. */
   names?: WeightNames;
-  /** Hand the weights over as a stream, a tensor at a time; only `tf.loadGraphModel` reads such. By default for graph models. */
+  /**
+   * Whether load() returns the weights as a stream, one tensor at a time, which only `tf.loadGraphModel` reads;
+   * default: true for graph models.
+   */
   stream?: boolean;
 }
 
 /** A `tf.io.IOHandler`. */
 export interface SafetensorsHandler {
+  /** Reads the model.json and the weights, to be passed to TensorFlow.js. */
   load(): Promise<Loose>;
 }
 
 // `model` is checked when it is read.
 const HANDLER_CHECKS = { ...WEIGHT_CHECKS, model: () => {}, stream: boolean };
 
-/** More in one ArrayBuffer is not portable; then it is one a tensor, which TensorFlow.js 4 takes as well. */
+/** A larger ArrayBuffer is not portable; beyond it there is one per tensor, which TensorFlow.js 4 takes as well. */
 const MAX_SINGLE_BUFFER = 2 ** 30;
 
 /**
- * An ordinary IOHandler over .safetensors files, for every function that takes one: `tf.loadGraphModel(safetensorsHandler(files))`. TensorFlow.js decodes and copies
- * the weights itself; loadGraphModel and loadLayersModel of this package are faster and copy nothing. Throws INVALID_ARGUMENT; load() rejects as those do.
+ * An ordinary IOHandler over .safetensors files, for every function that takes one:
+ * `tf.loadGraphModel(safetensorsHandler(files))`. TensorFlow.js decodes and copies the weights itself; loadGraphModel
+ * and loadLayersModel of this package are faster and copy nothing. Throws INVALID_ARGUMENT; load() rejects as those do.
  */
 export function safetensorsHandler(files: Files, options: SafetensorsHandlerOptions = {}): SafetensorsHandler {
   if (typeof files !== 'string' && !Array.isArray(files)) {
@@ -63,7 +73,7 @@ export function safetensorsHandler(files: Files, options: SafetensorsHandlerOpti
   };
 }
 
-/** The model.json beside the files, or else what split-tfjs calls its own. */
+/** The path of the model.json beside the files: split-tfjs's own if it exists. */
 function besides(files: Files): string {
   const first = typeof files === 'string' ? files : (files[0] ?? '');
   if (!/\.(safetensors|json)$/.test(first)) return join(first, 'model.json');
@@ -72,7 +82,10 @@ function besides(files: Files): string {
   return existsSync(split) ? split : join(dirname(first), 'model.json');
 }
 
-/** The weights in the order in which iterateWeights() yields them, as they will be encoded. Rejects as that does: a stream that fails is told of too late. */
+/**
+ * The weights as they will be encoded, in the order in which iterateWeights() yields them. Rejects as that does, for an
+ * error in the middle of a stream comes too late.
+ */
 async function specsInOrder(
   { specs }: TfjsModel,
   files: Files,
@@ -98,7 +111,7 @@ async function specsInOrder(
   return stored;
 }
 
-/** The spec that says how encode() leaves a tensor. */
+/** The spec that tells TensorFlow.js how encodeAll() leaves a tensor. */
 function encoded(spec: WeightSpec | undefined, stored: Stored): WeightSpec {
   const { quantization, ...plain } = spec ?? { name: stored.name, shape: stored.shape, dtype: 'float32' as const };
   if (spec?.dtype === 'string') return spec;
@@ -107,7 +120,7 @@ function encoded(spec: WeightSpec | undefined, stored: Stored): WeightSpec {
   return { ...plain, dtype: ruleOf(stored).dtype };
 }
 
-/** The bytes of each weight, as encoded() says. */
+/** The bytes of each weight, as encoded() tells. */
 async function* encodeAll(
   { specs }: TfjsModel,
   files: Files,
@@ -117,14 +130,14 @@ async function* encodeAll(
   for await (const { specs: same, tensor, wish } of iterateWeights(specs, files, names, options)) {
     const raw = same[0]?.dtype === 'string' || wish.affine || tensor.dtype === 'F16' || ruleOf(tensor).direct;
     const given = raw ? tensor : await toTfDtype(tensor, ruleOf(tensor).dtype as 'float32' | 'int32');
-    const { buffer } = given.data; // holds the memory by itself
+    const { buffer } = given.data; // holds a reference of its own
     given.dispose();
     tensor.dispose();
     for (let i = 0; i < Math.max(1, same.length); ++i) yield buffer as ArrayBuffer;
   }
 }
 
-/** TensorFlow.js does not read on to the end when it has what it wants: with the last of `count` buffers the generator ends, too. */
+/** Ends the generator with the last of `count` buffers, for TensorFlow.js does not read on when it has all it wants. */
 function streamOf(buffers: AsyncGenerator<ArrayBuffer, void, void>, count: number): ReadableStream<ArrayBuffer> {
   let left = count;
   return new ReadableStream(

@@ -22,19 +22,25 @@ import {
   type WeightOptions,
 } from './weights.js';
 
+/** Options of loadGraphModel: those of loaders, and these. */
 export interface ModelOptions extends WeightOptions {
-  /** .safetensors files with the weights; by default those that split-tfjs wrote beside the model.json. */
+  /** The .safetensors files of the weights; default: those that split-tfjs wrote beside the model.json. */
   weights?: Files;
-  /** From the names of the model's weights to those in the files, where they differ. */
+  /** From the model's names of weights to those in the files, where they differ; default: none do. */
   names?: WeightNames;
-  /** Called when the weights are there, with what the loader tells; `notes` says which were copied or became another dtype, and why. */
+  /**
+   * Called with the loader's report when all weights are loaded; its `notes` say which were copied or became another
+   * dtype, and why.
+   */
   onReport?: (report: LoadReport) => void;
 }
 
+/** Options of loadLayersModel. */
 export interface LayersModelOptions extends ModelOptions {
   /**
-   * Whether the layers must take every tensor and leave none of their weights without one; true. With false the layers take what has their names and keep their own
-   * initial values for the rest, even when nothing matches: compare what `onReport` tells with what you expect.
+   * Whether the layers must take every tensor and leave none of their weights without one; default: true. With false
+   * the layers take the tensors that have their names and keep their initial values for the rest, even when nothing
+   * matches: compare what `onReport` tells with what you expect.
    */
   strict?: boolean;
 }
@@ -46,11 +52,13 @@ const LAYERS_MODEL_CHECKS = { ...MODEL_CHECKS, strict: boolean };
 type Weights = Record<string, Loose>;
 
 /**
- * `tf.loadGraphModel` with weights from .safetensors files, adopted as tfjs(tf) does: no ArrayBuffer of all weights, no copies where the backend allows that.
- * `model` is the path of a model.json or of its folder (what split-tfjs made of the model.json there, else that), or its contents. The model owns its weights: dispose() frees them.
+ * `tf.loadGraphModel` with weights from .safetensors files, adopted as tfjs(tf) does: without an ArrayBuffer of all
+ * weights, and without copies where the backend allows that. `model` is the path of a model.json, or of its folder (the
+ * model.split.json there, else the model.json), or the contents. The model owns its weights: dispose() frees them.
  *
- * Rejects with UNKNOWN_TENSOR, TENSOR_INVALID_INFO, UNSUPPORTED_DTYPE (weights and model do not match), INVALID_INDEX (no model.json), INVALID_ARGUMENT (a model of layers), the codes of loaders and
- * of tfjs(tf), and what `tf.loadGraphModel` rejects with.
+ * Rejects with UNKNOWN_TENSOR, TENSOR_INVALID_INFO or UNSUPPORTED_DTYPE (weights and model do not match), INVALID_INDEX
+ * (no model.json), INVALID_ARGUMENT (also a model of layers), the codes of loaders and of tfjs(tf), and what
+ * `tf.loadGraphModel` rejects with. Then all weights are disposed.
  */
 export async function loadGraphModel<TF extends TensorFlowModels>(
   tf: TF,
@@ -81,8 +89,9 @@ export async function loadGraphModel<TF extends TensorFlowModels>(
 }
 
 /**
- * `tf.loadLayersModel` with weights from .safetensors files, adopted as tfjs(tf) does. Weights that will be replaced are not initialised; the model's configuration
- * keeps its initialisers. Optimizer weights that the model.json lists are loaded too. Rejects as loadGraphModel.
+ * `tf.loadLayersModel` with weights from .safetensors files, adopted as tfjs(tf) does. Weights that will be replaced
+ * are not initialised; the model's configuration keeps its initialisers. Optimizer weights that the model.json lists
+ * are loaded, too. Rejects as loadGraphModel.
  */
 export async function loadLayersModel<TF extends TensorFlowModels>(
   tf: TF,
@@ -107,7 +116,7 @@ export async function loadLayersModel<TF extends TensorFlowModels>(
     loaded?.dispose();
     throw error;
   } finally {
-    disposeAll(weights); // the model's variables hold the memory on
+    disposeAll(weights); // the model's variables keep the memory
   }
 }
 
@@ -123,7 +132,7 @@ async function prepare(
   return { source, weights: await loadWeights(tf, source, weightsOf(source, given), names, options, onReport) };
 }
 
-/** Every weight by the model's name for it. */
+/** Every weight by the model's name of it. */
 async function loadWeights(
   tf: TensorFlowModels,
   { specs }: TfjsModel,

@@ -6,13 +6,14 @@ import type { TensorFlowLibrary } from '../../src/native/tf.js';
 import type { TfDtype } from './dtypes.js';
 import type { Backend, Loose } from './tensorflow.js';
 
-/** TF_DataType, tensorflow/c/tf_datatype.h. */
+/** TF_DataType of tensorflow/c/tf_datatype.h. */
 const TF_TYPES = { F32: 1, F64: 2, I32: 3, BOOL: 10, BF16: 14, F16: 19 } as const;
 type TfType = keyof typeof TF_TYPES;
 
 /**
- * The backend of `@tensorflow/tfjs-node` and `-gpu`. Nothing outside can put a tensor into its table, so our memory comes in as the output of an op of ours
- * (csrc/tf), which its own executeOp runs. What is used of it: binding.createTensor, executeOp, deleteTensor and createOutputTensor.
+ * The backend of `@tensorflow/tfjs-node` and `-gpu`. Nothing outside can put a tensor into its table, so our memory
+ * comes in as the output of an op of ours (csrc/tf), which its own executeOp runs. It uses binding.createTensor,
+ * executeOp and deleteTensor, and createOutputTensor.
  */
 export class NodeBackend {
   readonly #backend: Loose;
@@ -23,7 +24,7 @@ export class NodeBackend {
     this.#library = library;
   }
 
-  /** Null for another backend, and (with a note) for a tfjs-node whose TensorFlow cannot take memory over. */
+  /** Null for another backend and, with a note, for a tfjs-node whose TensorFlow cannot take memory over. */
   static of({ name, instance }: Backend, note: (text: string) => void): NodeBackend | null {
     if (name !== 'tensorflow') return null;
     const { binding } = instance;
@@ -43,23 +44,29 @@ export class NodeBackend {
     }
   }
 
-  /** Whether TensorFlow computes on this very device: tfjs-node-gpu uses the first GPU that it sees. */
+  /** Whether TensorFlow computes on this device: tfjs-node-gpu uses the first GPU that it sees. */
   usesGpu(device: Device): boolean {
     return device.type === 'cuda' && (device.index ?? 0) === 0 && this.#backend.isUsingGpuDevice === true;
   }
 
-  /** A host tensor's memory as a tensor, which holds a reference of its own until its last user is disposed. Not for an empty tensor. */
+  /**
+   * A tensor over the memory of a host tensor that is not empty; it holds a reference of its own until its last user is
+   * disposed.
+   */
   adopt(tensor: DeviceTensor, dtype: TfDtype): unknown {
     const type = dtype === 'bool' ? 'BOOL' : dtype === 'int32' ? 'I32' : 'F32';
     return this.#backend.createOutputTensor(this.#run(tensor, type));
   }
 
-  /** Whether adopt() takes host memory: where TensorFlow runs ops on a GPU it would want memory there. */
+  /** Whether adopt() takes host memory: TensorFlow wants it on the GPU where it runs ops there. */
   get runsOnHost(): boolean {
     return this.#backend.isUsingGpuDevice !== true;
   }
 
-  /** A tensor in GPU memory as it lies there, converted on the GPU where need be. Null where TensorFlow keeps such tensors on the host, or cannot convert it. */
+  /**
+   * A tensor over GPU memory, or its conversion on the GPU to float32. Null where TensorFlow keeps such tensors on the
+   * host, or cannot convert it.
+   */
   adoptFromDevice(tensor: DeviceTensor): unknown {
     if (tensor.byteLength === 0) return null;
     switch (tensor.dtype) {
@@ -75,7 +82,7 @@ export class NodeBackend {
     }
   }
 
-  /** To float32, by TensorFlow's own Cast. */
+  /** To float32 by TensorFlow's own Cast. */
   #cast(tensor: DeviceTensor, type: TfType): unknown {
     const { binding } = this.#backend;
     const { id } = this.#run(tensor, type);
@@ -91,7 +98,7 @@ export class NodeBackend {
     }
   }
 
-  /** Runs our op on the tensor's memory: what executeOp says of its output, {id, shape, dtype}. */
+  /** Runs our op on the tensor's memory and returns what executeOp tells of its output, { id, shape, dtype }. */
   #run(tensor: DeviceTensor, type: TfType): Loose {
     const { binding } = this.#backend;
     const { memory, offset } = tensor.memory;
@@ -105,12 +112,13 @@ export class NodeBackend {
     } catch (cause) {
       throw new FastSafetensorsError(
         'DEVICE_UNAVAILABLE',
-        `tensor "${tensor.name}": TensorFlow ${this.#library.version} did not take its memory over: ${(cause as Error).message}`,
+        `tensor "${tensor.name}": TensorFlow ${this.#library.version} did not take its memory over: ` +
+          (cause as Error).message,
         { tensor: tensor.name, cause },
       );
     } finally {
       if (id !== undefined) binding.deleteTensor(id);
-      native().tfRelease(token); // nothing, when the op took it
+      native().tfRelease(token); // no effect if the op took it
     }
   }
 }

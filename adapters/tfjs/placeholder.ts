@@ -5,8 +5,10 @@ const CLASS_NAME = 'FastSafetensorsPlaceholder';
 const registered = new WeakSet<object>();
 
 /**
- * The topology of a layers model with initialisers that compute nothing: every weight is replaced right after, and an orthogonal matrix alone can take minutes. Zeros
- * are address space that nobody touches. In the model's configuration each still shows as the initialiser that it stands for.
+ * The topology of a layers model with initialisers that compute nothing, for every weight is replaced right after, and
+ * an orthogonal matrix alone can take minutes. The zeros are address space that nobody touches. The model's
+ * configuration still shows the original initialisers. INVALID_INDEX for a topology that is nested too deeply,
+ * INVALID_ARGUMENT for a `tf` that has no tf.serialization.
  */
 export function placeholderInitializers(tf: TensorFlowModels, topology: unknown): unknown {
   register(tf);

@@ -1,9 +1,9 @@
 import { FastSafetensorsError, InvalidArgumentError } from '../../src/base/errors.js';
 
-// biome-ignore lint/suspicious/noExplicitAny: tfjs' signatures are generic in ranks, and naming them would tie users to one version of its types.
+// biome-ignore lint/suspicious/noExplicitAny: its own types would tie users to one version of TensorFlow.js
 export type Loose = any;
 
-/** The part of `@tensorflow/tfjs`, `@tensorflow/tfjs-node` or `@tensorflow/tfjs-core` that is used here: pass the module itself. */
+/** What is used of `@tensorflow/tfjs`, `@tensorflow/tfjs-node` or `@tensorflow/tfjs-core`; pass the module itself. */
 export interface TensorFlow {
   tensor(values: Loose, shape?: Loose, dtype?: Loose): Loose;
   complex(real: Loose, imag: Loose): Loose;
@@ -12,7 +12,7 @@ export interface TensorFlow {
   engine(): Loose;
 }
 
-/** What loading models needs as well: all of tfjs has it. */
+/** What loading models uses besides, which all of `@tensorflow/tfjs` has. */
 export interface TensorFlowModels extends TensorFlow {
   loadGraphModel(model: Loose, options?: Loose, io?: Loose): Promise<Loose>;
   loadLayersModel(model: Loose, options?: Loose): Promise<Loose>;
@@ -20,19 +20,22 @@ export interface TensorFlowModels extends TensorFlow {
   readonly serialization: Loose;
 }
 
+/** The tensor type of a TensorFlow.js module. */
 export type TensorOf<TF extends TensorFlow> = ReturnType<TF['tensor']>;
 
-/** INVALID_ARGUMENT when a function is not there that `caller` needs. */
+/** INVALID_ARGUMENT when `tf` lacks a function that `caller` needs. */
 export function checkTensorFlow(tf: unknown, caller: string, names: readonly string[] = []): void {
   for (const name of ['tensor', 'getBackend', 'backend', 'engine', ...names]) {
     if (typeof (tf as Record<string, unknown> | null)?.[name] === 'function') continue;
+    const example = caller.replace('(tf', "(require('@tensorflow/tfjs')");
     throw new InvalidArgumentError(
-      `${caller}: expected the TensorFlow.js module, found no function tf.${name}; pass the module itself, as in ${caller.replace('(tf', "(require('@tensorflow/tfjs')")}`,
+      `${caller}: expected the TensorFlow.js module, found no function tf.${name}; ` +
+        `pass the module itself, as in ${example}`,
     );
   }
 }
 
-/** Where backends keep their tf.DataStorage: cpu; tensorflow and webgpu; wasm; webgl. */
+/** The members in which backends keep their tf.DataStorage: cpu; tensorflow and webgpu; wasm; webgl. */
 const STORAGES = ['data', 'tensorMap', 'dataIdMap', 'texData'];
 
 export interface Backend {
@@ -40,7 +43,9 @@ export interface Backend {
   readonly instance: Loose;
 }
 
-/** The backend that is in use. DEVICE_UNAVAILABLE when there is none yet, INVALID_ARGUMENT when it belongs to another copy of tfjs-core. */
+/**
+ * The backend that `tf` uses now. DEVICE_UNAVAILABLE for none, INVALID_ARGUMENT for one of another copy of tfjs-core.
+ */
 export function backendOf(tf: TensorFlow): Backend {
   let instance: Loose;
   try {
@@ -48,15 +53,18 @@ export function backendOf(tf: TensorFlow): Backend {
   } catch (cause) {
     throw new FastSafetensorsError(
       'DEVICE_UNAVAILABLE',
-      `tfjs: this TensorFlow.js has no backend (${(cause as Error).message}); import one, as '@tensorflow/tfjs-node' or '@tensorflow/tfjs-backend-cpu', and await tf.ready()`,
+      `tfjs: this TensorFlow.js has no backend (${(cause as Error).message}); ` +
+        "import one, as '@tensorflow/tfjs-node' or '@tensorflow/tfjs-backend-cpu', and await tf.ready()",
       { cause },
     );
   }
-  // Tensors that one copy counts and another disposes are never freed, or freed twice.
+  // Tensors that one copy counts and another disposes would never be freed, or twice.
   const owner = STORAGES.map((name) => instance?.[name]?.dataMover).find(Boolean);
   if (owner !== undefined && owner !== tf.engine()) {
     throw new InvalidArgumentError(
-      `tfjs: the backend "${tf.getBackend()}" belongs to another copy of @tensorflow/tfjs-core than the tf that was passed; expected one copy (npm ls @tensorflow/tfjs-core shows them, npm dedupe or one version for all @tensorflow packages removes them)`,
+      `tfjs: the backend "${tf.getBackend()}" belongs to another copy of @tensorflow/tfjs-core than the tf that was ` +
+        'passed; expected one copy (npm ls @tensorflow/tfjs-core shows them, npm dedupe or one version for all ' +
+        '@tensorflow packages removes them)',
     );
   }
   return { name: tf.getBackend(), instance };

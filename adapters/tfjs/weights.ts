@@ -8,14 +8,14 @@ import type { Files } from '../../src/safetensors/files.js';
 import { ruleOf } from './dtypes.js';
 import type { Wish } from './framework.js';
 
-/** From the names of the model's weights to those in the files, where they differ. */
+/** From the model's names of weights to those in the files; a name that an object lacks is the same in both. */
 export type WeightNames = Readonly<Record<string, string>> | ((name: string) => string);
 
-/** Everything a loader takes but what a model decides itself. */
+/** All options of loaders except those that the model decides. */
 export type WeightOptions = Omit<ParallelOptions, 'files' | 'framework' | 'filter' | 'dtype' | 'borrow' | 'order'>;
 
 const { files, framework, filter, dtype, borrow, order, ...LOADING } = PARALLEL_CHECKS;
-/** Loaders' options that a model leaves no choice of. */
+/** For checkOptions: options of loaders that the model decides. */
 export const DECIDED = ownedBy('loaders, which the model decides itself', {
   files,
   framework,
@@ -24,13 +24,17 @@ export const DECIDED = ownedBy('loaders, which the model decides itself', {
   borrow,
   order,
 });
-/** For checkOptions. */
+/** For checkOptions: the options of WeightOptions, and `names`. */
 export const WEIGHT_CHECKS = { ...LOADING, names: checkNames };
 
-export interface ModelWeight {
-  /** Which weights this is: several when `names` gives them the same tensor; none for a model that lists no weights. */
+/** A loaded tensor, and what the model wants of it. */
+interface ModelWeight {
+  /**
+   * The weights that are made from it: several when `names` gives them the same tensor; none for a model that lists no
+   * weights.
+   */
   readonly specs: readonly WeightSpec[];
-  /** Disposed when the next one is asked for, unless somebody adopted it. */
+  /** Disposed when the next one is asked for; who adopts it holds the memory. */
   readonly tensor: DeviceTensor;
   readonly wish: Wish;
 }
@@ -42,7 +46,7 @@ function checkNames(names: unknown): void {
   );
 }
 
-/** The names in the files that a model's weights have. INVALID_ARGUMENT for a name that is no string. */
+/** The model's weights by their names in the files. INVALID_ARGUMENT for a name that is no string. */
 export function wantedNames(specs: readonly WeightSpec[], names: WeightNames | undefined): Map<string, WeightSpec[]> {
   const wanted = new Map<string, WeightSpec[]>();
   for (const spec of specs) {
@@ -62,9 +66,10 @@ function own(names: Readonly<Record<string, string>> | undefined, name: string):
 }
 
 /**
- * Loads the weights of a model, in the order of files and offsets; all tensors of the files for a model that lists none. Rejects with
- * UNKNOWN_TENSOR, listing what did not match on either side, TENSOR_INVALID_INFO for a shape and UNSUPPORTED_DTYPE for a dtype that the model does not expect, all
- * before a tensor comes; and with what the loader rejects with.
+ * Loads the weights of a model in the order of files and offsets; for a model that lists none, all tensors of the
+ * files. Rejects, before the first tensor, with UNKNOWN_TENSOR, listing what did not match on either side,
+ * TENSOR_INVALID_INFO for a shape and UNSUPPORTED_DTYPE for a dtype that the model does not expect; and with what the
+ * loader rejects with.
  */
 export async function* iterateWeights(
   specs: readonly WeightSpec[],
@@ -87,7 +92,7 @@ export async function* iterateWeights(
   let checked = false;
   const check = () => {
     if (!checked) checkComplete(wanted, found, unused);
-    checked = true; // every name has passed the filter before the first tensor comes
+    checked = true; // once: every name passes the filter before the first tensor comes
   };
   try {
     for await (const [name, tensor] of loader.iterateWeights()) {
@@ -96,7 +101,7 @@ export async function* iterateWeights(
         const wishes = wanted.get(name) ?? [];
         yield { specs: wishes, tensor, wish: commonWish(wishes, tensor) };
       } finally {
-        tensor.dispose(); // whoever adopted it holds the memory by now
+        tensor.dispose(); // who adopted it holds the memory by now
       }
     }
     check();
@@ -114,26 +119,24 @@ export function checkComplete(
 ): void {
   const missing = [...wanted.keys()].filter((name) => !found.has(name));
   if (missing.length === 0) return;
-  const list = (names: string[]) =>
-    names.length === 0
-      ? 'none'
-      : `${names
-          .slice(0, 5)
-          .map((name) => `"${name}"`)
-          .join(', ')}${names.length > 5 ? ` and ${names.length - 5} more` : ''}`;
+  const list = (names: string[]) => {
+    const first = names.slice(0, 5).map((name) => `"${name}"`);
+    return `${first.join(', ') || 'none'}${names.length > 5 ? ` and ${names.length - 5} more` : ''}`;
+  };
   throw new FastSafetensorsError(
     'UNKNOWN_TENSOR',
-    `the files lack ${missing.length} of the model's ${wanted.size} weights: ${list(missing)}; tensors that the model does not use: ${list(unused)}; give the names that differ with { names }`,
+    `the files lack ${missing.length} of the model's ${wanted.size} weights: ${list(missing)}; ` +
+      `tensors that the model does not use: ${list(unused)}; give the names that differ with { names }`,
     { tensor: missing[0] },
   );
 }
 
-/** A tensor as the files describe it. */
+/** What the files tell of a tensor. */
 export type Stored = Pick<DeviceTensor, 'name' | 'dtype' | 'shape'>;
 
 /**
  * What all weights that are made from one tensor want of it. TENSOR_INVALID_INFO or UNSUPPORTED_DTYPE when the tensor
- * is not what they expect, and when they differ: they share what becomes of it.
+ * is not what they expect, and when they want different things of it.
  */
 export function commonWish(specs: readonly WeightSpec[], tensor: Stored): Wish {
   const [wish = {}, ...others] = specs.map((spec) => wishOf(spec, tensor));
@@ -142,14 +145,16 @@ export function commonWish(specs: readonly WeightSpec[], tensor: Stored): Wish {
   if (different < 0) return wish;
   throw new FastSafetensorsError(
     'UNSUPPORTED_DTYPE',
-    `tensor "${tensor.name}": the weights "${specs[0]!.name}" and "${specs[different + 1]!.name}" share it by { names }, but have different dtypes or quantizations; store it once for each`,
+    `tensor "${tensor.name}": the weights "${specs[0]!.name}" and "${specs[different + 1]!.name}" share it by ` +
+      '{ names }, but have different dtypes or quantizations; store it once for each',
     { tensor: tensor.name },
   );
 }
 
+/** The dtype of a quantized weight in the files. */
 const STORED = { uint8: 'U8', uint16: 'U16', float16: 'F16' } as const;
 
-/** How a stored tensor becomes the weight. */
+/** What one weight wants of a stored tensor. */
 function wishOf(spec: WeightSpec, tensor: Stored): Wish {
   const { name, dtype, shape, quantization } = spec;
   const of = `tensor "${tensor.name}" is ${tensor.dtype} [${tensor.shape}]`;
@@ -187,7 +192,10 @@ function same(a: readonly number[], b: readonly number[]): boolean {
   return a.length === b.length && a.every((size, i) => size === b[i]);
 }
 
-/** Strings as TensorFlow.js stores them: each its length in 4 bytes, then its bytes. TENSOR_INVALID_INFO when they do not fill `bytes` exactly. */
+/**
+ * Strings as TensorFlow.js stores them: each its length in 4 bytes, then its bytes. TENSOR_INVALID_INFO when they do
+ * not fill `bytes` exactly.
+ */
 export function decodeStrings(bytes: Uint8Array, spec: WeightSpec): Uint8Array[] {
   const count = spec.shape.reduce((product, size) => product * size, 1);
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
