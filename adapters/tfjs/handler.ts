@@ -9,30 +9,22 @@ import { readShards } from '../../src/safetensors/shards.js';
 import { ruleOf, toTfDtype } from './dtypes.js';
 import type { Loose } from './tensorflow.js';
 import {
-  checkComplete,
-  commonWish,
   DECIDED,
   iterateWeights,
   type Stored,
   WEIGHT_CHECKS,
+  WeightMatch,
   type WeightNames,
   type WeightOptions,
-  wantedNames,
 } from './weights.js';
 
 /** Options of safetensorsHandler: those of loaders, and these. */
 export interface SafetensorsHandlerOptions extends WeightOptions {
-  /**
-   * The path of the model.json or its contents; default: what split-tfjs wrote beside the files, else the model.json
-   * there.
-   */
+  /** Path or contents of the model.json; default: what split-tfjs wrote beside the files, else the model.json there. */
   model?: string | object;
   /** From the model's names of weights to those in the files, where they differ; default: none do. */
   names?: WeightNames;
-  /**
-   * Whether load() returns the weights as a stream, one tensor at a time, which only `tf.loadGraphModel` reads;
-   * default: true for graph models.
-   */
+  /** Return the weights as a stream, which only `tf.loadGraphModel` reads; default: true for graph models. */
   stream?: boolean;
 }
 
@@ -92,22 +84,18 @@ async function specsInOrder(
   names: WeightNames | undefined,
   { allowTrailingBytes, signal }: WeightOptions,
 ): Promise<WeightSpec[]> {
-  const wanted = wantedNames(specs, names);
+  const match = new WeightMatch(specs, names);
   const { metadata } = await readShards(files, { allowTrailingBytes }, signal);
   const stored: WeightSpec[] = [];
-  const found = new Set<string>();
-  const unused: string[] = [];
   for (const file of metadata) {
     for (const frame of file) {
-      const specs = wanted.get(frame.name);
-      if (specs) found.add(frame.name);
-      else unused.push(frame.name);
-      commonWish(specs ?? [], frame);
-      if (wanted.size === 0) stored.push(encoded(undefined, frame));
-      for (const spec of specs ?? []) stored.push(encoded(spec, frame));
+      if (!match.add(frame)) continue;
+      const { specs } = match.of(frame);
+      if (specs.length === 0) stored.push(encoded(undefined, frame));
+      for (const spec of specs) stored.push(encoded(spec, frame));
     }
   }
-  checkComplete(wanted, found, unused);
+  match.checkComplete();
   return stored;
 }
 

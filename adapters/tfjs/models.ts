@@ -28,10 +28,7 @@ export interface ModelOptions extends WeightOptions {
   weights?: Files;
   /** From the model's names of weights to those in the files, where they differ; default: none do. */
   names?: WeightNames;
-  /**
-   * Called with the loader's report when all weights are loaded; its `notes` say which were copied or became another
-   * dtype, and why.
-   */
+  /** Called with the loader's report at the end; its `notes` say what was copied or became another dtype, and why. */
   onReport?: (report: LoadReport) => void;
 }
 

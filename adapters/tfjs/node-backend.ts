@@ -49,10 +49,7 @@ export class NodeBackend {
     return device.type === 'cuda' && (device.index ?? 0) === 0 && this.#backend.isUsingGpuDevice === true;
   }
 
-  /**
-   * A tensor over the memory of a host tensor that is not empty; it holds a reference of its own until its last user is
-   * disposed.
-   */
+  /** A tensor over the memory of a host tensor that is not empty, with a reference until its last user is disposed. */
   adopt(tensor: DeviceTensor, dtype: TfDtype): unknown {
     const type = dtype === 'bool' ? 'BOOL' : dtype === 'int32' ? 'I32' : 'F32';
     return this.#backend.createOutputTensor(this.#run(tensor, type));

@@ -43,9 +43,7 @@ export interface Backend {
   readonly instance: Loose;
 }
 
-/**
- * The backend that `tf` uses now. DEVICE_UNAVAILABLE for none, INVALID_ARGUMENT for one of another copy of tfjs-core.
- */
+/** The backend that `tf` uses. DEVICE_UNAVAILABLE for none, INVALID_ARGUMENT for one of another copy of tfjs-core. */
 export function backendOf(tf: TensorFlow): Backend {
   let instance: Loose;
   try {

@@ -29,10 +29,7 @@ export const WEIGHT_CHECKS = { ...LOADING, names: checkNames };
 
 /** A loaded tensor, and what the model wants of it. */
 interface ModelWeight {
-  /**
-   * The weights that are made from it: several when `names` gives them the same tensor; none for a model that lists no
-   * weights.
-   */
+  /** The weights that are made from it: several if `names` says so; none for a model that lists no weights. */
   readonly specs: readonly WeightSpec[];
   /** Disposed when the next one is asked for; who adopts it holds the memory. */
   readonly tensor: DeviceTensor;
@@ -46,19 +43,55 @@ function checkNames(names: unknown): void {
   );
 }
 
-/** The model's weights by their names in the files. INVALID_ARGUMENT for a name that is no string. */
-export function wantedNames(specs: readonly WeightSpec[], names: WeightNames | undefined): Map<string, WeightSpec[]> {
-  const wanted = new Map<string, WeightSpec[]>();
-  for (const spec of specs) {
-    const name = typeof names === 'function' ? names(spec.name) : own(names, spec.name);
-    if (typeof name !== 'string') {
-      throw new InvalidArgumentError(
-        `names: expected the name in the files of the weight "${spec.name}", found ${typeof name}`,
-      );
+/** Matches the weights of a model with the tensors of its files. */
+export class WeightMatch {
+  /** By the name in the files. */
+  readonly #weights = new Map<string, WeightSpec[]>();
+  readonly #found = new Set<string>();
+  readonly #unused: string[] = [];
+
+  /** INVALID_ARGUMENT for a name that is no string. */
+  constructor(specs: readonly WeightSpec[], names: WeightNames | undefined) {
+    for (const spec of specs) {
+      const name = typeof names === 'function' ? names(spec.name) : own(names, spec.name);
+      if (typeof name !== 'string') {
+        throw new InvalidArgumentError(
+          `names: expected the name in the files of the weight "${spec.name}", found ${typeof name}`,
+        );
+      }
+      this.#weights.set(name, [...(this.#weights.get(name) ?? []), spec]);
     }
-    wanted.set(name, [...(wanted.get(name) ?? []), spec]);
   }
-  return wanted;
+
+  /** Counts a tensor in. Whether the model takes it; one that lists no weights takes all. Throws as `of`. */
+  add(tensor: Stored): boolean {
+    const { specs } = this.of(tensor);
+    if (specs.length > 0) this.#found.add(tensor.name);
+    else this.#unused.push(tensor.name);
+    return specs.length > 0 || this.#weights.size === 0;
+  }
+
+  /** The weights that are made from a tensor, and what they want of it. Throws as commonWish. */
+  of(tensor: Stored): { specs: readonly WeightSpec[]; wish: Wish } {
+    const specs = this.#weights.get(tensor.name) ?? [];
+    return { specs, wish: commonWish(specs, tensor) };
+  }
+
+  /** UNKNOWN_TENSOR when a weight is not among the tensors counted in, listing what did not match on either side. */
+  checkComplete(): void {
+    const missing = [...this.#weights.keys()].filter((name) => !this.#found.has(name));
+    if (missing.length === 0) return;
+    const list = (names: string[]) => {
+      const first = names.slice(0, 5).map((name) => `"${name}"`);
+      return `${first.join(', ') || 'none'}${names.length > 5 ? ` and ${names.length - 5} more` : ''}`;
+    };
+    throw new FastSafetensorsError(
+      'UNKNOWN_TENSOR',
+      `the files lack ${missing.length} of the model's ${this.#weights.size} weights: ${list(missing)}; ` +
+        `tensors that the model does not use: ${list(this.#unused)}; give the names that differ with { names }`,
+      { tensor: missing[0] },
+    );
+  }
 }
 
 function own(names: Readonly<Record<string, string>> | undefined, name: string): string {
@@ -67,9 +100,7 @@ function own(names: Readonly<Record<string, string>> | undefined, name: string):
 
 /**
  * Loads the weights of a model in the order of files and offsets; for a model that lists none, all tensors of the
- * files. Rejects, before the first tensor, with UNKNOWN_TENSOR, listing what did not match on either side,
- * TENSOR_INVALID_INFO for a shape and UNSUPPORTED_DTYPE for a dtype that the model does not expect; and with what the
- * loader rejects with.
+ * files. Rejects, before the first tensor, with the codes of WeightMatch; and with what the loader rejects with.
  */
 export async function* iterateWeights(
   specs: readonly WeightSpec[],
@@ -78,28 +109,18 @@ export async function* iterateWeights(
   options: WeightOptions,
   onReport?: (report: LoadReport) => void,
 ): AsyncGenerator<ModelWeight, void, void> {
-  const wanted = wantedNames(specs, names);
-  const found = new Set<string>();
-  const unused: string[] = [];
-  const filter = (name: string, frame: Stored) => {
-    const specs = wanted.get(name);
-    if (specs) found.add(name);
-    else unused.push(name);
-    commonWish(specs ?? [], frame); // before anything is loaded
-    return specs !== undefined || wanted.size === 0;
-  };
-  const loader = new ParallelLoader({ ...options, files, filter });
+  const match = new WeightMatch(specs, names);
+  const loader = new ParallelLoader({ ...options, files, filter: (_name, frame) => match.add(frame) });
   let checked = false;
   const check = () => {
-    if (!checked) checkComplete(wanted, found, unused);
+    if (!checked) match.checkComplete();
     checked = true; // once: every name passes the filter before the first tensor comes
   };
   try {
-    for await (const [name, tensor] of loader.iterateWeights()) {
+    for await (const [, tensor] of loader.iterateWeights()) {
       try {
         check();
-        const wishes = wanted.get(name) ?? [];
-        yield { specs: wishes, tensor, wish: commonWish(wishes, tensor) };
+        yield { ...match.of(tensor), tensor };
       } finally {
         tensor.dispose(); // who adopted it holds the memory by now
       }
@@ -111,26 +132,6 @@ export async function* iterateWeights(
   }
 }
 
-/** UNKNOWN_TENSOR when the files lack a weight, listing what did not match on either side. */
-export function checkComplete(
-  wanted: ReadonlyMap<string, WeightSpec[]>,
-  found: ReadonlySet<string>,
-  unused: string[],
-): void {
-  const missing = [...wanted.keys()].filter((name) => !found.has(name));
-  if (missing.length === 0) return;
-  const list = (names: string[]) => {
-    const first = names.slice(0, 5).map((name) => `"${name}"`);
-    return `${first.join(', ') || 'none'}${names.length > 5 ? ` and ${names.length - 5} more` : ''}`;
-  };
-  throw new FastSafetensorsError(
-    'UNKNOWN_TENSOR',
-    `the files lack ${missing.length} of the model's ${wanted.size} weights: ${list(missing)}; ` +
-      `tensors that the model does not use: ${list(unused)}; give the names that differ with { names }`,
-    { tensor: missing[0] },
-  );
-}
-
 /** What the files tell of a tensor. */
 export type Stored = Pick<DeviceTensor, 'name' | 'dtype' | 'shape'>;
 
@@ -138,7 +139,7 @@ export type Stored = Pick<DeviceTensor, 'name' | 'dtype' | 'shape'>;
  * What all weights that are made from one tensor want of it. TENSOR_INVALID_INFO or UNSUPPORTED_DTYPE when the tensor
  * is not what they expect, and when they want different things of it.
  */
-export function commonWish(specs: readonly WeightSpec[], tensor: Stored): Wish {
+function commonWish(specs: readonly WeightSpec[], tensor: Stored): Wish {
   const [wish = {}, ...others] = specs.map((spec) => wishOf(spec, tensor));
   const told = (spec: WeightSpec, { affine }: Wish) => JSON.stringify([spec.dtype, affine]);
   const different = others.findIndex((other, i) => told(specs[i + 1]!, other) !== told(specs[0]!, wish));
@@ -192,10 +193,7 @@ function same(a: readonly number[], b: readonly number[]): boolean {
   return a.length === b.length && a.every((size, i) => size === b[i]);
 }
 
-/**
- * Strings as TensorFlow.js stores them: each its length in 4 bytes, then its bytes. TENSOR_INVALID_INFO when they do
- * not fill `bytes` exactly.
- */
+/** Strings, each stored as its length in 4 bytes and its bytes. TENSOR_INVALID_INFO when they do not fill `bytes`. */
 export function decodeStrings(bytes: Uint8Array, spec: WeightSpec): Uint8Array[] {
   const count = spec.shape.reduce((product, size) => product * size, 1);
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);

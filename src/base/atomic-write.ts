@@ -1,7 +1,7 @@
 import { randomBytes } from 'node:crypto';
 import { type FileHandle, open, rename, rm } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
-import { FastSafetensorsError } from './errors.js';
+import { FastSafetensorsError, ioError } from './errors.js';
 
 /** Smaller pieces are collected into writes of this size. */
 const CHUNK_BYTES = 1024 * 1024;
@@ -28,7 +28,7 @@ export async function writeAtomically(path: string, pieces: Iterable<Uint8Array>
     await moveOver(temporary, path);
   } catch (error) {
     await rm(temporary, { force: true }).catch(() => undefined); // the first error is the one to report
-    throw error instanceof FastSafetensorsError ? error : cannotWrite(path, error);
+    throw error instanceof FastSafetensorsError ? error : ioError('write', path, error);
   }
 }
 
@@ -43,7 +43,7 @@ export async function moveOver(temporary: string, path: string): Promise<void> {
     await rename(temporary, path);
     await syncFolder(dirname(path));
   } catch (cause) {
-    throw cannotWrite(path, cause);
+    throw ioError('write', path, cause);
   }
 }
 
@@ -85,8 +85,4 @@ async function writeWhole(file: FileHandle, bytes: Uint8Array): Promise<void> {
     if (bytesWritten === 0) throw new Error(`none of ${bytes.byteLength - at} bytes could be written`);
     at += bytesWritten;
   }
-}
-
-function cannotWrite(path: string, cause: unknown): FastSafetensorsError {
-  return new FastSafetensorsError('IO_ERROR', `cannot write ${path}: ${(cause as Error).message}`, { path, cause });
 }

@@ -49,9 +49,7 @@ export const CONVERSION_TARGETS: readonly DTypeName[] = DTYPE_NAMES.filter((to) 
   DTYPE_NAMES.some((from) => canConvert(from, to)),
 );
 
-/**
- * Whether a dtype is real floating point: the option `dtype` does not apply to integers, booleans and complex numbers.
- */
+/** Whether a dtype is real floating point, to which the option `dtype` applies: no integer, boolean or complex. */
 export function isFloating(dtype: DTypeName): boolean {
   return dtype.startsWith('F') || dtype === 'BF16';
 }
@@ -83,10 +81,7 @@ const ARRAYS: Partial<Record<DTypeName, TypedArrayConstructor>> = {
   C64: Float32Array,
 };
 
-/**
- * The typed array nearest to a dtype: Uint16Array for 16-bit floats, Uint8Array for 8 bits and fewer, Float32Array with
- * pairs for C64.
- */
+/** The nearest typed array: Uint16Array for 16-bit floats, Uint8Array for 8 bits and fewer, Float32Array for C64. */
 export function typedArrayOf(dtype: DTypeName): TypedArrayConstructor {
   return ARRAYS[dtype] ?? Uint8Array;
 }

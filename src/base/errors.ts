@@ -80,6 +80,12 @@ export class FastSafetensorsError extends Error {
   }
 }
 
+/** IO_ERROR: `cannot <action> <path>`, and why. */
+export function ioError(action: string, path: string, cause: unknown): FastSafetensorsError {
+  const message = `cannot ${action} ${path}: ${(cause as Error).message}`;
+  return new FastSafetensorsError('IO_ERROR', message, { path, cause });
+}
+
 /** A wrong option or argument: a TypeError, and an instance of FastSafetensorsError with the code INVALID_ARGUMENT. */
 export class InvalidArgumentError extends TypeError {
   readonly code = 'INVALID_ARGUMENT' as const;

@@ -1,6 +1,6 @@
 import { mkdir, stat } from 'node:fs/promises';
 import { dirname } from 'node:path';
-import { FastSafetensorsError } from './errors.js';
+import { ioError } from './errors.js';
 
 /**
  * Makes a folder and its parents where they do not exist. Not by mkdir's `recursive`, which never ends on a file system
@@ -15,10 +15,7 @@ export async function makeFolder(folder: string): Promise<void> {
     }
     for (const path of missing.reverse()) await makeOne(path);
   } catch (cause) {
-    throw new FastSafetensorsError('IO_ERROR', `cannot make the folder ${folder}: ${(cause as Error).message}`, {
-      path: folder,
-      cause,
-    });
+    throw ioError('make the folder', folder, cause);
   }
 }
 

@@ -21,8 +21,7 @@ export async function openRegularFile(path: string): Promise<FileHandle> {
 }
 
 /**
- * Fills `bytes` from `position` on and returns how many bytes that are: fewer only when the file ended. Rejects with
- * the system's error.
+ * Fills `bytes` from `position` on; returns how many, fewer only at the file's end. Rejects with the system's error.
  */
 export async function readAt(handle: FileHandle, bytes: Uint8Array, position: number): Promise<number> {
   let length = 0;
@@ -35,10 +34,7 @@ export async function readAt(handle: FileHandle, bytes: Uint8Array, position: nu
   return length;
 }
 
-/**
- * The bytes of a regular file, at most `maxBytes`. Rejects as openRegularFile does, and for a file that is larger or
- * that changes its size meanwhile.
- */
+/** A file's bytes. Rejects as openRegularFile, and for more than `maxBytes` or a size that changes meanwhile. */
 export async function readRegularFile(path: string, maxBytes = Number.POSITIVE_INFINITY): Promise<Buffer> {
   const handle = await openRegularFile(path);
   try {
@@ -66,6 +62,16 @@ export function readRegularFileSync(path: string, maxBytes = Number.POSITIVE_INF
   } finally {
     closeSync(file);
   }
+}
+
+/** Why a relative path could leave the folder it starts from, links aside; undefined when it cannot. */
+export function unsafePath(path: string): string | undefined {
+  if (path === '' || path === '.') return 'it is empty';
+  if (path.includes('\0')) return 'it contains a NUL';
+  if (path.includes('\\')) return 'it contains a backslash';
+  if (path.startsWith('/')) return 'it is absolute';
+  if (/^[a-z][a-z0-9+.-]*:/i.test(path)) return 'it is a URL or names a drive';
+  return path.split('/').includes('..') ? 'it leaves the folder' : undefined;
 }
 
 function check(info: Stats): void {

@@ -48,10 +48,7 @@ export class DeviceTensor {
     this.#offset = offset;
   }
 
-  /**
-   * Address of the first byte in the device's address space, a multiple of 256, valid until dispose(); 0n when empty.
-   * CLOSED.
-   */
+  /** Address of the first byte on the device, a multiple of 256, valid until dispose(); 0n when empty. CLOSED. */
   get pointer(): bigint {
     this.#check();
     return this.#memory ? this.#memory.pointer + BigInt(this.#offset) : 0n;
@@ -115,10 +112,7 @@ export class DeviceTensor {
     }
   }
 
-  /**
-   * A copy on the same device, in an allocation of its own. OUT_OF_HOST_MEMORY, OUT_OF_DEVICE_MEMORY, CUDA_ERROR,
-   * CLOSED.
-   */
+  /** A copy in an allocation of its own on the device. OUT_OF_HOST_MEMORY, OUT_OF_DEVICE_MEMORY, CUDA_ERROR, CLOSED. */
   async clone(): Promise<DeviceTensor> {
     this.#check();
     const source = this.#memory?.retain();
@@ -143,10 +137,7 @@ export class DeviceTensor {
     return this.#disposed;
   }
 
-  /**
-   * Releases the memory, which is freed with its last user. Typed arrays from `data` stay valid. A second call does
-   * nothing.
-   */
+  /** Releases the memory, freed with its last user. Typed arrays from `data` stay valid. A second call does nothing. */
   dispose(): void {
     if (this.#disposed) return;
     this.#disposed = true;

@@ -7,14 +7,9 @@ import type { DeviceTensor } from './device-tensor.js';
 export interface Framework<T> {
   /** As reports and messages call it. */
   readonly name: string;
-  /**
-   * Takes the tensor over: it is the adapter's to dispose. What it throws or rejects with ends the load, which then
-   * disposes the tensor.
-   */
+  /** Takes over the tensor and has to dispose it; after an error, which ends the load, the loader disposes it. */
   adopt(tensor: DeviceTensor): T | Promise<T>;
-  /**
-   * What to know of how tensors were adopted, for the loader's report: copies that were needed, dtypes that changed.
-   */
+  /** How tensors were adopted, for the loader's report: copies that were needed, dtypes that changed. */
   readonly notes?: readonly string[];
 }
 
@@ -33,10 +28,7 @@ export function adopt<T>(framework: Framework<T> | undefined, tensor: DeviceTens
   }
 }
 
-/**
- * Disposes what an adapter still makes although nobody waits for it any more, and then the tensor if it was only
- * borrowed: otherwise the adapter owns it.
- */
+/** Disposes what an adapter makes for nobody any more, and then a borrowed tensor; others are the adapter's. */
 export function disposeWhenMade(adopted: Promise<unknown>, borrowed?: DeviceTensor): void {
   adopted
     .then((made) => (made as { dispose?: () => unknown } | null | undefined)?.dispose?.())

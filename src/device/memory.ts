@@ -40,9 +40,7 @@ export class Memory {
     return this.#handle;
   }
 
-  /**
-   * Adds a user. CLOSED after the last one has released it, as a copier finds that goes on after its request has ended.
-   */
+  /** Adds a user. CLOSED after the last one has released it, which a copier may try after its request has ended. */
   retain(): this {
     if (this.#released)
       throw new FastSafetensorsError('CLOSED', 'this memory was freed: the load that it was for has ended');

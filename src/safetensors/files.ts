@@ -2,8 +2,8 @@
 import { readdir, realpath, stat } from 'node:fs/promises';
 import { dirname, join, sep } from 'node:path';
 import { describe } from '../base/checks.js';
-import { FastSafetensorsError, InvalidArgumentError } from '../base/errors.js';
-import { readRegularFile } from '../base/regular-file.js';
+import { FastSafetensorsError, InvalidArgumentError, ioError } from '../base/errors.js';
+import { readRegularFile, unsafePath } from '../base/regular-file.js';
 import { native, settled } from '../native/addon.js';
 import { type NativeShardIndex, textAt } from '../native/packed.js';
 
@@ -67,7 +67,7 @@ function checkPath(path: unknown): void {
 
 async function resolveFolder(folder: string): Promise<ResolvedFiles> {
   const names = await readdir(folder).catch((cause) => {
-    throw cannot('list', folder, cause);
+    throw ioError('list', folder, cause);
   });
   if (names.includes(INDEX_NAME)) return resolveIndex(join(folder, INDEX_NAME));
   const shards = names.filter((name) => name.endsWith('.safetensors')).sort();
@@ -81,7 +81,7 @@ async function resolveFolder(folder: string): Promise<ResolvedFiles> {
 
 async function resolveIndex(path: string): Promise<ResolvedFiles> {
   const info = await stat(path).catch((cause) => {
-    throw cannot('read', path, cause);
+    throw ioError('read', path, cause);
   });
   if (info.size > MAX_INDEX_BYTES) {
     throw new FastSafetensorsError(
@@ -91,7 +91,7 @@ async function resolveIndex(path: string): Promise<ResolvedFiles> {
     );
   }
   const bytes = await readRegularFile(path, MAX_INDEX_BYTES).catch((cause) => {
-    throw cannot('read', path, cause);
+    throw ioError('read', path, cause);
   });
   const packed = await settled(native().parseShardIndex(bytes, path));
   if (packed.shardOf.length === 0)
@@ -133,19 +133,15 @@ async function checkShard(
     // A lone percent sign is an ordinary character in a file's name.
   }
   for (const text of [name, decoded]) {
-    if (text === '' || text === '.') throw unsafe('it is empty');
-    if (text.includes('\0')) throw unsafe('it contains a NUL');
-    if (text.includes('\\')) throw unsafe('it contains a backslash');
-    if (text.startsWith('/')) throw unsafe('it is absolute');
-    if (/^[a-zA-Z][a-zA-Z0-9+.-]*:/.test(text)) throw unsafe('it is a URL or names a drive');
-    if (text.split('/').includes('..')) throw unsafe('it leaves the folder');
+    const why = unsafePath(text);
+    if (why) throw unsafe(why);
   }
   const path = join(folder, name);
   let real: string;
   try {
     real = await realpath(path);
   } catch (cause) {
-    if (!['ENOENT', 'ENOTDIR'].includes((cause as NodeJS.ErrnoException).code!)) throw cannot('read', path, cause);
+    if (!['ENOENT', 'ENOTDIR'].includes((cause as NodeJS.ErrnoException).code!)) throw ioError('read', path, cause);
     return new FastSafetensorsError('MISSING_SHARD', `${index} names the shard "${name}", but ${path} is not there`, {
       path,
       cause,
@@ -154,8 +150,4 @@ async function checkShard(
   if (!real.startsWith(realFolder.endsWith(sep) ? realFolder : realFolder + sep))
     throw unsafe(`it is a link to ${real}`);
   return undefined;
-}
-
-function cannot(what: string, path: string, cause: unknown): FastSafetensorsError {
-  return new FastSafetensorsError('IO_ERROR', `cannot ${what} ${path}: ${(cause as Error).message}`, { path, cause });
 }

@@ -119,24 +119,19 @@ function checkTensor(tensor: SaveTensor, path: string): Item {
     throw error('TENSOR_INVALID_INFO', `shape ${shown(shape)} is no array of integers that are not negative`);
   }
   if (!isUint8Array(data)) throw error('INVALID_ARGUMENT', 'data must be a Uint8Array');
+  const described = `shape [${shape.join(', ')}] of ${dtype}`;
   let bits = BigInt(DTYPE_BITS[dtype]);
   for (const size of shape) {
     bits *= BigInt(size);
     // Readers check so, too: a later dimension of 0 must not hide the overflow.
-    if (bits >= 2n ** 64n)
-      throw error('TENSOR_INVALID_INFO', `shape [${shape.join(', ')}] of ${dtype} overflows 64 bits`);
+    if (bits >= 2n ** 64n) throw error('TENSOR_INVALID_INFO', `${described} overflows 64 bits`);
   }
   if (bits % 8n !== 0n) {
-    throw error(
-      'TENSOR_INVALID_INFO',
-      `shape [${shape.join(', ')}] of ${dtype} takes ${bits} bits, which is no whole number of bytes`,
-    );
+    throw error('TENSOR_INVALID_INFO', `${described} takes ${bits} bits, which is no whole number of bytes`);
   }
   if (bits / 8n !== BigInt(data.byteLength)) {
-    throw error(
-      'TENSOR_INVALID_INFO',
-      `shape [${shape.join(', ')}] of ${dtype} takes ${bits / 8n} bytes, but data has ${data.byteLength}`,
-    );
+    const found = `but data has ${data.byteLength}`;
+    throw error('TENSOR_INVALID_INFO', `${described} takes ${bits / 8n} bytes, ${found}`);
   }
   return { name, dtype, shape: [...shape], data, nameBytes: Buffer.from(name) };
 }

@@ -213,10 +213,7 @@ function stridesOf(shape: readonly number[]): number[] {
   return strides;
 }
 
-/**
- * The innermost dimensions that are row-major among themselves: the number of those outside, and the elements they
- * hold.
- */
+/** The innermost dimensions that are row-major among themselves: how many are outside, and the elements inside. */
 function innerRun(shape: readonly number[], strides: readonly number[]): { outer: number; elements: number } {
   let outer = shape.length;
   let elements = 1;

@@ -4,10 +4,7 @@ import { type Check, checkOptions, fail } from '../base/checks.js';
 import { FastSafetensorsError } from '../base/errors.js';
 import { packageFolder } from '../native/addon.js';
 
-/**
- * A strict stand-in for a library that this machine may lack: a process that runs with `env()` loads it in place of the
- * real one.
- */
+/** A strict stand-in for a library, which a process with `env()` in its environment loads in place of the real one. */
 export interface Emulator {
   /** The shared library. COPIER_UNAVAILABLE where it was not built. */
   readonly path: string;

@@ -1,4 +1,5 @@
 import { readFile } from 'node:fs/promises';
+import { setTimeout } from 'node:timers/promises';
 import { type Check, checkOptions, fail, notNegative } from '../base/checks.js';
 import { FastSafetensorsError } from '../base/errors.js';
 import type { CopierFactory, CopyRange, CopyRequest } from '../copiers/copier.js';
@@ -11,10 +12,7 @@ export interface MockCopierOptions {
    * the file; default: all do. They stay the caller's and are copied with each load.
    */
   tensors?: Readonly<Record<string, ArrayBufferView>> | ReadonlyMap<string, ArrayBufferView>;
-  /**
-   * Fail with IO_ERROR at this tensor: its name, or its number in the order of copying over all files, from 1; default:
-   * never.
-   */
+  /** Fail with IO_ERROR at this tensor: its name, or its number from 1 in the order of copying; default: never. */
   failAt?: string | number;
   /** Milliseconds that each request takes at least; default: 0. */
   delayMs?: number;
@@ -44,7 +42,7 @@ export function mockCopier(options: MockCopierOptions = {}): CopierFactory {
     metadata: SafeTensorsMetadata,
     { path, ranges, destination, signal }: CopyRequest,
   ): Promise<void> => {
-    if (delayMs > 0) await delay(delayMs, signal);
+    if (delayMs > 0) await setTimeout(delayMs, undefined, { signal }).catch(() => signal.throwIfAborted());
     let file: Uint8Array | undefined;
     for (const range of ranges) {
       signal.throwIfAborted();
@@ -114,19 +112,4 @@ function slice(path: string, file: Uint8Array, { fileOffset, length }: CopyRange
     );
   }
   return file.subarray(fileOffset, fileOffset + length);
-}
-
-function delay(ms: number, signal: AbortSignal): Promise<void> {
-  return new Promise((resolve, reject) => {
-    const timer = setTimeout(() => {
-      signal.removeEventListener('abort', abort);
-      resolve();
-    }, ms);
-    const abort = (): void => {
-      clearTimeout(timer);
-      reject(signal.reason);
-    };
-    if (signal.aborted) abort();
-    else signal.addEventListener('abort', abort, { once: true });
-  });
 }

@@ -1,7 +1,4 @@
-/**
- * Two runs of one model may differ by so much, for a runtime may fuse differently: |a - b| <= ABSOLUTE + RELATIVE *
- * |b|.
- */
+/** How far two runs may be apart, for runtimes fuse differently: |a - b| <= ABSOLUTE + RELATIVE * |b|. */
 const ABSOLUTE = 1e-5;
 const RELATIVE = 1e-4;
 
@@ -15,10 +12,7 @@ export interface Difference {
 
 type Outputs = Readonly<Record<string, { readonly data: unknown }>>;
 
-/**
- * Compares every output of a run with that of the original run, element by element; elements that are no numbers are
- * equal or not.
- */
+/** Compares every output with that of the original run, element by element; texts are equal or not. */
 export function compareOutputs(found: Outputs, expected: Outputs): Difference {
   let largest = 0;
   let withinTolerance = true;

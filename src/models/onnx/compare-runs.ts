@@ -40,35 +40,22 @@ export async function compareRuns(
   return { ...difference, inputs: Object.fromEntries(Object.entries(feeds).map(([name, { dims }]) => [name, dims])) };
 }
 
+const ZERO_OR_ONE = (values: Float32Array) => Uint8Array.from(values, (value) => (value < 0 ? 0 : 1));
+/** Random elements by type of input, from numbers between -1 and 1. */
+const ELEMENTS: Partial<Record<Ort.Tensor.Type, (values: Float32Array) => Ort.Tensor.DataType>> = {
+  float32: (values) => values,
+  float64: (values) => Float64Array.from(values),
+  int64: (values) => BigInt64Array.from(values, (value) => (value < 0 ? 0n : 1n)),
+  int32: (values) => Int32Array.from(ZERO_OR_ONE(values)),
+  uint8: ZERO_OR_ONE,
+  bool: ZERO_OR_ONE,
+};
+
 function randomTensor(ort: Runtime, name: string, type: Ort.Tensor.Type, dims: readonly number[]): Ort.Tensor {
-  const values = noise(dims.reduce((a, b) => a * b, 1));
-  switch (type) {
-    case 'float32':
-      return new ort.Tensor(type, values, dims);
-    case 'float64':
-      return new ort.Tensor(type, Float64Array.from(values), dims);
-    case 'int64':
-      return new ort.Tensor(
-        type,
-        BigInt64Array.from(values, (value) => (value < 0 ? 0n : 1n)),
-        dims,
-      );
-    case 'int32':
-      return new ort.Tensor(
-        type,
-        Int32Array.from(values, (value) => (value < 0 ? 0 : 1)),
-        dims,
-      );
-    case 'uint8':
-    case 'bool':
-      return new ort.Tensor(
-        type,
-        Uint8Array.from(values, (value) => (value < 0 ? 0 : 1)),
-        dims,
-      );
-    default:
-      throw new FastSafetensorsError('UNSUPPORTED_DTYPE', `no random values for input "${name}" of type ${type}`);
-  }
+  const elements = ELEMENTS[type];
+  if (!elements)
+    throw new FastSafetensorsError('UNSUPPORTED_DTYPE', `no random values for input "${name}" of type ${type}`);
+  return new ort.Tensor(type, elements(noise(dims.reduce((a, b) => a * b, 1))), dims);
 }
 
 const INPUT_TYPES: Partial<Record<DTypeName, Ort.Tensor.Type>> = { F32: 'float32', F64: 'float64', F16: 'float16' };

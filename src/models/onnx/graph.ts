@@ -32,10 +32,7 @@ export interface Model {
   readonly path: string;
   readonly message: Message;
   readonly graph: Graph;
-  /**
-   * Every tensor in initializers and Constant nodes, in file order; those of an inner graph after the node that holds
-   * it.
-   */
+  /** All tensors in initializers and Constant nodes, in file order; those of an inner graph after the node it is in. */
   readonly weights: readonly Weight[];
 }
 

@@ -1,6 +1,6 @@
 import { stat } from 'node:fs/promises';
 import { writeAtomically } from '../../base/atomic-write.js';
-import { FastSafetensorsError } from '../../base/errors.js';
+import { FastSafetensorsError, ioError } from '../../base/errors.js';
 import { readRegularFile } from '../../base/regular-file.js';
 
 /** The most that a protobuf message can have. */
@@ -13,7 +13,7 @@ export async function readModel(path: string): Promise<Uint8Array> {
     ({ size } = await stat(path));
     if (size <= MAX_MODEL_BYTES) return await readRegularFile(path, MAX_MODEL_BYTES);
   } catch (cause) {
-    throw new FastSafetensorsError('IO_ERROR', `${path}: ${(cause as Error).message}`, { path, cause });
+    throw ioError('read', path, cause);
   }
   throw tooLarge(path, `${size} bytes`, '; larger ones keep weights in files of their own');
 }

@@ -5,9 +5,7 @@ import { type ErrorCode, FastSafetensorsError } from '../../base/errors.js';
 const VARINT = 0;
 const LEN = 2;
 
-/**
- * One record of a message. `record` is tag and value as they are in the file, `body` the value without a length prefix.
- */
+/** One record of a message. `record` is tag and value as in the file, `body` the value without its length. */
 interface Field {
   readonly id: number;
   readonly wireType: number;
@@ -99,9 +97,7 @@ export class Message {
     return this.integers(id).at(-1);
   }
 
-  /**
-   * The values of a bytes, fixed32 or fixed64 field, packed or not, one after the other. A single one is not copied.
-   */
+  /** The values of a bytes, fixed32 or fixed64 field, packed or not, concatenated. A single one is not copied. */
   joined(id: number): Uint8Array {
     const bodies = this.fields.filter((field) => field.id === id).map((field) => field.body);
     return bodies.length === 1 ? bodies[0]! : Buffer.concat(bodies);

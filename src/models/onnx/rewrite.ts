@@ -69,9 +69,7 @@ export function turnIntoInputs(model: Model, weights: readonly Weight[], inputNa
   }
 }
 
-/**
- * Puts external data into the model: those of a tensor that cannot be lifted, whose file is not beside the new model.
- */
+/** Puts external data into the model, for a tensor that cannot be lifted: its file is not beside the new model. */
 export function bringInside(tensor: Message, bytes: Uint8Array): void {
   tensor.remove(...DATA_FIELDS);
   tensor.addBytes(TENSOR.rawData, bytes);
@@ -106,9 +104,7 @@ function dropWeightInputs(model: Model): void {
   }
 }
 
-/**
- * Renames every use of a value in a graph and in those inside it, except where an inner graph defines the name anew.
- */
+/** Renames each use of a value in a graph and in those inside it, up to inner graphs that define the name anew. */
 function renameUses(graph: Graph, from: string, to: string): void {
   const rename = (name: string) => (name === from ? to : name);
   for (const annotation of graph.message.children(GRAPH.quantization))

@@ -12,9 +12,7 @@ import { bringInside, pointOutside, turnIntoInputs } from './rewrite.js';
 import { externalPlace, readTensorBytes, resolveLocation } from './tensor-proto.js';
 import { uniqueNames } from './unique-names.js';
 
-/**
- * Smaller tensors stay in the graph: runtimes read shapes and axes from them while loading, and refuse external ones.
- */
+/** Smaller tensors stay in the graph: runtimes read shapes and axes from them while loading, so not from files. */
 export const DEFAULT_MIN_BYTES = 1024;
 
 export interface OnnxSplitOptions {

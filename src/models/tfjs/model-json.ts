@@ -1,8 +1,8 @@
 /** Reading and checking model.json, the file of a TensorFlow.js model. */
 import { existsSync } from 'node:fs';
 import { dirname, join } from 'node:path';
-import { FastSafetensorsError, InvalidArgumentError } from '../../base/errors.js';
-import { readRegularFile } from '../../base/regular-file.js';
+import { FastSafetensorsError, InvalidArgumentError, ioError } from '../../base/errors.js';
+import { readRegularFile, unsafePath } from '../../base/regular-file.js';
 import type { Files } from '../../safetensors/files.js';
 
 /** About what a string can hold. */
@@ -76,10 +76,7 @@ export async function readModelJson(
   }
   const bytes = await readRegularFile(model, MAX_MODEL_BYTES).catch((cause) => {
     if ((cause as NodeJS.ErrnoException).code === 'EISDIR') return null;
-    throw new FastSafetensorsError('IO_ERROR', `cannot read ${model}: ${(cause as Error).message}`, {
-      path: model,
-      cause,
-    });
+    throw ioError('read', model, cause);
   });
   if (bytes === null) {
     const paths = names.map((name) => join(model, name));
@@ -151,10 +148,7 @@ export function checkFormat({ path, json }: TfjsModel, caller: 'loadGraphModel' 
   throw new InvalidArgumentError(`${caller}: ${path} is a ${other} (so says its "format"); load it with ${right}`);
 }
 
-/**
- * The files of the weights: those the caller gives, else those that split-tfjs wrote. INVALID_ARGUMENT for neither,
- * UNSAFE_SHARD_PATH.
- */
+/** The weights' files: those given, else those of split-tfjs. INVALID_ARGUMENT for neither, UNSAFE_SHARD_PATH. */
 export function weightsOf({ path, folder, json }: TfjsModel, weights: Files | undefined): Files {
   if (weights !== undefined) return weights;
   const { fastsafetensors } = json;
@@ -170,17 +164,11 @@ export function weightsOf({ path, folder, json }: TfjsModel, weights: Files | un
 
 /** UNSAFE_SHARD_PATH for a name that is not inside the model's folder. */
 export function checkRelative(name: string, path: string): void {
-  const unsafe =
-    name === '' ||
-    name.includes('\0') ||
-    name.includes('\\') ||
-    name.startsWith('/') ||
-    /^[a-zA-Z][a-zA-Z0-9+.-]*:/.test(name) ||
-    name.split('/').includes('..');
-  if (!unsafe) return;
+  const why = unsafePath(name);
+  if (!why) return;
   throw new FastSafetensorsError(
     'UNSAFE_SHARD_PATH',
-    `${path} names the file ${JSON.stringify(name)}; expected one in its own folder`,
+    `${path} names the file ${JSON.stringify(name)}: ${why}; expected one in its own folder`,
     { path },
   );
 }

@@ -2,7 +2,7 @@
 import type { FileHandle } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import type { DTypeName } from '../../base/dtype.js';
-import { FastSafetensorsError } from '../../base/errors.js';
+import { FastSafetensorsError, ioError } from '../../base/errors.js';
 import { openRegularFile, readAt } from '../../base/regular-file.js';
 import { checkRelative, type TfjsModel, type WeightSpec, type WeightsGroup } from './model-json.js';
 
@@ -79,7 +79,7 @@ class GroupFiles {
       if (from >= end) continue;
       const part = bytes.subarray(from - offset, end - offset);
       const found = await readAt(handle, part, from - begin).catch((cause) => {
-        throw new FastSafetensorsError('IO_ERROR', `cannot read ${path}: ${cause.message}`, { path, cause });
+        throw ioError('read', path, cause);
       });
       if (found < part.length)
         throw new FastSafetensorsError('FILE_CHANGED', `${path}: became shorter while it was read`, { path });

@@ -13,10 +13,7 @@ import { shardWeights } from './shard-weights.js';
 export interface TfjsSplitOptions {
   /** Folder for all files, made if it does not exist; default: the model's own. */
   readonly out?: string;
-  /**
-   * Weights go to files of at most this many bytes, a larger weight to one of its own; so much is held in memory.
-   * Default: 2 GiB.
-   */
+  /** Most bytes of a file, and of memory, unless one weight is larger; default: 2 GiB. */
   readonly maxShardBytes?: number;
 }
 
@@ -79,10 +76,7 @@ function withoutWeights({ json }: TfjsModel, weights: string): object {
   };
 }
 
-/**
- * Collects tensors and writes a file whenever there are enough for one. How many files there are, and so their names,
- * is known at the end.
- */
+/** Writes a file whenever it has tensors enough for one; the files get their names when their number is known. */
 class ShardWriter {
   readonly #folder: string;
   readonly #stem: string;
