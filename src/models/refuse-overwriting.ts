@@ -25,9 +25,6 @@ export async function refuseOverwriting(
 }
 
 function refused(file: string, why: string): FastSafetensorsError {
-  return new FastSafetensorsError(
-    'INVALID_ARGUMENT',
-    `${file}: exists and ${why}; choose another folder with out (--out)`,
-    { path: file },
-  );
+  const message = `${file}: exists and ${why}; choose another folder with out (--out)`;
+  return new FastSafetensorsError('INVALID_ARGUMENT', message, { path: file });
 }

@@ -72,9 +72,8 @@ async function resolveFolder(folder: string): Promise<ResolvedFiles> {
   if (names.includes(INDEX_NAME)) return resolveIndex(join(folder, INDEX_NAME));
   const shards = names.filter((name) => name.endsWith('.safetensors')).sort();
   if (shards.length === 0) {
-    throw new FastSafetensorsError('NO_FILES', `${folder} has neither ${INDEX_NAME} nor any *.safetensors`, {
-      path: folder,
-    });
+    const message = `${folder} has neither ${INDEX_NAME} nor any *.safetensors`;
+    throw new FastSafetensorsError('NO_FILES', message, { path: folder });
   }
   return { paths: shards.map((name) => join(folder, name)), index: null };
 }
@@ -84,11 +83,8 @@ async function resolveIndex(path: string): Promise<ResolvedFiles> {
     throw ioError('read', path, cause);
   });
   if (info.size > MAX_INDEX_BYTES) {
-    throw new FastSafetensorsError(
-      'INVALID_INDEX',
-      `${path}: expected at most ${MAX_INDEX_BYTES} bytes, found ${info.size}`,
-      { path },
-    );
+    const message = `${path}: expected at most ${MAX_INDEX_BYTES} bytes, found ${info.size}`;
+    throw new FastSafetensorsError('INVALID_INDEX', message, { path });
   }
   const bytes = await readRegularFile(path, MAX_INDEX_BYTES).catch((cause) => {
     throw ioError('read', path, cause);
@@ -142,10 +138,8 @@ async function checkShard(
     real = await realpath(path);
   } catch (cause) {
     if (!['ENOENT', 'ENOTDIR'].includes((cause as NodeJS.ErrnoException).code!)) throw ioError('read', path, cause);
-    return new FastSafetensorsError('MISSING_SHARD', `${index} names the shard "${name}", but ${path} is not there`, {
-      path,
-      cause,
-    });
+    const message = `${index} names the shard "${name}", but ${path} is not there`;
+    return new FastSafetensorsError('MISSING_SHARD', message, { path, cause });
   }
   if (!real.startsWith(realFolder.endsWith(sep) ? realFolder : realFolder + sep))
     throw unsafe(`it is a link to ${real}`);

@@ -89,10 +89,8 @@ function checkTensors(tensors: unknown, path: string): Item[] {
   for (const tensor of tensors as Iterable<SaveTensor>) {
     const item = checkTensor(tensor, path);
     if (names.has(item.name)) {
-      throw new FastSafetensorsError('DUPLICATE_TENSOR', `saveFile: tensor ${shown(item.name)} is given twice`, {
-        path,
-        tensor: item.name,
-      });
+      const message = `saveFile: tensor ${shown(item.name)} is given twice`;
+      throw new FastSafetensorsError('DUPLICATE_TENSOR', message, { path, tensor: item.name });
     }
     names.add(item.name);
     items.push(item);
@@ -180,11 +178,8 @@ function quote(text: string, path: string): string {
 }
 
 function tooLarge(path: string, bytes = `more than ${MAX_HEADER_LENGTH}`): FastSafetensorsError {
-  return new FastSafetensorsError(
-    'HEADER_TOO_LARGE',
-    `saveFile: the header takes ${bytes} bytes, expected at most ${MAX_HEADER_LENGTH}; write several files`,
-    { path },
-  );
+  const most = `expected at most ${MAX_HEADER_LENGTH}; write several files`;
+  return new FastSafetensorsError('HEADER_TOO_LARGE', `saveFile: the header takes ${bytes} bytes, ${most}`, { path });
 }
 
 /** A value as messages show it: long texts and arrays are cut, and nothing is asked of objects, which could refuse. */

@@ -17,7 +17,7 @@ export interface ShardSet {
   fileOf(tensor: string): number | undefined;
 }
 
-export interface ReadOptions {
+interface ReadOptions {
   readonly allowTrailingBytes?: boolean;
   /** The headers will be asked for tensors by name; true. */
   readonly byName?: boolean;

@@ -50,10 +50,8 @@ export function mockCopier(options: MockCopierOptions = {}): CopierFactory {
       const { name } = frame;
       ++copied;
       if (failAt !== undefined && (failAt === name || (typeof failAt === 'number' && copied >= failAt))) {
-        throw new FastSafetensorsError('IO_ERROR', `${path}: the mock copier was told to fail at tensor "${name}"`, {
-          path,
-          tensor: name,
-        });
+        const message = `${path}: the mock copier was told to fail at tensor "${name}"`;
+        throw new FastSafetensorsError('IO_ERROR', message, { path, tensor: name });
       }
       const given = tensors.get(name);
       if (!given) file ??= await readFile(path);
@@ -81,35 +79,22 @@ function tensorAt(metadata: SafeTensorsMetadata, fileOffset: number): TensorFram
     const [begin, end] = frame.dataOffsets;
     if (offset >= begin && offset < end) return frame;
   }
-  throw new FastSafetensorsError('INVALID_OFFSET', `${metadata.path}: no tensor has a byte at offset ${fileOffset}`, {
-    path: metadata.path,
-  });
+  const message = `${metadata.path}: no tensor has a byte at offset ${fileOffset}`;
+  throw new FastSafetensorsError('INVALID_OFFSET', message, { path: metadata.path });
 }
 
-/** The part of a tensor's given bytes that a range asks for. */
-function bytesOf(
-  { dataStart }: SafeTensorsMetadata,
-  { name, byteLength, dataOffsets }: TensorFrame,
-  given: ArrayBufferView,
-  { fileOffset, length }: CopyRange,
-): Uint8Array {
-  if (given.byteLength !== byteLength) {
-    throw new FastSafetensorsError(
-      'INVALID_ARGUMENT',
-      `mockCopier: tensor "${name}" has ${byteLength} bytes, ${given.byteLength} were given`,
-      { tensor: name },
-    );
+function bytesOf(name: string, given: ArrayBufferView, { length }: CopyRange): Uint8Array {
+  if (given.byteLength !== length) {
+    const message = `mockCopier: tensor "${name}" has ${length} bytes, ${given.byteLength} were given`;
+    throw new FastSafetensorsError('INVALID_ARGUMENT', message, { tensor: name });
   }
   return new Uint8Array(given.buffer, given.byteOffset + fileOffset - dataStart - dataOffsets[0], length);
 }
 
 function slice(path: string, file: Uint8Array, { fileOffset, length }: CopyRange): Uint8Array {
   if (fileOffset + length > file.byteLength) {
-    throw new FastSafetensorsError(
-      'UNEXPECTED_EOF',
-      `${path} ends at byte ${file.byteLength}, expected bytes up to ${fileOffset + length}`,
-      { path },
-    );
+    const message = `${path} ends at byte ${file.byteLength}, expected bytes up to ${fileOffset + length}`;
+    throw new FastSafetensorsError('UNEXPECTED_EOF', message, { path });
   }
   return file.subarray(fileOffset, fileOffset + length);
 }

@@ -16,11 +16,8 @@ export async function checkOnnxSplit(report: OnnxSplitReport): Promise<number> {
   const original = parseModel(await readModel(report.model), report.model, report.minBytes);
   const lifted = original.weights.filter((weight) => weight.stays === undefined);
   if (lifted.length !== report.tensors.length) {
-    throw new FastSafetensorsError(
-      'FILE_CHANGED',
-      `${report.model}: has ${lifted.length} weights to lift, but ${report.tensors.length} were lifted`,
-      { path: report.model },
-    );
+    const message = `${report.model}: has ${lifted.length} weights to lift, but ${report.tensors.length} were lifted`;
+    throw new FastSafetensorsError('FILE_CHANGED', message, { path: report.model });
   }
   const readLifted = report.mode === 'inputs' ? await byHeader(report) : await byGraph(report);
   let bytes = 0;
@@ -28,14 +25,9 @@ export async function checkOnnxSplit(report: OnnxSplitReport): Promise<number> {
     const tensor = report.tensors[index]!;
     const expected = await readTensorBytes(weight.tensor, weight.info, report.model);
     if (Buffer.compare(await readLifted(tensor), expected) !== 0) {
-      throw new FastSafetensorsError(
-        'CHECKSUM_MISMATCH',
-        `${report.weights}: tensor "${tensor.name}" differs from "${tensor.modelName}" in ${report.model}`,
-        {
-          path: report.weights,
-          tensor: tensor.name,
-        },
-      );
+      const source = `"${tensor.modelName}" in ${report.model}`;
+      const message = `${report.weights}: tensor "${tensor.name}" differs from ${source}`;
+      throw new FastSafetensorsError('CHECKSUM_MISMATCH', message, { path: report.weights, tensor: tensor.name });
     }
     bytes += expected.length;
   }

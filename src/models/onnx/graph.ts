@@ -41,30 +41,22 @@ export interface Model {
  * what is no ONNX model, TENSOR_INVALID_INFO for impossible tensors.
  */
 export function parseModel(bytes: Uint8Array, path: string, minBytes: number): Model {
+  const invalid = (what: string) => new FastSafetensorsError('INVALID_ARGUMENT', `${path}: ${what}`, { path });
   const message = new Message(bytes, path);
   const root = message.child(MODEL.graph);
   if (root === undefined || message.integer(MODEL.irVersion) === undefined) {
-    throw new FastSafetensorsError('INVALID_ARGUMENT', `${path}: no ONNX model: expected an ir_version and a graph`, {
-      path,
-    });
+    throw invalid('no ONNX model: expected an ir_version and a graph');
   }
   const weights: Weight[] = [];
   const graph = walk(root, '', 0);
   for (const body of message.children(MODEL.functions)) {
-    for (const node of body.children(FUNCTION.node))
-      constant(
-        node,
-        { path: `function ${body.string(FUNCTION.name)}`, message: body, nodes: [], inner: new Map() },
-        true,
-      );
+    const graph = { path: `function ${body.string(FUNCTION.name)}`, message: body, nodes: [], inner: new Map() };
+    for (const node of body.children(FUNCTION.node)) constant(node, graph, true);
   }
   return { path, message, graph, weights };
 
   function walk(graphMessage: Message, at: string, depth: number): Graph {
-    if (depth > MAX_DEPTH)
-      throw new FastSafetensorsError('INVALID_ARGUMENT', `${path}: graphs are nested deeper than ${MAX_DEPTH}`, {
-        path,
-      });
+    if (depth > MAX_DEPTH) throw invalid(`graphs are nested deeper than ${MAX_DEPTH}`);
     const nodes = graphMessage.children(GRAPH.node);
     const inner = new Map<Message, readonly Graph[]>();
     const here: Graph = { path: at, message: graphMessage, nodes, inner };
@@ -92,13 +84,8 @@ export function parseModel(bytes: Uint8Array, path: string, minBytes: number): M
   }
 
   function add(tensor: Message, here: Graph, node: Message | undefined, info: TensorInfo, inFunction = false) {
-    weights.push({
-      info,
-      tensor,
-      graph: here,
-      node,
-      stays: inFunction ? 'inside a function' : reasonToStay(tensor, here, node, info, minBytes),
-    });
+    const stays = inFunction ? 'inside a function' : reasonToStay(tensor, here, node, info, minBytes);
+    weights.push({ info, tensor, graph: here, node, stays });
   }
 }
 

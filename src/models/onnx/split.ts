@@ -39,7 +39,7 @@ export interface LiftedTensor {
 }
 
 /** A tensor that stayed in the graph, and why. */
-export interface InlineTensor {
+interface InlineTensor {
   readonly name: string;
   readonly graph: string;
   /** Null for types that safetensors cannot express. */

@@ -30,11 +30,8 @@ export function describeTensor(tensor: Message, path: string, name = tensor.stri
   const dtype = dtypeOf(dataType);
   const byteLength = dtype ? (shape.reduce((product, dim) => product * dim, 1) * DTYPE_BITS[dtype]) / 8 : 0;
   if (shape.some((dim) => dim < 0 || !Number.isSafeInteger(dim)) || !Number.isSafeInteger(byteLength)) {
-    throw invalid(
-      path,
-      name,
-      `shape [${shape.join(', ')}] is impossible; expected dimensions of 0 or more, together below 2^53 bytes`,
-    );
+    const dimensions = 'expected dimensions of 0 or more, together below 2^53 bytes';
+    throw invalid(path, name, `shape [${shape.join(', ')}] is impossible; ${dimensions}`);
   }
   return { name, dataType, dtype, shape, byteLength, external: tensor.integer(TENSOR.dataLocation) === EXTERNAL };
 }
@@ -48,11 +45,7 @@ export function describeTensor(tensor: Message, path: string, name = tensor.stri
 export async function readTensorBytes(tensor: Message, info: TensorInfo, path: string): Promise<Uint8Array> {
   const bytes = info.external ? await readExternal(tensor, info, path) : inlineBytes(tensor, info, path);
   if (bytes.length !== info.byteLength) {
-    throw invalid(
-      path,
-      info.name,
-      `${bytes.length} bytes of data, expected ${info.byteLength} for ${info.dtype} [${info.shape.join(', ')}]`,
-    );
+    throw invalid(path, info.name, `${bytes.length} bytes of data, ${expected(info)}`);
   }
   return bytes;
 }
@@ -99,13 +92,9 @@ export function externalPlace(
     const text = entries.get(key);
     if (text === undefined) return fallback;
     const value = /^\d{1,16}$/.test(text) ? Number(text) : Number.NaN;
-    if (!Number.isSafeInteger(value))
-      throw invalid(
-        path,
-        info.name,
-        `external data with ${key} ${JSON.stringify(text)}, expected a whole number below 2^53`,
-      );
-    return value;
+    if (Number.isSafeInteger(value)) return value;
+    const found = `external data with ${key} ${JSON.stringify(text)}`;
+    throw invalid(path, info.name, `${found}, expected a whole number below 2^53`);
   };
   return { location, offset: number('offset', 0), length: number('length', info.byteLength) };
 }
@@ -116,11 +105,10 @@ export function externalPlace(
  */
 export async function resolveLocation(location: string, path: string, tensor: string): Promise<string> {
   const where = `${path}: tensor "${tensor}" has its data in ${JSON.stringify(location)}`;
-  const unsafe = (why: string) =>
-    new FastSafetensorsError('UNSAFE_SHARD_PATH', `${where}: ${why}; expected a file in the model's folder`, {
-      path,
-      tensor,
-    });
+  const unsafe = (why: string) => {
+    const message = `${where}: ${why}; expected a file in the model's folder`;
+    return new FastSafetensorsError('UNSAFE_SHARD_PATH', message, { path, tensor });
+  };
   const why = unsafePath(location);
   if (why) throw unsafe(why);
   const folder = await realpath(dirname(path));
@@ -128,11 +116,8 @@ export async function resolveLocation(location: string, path: string, tensor: st
   try {
     file = await realpath(resolve(folder, location));
   } catch (cause) {
-    throw new FastSafetensorsError('MISSING_SHARD', `${where}, which cannot be opened (${(cause as Error).message})`, {
-      path,
-      tensor,
-      cause,
-    });
+    const message = `${where}, which cannot be opened (${(cause as Error).message})`;
+    throw new FastSafetensorsError('MISSING_SHARD', message, { path, tensor, cause });
   }
   const inside = relative(folder, file);
   if (inside === '' || inside === '..' || inside.startsWith(`..${sep}`) || isAbsolute(inside))
@@ -144,11 +129,7 @@ export async function resolveLocation(location: string, path: string, tensor: st
 async function readExternal(tensor: Message, info: TensorInfo, path: string): Promise<Uint8Array> {
   const { location, offset, length } = externalPlace(tensor, info, path);
   if (info.dtype && length !== info.byteLength) {
-    throw invalid(
-      path,
-      info.name,
-      `external data of ${length} bytes, expected ${info.byteLength} for ${info.dtype} [${info.shape.join(', ')}]`,
-    );
+    throw invalid(path, info.name, `external data of ${length} bytes, ${expected(info)}`);
   }
   const file = await resolveLocation(location, path, info.name);
   const handle = await openRegularFile(file);
@@ -156,25 +137,21 @@ async function readExternal(tensor: Message, info: TensorInfo, path: string): Pr
     // Checked before the allocation, for the length is only the model's claim.
     const { size } = await handle.stat();
     if (offset + length > size) {
-      throw new FastSafetensorsError(
-        'UNEXPECTED_EOF',
-        `${file}: tensor "${info.name}" ends at byte ${offset + length}, but the file has ${size}`,
-        { path: file, tensor: info.name, offset },
-      );
+      const message = `${file}: tensor "${info.name}" ends at byte ${offset + length}, but the file has ${size}`;
+      throw new FastSafetensorsError('UNEXPECTED_EOF', message, { path: file, tensor: info.name, offset });
     }
     const bytes = Buffer.alloc(length);
     const found = await readAt(handle, bytes, offset);
     if (found === length) return bytes;
-    throw new FastSafetensorsError(
-      'SHORT_READ',
-      `${file}: the file ended at byte ${offset + found} while it was read`,
-      {
-        path: file,
-      },
-    );
+    const message = `${file}: the file ended at byte ${offset + found} while it was read`;
+    throw new FastSafetensorsError('SHORT_READ', message, { path: file });
   } finally {
     await handle.close();
   }
+}
+
+function expected({ byteLength, dtype, shape }: TensorInfo): string {
+  return `expected ${byteLength} for ${dtype} [${shape.join(', ')}]`;
 }
 
 function invalid(path: string, tensor: string, what: string): FastSafetensorsError {

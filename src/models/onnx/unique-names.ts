@@ -17,11 +17,8 @@ export function uniqueNames(model: Model, weights: readonly Weight[]): Map<Weigh
     const { name } = weight.info;
     const here = perGraph.get(weight.graph) ?? new Set();
     if (here.has(name)) {
-      throw new FastSafetensorsError(
-        'DUPLICATE_TENSOR',
-        `${model.path}: graph "${weight.graph.path}" defines tensor "${name}" twice`,
-        { path: model.path, tensor: name },
-      );
+      const message = `${model.path}: graph "${weight.graph.path}" defines tensor "${name}" twice`;
+      throw new FastSafetensorsError('DUPLICATE_TENSOR', message, { path: model.path, tensor: name });
     }
     perGraph.set(weight.graph, here.add(name));
 

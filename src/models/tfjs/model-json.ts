@@ -107,10 +107,8 @@ function checkModel(parsed: unknown, path: string): Omit<TfjsModel, 'folder'> {
   });
   for (const { name } of specs) {
     if (seen.has(name)) {
-      throw new FastSafetensorsError('DUPLICATE_TENSOR', `${path}: the weight "${name}" is listed twice`, {
-        path,
-        tensor: name,
-      });
+      const message = `${path}: the weight "${name}" is listed twice`;
+      throw new FastSafetensorsError('DUPLICATE_TENSOR', message, { path, tensor: name });
     }
     seen.add(name);
   }
@@ -166,11 +164,8 @@ export function weightsOf({ path, folder, json }: TfjsModel, weights: Files | un
 export function checkRelative(name: string, path: string): void {
   const why = unsafePath(name);
   if (!why) return;
-  throw new FastSafetensorsError(
-    'UNSAFE_SHARD_PATH',
-    `${path} names the file ${JSON.stringify(name)}: ${why}; expected one in its own folder`,
-    { path },
-  );
+  const message = `${path} names the file ${JSON.stringify(name)}: ${why}; expected one in its own folder`;
+  throw new FastSafetensorsError('UNSAFE_SHARD_PATH', message, { path });
 }
 
 /** A model's artifacts as an IOHandler's load() returns them, without weights. */
@@ -180,11 +175,8 @@ export function artifactsOf({ json }: TfjsModel): Record<string, unknown> {
 }
 
 function invalid(path: string, found: string, tensor?: string): FastSafetensorsError {
-  return new FastSafetensorsError(
-    'INVALID_INDEX',
-    `${path}: expected a TensorFlow.js model {"modelTopology": …, "weightsManifest": …}, found ${found}`,
-    { path, tensor },
-  );
+  const message = `${path}: expected a TensorFlow.js model {"modelTopology": …, "weightsManifest": …}, found ${found}`;
+  return new FastSafetensorsError('INVALID_INDEX', message, { path, tensor });
 }
 
 function isObject(value: unknown): value is Record<string, unknown> {

@@ -32,9 +32,8 @@ function allocate(length: number): Uint8Array {
   try {
     return new Uint8Array(length);
   } catch (cause) {
-    throw new FastSafetensorsError('OUT_OF_HOST_MEMORY', `a weight of ${length} bytes does not fit into memory`, {
-      cause,
-    });
+    const message = `a weight of ${length} bytes does not fit into memory`;
+    throw new FastSafetensorsError('OUT_OF_HOST_MEMORY', message, { cause });
   }
 }
 
@@ -134,9 +133,6 @@ async function bytesOf(spec: WeightSpec, files: GroupFiles, begin: number, path:
 }
 
 function tooShort(path: string, { name }: WeightSpec, end: number, size: number): FastSafetensorsError {
-  return new FastSafetensorsError(
-    'UNEXPECTED_EOF',
-    `${path}: the weight "${name}" ends at byte ${end} of its shards, but they have ${size}`,
-    { path, tensor: name },
-  );
+  const message = `${path}: the weight "${name}" ends at byte ${end} of its shards, but they have ${size}`;
+  return new FastSafetensorsError('UNEXPECTED_EOF', message, { path, tensor: name });
 }
