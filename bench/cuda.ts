@@ -6,8 +6,8 @@ import type { Command } from 'commander';
 import { nativeMetrics, registerCopier, SafeTensorsFileLoader, saveFile } from '../src/index.js';
 import { emulators, fakeReader } from '../src/testing/index.js';
 
-// A modelled store against the emulated GPU's modelled copies: how near a load comes to the slower of the two. The rates are far below what the machine can do, so
-// that the loop is measured and not the memory.
+// A modelled store against the emulated GPU's modelled copies: how near a load comes to the slower of the two. The
+// rates are far below what the machine can do, so that the loop is measured and not the memory.
 
 interface Shape {
   files: number;
@@ -58,7 +58,9 @@ export function define(command: Command): void {
             console.log(JSON.stringify({ name, ...rates, bytes, floor, ...result, ratio }));
           } else {
             console.log(
-              `${name.padEnd(24)} storage ${rates.storage} GB/s, copies ${rates.copy} GB/s: ${result.seconds.toFixed(3)} s, floor ${floor.toFixed(3)} s, ${ratio.toFixed(3)}x (cold ${result.cold.toFixed(3)} s, staging ${(result.stagingBytes / 2 ** 20).toFixed(0)} MiB)`,
+              `${name.padEnd(24)} storage ${rates.storage} GB/s, copies ${rates.copy} GB/s: ` +
+                `${result.seconds.toFixed(3)} s, floor ${floor.toFixed(3)} s, ${ratio.toFixed(3)}x ` +
+                `(cold ${result.cold.toFixed(3)} s, staging ${(result.stagingBytes / 2 ** 20).toFixed(0)} MiB)`,
             );
           }
         }

@@ -13,7 +13,8 @@ import {
 } from '../src/index.js';
 import { emulators } from '../src/testing/index.js';
 
-// A model onto a real GPU, from files that the page cache holds: this package, loaders for Python where they are installed, and what the hardware can do.
+// A model onto a real GPU, from files that the page cache holds: this package, loaders for Python where they are
+// installed, and what the hardware can do.
 
 const TOP = join(__dirname, '..', '..');
 /** Shapes of a layer of a model of 8 billion parameters, in BF16. */
@@ -109,13 +110,16 @@ function compare({ runs, python }: Options, { paths, bytes }: { paths: string[];
   });
   const best = Math.max(...floor.map(({ both }) => both));
   console.log(
-    `${(bytes / 1e9).toFixed(2)} GB in ${paths.length} files, ${availableParallelism()} CPUs; reading and copying at once: ${best.toFixed(2)} GB/s`,
+    `${(bytes / 1e9).toFixed(2)} GB in ${paths.length} files, ${availableParallelism()} CPUs; ` +
+      `reading and copying at once: ${best.toFixed(2)} GB/s`,
   );
   const row = (name: string, { seconds: [cold, ...warm], tensors }: Times): void => {
     const seconds = warm.toSorted((a, b) => a - b)[warm.length >> 1]!;
     const rate = (s: number) => (bytes / s / 1e9).toFixed(2);
+    const part = ((100 * bytes) / seconds / 1e9 / best).toFixed(0);
     console.log(
-      `${name.padEnd(40)} ${rate(seconds)} GB/s, ${((100 * bytes) / seconds / 1e9 / best).toFixed(0)} % of the floor; first load ${rate(cold!)} GB/s; ${tensors} tensors`,
+      `${name.padEnd(40)} ${rate(seconds)} GB/s, ${part} % of the floor; first load ${rate(cold!)} GB/s; ` +
+        `${tensors} tensors`,
     );
   };
   const ours = (loader: Case['loader']): void => {

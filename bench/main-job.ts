@@ -1,6 +1,6 @@
 /**
- * The main job in figures: the header of 100,000 tensors, iterating over them, and how long the event loop is held meanwhile, beside plain threads that do the same
- * reads. `npm run bench`; test/long asserts them with room to spare.
+ * The main job in figures: the header of 100,000 tensors, iterating over them, and how long the event loop is held
+ * meanwhile, beside plain threads that do the same reads. `npm run bench`; test/long asserts them with room to spare.
  */
 import { readFileSync } from 'node:fs';
 import { mkdtemp, open, rm } from 'node:fs/promises';
@@ -102,7 +102,8 @@ function plainThreads(path: string): Promise<void> {
     const file = openSync(workerData.path);
     const size = fstatSync(file).size;
     const memory = Buffer.from(workerData.memory);
-    for (let at = workerData.first * 4194304; at < size; at += 4 * 4194304) readSync(file, memory, at, Math.min(4194304, size - at), at);
+    for (let at = workerData.first * 4194304; at < size; at += 4 * 4194304)
+      readSync(file, memory, at, Math.min(4194304, size - at), at);
     closeSync(file);`;
   return open(path).then(async (file) => {
     const { size } = await file.stat();

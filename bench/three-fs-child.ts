@@ -1,6 +1,6 @@
 /**
- * One process of the 3FS benchmark: loads files when it is told to on stdin, and prints what it loaded and when, from before the loader was made to the last
- * tensor; all its memory is new.
+ * One process of the 3FS benchmark: loads files when it is told to on stdin, and prints what it loaded and when, from
+ * before the loader was made to the last tensor; all its memory is new.
  */
 import { once } from 'node:events';
 import { nativeMetrics, ParallelThreeFSLoader } from '../src/index.js';

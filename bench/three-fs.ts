@@ -1,7 +1,10 @@
 /**
- * The 3FS copier over a modelled link that all processes share, beside a baseline that keeps one read in flight (bench/native/usrbio_baseline.cc) and the floor:
- * a client that keeps as many reads in flight as the copier does and drops their bytes (bench/native/usrbio_floor.cc). Whole loads are timed, from the first
- * process that starts to the last that ends, the making of ring and buffers and the first touch of all memory included; medians of the rate as a part of the link's.
+ * The 3FS copier over a modelled link that all processes share, beside a baseline that keeps one read in flight
+ * (bench/native/usrbio_baseline.cc) and the floor: a client that keeps as many reads in flight as the copier does and
+ * drops their bytes (bench/native/usrbio_floor.cc). Whole loads are timed, from the first process that starts to the
+ * last that ends, the making of ring and buffers and the first touch of all memory included; medians of the rate as a
+ * part of the link's.
+ *
  * `npm run bench -- 3fs [--runs 5] [--processes 1,2,4,8] [--devices cpu,cuda:0] [--gib 1] [--option name=value …]`
  */
 import { spawn, spawnSync } from 'node:child_process';
@@ -147,9 +150,8 @@ export async function measureThreeFs({ runs, processes, devices, gib, options }:
           ];
           rows.push({ link, memory, processes: count, copier, baseline, floor, maxInFlight, least });
           const all = parts.copier.map(percent).join(', ');
-          console.error(
-            `${link}, ${memory}, ${count}: ${percent(copier)} (${all}; baseline ${percent(baseline)}, floor ${percent(floor)})`,
-          );
+          const others = `baseline ${percent(baseline)}, floor ${percent(floor)}`;
+          console.error(`${link}, ${memory}, ${count}: ${percent(copier)} (${all}; ${others})`);
         }
       }
     }

@@ -56,7 +56,7 @@ export const MODELS: readonly ExampleModel[] = [
   {
     name: 'PP-OCRv4 detector',
     file: ocr('ch_PP-OCRv4_det_infer.onnx'),
-    // On noise it finds next to nothing (about 1e-6): too little to tell a right result from a wrong one within a tolerance.
+    // On noise it finds next to nothing (about 1e-6), too little to tell right from wrong within a tolerance.
     modes: ['external-data'],
     feeds: (seed) => ({ x: random([1, 3, 96, 128], seed) }),
   },

@@ -59,7 +59,8 @@ test('tensors are in the order of the ranks that safetensors gives dtypes, then 
   const found = [...(await SafeTensorsMetadata.fromFile(path))].map(({ name }) => name);
   // What safetensors 0.8 writes, but for F6, which it only reads from Python: there the order of its Dtype.
   const dtypes =
-    'U64 I64 F64 C64 F32 U32 I32 BF16 F16 U16 I16 F8_E5M2FNUZ F8_E4M3FNUZ F8_E8M0 F8_E4M3 F8_E5M2 I8 U8 F6_E3M2 F6_E2M3 F4 BOOL';
+    'U64 I64 F64 C64 F32 U32 I32 BF16 F16 U16 I16 F8_E5M2FNUZ F8_E4M3FNUZ F8_E8M0 F8_E4M3 F8_E5M2 ' +
+    'I8 U8 F6_E3M2 F6_E2M3 F4 BOOL';
   expect(found).toEqual(dtypes.split(' ').flatMap((dtype) => [`a ${dtype}`, `b ${dtype}`]));
 });
 

@@ -237,7 +237,9 @@ describe('the new graph', () => {
 });
 
 describe('weights of inner graphs that share a name', () => {
-  /** `y = If(c) then x + w else x + w`, with another `w` in each branch, and the else branch's used one level deeper. */
+  /**
+   * `y = If(c) then x + w else x + w`, with another `w` in each branch, and the else branch's used one level deeper.
+   */
   const branchy = () => {
     const w = (scale: number) =>
       node('Constant', [], ['w'], { value: { tensor: rawTensor('', [512], floats(512, scale)) } });

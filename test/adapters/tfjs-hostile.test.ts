@@ -56,7 +56,8 @@ describe('a model.json', () => {
     ['with a weight without a name', listing(float), 'INVALID_INDEX'],
     [
       'with a name that tf loses',
-      '{"modelTopology":{"node":[]},"weightsManifest":[{"paths":[],"weights":[{"name":"__proto__","shape":[1],"dtype":"float32"}]}]}',
+      '{"modelTopology":{"node":[]},"weightsManifest":' +
+        '[{"paths":[],"weights":[{"name":"__proto__","shape":[1],"dtype":"float32"}]}]}',
       'INVALID_INDEX',
     ],
     ['with a name that is a number', listing({ ...float, name: 7 }), 'INVALID_INDEX'],

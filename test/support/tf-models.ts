@@ -43,7 +43,10 @@ export function fileHandler(path: string): TF.io.IOHandler {
   };
 }
 
-/** Dense, convolution, batch normalisation and LSTM, trained for some steps, so that no weight is what it was initialised with. */
+/**
+ * Dense, convolution, batch normalisation and LSTM, trained for some steps, so that no weight is what it was
+ * initialised with.
+ */
 export async function trainLayersModel(
   tf: Tf,
   folder: string,
@@ -85,8 +88,9 @@ const attr = {
 };
 
 /**
- * A graph model with a weight of each kind that TensorFlow.js stores: float32, int32, bool, string, and uint8, uint16 and float16 quantization.
- * y = relu(x * w + b8) * s16 + half, where a bool chooses and an int32 gives an axis; the strings are an output of their own.
+ * A graph model with a weight of each kind that TensorFlow.js stores: float32, int32, bool, string, and uint8, uint16
+ * and float16 quantization. y = relu(x * w + b8) * s16 + half, where a bool chooses and an int32 gives an axis; the
+ * strings are an output of their own.
  */
 export function writeGraphModel(folder: string): string {
   const specs: TF.io.WeightsManifestEntry[] = [

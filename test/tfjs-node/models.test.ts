@@ -11,7 +11,10 @@ import { packageFile, trainLayersModel } from '../support/tf-models.js';
 const tf: typeof TF = require('@tensorflow/tfjs-node');
 const folder = testFolder();
 
-/** tf's own loader on the original files against ours on the split ones: the same bits on random inputs. Everything is freed after. */
+/**
+ * tf's own loader on the original files against ours on the split ones: the same bits on random inputs. Everything is
+ * freed after.
+ */
 async function compare(path: string, layers: boolean, shape: number[], inputs: number): Promise<void> {
   expect(existsSync(path)).toBe(true);
   const report = await splitTfjs(path, { out: join(folder, String(Math.random())) });
