@@ -18,7 +18,7 @@ interface Rule {
 const direct = (dtype: TfDtype): Rule => ({ dtype, direct: true });
 const converted = (dtype: TfDtype): Rule => ({ dtype, direct: false });
 
-/** What each dtype becomes; those left out are parts of a number, whose scale is stored elsewhere. */
+/** What each dtype becomes. Those of less than a byte are left out: their scales are stored elsewhere. */
 const RULES: Partial<Record<DTypeName, Rule>> = {
   F32: direct('float32'),
   I32: direct('int32'),
@@ -85,7 +85,7 @@ export async function toTfDtype(tensor: DeviceTensor, to: 'float32' | 'int32', a
   }
 }
 
-/** Bytes that are copied to the host at a time, for an ArrayBuffer has its limits. */
+/** Bytes that are copied to the host at a time, because an ArrayBuffer has a limit. */
 const PIECE = 256 * 1024 * 1024;
 
 /** A copy of a tensor in host memory. The tensor stays the caller's. OUT_OF_HOST_MEMORY, CLOSED. */

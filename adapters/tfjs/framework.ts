@@ -13,8 +13,8 @@ export interface TfjsFramework<T> extends Framework<T> {
 }
 
 /**
- * Hands loaded tensors to TensorFlow.js, on the backend that `tf` uses when a tensor arrives: `new ParallelLoader({
- * files, framework: tfjs(tf) })` yields `tf.Tensor`s, which are the caller's to dispose.
+ * Hands loaded tensors to TensorFlow.js, on the backend that `tf` uses when a tensor arrives:
+ * `new ParallelLoader({ files, framework: tfjs(tf) })` yields `tf.Tensor`s, which are the caller's to dispose.
  *
  * - `@tensorflow/tfjs-node(-gpu)`: the tensor is the loader's memory, on the GPU too; dispose() of its last user frees
  *   it.
@@ -60,7 +60,7 @@ export class Adopter<TF extends TensorFlow> {
     return [...this.#notes];
   }
 
-  // A promise only where one is needed, for a model may have 100,000 tensors.
+  // Returns a promise only where one is needed: a model may have 100,000 tensors.
   adopt(tensor: DeviceTensor, wish: Wish = {}): TensorOf<TF> | Promise<TensorOf<TF>> {
     const rule = ruleOf(tensor);
     const node = this.#nodeBackend();
@@ -79,7 +79,7 @@ export class Adopter<TF extends TensorFlow> {
     });
   }
 
-  /** The tensor over `source`'s memory. Then disposes `source`, and `original`, from which it was made. */
+  /** A tensor over `source`'s memory; disposes `source`, and `original`, from which that was made. */
   #give(source: DeviceTensor, node: NodeBackend | null, dtype: TfDtype, original = source): TensorOf<TF> {
     const adopted = this.#place(source, node, dtype);
     if (source !== original) source.dispose();
@@ -97,7 +97,7 @@ export class Adopter<TF extends TensorFlow> {
     return tf.tensor(source.data, shape, dtype);
   }
 
-  /** Copies, for TensorFlow.js keeps real and imaginary parts apart. */
+  /** Copies, because TensorFlow.js keeps real and imaginary parts apart. */
   async #complex(tensor: DeviceTensor): Promise<TensorOf<TF>> {
     const tf = this.#tf;
     const pairs = new Float32Array((await tensor.toHost()).buffer);
@@ -157,7 +157,7 @@ export class Adopter<TF extends TensorFlow> {
     }
   }
 
-  /** The backend of tfjs-node; null for others, and where its TensorFlow cannot take memory over. */
+  /** The backend of tfjs-node; null for others, and where its TensorFlow cannot adopt memory. */
   #nodeBackend(): NodeBackend | null {
     const backend = backendOf(this.#tf);
     if (backend.instance !== this.#backend?.instance) {

@@ -75,8 +75,8 @@ function besides(files: Files): string {
 }
 
 /**
- * The weights as they will be encoded, in the order in which iterateWeights() yields them. Rejects as that does, for an
- * error in the middle of a stream comes too late.
+ * The weights as they will be encoded, in the order in which iterateWeights() yields them. Rejects as that does: an
+ * error in the middle of a stream would come too late.
  */
 async function specsInOrder(
   { specs }: TfjsModel,
@@ -108,7 +108,7 @@ function encoded(spec: WeightSpec | undefined, stored: Stored): WeightSpec {
   return { ...plain, dtype: ruleOf(stored).dtype };
 }
 
-/** The bytes of each weight, as encoded() tells. */
+/** The bytes of each weight, as encoded() describes them. */
 async function* encodeAll(
   { specs }: TfjsModel,
   files: Files,
@@ -125,7 +125,7 @@ async function* encodeAll(
   }
 }
 
-/** Ends the generator with the last of `count` buffers, for TensorFlow.js does not read on when it has all it wants. */
+/** Ends the generator with the last of `count` buffers: TensorFlow.js stops reading when it has all weights. */
 function streamOf(buffers: AsyncGenerator<ArrayBuffer, void, void>, count: number): ReadableStream<ArrayBuffer> {
   let left = count;
   return new ReadableStream(

@@ -37,7 +37,7 @@ export interface LayersModelOptions extends ModelOptions {
   /**
    * Whether the layers must take every tensor and leave none of their weights without one; default: true. With false
    * the layers take the tensors that have their names and keep their initial values for the rest, even when nothing
-   * matches: compare what `onReport` tells with what you expect.
+   * matches: compare the report with what you expect.
    */
   strict?: boolean;
 }

@@ -24,7 +24,7 @@ export class NodeBackend {
     this.#library = library;
   }
 
-  /** Null for another backend and, with a note, for a tfjs-node whose TensorFlow cannot take memory over. */
+  /** Null for another backend and, with a note, for a tfjs-node whose TensorFlow cannot adopt memory. */
   static of({ name, instance }: Backend, note: (text: string) => void): NodeBackend | null {
     if (name !== 'tensorflow') return null;
     const { binding } = instance;
@@ -95,7 +95,7 @@ export class NodeBackend {
     }
   }
 
-  /** Runs our op on the tensor's memory and returns what executeOp tells of its output, { id, shape, dtype }. */
+  /** Runs our op on the tensor's memory and returns executeOp's description of its output, { id, shape, dtype }. */
   #run(tensor: DeviceTensor, type: TfType): Loose {
     const { binding } = this.#backend;
     const { memory, offset } = tensor.memory;

@@ -5,10 +5,10 @@ const CLASS_NAME = 'FastSafetensorsPlaceholder';
 const registered = new WeakSet<object>();
 
 /**
- * The topology of a layers model with initialisers that compute nothing, for every weight is replaced right after, and
- * an orthogonal matrix alone can take minutes. The zeros are address space that nobody touches. The model's
- * configuration still shows the original initialisers. INVALID_INDEX for a topology that is nested too deeply,
- * INVALID_ARGUMENT for a `tf` that has no tf.serialization.
+ * The topology of a layers model with initialisers that compute nothing: every weight is replaced right after, and an
+ * orthogonal matrix alone can take minutes. The zeros are address space that nobody touches. The model's configuration
+ * still shows the original initialisers. INVALID_INDEX for a topology that is nested too deeply, INVALID_ARGUMENT for a
+ * `tf` that has no tf.serialization.
  */
 export function placeholderInitializers(tf: TensorFlowModels, topology: unknown): unknown {
   register(tf);

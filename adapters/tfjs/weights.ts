@@ -31,7 +31,7 @@ export const WEIGHT_CHECKS = { ...LOADING, names: checkNames };
 interface ModelWeight {
   /** The weights that are made from it: several if `names` says so; none for a model that lists no weights. */
   readonly specs: readonly WeightSpec[];
-  /** Disposed when the next one is asked for; who adopts it holds the memory. */
+  /** Disposed when the next one is asked for; an adapter that adopted it keeps the memory. */
   readonly tensor: DeviceTensor;
   readonly wish: Wish;
 }
@@ -63,7 +63,7 @@ export class WeightMatch {
     }
   }
 
-  /** Counts a tensor in. Whether the model takes it; one that lists no weights takes all. Throws as `of`. */
+  /** Adds a tensor of the files. Returns whether the model takes it: one without weights takes all. Throws as `of`. */
   add(tensor: Stored): boolean {
     const { specs } = this.of(tensor);
     if (specs.length > 0) this.#found.add(tensor.name);
@@ -77,7 +77,7 @@ export class WeightMatch {
     return { specs, wish: commonWish(specs, tensor) };
   }
 
-  /** UNKNOWN_TENSOR when a weight is not among the tensors counted in, listing what did not match on either side. */
+  /** UNKNOWN_TENSOR when a weight is not among the added tensors, listing what did not match on either side. */
   checkComplete(): void {
     const missing = [...this.#weights.keys()].filter((name) => !this.#found.has(name));
     if (missing.length === 0) return;
@@ -122,7 +122,7 @@ export async function* iterateWeights(
         check();
         yield { ...match.of(tensor), tensor };
       } finally {
-        tensor.dispose(); // who adopted it holds the memory by now
+        tensor.dispose(); // an adapter that adopted it keeps the memory
       }
     }
     check();

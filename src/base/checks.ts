@@ -10,7 +10,7 @@ export function fail(name: string, expected: string, value: unknown): never {
   throw new InvalidArgumentError(`${name}: expected ${expected}, found ${describe(value)}`);
 }
 
-/** A value as messages show it: texts, numbers and null themselves, of others what they are. */
+/** A value as messages show it: a text, number or null itself, of others the type. */
 export function describe(value: unknown): string {
   if (typeof value === 'string') return JSON.stringify(value);
   if (typeof value === 'number') return String(value);
@@ -58,7 +58,7 @@ export const methods =
       fail(name, expected, value);
   };
 
-/** INVALID_ARGUMENT for what is no text. */
+/** INVALID_ARGUMENT for what is not a string. */
 export function checkTensorName(name: unknown): void {
   if (typeof name !== 'string') fail('name', 'the name of a tensor', name);
 }

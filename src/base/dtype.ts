@@ -27,7 +27,7 @@ export const DTYPE_BITS = {
 /** A dtype of the safetensors format, in its spelling. */
 export type DTypeName = keyof typeof DTYPE_BITS;
 
-/** Dtypes by the number that the core has for them. */
+/** Dtypes by their number in the core. */
 export const DTYPE_NAMES = Object.keys(DTYPE_BITS) as readonly DTypeName[];
 
 /** What a load can convert, in csrc/convert/float_convert.cc: from each dtype to those listed. */

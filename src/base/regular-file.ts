@@ -1,11 +1,11 @@
-/** Opening and reading what a path names that somebody else gave: a pipe could block forever, a device never end. */
+/** Opening and reading paths from other people's files: a pipe could block forever, a device never end. */
 import { closeSync, constants, fstatSync, openSync, readSync, type Stats } from 'node:fs';
 import { type FileHandle, open } from 'node:fs/promises';
 
-// O_NONBLOCK: opening a FIFO must not wait for its writer, for such a wait keeps the process from ending. Regular files
+// O_NONBLOCK: opening a FIFO must not wait for its writer, which would keep the process from ending. Regular files
 // ignore it.
 const FLAGS = constants.O_RDONLY | constants.O_NONBLOCK | constants.O_NOCTTY;
-/** The most that is asked of one read: a read of 2 GiB or more is refused. */
+/** The size of one read: one of 2 GiB or more is refused. */
 const MAX_READ_BYTES = 1024 * 1024 * 1024;
 
 /** Opens a regular file for reading; the caller closes it. Rejects with the system's error, or with what was found. */
@@ -20,9 +20,7 @@ export async function openRegularFile(path: string): Promise<FileHandle> {
   }
 }
 
-/**
- * Fills `bytes` from `position` on; returns how many, fewer only at the file's end. Rejects with the system's error.
- */
+/** Fills `bytes` from `position` on; returns how many, fewer only at the file's end. Rejects as the system does. */
 export async function readAt(handle: FileHandle, bytes: Uint8Array, position: number): Promise<number> {
   let length = 0;
   while (length < bytes.length) {

@@ -55,7 +55,7 @@ async function verify(paths: string[], options: VerifyOptions): Promise<void> {
   }
 }
 
-/** The verdict of each file that the path means, after that of its index or, when they disagree, of its folder. */
+/** The verdict of each file that the path means, after that of the index, or of the folder if its files disagree. */
 async function verifyPath(path: string, allowTrailingBytes: boolean): Promise<Verdict[]> {
   const { paths, index } = await resolveFiles(path);
   const headers: SafeTensorsMetadata[] = [];

@@ -27,7 +27,7 @@ export interface ShardIndex {
 }
 
 export interface ResolvedFiles {
-  /** In the order in which they are loaded. Without an index, they need not exist. */
+  /** In the order in which they are loaded. Not all need exist. */
   readonly paths: readonly string[];
   readonly index: ShardIndex | null;
 }

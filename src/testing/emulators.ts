@@ -75,8 +75,9 @@ function emulator(
 
 /**
  * Emulators of CUDA's driver, cuFile and the 3FS client. They are stricter than the real libraries: misuse ends the
- * process with a reason. Example: `spawn('node', ['test.js'], { env: { ...process.env, ...emulators.cuda.env({ DEVICES:
- * 2 }) } })`.
+ * process with a reason.
+ *
+ * Example: `spawn('node', ['test.js'], { env: { ...process.env, ...emulators.cuda.env({ DEVICES: 2 }) } })`.
  */
 export const emulators: { readonly cuda: Emulator; readonly cufile: Emulator; readonly hf3fs: Emulator } = {
   get cuda() {

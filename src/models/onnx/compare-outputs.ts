@@ -1,4 +1,4 @@
-/** How far two runs may be apart, for runtimes fuse differently: |a - b| <= ABSOLUTE + RELATIVE * |b|. */
+/** How far two runs may be apart, since runtimes fuse differently: |a - b| <= ABSOLUTE + RELATIVE * |b|. */
 const ABSOLUTE = 1e-5;
 const RELATIVE = 1e-4;
 

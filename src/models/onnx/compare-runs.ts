@@ -73,7 +73,7 @@ async function weightTensors(ort: Runtime, path: string): Promise<Record<string,
         { tensor: name },
       );
     const start = header.dataStart;
-    // A copy, for the data in the file may not be aligned for their type.
+    // A copy, because the data in the file may not be aligned for their type.
     const { buffer } = Uint8Array.from(bytes.subarray(start + dataOffsets[0], start + dataOffsets[1]));
     tensors[name] = new ort.Tensor(type, new (typedArrayOf(dtype))(buffer) as Float32Array, shape);
   }

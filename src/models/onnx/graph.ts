@@ -112,7 +112,7 @@ function reasonToStay(
 ): string | undefined {
   if (info.name === '') return 'has no name';
   if (info.dtype === undefined) return `safetensors has no dtype for ONNX type ${info.dataType}`;
-  // External data hold no shapes that a runtime reads while loading, so they are moved whatever their type and size.
+  // Runtimes read no shapes from external data while loading: these are moved whatever their type and size.
   if (!info.external) {
     if (!isFloating(info.dtype)) return 'no floating type';
     if (info.byteLength < minBytes) return `below the floor of ${minBytes} bytes`;

@@ -1,4 +1,4 @@
-/** Surgery that moves the weights of an ONNX model into a .safetensors file: `split-onnx`, and part of the demo. */
+/** Surgery that moves the weights of an ONNX model into a .safetensors file: `split-onnx`. */
 import { basename, dirname, join, resolve } from 'node:path';
 import type { DTypeName } from '../../base/dtype.js';
 import { FastSafetensorsError } from '../../base/errors.js';
@@ -12,7 +12,7 @@ import { bringInside, pointOutside, turnIntoInputs } from './rewrite.js';
 import { externalPlace, readTensorBytes, resolveLocation } from './tensor-proto.js';
 import { uniqueNames } from './unique-names.js';
 
-/** Smaller tensors stay in the graph: runtimes read shapes and axes from them while loading, so not from files. */
+/** Smaller tensors stay in the graph: while loading, runtimes read shapes and axes from them, but not from files. */
 export const DEFAULT_MIN_BYTES = 1024;
 
 export interface OnnxSplitOptions {

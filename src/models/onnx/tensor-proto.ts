@@ -21,9 +21,7 @@ export interface TensorInfo {
   readonly external: boolean;
 }
 
-/**
- * What a tensor says of itself. `name`: for a Constant, which has none. TENSOR_INVALID_INFO for an impossible shape.
- */
+/** Reads all but the data. `name`: that of a Constant, which has none. TENSOR_INVALID_INFO for a wrong shape. */
 export function describeTensor(tensor: Message, path: string, name = tensor.string(TENSOR.name)): TensorInfo {
   const shape = tensor.integers(TENSOR.dims);
   const dataType = tensor.integer(TENSOR.dataType) ?? 0;
@@ -134,7 +132,7 @@ async function readExternal(tensor: Message, info: TensorInfo, path: string): Pr
   const file = await resolveLocation(location, path, info.name);
   const handle = await openRegularFile(file);
   try {
-    // Checked before the allocation, for the length is only the model's claim.
+    // Checked before the allocation: the length is only the model's claim.
     const { size } = await handle.stat();
     if (offset + length > size) {
       const message = `${file}: tensor "${info.name}" ends at byte ${offset + length}, but the file has ${size}`;
