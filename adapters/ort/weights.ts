@@ -7,6 +7,7 @@ import { DeviceTensor } from '../../src/device/device-tensor.js';
 import { SafeTensorsFileLoader } from '../../src/loaders/file-loader.js';
 import { FilesBufferOnDevice } from '../../src/loaders/files-buffer.js';
 import { checkUnchanged } from '../../src/safetensors/file-identity.js';
+import type { Files } from '../../src/safetensors/files.js';
 import type { SafeTensorsMetadata } from '../../src/safetensors/metadata.js';
 import { readShards } from '../../src/safetensors/shards.js';
 import type { Progress } from '../../src/transfer/progress.js';

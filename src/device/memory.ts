@@ -1,6 +1,6 @@
 import { FastSafetensorsError, InvalidArgumentError } from '../base/errors.js';
 import { checked, native, settled } from '../native/addon.js';
-import type { NativeMemory } from '../native/core.js';
+import type { NativeAllocation } from '../native/core.js';
 import { type Device, openDevice } from './device.js';
 
 /** Bytes that are copied out of JavaScript's memory in one turn of the event loop: about 0.1 ms. */
@@ -20,7 +20,7 @@ export class Memory {
   #released = false;
 
   /** Nobody has retained it yet. */
-  constructor(handle: NativeMemory, device: Device, size: number) {
+  constructor(handle: NativeAllocation, device: Device, size: number) {
     this.#handle = handle;
     this.device = device;
     this.size = size;
@@ -36,7 +36,7 @@ export class Memory {
   }
 
   /** For calls of the addon, by a user that has retained. */
-  get handle(): NativeMemory {
+  get handle(): NativeAllocation {
     return this.#handle;
   }
 

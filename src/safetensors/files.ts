@@ -5,7 +5,8 @@ import { describe } from '../base/checks.js';
 import { FastSafetensorsError, InvalidArgumentError, ioError } from '../base/errors.js';
 import { readRegularFile, unsafePath } from '../base/regular-file.js';
 import { native, settled } from '../native/addon.js';
-import { type NativeShardIndex, textAt } from '../native/packed.js';
+import type { NativeShardIndex } from '../native/packed.js';
+import { textAt } from './metadata.js';
 
 /**
  * One .safetensors file, several, a folder or an index file (`*.json`). A folder means what its

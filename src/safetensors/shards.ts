@@ -2,10 +2,9 @@ import { basename } from 'node:path';
 import { FastSafetensorsError } from '../base/errors.js';
 import { Turns } from '../base/timers.js';
 import { readHeader } from '../native/addon.js';
-import type { NativeOpenedFiles } from '../native/core.js';
-import { textAt } from '../native/packed.js';
+import type { NativeHeaderFdCache } from '../native/core.js';
 import { type Files, type ResolvedFiles, resolveFiles, type ShardIndex } from './files.js';
-import { SafeTensorsMetadata } from './metadata.js';
+import { SafeTensorsMetadata, textAt } from './metadata.js';
 
 /** Headers read at a time: each is one round trip or two on a distributed file system. */
 const HEADERS_AT_A_TIME = 32;
@@ -22,7 +21,7 @@ interface ReadOptions {
   /** The headers will be asked for tensors by name; true. */
   readonly byName?: boolean;
   /** Keeps the files open for their data. */
-  readonly opened?: NativeOpenedFiles;
+  readonly fdCache?: NativeHeaderFdCache;
 }
 
 /**
@@ -31,7 +30,7 @@ interface ReadOptions {
  */
 export async function readShards(
   files: Files,
-  { allowTrailingBytes, byName = true, opened }: ReadOptions,
+  { allowTrailingBytes, byName = true, fdCache }: ReadOptions,
   signal?: AbortSignal,
 ): Promise<ShardSet> {
   const { paths, index } = await resolveFiles(files);

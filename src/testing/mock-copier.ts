@@ -83,9 +83,15 @@ function tensorAt(metadata: SafeTensorsMetadata, fileOffset: number): TensorFram
   throw new FastSafetensorsError('INVALID_OFFSET', message, { path: metadata.path });
 }
 
-function bytesOf(name: string, given: ArrayBufferView, { length }: CopyRange): Uint8Array {
-  if (given.byteLength !== length) {
-    const message = `mockCopier: tensor "${name}" has ${length} bytes, ${given.byteLength} were given`;
+/** The part of a tensor's given bytes that a range asks for. */
+function bytesOf(
+  { dataStart }: SafeTensorsMetadata,
+  { name, byteLength, dataOffsets }: TensorFrame,
+  given: ArrayBufferView,
+  { fileOffset, length }: CopyRange,
+): Uint8Array {
+  if (given.byteLength !== byteLength) {
+    const message = `mockCopier: tensor "${name}" has ${byteLength} bytes, ${given.byteLength} were given`;
     throw new FastSafetensorsError('INVALID_ARGUMENT', message, { tensor: name });
   }
   return new Uint8Array(given.buffer, given.byteOffset + fileOffset - dataStart - dataOffsets[0], length);

@@ -32,5 +32,7 @@ await assert.rejects(
   (error) => error instanceof esm.FastSafetensorsError && error.code === 'IO_ERROR',
 );
 assert.equal(require('fastsafetensors-node/package.json').name, 'fastsafetensors-node');
-assert.throws(() => require('fastsafetensors-node/dist/src/native/addon.js'), { code: 'ERR_PACKAGE_PATH_NOT_EXPORTED' });
+assert.throws(() => require('fastsafetensors-node/dist/src/native/addon.js'), {
+  code: 'ERR_PACKAGE_PATH_NOT_EXPORTED',
+});
 console.log('ok');
