@@ -166,8 +166,8 @@ function test(name, path, args) {
   console.log(`test:tfjs: tfjs-node ${TFJS_NODE} on ${name}`);
   const jest = [
     join('node_modules', 'jest', 'bin', 'jest.js'),
-    '--config',
-    'jest.tfjs.config.js',
+    '--selectProjects',
+    'tfjs-node',
     '--runInBand',
     ...args,
   ];

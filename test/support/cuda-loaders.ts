@@ -49,7 +49,7 @@ export function expectAllPassOn(
   const folder = mkdtempSync(join(tmpdir(), 'fastsafetensors-cuda-'));
   try {
     const report = join(folder, 'report.json');
-    const args = ['--config', 'jest.cuda.config.js', ...RUNNER[thread], '--json', `--outputFile=${report}`];
+    const args = ['--selectProjects', 'emulated-cuda', ...RUNNER[thread], '--json', `--outputFile=${report}`];
     const patterns = files.map((name) => `<rootDir>/test/${name}.test.ts`.replace('<rootDir>', top));
     const ended = spawnSync(
       process.execPath,

@@ -24,7 +24,7 @@ export function expectAllPassOverThreeFs(
   names: readonly string[] = LOADER_TESTS,
   driver: 'emulated' | 'real' = 'emulated',
 ): void {
-  const config = device === 'cpu' ? 'jest.config.js' : 'jest.cuda.config.js';
+  const project = device === 'cpu' ? 'unit' : 'emulated-cuda';
   const folder = mkdtempSync(join(tmpdir(), 'fastsafetensors-3fs-'));
   const before = shared();
   try {
@@ -33,7 +33,7 @@ export function expectAllPassOverThreeFs(
     mkdirSync(iovs, { recursive: true });
     const report = join(folder, 'report.json');
     const tests = names.map((name) => `/test/${name}\\.test`);
-    const args = ['--config', config, '--runInBand', '--json', `--outputFile=${report}`, ...tests];
+    const args = ['--selectProjects', project, '--runInBand', '--json', `--outputFile=${report}`, ...tests];
     const ended = spawnSync(process.execPath, [join('node_modules', 'jest', 'bin', 'jest.js'), ...args], {
       cwd: top,
       encoding: 'utf8',
