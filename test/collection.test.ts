@@ -6,9 +6,9 @@ const gc = { flags: ['--expose-gc'] };
 
 // test/long has a thousand.
 test('random orders', async () => {
-  await expectClean('collect.cjs', ['randomOrders', '1', '60'], gc);
+  await expectClean('collection.child.cjs', ['randomOrders', '1', '60'], gc);
 });
 
 test('finalizers run beside those of others', async () => {
-  await expectClean('collect.cjs', ['registries'], gc);
+  await expectClean('collection.child.cjs', ['registries'], gc);
 });

@@ -23,7 +23,7 @@ interface Settings {
 }
 
 async function run(args: string[], { cuda = {}, cufile = {}, env = {} }: Settings = {}): Promise<void> {
-  const ended = await runChild('cuda.cjs', args, {
+  const ended = await runChild('cuda.child.cjs', args, {
     flags: ['--expose-gc'],
     env: {
       ...emulators.cuda.env({ LEAKS: 'abort-memory', ...cuda }),

@@ -8,5 +8,5 @@ test.each([
   ['small', 'what is written in one piece may go as soon as write has returned'],
   ['lying', 'what a view says of itself is checked against its buffer'],
 ])('%s: %s', async (scenario) => {
-  await expectClean('write.cjs', [scenario], { flags: ['--expose-gc'] });
+  await expectClean('destination-write.child.cjs', [scenario], { flags: ['--expose-gc'] });
 });

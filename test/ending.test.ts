@@ -14,9 +14,9 @@ test.each([
   ['twoIterationsAtOnce', 'iterations of one loader at the same time each get everything'],
   ['closedBufferGivesAllBack', 'a closed buffer gives back tensors that were never asked for'],
 ])('%s: %s', async (scenario) => {
-  await expectClean('ending.cjs', [scenario]);
+  await expectClean('ending.child.cjs', [scenario]);
 });
 
 test('keepTensors: tensors, typed arrays and clones stay valid after everything was closed', async () => {
-  await expectClean('ending.cjs', ['keepTensors'], { flags: ['--expose-gc'] });
+  await expectClean('ending.child.cjs', ['keepTensors'], { flags: ['--expose-gc'] });
 });

@@ -10,7 +10,7 @@ const ALL = HOW.flatMap((how) => [0, 5, 13, 32, 40].map((n) => [how, String(n)] 
 
 test.each(HOW)('process.exit() with loads in flight, %s', async (how) => {
   for (const [, n] of ALL.filter(([other]) => other === how))
-    await expectClean('exit.cjs', ['processExit', how, n], LEAVES);
+    await expectClean('exit.child.cjs', ['processExit', how, n], LEAVES);
 });
 
 test.each(HOW)(
@@ -20,7 +20,7 @@ test.each(HOW)(
       ['uncaught', 'uncaught on purpose'],
       ['rejected', 'rejected on purpose'],
     ] as const) {
-      const ended = await runChild('exit.cjs', [scenario, how, '33'], LEAVES);
+      const ended = await runChild('exit.child.cjs', [scenario, how, '33'], LEAVES);
       expect(ended).toMatchObject({ code: 1, signal: null });
       expect(ended.stderr).toContain(text);
     }
@@ -28,16 +28,16 @@ test.each(HOW)(
 );
 
 test.each(['direct', 'threads', 'mock'])('a process ends by itself with everything open, %s', async (how) => {
-  await expectClean('exit.cjs', ['naturalEnd', how], LEAVES);
+  await expectClean('exit.child.cjs', ['naturalEnd', how], LEAVES);
 });
 
 test.each(HOW)('loads that nobody awaits do not keep a process alive for ever, %s', async (how) => {
-  await expectClean('exit.cjs', ['abandoned', how], LEAVES);
+  await expectClean('exit.child.cjs', ['abandoned', how], LEAVES);
 });
 
 test.each(['direct', 'device', 'threads', 'mock'])(
   'a load that is awaited keeps the process alive, %s',
   async (how) => {
-    await expectClean('exit.cjs', ['awaited', how], LEAVES);
+    await expectClean('exit.child.cjs', ['awaited', how], LEAVES);
   },
 );

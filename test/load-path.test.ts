@@ -8,7 +8,7 @@ import { newFolder, someEntries, writeModel } from './support/model-files.js';
 test('at most 20 TypeScript files take part in new ParallelLoader({ files }).iterateWeights()', async () => {
   const folder = await newFolder();
   await writeModel(folder, someEntries(), 'a.safetensors');
-  const { code, stdout, stderr } = await runChild('load-path.cjs', [folder]);
+  const { code, stdout, stderr } = await runChild('load-path.child.cjs', [folder]);
   expect({ code, stderr }).toEqual({ code: 0, stderr: '' });
   const sources = stdout.trim().split('\n');
   expect(sources).toEqual(expect.arrayContaining(['src/loaders/parallel-loader.ts', 'src/transfer/plan.ts']));

@@ -1,5 +1,5 @@
 import { expectClean } from './support/child.js';
 
 test('3000 files load under a limit of 64 open files', async () => {
-  await expectClean('many-files.cjs', ['load', '', '3000'], { shell: 'ulimit -n 64' });
+  await expectClean('many-files.child.cjs', ['load', '', '3000'], { shell: 'ulimit -n 64' });
 });

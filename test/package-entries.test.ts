@@ -6,7 +6,7 @@ import { expectClean } from './support/child.js';
 const TOP = join(__dirname, '..');
 
 test('the ES module and CommonJS entries are one package: the same classes, the same registry', async () => {
-  await expectClean('entries.mjs');
+  await expectClean('package-entries.child.mjs');
 });
 
 /** What a strict compiler that checks every declaration says of a user's module. */

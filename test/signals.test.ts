@@ -10,5 +10,5 @@ test.each([
   ['aborted', 'all reject when it is aborted'],
   ['closed', 'all reject when the loader is closed'],
 ])('%s: %s', async (scenario) => {
-  await expectClean('signals.cjs', [scenario]);
+  await expectClean('signals.child.cjs', [scenario]);
 });

@@ -18,7 +18,7 @@ function environment(device: string, settings: Settings): Record<string, string>
 /** The script ends by itself, says `ok`, and nothing on stderr but that the process keeps the GPU's context. */
 async function run(device: string, settings: Settings, args: readonly string[], shell = ''): Promise<void> {
   const options = { flags: ['--expose-gc'], env: environment(device, settings), shell };
-  const { stderr, ...ended } = await runChild('three-fs.cjs', args, options);
+  const { stderr, ...ended } = await runChild('three-fs.child.cjs', args, options);
   const said = stderr.replace(/^emulated CUDA: alive at exit: 1 retained contexts\n/, '');
   expect({ ...ended, stderr: said }).toEqual({ code: 0, signal: null, stdout: 'ok\n', stderr: '' });
 }
@@ -79,7 +79,7 @@ test('a thousand small files with few descriptors', async () => {
 test('a process that is killed in the middle of a load leaves nothing in /dev/shm', async () => {
   const shared = (): string[] => readdirSync('/dev/shm').filter((name) => /^(hf3fs-iov-|sem\.hf3fs)/.test(name));
   const before = shared();
-  const script = join(__dirname, 'support', 'children', 'three-fs.cjs');
+  const script = join(__dirname, 'three-fs.child.cjs');
   const env = { ...process.env, NODE_OPTIONS: '', ...environment('cpu', { STALL: 1 }) };
   const child = spawn(process.execPath, [script, 'killed'], { env, stdio: ['ignore', 'pipe', 'inherit'] });
   const folder = await new Promise<string>((resolve, reject) => {

@@ -107,5 +107,5 @@ test.each(['nogds', 'user'])('an application’s fake timers stop nothing, %s', 
 });
 
 test('nor do those of node:test', async () => {
-  await expectClean('fake-timers.cjs', ['all'], { flags: ['--disable-warning=ExperimentalWarning'] });
+  await expectClean('timers.child.cjs', ['all'], { flags: ['--disable-warning=ExperimentalWarning'] });
 });

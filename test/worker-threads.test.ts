@@ -11,5 +11,5 @@ test.each([
 ])('%s: %s', async (scenario) => {
   // A read that never comes back keeps its memory to the end: the emulated GPU need not report that.
   const env: Record<string, string> = scenario === 'stalled' ? { FST_EMU_CUDA_LEAKS: 'off' } : {};
-  await expectClean('workers.cjs', [scenario], { flags: ['--expose-gc'], env });
+  await expectClean('worker-threads.child.cjs', [scenario], { flags: ['--expose-gc'], env });
 });

@@ -13,10 +13,14 @@ beforeAll(async () => {
 });
 
 async function run(scenario: string, runtime: 'real' | 'emulated'): Promise<void> {
-  const ended = await runChild('ort-cuda.cjs', [scenario, runtime, files.graph, files.weights], {
-    flags: ['--expose-gc'],
-    env: emulators.cuda.env({ DEVICES: 2, DELAY_US: 50, JITTER_US: 50, LEAKS: 'abort-memory' }),
-  });
+  const ended = await runChild(
+    'adapters/ort-cuda-emulated.child.cjs',
+    [scenario, runtime, files.graph, files.weights],
+    {
+      flags: ['--expose-gc'],
+      env: emulators.cuda.env({ DEVICES: 2, DELAY_US: 50, JITTER_US: 50, LEAKS: 'abort-memory' }),
+    },
+  );
   // Contexts stay retained for the process's life.
   const said = ended.stderr.replace(/^emulated CUDA: alive at exit: \d retained contexts\n$/m, '');
   expect({ ...ended, stderr: said }).toEqual({ code: 0, signal: null, stdout: 'ok\n', stderr: '' });

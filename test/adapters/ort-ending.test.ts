@@ -16,7 +16,7 @@ afterAll(() => rmSync(folder, { recursive: true }));
 
 const gc = { flags: ['--expose-gc'] };
 const clean = (scenario: string, ...args: (string | number)[]) =>
-  expectClean('ort.cjs', [scenario, models, ...args.map(String)], gc);
+  expectClean('adapters/ort-ending.child.cjs', [scenario, models, ...args.map(String)], gc);
 
 /** Above 29: milliseconds. While a session is made of these, constants are folded for seconds. */
 const EVERYTHING = [
@@ -34,7 +34,7 @@ describe('process.exit() with', () => {
   });
 
   test.each(['running', 'stubborn', 'creating'])('work in progress keeps its code, %s', async (how) => {
-    expect(await runChild('ort.cjs', ['exitCode', models, how])).toEqual({
+    expect(await runChild('adapters/ort-ending.child.cjs', ['exitCode', models, how])).toEqual({
       code: 7,
       signal: null,
       stdout: '',
@@ -44,7 +44,7 @@ describe('process.exit() with', () => {
 });
 
 test.each(['idle', 'running', 'stubborn', 'creating'])('an uncaught exception ends with code 1, %s', async (how) => {
-  const ended = await runChild('ort.cjs', ['uncaught', models, how]);
+  const ended = await runChild('adapters/ort-ending.child.cjs', ['uncaught', models, how]);
   expect(ended).toMatchObject({ code: 1, signal: null });
   expect(ended.stderr).toMatch(/uncaught on purpose[\s\S]*Node\.js v[\d.]+\n$/);
 });

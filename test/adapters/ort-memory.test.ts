@@ -26,7 +26,7 @@ test('a session costs its weights and at most 10 %, a second one 10 % more', asy
   );
   const measure = async (how: string) => {
     const args = [how, graph, weights, basename(weights), String(WIDTH), small];
-    const { code, stdout, stderr } = await runChild('ort-memory.cjs', args, { flags: ['--expose-gc'] });
+    const { code, stdout, stderr } = await runChild('adapters/ort-memory.child.cjs', args, { flags: ['--expose-gc'] });
     expect({ code, stderr }).toEqual({ code: 0, stderr: '' });
     const { first, peak, second, ...rest } = JSON.parse(stdout);
     const percent = (figure: number) => Math.round((100 * figure) / bytes);

@@ -201,10 +201,14 @@ suite('values on the GPU', () => {
   });
 
   test.each(['computes', 'shared', 'randomOrders', 'workers', 'naturalEnd'])('%s', async (scenario) => {
-    const ended = await runChild('ort-cuda.cjs', [scenario, 'real', files.graph, files.weights], {
-      flags: ['--expose-gc'],
-      timeoutMs: 120_000,
-    });
+    const ended = await runChild(
+      'adapters/ort-cuda-emulated.child.cjs',
+      [scenario, 'real', files.graph, files.weights],
+      {
+        flags: ['--expose-gc'],
+        timeoutMs: 120_000,
+      },
+    );
     expect(ended).toEqual({ code: 0, signal: null, stdout: 'ok\n', stderr: '' });
   });
 });

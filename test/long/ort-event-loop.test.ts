@@ -8,7 +8,7 @@ test('a long run holds the event loop for less than 20 ms; onnxruntime-node hold
   const models = await writeOrtModels(folder);
   const measure = async (how: string) => {
     const args = [how, JSON.stringify(models), models.deepInside];
-    const { code, stdout, stderr } = await runChild('ort-event-loop.cjs', args);
+    const { code, stdout, stderr } = await runChild('long/ort-event-loop.child.cjs', args);
     expect({ code, stderr }).toEqual({ code: 0, stderr: '' });
     return JSON.parse(stdout) as { took: number; longest: number; turns: number };
   };

@@ -8,9 +8,12 @@ export interface Ended {
   stderr: string;
 }
 
-const CHILDREN = join(__dirname, 'children');
+const TESTS = join(__dirname, '..');
 
-/** Runs a script of test/support/children against the built package until it ends; it is killed (SIGKILL shows) when it takes too long. */
+/**
+ * Runs a script, named from test/, against the built package until it ends; a script that takes too long is killed
+ * (SIGKILL shows).
+ */
 export function runChild(
   script: string,
   args: readonly string[] = [],
@@ -26,7 +29,7 @@ export function runChild(
     env?: Readonly<Record<string, string>>;
   } = {},
 ): Promise<Ended> {
-  const command = [process.execPath, ...flags, join(CHILDREN, script), ...args];
+  const command = [process.execPath, ...flags, join(TESTS, script), ...args];
   return new Promise((resolve, reject) => {
     // jest's NODE_OPTIONS and handlers stay out of it.
     const env = { ...process.env, NODE_OPTIONS: '', UV_THREADPOOL_SIZE: '2', ...extra };

@@ -9,7 +9,7 @@ const SLOW = 1536;
 /** One MatMul of this size is seconds of work that nothing stops. */
 const SIDE = 6144;
 
-/** What children/ort.cjs works with. */
+/** What adapters/ort-ending.child.cjs works with. */
 export interface OrtModels {
   readonly weights: string;
   /** x [rows, width] → x·w. With all of x 1 / width, all of y is `expected`. */

@@ -1,9 +1,13 @@
 import { expectClean } from './child.js';
 
-/** What tfjs.cjs has, in processes of their own: on plain tfjs in `npm test`, on tfjs-node in `npm run test:tfjs`. */
+/** What adapters/tfjs-lifetimes.child.cjs has, in processes of their own: on plain tfjs in `npm test`, on tfjs-node in `npm run test:tfjs`. */
 export function describeLifetimes(environment: Readonly<Record<string, string>>): void {
   const clean = (scenario: string, args: string[] = []) =>
-    expectClean('tfjs.cjs', [scenario, ...args], { flags: ['--expose-gc'], env: environment, timeoutMs: 100_000 });
+    expectClean('adapters/tfjs-lifetimes.child.cjs', [scenario, ...args], {
+      flags: ['--expose-gc'],
+      env: environment,
+      timeoutMs: 100_000,
+    });
 
   test('a process ends by itself with tensors, a model and a loader alive', () => clean('endsByItself'));
   test('a process exits with tensors alive', () => clean('exits'));

@@ -7,7 +7,7 @@ const {
   ParallelLoader,
   SafeTensorsFileLoader,
   writeModel,
-} = require('./helpers.cjs');
+} = require('./support/child-helpers.cjs');
 
 main({
   async load(_, count) {

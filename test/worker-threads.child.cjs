@@ -1,6 +1,6 @@
 // Loads in worker threads that end in every way.
 const { Worker, isMainThread, parentPort, workerData } = require('node:worker_threads');
-const helpers = require('./helpers.cjs');
+const helpers = require('./support/child-helpers.cjs');
 const {
   assert,
   fakeReader,

@@ -29,7 +29,7 @@ const {
   SafeTensorsFileLoader,
   ThreeFSLoader,
   setTimeout,
-} = require('./helpers.cjs');
+} = require('./support/child-helpers.cjs');
 
 const device = process.env.TEST_DEVICE ?? 'cpu';
 const iovs = join(folder, '3fs-virt', 'iovs');

@@ -11,7 +11,7 @@ const {
   registerCopier,
   SafeTensorsFileLoader,
   writeModel,
-} = require('./helpers.cjs');
+} = require('./support/child-helpers.cjs');
 
 const MANY = 60;
 const file = writeModel('a', 4, 64);

@@ -12,7 +12,7 @@ const {
   setImmediate,
   useFakeDevices,
   writeModel,
-} = require('./helpers.cjs');
+} = require('./support/child-helpers.cjs');
 
 registerCopier('slow', fakeReader({ msPerIo: 0.2, chunk: 4096, inFlight: 4, reorder: true }));
 registerCopier('mock', mockCopier());

@@ -15,7 +15,7 @@ const {
   setTimeout,
   useFakeDevices,
   writeModel,
-} = require('./helpers.cjs');
+} = require('./support/child-helpers.cjs');
 
 registerCopier('slow', fakeReader({ msPerIo: 1, chunk: 4096, inFlight: 2, reorder: true }));
 /** In a function of its own: a frame that lives on may keep the last array from being collected. */

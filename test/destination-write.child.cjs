@@ -1,5 +1,12 @@
 // Destination.write while JavaScript does to the bytes what a promise cannot keep it from doing.
-const { assert, main, nothingHeld, ParallelLoader, registerCopier, writeModel } = require('./helpers.cjs');
+const {
+  assert,
+  main,
+  nothingHeld,
+  ParallelLoader,
+  registerCopier,
+  writeModel,
+} = require('./support/child-helpers.cjs');
 
 const BYTES = 64 << 20;
 const file = writeModel('big', 1, BYTES / 4);

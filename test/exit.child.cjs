@@ -14,7 +14,7 @@ const {
   setTimeout,
   useFakeDevices,
   writeModel,
-} = require('./helpers.cjs');
+} = require('./support/child-helpers.cjs');
 
 registerCopier('slow', fakeReader({ msPerIo: 2, chunk: 4096, inFlight: 4 }));
 registerCopier('hanging', fakeReader({ stallAt: 3, chunk: 4096 }));

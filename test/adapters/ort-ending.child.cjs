@@ -3,7 +3,7 @@
 const { Worker, isMainThread, parentPort, workerData } = require('node:worker_threads');
 const ort = require('onnxruntime-node');
 const { createSession } = require('fastsafetensors-node/ort');
-const helpers = require('./helpers.cjs');
+const helpers = require('../support/child-helpers.cjs');
 const { assert, main, moment, nothingHeld, SafeTensorsFileLoader, setImmediate, setTimeout } = helpers;
 
 const models = isMainThread ? JSON.parse(process.argv[3]) : workerData.models;

@@ -1,6 +1,13 @@
 // Loads while node:test's fake timers are in place, also those of node:timers and node:timers/promises.
 const { mock } = require('node:test');
-const { assert, main, nothingHeld, ParallelLoader, SafeTensorsMetadata, writeModel } = require('./helpers.cjs');
+const {
+  assert,
+  main,
+  nothingHeld,
+  ParallelLoader,
+  SafeTensorsMetadata,
+  writeModel,
+} = require('./support/child-helpers.cjs');
 
 const COUNT = 60_000; // headers and plans of that many take more than one turn
 const file = writeModel('many', COUNT, 1);

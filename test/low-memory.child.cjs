@@ -2,7 +2,7 @@
 const { execFileSync } = require('node:child_process');
 const { closeSync, ftruncateSync, openSync, readFileSync, writeSync } = require('node:fs');
 const { join } = require('node:path');
-const { assert, folder, main, nothingHeld, SafeTensorsMetadata } = require('./helpers.cjs');
+const { assert, folder, main, nothingHeld, SafeTensorsMetadata } = require('./support/child-helpers.cjs');
 
 /** From here on the process may have `more` bytes of address space. */
 function limit(more) {

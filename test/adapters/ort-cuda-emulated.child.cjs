@@ -3,10 +3,10 @@
 const { join } = require('node:path');
 const { Worker, isMainThread, parentPort, workerData } = require('node:worker_threads');
 const { createSession, onnxruntime } = require('fastsafetensors-node/ort');
-const helpers = require('./helpers.cjs');
+const helpers = require('../support/child-helpers.cjs');
 const { assert, main, nativeMetrics, nothingHeld, SafeTensorsFileLoader, setImmediate, setTimeout } = helpers;
 
-const top = join(__dirname, '..', '..', '..');
+const top = join(__dirname, '..', '..');
 const { native } = require(join(top, 'dist', 'src', 'native', 'addon.js')); // what ONNX Runtime sees is not part of the package's surface
 const [runtime, model, weights] = isMainThread ? process.argv.slice(3) : workerData;
 

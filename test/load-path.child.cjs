@@ -3,7 +3,7 @@
 const { Session } = require('node:inspector');
 const { join, relative, sep } = require('node:path');
 
-const DIST = join(__dirname, '..', '..', '..', 'dist');
+const DIST = join(__dirname, '..', 'dist');
 const { ParallelLoader } = require(join(DIST, 'src', 'index.js'));
 
 const session = new Session();

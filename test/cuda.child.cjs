@@ -1,7 +1,7 @@
 // Loads onto GPUs, emulated ones unless test/gpu runs this: which libraries are there, how many GPUs, and what fails, the environment says.
 const { existsSync } = require('node:fs');
 const { Worker, isMainThread, parentPort, workerData } = require('node:worker_threads');
-const helpers = require('./helpers.cjs');
+const helpers = require('./support/child-helpers.cjs');
 const {
   assert,
   copierAvailability,

@@ -1,4 +1,4 @@
-// What the scripts of this folder share. They run in processes of their own, against the built package.
+// What *.child.cjs share. They run in processes of their own, against the built package.
 const assert = require('node:assert/strict');
 const { mkdtempSync, rmSync, writeFileSync } = require('node:fs');
 const { tmpdir } = require('node:os');
