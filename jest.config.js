@@ -36,7 +36,9 @@ const unit = project('unit', unitTests);
 const byFolder = [
   /** What takes minutes: `npm run test:long`. */
   project('long', { testMatch: ['<rootDir>/test/long/**/*.test.ts'], timeoutMs: 600_000 }),
-  /** A real GPU, its driver and, where they are installed, cuFile and ONNX Runtime's CUDA provider: `npm run test:gpu`. */
+  /**
+   * A real GPU, its driver and, where they are installed, cuFile and ONNX Runtime's CUDA provider: `npm run test:gpu`.
+   */
   project('gpu', {
     testMatch: ['<rootDir>/test/gpu/**/*.test.ts'],
     globalSetup: '<rootDir>/test/gpu/global-setup.js',
@@ -55,7 +57,9 @@ const byFolder = [
   }),
 ];
 
-/** The unit tests on another device: test/support/cuda-loaders.ts starts them, with the emulators in the environment. */
+/**
+ * The unit tests on another device: test/support/cuda-loaders.ts starts them, with the emulators in the environment.
+ */
 const emulatedCuda = project('emulated-cuda', {
   ...unitTests,
   moduleNameMapper: {

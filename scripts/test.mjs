@@ -1,5 +1,5 @@
-// The whole test suite of a clone: TypeScript through jest, the core through GoogleTest where it is installed. Ends with how many ran; fails when anything failed
-// or nothing ran.
+// The whole test suite of a clone: TypeScript through jest, the core through GoogleTest where it is installed. Ends
+// with how many ran; fails when anything failed or nothing ran.
 import { spawnSync } from 'node:child_process';
 import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';

@@ -1,6 +1,7 @@
-// Tests against the real @tensorflow/tfjs-node: `npm run test:tfjs [-- --tensorflow 1|2] [jest arguments]`. Sets itself up in build/tfjs, once, without the host
-// that tfjs-node's own install downloads from: its JavaScript and sources come from npm, TensorFlow 1.15 with its headers from npm too (tfjs-node-lambda-releases),
-// TensorFlow 2 from PyPI (tensorflow-cpu); its binding is compiled here. Linux x64 only: there is no such TensorFlow for others.
+// Tests against the real @tensorflow/tfjs-node: `npm run test:tfjs [-- --tensorflow 1|2] [jest arguments]`. Sets itself
+// up in build/tfjs, once, without the host that tfjs-node's own install downloads from: its JavaScript and sources come
+// from npm, TensorFlow 1.15 with its headers from npm too (tfjs-node-lambda-releases), TensorFlow 2 from PyPI
+// (tensorflow-cpu); its binding is compiled here. Linux x64 only: there is no such TensorFlow for others.
 import { spawnSync } from 'node:child_process';
 import {
   cpSync,
@@ -100,7 +101,8 @@ function tensorflow2() {
     const unpack = `
 import sys, zipfile
 wheel = zipfile.ZipFile(sys.argv[1])
-wanted = ('tensorflow/libtensorflow', 'tensorflow/include/tensorflow/c/', 'tensorflow/include/tensorflow/core/platform/ctstring',
+wanted = ('tensorflow/libtensorflow', 'tensorflow/include/tensorflow/c/',
+          'tensorflow/include/tensorflow/core/platform/ctstring',
           'tensorflow/include/tsl/platform/ctstring', 'tensorflow/include/xla/tsl/c/')
 wheel.extractall('.', [name for name in wheel.namelist() if name.startswith(wanted)])
 `;

@@ -1,4 +1,5 @@
-// Drops loaders, buffers, tensors, typed arrays and iterators in random orders and lets the garbage collector find them. Run with --expose-gc.
+// Drops loaders, buffers, tensors, typed arrays and iterators in random orders and lets the garbage collector find
+// them. Run with --expose-gc.
 const {
   assert,
   fakeReader,

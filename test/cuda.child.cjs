@@ -1,4 +1,5 @@
-// Loads onto GPUs, emulated ones unless test/gpu runs this: which libraries are there, how many GPUs, and what fails, the environment says.
+// Loads onto GPUs, emulated ones unless test/gpu runs this: which libraries are there, how many GPUs, and what fails,
+// the environment says.
 const { existsSync } = require('node:fs');
 const { Worker, isMainThread, parentPort, workerData } = require('node:worker_threads');
 const helpers = require('./support/child-helpers.cjs');

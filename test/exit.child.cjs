@@ -73,7 +73,8 @@ main({
     globalThis.kept = [open, await open.copyFilesToDevice(), tensors, data];
   },
 
-  // A generator that was never asked for anything, one that was left in the middle, a copy that nobody awaits: nothing keeps the process alive for ever.
+  // A generator that was never asked for anything, one that was left in the middle, a copy that nobody awaits: nothing
+  // keeps the process alive for ever.
   async abandoned(how) {
     const loader = new ParallelLoader({ files, queueSize: -1, maxBatchBytes: 4096, ...HOW[how] });
     loader.iterateWeights();

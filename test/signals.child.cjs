@@ -1,4 +1,5 @@
-// Many loads at once on one signal of the user's: no listener too many, and none left behind. A warning would be on stderr.
+// Many loads at once on one signal of the user's: no listener too many, and none left behind. A warning would be on
+// stderr.
 const { getEventListeners } = require('node:events');
 const {
   assert,

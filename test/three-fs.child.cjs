@@ -1,5 +1,5 @@
-// Loads through 3FS: the script's folder is the mount, the emulator of the client library serves it and ends the process with a reason when it is misused or when
-// anything is left at exit.
+// Loads through 3FS: the script's folder is the mount, the emulator of the client library serves it and ends the
+// process with a reason when it is misused or when anything is left at exit.
 const {
   existsSync,
   mkdirSync,
@@ -264,7 +264,8 @@ main({
     assert.equal(await load(away.path), '3fs');
     assert.equal(getHf3fsLibPath(), emulators.hf3fs.path);
     const { available, library, remedy } = await copierAvailability('3fs', device);
-    assert.equal(remedy, undefined); // also where the limit of locked memory may hinder it, which is the reason's to say
+    // Also where the limit of locked memory may hinder it: `reason` says that.
+    assert.equal(remedy, undefined);
     assert.deepEqual([available, library], [true, emulators.hf3fs.path]);
     // The copier by hand.
     const opened = await fastsafeOpen(away.path, { device });

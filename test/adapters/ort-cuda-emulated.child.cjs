@@ -1,5 +1,6 @@
-// ONNX Runtime's values and sessions on emulated GPUs. Which ONNX Runtime, the first argument says: the real one, which has no provider for GPUs here, or the
-// emulated one (csrc/emulators/onnxruntime), whose models are all y = x + w. FST_TEST_GPUS says how many GPUs there are.
+// ONNX Runtime's values and sessions on emulated GPUs. Which ONNX Runtime, the first argument says: the real one, which
+// has no provider for GPUs here, or the emulated one (csrc/emulators/onnxruntime), whose models are all y = x + w.
+// FST_TEST_GPUS says how many GPUs there are.
 const { join } = require('node:path');
 const { Worker, isMainThread, parentPort, workerData } = require('node:worker_threads');
 const { createSession, onnxruntime } = require('fastsafetensors-node/ort');
@@ -7,7 +8,8 @@ const helpers = require('../support/child-helpers.cjs');
 const { assert, main, nativeMetrics, nothingHeld, SafeTensorsFileLoader, setImmediate, setTimeout } = helpers;
 
 const top = join(__dirname, '..', '..');
-const { native } = require(join(top, 'dist', 'src', 'native', 'addon.js')); // what ONNX Runtime sees is not part of the package's surface
+// What ONNX Runtime sees is not part of the package's surface.
+const { native } = require(join(top, 'dist', 'src', 'native', 'addon.js'));
 const [runtime, model, weights] = isMainThread ? process.argv.slice(3) : workerData;
 
 function load() {

@@ -1,5 +1,5 @@
-// Sessions of ONNX Runtime that end in every way: processes and workers that exit in the middle, and what is dropped. The models are the parent's
-// (test/support/ort-models.ts).
+// Sessions of ONNX Runtime that end in every way: processes and workers that exit in the middle, and what is dropped.
+// The models are the parent's (test/support/ort-models.ts).
 const { Worker, isMainThread, parentPort, workerData } = require('node:worker_threads');
 const ort = require('onnxruntime-node');
 const { createSession } = require('fastsafetensors-node/ort');
@@ -162,7 +162,10 @@ if (!isMainThread) {
       }
     },
 
-    /** Buffers, sessions, tensors and outputs are dropped, closed or disposed in random orders; what is left must still be whole. */
+    /**
+     * Buffers, sessions, tensors and outputs are dropped, closed or disposed in random orders; what is left must still
+     * be whole.
+     */
     async randomOrders(_, seed, rounds) {
       let state = Number(seed);
       const random = (below) => {

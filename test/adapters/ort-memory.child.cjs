@@ -1,4 +1,5 @@
-// What sessions of one model cost, in a process of their own: prints JSON, in bytes above what the process had before. `how` is ours, or theirs (onnxruntime-node).
+// What sessions of one model cost, in a process of their own: prints JSON, in bytes above what the process had before.
+// `how` is ours, or theirs (onnxruntime-node).
 const { readFileSync } = require('node:fs');
 const { setTimeout } = require('node:timers/promises');
 const ort = require('onnxruntime-node');

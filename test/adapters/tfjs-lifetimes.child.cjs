@@ -1,4 +1,5 @@
-// Tensors and models of TensorFlow.js in processes and workers that end in every way; on tfjs-node where FASTSAFETENSORS_TFJS_NODE says where it is.
+// Tensors and models of TensorFlow.js in processes and workers that end in every way; on tfjs-node where
+// FASTSAFETENSORS_TFJS_NODE says where it is.
 const { Worker, isMainThread, parentPort, workerData } = require('node:worker_threads');
 const helpers = require('../support/child-helpers.cjs');
 const { assert, fakeReader, main, moment, MOMENTS, nothingHeld, ParallelLoader, registerCopier } = helpers;

@@ -14,7 +14,8 @@ test('gds loads directly, or in its compatibility mode and says so, or is not av
   if (available) return expectClean('cuda.child.cjs', ['everywhere', 'gds'], { flags });
   expect(reason!.length).toBeGreaterThan(20);
   expect(remedy!.length).toBeGreaterThan(0);
-  // By name: cuFile's compatibility mode, or nogds where it refuses these files even so (a virtual machine's disk, say).
+  // By name: cuFile's compatibility mode, or nogds where it refuses these files even so (a virtual machine's disk,
+  // say).
   if (/compatibility mode/.test(remedy!))
     await expectClean('cuda.child.cjs', ['fallsBack', '(gds in compatibility mode|nogds)', '3'], { flags });
 });

@@ -14,7 +14,8 @@ import { runChild } from '../support/child.js';
 import { floats } from '../support/onnx-model.js';
 import { testFolder } from '../support/tensor-files.js';
 
-// Sessions of ONNX Runtime's own CUDA provider on weights in GPU memory; skipped where onnxruntime-node has no such provider, which it says.
+// Sessions of ONNX Runtime's own CUDA provider on weights in GPU memory; skipped where onnxruntime-node has no such
+// provider, which it says.
 
 const folder = testFolder();
 const device = 'cuda:0';

@@ -3,7 +3,8 @@ import { mkdirSync, writeFileSync } from 'node:fs';
 import { join, resolve } from 'node:path';
 import { testFolder } from '../support/tensor-files.js';
 
-// The package as its users get it: packed, installed from source into a project of its own, and used through both kinds of modules.
+// The package as its users get it: packed, installed from source into a project of its own, and used through both kinds
+// of modules.
 
 const folder = testFolder();
 const top = resolve(__dirname, '../..');

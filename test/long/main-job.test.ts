@@ -1,6 +1,7 @@
 import { measureMainJob, type Row } from '../../bench/main-job.js';
 
-// What bench/main-job.ts prints, with room for a busy machine: figures beside those of plain threads under the same load.
+// What bench/main-job.ts prints, with room for a busy machine: figures beside those of plain threads under the same
+// load.
 
 let rows: Row[];
 beforeAll(async () => {

@@ -1,4 +1,5 @@
-// How long runs hold the event loop, in a process of their own: prints JSON, in milliseconds. `how` is ours or theirs (onnxruntime-node).
+// How long runs hold the event loop, in a process of their own: prints JSON, in milliseconds. `how` is ours or theirs
+// (onnxruntime-node).
 const { performance } = require('node:perf_hooks');
 const ort = require('onnxruntime-node');
 const { createSession } = require('fastsafetensors-node/ort');

@@ -12,8 +12,9 @@ export interface BigModel {
 }
 
 /**
- * `layers` square MatMuls of `width` with a Tanh after each, whose weights are external data in a .safetensors file: width 4096 makes 64 MiB a layer. Written as it is
- * made, so that the writer needs no memory for it. x is [rows, width].
+ * `layers` square MatMuls of `width` with a Tanh after each, whose weights are external data in a .safetensors file:
+ * width 4096 makes 64 MiB a layer. Written as it is made, so that the writer needs no memory for it. x is [rows,
+ * width].
  */
 export async function writeBigModel(stem: string, layers: number, width: number, rows = 1): Promise<BigModel> {
   const length = width * width * 4;

@@ -11,7 +11,10 @@ const LAYOUTS: Partial<Record<DTypeName, readonly [exponent: number, mantissa: n
   F8_E4M3: [4, 3],
 };
 
-/** One element's bits in another dtype, by whole numbers alone: a float is mantissa * 2^power, rounding compares with half a unit. */
+/**
+ * One element's bits in another dtype, by whole numbers alone: a float is mantissa * 2^power, rounding compares with
+ * half a unit.
+ */
 function convertBits(from: DTypeName, to: DTypeName, bits: bigint): bigint {
   const [exponentBits, mantissaBits] = LAYOUTS[from]!;
   const [toExponentBits, toMantissaBits] = LAYOUTS[to]!;

@@ -32,13 +32,16 @@ const RUNNER: Readonly<Record<Thread, readonly string[]>> = {
   'worker thread': ['--workerThreads', '--maxWorkers=1', '--runner=./test/support/emulated/worker-runner.js'],
 };
 
-/** Strict, late with its copies; it crashes a host that touches device memory, and aborts when device memory is left at the end. */
+/**
+ * Strict, late with its copies; it crashes a host that touches device memory, and aborts when device memory is left at
+ * the end.
+ */
 export const emulatedDriver = () =>
   emulators.cuda.env({ DEVICES: 2, DELAY_US: 20, JITTER_US: 50, LEAKS: 'abort-memory' });
 
 /**
- * Test files once more, unchanged, with a GPU as the device of loaders that name none: an emulated one unless `driver` is the real one. Fails unless every test of
- * every file passes.
+ * Test files once more, unchanged, with a GPU as the device of loaders that name none: an emulated one unless `driver`
+ * is the real one. Fails unless every test of every file passes.
  */
 export function expectAllPassOn(
   device: string,

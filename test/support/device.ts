@@ -1,6 +1,9 @@
 import { nativeMetrics } from 'fastsafetensors-node';
 
-/** Where loaders that name no device load: the host, or the emulated GPU on which cuda-loaders.test.ts runs these tests once more. */
+/**
+ * Where loaders that name no device load: the host, or the emulated GPU on which cuda-loaders.test.ts runs these tests
+ * once more.
+ */
 export const DEVICE = process.env.FST_TEST_DEVICE ?? 'cpu';
 export const ON_HOST = DEVICE === 'cpu';
 export const OUT_OF_MEMORY = ON_HOST ? 'OUT_OF_HOST_MEMORY' : 'OUT_OF_DEVICE_MEMORY';

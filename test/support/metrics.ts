@@ -9,8 +9,9 @@ setFlagsFromString('--expose-gc');
 const collectGarbage = runInNewContext('gc') as () => void;
 
 /**
- * Waits until this process holds nothing: what was cancelled is given back by other threads. Fails with what is left after some seconds. With `collect`, garbage
- * is collected first: for tests that drop typed arrays or loaders; others must not need it. `stagingBytes`: what the slots of an open loader may take.
+ * Waits until this process holds nothing: what was cancelled is given back by other threads. Fails with what is left
+ * after some seconds. With `collect`, garbage is collected first: for tests that drop typed arrays or loaders; others
+ * must not need it. `stagingBytes`: what the slots of an open loader may take.
  */
 export async function expectNothingHeld({ collect = false, timeoutMs = 5000, stagingBytes = 0 } = {}): Promise<void> {
   const held = (): Metrics => {

@@ -45,7 +45,10 @@ export interface Layout {
   metadata?: Record<string, string>;
 }
 
-/** A .safetensors file with its data in the order of entries: a writer of its own, so that no mistake of saveFile's can hide one of the reader's. */
+/**
+ * A .safetensors file with its data in the order of entries: a writer of its own, so that no mistake of saveFile's can
+ * hide one of the reader's.
+ */
 export function encodeFile(entries: readonly Entry[], { headerOrder, padding = 0, metadata }: Layout = {}): Buffer {
   let end = 0;
   const texts = entries.map(({ name, dtype, shape, bytes }) => {

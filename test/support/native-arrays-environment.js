@@ -1,8 +1,8 @@
 const { TestEnvironment } = require('jest-environment-node');
 
 /**
- * jest runs tests in a realm of its own, but addons make their typed arrays in Node's, where `instanceof` of the test's Float32Array fails.
- * onnxruntime-common checks that for every output, so its tests get Node's classes.
+ * jest runs tests in a realm of its own, but addons make their typed arrays in Node's, where `instanceof` of the test's
+ * Float32Array fails. onnxruntime-common checks that for every output, so its tests get Node's classes.
  */
 module.exports = class NativeArraysEnvironment extends TestEnvironment {
   constructor(config, context) {

@@ -14,7 +14,9 @@ import {
   VALUE_INFO,
 } from '../../src/models/onnx/schema.js';
 
-/** Builds ONNX messages for tests: `message({ [NODE.opType]: 'Add', [NODE.input]: ['a', 'b'] })`. Arrays repeat a field. */
+/**
+ * Builds ONNX messages for tests: `message({ [NODE.opType]: 'Add', [NODE.input]: ['a', 'b'] })`. Arrays repeat a field.
+ */
 type Value = number | string | Uint8Array | Message;
 
 export function message(fields: Record<number, Value | readonly Value[]>): Message {

@@ -2,8 +2,8 @@ import { spawnSync } from 'node:child_process';
 import { existsSync, mkdirSync, mkdtempSync, renameSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 
-// onnxruntime-node brings no C headers. This package on npm has them, among 150 MB of libraries: too much for every clone's dependencies, so the headers alone are
-// kept, in build/.
+// onnxruntime-node brings no C headers. This package on npm has them, among 150 MB of libraries: too much for every
+// clone's dependencies, so the headers alone are kept, in build/.
 const PACKAGE = 'com.github.asus4.onnxruntime@0.4.9';
 const INTEGRITY = 'sha512-BkzxduSZ9IkeDP6Q8lz2TFU2ie7hSSvS7ZIfzMooExoq0CNzJnuuGaUJ7IsojBgqO4ouD1jXah8OYyJbCN29Fg==';
 const HEADERS = 'package/Plugins/iOS~/onnxruntime.xcframework/ios-arm64/onnxruntime.framework/Headers';

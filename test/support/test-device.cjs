@@ -1,6 +1,7 @@
 /**
- * With FST_TEST_DEVICE (cuda-loaders.test.ts) loaders that name no device use that one (where there is one GPU, FST_TEST_GPUS, those that name cuda:1 too), and a fake device only stands in for the emulated GPU where a test needs its
- * faults.
+ * With FST_TEST_DEVICE (cuda-loaders.test.ts) loaders that name no device use that one (where there is one GPU,
+ * FST_TEST_GPUS, those that name cuda:1 too), and a fake device only stands in for the emulated GPU where a test needs
+ * its faults.
  */
 function onTestDevice(fst, testing) {
   const own = process.env.FST_TEST_DEVICE;

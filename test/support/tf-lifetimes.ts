@@ -1,6 +1,9 @@
 import { expectClean } from './child.js';
 
-/** What adapters/tfjs-lifetimes.child.cjs has, in processes of their own: on plain tfjs in `npm test`, on tfjs-node in `npm run test:tfjs`. */
+/**
+ * What adapters/tfjs-lifetimes.child.cjs has, in processes of their own: on plain tfjs in `npm test`, on tfjs-node in
+ * `npm run test:tfjs`.
+ */
 export function describeLifetimes(environment: Readonly<Record<string, string>>): void {
   const clean = (scenario: string, args: string[] = []) =>
     expectClean('adapters/tfjs-lifetimes.child.cjs', [scenario, ...args], {

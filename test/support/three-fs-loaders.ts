@@ -16,8 +16,9 @@ interface Report {
 }
 
 /**
- * Loader tests once more, unchanged, over the emulated 3FS: the folder for temporary files is a mount, so that 'auto' is '3fs'. Completions come late and in another
- * order, every third read is put off, and a ring vanishes now and then; the emulator ends the process when it is misused or anything is left.
+ * Loader tests once more, unchanged, over the emulated 3FS: the folder for temporary files is a mount, so that 'auto'
+ * is '3fs'. Completions come late and in another order, every third read is put off, and a ring vanishes now and then;
+ * the emulator ends the process when it is misused or anything is left.
  */
 export function expectAllPassOverThreeFs(
   device: string,

@@ -1,5 +1,5 @@
-// Stands in for 'fastsafetensors-node' when loader tests run on the emulated GPU (cuda-loaders.test.ts): loaders without a device of their own use
-// FST_TEST_DEVICE.
+// Stands in for 'fastsafetensors-node' when loader tests run on the emulated GPU (cuda-loaders.test.ts): loaders
+// without a device of their own use FST_TEST_DEVICE.
 export * from '../../../src/index.js';
 
 import * as fst from '../../../src/index.js';
