@@ -236,11 +236,11 @@ TEST_F(CudaDeviceTest, StagingIsTheDriversOwnWhereNoOtherCanBeLocked) {
   std::shared_ptr<Device> old;
   ASSERT_TRUE(OpenDevice("cuda:1", true, &old).ok()) << "another one than the fixture's";
   std::unique_ptr<StagingMemory> staging;
-  ASSERT_TRUE(old->AllocateStaging(kBytes, &staging).ok());
+  std::thread([&] { ASSERT_TRUE(old->AllocateStaging(kBytes, &staging).ok()); }).join();  // it has no context yet
   EXPECT_EQ(cuda.call_count("cuMemHostAlloc"), 1u);
   EXPECT_EQ(cuda.call_count("cuMemHostRegister_v2"), 0u);
   EXPECT_EQ(cuda.live_pinned_bytes(), kBytes);
-  staging.reset();
+  std::thread([&] { staging.reset(); }).join();
   EXPECT_EQ(cuda.live_pinned_bytes(), 0u);
 }
 
