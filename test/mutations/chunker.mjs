@@ -1,0 +1,66 @@
+// Where one read ends and the next begins.
+
+export const file = 'csrc/transfer/chunker.cc';
+
+export default [
+  {
+    name: 'end-of-the-slot',
+    find: 'length = RoomFor(item, rules, chunk, outputs, from, length);',
+    replace: '',
+    native: 'ConvertEngine.ChunksHoldWholeElementsAndFitTheirSlots',
+  },
+  {
+    name: 'room-for-what-is-converted',
+    find: 'if (rules.outputs_in_slot) used += kOutputAlignment + outputs;',
+    replace: '',
+    native: 'ConvertEngine.ChunksHoldWholeElementsAndFitTheirSlots',
+  },
+  {
+    name: 'end-of-the-chunk',
+    find: 'std::min(item.length - cursor.done, limit - from)',
+    replace: 'item.length - cursor.done',
+    native: 'Chunk*.*:EngineCopiesTest.*',
+  },
+  {
+    name: 'length-of-the-chunk',
+    find: 'uint64_t limit = Down(begin, rules.chunk) + rules.chunk;',
+    replace: 'uint64_t limit = UINT64_MAX;',
+    native: 'Chunk*.*:EngineCopiesTest.*',
+  },
+  {
+    name: 'boundary-of-the-reader',
+    find: 'if (needs.boundary > 0) limit = std::min(limit, Down(begin, needs.boundary) + needs.boundary);',
+    replace: '',
+    native: 'EngineTest.ScattersOverManyPieces:Chunk*.*',
+  },
+  {
+    name: 'another-file-in-one-read',
+    find: 'if (item.file != first.file || from < stop',
+    replace: 'if (from < stop',
+    native: 'EngineTest.EmptyTensorsAnywhereAreReadyInOrder',
+  },
+  {
+    name: 'another-allocation-in-a-direct-read',
+    find: 'if (chunk.direct && item.allocation != first.allocation) break;',
+    replace: '',
+    native: 'Chunk*.*',
+  },
+  {
+    name: 'another-place-in-a-direct-read',
+    find: 'if (one_piece && item.destination + cursor.done != first.destination + (from - first.offset)) break;',
+    replace: '',
+    native: 'Chunk*.*',
+  },
+  {
+    name: 'congruence',
+    find: 'bool congruent = start % alignment == address % alignment;',
+    replace: 'bool congruent = true;',
+    native: 'GdsReaderTest.ReadsEveryByteOntoEachDevice',
+  },
+  {
+    name: 'whole-blocks-go-straight',
+    find: 'limit = std::min(limit, start + Down(left, alignment));',
+    replace: '',
+    native: 'Engine/EveryWay.BringsEveryByte/GdsHostFiles*',
+  },
+];

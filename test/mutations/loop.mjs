@@ -1,0 +1,179 @@
+// The I/O thread: what it waits for, checks and holds.
+
+export const file = 'csrc/transfer/loop.cc';
+
+export default [
+  {
+    name: 'status-of-a-read',
+    find: 'if (!status.ok()) Fail(*op.transfer, status);',
+    replace: '',
+    native: 'EngineTest.AFailingReadEndsItsLoadOnly:GdsReaderTest.AReadThatClaimsMoreThanWasAskedForIsAnError',
+  },
+  {
+    name: 'reads-of-a-failed-load-are-copied',
+    find: `if (op.transfer->failed_) return FreeOp(op);
+  if (op.slot < 0) {`,
+    replace: 'if (op.slot < 0) {',
+    native: 'EngineCopiesTest.ALoadThatHasEndedStartsNoCopy',
+  },
+  {
+    name: 'status-of-a-copy',
+    find: 'if (!status.ok()) Fail(*op.transfer, PlaceOf(op, status));',
+    replace: '',
+    native: 'EngineTest.AFailingCopyEndsTheLoad',
+  },
+  {
+    name: 'generation-of-a-completion',
+    find: ' || ops_[index].generation != completion.tag >> 32',
+    replace: '',
+    native: 'EngineCopiesTest.ALateCompletionIsNotThatOfTheNextRead',
+  },
+  {
+    name: 'stage-of-a-completion',
+    find: 'if (completion.kind == Completion::Kind::kCopy) HandleCopied',
+    replace: 'HandleCopied',
+    native: 'EngineCopiesTest.ACompletionThatComesTwiceIsHeardOnce',
+  },
+  {
+    name: 'depth-of-the-reader',
+    find: ' || reading_ >= reader_.needs().in_flight',
+    replace: '',
+    native: 'EngineTest.AStalledReadEndsItsLoadAndThoseThatWaitForIt',
+  },
+  {
+    name: 'window',
+    find: ' && t.plan_.BatchOf(t.allowed_) < window',
+    replace: '',
+    native: 'EngineTest.LoadsBatchByBatchAsTheWindowAllows',
+  },
+  {
+    name: 'reads-of-files-that-are-not-open',
+    find: 'if (t.files_[first.file].state != Transfer::File::kOpen) return false;',
+    replace: '',
+    native: 'EngineCopiesTest.NeighboursGoInOneCopy',
+  },
+  {
+    name: 'reads-without-a-free-slot',
+    find: 'if (status.ok() && slot < 0) return false;',
+    replace: '',
+    native: 'EngineCopiesTest.ACompletionThatComesTwiceIsHeardOnce:CudaFaultsTest.*',
+  },
+  {
+    name: 'room-on-the-device',
+    find: 'return device_.CheckAvailable(bytes);',
+    replace: 'return Status::Ok();',
+    native: 'EngineTest.MemoryThatCannotBeHadIsRefusedBeforeAnyIsTaken',
+  },
+  {
+    name: 'close-with-operations-in-flight',
+    find: 'if (closing_ && working_ == 0 && transfers_.empty()) return;',
+    replace: 'if (closing_) return;',
+    native: 'EngineLife.CloseAtAnyMoment',
+  },
+  {
+    name: 'end-with-operations-in-flight',
+    find: 'bool over = transfer->ops_ == 0 && (transfer->failed_ || complete);',
+    replace: 'bool over = transfer->failed_ || complete;',
+    native: 'EngineTest.ADeadlineEndsALoadWhoseReadsHang',
+  },
+  {
+    name: 'memory-under-a-read',
+    find: 'if (!submitted.ok()) return undo(submitted);',
+    replace: `if (!submitted.ok()) return undo(submitted);
+  if (slot < 0) op.buffers.clear();`,
+    native: 'EngineTest.AFailingReadEndsItsLoadOnly',
+  },
+  {
+    name: 'registration-under-a-read',
+    find: 'request.target = op.target;',
+    replace: `request.target = op.target;
+    op.target.reset();
+    t.memory_[t.plan_.items[op.parts.front().item].allocation].target.reset();`,
+    native: 'GdsReaderTest.ReadsStraightIntoPlaceWhereFileAndMemoryAreCongruent',
+  },
+  {
+    name: 'memory-under-a-copy',
+    file: 'csrc/transfer/loop_copy.cc',
+    find: 'Status copying = stream_->Submit(',
+    replace: `op.buffers.clear();
+  Status copying = stream_->Submit(`,
+    native: 'GdsReaderTest.AFileThatEndsEarlyIsAnError',
+  },
+  {
+    name: 'slot-is-free-before-its-copy',
+    file: 'csrc/transfer/loop_copy.cc',
+    find: 'if (copying.ok()) return;',
+    replace: `if (copying.ok()) {
+    slots_.Give(op.slot);
+    op.slot = -1;
+    return;
+  }`,
+    native: 'EngineCopiesTest.ACompletionThatComesTwiceIsHeardOnce:CudaFaultsTest.*',
+  },
+  {
+    name: 'tensors-are-complete-before-their-copy',
+    edits: [
+      {
+        file: 'csrc/transfer/loop_copy.cc',
+        find: 'Status copying = stream_->Submit(',
+        replace: `FinishParts(op);
+  Status copying = stream_->Submit(`,
+      },
+      { file: 'csrc/transfer/loop.cc', find: 'if (!op.transfer->failed_) FinishParts(op);', replace: '' },
+    ],
+    native: 'EngineCopiesTest.NeighboursGoInOneCopy',
+  },
+  {
+    name: 'refused-copy-does-not-end-its-load',
+    file: 'csrc/transfer/loop_copy.cc',
+    find: 'Fail(*op.transfer, PlaceOf(op, copying));',
+    replace: '',
+    native: 'EngineTest.ADeviceThatRefusesEndsTheLoad',
+  },
+  {
+    name: 'copy-before-the-conversion-has-ended',
+    file: 'csrc/transfer/loop_copy.cc',
+    find: `    Convert(pieces);
+    queue->Put({Completion::Kind::kConvert, tag, Status::Ok()});`,
+    replace: `    queue->Put({Completion::Kind::kConvert, tag, Status::Ok()});
+    Convert(pieces);`,
+    native: 'EngineCopiesTest.WhatConvertsIsCopiedWhenItIsConverted',
+  },
+  {
+    name: 'copies-across-allocations',
+    file: 'csrc/transfer/loop_copy.cc',
+    find: 'op.buffers[i] == op.buffers[i - 1] && ',
+    replace: '',
+    native: 'EngineCopiesTest.NoCopyCrossesTheEndOfAnAllocation',
+  },
+  {
+    name: 'copies-over-a-hole-in-the-file',
+    file: 'csrc/transfer/loop_copy.cc',
+    find: 'before.source + before.length == source',
+    replace: 'true',
+    native: 'EngineCopiesTest.NeighboursInMemoryAreCopiedApartWhereTheFileHasAHole',
+  },
+  {
+    name: 'copies-over-a-hole-in-memory',
+    file: 'csrc/transfer/loop_copy.cc',
+    find: 'before.destination + before.length == destination',
+    replace: 'true',
+    native: 'EngineCopiesTest.NeighboursInTheFileAreCopiedApartWhereMemoryHasAHole',
+  },
+  {
+    name: 'refused-submission-keeps-its-slot',
+    find: `--reading_;
+    FreeOp(op);
+    return status;`,
+    replace: `--reading_;
+    return status;`,
+    native: 'EngineTest.ARefusedSubmissionEndsTheLoad',
+  },
+  {
+    name: 'pause-that-has-ended-is-no-deadline',
+    file: 'csrc/transfer/loop_clocks.cc',
+    find: 'if (throttled_) deadline',
+    replace: 'if (throttled_ && Clock::now() < throttled_until_) deadline',
+    native: 'EngineTest.RateLimitNeverSleepsThroughItsPause',
+  },
+];

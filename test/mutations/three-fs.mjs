@@ -1,0 +1,217 @@
+// What USRBIO asks of a client, each left out. Most turn red because the strict emulator aborts.
+
+export const file = 'csrc/reader/usrbio/usrbio_reader.cc';
+
+export default [
+  {
+    name: 'completions-of-an-earlier-ring',
+    file: 'csrc/reader/usrbio/usrbio_reads.cc',
+    find: 'userdata >> kIndexBits != generation_ || ',
+    replace: '',
+    native: 'UsrbioReadsTest.ACompletionOfAnEarlierRingIsNobodys',
+  },
+  {
+    name: 'short-result-is-data',
+    file: 'csrc/reader/usrbio/usrbio_reads.cc',
+    find: 'static_cast<uint64_t>(result) >= read.request.required && !read.request.last',
+    replace: '!read.request.last',
+    native: 'Devices/UsrbioFailure.ShortReadIsAnErrorAndNotData/*',
+  },
+  {
+    name: 'failed-result-is-data',
+    file: 'csrc/reader/usrbio/usrbio_reads.cc',
+    find: '(result < 0 || static_cast<uint64_t>(result) > read.request.length)',
+    replace: 'false',
+    native: 'Devices/UsrbioFailure.EioNamesFileAndOffset/*',
+  },
+  {
+    name: 'short-last-result-is-data',
+    file: 'csrc/reader/usrbio/usrbio_reads.cc',
+    find: 'bool is_short = got < required;',
+    replace: 'bool is_short = false;',
+    native: 'Devices/UsrbioFailure.LastReadThatIsShortIsAnErrorToo/*',
+  },
+  {
+    name: 'more-bytes-than-were-asked-for',
+    file: 'csrc/reader/usrbio/usrbio_reads.cc',
+    find: ' || static_cast<uint64_t>(result) > read.request.length',
+    replace: '',
+    native: 'UsrbioReadsTest.MoreBytesThanAskedForAreAnError',
+  },
+  {
+    name: 'hole-keeps-what-was-in-its-slot',
+    file: 'csrc/reader/usrbio/usrbio_reads.cc',
+    find: 'if (status.ok() && is_short) memset(',
+    replace: 'if (false) memset(',
+    native: 'Devices/UsrbioBytes.OfHolesAreZeros/*',
+  },
+  {
+    name: 'last-read-does-not-compare-the-file',
+    file: 'csrc/reader/usrbio/usrbio_reads.cc',
+    find: ' && !read.request.last',
+    replace: '',
+    native: 'Devices/UsrbioFailure.FileThatChangesWhileItIsReadIsFound/*',
+  },
+  {
+    name: 'closed-before-it-is-deregistered',
+    file: 'csrc/reader/usrbio/usrbio_files.cc',
+    find: 'state->api->dereg_fd(fd->get());',
+    replace: `const int number = fd->get();
+      fd->reset();
+      state->api->dereg_fd(number);`,
+    native: 'Devices/UsrbioBytes.ArriveInASecondLoadOfTheSameEngine/*',
+  },
+  {
+    name: 'never-deregistered',
+    file: 'csrc/reader/usrbio/usrbio_files.cc',
+    find: 'state->api->dereg_fd(fd->get());',
+    replace: '',
+    native: 'Devices/UsrbioBytes.ArriveInASecondLoadOfTheSameEngine/*',
+  },
+  {
+    name: 'number-that-the-library-holds',
+    file: 'csrc/reader/usrbio/usrbio_files.cc',
+    find: 'while (result == EINVAL && tried.size() < kMostTaken)',
+    replace: 'while (false)',
+    native: 'Devices/UsrbioFailure.FileWhoseNumberTheLibraryHoldsMovesToAnother/*',
+  },
+  {
+    name: 'duplicates-are-inherited',
+    file: 'csrc/reader/usrbio/usrbio_files.cc',
+    find: 'if (same) (void)fcntl(-result, F_SETFD, FD_CLOEXEC);',
+    replace: '',
+    native: 'Devices/UsrbioBytes.ArriveWhileNothingCanBeInherited/*',
+  },
+  {
+    name: 'folder-of-links-is-inherited',
+    file: 'csrc/reader/usrbio/usrbio_mount.cc',
+    find: 'if (flags >= 0) (void)fcntl(fd, F_SETFD, flags | FD_CLOEXEC);',
+    replace: '',
+    native: 'Devices/UsrbioBytes.ArriveWhileNothingCanBeInherited/*',
+  },
+  {
+    name: 'ring-is-kept-after-a-stall',
+    find: 'if (reads_->FailTag(tag, stalled, &orphans_)) Suspend();',
+    replace: '(void)reads_->FailTag(tag, stalled, &orphans_);',
+    native: 'Devices/UsrbioFailure.EngineWorksOnAfterAStall/*',
+  },
+  {
+    name: 'ring-is-replaced-under-copies',
+    find: 'if (suspended_ && polled_ && copies_idle) {',
+    replace: 'if (suspended_ && polled_) {',
+    native: 'UsrbioReaderTest.ReplacesTheRingWhenNoCopyReadsFromIt',
+  },
+  {
+    name: 'memory-goes-before-it-is-unregistered',
+    find: `(void)device_->UnpinHostMemory(range_->base());
+      iov_.reset();`,
+    replace: `iov_.reset();
+      (void)device_->UnpinHostMemory(range_->base());`,
+    native: 'Devices/UsrbioBytes.ArriveInASecondLoadOfTheSameEngine/*',
+  },
+  {
+    name: 'memory-is-never-unregistered',
+    find: '(void)device_->UnpinHostMemory(range_->base());',
+    replace: '',
+    native: 'Devices/UsrbioBytes.ArriveAfterTheRingWasLost/*',
+  },
+  {
+    name: 'link-of-a-ring-with-reads-in-flight',
+    file: 'csrc/reader/usrbio/usrbio_ring.cc',
+    find: 'if (busy) unlink(link_.path.c_str());',
+    replace: '',
+    native: 'Devices/UsrbioFailure.StalledReadIsGivenUpAtTheDeadline/*',
+  },
+  {
+    name: 'ring-that-cannot-be-made-leaves-its-link',
+    file: 'csrc/reader/usrbio/usrbio_ring.cc',
+    find: 'unlink(link.c_str());',
+    replace: '',
+    native: 'Devices/UsrbioFailure.RingThatFailsAfterItsLinkWasMadeLeavesNone/*',
+  },
+  {
+    name: 'eagain-is-an-error',
+    find: 'if (result == -EAGAIN) {',
+    replace: 'if (false) {',
+    native: 'Devices/UsrbioBytes.ArriveWithEveryInjectionOn/*',
+  },
+  {
+    name: 'eagain-with-nothing-in-flight',
+    find: 'if (!prepared && ring_->in_flight() == 0) ring_->RetrySoon();',
+    replace: '',
+    native: 'Devices/UsrbioFailure.FirstPrepareThatIsPutOffIsTriedAgain/*',
+  },
+  {
+    name: 'rings-on-each-io-thread',
+    find: 'usrbio::OnMountThread(mount, [&] {',
+    replace: 'std::invoke([&] {',
+    native: 'Devices/UsrbioBytes.ArriveInSeveralLoadersAtATime/*',
+  },
+  {
+    name: 'prepared-reads-are-not-submitted',
+    find: 'int submitted = ring_->Submit();',
+    replace: 'int submitted = 0;',
+    native: 'Devices/UsrbioBytes.ArriveInASecondLoadOfTheSameEngine/*',
+  },
+  {
+    name: 'name-in-shm-stays',
+    file: 'csrc/reader/usrbio/usrbio_iov.cc',
+    find: 'if (!text.empty()) shm_unlink(text.c_str());',
+    replace: '',
+    native: 'UsrbioReaderTest.SharedMemoryHasNoNameAndItsLinkGoesWithIt',
+  },
+  {
+    name: 'link-outlives-its-memory',
+    file: 'csrc/reader/usrbio/usrbio_iov.cc',
+    find: 'if (!link_.path.empty()) unlink(link_.path.c_str());',
+    replace: '',
+    native: 'UsrbioReaderTest.SharedMemoryHasNoNameAndItsLinkGoesWithIt',
+  },
+  {
+    name: 'room-in-shm-is-not-reserved',
+    file: 'csrc/reader/usrbio/usrbio_iov.cc',
+    find: 'error = posix_fallocate(fd.get(), 0, static_cast<off_t>(size));',
+    replace: 'error = ftruncate(fd.get(), static_cast<off_t>(size)) == 0 ? 0 : errno;',
+    native: 'UsrbioReaderTest.FullShmIsAnErrorThatNamesSizeRoomAndRemedy',
+  },
+  {
+    name: 'dead-mount-counts-as-alive',
+    file: 'csrc/reader/usrbio/usrbio_reads.cc',
+    find: 'self->Notice(generation, Health::kDead, alive);',
+    replace: '',
+    native: 'UsrbioReadsTest.SilenceOfADeadMountIsNoticedWhileItsLinksCannotBeRead',
+  },
+  {
+    name: 'lost-ring-is-not-noticed',
+    edits: [
+      { file: 'csrc/reader/usrbio/usrbio_reads.cc', find: 'else if (AnyGone(links)) {', replace: 'else if (false) {' },
+      {
+        file: 'csrc/reader/usrbio/usrbio_reads.cc',
+        find: 'if (AnyGone(links)) return Notice',
+        replace: 'if (false) return Notice',
+      },
+    ],
+    native: 'Devices/UsrbioBytes.ArriveAfterTheRingWasLost/*',
+  },
+  {
+    name: 'reads-of-a-lost-ring-are-forgotten',
+    file: 'csrc/reader/usrbio/usrbio_reads.cc',
+    find: 'if (read.state != Read::kInRing && read.state != Read::kChecking) continue;',
+    replace: 'continue;',
+    native: 'UsrbioReadsTest.AllReadsOfALostRingWaitAgain',
+  },
+  {
+    name: 'stalled-read-is-never-abandoned',
+    file: 'csrc/transfer/loop_clocks.cc',
+    find: 'if (op.stage == Op::kReading) reader_.Abandon(TagOf(op));',
+    replace: '',
+    native: 'Devices/UsrbioFailure.EngineWorksOnAfterAStall/*',
+  },
+  {
+    name: 'folder-that-is-mounted-by-itself',
+    file: 'csrc/reader/usrbio/mount_point.cc',
+    find: 'if (same && ProbeVirtual(mount.point) == 0) best = mount.point;',
+    replace: '',
+    native: 'MountPoint*.AFolderMountedElsewhereBelongsToTheWholeMountOfItsFileSystem',
+  },
+];
