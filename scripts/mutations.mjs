@@ -12,7 +12,6 @@ import { parseArgs } from 'node:util';
 
 const top = dirname(dirname(fileURLToPath(import.meta.url)));
 const tree = join(top, 'build', 'mutations');
-const TIMEOUT_S = 120;
 
 /** One edit of one file, or several: `find` stands exactly once in it. */
 const editsOf = (row) => (row.edits ?? [row]).map(({ file = row.file, find, replace }) => ({ file, find, replace }));
@@ -165,7 +164,7 @@ async function build(row) {
  * itself.
  */
 async function runTest(row) {
-  const seconds = row.timeoutS ?? TIMEOUT_S;
+  const seconds = row.timeoutS ?? (row.native ? 60 : 300);
   if (row.native) {
     const program = join('build', row.sanitizer ?? 'tests', 'native_tests');
     const env = { ASAN_OPTIONS: 'detect_leaks=1:abort_on_error=0', UBSAN_OPTIONS: 'halt_on_error=1' };

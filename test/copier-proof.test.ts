@@ -15,7 +15,8 @@ import {
 import { expectNothingHeld } from './support/metrics.js';
 import { entry, newFolder, writeModel } from './support/model-files.js';
 
-// A copier of the user's own cannot make a loader hand out bytes that nobody vouches for, touch what is not its request's, or hang a load.
+// A copier of the user's own cannot make a loader hand out bytes that nobody vouches for, touch what is not its
+// request's, or hang a load.
 
 const FIRST = [entry('a', 'U8', [1000]), entry('b', 'U8', [3000])];
 const SECOND = [entry('c', 'U8', [2000])];

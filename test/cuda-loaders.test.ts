@@ -1,6 +1,7 @@
 import { expectAllPassOn } from './support/cuda-loaders.js';
 
-// Loader tests that need no child process, on both emulated GPUs. test/long has all of them, from both kinds of threads.
+// Loader tests that need no child process, on both emulated GPUs. test/long has all of them, from both kinds of
+// threads.
 
 const LOADER_TESTS = ['read-back', 'slices', 'truncation', 'load-errors', 'shards', 'dtype-conversion'];
 

@@ -4,14 +4,16 @@ import { join } from 'node:path';
 import { emulators } from 'fastsafetensors-node/testing';
 import { runChild } from './support/child.js';
 
-// GPUs by the package's surface, in processes that load the emulated driver and cuFile: which copier is chosen and why, fallbacks, failures, threads.
+// GPUs by the package's surface, in processes that load the emulated driver and cuFile: which copier is chosen and why,
+// fallbacks, failures, threads.
 
 let folder: string;
 beforeAll(() => {
   folder = mkdtempSync(join(tmpdir(), 'fastsafetensors-cufile-'));
   writeFileSync(
     join(folder, 'p2p.json'),
-    '{\n  // a kernel with PCI peer-to-peer\n  "properties": { "use_pci_p2pdma": true, "allow_compat_mode": false }\n}\n',
+    '{\n  // a kernel with PCI peer-to-peer\n' +
+      '  "properties": { "use_pci_p2pdma": true, "allow_compat_mode": false }\n}\n',
   );
 });
 afterAll(() => rmSync(folder, { recursive: true }));

@@ -1,6 +1,7 @@
 import { expectClean } from './support/child.js';
 
-// Bytes that a copier of the user's own writes are the user's until they are copied: nothing that JavaScript does to them ends the process.
+// Bytes that a copier of the user's own writes are the user's until they are copied: nothing that JavaScript does to
+// them ends the process.
 
 test.each([
   ['resized', 'a buffer that is resized while it is written is INVALID_ARGUMENT'],

@@ -14,7 +14,8 @@ import { expectNothingHeld } from './support/metrics.js';
 import { encodeFile, entry, newFolder, writeModel } from './support/model-files.js';
 import { LOADERS, userCopier } from './support/read-back.js';
 
-// A file that is written to between its header and its last read is FILE_CHANGED (or ends early): never data of two versions, never zeros.
+// A file that is written to between its header and its last read is FILE_CHANGED (or ends early): never data of two
+// versions, never zeros.
 
 registerCopier('user', userCopier);
 registerCopier('mock', mockCopier());

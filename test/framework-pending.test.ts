@@ -9,7 +9,8 @@ import {
 import { expectNothingHeld } from './support/metrics.js';
 import { newFolder, someEntries, writeModel } from './support/model-files.js';
 
-// A framework that takes its time over a tensor: nobody who has given up waits for it, and what it makes after all is disposed.
+// A framework that takes its time over a tensor: nobody who has given up waits for it, and what it makes after all is
+// disposed.
 
 interface Made {
   tensor: DeviceTensor;

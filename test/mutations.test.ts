@@ -3,7 +3,8 @@ import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { testFolder } from './support/tensor-files.js';
 
-// What scripts/mutations.mjs reads from the sources; that each break turns its test red, `npm run test:mutations` shows.
+// What scripts/mutations.mjs reads from the sources; that each break turns its test red, `npm run test:mutations`
+// shows.
 
 const script = join(__dirname, '..', 'scripts', 'mutations.mjs');
 const folder = testFolder();

@@ -15,7 +15,8 @@ import { expectNothingHeld } from './support/metrics.js';
 import { entry, newFolder, writeModel } from './support/model-files.js';
 import { userCopier } from './support/read-back.js';
 
-// The descriptor that a header was read through is the one that the data is read through, and no descriptor outlives its loader.
+// The descriptor that a header was read through is the one that the data is read through, and no descriptor outlives
+// its loader.
 
 registerCopier('user', userCopier);
 

@@ -271,7 +271,8 @@ test('what is no name is INVALID_ARGUMENT, and what is closed is named', async (
 test('a read past the page cache that is refused falls back, visibly', async () => {
   const warnings: string[] = [];
   const logger = { debug() {}, info() {}, warn: (message: string) => warnings.push(message) };
-  // /proc takes no O_DIRECT, but has no weights either: where the folder's file system takes it there is nothing to fall back from.
+  // /proc takes no O_DIRECT, but has no weights either: where the folder's file system takes it there is nothing to
+  // fall back from.
   const loader = new ParallelLoader({ files: path, odirect: true, logger });
   for await (const [, tensor] of loader.iterateWeights()) tensor.dispose();
   const { fallbacks } = loader.report;

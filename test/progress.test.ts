@@ -5,7 +5,8 @@ import { fakeReader, mockCopier } from 'fastsafetensors-node/testing';
 import { expectNothingHeld } from './support/metrics.js';
 import { entry, newFolder, writeModel } from './support/model-files.js';
 
-// Progress is told by bytes, monotone and complete: each file begins and is done once, in order; the total ends at all bytes.
+// Progress is told by bytes, monotone and complete: each file begins and is done once, in order; the total ends at all
+// bytes.
 
 registerCopier('paced', fakeReader({ chunk: 8192, inFlight: 3, msPerIo: 25, reorder: true }));
 registerCopier('paced mock', mockCopier({ delayMs: 250 }));

@@ -131,7 +131,8 @@ test('an index outside, a step of 0 and too many ranges are refused', async () =
   await opened.close();
 });
 
-// Runs that are read together in pieces and copied apart: more pieces than one, cut within a dimension; small pieces that lie far apart; rows that are read alone.
+// Runs that are read together in pieces and copied apart: more pieces than one, cut within a dimension; small pieces
+// that lie far apart; rows that are read alone.
 test.each<[string, DTypeName, number[], SliceRange[]]>([
   ['every third byte of more than a piece', 'U8', [70_000_001], [{ start: 1, step: 3 }]],
   ['the same backwards', 'U8', [70_000_001], [{ step: -3 }]],

@@ -4,7 +4,8 @@ import { join } from 'node:path';
 import { emulators } from 'fastsafetensors-node/testing';
 import { runChild } from './support/child.js';
 
-// 3FS over the emulator of its client library. The emulator ends a process that misuses it or leaves anything behind, which shows as a signal and on stderr.
+// 3FS over the emulator of its client library. The emulator ends a process that misuses it or leaves anything behind,
+// which shows as a signal and on stderr.
 
 type Settings = Readonly<Record<string, string | number>>;
 
@@ -95,7 +96,9 @@ test('a process that is killed in the middle of a load leaves nothing in /dev/sh
 
 test('a full /dev/shm is OUT_OF_HOST_MEMORY that names size, room and remedy', async () => {
   const small = 'mount -t tmpfs -o size=4m tmpfs /dev/shm';
-  const inNamespace = `if [ -z "$SMALL" ]; then export SMALL=1; exec unshare -m bash -c '${small} && exec "$@"' bash "$@"; fi`;
-  if (spawnSync('unshare', ['-m', 'bash', '-c', small]).status !== 0) return; // only root may mount; the C++ tests fill it without
+  const again = `exec unshare -m bash -c '${small} && exec "$@"' bash "$@"`;
+  const inNamespace = `if [ -z "$SMALL" ]; then export SMALL=1; ${again}; fi`;
+  // Only root may mount; the C++ tests fill it without.
+  if (spawnSync('unshare', ['-m', 'bash', '-c', small]).status !== 0) return;
   await run('cpu', {}, ['fails', 'OUT_OF_HOST_MEMORY', 'bufferSize'], inNamespace);
 });

@@ -20,7 +20,8 @@ import { emulators, fakeReader, mockCopier, useFakeDevices } from 'fastsafetenso
 import { loadGraphModel, loadLayersModel, safetensorsHandler } from 'fastsafetensors-node/tfjs';
 import * as ort from 'onnxruntime-node';
 
-// Every object of options there is: an option that nobody knows is a TypeError, and it names the nearest right one where one is near.
+// Every object of options there is: an option that nobody knows is a TypeError, and it names the nearest right one
+// where one is near.
 
 let folder: string;
 let path: string;

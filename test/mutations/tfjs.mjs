@@ -44,7 +44,6 @@ export default [
     replace: 'if (!done) return;',
     jest: 'test/adapters/tfjs-handler.test.ts',
     title: 'a stream that was read to its last weight has ended and holds nothing',
-    timeoutS: 300,
   },
   {
     name: 'weight-that-shares-a-tensor-is-lost',
@@ -101,7 +100,6 @@ export default [
     replace: 'false',
     jest: 'test/adapters/tfjs-models.test.ts',
     title: 'weights too: training goes on where it stopped',
-    timeoutS: 300,
   },
   {
     name: 'configuration-of-an-initialiser-is-lost',
@@ -110,7 +108,6 @@ export default [
     replace: 'return {};',
     jest: 'test/adapters/tfjs-models.test.ts',
     title: 'layers models give the outputs of tf.loadLayersModel',
-    timeoutS: 300,
   },
   {
     name: 'quantization-is-lost',
@@ -119,7 +116,6 @@ export default [
     replace: 'return {};',
     jest: 'test/adapters/tfjs-models.test.ts',
     title: 'every kind of weight',
-    timeoutS: 300,
   },
   {
     name: 'check-of-a-split-compares-nothing',
@@ -128,7 +124,6 @@ export default [
     replace: 'if (false)',
     jest: 'test/adapters/tfjs-models.test.ts',
     title: 'check names the weight that differs',
-    timeoutS: 300,
   },
   {
     name: 'copy-on-other-backends-is-not-told',
