@@ -1,61 +1,24 @@
-// Builds and runs the C++ tests: `node scripts/native-tests.mjs [--sanitizer address|thread] [gtest arguments]`. Each sanitizer has a build folder of its own.
+// Builds and runs the C++ tests: `node scripts/native-tests.mjs [--preset asan|tsan|coverage] [gtest arguments]`.
 import { spawnSync } from 'node:child_process';
 import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
-import { dirname, join } from 'node:path';
+import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-
-const top = dirname(dirname(fileURLToPath(import.meta.url)));
-
-function has(command) {
-  return spawnSync(command, ['--version'], { stdio: 'ignore' }).status === 0;
-}
-
-function run(command, args, options = {}) {
-  return spawnSync(command, args, { cwd: top, encoding: 'utf8', maxBuffer: 1 << 28, ...options });
-}
+import { build, buildFolder, configureTests, has, testEnvironment, top } from './cmake.mjs';
 
 /** {unavailable} or {exitCode, passed, failed, skipped}. */
-export function runNativeTests({ sanitizer = '', args = [] }) {
-  const build = sanitizer ? join('build', sanitizer) : join('build', 'tests');
-  const compiler = sanitizer ? ['-DCMAKE_CXX_COMPILER=clang++'] : [];
-  if (sanitizer && !has('clang++')) return { unavailable: 'the sanitizers need clang++ (apt-get install clang)' };
-  if (!existsSync(join(top, build, 'CMakeCache.txt'))) {
-    const generator = has('ninja') ? ['-G', 'Ninja'] : [];
-    const configured = run('cmake', [
-      '-S',
-      '.',
-      '-B',
-      build,
-      ...generator,
-      ...compiler,
-      '-DFST_TESTS=ON',
-      `-DFST_SANITIZE=${sanitizer}`,
-    ]);
-    if (configured.status !== 0) {
-      rmSync(join(top, build, 'CMakeCache.txt'), { force: true });
-      if (/GTest/.test(configured.stderr))
-        return { unavailable: 'GoogleTest is not installed (apt-get install libgtest-dev)' };
-      process.stderr.write(configured.stdout + configured.stderr);
-      throw new Error('cmake could not configure the C++ tests');
-    }
-  }
-  const built = run('cmake', ['--build', build, '--parallel', '2', '--target', 'native_tests']);
-  if (built.status !== 0) {
-    process.stderr.write(built.stdout + built.stderr);
-    throw new Error('the C++ tests do not compile');
-  }
+export function runNativeTests({ preset = 'dev', args = [] }) {
+  if (preset !== 'dev' && !has('clang++')) return { unavailable: `${preset} needs clang++ (apt-get install clang)` };
+  if (!configureTests(preset)) return { unavailable: 'GoogleTest is not installed (apt-get install libgtest-dev)' };
+  build(preset, 'native_tests');
   const folder = mkdtempSync(join(tmpdir(), 'fastsafetensors-native-'));
   try {
     const report = join(folder, 'report.json');
-    const tests = run(join(build, 'native_tests'), [`--gtest_output=json:${report}`, '--gtest_brief=1', ...args], {
+    const arguments_ = [`--gtest_output=json:${report}`, '--gtest_brief=1', ...args];
+    const tests = spawnSync(join(buildFolder(preset), 'native_tests'), arguments_, {
+      cwd: top,
       stdio: ['ignore', 'inherit', 'inherit'],
-      env: {
-        ...process.env,
-        ASAN_OPTIONS: 'detect_leaks=1:abort_on_error=0',
-        UBSAN_OPTIONS: 'print_stacktrace=1:halt_on_error=1',
-        TSAN_OPTIONS: 'halt_on_error=1',
-      },
+      env: testEnvironment(preset),
     });
     const exitCode = tests.status ?? 1;
     if (!existsSync(report)) return { exitCode: exitCode || 1, passed: 0, failed: 1, skipped: 0 };
@@ -69,16 +32,15 @@ export function runNativeTests({ sanitizer = '', args = [] }) {
 }
 
 if (process.argv[1] === fileURLToPath(import.meta.url)) {
-  const at = process.argv.indexOf('--sanitizer');
-  const sanitizer = at < 0 ? '' : process.argv[at + 1];
-  const args = process.argv.slice(2).filter((_, i) => at < 0 || (i + 2 !== at && i + 2 !== at + 1));
-  const result = runNativeTests({ sanitizer, args });
+  const args = process.argv.slice(2);
+  const at = args.indexOf('--preset');
+  const preset = at < 0 ? 'dev' : args.splice(at, 2)[1];
+  const result = runNativeTests({ preset, args });
   if (result.unavailable) {
     console.error(`C++ tests cannot run: ${result.unavailable}`);
     process.exit(1);
   }
-  console.log(
-    `${sanitizer ? `${sanitizer} sanitizer: ` : ''}${result.passed} passed, ${result.failed} failed, ${result.skipped} skipped`,
-  );
+  const where = preset === 'dev' ? '' : `${preset}: `;
+  console.log(`${where}${result.passed} passed, ${result.failed} failed, ${result.skipped} skipped`);
   process.exit(result.exitCode || (result.passed === 0 ? 1 : 0));
 }

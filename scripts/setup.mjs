@@ -1,23 +1,21 @@
-// Brings a clone to where the package can be used and tested: dependencies, the addon and its emulators, dist/. Does only what is missing or out of date, so
-// every command can begin with it. Downloads nothing but npm packages.
+// Brings a clone to where the package can be used and tested: dependencies, the addon and its emulators, dist/. Does only
+// what is missing or out of date, so every command can begin with it. Downloads nothing but npm packages.
 import { spawnSync } from 'node:child_process';
-import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
-import { dirname, join } from 'node:path';
-import { fileURLToPath } from 'node:url';
+import { existsSync, readFileSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { buildAddon, configure, has, top } from './cmake.mjs';
 
-const top = dirname(dirname(fileURLToPath(import.meta.url)));
+function fail(message) {
+  console.error(`setup: ${message}`);
+  process.exit(1);
+}
 
 function run(what, command, args) {
   const result = spawnSync(command, args, { cwd: top, encoding: 'utf8' });
   if (result.status === 0) return;
   process.stderr.write(`${result.stdout ?? ''}${result.stderr ?? ''}`);
   const reason = result.error ? result.error.message : `exit code ${result.status}`;
-  console.error(`setup: ${what} failed: ${reason} (${command} ${args.join(' ')})`);
-  process.exit(1);
-}
-
-function has(command) {
-  return spawnSync(command, ['--version'], { stdio: 'ignore' }).status === 0;
+  fail(`${what} failed: ${reason} (${command} ${args.join(' ')})`);
 }
 
 // ---- dependencies: when package-lock.json is not the one that was installed ----
@@ -25,7 +23,8 @@ const lock = readFileSync(join(top, 'package-lock.json'), 'utf8');
 const stamp = join(top, 'node_modules', '.fastsafetensors-setup');
 if (!existsSync(stamp) || readFileSync(stamp, 'utf8') !== lock) {
   console.log('setup: installing dependencies (npm install)');
-  // Not `npm ci`: it refuses a lock file that lacks packages for other platforms, which npm leaves out where a registry has none of them.
+  // Not `npm ci`: it refuses a lock file that lacks packages for other platforms, which npm leaves out where a registry
+  // has none of them.
   run('npm install', 'npm', ['install', '--no-save', '--ignore-scripts', '--no-audit', '--no-fund']);
   writeFileSync(stamp, lock);
 }
@@ -35,19 +34,15 @@ for (const [command, remedy] of [
   ['cmake', 'apt-get install cmake'],
   ['c++', 'apt-get install g++'],
 ]) {
-  if (!has(command)) {
-    console.error(`setup: ${command} is needed to build the addon; install it (${remedy})`);
-    process.exit(1);
-  }
-}
-const build = join(top, 'build', 'cmake');
-if (!existsSync(join(build, 'CMakeCache.txt'))) {
-  console.log('setup: configuring the addon');
-  mkdirSync(build, { recursive: true });
-  run('cmake', 'cmake', ['-S', '.', '-B', 'build/cmake', ...(has('ninja') ? ['-G', 'Ninja'] : [])]);
+  if (!has(command)) fail(`${command} is needed to build the addon; install it (${remedy})`);
 }
 const started = Date.now();
-run('building the addon', 'cmake', ['--build', 'build/cmake', '--parallel', '2', '--target', 'all']);
+try {
+  configure('dev');
+  buildAddon();
+} catch (error) {
+  fail(error.message);
+}
 if (Date.now() - started > 5000)
   console.log(`setup: built the addon in ${((Date.now() - started) / 1000).toFixed(0)} s`);
 
