@@ -1,7 +1,7 @@
 // Brings a clone to where the package can be used and tested: dependencies, the addon and its emulators, dist/. Does only
 // what is missing or out of date, so every command can begin with it. Downloads nothing but npm packages.
 import { spawnSync } from 'node:child_process';
-import { existsSync, readFileSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { buildAddon, configure, has, top } from './cmake.mjs';
 
@@ -46,12 +46,13 @@ try {
 if (Date.now() - started > 5000)
   console.log(`setup: built the addon in ${((Date.now() - started) / 1000).toFixed(0)} s`);
 
-// ---- dist/ ----
-run('tsc', process.execPath, [
-  join('node_modules', 'typescript', 'bin', 'tsc'),
-  '-p',
-  '.',
-  '--incremental',
-  '--tsBuildInfoFile',
-  'build/tsc.json',
-]);
+// ---- dist/, without the outputs of sources that were moved or removed: they would be packed ----
+const dist = join(top, 'dist');
+mkdirSync(dist, { recursive: true });
+for (const name of readdirSync(dist, { recursive: true })) {
+  const output = name.match(/^(.*?)(?:\.d)?\.(m?)[jt]s(?:\.map)?$/);
+  if (output && !existsSync(join(top, `${output[1]}.${output[2]}ts`))) rmSync(join(dist, name));
+}
+// What tsc remembers lies in dist/ as well: whoever deletes the folder gets all of it again.
+const incremental = ['--incremental', '--tsBuildInfoFile', 'dist/tsc.json'];
+run('tsc', process.execPath, [join('node_modules', 'typescript', 'bin', 'tsc'), '-p', '.', ...incremental]);
