@@ -1,0 +1,128 @@
+// Compiled, never run: what the types of loaders, tensors and errors promise to users.
+import {
+  AutoLoader,
+  type DeviceTensor,
+  type DTypeName,
+  type ErrorCode,
+  FastSafetensorsError,
+  type Framework,
+  fastsafeOpen,
+  InvalidArgumentError,
+  type LoaderOptions,
+  type LoadReport,
+  type loadConfig,
+  nativeMetrics,
+  ParallelLoader,
+  type ParallelOptions,
+  ParallelThreeFSLoader,
+  type Progress,
+  SafeTensorsFileLoader,
+  SafeTensorsMetadata,
+  saveFile,
+  ThreeFSLoader,
+} from 'fastsafetensors-node';
+
+/** Compiles where the two types are the same one. */
+type Same<A, B> = (<T>() => T extends A ? 1 : 2) extends <T>() => T extends B ? 1 : 2 ? true : false;
+const same = <A, B>(_: Same<A, B>): void => {};
+
+interface MyTensor {
+  readonly mine: DeviceTensor;
+}
+const framework: Framework<MyTensor> = { name: 'mine', adopt: (tensor) => ({ mine: tensor }) };
+
+export async function streams(): Promise<void> {
+  const plain = new ParallelLoader({ files: 'm.safetensors' });
+  for await (const [name, tensor] of plain.iterateWeights()) {
+    same<typeof name, string>(true);
+    same<typeof tensor, DeviceTensor>(true);
+    same<typeof tensor.dtype, DTypeName>(true);
+    same<typeof tensor.shape, readonly number[]>(true);
+    same<typeof tensor.pointer, bigint>(true);
+    // @ts-expect-error a tensor's shape is not the caller's to change
+    tensor.shape.push(1);
+    // @ts-expect-error nor is its name
+    tensor.name = 'other';
+  }
+  const adopting = new ParallelLoader({ files: ['a.safetensors', 'b.safetensors'], framework });
+  for await (const [, tensor] of adopting.iterateWeights()) same<typeof tensor, MyTensor>(true);
+  const threeFs = new ParallelThreeFSLoader({ files: '/mnt/3fs/model', framework });
+  for await (const [, tensor] of threeFs.iterateWeights()) same<typeof tensor, MyTensor>(true);
+  const auto: ParallelLoader<MyTensor> = new AutoLoader({ files: 'm', framework });
+  same<typeof auto.report, LoadReport>(true);
+  await Promise.all([plain.close(), adopting.close(), threeFs.close(), auto.close()]);
+  // @ts-expect-error nothing can be streamed without files
+  new ParallelLoader({ device: 'cpu' });
+  // @ts-expect-error files is a path or several
+  new ParallelLoader({ files: 1 });
+}
+
+export async function wholeFiles(): Promise<void> {
+  await using loader = new SafeTensorsFileLoader({ framework });
+  await loader.addFilenames({ 0: ['a.safetensors'] });
+  await using buffer = await loader.copyFilesToDevice({ dtype: 'BF16' });
+  same<Awaited<ReturnType<typeof buffer.getTensor>>, MyTensor>(true);
+  // @ts-expect-error there is no such dtype
+  await loader.copyFilesToDevice({ dtype: 'float32' });
+  // @ts-expect-error a tensor has one name
+  await buffer.getTensor(['a', 'b']);
+  const threeFs: SafeTensorsFileLoader = new ThreeFSLoader({ mountPoint: '/mnt/3fs' });
+  threeFs.reset();
+}
+
+export async function lazily(): Promise<void> {
+  await using files = await fastsafeOpen('m.safetensors', { framework });
+  same<Awaited<ReturnType<typeof files.getTensor>>, MyTensor>(true);
+  await files.getSlice('w', 1, { start: -2, step: 2 });
+}
+
+export function options(signal: AbortSignal): void {
+  const all: LoaderOptions = {
+    device: 'cuda:1',
+    copier: 'one of my own',
+    odirect: 'auto',
+    fallback: false,
+    signal,
+    onProgress: (progress: Progress) => void (progress.loaded / progress.total),
+    filter: (name, frame) => name.startsWith('model.') && frame.shape.length > 1,
+  };
+  const more: ParallelOptions = { ...all, files: 'm', order: 'ready', queueSize: -1 };
+  // @ts-expect-error a misspelled option
+  const misspelled: LoaderOptions = { devise: 'cpu' };
+  // @ts-expect-error only loaders with files have an order
+  const order: LoaderOptions = { order: 'file' };
+  // @ts-expect-error there is no such order
+  const wrong: ParallelOptions = { files: 'm', order: 'random' };
+  // @ts-expect-error an answer is due at once
+  const slow: LoaderOptions = { filter: async () => true };
+  void [more, misspelled, order, wrong, slow];
+}
+
+export function errors(error: unknown): ErrorCode | undefined {
+  if (error instanceof InvalidArgumentError) {
+    const typeError: TypeError = error;
+    void typeError;
+    return error.code;
+  }
+  if (!(error instanceof FastSafetensorsError)) return undefined;
+  same<typeof error.path, string | undefined>(true);
+  same<typeof error.offset, number | undefined>(true);
+  // @ts-expect-error codes are a closed list
+  if (error.code === 'SHORTREAD') return undefined;
+  // @ts-expect-error what was thrown stays as it is
+  error.path = 'other';
+  return error.code;
+}
+
+export async function headersAndFiles(): Promise<void> {
+  const header = await SafeTensorsMetadata.fromFile('m.safetensors', { allowTrailingBytes: true });
+  const shape: readonly number[] | undefined = header.get('w')?.shape;
+  same<typeof header.metadata, ReadonlyMap<string, string>>(true);
+  for (const frame of header) same<typeof frame.dtype, DTypeName>(true);
+  await saveFile([{ name: 'w', dtype: 'F32', shape: [2], data: new Uint8Array(8) }], 'out.safetensors');
+  // @ts-expect-error a tensor to save has a shape
+  await saveFile([{ name: 'w', dtype: 'F32', data: new Uint8Array(8) }], 'out.safetensors');
+  const bytes: number = nativeMetrics().deviceBytes;
+  same<ReturnType<typeof loadConfig>, Record<string, unknown>>(true);
+  void [shape, bytes];
+}
