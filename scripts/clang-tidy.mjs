@@ -1,0 +1,62 @@
+// Runs clang-tidy (.clang-tidy says which checks) over the C++ sources of the addon. A file that was clean is not
+// looked at again until it, a header that it includes, or the checks change. Says so and succeeds where clang-tidy is
+// not installed.
+import { spawn } from 'node:child_process';
+import { createHash } from 'node:crypto';
+import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { availableParallelism } from 'node:os';
+import { dirname, join, relative } from 'node:path';
+import { buildFolder, configure, has, top } from './cmake.mjs';
+
+if (!has('clang-tidy')) {
+  console.log('clang-tidy is not installed (apt-get install clang-tidy): C++ sources were not checked');
+  process.exit(0);
+}
+configure('dev');
+const folder = join(top, 'build', 'tidy');
+mkdirSync(folder, { recursive: true });
+const csrc = join(top, 'csrc');
+const commands = JSON.parse(readFileSync(join(buildFolder('dev'), 'compile_commands.json'), 'utf8'))
+  .filter(({ file }) => file.startsWith(csrc) && !file.startsWith(join(csrc, 'emulators')))
+  .map((entry) => ({ ...entry, command: entry.command.replace(' -fno-gnu-unique', '') })); // clang does not know it
+writeFileSync(join(folder, 'compile_commands.json'), JSON.stringify(commands));
+
+const checks = readFileSync(join(top, '.clang-tidy'), 'utf8');
+const texts = new Map();
+/** A file of csrc and every header of csrc that it includes, by path. */
+function withHeaders(path, found = new Map()) {
+  if (found.has(path) || !existsSync(path)) return found;
+  if (!texts.has(path)) texts.set(path, readFileSync(path, 'utf8'));
+  found.set(path, texts.get(path));
+  for (const [, header] of texts.get(path).matchAll(/^#include "(.*)"/gm)) {
+    for (const place of [csrc, dirname(path)]) withHeaders(join(place, header), found);
+  }
+  return found;
+}
+const stampOf = ({ file, command }) =>
+  join(
+    folder,
+    createHash('sha256')
+      .update(JSON.stringify([checks, command, ...withHeaders(file)]))
+      .digest('hex'),
+  );
+
+const queue = commands.filter((entry) => !existsSync(stampOf(entry)));
+const total = queue.length;
+let failed = 0;
+async function work() {
+  for (let entry = queue.shift(); entry; entry = queue.shift()) {
+    const stamp = stampOf(entry);
+    const child = spawn('clang-tidy', ['-p', folder, '--quiet', entry.file], { cwd: top });
+    let output = '';
+    child.stdout.on('data', (text) => (output += text));
+    child.stderr.on('data', () => {}); // how many warnings of other headers were left out
+    const code = await new Promise((resolve) => child.once('close', resolve));
+    if (code === 0 && output === '') writeFileSync(stamp, '');
+    else console.log(`${relative(top, entry.file)}: clang-tidy exit code ${code}\n${output}`);
+    if (code !== 0) ++failed;
+  }
+}
+await Promise.all(Array.from({ length: availableParallelism() }, work));
+console.log(`clang-tidy: ${commands.length} files, ${total} of them looked at, ${failed} failed`);
+process.exit(failed > 0 ? 1 : 0);
