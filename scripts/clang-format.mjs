@@ -1,4 +1,5 @@
-// Formats the C++ sources in place; with --check only tells which are not formatted. Says so and succeeds where clang-format is not installed.
+// Formats the C++ sources in place; with --check only tells which are not formatted. Says so and succeeds where
+// clang-format is not installed.
 import { spawnSync } from 'node:child_process';
 import { dirname } from 'node:path';
 import { fileURLToPath } from 'node:url';

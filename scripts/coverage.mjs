@@ -1,5 +1,5 @@
-// Which lines the tests run: `npm run coverage [-- --cpp | --typescript] [test files for jest]`. HTML goes to coverage/,
-// a summary by folder to the terminal. Child processes of tests run dist/, which is not counted. Not part of CI.
+// Which lines the tests run: `npm run coverage [-- --cpp | --typescript | test files for jest]`. HTML goes to
+// coverage/, a summary by folder to the terminal. Child processes of tests run dist/, which is not counted.
 import { spawnSync } from 'node:child_process';
 import { mkdirSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { join, relative } from 'node:path';

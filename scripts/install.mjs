@@ -1,5 +1,5 @@
-// What npm runs when the package is installed. Builds the addon from source where none is there yet; downloads nothing: Node's headers come from beside the
-// node that runs this, or from npm's `nodedir`.
+// What npm runs when the package is installed. Builds the addon from source where there is none yet; downloads nothing:
+// Node's headers come from beside the node that runs this, or from npm's `nodedir`.
 import { spawnSync } from 'node:child_process';
 import { existsSync } from 'node:fs';
 import { dirname, join, resolve } from 'node:path';
@@ -17,7 +17,8 @@ if (process.platform === 'linux' && !isThere()) {
   const nodedir = folders.find((folder) => folder && existsSync(join(folder, 'include', 'node', 'common.gypi')));
   if (!nodedir) {
     console.error(
-      `fastsafetensors-node: the addon has to be built and Node's headers are not beside ${process.execPath}; where downloading them is fine, run \`npx node-gyp rebuild\` in ${top}, else set npm's nodedir to where they are`,
+      `fastsafetensors-node: the addon has to be built and Node's headers are not beside ${process.execPath}; where ` +
+        `downloading them is fine, run \`npx node-gyp rebuild\` in ${top}, else set npm's nodedir to where they are`,
     );
     process.exit(1);
   }

@@ -1,5 +1,5 @@
-// Brings a clone to where the package can be used and tested: dependencies, the addon and its emulators, dist/. Does only
-// what is missing or out of date, so every command can begin with it. Downloads nothing but npm packages.
+// Brings a clone to where the package can be used and tested: dependencies, the addon and its emulators, dist/. Does
+// only what is missing or out of date, so every command can begin with it. Downloads nothing but npm packages.
 import { spawnSync } from 'node:child_process';
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
