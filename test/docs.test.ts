@@ -37,13 +37,15 @@ function claimsOf(page: string): Claim[] {
   return claims;
 }
 
-/** What a page says that is not so. */
-function untrue(page: string, top = TOP): string[] {
+/** What a page says that is not so. Files that it has its readers write need not exist: see support/copier-page.ts. */
+function untrue(page: string): string[] {
+  const added = new Set([...page.matchAll(/^`([\w./-]+)`:\n\n```/gm)].map(([, path]) => path));
   return claimsOf(page).flatMap(({ path, name }) => {
-    if (!existsSync(join(top, path))) return [`${path} does not exist`];
+    if (added.has(path)) return [];
+    if (!existsSync(join(TOP, path))) return [`${path} does not exist`];
     if (name === undefined) return [];
     const last = name.replace(/\(\)$/, '').split(/::|\./).at(-1)!;
-    const stands = new RegExp(`(?<![\\w#])${last}(?!\\w)`).test(readFileSync(join(top, path), 'utf8'));
+    const stands = new RegExp(`(?<![\\w#])${last}(?!\\w)`).test(readFileSync(join(TOP, path), 'utf8'));
     return stands ? [] : [`${path} has no ${name}`];
   });
 }
@@ -51,7 +53,7 @@ function untrue(page: string, top = TOP): string[] {
 test.each([
   ['docs/architecture.md', 100],
   ['docs/adding-a-copier.md', 5],
-  ['CONTRIBUTING.md', 10],
+  ['CONTRIBUTING.md', 5],
 ])('%s names files and identifiers that exist', (page, atLeast) => {
   const text = readFileSync(join(TOP, page), 'utf8');
   expect(claimsOf(text).length).toBeGreaterThanOrEqual(atLeast);
