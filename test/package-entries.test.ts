@@ -1,4 +1,5 @@
 import { execFileSync } from 'node:child_process';
+import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import ts from 'typescript';
 import { expectClean } from './support/child.js';
@@ -54,4 +55,7 @@ test('what is published is the package, without benchmarks and examples', () => 
   const paths: string[] = files.map(({ path }: { path: string }) => path);
   expect(paths).toEqual(expect.arrayContaining(['package.json', 'dist/src/index.js', 'dist/adapters/ort/index.d.ts']));
   expect(paths.filter((path) => /^dist\/(?!src\/|adapters\/)|^(bench|examples|test)\//.test(path))).toEqual([]);
+  // Nothing is left of a source that was moved or removed.
+  const sourceOf = (path: string) => path.replace(/^dist\//, '').replace(/(\.d)?\.(m?)[jt]s$/, '.$2ts');
+  expect(paths.filter((path) => path.startsWith('dist/') && !existsSync(join(TOP, sourceOf(path))))).toEqual([]);
 });
