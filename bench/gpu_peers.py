@@ -1,5 +1,6 @@
-"""`gpu_peers.py loader runs file...`: loads the files onto cuda:0 with a loader for Python, so that every tensor is in GPU memory of its own or of the loader's and can
-be used, and prints the seconds of each run as JSON. The first run is cold: what a process makes once is in it, the import and the CUDA context are not."""
+"""`gpu_peers.py loader runs file...`: loads the files onto cuda:0 with a loader for Python, so that every tensor is in
+GPU memory of its own or of the loader's and can be used, and prints the seconds of each run as JSON. The first run is
+cold: it includes what a process makes once, but not the import and the CUDA context."""
 import json
 import sys
 import time
