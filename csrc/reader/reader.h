@@ -128,8 +128,9 @@ class Reader {
   // completions put before one Poll have been handled by the next. `copies_idle`: nothing reads from a slot.
   virtual void Poll(bool /*copies_idle*/) {}
 
-  // The read `tag` has been in flight longer than stallTimeoutMs. A reader that can make sure that nothing writes to
-  // its pieces any more completes it with STALLED; others leave it in flight, and its memory stays.
+  // The read `tag` has been in flight longer than stallTimeoutMs; called again while it stays so. A reader that can
+  // make sure that nothing writes to its pieces any more completes it with STALLED; others leave it in flight, and its
+  // memory stays.
   virtual void Abandon(uint64_t /*tag*/) {}
 
   // Files that were read in another way than asked, since the last call: "direct" → "buffered", "gds" → "nogds".

@@ -1,4 +1,5 @@
 // The small parts: status, threads, the task pool, the completion queue, host memory, devices.
+#include <dlfcn.h>
 #include <gtest/gtest.h>
 #include <signal.h>
 #include <sys/resource.h>
@@ -12,6 +13,7 @@
 
 #include "base/completion_queue.h"
 #include "base/file_identity.h"
+#include "base/shared_library.h"
 #include "base/task_pool.h"
 #include "base/thread.h"
 #include "device/devices.h"
@@ -199,6 +201,26 @@ TEST(TaskPool, LetsGoOfWhatATaskHolds) {
   TaskPool pool("fst-pool", 1);
   ASSERT_TRUE(pool.Post([held = std::move(held)] {}).ok());
   EXPECT_TRUE(Eventually([&] { return weak.expired(); }));
+}
+
+TEST(SharedLibrary, FindsWhatTheProcessHasLoaded) {
+  std::vector<std::string> loaded = SharedLibrary::Loaded("libc.");
+  ASSERT_EQ(loaded.size(), 1U);
+  EXPECT_NE(loaded[0].find("/libc."), std::string::npos) << loaded[0];
+  EXPECT_TRUE(SharedLibrary::Loaded("libno-such-library").empty());
+  SharedLibrary library;
+  EXPECT_FALSE(SharedLibrary::Open("libno-such-library.so", &library).ok());
+  EXPECT_EQ(library.Find("malloc"), nullptr);
+  ASSERT_TRUE(SharedLibrary::Open(loaded[0], &library, RTLD_NOLOAD).ok());
+  void* (*function)(size_t) = nullptr;
+  std::string missing;
+  library.Resolve("malloc", &function, &missing);
+  EXPECT_NE(function, nullptr);
+  library.Resolve("no_such_function", &function, nullptr);
+  library.Resolve("no_such_function", &function, &missing);
+  library.Resolve("nor_this_one", &function, &missing);
+  EXPECT_EQ(function, nullptr);
+  EXPECT_EQ(missing, "no_such_function, nor_this_one");
 }
 
 TEST(CompletionQueue, GivesAllThatCameAndSleepsOtherwise) {

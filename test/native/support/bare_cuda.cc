@@ -2,7 +2,8 @@
 // time on purpose: a function that the core's table names too many is missed.
 #define FUNCTION(name) \
   extern "C" __attribute__((visibility("default"))) int name() { return 0; }
-FUNCTION(cuInit)
+// Called when the library is loaded; the others never are.
+extern "C" __attribute__((visibility("default"))) int cuInit(unsigned) { return 0; }
 FUNCTION(cuDriverGetVersion)
 FUNCTION(cuGetErrorName)
 FUNCTION(cuGetErrorString)
