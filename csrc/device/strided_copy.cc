@@ -143,7 +143,7 @@ Status CopyThroughHost(StridedCopy copy, const DeviceBuffer& source, const Devic
 }  // namespace
 
 Status StridedCopy::Validate(uint64_t source_size, uint64_t destination_size) const {
-  const Status wrong(Code::INVALID_ARGUMENT, "a strided copy leaves its memory");
+  Status wrong(Code::INVALID_ARGUMENT, "a strided copy leaves its memory");
   if (run == 0 || run > source_size || source_offset > source_size || destination_offset > destination_size)
     return wrong;
   uint64_t runs = 1;

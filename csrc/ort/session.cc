@@ -135,7 +135,7 @@ Status Session::Run(const std::vector<Feed>& feeds, const std::vector<Fetch>& fe
   }
   FST_RETURN_IF_ERROR(status);
 
-  const Status closed(Code::CLOSED, "the session was released");
+  Status closed(Code::CLOSED, "the session was released");
   {
     std::lock_guard<std::mutex> lock(mutex_);
     if (closed_) return closed;

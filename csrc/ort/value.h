@@ -43,7 +43,7 @@ class Value {
   // small for the shape; DEVICE_UNAVAILABLE for a device that ONNX Runtime cannot address.
   static Status Make(const TensorSource& source, const std::string& name, std::shared_ptr<Value>* out);
   // Owns an output of a run. UNSUPPORTED_DTYPE when it is no tensor.
-  static Status Adopt(OwnedValue value, const Place& place, const std::string& name, std::shared_ptr<Value>* out);
+  static Status Adopt(OwnedValue owned, const Place& place, const std::string& name, std::shared_ptr<Value>* out);
 
   OrtValue* get() const { return value_.get(); }
   const Place& place() const { return place_; }

@@ -54,7 +54,7 @@ std::string InFolder(const std::string& folder) {
   if (dir == nullptr) return "";
   std::vector<std::string> names;
   while (dirent* entry = readdir(dir)) {
-    if (IsLibraryName(entry->d_name) && IsFile(folder + "/" + entry->d_name)) names.push_back(entry->d_name);
+    if (IsLibraryName(entry->d_name) && IsFile(folder + "/" + entry->d_name)) names.emplace_back(entry->d_name);
   }
   closedir(dir);
   if (names.empty()) return "";
@@ -109,7 +109,7 @@ std::vector<std::string> SystemFolders() {
   const char* multiarch = "x86_64-linux-gnu";
 #endif
   for (const char* base : {"/lib/", "/usr/lib/"}) folders.push_back(base + std::string(multiarch));
-  for (const char* folder : {"/lib64", "/usr/lib64", "/lib", "/usr/lib"}) folders.push_back(folder);
+  for (const char* folder : {"/lib64", "/usr/lib64", "/lib", "/usr/lib"}) folders.emplace_back(folder);
   return folders;
 }
 
