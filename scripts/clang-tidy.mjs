@@ -1,6 +1,6 @@
-// Runs clang-tidy (.clang-tidy says which checks) over the C++ sources of the addon. A file that was clean is not
-// looked at again until it, a header that it includes, or the checks change. Says so and succeeds where clang-tidy is
-// not installed.
+// Runs clang-tidy (.clang-tidy says which checks) over the C++ sources of the addon, or over those with a text in their
+// path: `node scripts/clang-tidy.mjs [csrc/napi]`. A file that was clean is not looked at again until it, a header that
+// it includes, or the checks change. Says so and succeeds where clang-tidy is not installed.
 import { spawn } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
@@ -41,7 +41,8 @@ const stampOf = ({ file, command }) =>
       .digest('hex'),
   );
 
-const queue = commands.filter((entry) => !existsSync(stampOf(entry)));
+const only = process.argv[2] ?? '';
+const queue = commands.filter((entry) => entry.file.includes(only) && !existsSync(stampOf(entry)));
 const total = queue.length;
 let failed = 0;
 async function work() {

@@ -1,8 +1,8 @@
 import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 
-// Pages that tell where things are must not outlive a rename. In backticks, a path that begins with one of our folders is a
-// file or folder of the tree; the names in backticks that follow it (`file` `Name`, `Other`) stand in that file.
+// Pages that tell where things are must not outlive a rename. In backticks, a path that begins with one of our folders
+// is a file or folder of the tree; the names in backticks that follow it (`file` `Name`, `Other`) stand in that file.
 
 const TOP = join(__dirname, '..');
 const FOLDERS = 'adapters|bench|csrc|docs|examples|fixtures|scripts|src|test';

@@ -3,8 +3,8 @@ import { existsSync, readFileSync } from 'node:fs';
 import { join, posix } from 'node:path';
 import ts from 'typescript';
 
-// The order of folders is that of the pipeline, low to high: a file imports from its own folder and from lower ones. A new
-// folder takes its place in one of these lists, and docs/architecture.md says what it holds.
+// The order of folders is that of the pipeline, low to high: a file imports from its own folder and from lower ones. A
+// new folder takes its place in one of these lists, and docs/architecture.md says what it holds.
 
 const SRC = ['base', 'native', 'safetensors', 'device', 'transfer', 'copiers', 'loaders', 'models', 'testing'];
 const TYPESCRIPT = [...SRC.map((name) => `src/${name}`), 'src/index', 'src/cli', 'adapters'];

@@ -4,11 +4,12 @@
 // value) later. "The nth" counts from load or from the call that set it; lists are "3,7".
 // clang-format off
 //   STRICT=1          abort on misuse, with one line that says why; 0: behave as the real library does
-//   ROOT=folder       the one folder that is a mount (3fs-virt is made in it and removed at exit). Without it, every folder with a folder
-//                     3fs-virt in it is a mount
+//   ROOT=folder       the one folder that is a mount (3fs-virt is made in it and removed at exit). Without it, every
+//                     folder with a folder 3fs-virt in it is a mount
 //   LATENCY_MS=0      from the start of a job to its first byte
 //   BANDWIDTH=0       bytes/s of the link that all jobs share; 0: no limit
-//   LINK=file         the link is shared with all processes that name the same file (made if absent; the caller removes it)
+//   LINK=file         the link is shared with all processes that name the same file (made if absent; the caller
+//                     removes it)
 //   JOBS=32           jobs in service at a time
 //   THREADS=4         threads that read files
 //   POISON=1          fill a buffer with 0xA5 before its read, so that what was not read shows
@@ -18,11 +19,12 @@
 //   EIO=list  EIO_EVERY=n  EIO_PATH=text    these ios, or ios on files with this in their path, give -EIO
 //   STALL=list        these ios never complete, and so neither do their jobs
 //   RING_LOST=n       when the nth io starts, the links of all rings vanish: no io of them completes any more
-//   DAEMON_DEAD=n     when the nth io starts, the daemon dies: 3fs-virt vanishes from the mount (lstat says ENOENT where a real dead mount
-//                     says ENOTCONN), prep and submit still succeed, wait returns 0. fst_emu_hf3fs_revive() brings it back
+//   DAEMON_DEAD=n     when the nth io starts, the daemon dies: 3fs-virt vanishes from the mount (lstat says ENOENT,
+//                     where a real dead mount says ENOTCONN), prep and submit still succeed, wait returns 0.
+//                     fst_emu_hf3fs_revive() brings it back
 //   MEMLOCK=bytes     more iov memory than this fails to be registered: its ios give -EACCES
-//   FAIL=list         "prep_io:2:-5,reg_fd:1:24": the nth call of a function answers this; "iorwrap:1:-2": the nth iorcreate fails after it
-//                     made its link, and leaves it, as where the semaphores are not to be found
+//   FAIL=list         "prep_io:2:-5,reg_fd:1:24": the nth call of a function answers this; "iorwrap:1:-2": the nth
+//                     iorcreate fails after it made its link, and leaves it, as where the semaphores are not found
 // clang-format on
 //
 // What happens to a result that is not checked: a failed io leaves its whole buffer poisoned and a short one its tail.
