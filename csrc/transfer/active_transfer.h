@@ -18,7 +18,7 @@ class ActiveTransfer {
     size_t last_item = 0;              // the last one with bytes in this file
   };
 
-  explicit ActiveTransfer(std::shared_ptr<Transfer> transfer);
+  explicit ActiveTransfer(std::shared_ptr<Transfer> shared);
 
   // Allows the items that the window reaches by now, and passes empty ones.
   void ApplyWindow();
