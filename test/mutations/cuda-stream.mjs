@@ -26,7 +26,7 @@ export default [
       },
       { find: 'if (status.ok()) status = FST_CUDA_CHECK(api, EventRecord, event, state.stream);', replace: '' },
     ],
-    native: 'CudaStreamTest.ACompletionComesWhenAllPiecesHaveArrived',
+    native: 'CudaFaultsTest.EachCallOfALoadThroughPageLockedSlots',
   },
   {
     name: 'context-of-the-waiting-thread',

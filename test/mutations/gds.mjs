@@ -55,7 +55,7 @@ export default [
     name: 'registration-is-not-given-back',
     find: 'if (!registered_) return;',
     replace: 'return;',
-    native: 'GdsReaderTest.ReadsEveryByteOntoEachDevice',
+    native: 'GdsReaderTest.ReadsStraightIntoPlaceWhereFileAndMemoryAreCongruent',
   },
   {
     name: 'file-is-not-given-back',
@@ -74,7 +74,7 @@ export default [
     name: 'gds-descriptor-is-closed-first',
     file: 'csrc/reader/gds/gds_file.cc',
     find: 'if (handle_ == nullptr) return;',
-    replace: `fd_.reset();
+    replace: `fd_ = UniqueFd();
   if (handle_ == nullptr) return;`,
     native: 'GdsReaderTest.ReadsEveryByteOntoEachDevice',
   },
@@ -201,7 +201,7 @@ export default [
     file: 'csrc/reader/gds/gds_file.cc',
     find: 'Status arrived = FST_CUDA_CHECK(api, StreamSynchronize, buffer.stream);',
     replace: 'Status arrived;',
-    native: 'GdsReaderTest.EveryPartMakesItsOwnContextCurrent',
+    native: 'CudaFaultsTest.EachCallOfALoadByGpuDirectStorage',
   },
   {
     name: 'second-wait-of-a-refused-file',
@@ -213,8 +213,8 @@ export default [
   {
     name: 'size-of-the-host-buffer',
     file: 'csrc/reader/gds/gds_file.cc',
-    find: 'std::min(required - done, kBounceBytes)',
-    replace: 'required - done',
+    find: 'kBounceBytes = size_t{4} << 20;',
+    replace: 'kBounceBytes = size_t{16} << 20;',
     native: 'GdsReaderTest.AReadLargerThanTheHostsBufferGoesThroughItInParts',
   },
   {

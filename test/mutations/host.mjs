@@ -3,7 +3,7 @@
 export default [
   {
     name: 'identity-of-a-file-always-compares-equal',
-    file: 'csrc/base/file_identity.h',
+    file: 'csrc/base/file_identity.cc',
     find: 'if (*this == now) return Status::Ok();',
     replace: 'return Status::Ok();',
     jest: 'test/file-changes.test.ts',
@@ -12,10 +12,9 @@ export default [
   {
     name: 'early-end-of-a-file-counts-as-complete',
     file: 'csrc/reader/file_reader.cc',
-    find: 'failed = TooShort(request, done);',
+    find: 'failed = EndedEarly(file, request.offset, done, request.required);',
     replace: '',
-    jest: 'test/file-changes.test.ts',
-    title: 'while it is read',
+    native: 'FileReaderTest.AFileThatEndsEarlyIsNeverData',
   },
   {
     name: 'f32-to-f16-does-not-round-to-even',

@@ -5,20 +5,20 @@ export const file = 'csrc/transfer/loop.cc';
 export default [
   {
     name: 'status-of-a-read',
-    find: 'if (!status.ok()) Fail(*op.transfer, status);',
+    find: 'if (!status.ok()) op.transfer->Fail(status);',
     replace: '',
     native: 'EngineTest.AFailingReadEndsItsLoadOnly:GdsReaderTest.AReadThatClaimsMoreThanWasAskedForIsAnError',
   },
   {
     name: 'reads-of-a-failed-load-are-copied',
-    find: `if (op.transfer->failed_) return FreeOp(op);
+    find: `if (op.transfer->failed) return FreeOp(op);
   if (op.slot < 0) {`,
     replace: 'if (op.slot < 0) {',
     native: 'EngineCopiesTest.ALoadThatHasEndedStartsNoCopy',
   },
   {
     name: 'status-of-a-copy',
-    find: 'if (!status.ok()) Fail(*op.transfer, PlaceOf(op, status));',
+    find: 'if (!status.ok()) op.transfer->Fail(AddPlace(op, status));',
     replace: '',
     native: 'EngineTest.AFailingCopyEndsTheLoad',
   },
@@ -30,8 +30,8 @@ export default [
   },
   {
     name: 'stage-of-a-completion',
-    find: 'if (completion.kind == Completion::Kind::kCopy) HandleCopied',
-    replace: 'HandleCopied',
+    find: 'if (op.stage == Op::kCopying && completion.kind == Completion::Kind::kCopy) return',
+    replace: 'return',
     native: 'EngineCopiesTest.ACompletionThatComesTwiceIsHeardOnce',
   },
   {
@@ -42,13 +42,14 @@ export default [
   },
   {
     name: 'window',
-    find: ' && t.plan_.BatchOf(t.allowed_) < window',
+    file: 'csrc/transfer/active_transfer.cc',
+    find: ' && plan.BatchOf(allowed) < window',
     replace: '',
     native: 'EngineTest.LoadsBatchByBatchAsTheWindowAllows',
   },
   {
     name: 'reads-of-files-that-are-not-open',
-    find: 'if (t.files_[first.file].state != Transfer::File::kOpen) return false;',
+    find: 'if (t.files[first.file].open == nullptr) return false;',
     replace: '',
     native: 'EngineCopiesTest.NeighboursGoInOneCopy',
   },
@@ -60,20 +61,20 @@ export default [
   },
   {
     name: 'room-on-the-device',
-    find: 'return device_.CheckAvailable(bytes);',
-    replace: 'return Status::Ok();',
+    find: 'device_.CheckAvailable(t->transfer->BytesToAllocate())',
+    replace: 'Status()',
     native: 'EngineTest.MemoryThatCannotBeHadIsRefusedBeforeAnyIsTaken',
   },
   {
     name: 'close-with-operations-in-flight',
-    find: 'if (closing_ && working_ == 0 && transfers_.empty()) return;',
+    find: 'if (closing_ && in_flight_ == 0 && transfers_.empty()) return;',
     replace: 'if (closing_) return;',
     native: 'EngineLife.CloseAtAnyMoment',
   },
   {
     name: 'end-with-operations-in-flight',
-    find: 'bool over = transfer->ops_ == 0 && (transfer->failed_ || complete);',
-    replace: 'bool over = transfer->failed_ || complete;',
+    find: 'const bool over = t.ops == 0 && (t.failed || complete);',
+    replace: 'const bool over = t.failed || complete;',
     native: 'EngineTest.ADeadlineEndsALoadWhoseReadsHang',
   },
   {
@@ -85,10 +86,8 @@ export default [
   },
   {
     name: 'registration-under-a-read',
-    find: 'request.target = op.target;',
-    replace: `request.target = op.target;
-    op.target.reset();
-    t.memory_[t.plan_.items[op.parts.front().item].allocation].target.reset();`,
+    find: 'op.registration = request.target = registration;',
+    replace: 'request.target = std::move(registration);',
     native: 'GdsReaderTest.ReadsStraightIntoPlaceWhereFileAndMemoryAreCongruent',
   },
   {
@@ -119,24 +118,25 @@ export default [
         replace: `FinishParts(op);
   Status copying = stream_->Submit(`,
       },
-      { file: 'csrc/transfer/loop.cc', find: 'if (!op.transfer->failed_) FinishParts(op);', replace: '' },
+      { file: 'csrc/transfer/loop.cc', find: 'if (!op.transfer->failed) FinishParts(op);', replace: '' },
     ],
     native: 'EngineCopiesTest.NeighboursGoInOneCopy',
   },
   {
     name: 'refused-copy-does-not-end-its-load',
     file: 'csrc/transfer/loop_copy.cc',
-    find: 'Fail(*op.transfer, PlaceOf(op, copying));',
+    find: 'op.transfer->Fail(AddPlace(op, copying));',
     replace: '',
     native: 'EngineTest.ADeviceThatRefusesEndsTheLoad',
   },
   {
     name: 'copy-before-the-conversion-has-ended',
     file: 'csrc/transfer/loop_copy.cc',
-    find: `    Convert(pieces);
+    find: `    ConvertPieces(pieces);
     queue->Put({Completion::Kind::kConvert, tag, Status::Ok()});`,
     replace: `    queue->Put({Completion::Kind::kConvert, tag, Status::Ok()});
-    Convert(pieces);`,
+    std::this_thread::sleep_for(std::chrono::milliseconds(50));
+    ConvertPieces(pieces);`,
     native: 'EngineCopiesTest.WhatConvertsIsCopiedWhenItIsConverted',
   },
   {

@@ -32,7 +32,7 @@ export default [
   {
     name: 'weights-of-a-stream-are-not-checked-first',
     file: 'adapters/tfjs/handler.ts',
-    find: 'checkComplete(wanted, found, unused);',
+    find: 'match.checkComplete();',
     replace: '',
     jest: 'test/adapters/tfjs-handler.test.ts',
     title: ' rejects, typed',
@@ -55,7 +55,7 @@ export default [
   },
   {
     name: 'shards-outside-the-folder-are-read',
-    file: 'src/models/tfjs/manifest.ts',
+    file: 'src/models/tfjs/shard-weights.ts',
     find: 'checkRelative(name, model);',
     replace: '',
     jest: 'test/adapters/tfjs-hostile.test.ts',
@@ -63,7 +63,7 @@ export default [
   },
   {
     name: 'short-shards-are-accepted',
-    file: 'src/models/tfjs/manifest.ts',
+    file: 'src/models/tfjs/shard-weights.ts',
     find: 'if (at > files.size) throw tooShort(path, spec, at, files.size);',
     replace: '',
     jest: 'test/adapters/tfjs-hostile.test.ts',
@@ -91,7 +91,7 @@ export default [
     find: 'if (!original.borrowed) original.dispose();',
     replace: '',
     jest: 'test/adapters/tfjs.test.ts',
-    title: 'lives as long as a clone, a reshape or a variable needs it',
+    title: 'a change shows in the tensor',
   },
   {
     name: 'weights-of-the-optimizer-are-lost',
@@ -119,7 +119,7 @@ export default [
   },
   {
     name: 'check-of-a-split-compares-nothing',
-    file: 'src/models/tfjs/check.ts',
+    file: 'src/models/tfjs/check-split.ts',
     find: 'if (!found.equals(await read(at, length)))',
     replace: 'if (false)',
     jest: 'test/adapters/tfjs-models.test.ts',

@@ -57,7 +57,7 @@ export default [
     file: 'csrc/reader/usrbio/usrbio_files.cc',
     find: 'state->api->dereg_fd(fd->get());',
     replace: `const int number = fd->get();
-      fd->reset();
+      *fd = UniqueFd();
       state->api->dereg_fd(number);`,
     native: 'Devices/UsrbioBytes.ArriveInASecondLoadOfTheSameEngine/*',
   },
@@ -71,8 +71,8 @@ export default [
   {
     name: 'number-that-the-library-holds',
     file: 'csrc/reader/usrbio/usrbio_files.cc',
-    find: 'while (result == EINVAL && tried.size() < kMostTaken)',
-    replace: 'while (false)',
+    find: 'while (result == EINVAL && tried',
+    replace: 'while (false && tried',
     native: 'Devices/UsrbioFailure.FileWhoseNumberTheLibraryHoldsMovesToAnother/*',
   },
   {
@@ -120,7 +120,7 @@ export default [
     file: 'csrc/reader/usrbio/usrbio_ring.cc',
     find: 'if (busy) unlink(link_.path.c_str());',
     replace: '',
-    native: 'Devices/UsrbioFailure.StalledReadIsGivenUpAtTheDeadline/*',
+    native: 'Devices/UsrbioFailure.RefusedSubmitAndWaitBuildTheRingAnew/*',
   },
   {
     name: 'ring-that-cannot-be-made-leaves-its-link',
