@@ -34,7 +34,7 @@ function complaints(source: string): string[] {
 }
 
 test('declarations stand by themselves and show nothing internal', () => {
-  const internal = ['tensor.borrowed', 'tensor.memory', 'metadata.identity', 'metadata.packed', 'metadata.indexOf'];
+  const internal = ['tensor.borrowed', 'tensor.placement', 'metadata.identity', 'metadata.packed', 'metadata.indexOf'];
   const source = `
     import { DeviceTensor, loadConfig, ParallelLoader, SafeTensorsMetadata } from 'fastsafetensors-node';
     import { createSession, onnxruntime } from 'fastsafetensors-node/ort';

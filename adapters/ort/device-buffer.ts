@@ -70,11 +70,11 @@ export function sourceOfTensor(tensor: DeviceTensor): OrtSource {
       { tensor: tensor.name },
     );
   }
-  const { memory, offset } = tensor.memory;
+  const { allocation, offset } = tensor.placement;
   return {
     type,
     dims: tensor.shape,
-    ...(memory && { memory: memory.handle, offset, byteLength: tensor.byteLength }),
+    ...(allocation && { memory: allocation.handle, offset, byteLength: tensor.byteLength }),
   };
 }
 

@@ -1,9 +1,9 @@
 /** What dtypes become in TensorFlow.js, and the conversion of those that it does not have. */
 import { DTYPE_BITS, DTYPE_NAMES, type DTypeName } from '../../src/base/dtype.js';
 import { FastSafetensorsError } from '../../src/base/errors.js';
+import { Allocation } from '../../src/device/allocation.js';
 import { Device } from '../../src/device/device.js';
 import { DeviceTensor } from '../../src/device/device-tensor.js';
-import { Memory } from '../../src/device/memory.js';
 import { native, settled } from '../../src/native/addon.js';
 
 /** The dtypes of TensorFlow.js that tensors from files can have. */
@@ -66,13 +66,13 @@ export interface Affine {
  */
 export async function toTfDtype(tensor: DeviceTensor, to: 'float32' | 'int32', affine?: Affine): Promise<DeviceTensor> {
   const { name, dtype, shape, device } = tensor;
-  const { memory, offset } = tensor.memory;
+  const { allocation, offset } = tensor.placement;
   const as = to === 'int32' ? 'I32' : 'F32';
-  if (!memory) return new DeviceTensor(name, as, shape, 0, device, null, 0);
+  if (!allocation) return new DeviceTensor(name, as, shape, 0, device, null, 0);
   const count = (tensor.byteLength * 8) / DTYPE_BITS[dtype];
   const how = { from: DTYPE_NAMES.indexOf(dtype), to, ...affine };
-  const result = new Memory(
-    await settled(native().convertElements(memory.handle, offset, count, how)).catch((error) => {
+  const result = new Allocation(
+    await settled(native().convertElements(allocation.handle, offset, count, how)).catch((error) => {
       throw named(error, tensor);
     }),
     device,
@@ -93,15 +93,15 @@ export async function copyToHost(tensor: DeviceTensor): Promise<DeviceTensor> {
   const { name, dtype, shape, byteLength } = tensor;
   const cpu = Device.parse('cpu');
   if (byteLength === 0) return new DeviceTensor(name, dtype, shape, 0, cpu, null, 0);
-  const memory = await Memory.allocate(cpu, byteLength);
+  const allocation = await Allocation.allocate(cpu, byteLength);
   try {
     for (let offset = 0; offset < byteLength; offset += PIECE) {
       const bytes = await tensor.toHost({ offset, length: Math.min(PIECE, byteLength - offset) });
-      await memory.write(offset, bytes);
+      await allocation.write(offset, bytes);
     }
-    return new DeviceTensor(name, dtype, shape, byteLength, cpu, memory, 0);
+    return new DeviceTensor(name, dtype, shape, byteLength, cpu, allocation, 0);
   } finally {
-    memory.release();
+    allocation.release();
   }
 }
 

@@ -98,9 +98,9 @@ export class NodeBackend {
   /** Runs our op on the tensor's memory and returns executeOp's description of its output, { id, shape, dtype }. */
   #run(tensor: DeviceTensor, type: TfType): Loose {
     const { binding } = this.#backend;
-    const { memory, offset } = tensor.memory;
+    const { allocation, offset } = tensor.placement;
     const shape = Float64Array.from(tensor.shape);
-    const token = checked(() => native().tfAdopt(memory!.handle, offset, tensor.byteLength, TF_TYPES[type], shape));
+    const token = checked(() => native().tfAdopt(allocation!.handle, offset, tensor.byteLength, TF_TYPES[type], shape));
     let id: number | undefined;
     try {
       id = binding.createTensor([], TF_TYPES.I32, Int32Array.of(token)) as number;

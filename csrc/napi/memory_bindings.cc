@@ -109,7 +109,7 @@ Napi::Value ReadAllocation(const Napi::CallbackInfo& info) {
 }
 
 // writeAllocation(allocation, offset, bytes: Uint8Array): Promise<void>. The bytes are copied before this returns: a
-// promise cannot keep JavaScript from resizing or transferring their buffer. For pieces, see src/device/memory.ts.
+// promise cannot keep JavaScript from resizing or transferring their buffer. For pieces, see src/device/allocation.ts.
 Napi::Value WriteAllocation(const Napi::CallbackInfo& info) {
   auto buffer = FromExternal<DeviceBuffer>(info[0]);
   size_t offset = SizeOf(info[1]);

@@ -1,8 +1,8 @@
 import { setMaxListeners } from 'node:events';
 import { FastSafetensorsError, InvalidArgumentError } from '../base/errors.js';
 import { after, within } from '../base/timers.js';
+import { Allocation } from '../device/allocation.js';
 import { type Device, openDevice } from '../device/device.js';
-import { Memory } from '../device/memory.js';
 import { native, settled } from '../native/addon.js';
 import type { TransferOptions } from '../native/core.js';
 import { checkUnchanged } from '../safetensors/file-identity.js';
@@ -10,7 +10,7 @@ import type { SafeTensorsMetadata } from '../safetensors/metadata.js';
 import { Load } from '../transfer/load.js';
 import type { Plan } from '../transfer/plan.js';
 import type { Copier, CopierConstructor, CopyRange } from './copier.js';
-import { MemoryDestination } from './destination.js';
+import { AllocationDestination } from './destination.js';
 import type { Pace } from './pace.js';
 import { StallWatch } from './stall-watch.js';
 
@@ -31,7 +31,7 @@ export class CopierLoad extends Load {
   readonly #make: CopierConstructor;
   readonly #collectReady: boolean;
   readonly #abort = new AbortController();
-  readonly #memory: (Memory | undefined)[] = [];
+  readonly #allocations: (Allocation | undefined)[] = [];
   readonly #done: Uint8Array; // by item
   readonly #itemsLeft: Uint32Array; // by allocation
   readonly #taken: Uint8Array; // by allocation
@@ -105,13 +105,13 @@ export class CopierLoad extends Load {
     this.#fail(reason ?? new FastSafetensorsError('CLOSED', 'the load was cancelled'));
   }
 
-  protected takeMemory(allocation: number): Memory | null {
-    const memory = this.#memory[allocation];
-    if (this.error || !memory) return null;
-    memory.retain();
-    this.#taken[allocation] = 1;
-    if (this.#itemsLeft[allocation] === 0) this.#release(allocation);
-    return memory;
+  protected takeAllocation(index: number): Allocation | null {
+    const allocation = this.#allocations[index];
+    if (this.error || !allocation) return null;
+    allocation.retain();
+    this.#taken[index] = 1;
+    if (this.#itemsLeft[index] === 0) this.#release(index);
+    return allocation;
   }
 
   async #run(): Promise<void> {
@@ -125,10 +125,10 @@ export class CopierLoad extends Load {
         if (this.error) break;
         const first = item;
         const file = plan.files[item]!;
-        const allocation = plan.allocations[item]!;
-        while (item < plan.count && plan.files[item] === file && plan.allocations[item] === allocation) ++item;
-        const memory = await this.#allocate(allocation);
-        const request = this.#request(first, item, memory)
+        const index = plan.allocations[item]!;
+        while (item < plan.count && plan.files[item] === file && plan.allocations[item] === index) ++item;
+        const allocation = await this.#allocate(index);
+        const request = this.#request(first, item, allocation)
           .catch((error) => this.#fail(error))
           .finally(() => pending.delete(request));
         pending.add(request);
@@ -147,19 +147,15 @@ export class CopierLoad extends Load {
     await settled(native().checkAvailable(await openDevice(this.device), bytes));
   }
 
-  async #allocate(allocation: number): Promise<Memory | null> {
-    const size = this.plan.allocationSizes[allocation]!;
+  async #allocate(index: number): Promise<Allocation | null> {
+    const size = this.plan.allocationSizes[index]!;
     if (size === 0) return null;
-    let memory = this.#memory[allocation];
-    if (!memory) {
-      memory = await Memory.allocate(this.device, size);
-      this.#memory[allocation] = memory;
-    }
-    return memory;
+    this.#allocations[index] ??= await Allocation.allocate(this.device, size);
+    return this.#allocations[index]!;
   }
 
   /** Loads items [first, end), which are of one file and lie in one allocation. */
-  async #request(first: number, end: number, memory: Memory | null): Promise<void> {
+  async #request(first: number, end: number, allocation: Allocation | null): Promise<void> {
     const { plan } = this;
     const metadata = plan.metadataOf(first);
     const ranges: CopyRange[] = [];
@@ -171,19 +167,19 @@ export class CopierLoad extends Load {
         destOffset: plan.destinations[item]!,
       });
     }
-    if (memory && ranges.length > 0) {
-      memory.retain(); // until no copier can write to it
+    if (allocation && ranges.length > 0) {
+      allocation.retain(); // until no copier can write to it
       try {
         for (const piece of this.#pace.pieces(ranges)) {
           const bytes = piece.reduce((sum, { length }) => sum + length, 0);
           await this.#pace.wait(bytes, this.#abort.signal);
-          await this.#copyChecked(plan.files[first]!, metadata, piece, memory);
+          await this.#copyChecked(plan.files[first]!, metadata, piece, allocation);
           if (this.error) return;
           this.bytesLoaded += bytes;
           this.#tell();
         }
       } finally {
-        memory.release();
+        allocation.release();
       }
     }
     if (this.error) return;
@@ -192,22 +188,27 @@ export class CopierLoad extends Load {
       if (this.#collectReady) this.#ready.push(item);
     }
     this.readyCount += end - first;
-    const allocation = plan.allocations[first]!;
-    this.#itemsLeft[allocation]! -= end - first;
-    if (this.#itemsLeft[allocation] === 0 && this.#taken[allocation]) this.#release(allocation);
+    const index = plan.allocations[first]!;
+    this.#itemsLeft[index]! -= end - first;
+    if (this.#itemsLeft[index] === 0 && this.#taken[index]) this.#release(index);
     while (this.readyPrefix < plan.count && this.#done[this.readyPrefix]) ++this.readyPrefix;
     this.#tell();
   }
 
   /** One request, #copy(), with FILE_CHANGED unless the file is the same before and after it. */
-  async #copyChecked(file: number, metadata: SafeTensorsMetadata, ranges: CopyRange[], memory: Memory): Promise<void> {
+  async #copyChecked(
+    file: number,
+    metadata: SafeTensorsMetadata,
+    ranges: CopyRange[],
+    allocation: Allocation,
+  ): Promise<void> {
     if (this.error) return;
     this.maxInFlight = Math.max(this.maxInFlight, ++this.#inFlight);
     this.#watch.enter();
     try {
       await checkUnchanged(metadata.path, metadata.identity);
       if (this.error) return;
-      await this.#copy(this.#copier(file, metadata), metadata, ranges, memory);
+      await this.#copy(this.#copier(file, metadata), metadata, ranges, allocation);
       await checkUnchanged(metadata.path, metadata.identity);
     } finally {
       --this.#inFlight;
@@ -216,9 +217,14 @@ export class CopierLoad extends Load {
   }
 
   /** Resolves when every byte of the ranges is in place and the copier can write to none of them any more. */
-  async #copy(copier: Copier, metadata: SafeTensorsMetadata, ranges: CopyRange[], memory: Memory): Promise<void> {
+  async #copy(
+    copier: Copier,
+    metadata: SafeTensorsMetadata,
+    ranges: CopyRange[],
+    allocation: Allocation,
+  ): Promise<void> {
     const { path } = metadata;
-    const destination = new MemoryDestination(memory, ranges, () => this.#watch.progress());
+    const destination = new AllocationDestination(allocation, ranges, () => this.#watch.progress());
     try {
       const given = ranges.map((range) => ({ ...range })); // the copier may change them
       await copier.waitIo(copier.submitIo({ path, ranges: given, destination, signal: this.#abort.signal }));
@@ -291,13 +297,13 @@ export class CopierLoad extends Load {
     if (this.drained) this.#releaseAll();
   }
 
-  #release(allocation: number): void {
-    this.#memory[allocation]?.release();
-    this.#memory[allocation] = undefined;
+  #release(index: number): void {
+    this.#allocations[index]?.release();
+    this.#allocations[index] = undefined;
   }
 
   #releaseAll(): void {
-    for (let i = 0; i < this.#memory.length; ++i) this.#release(i);
+    for (let i = 0; i < this.#allocations.length; ++i) this.#release(i);
   }
 
   #tell(): void {

@@ -1,16 +1,16 @@
 import { describe } from '../base/checks.js';
 import { FastSafetensorsError, InvalidArgumentError } from '../base/errors.js';
 import { Intervals } from '../base/intervals.js';
+import { type Allocation, vanished } from '../device/allocation.js';
 import type { Device } from '../device/device.js';
-import { type Memory, vanished } from '../device/memory.js';
 import type { CopyRange, Destination } from './copier.js';
 
 /**
  * An allocation as the copier of one request sees it: only the request's ranges can be written, and only until it has
  * ended. It knows which bytes were written, so that no others are handed out.
  */
-export class MemoryDestination implements Destination {
-  readonly #memory: Memory;
+export class AllocationDestination implements Destination {
+  readonly #allocation: Allocation;
   readonly #allowed = new Intervals();
   readonly #landed = new Intervals();
   readonly #progress: () => void;
@@ -19,29 +19,29 @@ export class MemoryDestination implements Destination {
   #closed = false;
 
   /** `progress` is called when bytes were written. */
-  constructor(memory: Memory, ranges: readonly CopyRange[], progress: () => void) {
-    this.#memory = memory;
+  constructor(allocation: Allocation, ranges: readonly CopyRange[], progress: () => void) {
+    this.#allocation = allocation;
     this.#progress = progress;
     for (const { destOffset, length } of ranges) this.#allowed.add(destOffset, destOffset + length);
   }
 
   get device(): Device {
-    return this.#memory.device;
+    return this.#allocation.device;
   }
 
   get byteLength(): number {
-    return this.#memory.size;
+    return this.#allocation.size;
   }
 
   get pointer(): bigint {
     this.#addressed = true;
-    return this.#memory.pointer;
+    return this.#allocation.pointer;
   }
 
   async write(destOffset: number, bytes: Uint8Array): Promise<void> {
     const own = ownView(bytes);
-    await this.fill([{ destOffset, length: own.byteLength }], (memory, landed) =>
-      memory.write(destOffset, own, landed),
+    await this.fill([{ destOffset, length: own.byteLength }], (allocation, landed) =>
+      allocation.write(destOffset, own, landed),
     );
   }
 
@@ -51,7 +51,7 @@ export class MemoryDestination implements Destination {
    */
   async fill(
     parts: readonly { destOffset: number; length: number }[],
-    how: (memory: Memory, landed: (offset: number, length: number) => void) => Promise<void>,
+    how: (allocation: Allocation, landed: (offset: number, length: number) => void) => Promise<void>,
   ): Promise<void> {
     if (this.#closed) throw new FastSafetensorsError('CLOSED', 'write: the request of this destination has ended');
     for (const { destOffset, length } of parts) this.#check(destOffset, length);
@@ -59,13 +59,13 @@ export class MemoryDestination implements Destination {
       this.#landed.add(offset, offset + length);
       this.#progress();
     };
-    const memory = this.#memory.retain();
-    const filling = how(memory, landed)
+    const allocation = this.#allocation.retain();
+    const filling = how(allocation, landed)
       .then(() => {
         for (const { destOffset, length } of parts) landed(destOffset, length);
       })
       .finally(() => {
-        memory.release();
+        allocation.release();
         this.#pending.delete(filling);
       });
     this.#pending.add(filling);
@@ -87,7 +87,7 @@ export class MemoryDestination implements Destination {
   }
 
   #check(destOffset: number, length: number): void {
-    const { size } = this.#memory;
+    const { size } = this.#allocation;
     const numbers = Number.isSafeInteger(destOffset) && Number.isSafeInteger(length);
     if (!numbers || destOffset < 0 || length < 0 || destOffset + length > size) {
       throw new InvalidArgumentError(

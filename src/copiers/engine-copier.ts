@@ -1,7 +1,7 @@
 import { onAbort } from '../base/abort.js';
 import { FastSafetensorsError } from '../base/errors.js';
+import { Allocation } from '../device/allocation.js';
 import { Device, openDevice } from '../device/device.js';
-import { Memory } from '../device/memory.js';
 import { checked, native, settled } from '../native/addon.js';
 import type { NativeEngine } from '../native/core.js';
 import type { SafeTensorsMetadata } from '../safetensors/metadata.js';
@@ -9,7 +9,7 @@ import { EngineLoad } from '../transfer/engine-load.js';
 import { Plan } from '../transfer/plan.js';
 import { openUnified } from './availability.js';
 import type { Copier, CopyRequest } from './copier.js';
-import { MemoryDestination } from './destination.js';
+import { AllocationDestination } from './destination.js';
 import { ENGINE, type EngineConstructor, type EngineSpec } from './engine-spec.js';
 
 const HOST = Device.parse('cpu');
@@ -52,11 +52,11 @@ class EngineCopier implements Copier<Promise<void>> {
     signal.throwIfAborted();
     // Copied, so that what is checked is what is used.
     const ranges = given.map(({ fileOffset, length, destOffset }) => ({ fileOffset, length, destOffset }));
-    if (destination instanceof MemoryDestination) {
+    if (destination instanceof AllocationDestination) {
       this.#engine ??= this.#open(this.#device);
       const engine = await this.#engine;
-      return destination.fill(ranges, (memory, landed) =>
-        this.#load(engine, memory, ranges, signal, () => landed(0, 0)),
+      return destination.fill(ranges, (allocation, landed) =>
+        this.#load(engine, allocation, ranges, signal, () => landed(0, 0)),
       );
     }
     // The user's own destination takes bytes through its `write` only: they are read into host memory first.
@@ -64,12 +64,12 @@ class EngineCopier implements Copier<Promise<void>> {
     const engine = await this.#hostEngine;
     for (const { fileOffset, length, destOffset } of ranges) {
       if (length === 0) continue;
-      const memory = await Memory.allocate(HOST, length);
+      const allocation = await Allocation.allocate(HOST, length);
       try {
-        await this.#load(engine, memory, [{ fileOffset, length, destOffset: 0 }], signal);
-        await destination.write(destOffset, new Uint8Array(memory.arrayBuffer(0, length)));
+        await this.#load(engine, allocation, [{ fileOffset, length, destOffset: 0 }], signal);
+        await destination.write(destOffset, new Uint8Array(allocation.arrayBuffer(0, length)));
       } finally {
-        memory.release();
+        allocation.release();
       }
     }
   }
@@ -86,14 +86,14 @@ class EngineCopier implements Copier<Promise<void>> {
   /** Resolves or rejects when nothing writes to the memory any more. */
   async #load(
     engine: NativeEngine,
-    memory: Memory,
+    allocation: Allocation,
     ranges: CopyRequest['ranges'],
     signal: AbortSignal,
     progress?: () => void,
   ): Promise<void> {
     const sorted = [...ranges].sort((a, b) => a.fileOffset - b.fileOffset);
-    const plan = Plan.ofRanges(this.#metadata, memory.size, sorted);
-    const load = await EngineLoad.start(engine, plan, memory.device, {}, [memory]);
+    const plan = Plan.ofRanges(this.#metadata, allocation.size, sorted);
+    const load = await EngineLoad.start(engine, plan, allocation.device, {}, [allocation]);
     const cancel = (): void => load.cancel();
     const stop = onAbort(signal, cancel);
     if (signal.aborted) cancel();

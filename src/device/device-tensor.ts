@@ -2,8 +2,8 @@ import { checkOptions, integer } from '../base/checks.js';
 import { type DTypeName, typedArrayOf } from '../base/dtype.js';
 import { FastSafetensorsError, InvalidArgumentError } from '../base/errors.js';
 import { native, settled } from '../native/addon.js';
+import { Allocation } from './allocation.js';
 import type { Device } from './device.js';
-import { Memory } from './memory.js';
 
 /** Node 20 cannot make a larger ArrayBuffer over native memory. */
 const MAX_ARRAY_BUFFER = 2 ** 32;
@@ -24,19 +24,19 @@ export class DeviceTensor {
   readonly byteLength: number;
   readonly device: Device;
   readonly #offset: number;
-  #memory: Memory | null; // null for an empty tensor and after dispose()
+  #allocation: Allocation | null; // null for an empty tensor and after dispose()
   #disposed = false;
   #borrowed = false;
   #data: ArrayBufferView | undefined;
 
-  /** Retains `memory`. @internal */
+  /** Retains `allocation`. @internal */
   constructor(
     name: string,
     dtype: DTypeName,
     shape: readonly number[],
     byteLength: number,
     device: Device,
-    memory: Memory | null,
+    allocation: Allocation | null,
     offset: number,
   ) {
     this.name = name;
@@ -44,14 +44,14 @@ export class DeviceTensor {
     this.shape = shape;
     this.byteLength = byteLength;
     this.device = device;
-    this.#memory = byteLength > 0 && memory ? memory.retain() : null;
+    this.#allocation = byteLength > 0 && allocation ? allocation.retain() : null;
     this.#offset = offset;
   }
 
   /** Address of the first byte on the device, a multiple of 256, valid until dispose(); 0n when empty. CLOSED. */
   get pointer(): bigint {
     this.#check();
-    return this.#memory ? this.#memory.pointer + BigInt(this.#offset) : 0n;
+    return this.#allocation ? this.#allocation.pointer + BigInt(this.#offset) : 0n;
   }
 
   /**
@@ -71,7 +71,7 @@ export class DeviceTensor {
       );
     }
     const TypedArray = typedArrayOf(this.dtype);
-    if (!this.#memory) {
+    if (!this.#allocation) {
       this.#data = new TypedArray(0);
     } else {
       if (this.byteLength > MAX_ARRAY_BUFFER) {
@@ -81,7 +81,7 @@ export class DeviceTensor {
         );
       }
       // Not made natively: under jest such an array would be of another realm.
-      this.#data = new TypedArray(this.#memory.arrayBuffer(this.#offset, this.byteLength));
+      this.#data = new TypedArray(this.#allocation.arrayBuffer(this.#offset, this.byteLength));
     }
     return this.#data;
   }
@@ -103,22 +103,22 @@ export class DeviceTensor {
         `toHost: ${length} bytes are more than 4 GiB: copy them in parts with { offset, length }`,
       );
     }
-    if (!this.#memory || length === 0) return new Uint8Array(0);
-    const memory = this.#memory.retain(); // so that dispose() during the copy does not free it
+    if (!this.#allocation || length === 0) return new Uint8Array(0);
+    const allocation = this.#allocation.retain(); // so that dispose() during the copy does not free it
     try {
-      return new Uint8Array(await settled(native().readAllocation(memory.handle, this.#offset + offset, length)));
+      return new Uint8Array(await settled(native().readAllocation(allocation.handle, this.#offset + offset, length)));
     } finally {
-      memory.release();
+      allocation.release();
     }
   }
 
   /** A copy in an allocation of its own on the device. OUT_OF_HOST_MEMORY, OUT_OF_DEVICE_MEMORY, CUDA_ERROR, CLOSED. */
   async clone(): Promise<DeviceTensor> {
     this.#check();
-    const source = this.#memory?.retain();
+    const source = this.#allocation?.retain();
     if (!source) return new DeviceTensor(this.name, this.dtype, this.shape, this.byteLength, this.device, null, 0);
     try {
-      const copy = await Memory.allocate(this.device, this.byteLength);
+      const copy = await Allocation.allocate(this.device, this.byteLength);
       try {
         await settled(
           native().copyAllocation(source.handle, copy.handle, Float64Array.of(this.byteLength, this.#offset, 0)),
@@ -142,8 +142,8 @@ export class DeviceTensor {
     if (this.#disposed) return;
     this.#disposed = true;
     this.#data = undefined;
-    this.#memory?.release();
-    this.#memory = null;
+    this.#allocation?.release();
+    this.#allocation = null;
   }
 
   /** dispose(), for `using`. */
@@ -162,9 +162,9 @@ export class DeviceTensor {
   }
 
   /** The allocation and the tensor's byte in it, for parts of this package that hand the memory on. @internal */
-  get memory(): { memory: Memory | null; offset: number } {
+  get placement(): { allocation: Allocation | null; offset: number } {
     this.#check();
-    return { memory: this.#memory, offset: this.#offset };
+    return { allocation: this.#allocation, offset: this.#offset };
   }
 
   #check(): void {

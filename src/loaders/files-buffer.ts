@@ -2,9 +2,9 @@ import { unlessAborted } from '../base/abort.js';
 import { checkTensorName, describe } from '../base/checks.js';
 import { DTYPE_BITS } from '../base/dtype.js';
 import { FastSafetensorsError, InvalidArgumentError } from '../base/errors.js';
+import { Allocation } from '../device/allocation.js';
 import { DeviceTensor } from '../device/device-tensor.js';
 import { adopt, disposeWhenMade, type Framework, isPromise } from '../device/framework.js';
-import { Memory } from '../device/memory.js';
 import { native, settled } from '../native/addon.js';
 import type { SafeTensorsMetadata } from '../safetensors/metadata.js';
 import type { Load } from '../transfer/load.js';
@@ -143,23 +143,23 @@ export class FilesBufferOnDevice<T = DeviceTensor> {
     const byteLength = parts.reduce((sum, part) => sum + part.byteLength, 0);
     if (byteLength === 0) return new DeviceTensor(first.name, first.dtype, shape, 0, first.device, null, 0);
 
-    const memory = await Memory.allocate(first.device, byteLength);
+    const allocation = await Allocation.allocate(first.device, byteLength);
     try {
       const outer = shape.slice(0, dim).reduce((product, size) => product * size, 1);
       const rowBytes = byteLength / outer;
       let column = 0; // where a part's block begins in each row
       for (const part of parts) {
         const block = part.byteLength / outer;
-        const source = part.memory;
-        if (source.memory && block > 0) {
+        const source = part.placement;
+        if (source.allocation && block > 0) {
           const rows = Float64Array.of(block, source.offset, column, outer, block, rowBytes);
-          await settled(native().copyAllocation(source.memory.handle, memory.handle, rows));
+          await settled(native().copyAllocation(source.allocation.handle, allocation.handle, rows));
         }
         column += block;
       }
-      return new DeviceTensor(first.name, first.dtype, shape, byteLength, first.device, memory, 0);
+      return new DeviceTensor(first.name, first.dtype, shape, byteLength, first.device, allocation, 0);
     } finally {
-      memory.release();
+      allocation.release();
     }
   }
 

@@ -1,6 +1,6 @@
 import { milliseconds } from '../base/timers.js';
+import { Allocation } from '../device/allocation.js';
 import { DeviceTensor } from '../device/device-tensor.js';
-import { Memory } from '../device/memory.js';
 import { native, settled } from '../native/addon.js';
 import type { SafeTensorsMetadata, TensorFrame } from '../safetensors/metadata.js';
 import type { Load } from '../transfer/load.js';
@@ -33,47 +33,47 @@ export async function readSlice(
   const load = await session.begin(plan, { window: PIECES_AHEAD, collectReady: false, timeoutMs });
   try {
     if (sliced.copyOf) {
-      const memory = await gather(session, load, sliced);
+      const allocation = await gather(session, load, sliced);
       try {
-        return new DeviceTensor(name, dtype, shape, byteLength, device, memory, 0);
+        return new DeviceTensor(name, dtype, shape, byteLength, device, allocation, 0);
       } finally {
-        memory.release();
+        allocation.release();
       }
     }
     await session.race(load.complete());
-    return new DeviceTensor(name, dtype, shape, byteLength, device, load.memoryOf(0), 0);
+    return new DeviceTensor(name, dtype, shape, byteLength, device, load.allocationOf(0), 0);
   } finally {
     session.finish(load, started);
   }
 }
 
 /** Copies the runs of each piece into the slice's memory as it arrives, off the event loop. Retained for the caller. */
-async function gather(session: Session, load: Load, { plan, byteLength, copyOf }: SlicePlan): Promise<Memory> {
+async function gather(session: Session, load: Load, { plan, byteLength, copyOf }: SlicePlan): Promise<Allocation> {
   const { device } = session;
-  const memory = await Memory.allocate(device, byteLength);
+  const result = await Allocation.allocate(device, byteLength);
   try {
     let item = 0;
-    for (let allocation = 0; allocation < plan.allocationSizes.length; ++allocation) {
+    for (let index = 0; index < plan.allocationSizes.length; ++index) {
       let end = item;
-      while (end < plan.count && plan.allocations[end] === allocation) ++end;
+      while (end < plan.count && plan.allocations[end] === index) ++end;
       while (load.readyPrefix < end) {
         session.check();
         if (load.error) throw load.error;
         await session.race(load.wait());
       }
       if (load.error) throw load.error;
-      const piece = load.memoryOf(item)!.retain();
+      const piece = load.allocationOf(item)!.retain();
       try {
-        await session.race(settled(native().copyAllocation(piece.handle, memory.handle, copyOf!(allocation))));
+        await session.race(settled(native().copyAllocation(piece.handle, result.handle, copyOf!(index))));
       } finally {
         piece.release();
       }
       for (; item < end; ++item) load.releaseItem(item);
-      load.setWindow(allocation + 1 + PIECES_AHEAD);
+      load.setWindow(index + 1 + PIECES_AHEAD);
     }
-    return memory;
+    return result;
   } catch (error) {
-    memory.release();
+    result.release();
     throw error;
   }
 }

@@ -1,5 +1,5 @@
+import { Allocation } from '../device/allocation.js';
 import type { Device } from '../device/device.js';
-import { Memory } from '../device/memory.js';
 import { native, settled, statusError } from '../native/addon.js';
 import type { NativeLoad as Handle, NativeEngine, TransferOptions } from '../native/core.js';
 import { Load } from './load.js';
@@ -19,7 +19,7 @@ export class EngineLoad extends Load {
   }
 
   /**
-   * `memory`: the plan's allocations where they exist; else the engine allocates. Rejects with what the engine says of
+   * `allocations`: those of the plan where they exist; else the engine allocates. Rejects with what the engine says of
    * the plan; CLOSED when the engine is closed.
    */
   static async start(
@@ -27,9 +27,9 @@ export class EngineLoad extends Load {
     plan: Plan,
     device: Device,
     options: TransferOptions,
-    memory?: readonly Memory[],
+    allocations?: readonly Allocation[],
   ): Promise<EngineLoad> {
-    const given = memory && { memory: memory.map(({ handle }) => handle) };
+    const given = allocations && { memory: allocations.map(({ handle }) => handle) };
     const handle = await settled(native().startTransfer(engine, { ...plan.toNative(), ...given }, options));
     return new EngineLoad(engine, handle, plan, device);
   }
@@ -81,8 +81,8 @@ export class EngineLoad extends Load {
     native().cancelTransfer(this.#engine, this.#handle);
   }
 
-  protected takeMemory(allocation: number): Memory | null {
-    const handle = native().takeAllocation(this.#handle, allocation);
-    return handle && new Memory(handle, this.device, this.plan.allocationSizes[allocation]!).retain();
+  protected takeAllocation(index: number): Allocation | null {
+    const handle = native().takeAllocation(this.#handle, index);
+    return handle && new Allocation(handle, this.device, this.plan.allocationSizes[index]!).retain();
   }
 }

@@ -1,7 +1,7 @@
 import { FastSafetensorsError } from '../base/errors.js';
+import type { Allocation } from '../device/allocation.js';
 import type { Device } from '../device/device.js';
 import { DeviceTensor } from '../device/device-tensor.js';
-import type { Memory } from '../device/memory.js';
 import type { Plan } from './plan.js';
 
 /**
@@ -12,14 +12,14 @@ import type { Plan } from './plan.js';
 export abstract class Load {
   readonly plan: Plan;
   readonly device: Device;
-  readonly #memories: (Memory | null | undefined)[]; // by allocation; undefined until taken, null when released
+  readonly #allocations: (Allocation | null | undefined)[]; // undefined until taken, null when released
   readonly #itemsLeft: Uint32Array; // by allocation
   #ended = false;
 
   constructor(plan: Plan, device: Device) {
     this.plan = plan;
     this.device = device;
-    this.#memories = new Array(plan.allocationSizes.length);
+    this.#allocations = new Array(plan.allocationSizes.length);
     this.#itemsLeft = new Uint32Array(plan.allocationSizes.length);
     for (let item = 0; item < plan.count; ++item) ++this.#itemsLeft[plan.allocations[item]!]!;
   }
@@ -46,7 +46,7 @@ export abstract class Load {
    */
   abstract cancel(reason?: Error): void;
   /** The allocation of a ready item, retained for the caller. Called once for each; null after an error. */
-  protected abstract takeMemory(allocation: number): Memory | null;
+  protected abstract takeAllocation(index: number): Allocation | null;
 
   /** Resolves when every tensor is ready; rejects with the first error. */
   async complete(): Promise<void> {
@@ -57,17 +57,17 @@ export abstract class Load {
   }
 
   /** The allocation of a ready item, which the load holds; null for an empty item. */
-  memoryOf(item: number): Memory | null {
-    const allocation = this.plan.allocations[item]!;
-    let memory = this.#memories[allocation];
-    if (memory === undefined) {
-      memory = this.plan.allocationSizes[allocation]! > 0 ? this.takeMemory(allocation) : null;
-      this.#memories[allocation] = memory;
+  allocationOf(item: number): Allocation | null {
+    const index = this.plan.allocations[item]!;
+    let allocation = this.#allocations[index];
+    if (allocation === undefined) {
+      allocation = this.plan.allocationSizes[index]! > 0 ? this.takeAllocation(index) : null;
+      this.#allocations[index] = allocation;
     }
-    if (memory === null && this.plan.lengths[item]! > 0) {
+    if (allocation === null && this.plan.lengths[item]! > 0) {
       throw this.error ?? new FastSafetensorsError('CLOSED', 'the load has ended');
     }
-    return memory;
+    return allocation;
   }
 
   /** A tensor over a ready item. */
@@ -76,24 +76,24 @@ export abstract class Load {
     const metadata = plan.metadataOf(item);
     const index = plan.tensors[item]!;
     const size = plan.sizes[item]!;
-    const memory = size > 0 ? this.memoryOf(item) : null;
+    const allocation = size > 0 ? this.allocationOf(item) : null;
     return new DeviceTensor(
       metadata.nameAt(index),
       plan.dtypeOf(item),
       metadata.shapeAt(index),
       size,
       this.device,
-      memory,
+      allocation,
       plan.destinations[item]!,
     );
   }
 
   /** Promises not to ask for this item again. With the last one of an allocation, only tensors hold it any more. */
   releaseItem(item: number): void {
-    const allocation = this.plan.allocations[item]!;
-    if (--this.#itemsLeft[allocation]! === 0 && !this.#ended) {
-      this.#memories[allocation]?.release();
-      this.#memories[allocation] = null;
+    const index = this.plan.allocations[item]!;
+    if (--this.#itemsLeft[index]! === 0 && !this.#ended) {
+      this.#allocations[index]?.release();
+      this.#allocations[index] = null;
     }
   }
 
@@ -102,7 +102,7 @@ export abstract class Load {
     if (this.#ended) return;
     this.#ended = true;
     this.cancel();
-    for (const memory of this.#memories) memory?.release();
-    this.#memories.fill(null);
+    for (const allocation of this.#allocations) allocation?.release();
+    this.#allocations.fill(null);
   }
 }

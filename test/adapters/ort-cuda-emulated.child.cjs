@@ -67,8 +67,14 @@ if (!isMainThread) {
         const pointers = new Set();
         for (const name of buffer.keys()) {
           const tensor = await buffer.getTensor(name);
-          const { memory, offset } = tensor.memory;
-          const source = { type: 1, dims: tensor.shape, memory: memory.handle, offset, byteLength: tensor.byteLength };
+          const { allocation, offset } = tensor.placement;
+          const source = {
+            type: 1,
+            dims: tensor.shape,
+            memory: allocation.handle,
+            offset,
+            byteLength: tensor.byteLength,
+          };
           const { pointer, byteLength, ...rest } = native().ortDescribe(source);
           assert.deepEqual(rest, { device: `cuda:${index}`, name: 'Cuda', id: index, vendorId: 0x10de });
           assert.equal(pointer, tensor.pointer);

@@ -46,11 +46,11 @@ async function load<T>(device: string, use: (buffer: FilesBufferOnDevice) => Pro
 test.each([0, 1, 7])('an OrtValue over a tensor on cuda:%i has its pointer, device and vendor id', (index) =>
   load(`cuda:${index}`, async (buffer) => {
     const tensor = await buffer.getTensor('w');
-    const { memory, offset } = tensor.memory;
+    const { allocation, offset } = tensor.placement;
     const described = native().ortDescribe({
       type: 1,
       dims: [512],
-      memory: memory!.handle,
+      memory: allocation!.handle,
       offset,
       byteLength: tensor.byteLength,
     });
@@ -70,10 +70,10 @@ test.each([0, 1, 7])('an OrtValue over a tensor on cuda:%i has its pointer, devi
 test('one over less memory than its shape needs is refused', () =>
   load('cuda:0', async (buffer) => {
     const tensor = await buffer.getTensor('w');
-    const { memory } = tensor.memory;
-    const source = { type: 1, dims: [513], memory: memory!.handle, offset: 0, byteLength: 2048 };
+    const { allocation } = tensor.placement;
+    const source = { type: 1, dims: [513], memory: allocation!.handle, offset: 0, byteLength: 2048 };
     expect(() => native().ortDescribe(source)).toThrow(expect.objectContaining({ code: expect.any(String) }));
-    const outside = { type: 1, dims: [512], memory: memory!.handle, offset: 2 ** 40, byteLength: 2048 };
+    const outside = { type: 1, dims: [512], memory: allocation!.handle, offset: 2 ** 40, byteLength: 2048 };
     expect(() => native().ortDescribe(outside)).toThrow(expect.objectContaining({ code: 'INVALID_ARGUMENT' }));
     tensor.dispose();
   }));

@@ -41,8 +41,8 @@ async function adopt(dtype: TestTensor['dtype'], data: ArrayBufferView, shape?: 
 
 /** Another tensor over the same memory, to write through; it must be disposed. */
 function twin(tensor: DeviceTensor): { write(index: number, value: number): Promise<void>; done(): void } {
-  const { memory, offset } = tensor.memory;
-  const held = memory!.retain();
+  const { allocation, offset } = tensor.placement;
+  const held = allocation!.retain();
   return {
     write: (index, value) =>
       native().writeAllocation(held.handle, offset + 4 * index, new Uint8Array(Float32Array.of(value).buffer)),
@@ -163,8 +163,8 @@ describe('misuse is an error, never an abort', () => {
   const FLOAT = 1;
   const INT32 = 3;
   function offer(tensor: DeviceTensor, dtype = FLOAT, shape = tensor.shape, length = tensor.byteLength): number {
-    const { memory, offset } = tensor.memory;
-    return native().tfAdopt(memory!.handle, offset, length, dtype, Float64Array.from(shape));
+    const { allocation, offset } = tensor.placement;
+    return native().tfAdopt(allocation!.handle, offset, length, dtype, Float64Array.from(shape));
   }
   function run(token: number, dtype = FLOAT): TF.Tensor {
     const { binding } = backend();
@@ -257,8 +257,8 @@ describe('a GPU, as far as it can be shown without one', () => {
   /** A tensor that says it is on a GPU, over host memory. */
   async function deviceTensor(dtype: TestTensor['dtype'], data: ArrayBufferView, device = 'cuda:0') {
     const tensor = await open(dtype, data);
-    const { memory, offset } = tensor.memory;
-    const on = new DeviceTensor('w', dtype, tensor.shape, tensor.byteLength, Device.parse(device), memory, offset);
+    const { allocation, offset } = tensor.placement;
+    const on = new DeviceTensor('w', dtype, tensor.shape, tensor.byteLength, Device.parse(device), allocation, offset);
     tensor.dispose();
     return on;
   }

@@ -11,7 +11,7 @@ const WRITE_PIECE = 1024 * 1024;
  * it is collected, so that no order of calls leaves a pointer into freed memory. There is one native handle per
  * allocation and none per tensor.
  */
-export class Memory {
+export class Allocation {
   readonly device: Device;
   readonly size: number;
   readonly pointer: bigint;
@@ -31,8 +31,8 @@ export class Memory {
    * Opens the device and allocates tensor memory of `size` bytes, not 0, on it. Retained once, for the caller to
    * release. DEVICE_UNAVAILABLE, OUT_OF_DEVICE_MEMORY, OUT_OF_HOST_MEMORY.
    */
-  static async allocate(device: Device, size: number): Promise<Memory> {
-    return new Memory(await settled(native().allocate(await openDevice(device), size)), device, size).retain();
+  static async allocate(device: Device, size: number): Promise<Allocation> {
+    return new Allocation(await settled(native().allocate(await openDevice(device), size)), device, size).retain();
   }
 
   /** For calls of the addon, by a user that has retained. */
