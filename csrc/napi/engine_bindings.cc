@@ -228,7 +228,7 @@ void Wake(const std::shared_ptr<Load>& load) {
   });
 }
 
-// The arguments of startTransferSync and startTransfer, taken from JavaScript.
+// The arguments of startTransfer, taken from JavaScript.
 struct StartArgs {
   explicit StartArgs(const Napi::CallbackInfo& info)
       : engine(FromExternal<Engine>(info[0])), packed(info[1].As<Napi::Object>()), load(std::make_shared<Load>()) {
@@ -262,16 +262,8 @@ struct StartArgs {
   std::shared_ptr<Load> load;
 };
 
-// startTransferSync(engine, plan, options: {window, collectReady, timeoutMs}): External; throws a status object.
-// For small plans.
-Napi::Value StartTransferSync(const Napi::CallbackInfo& info) {
-  StartArgs args(info);
-  ThrowIfError(info.Env(), args.Start());
-  return ToExternal<Load>(info.Env(), std::move(args.load));
-}
-
-// startTransfer(engine, plan, options): Promise<External>, the same on a worker: a million tensors take 50 ms. The
-// plan's arrays must not change until the promise settles.
+// startTransfer(engine, plan, options: {window, collectReady, timeoutMs}): Promise<External>; rejects with a status
+// object. On a worker, because a million tensors take 50 ms. The plan's arrays must not change until it settles.
 Napi::Value StartTransfer(const Napi::CallbackInfo& info) {
   auto args = std::make_shared<StartArgs>(info);
   return AsyncWork::Run(
@@ -348,7 +340,6 @@ void ExportEngine(Napi::Env env, Napi::Object exports) {
   Export<CloseEngine>(env, exports, "closeEngine");
   Export<StagingBytes>(env, exports, "stagingBytes");
   Export<TakeFallbacks>(env, exports, "takeFallbacks");
-  Export<StartTransferSync>(env, exports, "startTransferSync");
   Export<StartTransfer>(env, exports, "startTransfer");
   Export<PollTransfer>(env, exports, "pollTransfer");
   Export<TransferError>(env, exports, "transferError");

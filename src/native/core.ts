@@ -131,8 +131,6 @@ export interface CoreAddon {
   closeEngine(engine: NativeEngine): Promise<void>;
   stagingBytes(engine: NativeEngine, converts: boolean): number;
   takeFallbacks(engine: NativeEngine): Fallback[];
-  startTransferSync(engine: NativeEngine, plan: NativePlan, options: TransferOptions): NativeLoad;
-  /** startTransferSync off the event loop: for large plans. */
   startTransfer(engine: NativeEngine, plan: NativePlan, options: TransferOptions): Promise<NativeLoad>;
   pollTransfer(load: NativeLoad, out: Float64Array): void;
   transferError(load: NativeLoad): StatusObject | null;
