@@ -25,32 +25,9 @@ export function allTensors(files: readonly SafeTensorsMetadata[]): PlanInput[] {
   return files.map((metadata) => ({ metadata, selection: null }));
 }
 
-type Items = Pick<
-  Plan,
-  | 'inputs'
-  | 'tensors'
-  | 'dtypes'
-  | 'converts'
-  | 'files'
-  | 'allocations'
-  | 'offsets'
-  | 'lengths'
-  | 'sizes'
-  | 'destinations'
-  | 'allocationSizes'
-  | 'allocationBatches'
->;
-
-/**
- * Which bytes of files go where in memory. Items, in the order in which they become ready, are packed in arrays: whole
- * tensors, or parts of one. Allocations are loaded in batches, in their order.
- */
-export class Plan {
+/** Items in arrays, in the order in which they become ready, and the allocations that they lie in. */
+interface Items {
   readonly inputs: readonly PlanInput[];
-  readonly count: number; // of items
-  readonly bytes: number; // of all items in their files
-  readonly deviceBytes: number; // of all allocations
-  readonly batchCount: number;
   /** By item: its tensor's index in inputs[files[item]].metadata. */
   readonly tensors: Uint32Array;
   /** By item: the dtype in memory, an index into DTYPE_NAMES. */
@@ -73,31 +50,48 @@ export class Plan {
   readonly allocationSizes: Float64Array;
   /** By allocation: its batch. */
   readonly allocationBatches: Uint32Array;
+}
+
+/** The arrays of so many items, to be filled. */
+export function packedItems(count: number) {
+  return {
+    tensors: new Uint32Array(count),
+    dtypes: new Uint8Array(count),
+    files: new Uint32Array(count),
+    allocations: new Uint32Array(count),
+    offsets: new Float64Array(count),
+    lengths: new Float64Array(count),
+    sizes: new Float64Array(count),
+    destinations: new Float64Array(count),
+  };
+}
+
+export interface Plan extends Items {}
+
+/**
+ * Which bytes of files go where in memory. Items are whole tensors, or parts of one. Allocations are loaded in batches,
+ * in their order.
+ */
+// biome-ignore lint/suspicious/noUnsafeDeclarationMerging: the constructor assigns all of Items.
+export class Plan {
+  readonly count: number; // of items
+  readonly bytes: number; // of all items in their files
+  readonly deviceBytes: number; // of all allocations
+  readonly batchCount: number;
   readonly #firstItems: readonly number[]; // by file, for a plan of whole tensors
 
   private constructor(items: Items) {
-    this.inputs = items.inputs;
-    this.tensors = items.tensors;
-    this.dtypes = items.dtypes;
-    this.converts = items.converts;
-    this.files = items.files;
-    this.allocations = items.allocations;
-    this.offsets = items.offsets;
-    this.lengths = items.lengths;
-    this.sizes = items.sizes;
-    this.destinations = items.destinations;
-    this.allocationSizes = items.allocationSizes;
-    this.allocationBatches = items.allocationBatches;
+    Object.assign(this, items);
     this.count = items.tensors.length;
     this.bytes = sumOf(items.lengths);
     this.deviceBytes = sumOf(items.allocationSizes);
+    this.batchCount = (items.allocationBatches.at(-1) ?? -1) + 1;
     let first = 0;
-    this.#firstItems = items.inputs.map(({ metadata, selection }) => {
+    this.#firstItems = items.inputs.map((input) => {
       const item = first;
-      first += selection ? selection.length : metadata.tensorCount;
+      first += countOf(input);
       return item;
     });
-    this.batchCount = items.allocationBatches.length === 0 ? 0 : items.allocationBatches.at(-1)! + 1;
   }
 
   /**
@@ -108,19 +102,8 @@ export class Plan {
     inputs: readonly PlanInput[],
     { batchBytes = Number.POSITIVE_INFINITY, dtype }: { batchBytes?: number; dtype?: DTypeName } = {},
   ): Promise<Plan> {
-    let count = 0;
-    for (const { metadata, selection } of inputs) count += selection ? selection.length : metadata.tensorCount;
-    const items = {
-      inputs,
-      tensors: new Uint32Array(count),
-      dtypes: new Uint8Array(count),
-      files: new Uint32Array(count),
-      allocations: new Uint32Array(count),
-      offsets: new Float64Array(count),
-      lengths: new Float64Array(count),
-      sizes: new Float64Array(count),
-      destinations: new Float64Array(count),
-    };
+    const count = inputs.reduce((sum, input) => sum + countOf(input), 0);
+    const items = packedItems(count);
     const turns = new Turns();
     let converts = false;
     const sizes: number[] = [];
@@ -132,7 +115,7 @@ export class Plan {
     for (let file = 0; file < inputs.length; ++file) {
       const { metadata, selection } = inputs[file]!;
       const { begins, ends, dtypes } = metadata.packed;
-      const wanted = selection ? selection.length : metadata.tensorCount;
+      const wanted = countOf(inputs[file]!);
       for (let i = 0; i < wanted; ++i, ++item) {
         const tensor = selection ? selection[i]! : i;
         const begin = begins[tensor]!;
@@ -169,12 +152,8 @@ export class Plan {
       sizes.push(used);
       batches.push(batch);
     }
-    return new Plan({
-      ...items,
-      converts,
-      allocationSizes: Float64Array.from(sizes),
-      allocationBatches: Uint32Array.from(batches),
-    });
+    const allocationBatches = Uint32Array.from(batches);
+    return new Plan({ ...items, inputs, converts, allocationSizes: Float64Array.from(sizes), allocationBatches });
   }
 
   /** Parts of one tensor, as slice-plan.ts places them; each allocation is a batch. @internal */
@@ -182,18 +161,13 @@ export class Plan {
     metadata: SafeTensorsMetadata,
     tensor: number,
     target: number,
-    parts: Pick<Items, 'allocations' | 'offsets' | 'lengths' | 'sizes' | 'destinations' | 'allocationSizes'>,
+    parts: Omit<Items, 'inputs' | 'converts' | 'allocationBatches'>,
   ): Plan {
-    const count = parts.offsets.length;
-    return new Plan({
-      ...parts,
-      inputs: [{ metadata, selection: null }],
-      tensors: new Uint32Array(count).fill(tensor),
-      dtypes: new Uint8Array(count).fill(target),
-      converts: target !== metadata.packed.dtypes[tensor],
-      files: new Uint32Array(count),
-      allocationBatches: Uint32Array.from(parts.allocationSizes, (_, allocation) => allocation),
-    });
+    parts.tensors.fill(tensor);
+    parts.dtypes.fill(target);
+    const converts = target !== metadata.packed.dtypes[tensor];
+    const allocationBatches = Uint32Array.from(parts.allocationSizes.keys());
+    return new Plan({ ...parts, inputs: allTensors([metadata]), converts, allocationBatches });
   }
 
   /** Ranges of a file, in the order of its bytes, in one allocation of `size` bytes; they need be no tensors. */
@@ -203,26 +177,19 @@ export class Plan {
     ranges: readonly { readonly fileOffset: number; readonly length: number; readonly destOffset: number }[],
   ): Plan {
     const { ends, dtypes } = metadata.packed;
+    const items = packedItems(ranges.length);
     let tensor = 0;
-    const tensors = Uint32Array.from(ranges, ({ fileOffset }) => {
+    for (const [item, { fileOffset, length, destOffset }] of ranges.entries()) {
       while (tensor < metadata.tensorCount - 1 && metadata.dataStart + ends[tensor]! <= fileOffset) ++tensor;
-      return tensor;
-    });
-    const lengths = Float64Array.from(ranges, ({ length }) => length);
-    return new Plan({
-      inputs: [{ metadata, selection: null }],
-      tensors,
-      dtypes: Uint8Array.from(tensors, (index) => dtypes[index]!),
-      converts: false,
-      files: new Uint32Array(ranges.length),
-      allocations: new Uint32Array(ranges.length),
-      offsets: Float64Array.from(ranges, ({ fileOffset }) => fileOffset),
-      lengths,
-      sizes: lengths,
-      destinations: Float64Array.from(ranges, ({ destOffset }) => destOffset),
-      allocationSizes: Float64Array.of(size),
-      allocationBatches: new Uint32Array(1),
-    });
+      items.tensors[item] = tensor;
+      items.dtypes[item] = dtypes[tensor]!;
+      items.offsets[item] = fileOffset;
+      items.lengths[item] = length;
+      items.sizes[item] = length;
+      items.destinations[item] = destOffset;
+    }
+    const allocations = { allocationSizes: Float64Array.of(size), allocationBatches: new Uint32Array(1) };
+    return new Plan({ ...items, ...allocations, inputs: allTensors([metadata]), converts: false });
   }
 
   /** Every tensor's name, by item. For a plan of whole tensors. */
@@ -277,11 +244,9 @@ export class Plan {
   /** The plan as the addon takes it. INVALID_ARGUMENT for a header from a buffer. */
   toNative(): NativePlan {
     return {
-      files: this.inputs.map(({ metadata }) => {
-        if (!metadata.identity) {
-          throw new FastSafetensorsError('INVALID_ARGUMENT', 'a header made from a buffer names no file to load from');
-        }
-        return { path: metadata.path, identity: metadata.identity };
+      files: this.inputs.map(({ metadata: { path, identity } }) => {
+        if (identity) return { path, identity };
+        throw new FastSafetensorsError('INVALID_ARGUMENT', 'a header made from a buffer names no file to load from');
       }),
       allocationSizes: this.allocationSizes,
       allocationBatches: this.allocationBatches,
@@ -296,10 +261,7 @@ export class Plan {
 
   /** By item: the dtype in the file. */
   #stored(): Uint8Array {
-    return this.tensors.reduce((stored, tensor, item) => {
-      stored[item] = this.metadataOf(item).packed.dtypes[tensor]!;
-      return stored;
-    }, new Uint8Array(this.count));
+    return new Uint8Array(this.tensors.map((tensor, item) => this.metadataOf(item).packed.dtypes[tensor]!));
   }
 }
 
@@ -317,13 +279,12 @@ function targetOf(metadata: SafeTensorsMetadata, tensor: number, dtype: DTypeNam
   const from = DTYPE_NAMES[stored]!;
   if (from === dtype || !isFloating(from)) return stored;
   if (canConvert(from, dtype)) return DTYPE_NAMES.indexOf(dtype);
+  const { path } = metadata;
   const name = metadata.nameAt(tensor);
-  throw new FastSafetensorsError(
-    'UNSUPPORTED_DTYPE',
-    `${metadata.path}: tensor "${name}" is ${from}, which cannot be converted to ${dtype} on the way; ` +
-      'leave it out with filter, or load without dtype',
-    { path: metadata.path, tensor: name },
-  );
+  const message =
+    `${path}: tensor "${name}" is ${from}, which cannot be converted to ${dtype} on the way; ` +
+    'leave it out with filter, or load without dtype';
+  throw new FastSafetensorsError('UNSUPPORTED_DTYPE', message, { path, tensor: name });
 }
 
 /** The bytes in memory of `length` bytes in the file. */
@@ -331,10 +292,13 @@ function sizeOf(length: number, from: number, to: number): number {
   return from === to ? length : (length / DTYPE_BITS[DTYPE_NAMES[from]!]) * DTYPE_BITS[DTYPE_NAMES[to]!];
 }
 
+/** How many tensors of a file are wanted. */
+function countOf({ metadata, selection }: PlanInput): number {
+  return selection?.length ?? metadata.tensorCount;
+}
+
 function sumOf(values: Float64Array): number {
-  let sum = 0;
-  for (let i = 0; i < values.length; ++i) sum += values[i]!;
-  return sum;
+  return values.reduce((sum, value) => sum + value, 0);
 }
 
 function alignUp(value: number): number {

@@ -2,7 +2,7 @@ import { DTYPE_BITS, DTYPE_NAMES, type DTypeName } from '../base/dtype.js';
 import { Turns } from '../base/timers.js';
 import type { SafeTensorsMetadata, TensorFrame } from '../safetensors/metadata.js';
 import type { RunGrid } from '../safetensors/tensor-frame.js';
-import { convertedDtype, Plan } from './plan.js';
+import { convertedDtype, Plan, packedItems } from './plan.js';
 
 /** Bytes of a hole between two runs that cost less than another read. */
 const LARGEST_GAP = 32 * 1024;
@@ -55,9 +55,8 @@ export async function planSlice(
   const byteLength = inMemory(slice.byteLength);
   const gathers = piece.inner.length > 0 || piece.cut !== null;
 
-  const { rows, chunks } = piece.cut
-    ? { rows: piece.cut.rows, chunks: Math.ceil(piece.cut.count / piece.cut.rows) }
-    : { rows: 1, chunks: 1 };
+  const rows = piece.cut?.rows ?? 1;
+  const chunks = piece.cut ? Math.ceil(piece.cut.count / rows) : 1;
   const count = piece.outer.reduce((product, dim) => product * dim.count, chunks);
   const lastRows = piece.cut ? piece.cut.count - (chunks - 1) * rows : 1;
   const rowStride = Math.abs(piece.cut?.stride ?? 0);
@@ -67,14 +66,7 @@ export async function planSlice(
   const pitch = Math.ceil(inMemory(lengthOf(rows)) / PIECE_ALIGNMENT) * PIECE_ALIGNMENT;
   const together = !gathers ? count : piece.cut ? 1 : Math.max(1, Math.floor(PIECE_BYTES / pitch));
 
-  const parts = {
-    allocations: new Uint32Array(count),
-    offsets: new Float64Array(count),
-    lengths: new Float64Array(count),
-    sizes: new Float64Array(count),
-    destinations: new Float64Array(count),
-    allocationSizes: new Float64Array(Math.ceil(count / together)),
-  };
+  const parts = { ...packedItems(count), allocationSizes: new Float64Array(Math.ceil(count / together)) };
   // From the run at index 0 of the inner dimensions to a piece's first byte: strides may be negative.
   const innerBegin = piece.inner.reduce(
     (begin, { count: size, stride }) => begin + Math.min(0, (size - 1) * stride),
