@@ -69,8 +69,8 @@ export const PROVIDER_CHECKS = {
   names: object,
   allowUnmatched: boolean,
   providerOptions: object,
-  signal: COPY_CHECKS.signal!,
-  onProgress: COPY_CHECKS.onProgress!,
+  signal: COPY_CHECKS.signal,
+  onProgress: COPY_CHECKS.onProgress,
 };
 
 /** For checkOptions: options of loaders, and what to do to use them. */

@@ -42,7 +42,7 @@ export class SessionHandler {
     options: Loose = {},
   ): Promise<Record<string, unknown>> {
     const signal = (options?.signal ?? undefined) as AbortSignal | undefined;
-    if (signal) COPY_CHECKS.signal!(signal, 'signal');
+    if (signal) COPY_CHECKS.signal(signal, 'signal');
     signal?.throwIfAborted();
     if (this.#closed) throw new FastSafetensorsError('CLOSED', 'the session was released');
     const names = Object.keys(fetches);

@@ -1,12 +1,12 @@
-import { fail } from '../base/checks.js';
+import { checkOptions, fail } from '../base/checks.js';
 import type { CopierConstructor } from '../copiers/copier.js';
 import { type CopierType, copierConstructor, isBuiltin } from '../copiers/registry.js';
 import { Device, type DeviceString } from '../device/device.js';
-import { checkCopierOptions } from './options.js';
+import { PARALLEL_CHECKS } from './options.js';
 
 /**
- * The constructor of a copier for one device, for use without a loader. Built-in copiers take a loader's options;
- * others check theirs. UNKNOWN_COPIER lists the registered ones; INVALID_ARGUMENT.
+ * The constructor of a copier for one device, for use without a loader. Built-in copiers take any option of a
+ * loader; others check theirs. UNKNOWN_COPIER lists the registered ones; INVALID_ARGUMENT.
  */
 export function createCopierConstructor(
   type: CopierType,
@@ -16,5 +16,5 @@ export function createCopierConstructor(
   const builtin = isBuiltin(type);
   const target = device instanceof Device ? device : Device.parse(device);
   if (typeof options !== 'object' || options === null) fail('options', 'an object', options);
-  return copierConstructor(type, target, builtin ? checkCopierOptions(options) : options);
+  return copierConstructor(type, target, builtin ? checkOptions(options, PARALLEL_CHECKS) : options);
 }

@@ -1,16 +1,4 @@
-import {
-  boolean,
-  type Check,
-  type Checks,
-  callback,
-  checkOptions,
-  fail,
-  integer,
-  methods,
-  oneOf,
-  positive,
-  text,
-} from '../base/checks.js';
+import * as check from '../base/checks.js';
 import { CONVERSION_TARGETS, DTYPE_BITS, type DTypeName } from '../base/dtype.js';
 import { FastSafetensorsError, InvalidArgumentError } from '../base/errors.js';
 import type { Logger } from '../base/logger.js';
@@ -79,16 +67,12 @@ export interface LoaderOptions<T = DeviceTensor> {
    * INVALID_ARGUMENT for a copier or reader of your own, which has none.
    */
   staging?: 'auto' | 'always';
-  /**
-   * true: the kernel drops each file from the page cache after its last read. Default: false. For 'nogds' and
-   * 'unified'.
-   */
+  /** 'nogds', 'unified': the kernel drops each file from the page cache after its last read. Default: false. */
   dropCache?: boolean;
   /**
    * Converts floating tensors while they are loaded: F32, F16 and BF16 into each other, F64 into F32, F8_E4M3 and
-   * F8_E5M2 into F16, BF16 and F32, rounding to nearest even. Integers, booleans and complex numbers stay as they are.
-   * UNSUPPORTED_DTYPE for a floating tensor that cannot become this, and for a copier or reader of your own. Default:
-   * none.
+   * F8_E5M2 into F16, BF16 and F32, rounding to nearest even. Integers, booleans and complex numbers stay. Default:
+   * none. UNSUPPORTED_DTYPE for a floating tensor that cannot become this, and for a copier or reader of your own.
    */
   dtype?: DTypeName;
   /** Which tensors are loaded; called once for each, in the order of files and offsets. Default: all. */
@@ -128,10 +112,10 @@ export interface ParallelOptions<T = DeviceTensor> extends LoaderOptions<T> {
   borrow?: boolean;
 }
 
-const LOADER_CHECKS: Record<keyof LoaderOptions, Check> = {
+const LOADER_CHECKS: Record<keyof LoaderOptions, check.Check> = {
   device: (value) => void Device.parse(value as string),
   copier: (value, name) => {
-    if (typeof value !== 'string' || value === '') fail(name, 'the name of a copier', value);
+    if (typeof value !== 'string' || value === '') check.fail(name, 'the name of a copier', value);
     if (value !== 'auto' && !registeredCopiers().includes(value)) {
       throw new FastSafetensorsError(
         'UNKNOWN_COPIER',
@@ -141,9 +125,9 @@ const LOADER_CHECKS: Record<keyof LoaderOptions, Check> = {
   },
   pg: (value, name) => {
     const pg = value as ProcessGroup | null;
-    if (typeof pg !== 'object' || pg === null) fail(name, 'a process group { rank, size }', value);
-    integer(1)(pg.size, 'pg.size');
-    integer(0, pg.size - 1)(pg.rank, 'pg.rank');
+    if (typeof pg !== 'object' || pg === null) check.fail(name, 'a process group { rank, size }', value);
+    check.integer(1)(pg.size, 'pg.size');
+    check.integer(0, pg.size - 1)(pg.rank, 'pg.rank');
     if (pg.size > 1) {
       throw new InvalidArgumentError(
         `pg: ${pg.size} ranks are not supported by this version yet, expected a group of one; ` +
@@ -151,25 +135,25 @@ const LOADER_CHECKS: Record<keyof LoaderOptions, Check> = {
       );
     }
   },
-  framework: methods('a framework: onnxruntime(ort)', 'adopt'),
-  nogds: boolean,
-  setNuma: boolean,
-  debugLog: boolean,
-  logger: methods('an object with debug, info and warn', 'debug', 'info', 'warn'),
-  mountPoint: text,
-  entries: integer(1, 65536),
-  ioDepth: integer(-65536, 65536),
-  bufferSize: integer(4096),
-  reader: methods('a reader with readChunked(path, destination, fileOffset, length)', 'readChunked'),
-  fallback: oneOf('nogds', false),
-  bounceBufferSize: integer(4096, 2 ** 30),
-  maxThreads: integer(1, 1024),
-  odirect: oneOf('auto', true, false),
-  staging: oneOf('auto', 'always'),
-  dropCache: boolean,
+  framework: check.methods('a framework: onnxruntime(ort)', 'adopt'),
+  nogds: check.boolean,
+  setNuma: check.boolean,
+  debugLog: check.boolean,
+  logger: check.methods('an object with debug, info and warn', 'debug', 'info', 'warn'),
+  mountPoint: check.text,
+  entries: check.integer(1, 65536),
+  ioDepth: check.integer(-65536, 65536),
+  bufferSize: check.integer(4096),
+  reader: check.methods('a reader with readChunked(path, destination, fileOffset, length)', 'readChunked'),
+  fallback: check.oneOf('nogds', false),
+  bounceBufferSize: check.integer(4096, 2 ** 30),
+  maxThreads: check.integer(1, 1024),
+  odirect: check.oneOf('auto', true, false),
+  staging: check.oneOf('auto', 'always'),
+  dropCache: check.boolean,
   dtype: (value, name) => {
     if (typeof value !== 'string' || !Object.hasOwn(DTYPE_BITS, value))
-      fail(name, `one of ${Object.keys(DTYPE_BITS).join(', ')}`, value);
+      check.fail(name, `one of ${Object.keys(DTYPE_BITS).join(', ')}`, value);
     if (!CONVERSION_TARGETS.includes(value as DTypeName)) {
       throw new FastSafetensorsError(
         'UNSUPPORTED_DTYPE',
@@ -177,38 +161,40 @@ const LOADER_CHECKS: Record<keyof LoaderOptions, Check> = {
       );
     }
   },
-  filter: callback,
-  allowTrailingBytes: boolean,
+  filter: check.callback,
+  allowTrailingBytes: check.boolean,
   signal: (value, name) => {
-    methods('an AbortSignal', 'throwIfAborted', 'addEventListener', 'removeEventListener')(value, name);
-    if (typeof (value as AbortSignal).aborted !== 'boolean') fail(name, 'an AbortSignal', value);
+    check.methods('an AbortSignal', 'throwIfAborted', 'addEventListener', 'removeEventListener')(value, name);
+    if (typeof (value as AbortSignal).aborted !== 'boolean') check.fail(name, 'an AbortSignal', value);
   },
-  timeoutMs: positive,
-  stallTimeoutMs: positive,
-  maxBytesPerSecond: positive,
-  onProgress: callback,
-  progress: boolean,
+  timeoutMs: check.positive,
+  stallTimeoutMs: check.positive,
+  maxBytesPerSecond: check.positive,
+  onProgress: check.callback,
+  progress: check.boolean,
 };
 
-/** Every option and its check. */
-export const PARALLEL_CHECKS: Record<keyof ParallelOptions, Check> = {
-  ...LOADER_CHECKS,
+/** Checks of what only loaders with `files` have. */
+const PARALLEL_ONLY: Record<Exclude<keyof ParallelOptions, keyof LoaderOptions>, check.Check> = {
   files: () => {}, // checked by resolveFiles
-  queueSize: integer(-1, 65536),
-  maxBatchBytes: integer(1),
+  queueSize: check.integer(-1, 65536),
+  maxBatchBytes: check.integer(1),
   deviceMemoryBudget: (value, name) => {
     const percent = typeof value === 'string' ? Number(/^(\d+(?:\.\d+)?)%$/.exec(value)?.[1]) : Number.NaN;
     const valid =
       typeof value === 'string' ? percent > 0 && percent <= 100 : Number.isSafeInteger(value) && (value as number) > 0;
-    if (!valid) fail(name, "a number of bytes or a percentage like '80%'", value);
+    if (!valid) check.fail(name, "a number of bytes or a percentage like '80%'", value);
     throw new InvalidArgumentError(
       `${name}: budgets are not supported by this version yet; ` +
         'use maxBatchBytes and queueSize to bound what is loaded ahead',
     );
   },
-  order: oneOf('file', 'ready'),
-  borrow: boolean,
+  order: check.oneOf('file', 'ready'),
+  borrow: check.boolean,
 };
+
+/** Every option and its check. */
+export const PARALLEL_CHECKS: Record<keyof ParallelOptions, check.Check> = { ...LOADER_CHECKS, ...PARALLEL_ONLY };
 
 /**
  * Refuses what options demand of a copier that cannot do it, once it is known which copier reads. Other options that
@@ -234,49 +220,32 @@ export function checkDemands(options: LoaderOptions, copier: string, own: boolea
 }
 
 /** For messages: who has the options that only loaders with `files` have. */
-const PARALLEL_ONLY = Object.fromEntries(
-  Object.keys(PARALLEL_CHECKS)
-    .filter((name) => !Object.hasOwn(LOADER_CHECKS, name))
-    .map((name) => [
-      name,
-      name === 'files'
-        ? 'ParallelLoader (other loaders take files by addFilenames(files), fastsafeOpen as its first argument)'
-        : 'ParallelLoader',
-    ]),
-);
+const OF_PARALLEL = {
+  ...ownedBy('ParallelLoader', PARALLEL_ONLY),
+  files: 'ParallelLoader (other loaders take files by addFilenames(files), fastsafeOpen as its first argument)',
+};
 
-/**
- * Checks options of every loader; returns the copy that was checked. INVALID_ARGUMENT, UNKNOWN_COPIER,
- * UNSUPPORTED_DTYPE.
- */
+/** Checks options of every loader; returns the checked copy. INVALID_ARGUMENT, UNKNOWN_COPIER, UNSUPPORTED_DTYPE. */
 export function checkLoaderOptions<T>(options: LoaderOptions<T>): LoaderOptions<T> {
-  return checkOptions(options, LOADER_CHECKS as Checks, PARALLEL_ONLY);
+  return check.checkOptions(options, LOADER_CHECKS, OF_PARALLEL);
 }
 
 /** checkLoaderOptions() for loaders with `files`. */
 export function checkParallelOptions<T>(options: ParallelOptions<T>): ParallelOptions<T> {
-  if (typeof options !== 'object' || options === null) fail('options', 'an object with files', options);
-  const checked = checkOptions(options, PARALLEL_CHECKS as Checks);
+  if (typeof options !== 'object' || options === null) check.fail('options', 'an object with files', options);
+  const checked = check.checkOptions(options, PARALLEL_CHECKS);
   if (checked.files === undefined)
     throw new InvalidArgumentError('files: expected a path or an array of paths, found nothing');
   return checked;
 }
 
-/** checkLoaderOptions() for a built-in copier without a loader: it takes any option that a loader would hand it. */
-export function checkCopierOptions<T extends object>(options: T): T {
-  return checkOptions(options, PARALLEL_CHECKS as Checks);
-}
-
+const { dtype, signal, onProgress } = LOADER_CHECKS;
 /** Options of one load. */
-export const COPY_CHECKS: Checks = {
-  dtype: LOADER_CHECKS.dtype,
-  signal: LOADER_CHECKS.signal,
-  onProgress: LOADER_CHECKS.onProgress,
-};
+export const COPY_CHECKS = { dtype, signal, onProgress };
 
 /** checkLoaderOptions() for copyFilesToDevice(). */
 export function checkCopyOptions<T extends object>(options: T): T {
-  return checkOptions(options, COPY_CHECKS, ownedBy("the loader's constructor", LOADER_CHECKS));
+  return check.checkOptions(options, COPY_CHECKS, ownedBy("the loader's constructor", LOADER_CHECKS));
 }
 
 /** For checkOptions: who has these options. */
