@@ -27,16 +27,14 @@ export const callback: Check = (value, name) => {
 export const text: Check = (value, name) => {
   if (typeof value !== 'string' || value.includes('\0')) fail(name, 'a string', value);
 };
+export const path: Check = (value, name) => {
+  if (typeof value !== 'string' || value === '' || value.includes('\0')) fail(name, 'a path', value);
+};
 export const integer =
   (least: number, most = Number.MAX_SAFE_INTEGER): Check =>
   (value, name) => {
-    if (!Number.isSafeInteger(value) || (value as number) < least || (value as number) > most) {
-      fail(
-        name,
-        most === Number.MAX_SAFE_INTEGER ? `a whole number from ${least}` : `a whole number from ${least} to ${most}`,
-        value,
-      );
-    }
+    if (Number.isSafeInteger(value) && (value as number) >= least && (value as number) <= most) return;
+    fail(name, `a whole number from ${least}${most === Number.MAX_SAFE_INTEGER ? '' : ` to ${most}`}`, value);
   };
 export const positive: Check = (value, name) => {
   if (typeof value !== 'number' || !(value > 0)) fail(name, 'a positive number', value);

@@ -54,19 +54,7 @@ export function isFloating(dtype: DTypeName): boolean {
   return dtype.startsWith('F') || dtype === 'BF16';
 }
 
-type TypedArrayConstructor =
-  | typeof Uint8Array
-  | typeof Int8Array
-  | typeof Uint16Array
-  | typeof Int16Array
-  | typeof Uint32Array
-  | typeof Int32Array
-  | typeof Float32Array
-  | typeof BigUint64Array
-  | typeof BigInt64Array
-  | typeof Float64Array;
-
-const ARRAYS: Partial<Record<DTypeName, TypedArrayConstructor>> = {
+const ARRAYS = {
   I8: Int8Array,
   U16: Uint16Array,
   I16: Int16Array,
@@ -79,9 +67,10 @@ const ARRAYS: Partial<Record<DTypeName, TypedArrayConstructor>> = {
   I64: BigInt64Array,
   F64: Float64Array,
   C64: Float32Array,
-};
+} as const;
+type TypedArrayConstructor = (typeof ARRAYS)[keyof typeof ARRAYS] | typeof Uint8Array;
 
 /** The nearest typed array: Uint16Array for 16-bit floats, Uint8Array for 8 bits and fewer, Float32Array for C64. */
 export function typedArrayOf(dtype: DTypeName): TypedArrayConstructor {
-  return ARRAYS[dtype] ?? Uint8Array;
+  return (ARRAYS as Partial<Record<DTypeName, TypedArrayConstructor>>)[dtype] ?? Uint8Array;
 }

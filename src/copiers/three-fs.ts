@@ -1,4 +1,5 @@
-import { type FastSafetensorsError, InvalidArgumentError } from '../base/errors.js';
+import * as check from '../base/checks.js';
+import type { FastSafetensorsError } from '../base/errors.js';
 import { checked, native, settled, statusError } from '../native/addon.js';
 import type { Fallback } from '../native/core.js';
 import type { Availability } from './availability.js';
@@ -62,11 +63,7 @@ export async function threeFsAvailability(): Promise<Availability> {
  * THREEFS_DISCONNECTED, INVALID_ARGUMENT.
  */
 export function extractMountPoint(path: string): string {
-  if (typeof path !== 'string' || path === '' || path.includes('\0')) {
-    throw new InvalidArgumentError(
-      `extractMountPoint: expected a path, found ${typeof path === 'string' ? JSON.stringify(path) : typeof path}`,
-    );
-  }
+  check.path(path, 'extractMountPoint');
   return checked(() => native().extractMountPoint(path));
 }
 

@@ -2,9 +2,8 @@
 import { existsSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { FastSafetensorsError } from '../base/errors.js';
-import type { CoreAddon, Metrics, NativeHeaderFdCache, StatusObject } from './core.js';
+import type { CoreAddon, Metrics, StatusObject } from './core.js';
 import type { OrtAddon } from './ort.js';
-import type { NativeHeader } from './packed.js';
 import type { TfAddon } from './tf.js';
 
 interface Addon extends CoreAddon, OrtAddon, TfAddon {}
@@ -25,11 +24,10 @@ export function packageFolder(): string {
 function load(): Addon {
   const supported = process.platform === 'linux' && (process.arch === 'x64' || process.arch === 'arm64');
   if (!supported) {
-    throw new FastSafetensorsError(
-      'PLATFORM_UNSUPPORTED',
+    const message =
       `fastsafetensors-node loads weights on Linux x64 and arm64, this is ${process.platform} ${process.arch}; ` +
-        'metadata types and tests with mocks work everywhere',
-    );
+      'metadata types and tests with mocks work everywhere';
+    throw new FastSafetensorsError('PLATFORM_UNSUPPORTED', message);
   }
   const folder = packageFolder();
   // A developer's build first: where one exists, it is meant.
@@ -38,12 +36,10 @@ function load(): Addon {
     if (existsSync(built)) return require(built) as Addon;
     return (require('node-gyp-build') as (folder: string) => Addon)(folder);
   } catch (cause) {
-    throw new FastSafetensorsError(
-      'PLATFORM_UNSUPPORTED',
+    const message =
       `the native part of fastsafetensors-node cannot be loaded: ${(cause as Error).message}; ` +
-        `run \`npm run setup\` in a clone, or \`npx node-gyp rebuild\` in ${folder}`,
-      { cause },
-    );
+      `run \`npm run setup\` in a clone, or \`npx node-gyp rebuild\` in ${folder}`;
+    throw new FastSafetensorsError('PLATFORM_UNSUPPORTED', message, { cause });
   }
 }
 
@@ -80,17 +76,6 @@ export function checked<T>(call: () => T): T {
   } catch (error) {
     throw isStatus(error) ? statusError(error) : error;
   }
-}
-
-export async function readHeader(
-  path: string,
-  { allowTrailingBytes = false, fdCache }: { allowTrailingBytes?: boolean; fdCache?: NativeHeaderFdCache },
-): Promise<NativeHeader> {
-  return settled(native().readHeader(path, allowTrailingBytes, fdCache));
-}
-
-export async function parseHeader(bytes: Uint8Array, options: { allowTrailingBytes?: boolean }): Promise<NativeHeader> {
-  return settled(native().parseHeader(bytes, options.allowTrailingBytes ?? false));
 }
 
 /** What the whole process holds: all zero when everything is closed, and disposed or collected. */

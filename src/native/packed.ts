@@ -51,7 +51,3 @@ export interface NativeFileIdentity {
   readonly size: bigint;
   readonly mtimeNs: bigint;
 }
-
-export interface HeaderReadOptions {
-  readonly allowTrailingBytes?: boolean;
-}

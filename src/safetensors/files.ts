@@ -1,7 +1,7 @@
 /** Which .safetensors files the option `files` means. */
 import { readdir, realpath, stat } from 'node:fs/promises';
 import { dirname, join, sep } from 'node:path';
-import { describe } from '../base/checks.js';
+import * as check from '../base/checks.js';
 import { FastSafetensorsError, InvalidArgumentError, ioError } from '../base/errors.js';
 import { readRegularFile, unsafePath } from '../base/regular-file.js';
 import { native, settled } from '../native/addon.js';
@@ -36,7 +36,7 @@ export interface ResolvedFiles {
 /** NO_FILES, INVALID_INDEX, UNSAFE_SHARD_PATH, IO_ERROR or INVALID_ARGUMENT. */
 export async function resolveFiles(files: Files): Promise<ResolvedFiles> {
   if (typeof files === 'string') {
-    checkPath(files);
+    check.path(files, 'files');
     // A path that does not exist is reported when its header is read.
     const isFolder = await stat(files).then(
       (info) => info.isDirectory(),
@@ -50,7 +50,7 @@ export async function resolveFiles(files: Files): Promise<ResolvedFiles> {
   }
   if (files.length === 0)
     throw new FastSafetensorsError('NO_FILES', 'files: the list is empty, expected at least one path');
-  for (const path of files) checkPath(path);
+  for (const path of files) check.path(path, 'files');
   if (files.length === 1) return resolveFiles(files[0] as string);
   // With an index among the files, nobody could tell which tensors come from where.
   const index = (files as string[]).find((path) => path.endsWith('.json'));
@@ -58,12 +58,6 @@ export async function resolveFiles(files: Files): Promise<ResolvedFiles> {
     throw new InvalidArgumentError(`files: "${index}" is an index; pass it alone, it names its shards itself`);
   }
   return { paths: [...files], index: null };
-}
-
-function checkPath(path: unknown): void {
-  if (typeof path !== 'string' || path === '' || path.includes('\0')) {
-    throw new InvalidArgumentError(`files: expected a path, found ${describe(path)}`);
-  }
 }
 
 async function resolveFolder(folder: string): Promise<ResolvedFiles> {

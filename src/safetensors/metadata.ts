@@ -1,10 +1,9 @@
 import { isUint8Array } from 'node:util/types';
-import { boolean, checkOptions, describe } from '../base/checks.js';
+import * as check from '../base/checks.js';
 import { DTYPE_NAMES } from '../base/dtype.js';
-import { InvalidArgumentError } from '../base/errors.js';
 import { Turns } from '../base/timers.js';
-import { parseHeader, readHeader } from '../native/addon.js';
-import type { HeaderReadOptions, NativeFileIdentity, NativeHeader } from '../native/packed.js';
+import { native, settled } from '../native/addon.js';
+import type { NativeFileIdentity, NativeHeader } from '../native/packed.js';
 import { TensorFrame } from './tensor-frame.js';
 
 export { TensorFrame } from './tensor-frame.js';
@@ -28,7 +27,6 @@ export class SafeTensorsMetadata {
   readonly headerLength: number;
   /** Bytes of the whole file. */
   readonly sizeBytes: number;
-  /** The number of tensors. */
   readonly tensorCount: number;
   /** Bytes behind the last tensor; 0 unless allowTrailingBytes accepted some. */
   readonly trailingBytes: number;
@@ -60,10 +58,9 @@ export class SafeTensorsMetadata {
    * METADATA_INCOMPLETE_BUFFER (the file's size does not fit its tensors), IO_ERROR, FILE_CHANGED or INVALID_ARGUMENT.
    */
   static async fromFile(path: string, options: SafeTensorsMetadataOptions = {}): Promise<SafeTensorsMetadata> {
-    if (typeof path !== 'string' || path === '' || path.includes('\0')) {
-      throw new InvalidArgumentError(`fromFile: expected a path, found ${describe(path)}`);
-    }
-    return SafeTensorsMetadata.fromNative(await readHeader(path, readOptions(options)), path);
+    check.path(path, 'fromFile');
+    const header = await settled(native().readHeader(path, allowsTrailing(options)));
+    return SafeTensorsMetadata.fromNative(header, path);
   }
 
   /**
@@ -71,16 +68,14 @@ export class SafeTensorsMetadata {
    * until the promise settles. Rejects as fromFile does for a file of these bytes.
    */
   static async fromBuffer(buffer: Uint8Array, options: SafeTensorsMetadataOptions = {}): Promise<SafeTensorsMetadata> {
-    if (!isUint8Array(buffer)) {
-      throw new InvalidArgumentError(`fromBuffer: expected a Uint8Array, found ${describe(buffer)}`);
-    }
-    return SafeTensorsMetadata.fromNative(await parseHeader(buffer, readOptions(options)), '');
+    if (!isUint8Array(buffer)) check.fail('fromBuffer', 'a Uint8Array', buffer);
+    const header = await settled(native().parseHeader(buffer, allowsTrailing(options)));
+    return SafeTensorsMetadata.fromNative(header, '');
   }
 
   /**
    * Builds the lookup table in turns of the event loop: the first get() of 100,000 names would hold it for 30 ms.
-   * Without `byName` it is left out, since the names of a large table survive several collections.
-   * @internal
+   * Without `byName` it is left out, since the names of a large table survive several collections. @internal
    */
   static async fromNative(
     header: NativeHeader,
@@ -167,16 +162,13 @@ export class SafeTensorsMetadata {
   /** @internal */
   frameAt(index: number): TensorFrame {
     const { dtypes, begins, ends } = this.#header;
-    return new TensorFrame(this.nameAt(index), DTYPE_NAMES[dtypes[index]!]!, this.shapeAt(index), [
-      begins[index]!,
-      ends[index]!,
-    ]);
+    const dtype = DTYPE_NAMES[dtypes[index]!]!;
+    return new TensorFrame(this.nameAt(index), dtype, this.shapeAt(index), [begins[index]!, ends[index]!]);
   }
 }
 
-function readOptions(options: SafeTensorsMetadataOptions): HeaderReadOptions {
-  const { allowTrailingBytes = false } = checkOptions(options, { allowTrailingBytes: boolean });
-  return { allowTrailingBytes };
+function allowsTrailing(options: SafeTensorsMetadataOptions): boolean {
+  return check.checkOptions(options, { allowTrailingBytes: check.boolean }).allowTrailingBytes ?? false;
 }
 
 /** Text number `index` of several that were packed into one string. */

@@ -1,6 +1,6 @@
 import { isUint8Array } from 'node:util/types';
 import { writeAtomically } from '../base/atomic-write.js';
-import { type Check, checkOptions, describe, fail } from '../base/checks.js';
+import * as check from '../base/checks.js';
 import { DTYPE_BITS, type DTypeName } from '../base/dtype.js';
 import { type ErrorCode, FastSafetensorsError, InvalidArgumentError } from '../base/errors.js';
 
@@ -50,9 +50,7 @@ export async function saveFile(
   path: string,
   options: SaveFileOptions = {},
 ): Promise<void> {
-  if (typeof path !== 'string' || path === '' || path.includes('\0')) {
-    throw new InvalidArgumentError(`saveFile: expected a path, found ${shown(path)}`);
-  }
+  check.path(path, 'saveFile');
   const metadata = checkMetadata(options);
   const items = checkTensors(tensors, path).sort(
     (a, b) => DTYPE_RANKS[b.dtype] - DTYPE_RANKS[a.dtype] || Buffer.compare(a.nameBytes, b.nameBytes),
@@ -61,12 +59,13 @@ export async function saveFile(
   await writeAtomically(path, [header, ...items.map((item) => item.data)]);
 }
 
-const stringsByName: Check = (value, name) => {
-  if (typeof value !== 'object' || value === null || Array.isArray(value)) fail(name, 'an object of strings', value);
+const stringsByName: check.Check = (value, name) => {
+  if (typeof value !== 'object' || value === null || Array.isArray(value))
+    check.fail(name, 'an object of strings', value);
 };
 
 function checkMetadata(options: SaveFileOptions): [string, string][] | undefined {
-  const { metadata } = checkOptions(options, { metadata: stringsByName });
+  const { metadata } = check.checkOptions(options, { metadata: stringsByName });
   if (metadata === undefined) return undefined;
   const entries = Object.entries(metadata);
   for (const [key, value] of entries) {
@@ -100,9 +99,8 @@ function checkTensors(tensors: unknown, path: string): Item[] {
 
 function checkTensor(tensor: SaveTensor, path: string): Item {
   if (typeof tensor !== 'object' || tensor === null || typeof tensor.name !== 'string') {
-    throw new InvalidArgumentError(
-      'saveFile: each tensor must be { name, dtype, shape, data } with a name that is a string',
-    );
+    const expected = '{ name, dtype, shape, data } with a name that is a string';
+    throw new InvalidArgumentError(`saveFile: each tensor must be ${expected}`);
   }
   const { name, dtype, shape, data } = tensor;
   const error = (code: ErrorCode, problem: string) =>
@@ -189,7 +187,7 @@ function shown(value: unknown): string {
     const items = value.slice(0, 16).map((item) => (typeof item === 'object' ? typeof item : String(item)));
     return `[${items.join(', ')}${value.length > 16 ? ', …' : ''}]`;
   }
-  return describe(value);
+  return check.describe(value);
 }
 
 function isWellFormed(text: string): boolean {

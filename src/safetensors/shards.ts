@@ -1,7 +1,7 @@
 import { basename } from 'node:path';
 import { FastSafetensorsError } from '../base/errors.js';
 import { Turns } from '../base/timers.js';
-import { readHeader } from '../native/addon.js';
+import { native, settled } from '../native/addon.js';
 import type { NativeHeaderFdCache } from '../native/core.js';
 import { type Files, type ResolvedFiles, resolveFiles, type ShardIndex } from './files.js';
 import { SafeTensorsMetadata, textAt } from './metadata.js';
@@ -30,7 +30,7 @@ interface ReadOptions {
  */
 export async function readShards(
   files: Files,
-  { allowTrailingBytes, byName = true, fdCache }: ReadOptions,
+  { allowTrailingBytes = false, byName = true, fdCache }: ReadOptions,
   signal?: AbortSignal,
 ): Promise<ShardSet> {
   const { paths, index } = await resolveFiles(files);
@@ -42,7 +42,7 @@ export async function readShards(
       signal?.throwIfAborted();
       const file = next++;
       const path = paths[file]!;
-      const header = await readHeader(path, { allowTrailingBytes, fdCache });
+      const header = await settled(native().readHeader(path, allowTrailingBytes, fdCache));
       metadata[file] = await SafeTensorsMetadata.fromNative(header, path, { byName });
     }
   };
@@ -67,11 +67,9 @@ export async function joinShards(
       const name = header.nameAt(i);
       const other = fileOf.get(name);
       if (other !== undefined) {
-        throw new FastSafetensorsError(
-          'DUPLICATE_TENSOR',
-          `tensor "${name}" is in ${metadata[other]!.path} and in ${header.path}; load them separately or remove one`,
-          { path: header.path, tensor: name },
-        );
+        const both = `${metadata[other]!.path} and in ${header.path}`;
+        const message = `tensor "${name}" is in ${both}; load them separately or remove one`;
+        throw new FastSafetensorsError('DUPLICATE_TENSOR', message, { path: header.path, tensor: name });
       }
       fileOf.set(name, file);
       if (turns.due()) await turns.take();
