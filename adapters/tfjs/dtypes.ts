@@ -93,16 +93,13 @@ export async function copyToHost(tensor: DeviceTensor): Promise<DeviceTensor> {
   const { name, dtype, shape, byteLength } = tensor;
   const cpu = Device.parse('cpu');
   if (byteLength === 0) return new DeviceTensor(name, dtype, shape, 0, cpu, null, 0);
-  const allocation = await Allocation.allocate(cpu, byteLength);
-  try {
+  return Allocation.during(cpu, byteLength, async (allocation) => {
     for (let offset = 0; offset < byteLength; offset += PIECE) {
       const bytes = await tensor.toHost({ offset, length: Math.min(PIECE, byteLength - offset) });
       await allocation.write(offset, bytes);
     }
     return new DeviceTensor(name, dtype, shape, byteLength, cpu, allocation, 0);
-  } finally {
-    allocation.release();
-  }
+  });
 }
 
 /** The error of a conversion, with the tensor's name. */

@@ -64,13 +64,10 @@ class EngineCopier implements Copier<Promise<void>> {
     const engine = await this.#hostEngine;
     for (const { fileOffset, length, destOffset } of ranges) {
       if (length === 0) continue;
-      const allocation = await Allocation.allocate(HOST, length);
-      try {
+      await Allocation.during(HOST, length, async (allocation) => {
         await this.#load(engine, allocation, [{ fileOffset, length, destOffset: 0 }], signal);
         await destination.write(destOffset, new Uint8Array(allocation.arrayBuffer(0, length)));
-      } finally {
-        allocation.release();
-      }
+      });
     }
   }
 

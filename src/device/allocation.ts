@@ -35,6 +35,16 @@ export class Allocation {
     return new Allocation(await settled(native().allocate(await openDevice(device), size)), device, size).retain();
   }
 
+  /** An allocation of its own for `use`, released when that settles: what it makes over it retains it. As allocate(). */
+  static async during<T>(device: Device, size: number, use: (allocation: Allocation) => Promise<T>): Promise<T> {
+    const allocation = await Allocation.allocate(device, size);
+    try {
+      return await use(allocation);
+    } finally {
+      allocation.release();
+    }
+  }
+
   /** For calls of the addon, by a user that has retained. */
   get handle(): NativeAllocation {
     return this.#handle;

@@ -61,29 +61,26 @@ export class DeviceTensor {
    */
   get data(): ArrayBufferView {
     this.#check();
-    if (this.#data) return this.#data;
+    this.#data ??= this.#view();
+    return this.#data;
+  }
+
+  #view(): ArrayBufferView {
+    const { name, byteLength } = this;
     if (this.device.type !== 'cpu') {
-      throw new FastSafetensorsError(
-        'DEVICE_UNAVAILABLE',
-        `tensor "${this.name}" is in the memory of ${this.device}, which the host cannot address; ` +
-          'copy it with toHost()',
-        { tensor: this.name },
-      );
+      const where = `in the memory of ${this.device}, which the host cannot address`;
+      const message = `tensor "${name}" is ${where}; copy it with toHost()`;
+      throw new FastSafetensorsError('DEVICE_UNAVAILABLE', message, { tensor: name });
     }
     const TypedArray = typedArrayOf(this.dtype);
-    if (!this.#allocation) {
-      this.#data = new TypedArray(0);
-    } else {
-      if (this.byteLength > MAX_ARRAY_BUFFER) {
-        throw new InvalidArgumentError(
-          `tensor "${this.name}" has ${this.byteLength} bytes, more than an ArrayBuffer over native memory can have ` +
-            '(4 GiB): copy it in parts with toHost({ offset, length })',
-        );
-      }
-      // Not made natively: under jest such an array would be of another realm.
-      this.#data = new TypedArray(this.#allocation.arrayBuffer(this.#offset, this.byteLength));
+    if (!this.#allocation) return new TypedArray(0);
+    if (byteLength > MAX_ARRAY_BUFFER) {
+      const limit = 'more than an ArrayBuffer over native memory can have (4 GiB)';
+      const instead = 'copy it in parts with toHost({ offset, length })';
+      throw new InvalidArgumentError(`tensor "${name}" has ${byteLength} bytes, ${limit}: ${instead}`);
     }
-    return this.#data;
+    // Not made natively: under jest such an array would be of another realm.
+    return new TypedArray(this.#allocation.arrayBuffer(this.#offset, byteLength));
   }
 
   /**
@@ -94,14 +91,14 @@ export class DeviceTensor {
     this.#check();
     const { offset = 0, length = this.byteLength - offset } = checkOptions(range, RANGE_CHECKS, {}, 'toHost');
     if (length < 0 || offset + length > this.byteLength) {
+      const range = `offset ${offset} and length ${length}`;
       throw new InvalidArgumentError(
-        `toHost: offset ${offset} and length ${length} reach outside tensor "${this.name}" of ${this.byteLength} bytes`,
+        `toHost: ${range} reach outside tensor "${this.name}" of ${this.byteLength} bytes`,
       );
     }
     if (length > MAX_ARRAY_BUFFER) {
-      throw new InvalidArgumentError(
-        `toHost: ${length} bytes are more than 4 GiB: copy them in parts with { offset, length }`,
-      );
+      const instead = 'copy them in parts with { offset, length }';
+      throw new InvalidArgumentError(`toHost: ${length} bytes are more than 4 GiB: ${instead}`);
     }
     if (!this.#allocation || length === 0) return new Uint8Array(0);
     const allocation = this.#allocation.retain(); // so that dispose() during the copy does not free it
@@ -115,18 +112,15 @@ export class DeviceTensor {
   /** A copy in an allocation of its own on the device. OUT_OF_HOST_MEMORY, OUT_OF_DEVICE_MEMORY, CUDA_ERROR, CLOSED. */
   async clone(): Promise<DeviceTensor> {
     this.#check();
+    const { name, dtype, shape, byteLength, device } = this;
     const source = this.#allocation?.retain();
-    if (!source) return new DeviceTensor(this.name, this.dtype, this.shape, this.byteLength, this.device, null, 0);
+    if (!source) return new DeviceTensor(name, dtype, shape, byteLength, device, null, 0);
     try {
-      const copy = await Allocation.allocate(this.device, this.byteLength);
-      try {
-        await settled(
-          native().copyAllocation(source.handle, copy.handle, Float64Array.of(this.byteLength, this.#offset, 0)),
-        );
-        return new DeviceTensor(this.name, this.dtype, this.shape, this.byteLength, this.device, copy, 0);
-      } finally {
-        copy.release();
-      }
+      return await Allocation.during(device, byteLength, async (copy) => {
+        const run = Float64Array.of(byteLength, this.#offset, 0);
+        await settled(native().copyAllocation(source.handle, copy.handle, run));
+        return new DeviceTensor(name, dtype, shape, byteLength, device, copy, 0);
+      });
     } finally {
       source.release();
     }
@@ -168,8 +162,7 @@ export class DeviceTensor {
   }
 
   #check(): void {
-    if (this.#disposed) {
-      throw new FastSafetensorsError('CLOSED', `tensor "${this.name}" was disposed`, { tensor: this.name });
-    }
+    if (!this.#disposed) return;
+    throw new FastSafetensorsError('CLOSED', `tensor "${this.name}" was disposed`, { tensor: this.name });
   }
 }

@@ -1,5 +1,5 @@
 import { unlessAborted } from '../base/abort.js';
-import { checkTensorName, describe } from '../base/checks.js';
+import { checkTensorName, fail } from '../base/checks.js';
 import { DTYPE_BITS } from '../base/dtype.js';
 import { FastSafetensorsError, InvalidArgumentError } from '../base/errors.js';
 import { Allocation } from '../device/allocation.js';
@@ -77,9 +77,8 @@ export class FilesBufferOnDevice<T = DeviceTensor> {
   /** The tensor on rank dstRank, null on other ranks. As getTensor(); INVALID_ARGUMENT for a rank outside the group. */
   async pushTensor(name: string, dstRank: number): Promise<T | null> {
     const { rank, size } = this.#pg;
-    if (!Number.isInteger(dstRank) || dstRank < 0 || dstRank >= size) {
-      throw new InvalidArgumentError(`pushTensor: expected a rank from 0 to ${size - 1}, found ${describe(dstRank)}`);
-    }
+    if (!Number.isInteger(dstRank) || dstRank < 0 || dstRank >= size)
+      fail('pushTensor', `a rank from 0 to ${size - 1}`, dstRank);
     const item = this.#item(name);
     return dstRank === rank ? this.#adopt(this.#load.tensor(item)) : null;
   }
@@ -143,8 +142,7 @@ export class FilesBufferOnDevice<T = DeviceTensor> {
     const byteLength = parts.reduce((sum, part) => sum + part.byteLength, 0);
     if (byteLength === 0) return new DeviceTensor(first.name, first.dtype, shape, 0, first.device, null, 0);
 
-    const allocation = await Allocation.allocate(first.device, byteLength);
-    try {
+    return Allocation.during(first.device, byteLength, async (allocation) => {
       const outer = shape.slice(0, dim).reduce((product, size) => product * size, 1);
       const rowBytes = byteLength / outer;
       let column = 0; // where a part's block begins in each row
@@ -158,9 +156,7 @@ export class FilesBufferOnDevice<T = DeviceTensor> {
         column += block;
       }
       return new DeviceTensor(first.name, first.dtype, shape, byteLength, first.device, allocation, 0);
-    } finally {
-      allocation.release();
-    }
+    });
   }
 
   async #adopt(tensor: DeviceTensor): Promise<T> {
@@ -173,14 +169,9 @@ export class FilesBufferOnDevice<T = DeviceTensor> {
     this.#check();
     checkTensorName(name);
     const item = this.#find(name);
-    if (item === undefined) {
-      throw new FastSafetensorsError(
-        'UNKNOWN_TENSOR',
-        `there is no tensor "${name}" among the ${this.#load.plan.count} of this buffer`,
-        { tensor: name },
-      );
-    }
-    return item;
+    if (item !== undefined) return item;
+    const message = `there is no tensor "${name}" among the ${this.#load.plan.count} of this buffer`;
+    throw new FastSafetensorsError('UNKNOWN_TENSOR', message, { tensor: name });
   }
 
   #check(): void {
@@ -190,7 +181,5 @@ export class FilesBufferOnDevice<T = DeviceTensor> {
 
 function checkDim(dim: number, rank: number, name: string, least: number): void {
   if (Number.isInteger(dim) && dim >= least && (dim < rank || dim === -1)) return;
-  throw new InvalidArgumentError(
-    `dim: expected ${least === -1 ? '-1 or ' : ''}a dimension of "${name}", which has ${rank}, found ${describe(dim)}`,
-  );
+  fail('dim', `${least === -1 ? '-1 or ' : ''}a dimension of "${name}", which has ${rank}`, dim);
 }

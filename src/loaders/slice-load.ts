@@ -33,12 +33,10 @@ export async function readSlice(
   const load = await session.begin(plan, { window: PIECES_AHEAD, collectReady: false, timeoutMs });
   try {
     if (sliced.copyOf) {
-      const allocation = await gather(session, load, sliced);
-      try {
+      return await Allocation.during(device, byteLength, async (allocation) => {
+        await gather(session, load, sliced, allocation);
         return new DeviceTensor(name, dtype, shape, byteLength, device, allocation, 0);
-      } finally {
-        allocation.release();
-      }
+      });
     }
     await session.race(load.complete());
     return new DeviceTensor(name, dtype, shape, byteLength, device, load.allocationOf(0), 0);
@@ -47,33 +45,25 @@ export async function readSlice(
   }
 }
 
-/** Copies the runs of each piece into the slice's memory as it arrives, off the event loop. Retained for the caller. */
-async function gather(session: Session, load: Load, { plan, byteLength, copyOf }: SlicePlan): Promise<Allocation> {
-  const { device } = session;
-  const result = await Allocation.allocate(device, byteLength);
-  try {
-    let item = 0;
-    for (let index = 0; index < plan.allocationSizes.length; ++index) {
-      let end = item;
-      while (end < plan.count && plan.allocations[end] === index) ++end;
-      while (load.readyPrefix < end) {
-        session.check();
-        if (load.error) throw load.error;
-        await session.race(load.wait());
-      }
+/** Copies the runs of each piece into the slice's memory as it arrives, off the event loop. */
+async function gather(session: Session, load: Load, { plan, copyOf }: SlicePlan, slice: Allocation): Promise<void> {
+  let item = 0;
+  for (let index = 0; index < plan.allocationSizes.length; ++index) {
+    let end = item;
+    while (end < plan.count && plan.allocations[end] === index) ++end;
+    while (load.readyPrefix < end) {
+      session.check();
       if (load.error) throw load.error;
-      const piece = load.allocationOf(item)!.retain();
-      try {
-        await session.race(settled(native().copyAllocation(piece.handle, result.handle, copyOf!(index))));
-      } finally {
-        piece.release();
-      }
-      for (; item < end; ++item) load.releaseItem(item);
-      load.setWindow(index + 1 + PIECES_AHEAD);
+      await session.race(load.wait());
     }
-    return result;
-  } catch (error) {
-    result.release();
-    throw error;
+    if (load.error) throw load.error;
+    const piece = load.allocationOf(item)!.retain();
+    try {
+      await session.race(settled(native().copyAllocation(piece.handle, slice.handle, copyOf!(index))));
+    } finally {
+      piece.release();
+    }
+    for (; item < end; ++item) load.releaseItem(item);
+    load.setWindow(index + 1 + PIECES_AHEAD);
   }
 }
