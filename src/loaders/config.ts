@@ -8,37 +8,28 @@ const DEFAULT_FILE = 'fastsafetensors.json';
 const MAX_BYTES = 16 * 1024 * 1024;
 
 type Section = Record<string, unknown>;
+type Keys = Readonly<Record<string, (value: unknown) => Partial<ParallelOptions>>>;
 
 /**
  * Keys of the file by section, and the options that they stand for. Keys may also be spelled in snake_case, as in
  * fastsafetensors.
  */
-const KEYS: Readonly<Record<string, Readonly<Record<string, (value: unknown) => Partial<ParallelOptions>>>>> = {
+const KEYS: Readonly<Record<string, Keys>> = {
   parallel: {
+    ...named('queueSize', 'maxBatchBytes', 'order', 'progress'),
     usePipeline: (value) => (value === false ? { queueSize: -1 } : {}),
-    queueSize: (value) => ({ queueSize: value as number }),
-    maxBatchBytes: (value) => ({ maxBatchBytes: value as number }),
-    order: (value) => ({ order: value as 'file' }),
     useTqdmOnLoad: (value) => ({ progress: value as boolean }),
-    progress: (value) => ({ progress: value as boolean }),
   },
   debug: {
-    debugLog: (value) => ({ debugLog: value as boolean }),
-    setNuma: (value) => ({ setNuma: value as boolean }),
+    ...named('debugLog', 'setNuma'),
     disableCache: (value) => ({ dropCache: value as boolean }),
   },
   base: {
+    ...named('nogds', 'maxThreads'),
     copierType: (value) => ({ copier: value as string }),
-    nogds: (value) => ({ nogds: value as boolean }),
     bbufSizeKb: (value) => ({ bounceBufferSize: (value as number) * 1024 }),
-    maxThreads: (value) => ({ maxThreads: value as number }),
   },
-  '3fs': {
-    mountPoint: (value) => ({ mountPoint: value as string }),
-    entries: (value) => ({ entries: value as number }),
-    ioDepth: (value) => ({ ioDepth: value as number }),
-    bufferSize: (value) => ({ bufferSize: value as number }),
-  },
+  '3fs': named('mountPoint', 'entries', 'ioDepth', 'bufferSize'),
 };
 /** Loaders by their name in the file, which is that of their section, and what each means. */
 const LOADERS: Readonly<Record<string, Partial<ParallelOptions>>> = { base: {}, '3fs': { copier: '3fs' } };
@@ -65,11 +56,8 @@ export function readConfig(options: { path?: string }, debug: (message: string) 
   } catch (cause) {
     if (named === undefined && (cause as NodeJS.ErrnoException).code === 'ENOENT') return config;
     const who = given.path === undefined && named !== undefined ? ` (named by ${VARIABLE})` : '';
-    throw new FastSafetensorsError(
-      'IO_ERROR',
-      `cannot read the configuration ${path}${who}: ${(cause as Error).message}`,
-      { path, cause },
-    );
+    const message = `cannot read the configuration ${path}${who}: ${(cause as Error).message}`;
+    throw new FastSafetensorsError('IO_ERROR', message, { path, cause });
   }
   for (const [key, value] of Object.entries(parse(path, content))) {
     if (isSection(value)) {
@@ -104,26 +92,25 @@ export function configOptions(
 ): Partial<ParallelOptions> {
   const loader = String(config.loader);
   if (!Object.hasOwn(LOADERS, loader)) {
-    throw new InvalidArgumentError(
-      `configuration: loader is "${loader}", expected one of ${Object.keys(LOADERS).join(', ')}`,
-    );
+    const expected = Object.keys(LOADERS).join(', ');
+    throw new InvalidArgumentError(`configuration: loader is "${loader}", expected one of ${expected}`);
   }
   const options: Partial<ParallelOptions> = { ...LOADERS[loader] };
   for (const section of ['parallel', 'debug', loader]) {
     for (const [key, value] of Object.entries((config[section] as Section | undefined) ?? {})) {
       const name = key.replace(/_([a-z])/g, (_, letter: string) => letter.toUpperCase());
-      const known = KEYS[section]!;
       // Common fields may stand in a loader's section too.
-      const make = Object.hasOwn(known, name)
-        ? known[name]
-        : Object.hasOwn(KEYS.debug!, name)
-          ? KEYS.debug![name]
-          : undefined;
+      const make = [KEYS[section]!, KEYS.debug!].find((keys) => Object.hasOwn(keys, name))?.[name];
       if (make) Object.assign(options, make(value));
       else debug(`configuration: unknown field "${section}.${key}" is ignored`);
     }
   }
   return options;
+}
+
+/** Keys of the file that are called as their options. */
+function named(...options: (keyof ParallelOptions)[]): Keys {
+  return Object.fromEntries(options.map((option) => [option, (value: unknown) => ({ [option]: value })]));
 }
 
 function isSection(value: unknown): value is Section {

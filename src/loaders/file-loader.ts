@@ -1,5 +1,5 @@
-import { checkTensorName } from '../base/checks.js';
-import { FastSafetensorsError, InvalidArgumentError } from '../base/errors.js';
+import { checkTensorName, fail } from '../base/checks.js';
+import { FastSafetensorsError } from '../base/errors.js';
 import { milliseconds } from '../base/timers.js';
 import type { DeviceTensor } from '../device/device-tensor.js';
 import type { NativeHeaderFdCache } from '../native/core.js';
@@ -57,11 +57,8 @@ export class SafeTensorsFileLoader<T = DeviceTensor> {
     let mine = files as Files;
     if (typeof files === 'object' && files !== null && !Array.isArray(files)) {
       for (const rank of Object.keys(files)) {
-        if (!/^(0|[1-9]\d*)$/.test(rank) || Number(rank) >= pg.size) {
-          throw new InvalidArgumentError(
-            `addFilenames: expected ranks from 0 to ${pg.size - 1}, found ${JSON.stringify(rank)}`,
-          );
-        }
+        if (!/^(0|[1-9]\d*)$/.test(rank) || Number(rank) >= pg.size)
+          fail('addFilenames', `ranks from 0 to ${pg.size - 1}`, rank);
       }
       mine = (files as Record<number, Files>)[pg.rank] ?? [];
     }
@@ -93,11 +90,9 @@ export class SafeTensorsFileLoader<T = DeviceTensor> {
     checkTensorName(name);
     const file = this.#shards!.fileOf(name);
     const item = file === undefined ? undefined : plan.itemOf(file, name);
-    if (item === undefined)
-      throw new FastSafetensorsError('UNKNOWN_TENSOR', `no file that was added has a tensor "${name}" to load`, {
-        tensor: name,
-      });
-    return plan.inputs[file!]!.metadata.shapeAt(plan.tensors[item]!);
+    if (item !== undefined) return plan.metadataOf(item).shapeAt(plan.tensors[item]!);
+    const message = `no file that was added has a tensor "${name}" to load`;
+    throw new FastSafetensorsError('UNKNOWN_TENSOR', message, { tensor: name });
   }
 
   /**

@@ -65,15 +65,6 @@ export class LoadReporter {
 }
 
 function empty(copier: string, device: string): LoadReport {
-  return {
-    copier,
-    device,
-    files: 0,
-    tensors: 0,
-    bytes: 0,
-    seconds: 0,
-    bytesPerSecond: 0,
-    maxInFlight: 0,
-    fallbacks: [],
-  };
+  const figures = { files: 0, tensors: 0, bytes: 0, seconds: 0, bytesPerSecond: 0, maxInFlight: 0 };
+  return { copier, device, ...figures, fallbacks: [] };
 }
