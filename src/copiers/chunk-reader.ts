@@ -26,49 +26,39 @@ function rangeOf(whole: Destination, offset: number, byteLength: number): Destin
     },
     async write(destOffset, bytes) {
       if (!Number.isSafeInteger(destOffset) || destOffset < 0 || destOffset + bytes.byteLength > byteLength) {
-        throw new FastSafetensorsError(
-          'INVALID_ARGUMENT',
-          `write: ${bytes.byteLength} bytes at offset ${destOffset} reach outside the destination ` +
-            `of ${byteLength} bytes`,
-        );
+        const range = `${bytes.byteLength} bytes at offset ${destOffset}`;
+        const message = `write: ${range} reach outside the destination of ${byteLength} bytes`;
+        throw new FastSafetensorsError('INVALID_ARGUMENT', message);
       }
       return whole.write(offset + destOffset, bytes);
     },
   };
 }
 
-class ChunkCopier implements Copier<Promise<void>> {
-  readonly #reader: ChunkReader;
+/** Makes copiers of the user's reader. They have no state, so one serves all files. */
+export function chunkReaderConstructor(reader: ChunkReader): CopierConstructor {
+  const copier: Copier<Promise<void>> = {
+    submitIo(request) {
+      const pending = copy(reader, request);
+      pending.catch(() => {}); // waitIo reports it
+      return pending;
+    },
+    waitIo: (pending) => pending,
+    close: async () => {},
+  };
+  return () => copier as Copier;
+}
 
-  constructor(reader: ChunkReader) {
-    this.#reader = reader;
-  }
-
-  submitIo(request: CopyRequest): Promise<void> {
-    const pending = this.#copy(request);
-    pending.catch(() => {}); // waitIo reports it
-    return pending;
-  }
-
-  waitIo(pending: Promise<void>): Promise<void> {
-    return pending;
-  }
-
-  async close(): Promise<void> {}
-
-  async #copy({ path, ranges, destination, signal }: CopyRequest): Promise<void> {
-    for (const { fileOffset, length, destOffset } of merged(ranges)) {
-      signal.throwIfAborted();
-      const target = rangeOf(destination, destOffset, length);
-      const read = await this.#reader.readChunked(path, target, fileOffset, length);
-      if (Number(read) === length) continue;
-      const what = `${path}: reader.readChunked gave ${String(read)} at offset ${fileOffset}, expected ${length} bytes`;
-      const short = Number(read) >= 0 && Number(read) < length;
-      throw new FastSafetensorsError(short ? 'SHORT_READ' : 'IO_ERROR', what, {
-        path,
-        offset: fileOffset + (short ? Number(read) : 0),
-      });
-    }
+async function copy(reader: ChunkReader, { path, ranges, destination, signal }: CopyRequest): Promise<void> {
+  for (const { fileOffset, length, destOffset } of merged(ranges)) {
+    signal.throwIfAborted();
+    const target = rangeOf(destination, destOffset, length);
+    const read = await reader.readChunked(path, target, fileOffset, length);
+    if (Number(read) === length) continue;
+    const what = `${path}: reader.readChunked gave ${String(read)} at offset ${fileOffset}, expected ${length} bytes`;
+    const short = Number(read) >= 0 && Number(read) < length;
+    const offset = fileOffset + (short ? Number(read) : 0);
+    throw new FastSafetensorsError(short ? 'SHORT_READ' : 'IO_ERROR', what, { path, offset });
   }
 }
 
@@ -89,8 +79,4 @@ function merged(ranges: CopyRequest['ranges']): CopyRequest['ranges'] {
     }
   }
   return result;
-}
-
-export function chunkReaderConstructor(reader: ChunkReader): CopierConstructor {
-  return () => new ChunkCopier(reader) as Copier;
 }
