@@ -19,10 +19,11 @@ export interface Availability {
 
 const NVIDIA_FS = '/proc/driver/nvidia-fs';
 const USE_NOGDS = "use copier: 'nogds'";
+const USE_CUDA = `use device: 'cuda', or ${USE_NOGDS}`;
 const BY_NAME = "naming it (copier: 'gds') still loads, through the CPU in compatibility mode";
 
-function unavailable(reason: string, remedy: string): Availability {
-  return { available: false, reason, remedy };
+function unavailable<T extends object>(reason: string, remedy: string, found = {} as T): Availability & T {
+  return { available: false, reason, remedy, ...found };
 }
 
 /** What the driver says of the device, or why it is unavailable. */
@@ -32,13 +33,7 @@ async function probe(device: Device): Promise<Availability & { library: string; 
     const version = `${Math.floor(driverVersion / 1000)}.${Math.floor((driverVersion % 1000) / 10)}`;
     return { available: true, library, version, integrated };
   } catch (error) {
-    return {
-      available: false,
-      reason: (error as Error).message,
-      remedy: "use device: 'cpu'",
-      library: '',
-      integrated: false,
-    };
+    return unavailable((error as Error).message, "use device: 'cpu'", { library: '', integrated: false });
   }
 }
 
@@ -50,22 +45,16 @@ export async function nogdsAvailability(device: Device): Promise<Availability> {
 
 /**
  * GPUDirect Storage: the library loads, and there is a direct path from storage to the GPU. Without one cuFile silently
- * reads through the host (its compatibility mode), which 'nogds' does better. Known without opening cuFile's driver,
- * which can take ten seconds: the path is the kernel driver nvidia-fs, or PCI peer-to-peer where cufile.json turns it
- * on.
+ * reads through the host (its compatibility mode), which 'nogds' does better. Does not open cuFile's driver, which can
+ * take ten seconds: the path is the kernel driver nvidia-fs, or PCI peer-to-peer where cufile.json turns it on.
  */
 export async function gdsAvailability(device: Device): Promise<Availability> {
   if (device.type === 'cpu') {
-    return unavailable(
-      'GPUDirect Storage reads into the memory of a GPU, the device is cpu',
-      `use device: 'cuda', or ${USE_NOGDS}`,
-    );
+    return unavailable('GPUDirect Storage reads into the memory of a GPU, the device is cpu', USE_CUDA);
   }
   const { available, reason, remedy, library: driver } = await probe(device);
   if (!available) return { available, reason, remedy };
-  if (driver === '') {
-    return unavailable(`the device ${device} has no CUDA driver`, USE_NOGDS);
-  }
+  if (driver === '') return unavailable(`the device ${device} has no CUDA driver`, USE_NOGDS);
   let library: { library: string; version?: string };
   try {
     const { library: path, version } = await settled(native().probeCufile());
@@ -75,31 +64,23 @@ export async function gdsAvailability(device: Device): Promise<Availability> {
   }
   const settings = await cufileSettings();
   if (settings.forceCompat) {
-    return {
-      available: false,
-      reason: 'CUFILE_FORCE_COMPAT_MODE makes cuFile read through the host (compatibility mode)',
-      remedy: `unset it, or ${USE_NOGDS}; ${BY_NAME}`,
-      ...library,
-    };
+    const reason = 'CUFILE_FORCE_COMPAT_MODE makes cuFile read through the host (compatibility mode)';
+    return unavailable(reason, `unset it, or ${USE_NOGDS}; ${BY_NAME}`, library);
   }
   const nvidiaFs = await access(NVIDIA_FS).then(
     () => true,
     () => false,
   );
   if (!nvidiaFs && !settings.peerToPeer) {
-    const then = settings.allowCompat
-      ? 'cuFile would read through the host (compatibility mode)'
-      : 'cuFile would not open';
-    return {
-      available: false,
-      reason:
-        `the kernel driver nvidia-fs is not loaded (there is no ${NVIDIA_FS}) ` +
-        `and ${settings.path} does not turn on PCI peer-to-peer, so that ${then}`,
-      remedy:
-        `load nvidia-fs (modprobe nvidia-fs), or set use_pci_p2pdma in ${settings.path} where the kernel has it, ` +
-        `or ${USE_NOGDS}${settings.allowCompat ? `; ${BY_NAME}` : ''}`,
-      ...library,
-    };
+    const { path, allowCompat } = settings;
+    const then = allowCompat ? 'cuFile would read through the host (compatibility mode)' : 'cuFile would not open';
+    return unavailable(
+      `the kernel driver nvidia-fs is not loaded (there is no ${NVIDIA_FS}) ` +
+        `and ${path} does not turn on PCI peer-to-peer, so that ${then}`,
+      `load nvidia-fs (modprobe nvidia-fs), or set use_pci_p2pdma in ${path} where the kernel has it, ` +
+        `or ${USE_NOGDS}${allowCompat ? `; ${BY_NAME}` : ''}`,
+      library,
+    );
   }
   return { available: true, ...library };
 }
@@ -134,30 +115,17 @@ async function cufileSettings(): Promise<CufileSettings> {
  */
 export async function unifiedAvailability(device: Device): Promise<Availability> {
   if (device.type === 'cpu') {
-    return unavailable(
-      'unified memory is what a GPU shares with the host, the device is cpu',
-      `use device: 'cuda', or ${USE_NOGDS}`,
-    );
+    return unavailable('unified memory is what a GPU shares with the host, the device is cpu', USE_CUDA);
   }
   const { integrated, library, version, ...found } = await probe(device);
   if (!found.available) return found;
   const driver = library === '' ? {} : { library, version };
   const wish = process.env.FASTSAFETENSORS_UNIFIED_MEM;
-  if (wish === '0') {
-    return {
-      available: false,
-      reason: 'FASTSAFETENSORS_UNIFIED_MEM=0 forbids unified memory',
-      remedy: `unset it, or ${USE_NOGDS}`,
-      ...driver,
-    };
-  }
+  if (wish === '0')
+    return unavailable('FASTSAFETENSORS_UNIFIED_MEM=0 forbids unified memory', `unset it, or ${USE_NOGDS}`, driver);
   if (library === '' || (!integrated && wish !== '1')) {
-    return {
-      available: false,
-      reason: `${device} has memory of its own: it does not share the host's`,
-      remedy: `${USE_NOGDS}, or set FASTSAFETENSORS_UNIFIED_MEM=1 to use managed memory all the same`,
-      ...driver,
-    };
+    const remedy = `${USE_NOGDS}, or set FASTSAFETENSORS_UNIFIED_MEM=1 to use managed memory all the same`;
+    return unavailable(`${device} has memory of its own: it does not share the host's`, remedy, driver);
   }
   return { available: true, ...driver };
 }

@@ -63,22 +63,14 @@ export class CopierLoad extends Load {
     setMaxListeners(0, this.#abort.signal); // copiers may add one for each request
     this.#stallTimeoutMs = options.stallTimeoutMs;
     this.#pace = options.pace;
-    this.#watch = new StallWatch(this.#stallTimeoutMs, () =>
-      this.#fail(
-        this.#stalled(
-          `a copier has ${this.#inFlight} requests in hand: none of them has ended, and nothing was written for them`,
-        ),
-      ),
-    );
-    const stopTimer = after(options.timeoutMs ?? Number.POSITIVE_INFINITY, () =>
-      this.#fail(
-        new FastSafetensorsError(
-          'TIMEOUT',
-          `the load was not complete after ${options.timeoutMs} ms: ` +
-            `${this.bytesLoaded} of ${plan.bytes} bytes had arrived; raise timeoutMs`,
-        ),
-      ),
-    );
+    this.#watch = new StallWatch(this.#stallTimeoutMs, () => {
+      const requests = `a copier has ${this.#inFlight} requests in hand`;
+      this.#fail(this.#stalled(`${requests}: none of them has ended, and nothing was written for them`));
+    });
+    const stopTimer = after(options.timeoutMs ?? Number.POSITIVE_INFINITY, () => {
+      const message = `the load was not complete after ${options.timeoutMs} ms: ${this.#arrived()}; raise timeoutMs`;
+      this.#fail(new FastSafetensorsError('TIMEOUT', message));
+    });
     void this.#run()
       .catch((error) => this.#fail(error))
       .then(() => this.#finish())
@@ -86,7 +78,7 @@ export class CopierLoad extends Load {
   }
 
   async wait(): Promise<void> {
-    if (!this.#news) await new Promise<void>((resolve) => this.#waiting.push(resolve));
+    if (!this.#news) await this.#changed();
     this.#news = false;
   }
 
@@ -160,12 +152,8 @@ export class CopierLoad extends Load {
     const metadata = plan.metadataOf(first);
     const ranges: CopyRange[] = [];
     for (let item = first; item < end; ++item) {
-      if (plan.lengths[item] === 0) continue;
-      ranges.push({
-        fileOffset: plan.offsets[item]!,
-        length: plan.lengths[item]!,
-        destOffset: plan.destinations[item]!,
-      });
+      const length = plan.lengths[item]!;
+      if (length > 0) ranges.push({ fileOffset: plan.offsets[item]!, length, destOffset: plan.destinations[item]! });
     }
     if (allocation && ranges.length > 0) {
       allocation.retain(); // until no copier can write to it
@@ -237,12 +225,10 @@ export class CopierLoad extends Load {
       if (missing === undefined) continue;
       const offset = range.fileOffset + missing - range.destOffset;
       const tensor = this.plan.tensorAt(path, offset);
-      throw new FastSafetensorsError(
-        'SHORT_READ',
+      const message =
         `${path}: the copier ended a request without byte ${offset} of the file, of tensor "${tensor}": ` +
-          `expected ${range.length} bytes from ${range.fileOffset} on through destination.write`,
-        { path, tensor, offset },
-      );
+        `expected ${range.length} bytes from ${range.fileOffset} on through destination.write`;
+      throw new FastSafetensorsError('SHORT_READ', message, { path, tensor, offset });
     }
   }
 
@@ -276,19 +262,21 @@ export class CopierLoad extends Load {
   /** No request is in flight any more. A copier that does not close in time is abandoned. */
   async #close(copier: Copier): Promise<void> {
     try {
-      if (!(await within(this.#stallTimeoutMs, Promise.resolve(copier.close()))))
-        throw this.#stalled('a copier has not closed');
+      const inTime = await within(this.#stallTimeoutMs, Promise.resolve(copier.close()));
+      if (!inTime) throw this.#stalled('a copier has not closed');
     } catch (error) {
       this.#fail(error);
     }
   }
 
   #stalled(what: string): FastSafetensorsError {
-    return new FastSafetensorsError(
-      'STALLED',
-      `${what} for ${this.#stallTimeoutMs} ms; ${this.bytesLoaded} of ${this.plan.bytes} bytes had arrived; ` +
-        'raise stallTimeoutMs where that is no fault',
-    );
+    const advice = 'raise stallTimeoutMs where that is no fault';
+    const message = `${what} for ${this.#stallTimeoutMs} ms; ${this.#arrived()}; ${advice}`;
+    return new FastSafetensorsError('STALLED', message);
+  }
+
+  #arrived(): string {
+    return `${this.bytesLoaded} of ${this.plan.bytes} bytes had arrived`;
   }
 
   override end(): void {
@@ -323,7 +311,6 @@ function checkCopier(copier: Copier, path: string): Copier {
   const missing = COPIER_METHODS.filter((method) => typeof object?.[method] !== 'function');
   if (object && missing.length === 0) return copier;
   const found = object ? `one without ${missing.join(', ')}` : copier === null ? 'null' : typeof copier;
-  throw new InvalidArgumentError(
-    `the copier that was made for ${path}: expected an object with ${COPIER_METHODS.join(', ')}, found ${found}`,
-  );
+  const expected = `expected an object with ${COPIER_METHODS.join(', ')}`;
+  throw new InvalidArgumentError(`the copier that was made for ${path}: ${expected}, found ${found}`);
 }

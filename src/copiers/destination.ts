@@ -90,16 +90,13 @@ export class AllocationDestination implements Destination {
     const { size } = this.#allocation;
     const numbers = Number.isSafeInteger(destOffset) && Number.isSafeInteger(length);
     if (!numbers || destOffset < 0 || length < 0 || destOffset + length > size) {
-      throw new InvalidArgumentError(
-        `write: ${describe(length)} bytes at offset ${describe(destOffset)} ` +
-          `reach outside the destination of ${size} bytes`,
-      );
+      const range = `${describe(length)} bytes at offset ${describe(destOffset)}`;
+      throw new InvalidArgumentError(`write: ${range} reach outside the destination of ${size} bytes`);
     }
     if (!this.#allowed.has(destOffset, destOffset + length)) {
-      throw new InvalidArgumentError(
-        `write: ${length} bytes at offset ${destOffset} reach outside the ranges of this request; ` +
-          'write each range to its destOffset',
-      );
+      const range = `${length} bytes at offset ${destOffset}`;
+      const advice = 'write each range to its destOffset';
+      throw new InvalidArgumentError(`write: ${range} reach outside the ranges of this request; ${advice}`);
     }
   }
 }

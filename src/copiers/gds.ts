@@ -6,9 +6,5 @@ export const gds: SpecFactory = (device, options) => ({
   // Chosen by name, cuFile's compatibility mode is accepted; 'auto' has a better choice.
   reader: { kind: 'gds', threads: options.maxThreads, chosen: options.copier !== 'auto' },
   engine: engineOptions(options),
-  conversionFallback: {
-    copier: 'nogds',
-    reason: 'dtypes are converted in host memory',
-    spec: nogds(device, options),
-  },
+  conversionFallback: { copier: 'nogds', reason: 'dtypes are converted in host memory', spec: nogds(device, options) },
 });

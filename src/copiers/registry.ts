@@ -1,4 +1,4 @@
-import { describe } from '../base/checks.js';
+import { describe, fail } from '../base/checks.js';
 import { FastSafetensorsError, InvalidArgumentError } from '../base/errors.js';
 import { Device } from '../device/device.js';
 import { native, settled } from '../native/addon.js';
@@ -42,8 +42,7 @@ const registry = new Map<string, Builtin | CopierFactory>(BUILTINS);
  * INVALID_ARGUMENT.
  */
 export function registerCopier(type: CopierType, factory?: CopierFactory): void {
-  if (typeof type !== 'string' || type === '')
-    throw new InvalidArgumentError(`registerCopier: expected a name, found ${typeof type}`);
+  if (typeof type !== 'string' || type === '') fail('registerCopier', 'a name', type);
   if (type === 'auto')
     throw new InvalidArgumentError("registerCopier: 'auto' is the choice among copiers and no copier");
   if (factory === undefined) {
@@ -52,8 +51,7 @@ export function registerCopier(type: CopierType, factory?: CopierFactory): void 
     registry.set(type, builtin);
     return;
   }
-  if (typeof factory !== 'function')
-    throw new InvalidArgumentError(`registerCopier: expected a factory function, found ${typeof factory}`);
+  if (typeof factory !== 'function') fail('registerCopier', 'a factory function', factory);
   registry.set(type, factory);
 }
 
@@ -79,12 +77,9 @@ export function makeCopier(
   const copier = registered(type);
   if (typeof copier !== 'function') return copier.spec(device, options);
   const make = copier(device, options);
-  if (typeof make !== 'function') {
-    throw new InvalidArgumentError(
-      `the factory of copier "${type}" returned ${describe(make)}, expected a function (metadata, device) => Copier`,
-    );
-  }
-  return engineOf(make) ?? make;
+  if (typeof make === 'function') return engineOf(make) ?? make;
+  const found = `the factory of copier "${type}" returned ${describe(make)}`;
+  throw new InvalidArgumentError(`${found}, expected a function (metadata, device) => Copier`);
 }
 
 /** makeCopier() as a constructor, for use without a loader. */
@@ -142,8 +137,6 @@ function registered(type: CopierType): Builtin | CopierFactory {
 }
 
 function unknown(type: string, known: readonly string[]): FastSafetensorsError {
-  return new FastSafetensorsError(
-    'UNKNOWN_COPIER',
-    `there is no copier ${describe(type)}; there are ${known.join(', ')}`,
-  );
+  const message = `there is no copier ${describe(type)}; there are ${known.join(', ')}`;
+  return new FastSafetensorsError('UNKNOWN_COPIER', message);
 }

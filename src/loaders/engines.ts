@@ -90,11 +90,10 @@ export class Engines {
     checkDemands(this.#options, this.#copier, typeof this.#made === 'function');
     if (typeof this.#made === 'function') {
       if (!plan.converts) return this.#made;
-      throw new FastSafetensorsError(
-        'UNSUPPORTED_DTYPE',
+      const message =
         `copier "${this.#copier}" copies bytes as they are stored, and some tensors would have to be converted: ` +
-          `load without dtype, or with copier: 'nogds'`,
-      );
+        `load without dtype, or with copier: 'nogds'`;
+      throw new FastSafetensorsError('UNSUPPORTED_DTYPE', message);
     }
     const { spec, copier, fallbacks } = this.#made.resolveForFiles
       ? await this.#made.resolveForFiles(files)

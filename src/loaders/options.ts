@@ -117,10 +117,8 @@ const LOADER_CHECKS: Record<keyof LoaderOptions, check.Check> = {
   copier: (value, name) => {
     if (typeof value !== 'string' || value === '') check.fail(name, 'the name of a copier', value);
     if (value !== 'auto' && !registeredCopiers().includes(value)) {
-      throw new FastSafetensorsError(
-        'UNKNOWN_COPIER',
-        `copier: "${value}" is not registered; there are ${['auto', ...registeredCopiers()].join(', ')}`,
-      );
+      const known = ['auto', ...registeredCopiers()].join(', ');
+      throw new FastSafetensorsError('UNKNOWN_COPIER', `copier: "${value}" is not registered; there are ${known}`);
     }
   },
   pg: (value, name) => {
@@ -155,10 +153,8 @@ const LOADER_CHECKS: Record<keyof LoaderOptions, check.Check> = {
     if (typeof value !== 'string' || !Object.hasOwn(DTYPE_BITS, value))
       check.fail(name, `one of ${Object.keys(DTYPE_BITS).join(', ')}`, value);
     if (!CONVERSION_TARGETS.includes(value as DTypeName)) {
-      throw new FastSafetensorsError(
-        'UNSUPPORTED_DTYPE',
-        `${name}: nothing can be converted to ${value} on the way, only to ${CONVERSION_TARGETS.join(', ')}`,
-      );
+      const message = `nothing can be converted to ${value} on the way, only to ${CONVERSION_TARGETS.join(', ')}`;
+      throw new FastSafetensorsError('UNSUPPORTED_DTYPE', `${name}: ${message}`);
     }
   },
   filter: check.callback,

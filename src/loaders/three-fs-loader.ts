@@ -24,8 +24,6 @@ export class ParallelThreeFSLoader<T = DeviceTensor> extends ParallelLoader<T> {
 
 function threeFsOf(copier: string | undefined): '3fs' {
   if (copier === undefined || copier === '3fs') return '3fs';
-  throw new InvalidArgumentError(
-    `copier: a 3FS loader reads through '3fs', found "${copier}"; ` +
-      'use SafeTensorsFileLoader or ParallelLoader for others',
-  );
+  const advice = 'use SafeTensorsFileLoader or ParallelLoader for others';
+  throw new InvalidArgumentError(`copier: a 3FS loader reads through '3fs', found "${copier}"; ${advice}`);
 }

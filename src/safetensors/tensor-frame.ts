@@ -66,9 +66,8 @@ export class TensorFrame {
 
   /**
    * Python's slicing, one argument per dimension; dimensions without one are kept whole. Nothing is read. A range that
-   * leaves the tensor is clamped. INVALID_ARGUMENT, naming the tensor, for an index outside of it, a step of 0, too
-   * many arguments, values that are no integers, and a slice of a sub-byte dtype whose runs do not begin and end on
-   * whole bytes.
+   * leaves the tensor is clamped. INVALID_ARGUMENT, naming the tensor, for an index outside, a step of 0, too many
+   * arguments, values that are no integers, and runs of a sub-byte dtype that do not begin and end on whole bytes.
    */
   slice(...ranges: SliceRange[]): TensorFrame {
     if (ranges.length > this.shape.length) {
@@ -96,8 +95,7 @@ export class TensorFrame {
 
   /**
    * The bytes of a frame that is not empty as runs in the order of its elements: one dimension of runs for each that is
-   * not part of a run, those of one index left out.
-   * @internal
+   * not part of a run, those of one index left out. @internal
    */
   grid(): RunGrid {
     const bits = DTYPE_BITS[this.dtype];
@@ -127,9 +125,8 @@ export class TensorFrame {
     dimension: number,
   ): { start: number; step: number; length: number } {
     if (typeof range !== 'object' || range === null) {
-      throw this.#invalid(
-        `expected a number or { start, stop, step } for dimension ${dimension}, found ${String(range)}`,
-      );
+      const expected = `expected a number or { start, stop, step } for dimension ${dimension}`;
+      throw this.#invalid(`${expected}, found ${String(range)}`);
     }
     for (const key of Object.keys(range)) {
       if (key !== 'start' && key !== 'stop' && key !== 'step') {
@@ -185,19 +182,12 @@ export class TensorFrame {
   }
 
   #invalid(problem: string): InvalidArgumentError {
-    return new InvalidArgumentError(`slice of tensor ${JSON.stringify(this.name)}: ${problem}`, {
-      tensor: this.name,
-    });
+    return new InvalidArgumentError(`slice of tensor ${JSON.stringify(this.name)}: ${problem}`, { tensor: this.name });
   }
 }
 
 function elementsOf(shape: readonly number[]): number {
-  let elements = 1;
-  for (const size of shape) {
-    if (size === 0) return 0;
-    elements *= size;
-  }
-  return elements;
+  return shape.reduce((product, size) => product * size, 1);
 }
 
 function bytesOf(elements: number, dtype: DTypeName): number {

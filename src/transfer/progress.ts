@@ -26,10 +26,7 @@ export interface Progress {
 
 const INTERVAL_MS = 100;
 
-/**
- * Reports a load's progress from the core's counters, ten times a second. An exception of the callback ends the load
- * with it.
- */
+/** Reports a load's progress from the core's counters, ten times a second. What the callback throws ends the load. */
 export class ProgressMeter {
   readonly #load: Load;
   readonly #callback: (progress: Progress) => void;
@@ -117,13 +114,7 @@ interface FileSpan {
 }
 
 function fileSpans(plan: Plan): FileSpan[] {
-  const spans = plan.inputs.map(({ metadata }) => ({
-    path: metadata.path,
-    begin: 0,
-    end: 0,
-    lastItem: 0,
-    begun: false,
-  }));
+  const spans = plan.inputs.map(({ metadata: { path } }) => ({ path, begin: 0, end: 0, lastItem: 0, begun: false }));
   for (let item = 0; item < plan.count; ++item) {
     const span = spans[plan.files[item]!]!;
     span.end += plan.lengths[item]!;
@@ -144,18 +135,11 @@ export function progressBar(): (progress: Progress) => void {
   return ({ status, loaded, total, bytesPerSecond, tensorsLoaded }) => {
     if (status !== 'progress_total' || !process.stderr.isTTY) return;
     const gigabytes = (bytes: number): string => (bytes / 1e9).toFixed(2);
-    const payload = {
-      gb: gigabytes(loaded),
-      of: gigabytes(total),
-      rate: gigabytes(bytesPerSecond),
-      tensors: tensorsLoaded,
-    };
+    const [gb, of, rate] = [loaded, total, bytesPerSecond].map(gigabytes);
+    const payload = { gb, of, rate, tensors: tensorsLoaded };
     if (!bar) {
-      bar = new SingleBar({
-        format: 'loading [{bar}] {gb} of {of} GB, {rate} GB/s, {tensors} tensors',
-        hideCursor: null,
-        stream: process.stderr,
-      });
+      const format = 'loading [{bar}] {gb} of {of} GB, {rate} GB/s, {tensors} tensors';
+      bar = new SingleBar({ format, hideCursor: null, stream: process.stderr });
       bar.start(Math.max(total, 1), loaded, payload);
     } else {
       bar.update(total === 0 ? 1 : loaded, payload);
