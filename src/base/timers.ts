@@ -2,8 +2,8 @@ import { performance as clock } from 'node:perf_hooks';
 import * as timers from 'node:timers';
 
 /**
- * The timers that this package runs on, taken when it is imported. Tests of applications replace the global ones (and those
- * of node:timers) by fakes, which tick only when told to: a load would wait forever.
+ * The timers that this package runs on, taken when it is imported. Tests of applications replace the global ones (and
+ * those of node:timers) by fakes, which tick only when told to: a load would wait forever.
  */
 const { setImmediate, setTimeout, clearTimeout } = timers;
 export const setInterval: typeof timers.setInterval = timers.setInterval;

@@ -35,7 +35,7 @@ export class Allocation {
     return new Allocation(await settled(native().allocate(await openDevice(device), size)), device, size).retain();
   }
 
-  /** An allocation of its own for `use`, released when that settles: what it makes over it retains it. As allocate(). */
+  /** An allocation of its own for `use`, released when that settles: what lies in it, retains it. As allocate(). */
   static async during<T>(device: Device, size: number, use: (allocation: Allocation) => Promise<T>): Promise<T> {
     const allocation = await Allocation.allocate(device, size);
     try {
