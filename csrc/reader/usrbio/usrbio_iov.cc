@@ -134,8 +134,9 @@ Status SharedIov::Create(const UsrbioApi& api, const std::string& mount, int num
 SharedIov::~SharedIov() {
   if (!link_.path.empty()) unlink(link_.path.c_str());
   // The range stays reserved; its pages are released.
-  if (mapped_)
-    mmap(range_.base(), range_.size(), PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
+  if (!mapped_) return;
+  const int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED;
+  (void)mmap(range_.base(), range_.size(), PROT_NONE, flags, -1, 0);  // else they are released with the range
 }
 
 }  // namespace fst::usrbio
