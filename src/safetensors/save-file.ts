@@ -25,12 +25,12 @@ export interface SaveFileOptions {
 
 const MAX_HEADER_LENGTH = 100_000_000;
 /** The order of Dtype in safetensors/src/tensor.rs, by alignment: the format's writers begin with the highest rank. */
-const DTYPE_RANKS: Readonly<Record<DTypeName, number>> = Object.fromEntries(
-  [
-    ...['BOOL', 'F4', 'F6_E2M3', 'F6_E3M2', 'U8', 'I8', 'F8_E5M2', 'F8_E4M3', 'F8_E8M0', 'F8_E4M3FNUZ', 'F8_E5M2FNUZ'],
-    ...['I16', 'U16', 'F16', 'BF16', 'I32', 'U32', 'F32', 'C64', 'F64', 'I64', 'U64'],
-  ].map((dtype, rank) => [dtype, rank]),
-) as Record<DTypeName, number>;
+const RANKED_DTYPES = [
+  ...['BOOL', 'F4', 'F6_E2M3', 'F6_E3M2', 'U8', 'I8', 'F8_E5M2', 'F8_E4M3', 'F8_E8M0', 'F8_E4M3FNUZ', 'F8_E5M2FNUZ'],
+  ...['I16', 'U16', 'F16', 'BF16', 'I32', 'U32', 'F32', 'C64', 'F64', 'I64', 'U64'],
+] as const satisfies readonly DTypeName[];
+type Ranks = Readonly<Record<(typeof RANKED_DTYPES)[number], number>>; // a dtype left out does not compile below
+const DTYPE_RANKS = Object.fromEntries(RANKED_DTYPES.map((dtype, rank) => [dtype, rank])) as Ranks;
 
 interface Item extends SaveTensor {
   readonly nameBytes: Buffer;
