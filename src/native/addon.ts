@@ -1,6 +1,6 @@
 /** The only file that loads the addon. Native errors become FastSafetensorsErrors here. */
 import { existsSync } from 'node:fs';
-import { dirname, join } from 'node:path';
+import { dirname, join, resolve } from 'node:path';
 import { FastSafetensorsError } from '../base/errors.js';
 import type { CoreAddon, Metrics, StatusObject } from './core.js';
 import type { OrtAddon } from './ort.js';
@@ -31,14 +31,16 @@ function load(): Addon {
   }
   const folder = packageFolder();
   // A developer's build first: where one exists, it is meant.
-  const built = process.env.FASTSAFETENSORS_NATIVE || join(folder, 'build', 'cmake', 'Release', 'fastsafetensors.node');
+  const asked = process.env.FASTSAFETENSORS_NATIVE;
+  const built = asked ? resolve(asked) : join(folder, 'build', 'cmake', 'Release', 'fastsafetensors.node');
   try {
-    if (existsSync(built)) return require(built) as Addon;
+    if (asked || existsSync(built)) return require(built) as Addon;
     return (require('node-gyp-build') as (folder: string) => Addon)(folder);
   } catch (cause) {
-    const message =
-      `the native part of fastsafetensors-node cannot be loaded: ${(cause as Error).message}; ` +
-      `run \`npm run setup\` in a clone, or \`npx node-gyp rebuild\` in ${folder}`;
+    const remedy = asked
+      ? `FASTSAFETENSORS_NATIVE names ${built}: build that, or unset the variable`
+      : `run \`npm run setup\` in a clone, or \`npx node-gyp rebuild\` in ${folder}`;
+    const message = `the native part of fastsafetensors-node cannot be loaded: ${(cause as Error).message}; ${remedy}`;
     throw new FastSafetensorsError('PLATFORM_UNSUPPORTED', message, { cause });
   }
 }
