@@ -82,7 +82,7 @@ test('a request’s ranges are its own: other places of the allocation are INVAL
   }
 });
 
-test('a write after waitIo is CLOSED, one that waitIo left behind is waited for, and ranges cannot be widened', async () => {
+test('a write after waitIo is CLOSED, one it left behind is waited for, and ranges cannot be widened', async () => {
   const destinations: Destination[] = [];
   let late: Promise<void> = Promise.resolve();
   const name = copier(async ({ destination, ranges }) => {

@@ -97,7 +97,7 @@ describe.each([
   });
 });
 
-test('a read that takes longer than stallTimeoutMs is STALLED with its place; its memory goes when it comes back', async () => {
+test('a read longer than stallTimeoutMs is STALLED with its place; its memory goes when it comes back', async () => {
   registerCopier('late', fakeReader({ ...read, msPerIo: 400 }));
   const loader = new ParallelLoader({ files: path, copier: 'late', stallTimeoutMs: 50 });
   const error = await failure(loadAll(loader));

@@ -39,7 +39,7 @@ afterAll(async () => {
   await expectNothingHeld();
 });
 
-/** An accepted argument. Handles that need ONNX Runtime have none; they come first among their function's parameters. */
+/** An accepted argument. Handles that need ONNX Runtime have none; they come first among the parameters. */
 function fitting(type: string): unknown {
   if (handles.has(type)) return handles.get(type);
   if (type === 'NativePlan') return EMPTY_PLAN;
