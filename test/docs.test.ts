@@ -54,6 +54,7 @@ test.each([
   ['docs/architecture.md', 100],
   ['docs/adding-a-copier.md', 5],
   ['CONTRIBUTING.md', 5],
+  ['test/README.md', 5],
 ])('%s names files and identifiers that exist', (page, atLeast) => {
   const text = readFileSync(join(TOP, page), 'utf8');
   expect(claimsOf(text).length).toBeGreaterThanOrEqual(atLeast);

@@ -1,6 +1,7 @@
 // The I/O thread of an engine: it opens files ahead, cuts plans into chunks, starts reads, starts the copy of each
-// completed read and accounts for each completed copy. It never copies or converts a byte itself, and it sleeps in one
-// place only, CompletionQueue::Take.
+// completed read and accounts for each completed copy. It never copies or converts a byte itself. It sleeps in its
+// queue and waits for no open, read or copy; only memory, a 3FS ring, closing the files of a failed load and the
+// engine's end may block it.
 #pragma once
 #include <deque>
 #include <memory>
