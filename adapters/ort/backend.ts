@@ -114,10 +114,7 @@ export function registerBackend(ort: object): void {
 
 let ending = false;
 
-/**
- * exit() destroys statics that ONNX Runtime uses, so its work must end before. In worker threads it ends with their
- * environment.
- */
+/** exit() destroys statics that ONNX Runtime uses: its work must end before. A worker's ends with its environment. */
 function endWithProcess(): void {
   if (ending || !isMainThread) return;
   ending = true;
@@ -137,7 +134,7 @@ class Backend {
     const provider = (options.executionProviders ?? []).find((entry: Loose) => entry?.name === PROVIDER) ?? {};
     const { name: _, [CREATED]: created, ...given } = provider;
     checkOptions(given, PROVIDER_CHECKS, OF_LOADERS);
-    const { device = 'cpu', weights, copier, names, allowUnmatched, signal, onProgress } = given as ProviderOptions;
+    const { device = 'cpu', weights, signal } = given as ProviderOptions;
     signal?.throwIfAborted();
     // Before anything is read: the device may be unavailable. Of a loaded buffer the device is checked first.
     const place = Device.parse(device).toString();
@@ -145,16 +142,8 @@ class Backend {
     checked(() => native().ortLibrary(severityOf(this.#ort.env?.logLevel), loaded ? undefined : place));
     const config = sessionConfig(options);
     const files = await externalFiles(options.externalData);
-    const prepared = await prepareModel(model, {
-      device: place,
-      weights,
-      copier,
-      names,
-      allowUnmatched,
-      signal,
-      onProgress,
-      givenFiles: new Set(files.map(({ path }) => path)),
-    });
+    const givenFiles = new Set(files.map(({ path }) => path));
+    const prepared = await prepareModel(model, { ...given, device: place, givenFiles });
     const control = native().ortNewControl();
     const making = this.#make(model, prepared, { ...config, externalFiles: files }, place, given, control).then(
       (session) => new SessionHandler(session, this.#ort.Tensor, options.preferredOutputLocation),

@@ -1,8 +1,9 @@
 import { FastSafetensorsError } from '../../src/base/errors.js';
 import type { DeviceTensor } from '../../src/device/device-tensor.js';
 import { native, settled } from '../../src/native/addon.js';
-import type { NativeOrtValue, OrtSource } from '../../src/native/ort.js';
-import { elementOfDType, numberOfDType } from './types.js';
+import type { OrtResult, OrtSource } from '../../src/native/ort.js';
+import { tensorError } from '../tensor-error.js';
+import { type ElementType, elementOfDType, elementOfNumber, type Loose, numberOfDType } from './types.js';
 
 /**
  * The `gpuBuffer` of this package's tensors of location 'gpu-buffer': device memory (or host memory, from sessions on
@@ -40,15 +41,8 @@ export class OrtDeviceBuffer {
   }
 }
 
-/** The buffer of an output that a run left on its device. */
-export function bufferOfValue(result: {
-  type: number;
-  dims: readonly number[];
-  value: NativeOrtValue;
-  byteLength: number;
-  device: string;
-  pointer: bigint;
-}): { buffer: OrtDeviceBuffer; read: () => Promise<ArrayBuffer> } {
+/** An ort.Tensor of location 'gpu-buffer' over an output that a run left on its device. */
+export function outputOnDevice(Tensor: Loose, result: Required<OrtResult>): unknown {
   const { type, dims, value, byteLength, device, pointer } = result;
   const buffer = new OrtDeviceBuffer(
     device,
@@ -57,18 +51,15 @@ export function bufferOfValue(result: {
     () => ({ type, dims, value }),
     () => native().ortReleaseValue(value),
   );
-  return { buffer, read: () => settled(native().ortReadValue(value)) };
+  return gpuTensor(Tensor, elementOfNumber(type)!, dims, buffer, () => settled(native().ortReadValue(value)));
 }
 
 /** A DeviceTensor as the core takes it. Throws UNSUPPORTED_DTYPE; CLOSED when it was disposed. */
 export function sourceOfTensor(tensor: DeviceTensor): OrtSource {
   const type = numberOfDType(tensor.dtype);
   if (type === undefined) {
-    throw new FastSafetensorsError(
-      'UNSUPPORTED_DTYPE',
-      `tensor "${tensor.name}" is ${tensor.dtype}, which ONNX Runtime has no element type for`,
-      { tensor: tensor.name },
-    );
+    const what = `is ${tensor.dtype}, which ONNX Runtime has no element type for`;
+    throw tensorError('UNSUPPORTED_DTYPE', tensor, what);
   }
   const { allocation, offset } = tensor.placement;
   return {
@@ -79,18 +70,13 @@ export function sourceOfTensor(tensor: DeviceTensor): OrtSource {
 }
 
 /** An ort.Tensor of location 'gpu-buffer' over a tensor on a GPU, which it owns from then on. UNSUPPORTED_DTYPE. */
-export function deviceTensorOf<T>(
-  Tensor: { fromGpuBuffer(buffer: unknown, options: object): unknown },
-  tensor: DeviceTensor,
-): T {
+export function deviceTensorOf<T>(Tensor: Loose, tensor: DeviceTensor): T {
   const element = elementOfDType(tensor.dtype);
   if (!element?.onDevice) {
-    throw new FastSafetensorsError(
-      'UNSUPPORTED_DTYPE',
-      `tensor "${tensor.name}" on ${tensor.device} is ${tensor.dtype}, which ONNX Runtime's JavaScript has no device ` +
-        "tensor for; give it to createSession as a weight, or load with device: 'cpu'",
-      { tensor: tensor.name },
-    );
+    const what =
+      `on ${tensor.device} is ${tensor.dtype}, which ONNX Runtime's JavaScript has no device tensor for; ` +
+      "give it to createSession as a weight, or load with device: 'cpu'";
+    throw tensorError('UNSUPPORTED_DTYPE', tensor, what);
   }
   const buffer = new OrtDeviceBuffer(
     tensor.device.toString(),
@@ -99,13 +85,21 @@ export function deviceTensorOf<T>(
     () => sourceOfTensor(tensor),
     () => tensor.dispose(),
   );
+  const read = async () => (await tensor.toHost()).buffer as ArrayBuffer;
+  return gpuTensor(Tensor, element, [...tensor.shape], buffer, read) as T;
+}
+
+function gpuTensor(
+  Tensor: Loose,
+  element: ElementType,
+  dims: readonly number[],
+  buffer: OrtDeviceBuffer,
+  read: () => Promise<ArrayBuffer>,
+): unknown {
   return Tensor.fromGpuBuffer(buffer, {
     dataType: element.type,
-    dims: [...tensor.shape],
-    download: async () => {
-      const bytes = await tensor.toHost();
-      return new element.array(bytes.buffer as ArrayBuffer);
-    },
+    dims,
+    download: async () => new element.array(await read()),
     dispose: () => buffer.dispose(),
-  }) as T;
+  });
 }

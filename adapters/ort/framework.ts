@@ -1,7 +1,8 @@
 import { canConvert } from '../../src/base/dtype.js';
-import { FastSafetensorsError, InvalidArgumentError } from '../../src/base/errors.js';
+import { type FastSafetensorsError, InvalidArgumentError } from '../../src/base/errors.js';
 import type { DeviceTensor } from '../../src/device/device-tensor.js';
 import type { Framework } from '../../src/device/framework.js';
+import { tensorError } from '../tensor-error.js';
 import { deviceTensorOf } from './device-buffer.js';
 import { elementOfDType, type Loose, numberOfDType } from './types.js';
 
@@ -10,9 +11,6 @@ export interface OnnxRuntime {
   readonly Tensor: new (...args: Loose[]) => unknown;
   readonly InferenceSession: { create(model: Uint8Array): Promise<{ run(feeds: Loose): Promise<Loose> }> };
 }
-
-/** `borrowed`: the loader keeps the memory and reuses it. */
-type Adoptable = DeviceTensor & { readonly borrowed?: boolean };
 
 /**
  * Makes loaders yield `ort.Tensor`s: `new ParallelLoader({ files, framework: onnxruntime(ort) })`. `ort` is the module
@@ -37,25 +35,22 @@ export function onnxruntime<O extends OnnxRuntime>(ort: O): Framework<InstanceTy
   let float16: boolean | Promise<boolean> | undefined;
 
   // A promise only where one is needed: a model may have a hundred thousand tensors.
-  function adopt(tensor: Adoptable): Adopted | Promise<Adopted> {
+  function adopt(tensor: DeviceTensor): Adopted | Promise<Adopted> {
     const type = elementOfDType(tensor.dtype)?.type;
     if (type === undefined) throw unsupported(tensor, "ONNX Runtime's JavaScript has no such tensor type");
-    if (tensor.device.type !== 'cpu') return deviceTensorOf(ort.Tensor as Loose, tensor);
+    if (tensor.device.type !== 'cpu') return deviceTensorOf(ort.Tensor, tensor);
     if (type !== 'float16') return wrap(type, tensor);
     float16 ??= acceptsFloat16(ort);
     if (float16 === true) return wrap(type, tensor);
     return Promise.resolve(float16).then((accepted) => {
       float16 = accepted;
       if (accepted) return wrap(type, tensor);
-      throw unsupported(
-        tensor,
-        `this onnxruntime cannot feed float16 on Node ${process.version} (it reads a Float16Array as 0 bytes), ` +
-          'Node 22 and older can',
-      );
+      const why = `cannot feed float16 on Node ${process.version} (it reads a Float16Array as 0 bytes)`;
+      throw unsupported(tensor, `this onnxruntime ${why}, Node 22 and older can`);
     });
   }
 
-  function wrap(type: string, tensor: Adoptable): Adopted {
+  function wrap(type: string, tensor: DeviceTensor): Adopted {
     const adopted = new ort.Tensor(type, tensor.data, tensor.shape) as Adopted;
     if (!tensor.borrowed) tensor.dispose();
     return adopted;
@@ -69,17 +64,12 @@ function unsupported(tensor: DeviceTensor, why: string): FastSafetensorsError {
   const ways = [
     ...(canConvert(dtype, 'F32') ? ["convert while loading (dtype: 'F32')"] : []),
     // A dtype that ONNX knows can be a graph's weight without being an ort.Tensor.
-    ...(numberOfDType(dtype) === undefined
-      ? []
-      : ['let the graph have the weights itself (createSession with weights)']),
+    ...(numberOfDType(dtype) ? ['let the graph have the weights itself (createSession with weights)'] : []),
     `leave it out (filter: (name, frame) => frame.dtype !== '${dtype}')`,
     'load it without a framework and take its bytes (toHost())',
   ];
-  return new FastSafetensorsError(
-    'UNSUPPORTED_DTYPE',
-    `tensor "${tensor.name}" is ${dtype}: ${why}; ${ways.slice(0, -1).join(', ')}, or ${ways.at(-1)}`,
-    { tensor: tensor.name },
-  );
+  const what = `is ${dtype}: ${why}; ${ways.slice(0, -1).join(', ')}, or ${ways.at(-1)}`;
+  return tensorError('UNSUPPORTED_DTYPE', tensor, what);
 }
 
 /** `y = Identity(x)` for one float16, IR version 8, opset 13. */

@@ -74,12 +74,11 @@ export class ExternalFiles {
     let file = this.#files.get(location);
     if (!file) {
       if (!this.#onDisk) {
-        throw new FastSafetensorsError(
-          'MISSING_SHARD',
-          `${this.#model.path}: tensor "${weight.info.name}" has its data in ${JSON.stringify(location)}, but a ` +
-            'model in memory has no folder: pass its path, or sessionOptions.externalData',
-          { tensor: weight.info.name },
-        );
+        const { name } = weight.info;
+        const message =
+          `${this.#model.path}: tensor "${name}" has its data in ${JSON.stringify(location)}, but a model in memory ` +
+          'has no folder: pass its path, or sessionOptions.externalData';
+        throw new FastSafetensorsError('MISSING_SHARD', message, { tensor: name });
       }
       file = resolveLocation(location, this.#model.path, weight.info.name);
       this.#files.set(location, file);
@@ -115,9 +114,7 @@ export async function matchWeights(
   checkNames(names, wanted, sources);
   const byPlace = new Map<number, SourceTensor[]>(); // by offset
   for (const tensor of sources.values()) {
-    const others = byPlace.get(tensor.offset);
-    if (others) others.push(tensor);
-    else byPlace.set(tensor.offset, [tensor]);
+    byPlace.set(tensor.offset, [...(byPlace.get(tensor.offset) ?? []), tensor]);
   }
 
   const matches: Match[] = [];
@@ -146,11 +143,9 @@ export async function matchWeights(
   if (sources.size > 0 && matches.length === 0) throw mismatch(model, 'no weight', missing, unused, unmatched);
   if (!allowUnmatched) {
     const absent = missing.filter(({ weight }) => weight!.info.external);
-    if (absent.length > 0) {
-      throw mismatch(model, `${absent.length} of ${wanted.length} weights`, absent, unused, unmatched);
-    }
-    // The model has data for these, but a tensor left over that would fit may be meant for one under another name.
-    const suspects = missing.filter((want) => unused.some((tensor) => likeness(want, tensor) !== ''));
+    // The model has data for the others, but a tensor left over that would fit may be meant for one under another name.
+    const alike = (want: Wanted) => unused.some((tensor) => likeness(want, tensor) !== '');
+    const suspects = absent.length > 0 ? absent : missing.filter(alike);
     if (suspects.length > 0) {
       throw mismatch(model, `${suspects.length} of ${wanted.length} weights`, suspects, unused, unmatched);
     }

@@ -1,14 +1,14 @@
 import { stat } from 'node:fs/promises';
 import { dirname, relative, resolve } from 'node:path';
-import { FastSafetensorsError } from '../../src/base/errors.js';
+import { FastSafetensorsError, ioError } from '../../src/base/errors.js';
 import { openRegularFile } from '../../src/base/regular-file.js';
 import type { DeviceTensor } from '../../src/device/device-tensor.js';
 import type { FilesBufferOnDevice } from '../../src/loaders/files-buffer.js';
 import { type Model, parseModel, type Weight } from '../../src/models/onnx/graph.js';
 import { readModel } from '../../src/models/onnx/model-file.js';
 import { Message } from '../../src/models/onnx/protobuf.js';
-import { bringInside, pointOutside } from '../../src/models/onnx/rewrite.js';
-import { ENTRY, EXTERNAL, GRAPH, TENSOR } from '../../src/models/onnx/schema.js';
+import { bringInside, pointAt, pointOutside } from '../../src/models/onnx/rewrite.js';
+import { GRAPH, TENSOR } from '../../src/models/onnx/schema.js';
 import type { OrtFeed } from '../../src/native/ort.js';
 import type { Files } from '../../src/safetensors/files.js';
 import { sourceOfTensor } from './device-buffer.js';
@@ -44,9 +44,7 @@ export interface Prepared {
   /** The caller disposes them. */
   readonly tensors: readonly DeviceTensor[];
   readonly unmatched: Unmatched;
-  /**
-   * To be called when the session exists: FILE_CHANGED when ONNX Runtime may have read other bytes than were loaded.
-   */
+  /** To be called when the session exists: FILE_CHANGED if ONNX Runtime may have read other bytes than were loaded. */
   readonly check: () => Promise<void>;
 }
 
@@ -98,13 +96,8 @@ async function place(
   set: Weights,
   options: PrepareOptions,
 ): Promise<Prepared> {
-  const { names, allowUnmatched, weights } = options;
-  const byPlaceOnly = weights === undefined;
-  const { matches, unmatched } = await matchWeights(model, external, set.sources, {
-    names,
-    allowUnmatched,
-    byPlaceOnly,
-  });
+  const byPlaceOnly = options.weights === undefined;
+  const { matches, unmatched } = await matchWeights(model, external, set.sources, { ...options, byPlaceOnly });
   // Weights that stay outside without a tensor of ours are checked before anything is loaded.
   const matched = new Set(matches.map(({ weight }) => weight));
   const left: { weight: Weight; file: string }[] = [];
@@ -126,19 +119,11 @@ async function place(
   const folder = commonFolder([...large.map(({ tensor }) => tensor.path), ...left.map(({ file }) => file)]);
   pointLargeOutside(model, large, folder);
   for (const { weight, file } of left) {
-    const { offset, length } = external.place(weight);
-    weight.tensor.remove(TENSOR.externalData);
-    addEntries(weight.tensor, { location: relative(folder, file), offset, length });
+    pointAt(weight.tensor, { ...external.place(weight), location: relative(folder, file) });
   }
   const { initializers, tensors } = await overMemory(model, large, set);
-  return {
-    model: model.message.encode(),
-    folder,
-    initializers,
-    tensors,
-    unmatched,
-    check: () => set.checkUnchanged(),
-  };
+  const check = () => set.checkUnchanged();
+  return { model: model.message.encode(), folder, initializers, tensors, unmatched, check };
 }
 
 /** The large matches as initializers. ONNX Runtime takes those by name, so only where the name is unique. */
@@ -160,16 +145,14 @@ async function overMemory(
 }
 
 function pointLargeOutside(model: Model, large: readonly Match[], folder: string): void {
-  const placeOf = ({ path, offset, byteLength }: SourceTensor) => ({
-    location: relative(folder, path),
-    offset,
-    length: byteLength,
-  });
+  const placeOf = ({ path, offset, byteLength: length }: SourceTensor) => {
+    return { location: relative(folder, path), offset, length };
+  };
   const places = new Map<Weight, SourceTensor>();
   for (const { weight, tensor } of large) if (weight) places.set(weight, tensor);
   pointOutside(model, [...places.keys()], (weight) => placeOf(places.get(weight)!));
   for (const match of large) {
-    if (!match.weight) addInitializer(model, match, (message) => addEntries(message, placeOf(match.tensor)));
+    if (!match.weight) addInitializer(model, match, (message) => pointAt(message, placeOf(match.tensor)));
   }
 }
 
@@ -183,17 +166,6 @@ function addInitializer(model: Model, match: Match, addData: (message: Message) 
   message.addBytes(TENSOR.name, match.name);
   addData(message);
   top.addMessage(GRAPH.initializer, message);
-}
-
-function addEntries(message: Message, place: { location: string; offset: number; length: number }): void {
-  for (const [key, value] of Object.entries(place)) {
-    const entry = new Message();
-    entry.addBytes(ENTRY.key, key);
-    entry.addBytes(ENTRY.value, String(value));
-    message.addMessage(TENSOR.externalData, entry);
-  }
-  message.remove(TENSOR.dataLocation);
-  message.addInteger(TENSOR.dataLocation, EXTERNAL);
 }
 
 /** The .safetensors files that external data point into; null when there is none. */
@@ -232,12 +204,10 @@ async function refusePlaceholder(model: Model, weight: Weight, external: Externa
   const { offset, length } = external.place(weight);
   const { size, blocks } = await stat(file);
   if (offset + length > size) {
-    throw new FastSafetensorsError(
-      'UNEXPECTED_EOF',
+    const message =
       `${file}: weight "${name}" of ${model.path} ends at byte ${offset + length}, but the file has ${size}; ` +
-        'pass the weights with the option weights',
-      { path: file, tensor: name, offset },
-    );
+      'pass the weights with the option weights';
+    throw new FastSafetensorsError('UNEXPECTED_EOF', message, { path: file, tensor: name, offset });
   }
   if (blocks * 512 >= size || length === 0) return;
   const handle = await openRegularFile(file);
@@ -251,17 +221,15 @@ async function refusePlaceholder(model: Model, weight: Weight, external: Externa
   } finally {
     await handle.close();
   }
-  throw new FastSafetensorsError(
-    'UNKNOWN_TENSOR',
+  const message =
     `${file}: the data of weight "${name}" of ${model.path} are a hole in the file, a placeholder rather than ` +
-      'weights; pass the weights with the option weights',
-    { path: file, tensor: name, offset },
-  );
+    'weights; pass the weights with the option weights';
+  throw new FastSafetensorsError('UNKNOWN_TENSOR', message, { path: file, tensor: name, offset });
 }
 
 async function sizeOf(path: string): Promise<number> {
-  const info = await stat(path).catch((cause) => {
-    throw new FastSafetensorsError('IO_ERROR', `cannot read ${path}: ${(cause as Error).message}`, { path, cause });
+  const { size } = await stat(path).catch((cause) => {
+    throw ioError('read', path, cause);
   });
-  return info.size;
+  return size;
 }

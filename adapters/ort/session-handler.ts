@@ -4,7 +4,7 @@ import { native, settled } from '../../src/native/addon.js';
 import type { NativeOrtSession, OrtFetch, OrtPort } from '../../src/native/ort.js';
 import { abortable } from './abortable.js';
 import { runConfig } from './session-options.js';
-import { checkOutput, feedOf, sourceOf, tensorOf } from './tensors.js';
+import { checkOutput, sourceOf, tensorOf } from './tensors.js';
 import { type Loose, typeName } from './types.js';
 
 /** The InferenceSessionHandler behind an InferenceSession of onnxruntime-common. */
@@ -53,7 +53,7 @@ export class SessionHandler {
       checkOutput(this.#outputs.get(name), name, this.outputNames, onDevice);
       return { name, onDevice };
     });
-    const given = Object.keys(feeds).map((name) => feedOf(name, feeds[name]));
+    const given = Object.keys(feeds).map((name) => ({ ...sourceOf(name, feeds[name]), name }));
     const control = native().ortNewControl();
     if (options?.terminate) native().ortStop(control);
     const running = settled(native().ortRun(this.#session, control, given, wanted, runConfig(options ?? {})));
@@ -66,10 +66,7 @@ export class SessionHandler {
     return outputs;
   }
 
-  /**
-   * Ends runs in progress, which reject with CLOSED; resolves when the session's memory is free. A second call waits
-   * for the first.
-   */
+  /** Runs in progress reject with CLOSED; resolves when the session's memory is free, for a second call as well. */
   dispose(): Promise<void> {
     this.#closed ??= settled(native().ortCloseSession(this.#session));
     return this.#closed;

@@ -1,4 +1,4 @@
-import { FastSafetensorsError, InvalidArgumentError } from '../../src/base/errors.js';
+import { InvalidArgumentError, ioError } from '../../src/base/errors.js';
 import { readRegularFile } from '../../src/base/regular-file.js';
 import type { OrtRunConfig, OrtSessionConfig } from '../../src/native/ort.js';
 import type { Loose } from './types.js';
@@ -48,16 +48,14 @@ function wholeNumber(name: string, value: unknown): number | undefined {
 
 function typed<T>(name: string, value: T, type: 'boolean' | 'string' | 'object'): T | undefined {
   if (value === undefined || (typeof value === type && value !== null)) return value;
-  throw new InvalidArgumentError(
-    `${name}: expected ${type === 'object' ? 'an object' : `a ${type}`}, found ${String(value)}`,
-  );
+  const expected = type === 'object' ? 'an object' : `a ${type}`;
+  throw new InvalidArgumentError(`${name}: expected ${expected}, found ${String(value)}`);
 }
 
 function oneOf<T>(name: string, value: string, choices: Readonly<Record<string, T>>): T {
   if (Object.hasOwn(choices, value)) return choices[value]!;
-  throw new InvalidArgumentError(
-    `${name}: expected one of ${Object.keys(choices).join(', ')}, found ${JSON.stringify(value)}`,
-  );
+  const expected = `one of ${Object.keys(choices).join(', ')}`;
+  throw new InvalidArgumentError(`${name}: expected ${expected}, found ${JSON.stringify(value)}`);
 }
 
 /** ort's extra: { session: { disable_prepacking: '1' } } → [['session.disable_prepacking', '1']] */
@@ -97,6 +95,6 @@ async function bytesOf(path: string, data: unknown): Promise<Uint8Array> {
   if (typeof data !== 'string')
     throw new InvalidArgumentError(`externalData: expected a path or bytes for ${JSON.stringify(path)}`);
   return readRegularFile(data).catch((cause) => {
-    throw new FastSafetensorsError('IO_ERROR', `cannot read ${data}: ${cause.message}`, { path: data, cause });
+    throw ioError('read', data, cause);
   });
 }

@@ -1,7 +1,7 @@
 import { FastSafetensorsError, InvalidArgumentError } from '../../src/base/errors.js';
 import { DeviceTensor } from '../../src/device/device-tensor.js';
-import type { OrtFeed, OrtPort, OrtResult, OrtSource } from '../../src/native/ort.js';
-import { bufferOfValue, OrtDeviceBuffer, sourceOfTensor } from './device-buffer.js';
+import type { OrtPort, OrtResult, OrtSource } from '../../src/native/ort.js';
+import { OrtDeviceBuffer, outputOnDevice, sourceOfTensor } from './device-buffer.js';
 import { bitsOfNumber, elementOfNumber, elementOfType, type Loose, STRING_TYPE, typeName } from './types.js';
 
 /**
@@ -67,17 +67,13 @@ function sized(name: string, source: OrtSource, elements: number, found: number)
   );
 }
 
-export function feedOf(name: string, tensor: Loose): OrtFeed {
-  return { ...sourceOf(name, tensor), name };
-}
-
 /** Refuses before a run what cannot be handed out after it. UNSUPPORTED_DTYPE, INVALID_ARGUMENT. */
 export function checkOutput(port: OrtPort | undefined, name: string, outputs: readonly string[], onDevice: boolean) {
   if (!port) throw new InvalidArgumentError(`the model has no output "${name}"; its outputs are ${outputs.join(', ')}`);
-  const unsupported = (why: string) =>
-    new FastSafetensorsError('UNSUPPORTED_DTYPE', `output "${name}" ${why}; fetch the other outputs by name`, {
-      tensor: name,
-    });
+  const unsupported = (why: string) => {
+    const message = `output "${name}" ${why}; fetch the other outputs by name`;
+    return new FastSafetensorsError('UNSUPPORTED_DTYPE', message, { tensor: name });
+  };
   if (!port.isTensor) throw unsupported('is a sequence or a map, and only tensors can be handed out');
   if (port.type === STRING_TYPE && !onDevice) return;
   const element = elementOfNumber(port.type);
@@ -86,19 +82,11 @@ export function checkOutput(port: OrtPort | undefined, name: string, outputs: re
     throw unsupported(`is ${element.type}, which cannot stay in a gpu-buffer (preferredOutputLocation 'cpu' can)`);
 }
 
-/**
- * An ort.Tensor over a run's output. On the host it lies over ONNX Runtime's memory, which lives as long as its array.
- */
+/** An ort.Tensor over a run's output. On the host it lies over ONNX Runtime's memory, kept by its array. */
 export function tensorOf(Tensor: Loose, result: OrtResult): unknown {
-  const { type, dims } = result;
-  if (result.strings) return new Tensor('string', result.strings, dims);
+  const { type, dims, strings, data } = result;
+  if (strings) return new Tensor('string', strings, dims);
+  if (!data) return outputOnDevice(Tensor, result as Required<OrtResult>);
   const element = elementOfNumber(type)!;
-  if (!result.value) return new Tensor(element.type, new element.array(result.data!), dims);
-  const { buffer, read } = bufferOfValue(result as Required<OrtResult>);
-  return Tensor.fromGpuBuffer(buffer, {
-    dataType: element.type,
-    dims,
-    download: async () => new element.array(await read()),
-    dispose: () => buffer.dispose(),
-  });
+  return new Tensor(element.type, new element.array(data), dims);
 }

@@ -4,7 +4,7 @@ import { DTYPE_BITS, type DTypeName } from '../../src/base/dtype.js';
 export type Loose = any;
 
 /** An element type of ONNX Runtime's JavaScript. */
-interface ElementType {
+export interface ElementType {
   /** ort's name. */
   readonly type: string;
   /** ONNX's number, of TensorProto.DataType. */

@@ -1,6 +1,6 @@
 import { realpath } from 'node:fs/promises';
 import type { DTypeName } from '../../src/base/dtype.js';
-import { FastSafetensorsError, InvalidArgumentError } from '../../src/base/errors.js';
+import { InvalidArgumentError, ioError } from '../../src/base/errors.js';
 import type { CopierType } from '../../src/copiers/registry.js';
 import { Device } from '../../src/device/device.js';
 import { DeviceTensor } from '../../src/device/device-tensor.js';
@@ -34,52 +34,41 @@ export interface WeightLoadOptions {
 /** The tensors of the option `weights`: headers first, data once it is known which tensors the model takes. */
 export class Weights {
   readonly sources: ReadonlyMap<string, SourceTensor>;
-  readonly #files: readonly { readonly path: string; readonly metadata: SafeTensorsMetadata }[];
+  readonly #paths: ReadonlyMap<SafeTensorsMetadata, string>; // links followed
   readonly #own: Files | null; // null when the buffer is the user's
   #buffer: FilesBufferOnDevice | null;
 
   private constructor(
     sources: Map<string, SourceTensor>,
-    files: readonly { path: string; metadata: SafeTensorsMetadata }[],
+    paths: Map<SafeTensorsMetadata, string>,
     own: Files | null,
     buffer: FilesBufferOnDevice | null,
   ) {
     this.sources = sources;
-    this.#files = files;
+    this.#paths = paths;
     this.#own = own;
     this.#buffer = buffer;
   }
 
   /** Reads headers, or takes those of a loaded buffer. The codes of headers and files; CLOSED for a closed buffer. */
   static async open(weights: Files | FilesBufferOnDevice, signal?: AbortSignal): Promise<Weights> {
+    const paths = new Map<SafeTensorsMetadata, string>();
     const sources = new Map<string, SourceTensor>();
-    const files: { path: string; metadata: SafeTensorsMetadata }[] = [];
-    const add = (metadata: SafeTensorsMetadata, path: string, index: number): void => {
+    const add = async (metadata: SafeTensorsMetadata, index: number): Promise<void> => {
+      const path = paths.get(metadata) ?? (await real(metadata.path));
+      paths.set(metadata, path);
       const { name, dtype, shape, byteLength, dataOffsets } = metadata.frameAt(index);
-      const offset = metadata.packed.dataStart + dataOffsets[0];
-      sources.set(name, { name, dtype, shape, byteLength, path, offset });
+      sources.set(name, { name, dtype, shape, byteLength, path, offset: metadata.dataStart + dataOffsets[0] });
     };
     if (weights instanceof FilesBufferOnDevice) {
-      const paths = new Map<SafeTensorsMetadata, string>();
-      for (const name of weights.keys()) {
-        const { metadata, index } = weights.sourceOf(name);
-        let path = paths.get(metadata);
-        if (path === undefined) {
-          path = await real(metadata.path);
-          paths.set(metadata, path);
-          files.push({ path, metadata });
-        }
-        add(metadata, path, index);
-      }
-      return new Weights(sources, files, null, weights);
+      for (const { metadata, index } of weights.keys().map((name) => weights.sourceOf(name)))
+        await add(metadata, index);
+      return new Weights(sources, paths, null, weights);
     }
-    const shards = await readShards(weights, {}, signal);
-    for (const metadata of shards.metadata) {
-      const path = await real(metadata.path);
-      files.push({ path, metadata });
-      for (let i = 0; i < metadata.tensorCount; ++i) add(metadata, path, i);
+    for (const metadata of (await readShards(weights, {}, signal)).metadata) {
+      for (let index = 0; index < metadata.tensorCount; ++index) await add(metadata, index);
     }
-    return new Weights(sources, files, weights, null);
+    return new Weights(sources, paths, weights, null);
   }
 
   /** Loads the named tensors. Of a loaded buffer it only checks the device: INVALID_ARGUMENT when it is another one. */
@@ -88,10 +77,10 @@ export class Weights {
     if (this.#own === null) {
       const [name] = names;
       const tensor = await this.#buffer!.getTensor(name!);
-      if (!(tensor instanceof DeviceTensor))
-        throw new InvalidArgumentError(
-          'weights: this buffer hands out tensors of a framework; load it without the option framework',
-        );
+      if (!(tensor instanceof DeviceTensor)) {
+        const what = 'this buffer hands out tensors of a framework; load it without the option framework';
+        throw new InvalidArgumentError(`weights: ${what}`);
+      }
       const found = tensor.device.toString();
       tensor.dispose();
       const expected = Device.parse(options.device).toString();
@@ -118,7 +107,7 @@ export class Weights {
 
   /** FILE_CHANGED, IO_ERROR: what was loaded and what ONNX Runtime reads itself would differ. */
   async checkUnchanged(): Promise<void> {
-    for (const { path, metadata } of this.#files) await checkUnchanged(path, metadata.identity);
+    for (const [{ identity }, path] of this.#paths) await checkUnchanged(path, identity);
   }
 
   /** Releases what was loaded here; what sessions use stays. Never closes the user's buffer. */
@@ -129,6 +118,6 @@ export class Weights {
 
 async function real(path: string): Promise<string> {
   return realpath(path).catch((cause) => {
-    throw new FastSafetensorsError('IO_ERROR', `cannot read ${path}: ${(cause as Error).message}`, { path, cause });
+    throw ioError('read', path, cause);
   });
 }

@@ -5,6 +5,7 @@ import { Allocation } from '../../src/device/allocation.js';
 import { Device } from '../../src/device/device.js';
 import { DeviceTensor } from '../../src/device/device-tensor.js';
 import { native, settled } from '../../src/native/addon.js';
+import { tensorError } from '../tensor-error.js';
 
 /** The dtypes of TensorFlow.js that tensors from files can have. */
 export type TfDtype = 'float32' | 'int32' | 'bool' | 'complex64';
@@ -15,42 +16,20 @@ interface Rule {
   readonly direct: boolean;
 }
 
-const direct = (dtype: TfDtype): Rule => ({ dtype, direct: true });
-const converted = (dtype: TfDtype): Rule => ({ dtype, direct: false });
-
-/** What each dtype becomes. Those of less than a byte are left out: their scales are stored elsewhere. */
-const RULES: Partial<Record<DTypeName, Rule>> = {
-  F32: direct('float32'),
-  I32: direct('int32'),
-  BOOL: direct('bool'),
-  C64: direct('complex64'),
-  F16: converted('float32'),
-  BF16: converted('float32'),
-  F64: converted('float32'),
-  F8_E4M3: converted('float32'),
-  F8_E5M2: converted('float32'),
-  F8_E8M0: converted('float32'),
-  F8_E4M3FNUZ: converted('float32'),
-  F8_E5M2FNUZ: converted('float32'),
-  I8: converted('int32'),
-  U8: converted('int32'),
-  I16: converted('int32'),
-  U16: converted('int32'),
-  U32: converted('int32'),
-  I64: converted('int32'),
-  U64: converted('int32'),
-};
+const DIRECT: Partial<Record<DTypeName, TfDtype>> = { F32: 'float32', I32: 'int32', BOOL: 'bool', C64: 'complex64' };
+// Dtypes of less than a byte are left out: their scales are stored elsewhere.
+const TO_FLOAT32 = ['F16', 'BF16', 'F64', 'F8_E4M3', 'F8_E5M2', 'F8_E8M0', 'F8_E4M3FNUZ', 'F8_E5M2FNUZ'];
+const TO_INT32 = ['I8', 'U8', 'I16', 'U16', 'U32', 'I64', 'U64'];
 
 /** What a tensor becomes. UNSUPPORTED_DTYPE, naming the tensor, where TensorFlow.js has no dtype for it. */
 export function ruleOf(tensor: { readonly name: string; readonly dtype: DTypeName }): Rule {
-  const rule = RULES[tensor.dtype];
-  if (rule) return rule;
-  throw new FastSafetensorsError(
-    'UNSUPPORTED_DTYPE',
-    `tensor "${tensor.name}" is ${tensor.dtype}, which TensorFlow.js has no dtype for; ` +
-      'leave it out (filter) or load it without a framework and unpack it',
-    { tensor: tensor.name },
-  );
+  const dtype = DIRECT[tensor.dtype];
+  if (dtype) return { dtype, direct: true };
+  if (TO_FLOAT32.includes(tensor.dtype)) return { dtype: 'float32', direct: false };
+  if (TO_INT32.includes(tensor.dtype)) return { dtype: 'int32', direct: false };
+  const remedy = 'leave it out (filter) or load it without a framework and unpack it';
+  const what = `is ${tensor.dtype}, which TensorFlow.js has no dtype for; ${remedy}`;
+  throw tensorError('UNSUPPORTED_DTYPE', tensor, what);
 }
 
 /** Dequantization: value = stored * scale + min. */
@@ -103,7 +82,7 @@ export async function copyToHost(tensor: DeviceTensor): Promise<DeviceTensor> {
 }
 
 /** The error of a conversion, with the tensor's name. */
-function named(error: unknown, { name, dtype }: DeviceTensor): unknown {
+function named(error: unknown, tensor: DeviceTensor): unknown {
   if (!(error instanceof FastSafetensorsError) || error.tensor !== undefined) return error;
-  return new FastSafetensorsError(error.code, `tensor "${name}" (${dtype}): ${error.message}`, { tensor: name });
+  return tensorError(error.code, tensor, `(${tensor.dtype}): ${error.message}`);
 }

@@ -1,6 +1,6 @@
-import { FastSafetensorsError } from '../../src/base/errors.js';
 import type { DeviceTensor } from '../../src/device/device-tensor.js';
 import type { Framework } from '../../src/device/framework.js';
+import { tensorError } from '../tensor-error.js';
 import { type Affine, copyToHost, ruleOf, type TfDtype, toTfDtype } from './dtypes.js';
 import { NodeBackend } from './node-backend.js';
 import { type Backend, backendOf, checkTensorFlow, type TensorFlow, type TensorOf } from './tensorflow.js';
@@ -88,13 +88,11 @@ export class Adopter<TF extends TensorFlow> {
   }
 
   #place(source: DeviceTensor, node: NodeBackend | null, dtype: TfDtype): TensorOf<TF> {
-    const tf = this.#tf;
-    const shape = [...source.shape];
     if (node?.runsOnHost && source.byteLength > 0) return node.adopt(source, dtype) as TensorOf<TF>;
     if (this.#backend!.name !== 'cpu' && source.byteLength > 0) {
       this.#note(`the backend "${this.#backend!.name}" keeps tensors in memory of its own: each was copied once`);
     }
-    return tf.tensor(source.data, shape, dtype);
+    return this.#tf.tensor(source.data, [...source.shape], dtype);
   }
 
   /** Copies, because TensorFlow.js keeps real and imaginary parts apart. */
@@ -114,12 +112,9 @@ export class Adopter<TF extends TensorFlow> {
       if (!tensor.borrowed) tensor.dispose();
       return complex;
     } catch (cause) {
-      throw new FastSafetensorsError(
-        'UNSUPPORTED_DTYPE',
-        `tensor "${tensor.name}" is C64, which the backend "${this.#backend!.name}" does not take: ` +
-          `${(cause as Error).message}; leave it out (filter) or use another backend`,
-        { tensor: tensor.name, cause },
-      );
+      const why = `which the backend "${this.#backend!.name}" does not take: ${(cause as Error).message}`;
+      const what = `is C64, ${why}; leave it out (filter) or use another backend`;
+      throw tensorError('UNSUPPORTED_DTYPE', tensor, what, cause);
     } finally {
       real.dispose();
       imag.dispose();
@@ -131,12 +126,9 @@ export class Adopter<TF extends TensorFlow> {
     const node = this.#node;
     if (!node?.usesGpu(tensor.device)) {
       const where = node && !node.runsOnHost ? 'runs on cuda:0' : 'takes tensors from host memory';
-      throw new FastSafetensorsError(
-        'DEVICE_UNAVAILABLE',
-        `tensor "${tensor.name}" is on ${tensor.device}, but the backend "${this.#backend!.name}" ${where}; ` +
-          "load with device: 'cpu', or use @tensorflow/tfjs-node-gpu with device: 'cuda:0'",
-        { tensor: tensor.name },
-      );
+      const remedy = "load with device: 'cpu', or use @tensorflow/tfjs-node-gpu with device: 'cuda:0'";
+      const what = `is on ${tensor.device}, but the backend "${this.#backend!.name}" ${where}; ${remedy}`;
+      throw tensorError('DEVICE_UNAVAILABLE', tensor, what);
     }
     const adopted = wish.affine ? null : node.adoptFromDevice(tensor);
     if (adopted === null) return this.#throughHost(tensor, wish);

@@ -66,14 +66,12 @@ export async function loadGraphModel<TF extends TensorFlowModels>(
   const { source, weights } = await prepare(tf, 'loadGraphModel', model, options);
   let taken = false;
   try {
-    const handler = {
-      load: async () => ({ ...artifactsOf(source), weightSpecs: [], weightData: new ArrayBuffer(0) }),
-    };
+    const artifacts = { ...artifactsOf(source), weightSpecs: [], weightData: new ArrayBuffer(0) };
     const decodeWeights = () => {
       taken = true;
       return weights;
     };
-    const loaded = await tf.loadGraphModel(handler, {}, { ...tf.io, decodeWeights });
+    const loaded = await tf.loadGraphModel({ load: async () => artifacts }, {}, { ...tf.io, decodeWeights });
     if (taken) return loaded;
     loaded.dispose();
     throw new InvalidArgumentError(
@@ -117,6 +115,7 @@ export async function loadLayersModel<TF extends TensorFlowModels>(
   }
 }
 
+/** The checked model, and every weight by the model's name of it. */
 async function prepare(
   tf: TensorFlowModels,
   name: 'loadGraphModel' | 'loadLayersModel',
@@ -126,23 +125,13 @@ async function prepare(
   checkTensorFlow(tf, `${name}(tf)`, [name]);
   const source = await readModelJson(model, LOADABLE_NAMES);
   checkFormat(source, name);
-  return { source, weights: await loadWeights(tf, source, weightsOf(source, given), names, options, onReport) };
-}
-
-/** Every weight by the model's name of it. */
-async function loadWeights(
-  tf: TensorFlowModels,
-  { specs }: TfjsModel,
-  files: Files,
-  names: WeightNames | undefined,
-  options: WeightOptions,
-  onReport: ((report: LoadReport) => void) | undefined,
-): Promise<Weights> {
+  const files = weightsOf(source, given);
   const adopter = new Adopter(tf);
-  const told = onReport && ((report: LoadReport) => onReport({ ...report, ...noted(adopter.notes) }));
+  const told = (report: LoadReport) =>
+    onReport?.({ ...report, ...(adopter.notes.length > 0 && { notes: [...adopter.notes] }) });
   const weights: Weights = Object.create(null); // a weight may have any name, __proto__ as well
   try {
-    for await (const { specs: same, tensor, wish } of iterateWeights(specs, files, names, options, told)) {
+    for await (const { specs: same, tensor, wish } of iterateWeights(source.specs, files, names, options, told)) {
       const spec = same[0];
       if (spec?.dtype === 'string') {
         weights[spec.name] = tf.tensor(decodeStrings(await tensor.toHost(), spec), [...spec.shape], 'string');
@@ -151,15 +140,11 @@ async function loadWeights(
       }
       for (const other of same.slice(1)) weights[other.name] = weights[spec!.name].clone();
     }
-    return weights;
+    return { source, weights };
   } catch (error) {
     disposeAll(weights);
     throw error;
   }
-}
-
-function noted(notes: readonly string[]): { notes?: string[] } {
-  return notes.length > 0 ? { notes: [...notes] } : {};
 }
 
 function disposeAll(weights: Weights): void {

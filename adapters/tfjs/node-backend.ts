@@ -1,8 +1,8 @@
-import { FastSafetensorsError } from '../../src/base/errors.js';
 import type { Device } from '../../src/device/device.js';
 import type { DeviceTensor } from '../../src/device/device-tensor.js';
 import { checked, native } from '../../src/native/addon.js';
 import type { TensorFlowLibrary } from '../../src/native/tf.js';
+import { tensorError } from '../tensor-error.js';
 import type { TfDtype } from './dtypes.js';
 import type { Backend, Loose } from './tensorflow.js';
 
@@ -34,10 +34,8 @@ export class NodeBackend {
       return null;
     }
     try {
-      return new NodeBackend(
-        instance,
-        checked(() => native().tfRegister()),
-      );
+      const library = checked(() => native().tfRegister());
+      return new NodeBackend(instance, library);
     } catch (error) {
       note(`tensors go through tf.tensor, which may copy: ${(error as Error).message}`);
       return null;
@@ -107,12 +105,8 @@ export class NodeBackend {
       const attributes = [{ name: 'T', type: binding.TF_ATTR_TYPE, value: TF_TYPES[type] }];
       return binding.executeOp(this.#library.op, attributes, [id], 1)[0];
     } catch (cause) {
-      throw new FastSafetensorsError(
-        'DEVICE_UNAVAILABLE',
-        `tensor "${tensor.name}": TensorFlow ${this.#library.version} did not take its memory over: ` +
-          (cause as Error).message,
-        { tensor: tensor.name, cause },
-      );
+      const what = `was not taken over by TensorFlow ${this.#library.version}: ${(cause as Error).message}`;
+      throw tensorError('DEVICE_UNAVAILABLE', tensor, what, cause);
     } finally {
       if (id !== undefined) binding.deleteTensor(id);
       native().tfRelease(token); // no effect if the op took it

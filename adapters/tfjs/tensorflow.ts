@@ -28,10 +28,8 @@ export function checkTensorFlow(tf: unknown, caller: string, names: readonly str
   for (const name of ['tensor', 'getBackend', 'backend', 'engine', ...names]) {
     if (typeof (tf as Record<string, unknown> | null)?.[name] === 'function') continue;
     const example = caller.replace('(tf', "(require('@tensorflow/tfjs')");
-    throw new InvalidArgumentError(
-      `${caller}: expected the TensorFlow.js module, found no function tf.${name}; ` +
-        `pass the module itself, as in ${example}`,
-    );
+    const found = `expected the TensorFlow.js module, found no function tf.${name}`;
+    throw new InvalidArgumentError(`${caller}: ${found}; pass the module itself, as in ${example}`);
   }
 }
 
@@ -49,12 +47,9 @@ export function backendOf(tf: TensorFlow): Backend {
   try {
     instance = tf.backend();
   } catch (cause) {
-    throw new FastSafetensorsError(
-      'DEVICE_UNAVAILABLE',
-      `tfjs: this TensorFlow.js has no backend (${(cause as Error).message}); ` +
-        "import one, as '@tensorflow/tfjs-node' or '@tensorflow/tfjs-backend-cpu', and await tf.ready()",
-      { cause },
-    );
+    const remedy = "import one, as '@tensorflow/tfjs-node' or '@tensorflow/tfjs-backend-cpu', and await tf.ready()";
+    const message = `tfjs: this TensorFlow.js has no backend (${(cause as Error).message}); ${remedy}`;
+    throw new FastSafetensorsError('DEVICE_UNAVAILABLE', message, { cause });
   }
   // Tensors that one copy counts and another disposes would never be freed, or twice.
   const owner = STORAGES.map((name) => instance?.[name]?.dataMover).find(Boolean);

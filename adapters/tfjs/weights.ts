@@ -5,6 +5,7 @@ import { ownedBy, PARALLEL_CHECKS, type ParallelOptions } from '../../src/loader
 import { ParallelLoader } from '../../src/loaders/parallel-loader.js';
 import type { WeightSpec } from '../../src/models/tfjs/model-json.js';
 import type { Files } from '../../src/safetensors/files.js';
+import { tensorError } from '../tensor-error.js';
 import { ruleOf } from './dtypes.js';
 import type { Wish } from './framework.js';
 
@@ -15,15 +16,9 @@ export type WeightNames = Readonly<Record<string, string>> | ((name: string) => 
 export type WeightOptions = Omit<ParallelOptions, 'files' | 'framework' | 'filter' | 'dtype' | 'borrow' | 'order'>;
 
 const { files, framework, filter, dtype, borrow, order, ...LOADING } = PARALLEL_CHECKS;
+const OTHERS = { files, framework, filter, dtype, borrow, order };
 /** For checkOptions: options of loaders that the model decides. */
-export const DECIDED = ownedBy('loaders, which the model decides itself', {
-  files,
-  framework,
-  filter,
-  dtype,
-  borrow,
-  order,
-});
+export const DECIDED = ownedBy('loaders, which the model decides itself', OTHERS);
 /** For checkOptions: the options of WeightOptions, and `names`. */
 export const WEIGHT_CHECKS = { ...LOADING, names: checkNames };
 
@@ -55,9 +50,8 @@ export class WeightMatch {
     for (const spec of specs) {
       const name = typeof names === 'function' ? names(spec.name) : own(names, spec.name);
       if (typeof name !== 'string') {
-        throw new InvalidArgumentError(
-          `names: expected the name in the files of the weight "${spec.name}", found ${typeof name}`,
-        );
+        const expected = `the name in the files of the weight "${spec.name}"`;
+        throw new InvalidArgumentError(`names: expected ${expected}, found ${typeof name}`);
       }
       this.#weights.set(name, [...(this.#weights.get(name) ?? []), spec]);
     }
@@ -85,12 +79,10 @@ export class WeightMatch {
       const first = names.slice(0, 5).map((name) => `"${name}"`);
       return `${first.join(', ') || 'none'}${names.length > 5 ? ` and ${names.length - 5} more` : ''}`;
     };
-    throw new FastSafetensorsError(
-      'UNKNOWN_TENSOR',
+    const message =
       `the files lack ${missing.length} of the model's ${this.#weights.size} weights: ${list(missing)}; ` +
-        `tensors that the model does not use: ${list(this.#unused)}; give the names that differ with { names }`,
-      { tensor: missing[0] },
-    );
+      `tensors that the model does not use: ${list(this.#unused)}; give the names that differ with { names }`;
+    throw new FastSafetensorsError('UNKNOWN_TENSOR', message, { tensor: missing[0] });
   }
 }
 
@@ -144,12 +136,9 @@ function commonWish(specs: readonly WeightSpec[], tensor: Stored): Wish {
   const told = (spec: WeightSpec, { affine }: Wish) => JSON.stringify([spec.dtype, affine]);
   const different = others.findIndex((other, i) => told(specs[i + 1]!, other) !== told(specs[0]!, wish));
   if (different < 0) return wish;
-  throw new FastSafetensorsError(
-    'UNSUPPORTED_DTYPE',
-    `tensor "${tensor.name}": the weights "${specs[0]!.name}" and "${specs[different + 1]!.name}" share it by ` +
-      '{ names }, but have different dtypes or quantizations; store it once for each',
-    { tensor: tensor.name },
-  );
+  const both = `"${specs[0]!.name}" and "${specs[different + 1]!.name}"`;
+  const what = `is one for two weights: ${both} share it by { names }, but have different dtypes or quantizations`;
+  throw tensorError('UNSUPPORTED_DTYPE', tensor, `${what}; store it once for each`);
 }
 
 /** The dtype of a quantized weight in the files. */
@@ -158,35 +147,23 @@ const STORED = { uint8: 'U8', uint16: 'U16', float16: 'F16' } as const;
 /** What one weight wants of a stored tensor. */
 function wishOf(spec: WeightSpec, tensor: Stored): Wish {
   const { name, dtype, shape, quantization } = spec;
-  const of = `tensor "${tensor.name}" is ${tensor.dtype} [${tensor.shape}]`;
+  const butWeight = `is ${tensor.dtype} [${tensor.shape}], but the weight "${name}"`;
   if (dtype === 'string') {
     if (tensor.dtype === 'U8') return {};
-    throw mismatch(
-      'UNSUPPORTED_DTYPE',
-      `${of}, but the weight "${name}" holds strings, expected U8 as split-tfjs writes them`,
-    );
+    const what = `${butWeight} holds strings, expected U8 as split-tfjs writes them`;
+    throw tensorError('UNSUPPORTED_DTYPE', tensor, what);
   }
   if (!same(shape, tensor.shape)) {
-    const hint = same([...shape].reverse(), tensor.shape)
-      ? ' (it looks transposed: PyTorch keeps Linear weights so)'
-      : '';
-    throw mismatch(
-      'TENSOR_INVALID_INFO',
-      `${of}, but the weight "${name}" of the model has the shape [${shape}]${hint}`,
-    );
+    const transposed = same([...shape].reverse(), tensor.shape);
+    const hint = transposed ? ' (it looks transposed: PyTorch keeps Linear weights so)' : '';
+    throw tensorError('TENSOR_INVALID_INFO', tensor, `${butWeight} of the model has the shape [${shape}]${hint}`);
   }
   const { scale, min } = quantization ?? {};
   if (scale !== undefined && min !== undefined && tensor.dtype === STORED[quantization!.dtype]) {
     return { dtype: dtype as 'float32' | 'int32', affine: { scale, min } };
   }
-  if (ruleOf(tensor).dtype !== dtype) {
-    throw mismatch('UNSUPPORTED_DTYPE', `${of}, but the weight "${name}" of the model is ${dtype}`);
-  }
-  return {};
-
-  function mismatch(code: 'UNSUPPORTED_DTYPE' | 'TENSOR_INVALID_INFO', message: string): FastSafetensorsError {
-    return new FastSafetensorsError(code, message, { tensor: tensor.name });
-  }
+  if (ruleOf(tensor).dtype === dtype) return {};
+  throw tensorError('UNSUPPORTED_DTYPE', tensor, `${butWeight} of the model is ${dtype}`);
 }
 
 function same(a: readonly number[], b: readonly number[]): boolean {
@@ -206,9 +183,6 @@ export function decodeStrings(bytes: Uint8Array, spec: WeightSpec): Uint8Array[]
     at = end;
   }
   if (strings.length === count && at === bytes.length) return strings;
-  throw new FastSafetensorsError(
-    'TENSOR_INVALID_INFO',
-    `tensor "${spec.name}": expected ${count} strings in ${bytes.length} bytes, found ${strings.length} in ${at}`,
-    { tensor: spec.name },
-  );
+  const found = `has ${strings.length} strings in ${at} bytes`;
+  throw tensorError('TENSOR_INVALID_INFO', spec, `${found}, expected ${count} in ${bytes.length}`);
 }

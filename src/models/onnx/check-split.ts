@@ -37,11 +37,8 @@ export async function checkOnnxSplit(report: OnnxSplitReport): Promise<number> {
 /** Reads a lifted tensor where the new graph tells a runtime to. */
 async function byGraph(report: OnnxSplitReport) {
   const graph = parseModel(await readModel(report.graph), report.graph, 0);
-  const outside = new Map(
-    graph.weights
-      .filter(({ info }) => info.external)
-      .map((weight) => [`${weight.graph.path}\0${weight.info.name}`, weight]),
-  );
+  const weights = graph.weights.filter(({ info }) => info.external);
+  const outside = new Map(weights.map((weight) => [`${weight.graph.path}\0${weight.info.name}`, weight]));
   return async (tensor: LiftedTensor): Promise<Uint8Array> => {
     const weight = outside.get(`${tensor.graph}\0${tensor.modelName}`);
     if (weight === undefined) throw unknown(report.graph, tensor, 'is no external tensor');
@@ -66,9 +63,6 @@ async function byHeader(report: OnnxSplitReport) {
   };
 }
 
-function unknown(path: string, tensor: LiftedTensor, what: string): FastSafetensorsError {
-  return new FastSafetensorsError('UNKNOWN_TENSOR', `${path}: tensor "${tensor.name}" ${what}`, {
-    path,
-    tensor: tensor.name,
-  });
+function unknown(path: string, { name }: LiftedTensor, what: string): FastSafetensorsError {
+  return new FastSafetensorsError('UNKNOWN_TENSOR', `${path}: tensor "${name}" ${what}`, { path, tensor: name });
 }

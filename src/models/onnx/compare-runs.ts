@@ -66,12 +66,10 @@ async function weightTensors(ort: Runtime, path: string): Promise<Record<string,
   const tensors: Record<string, Ort.Tensor> = {};
   for (const { name, dtype, shape, dataOffsets } of header) {
     const type = INPUT_TYPES[dtype];
-    if (type === undefined)
-      throw new FastSafetensorsError(
-        'UNSUPPORTED_DTYPE',
-        `onnxruntime-node cannot be fed weight "${name}" of type ${dtype}`,
-        { tensor: name },
-      );
+    if (type === undefined) {
+      const message = `onnxruntime-node cannot be fed weight "${name}" of type ${dtype}`;
+      throw new FastSafetensorsError('UNSUPPORTED_DTYPE', message, { tensor: name });
+    }
     const start = header.dataStart;
     // A copy, because the data in the file may not be aligned for their type.
     const { buffer } = Uint8Array.from(bytes.subarray(start + dataOffsets[0], start + dataOffsets[1]));

@@ -37,14 +37,10 @@ export class Message {
 
   /** The sub-messages of a field, in order. Edits to them become part of this message. */
   children(id: number): Message[] {
-    return this.fields
-      .filter((field) => field.id === id)
-      .map((field) => {
-        if (field.wireType !== LEN)
-          throw this.malformed(`field ${id} has wire type ${field.wireType}, expected a message (2)`);
-        field.child ??= new Message(field.body, this.where.path, `${this.where.trail}.${id}`);
-        return field.child;
-      });
+    return this.lenFields(id, 'a message').map((field) => {
+      field.child ??= new Message(field.body, this.where.path, `${this.where.trail}.${id}`);
+      return field.child;
+    });
   }
 
   /** The sub-message of a field. A second one would have to be merged and is refused. */
@@ -56,13 +52,7 @@ export class Message {
 
   /** The values of a field of bytes, strings or sub-messages. */
   bytes(id: number): Uint8Array[] {
-    return this.fields
-      .filter((field) => field.id === id)
-      .map((field) => {
-        if (field.wireType !== LEN)
-          throw this.malformed(`field ${id} has wire type ${field.wireType}, expected bytes (2)`);
-        return field.child?.encode() ?? field.body;
-      });
+    return this.lenFields(id, 'bytes').map((field) => field.child?.encode() ?? field.body);
   }
 
   /** The values of a field of strings. */
@@ -158,6 +148,13 @@ export class Message {
         return [lenField(field.id, field.child.encode()).record];
       }),
     );
+  }
+
+  private lenFields(id: number, expected: string): Field[] {
+    const fields = this.fields.filter((field) => field.id === id);
+    const wrong = fields.find(({ wireType }) => wireType !== LEN);
+    if (wrong) throw this.malformed(`field ${id} has wire type ${wrong.wireType}, expected ${expected} (2)`);
+    return fields;
   }
 
   private add(field: Field): void {

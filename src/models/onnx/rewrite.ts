@@ -29,15 +29,7 @@ export function pointOutside(model: Model, weights: readonly Weight[], place: (w
   dropWeightInputs(model);
   for (const weight of weights) {
     const { tensor } = weight;
-    tensor.remove(...DATA_FIELDS);
-    const { location, offset, length } = place(weight);
-    for (const [key, value] of Object.entries({ location, offset, length })) {
-      const entry = new Message();
-      entry.addBytes(ENTRY.key, key);
-      entry.addBytes(ENTRY.value, String(value));
-      tensor.addMessage(TENSOR.externalData, entry);
-    }
-    tensor.addInteger(TENSOR.dataLocation, EXTERNAL);
+    pointAt(tensor, place(weight));
     if (weight.node) {
       tensor.remove(TENSOR.name);
       tensor.addBytes(TENSOR.name, weight.info.name);
@@ -46,6 +38,18 @@ export function pointOutside(model: Model, weights: readonly Weight[], place: (w
       weight.graph.message.addBytes(GRAPH.initializer, moved);
     }
   }
+}
+
+/** Replaces a tensor's data, if it has any, by external data at a place. */
+export function pointAt(tensor: Message, { location, offset, length }: Place): void {
+  tensor.remove(...DATA_FIELDS);
+  for (const [key, value] of Object.entries({ location, offset, length })) {
+    const entry = new Message();
+    entry.addBytes(ENTRY.key, key);
+    entry.addBytes(ENTRY.value, String(value));
+    tensor.addMessage(TENSOR.externalData, entry);
+  }
+  tensor.addInteger(TENSOR.dataLocation, EXTERNAL);
 }
 
 /**

@@ -1,7 +1,7 @@
 /** Surgery that moves the weights of an ONNX model into a .safetensors file: `split-onnx`. */
 import { basename, dirname, join, resolve } from 'node:path';
 import type { DTypeName } from '../../base/dtype.js';
-import { FastSafetensorsError } from '../../base/errors.js';
+import { FastSafetensorsError, InvalidArgumentError } from '../../base/errors.js';
 import { makeFolder } from '../../base/make-folder.js';
 import { SafeTensorsMetadata } from '../../safetensors/metadata.js';
 import { type SaveTensor, saveFile } from '../../safetensors/save-file.js';
@@ -76,20 +76,14 @@ export interface OnnxSplitReport {
 export async function splitOnnx(modelPath: string, options: OnnxSplitOptions = {}): Promise<OnnxSplitReport> {
   const minBytes = options.minBytes ?? DEFAULT_MIN_BYTES;
   if (!Number.isSafeInteger(minBytes) || minBytes < 0) {
-    throw new FastSafetensorsError(
-      'INVALID_ARGUMENT',
-      `minBytes is ${minBytes}, expected a whole number of bytes, 0 or more`,
-    );
+    throw new InvalidArgumentError(`minBytes is ${minBytes}, expected a whole number of bytes, 0 or more`);
   }
   const path = resolve(modelPath);
   const model = parseModel(await readModel(path), path, minBytes);
   const lifted = model.weights.filter((weight) => weight.stays === undefined);
   if (lifted.length === 0) {
-    throw new FastSafetensorsError(
-      'INVALID_ARGUMENT',
-      `${path}: nothing to lift: no floating tensor of ${minBytes} bytes or more in initializers or Constant nodes`,
-      { path },
-    );
+    const why = `no floating tensor of ${minBytes} bytes or more in initializers or Constant nodes`;
+    throw new FastSafetensorsError('INVALID_ARGUMENT', `${path}: nothing to lift: ${why}`, { path });
   }
 
   const stem = join(resolve(options.out ?? dirname(path)), basename(path).replace(/\.onnx$/i, ''));
@@ -141,18 +135,15 @@ export async function splitOnnx(modelPath: string, options: OnnxSplitOptions = {
 }
 
 function describe(path: string, lifted: readonly Weight[], names: ReadonlyMap<Weight, string>): Record<string, string> {
-  const renamed = lifted.filter((weight) => names.get(weight) !== weight.info.name);
+  const renamed = lifted.flatMap((weight) => {
+    const { info, graph } = weight;
+    return names.get(weight) === info.name ? [] : [[names.get(weight), { graph: graph.path, name: info.name }]];
+  });
   return {
     format: 'onnx',
     generator: generatorOf('split-onnx'),
     model: basename(path),
-    ...(renamed.length > 0 && {
-      renamed: JSON.stringify(
-        Object.fromEntries(
-          renamed.map((weight) => [names.get(weight), { graph: weight.graph.path, name: weight.info.name }]),
-        ),
-      ),
-    }),
+    ...(renamed.length > 0 && { renamed: JSON.stringify(Object.fromEntries(renamed)) }),
   };
 }
 

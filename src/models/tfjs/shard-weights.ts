@@ -40,7 +40,7 @@ function allocate(length: number): Uint8Array {
 /** The files of one group of weights, read as one sequence of bytes. */
 class GroupFiles {
   readonly #files: { handle: FileHandle; path: string; begin: number; size: number }[] = [];
-  #size = 0;
+  size = 0;
 
   static async open(group: WeightsGroup, model: string): Promise<GroupFiles> {
     const files = new GroupFiles();
@@ -61,13 +61,10 @@ class GroupFiles {
       const message = `${model} names ${path}, which cannot be opened: ${cause.message}`;
       throw new FastSafetensorsError('MISSING_SHARD', message, { path, cause });
     });
-    const info = await handle.stat();
-    this.#files.push({ handle, path, begin: this.#size, size: info.size });
-    this.#size += info.size;
-  }
-
-  get size(): number {
-    return this.#size;
+    const file = { handle, path, begin: this.size, size: 0 };
+    this.#files.push(file);
+    file.size = (await handle.stat()).size;
+    this.size += file.size;
   }
 
   async read(offset: number, length: number): Promise<Uint8Array> {

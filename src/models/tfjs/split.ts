@@ -84,7 +84,7 @@ class ShardWriter {
   readonly #shards: { temporary: string; names: string[] }[] = [];
   #pending: SaveTensor[] = [];
   #pendingBytes = 0;
-  #bytes = 0;
+  bytes = 0;
 
   constructor(folder: string, stem: string, maxBytes: number) {
     this.#folder = folder;
@@ -92,15 +92,11 @@ class ShardWriter {
     this.#maxBytes = maxBytes;
   }
 
-  get bytes(): number {
-    return this.#bytes;
-  }
-
   async add(tensor: SaveTensor): Promise<void> {
     if (this.#pending.length > 0 && this.#pendingBytes + tensor.data.byteLength > this.#maxBytes) await this.#flush();
     this.#pending.push(tensor);
     this.#pendingBytes += tensor.data.byteLength;
-    this.#bytes += tensor.data.byteLength;
+    this.bytes += tensor.data.byteLength;
   }
 
   async finish(): Promise<{ weights: string; files: string[] }> {
@@ -116,7 +112,7 @@ class ShardWriter {
     if (count === 1) return { weights: files[0]!, files };
     const index = join(this.#folder, `${this.#stem}.safetensors.index.json`);
     const entries = this.#shards.flatMap((shard, i) => shard.names.map((name) => [name, names[i]]));
-    await writeJson(index, { metadata: { total_size: this.#bytes }, weight_map: Object.fromEntries(entries) });
+    await writeJson(index, { metadata: { total_size: this.bytes }, weight_map: Object.fromEntries(entries) });
     return { weights: index, files };
   }
 
