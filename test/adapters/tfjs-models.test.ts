@@ -1,5 +1,7 @@
 import { readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
+import fs, { type FileHandle } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
+import { setTimeout } from 'node:timers/promises';
 import * as tf from '@tensorflow/tfjs';
 import { loadGraphModel, loadLayersModel, safetensorsHandler } from '../../adapters/tfjs/index.js';
 import { checkTfjsSplit } from '../../src/models/tfjs/check-split.js';
@@ -287,6 +289,24 @@ describe('split-tfjs', () => {
     bytes[at] = bytes[at]! ^ 1;
     writeFileSync(report.weights, bytes);
     await expect(checkTfjsSplit(report)).rejects.toMatchObject({ code: 'CHECKSUM_MISMATCH', tensor: 'axis' });
+  });
+
+  test('check closes the files that it opened when it cannot open them all', async () => {
+    const report = await split(models.trained, { maxShardBytes: 2000 });
+    const opened: FileHandle[] = [];
+    const { open } = fs;
+    const spy = jest.spyOn(fs, 'open').mockImplementation(async (path, flags) => {
+      if (path === report.files.at(-1)) {
+        await setTimeout(20); // the others are open by now
+        throw new Error('no descriptor is left');
+      }
+      opened.push(await open(path, flags));
+      return opened.at(-1)!;
+    });
+    await expect(checkTfjsSplit(report)).rejects.toThrow('no descriptor is left');
+    spy.mockRestore();
+    expect(opened.length).toBeGreaterThan(0);
+    expect(opened.map(({ fd }) => fd)).toEqual(opened.map(() => -1));
   });
 
   test('does not overwrite weights that it did not write', async () => {

@@ -1,4 +1,5 @@
 /** The check of what `split-tfjs` wrote: `--check`. */
+import type { FileHandle } from 'node:fs/promises';
 import { FastSafetensorsError } from '../../base/errors.js';
 import { openRegularFile, readAt } from '../../base/regular-file.js';
 import { readShards } from '../../safetensors/shards.js';
@@ -15,16 +16,13 @@ const PIECE = 64 * 1024 * 1024;
 export async function checkTfjsSplit(report: TfjsSplitReport): Promise<number> {
   const shards = await readShards(report.weights, {});
   const original = await readModelJson(report.model);
-  const handles = await Promise.all(shards.metadata.map((file) => openRegularFile(file.path)));
+  const handles: FileHandle[] = [];
   let bytes = 0;
   let weights = 0;
   try {
+    for (const { path } of shards.metadata) handles.push(await openRegularFile(path));
     for await (const { spec, dtype, shape, byteLength, read } of shardWeights(original)) {
-      const differs = (what: string) =>
-        new FastSafetensorsError('CHECKSUM_MISMATCH', `${report.weights}: "${spec.name}" ${what}`, {
-          path: report.weights,
-          tensor: spec.name,
-        });
+      const differs = (what: string) => mismatch(report, `"${spec.name}" ${what}`, spec.name);
       const file = shards.fileOf(spec.name);
       const frame = file === undefined ? undefined : shards.metadata[file]!.get(spec.name);
       if (!frame) throw differs('is missing');
@@ -46,7 +44,9 @@ export async function checkTfjsSplit(report: TfjsSplitReport): Promise<number> {
   }
   const stored = shards.metadata.reduce((sum, file) => sum + file.tensorCount, 0);
   if (stored === weights) return bytes;
-  throw new FastSafetensorsError('CHECKSUM_MISMATCH', `${report.weights}: has ${stored} tensors, expected ${weights}`, {
-    path: report.weights,
-  });
+  throw mismatch(report, `has ${stored} tensors, expected ${weights}`);
+}
+
+function mismatch({ weights: path }: TfjsSplitReport, what: string, tensor?: string): FastSafetensorsError {
+  return new FastSafetensorsError('CHECKSUM_MISMATCH', `${path}: ${what}`, { path, tensor });
 }
