@@ -51,8 +51,7 @@ export interface Prepared {
 /**
  * Loads the weights of a model and makes the model point at them. Large ones become external data at their place in
  * their file: ONNX Runtime uses our memory instead and reads the file only to fold constants, so nothing is ever
- * computed from a placeholder. Small ones, and those that give shapes, are stored inside the model. A model file on
- * disk is never changed.
+ * computed from a placeholder. Small ones, and those that give shapes, are stored inside the model. Files never change.
  */
 export async function prepareModel(given: string | Uint8Array, options: PrepareOptions): Promise<Prepared> {
   const { weights, signal } = options;
@@ -195,8 +194,7 @@ function commonFolder(files: readonly string[]): string {
 
 /**
  * Exporters and other tools leave sparse files of zeros where weights are to come from elsewhere; computing with them
- * gives wrong results without an error. UNKNOWN_TENSOR for such data, UNEXPECTED_EOF for data that end outside their
- * file.
+ * gives wrong results without an error. UNKNOWN_TENSOR for such data, UNEXPECTED_EOF for data that leave their file.
  */
 async function refusePlaceholder(model: Model, weight: Weight, external: ExternalFiles): Promise<void> {
   const { name } = weight.info;

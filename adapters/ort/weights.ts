@@ -33,42 +33,36 @@ export interface WeightLoadOptions {
 
 /** The tensors of the option `weights`: headers first, data once it is known which tensors the model takes. */
 export class Weights {
-  readonly sources: ReadonlyMap<string, SourceTensor>;
-  readonly #paths: ReadonlyMap<SafeTensorsMetadata, string>; // links followed
+  readonly sources = new Map<string, SourceTensor>();
+  readonly #paths = new Map<SafeTensorsMetadata, string>(); // links followed
   readonly #own: Files | null; // null when the buffer is the user's
   #buffer: FilesBufferOnDevice | null;
 
-  private constructor(
-    sources: Map<string, SourceTensor>,
-    paths: Map<SafeTensorsMetadata, string>,
-    own: Files | null,
-    buffer: FilesBufferOnDevice | null,
-  ) {
-    this.sources = sources;
-    this.#paths = paths;
+  private constructor(own: Files | null, buffer: FilesBufferOnDevice | null) {
     this.#own = own;
     this.#buffer = buffer;
   }
 
   /** Reads headers, or takes those of a loaded buffer. The codes of headers and files; CLOSED for a closed buffer. */
   static async open(weights: Files | FilesBufferOnDevice, signal?: AbortSignal): Promise<Weights> {
-    const paths = new Map<SafeTensorsMetadata, string>();
-    const sources = new Map<string, SourceTensor>();
-    const add = async (metadata: SafeTensorsMetadata, index: number): Promise<void> => {
-      const path = paths.get(metadata) ?? (await real(metadata.path));
-      paths.set(metadata, path);
-      const { name, dtype, shape, byteLength, dataOffsets } = metadata.frameAt(index);
-      sources.set(name, { name, dtype, shape, byteLength, path, offset: metadata.dataStart + dataOffsets[0] });
-    };
     if (weights instanceof FilesBufferOnDevice) {
+      const set = new Weights(null, weights);
       for (const { metadata, index } of weights.keys().map((name) => weights.sourceOf(name)))
-        await add(metadata, index);
-      return new Weights(sources, paths, null, weights);
+        await set.#add(metadata, index);
+      return set;
     }
+    const set = new Weights(weights, null);
     for (const metadata of (await readShards(weights, {}, signal)).metadata) {
-      for (let index = 0; index < metadata.tensorCount; ++index) await add(metadata, index);
+      for (let index = 0; index < metadata.tensorCount; ++index) await set.#add(metadata, index);
     }
-    return new Weights(sources, paths, weights, null);
+    return set;
+  }
+
+  async #add(metadata: SafeTensorsMetadata, index: number): Promise<void> {
+    const path = this.#paths.get(metadata) ?? (await real(metadata.path));
+    this.#paths.set(metadata, path);
+    const { name, dtype, shape, byteLength, dataOffsets } = metadata.frameAt(index);
+    this.sources.set(name, { name, dtype, shape, byteLength, path, offset: metadata.dataStart + dataOffsets[0] });
   }
 
   /** Loads the named tensors. Of a loaded buffer it only checks the device: INVALID_ARGUMENT when it is another one. */

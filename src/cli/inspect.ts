@@ -25,8 +25,7 @@ async function inspect(path: string, options: InspectOptions): Promise<void> {
   if (options.json) {
     const files = headers.map(describe);
     const tensorCount = files.reduce((sum, file) => sum + file.tensorCount, 0);
-    printJson(single ? files[0] : { path, tensorCount, files });
-    return;
+    return printJson(single ? files[0] : { path, tensorCount, files });
   }
   for (const header of headers) print(header);
 }

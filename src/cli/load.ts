@@ -1,12 +1,12 @@
 import type { Command } from 'commander';
 import { counted } from '../base/counted.js';
-import { type DTypeName, type LoaderOptions, ParallelLoader } from '../index.js';
+import { type DTypeName, ParallelLoader } from '../index.js';
 import { formatBytes, formatRate, printJson, printLine } from './output.js';
 
 interface LoadCommandOptions {
   device: string;
   copier: string;
-  dtype?: string;
+  dtype?: DTypeName; // checked by the loader
   progress?: boolean;
   json?: boolean;
   allowTrailingBytes?: boolean;
@@ -26,20 +26,12 @@ export function registerLoad(program: Command): void {
     .action(load);
 }
 
-async function load(files: string[], options: LoadCommandOptions): Promise<void> {
-  const loaderOptions: LoaderOptions = { device: options.device, copier: options.copier };
-  // The loader checks the name.
-  if (options.dtype !== undefined) loaderOptions.dtype = options.dtype as DTypeName;
-  if (options.allowTrailingBytes) loaderOptions.allowTrailingBytes = true;
-  if (options.progress) loaderOptions.progress = true;
-  const loader = new ParallelLoader({ ...loaderOptions, files: files.length === 1 ? files[0]! : files });
+async function load(files: string[], { json, ...options }: LoadCommandOptions): Promise<void> {
+  const loader = new ParallelLoader({ ...options, files: files.length === 1 ? files[0]! : files });
   try {
     for await (const [, tensor] of loader.iterateWeights()) tensor.dispose();
     const { report } = loader;
-    if (options.json) {
-      printJson(report);
-      return;
-    }
+    if (json) return printJson(report);
     const what = `${counted(report.files, 'file')}, ${counted(report.tensors, 'tensor')}, ${formatBytes(report.bytes)}`;
     const rate = formatRate(report.bytesPerSecond);
     printLine(`${what} in ${report.seconds.toFixed(3)} s: ${rate} with copier ${report.copier} on ${report.device}`);

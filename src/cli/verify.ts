@@ -43,10 +43,7 @@ async function verify(paths: string[], options: VerifyOptions): Promise<void> {
   }
   const ok = verdicts.every((verdict) => verdict.ok);
   if (!ok) process.exitCode = 1;
-  if (options.json) {
-    printJson({ ok, files: verdicts });
-    return;
-  }
+  if (options.json) return printJson({ ok, files: verdicts });
   for (const { path, ok: fine, tensors, bytes, code, message, warnings } of verdicts) {
     if (!fine) printLine(`${path}: ${code}: ${message}`);
     else

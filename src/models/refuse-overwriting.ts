@@ -9,8 +9,7 @@ export function generatorOf(command: 'split-onnx' | 'split-tfjs'): string {
 
 /**
  * INVALID_ARGUMENT when a weights file exists that the command did not write: `model.safetensors` beside a model may
- * well be somebody's only copy of other weights. Also when it is, after links, one of `own`: the files that the model
- * itself uses.
+ * well be somebody's only copy of other weights. Also when it is, links followed, one of `own`: the model's files.
  */
 export async function refuseOverwriting(
   file: string,

@@ -37,19 +37,17 @@ function emulator(
   settings: keyof typeof SETTINGS,
   always: Readonly<Record<string, string>> = {},
 ): Emulator {
-  const folder = packageFolder();
-  const candidates = [
-    join(folder, 'build', 'cmake', 'emulators', file),
-    join(folder, 'prebuilds', 'emulators', `${process.platform}-${process.arch}`, file),
-  ];
-  const found = candidates.find((candidate) => existsSync(candidate));
   const library = (): string => {
+    const candidates = [
+      join(packageFolder(), 'build', 'cmake', 'emulators', file),
+      join(packageFolder(), 'prebuilds', 'emulators', `${process.platform}-${process.arch}`, file),
+    ];
+    const found = candidates.find((candidate) => existsSync(candidate));
     if (found !== undefined) return found;
-    throw new FastSafetensorsError(
-      'COPIER_UNAVAILABLE',
+    const message =
       `the emulator ${file} is not built: it comes with a clone of the package (\`npm run setup\`), not with an ` +
-        `installation from source; looked for ${candidates.join(' and ')}`,
-    );
+      `installation from source; looked for ${candidates.join(' and ')}`;
+    throw new FastSafetensorsError('COPIER_UNAVAILABLE', message);
   };
   return {
     get path() {
@@ -60,10 +58,8 @@ function emulator(
       const given = Object.entries(options).map(
         ([name, value]) => [name.startsWith(prefix) ? name.slice(prefix.length) : name, value] as const,
       );
-      checkOptions(
-        Object.fromEntries(given),
-        Object.fromEntries(SETTINGS[settings].split(' ').map((name) => [name, scalar])),
-      );
+      const checks = Object.fromEntries(SETTINGS[settings].split(' ').map((name) => [name, scalar]));
+      checkOptions(Object.fromEntries(given), checks);
       const env: Record<string, string> = { [variable]: library(), ...always };
       for (const [name, value] of given) {
         if (value !== undefined) env[prefix + name] = String(typeof value === 'boolean' ? Number(value) : value);
@@ -80,15 +76,9 @@ function emulator(
  * Example: `spawn('node', ['test.js'], { env: { ...process.env, ...emulators.cuda.env({ DEVICES: 2 }) } })`.
  */
 export const emulators: { readonly cuda: Emulator; readonly cufile: Emulator; readonly hf3fs: Emulator } = {
-  get cuda() {
-    return emulator('libcuda.so.1', 'FASTSAFETENSORS_CUDA_LIB', 'CUDA');
-  },
-  get cufile() {
-    return emulator('libcufile.so.0', 'FASTSAFETENSORS_CUFILE_LIB', 'CUFILE');
-  },
-  get hf3fs() {
-    return emulator('libhf3fs_api_shared.so', 'FASTSAFETENSORS_3FS_LIB', 'HF3FS', {
-      HF3FS_USRBIO_DONT_CHECKFS_FOR_MP: 'yes',
-    });
-  },
+  cuda: emulator('libcuda.so.1', 'FASTSAFETENSORS_CUDA_LIB', 'CUDA'),
+  cufile: emulator('libcufile.so.0', 'FASTSAFETENSORS_CUFILE_LIB', 'CUFILE'),
+  hf3fs: emulator('libhf3fs_api_shared.so', 'FASTSAFETENSORS_3FS_LIB', 'HF3FS', {
+    HF3FS_USRBIO_DONT_CHECKFS_FOR_MP: 'yes',
+  }),
 };
