@@ -24,8 +24,7 @@ Napi::Value MetricsJs(const Napi::CallbackInfo& info) {
   return result;
 }
 
-// tables(): {codes: string[], dtypes: {[name]: bits}, conversions: [from, to][]}, for tests that compare them with
-// TypeScript's
+// tables(): {codes: string[], dtypes: {[name]: bits}, conversions: [from, to][]}, for tests of TypeScript's own tables
 Napi::Value Tables(const Napi::CallbackInfo& info) {
   Napi::Env env = info.Env();
   Napi::Array codes = Napi::Array::New(env);

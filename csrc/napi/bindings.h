@@ -21,8 +21,8 @@ void ExportThreeFs(Napi::Env env, Napi::Object exports);
 void ExportTensorFlow(Napi::Env env, Napi::Object exports);
 
 // Turns std::bad_alloc, which the core's bookkeeping does not check for, into a status object.
-template <Napi::Value (*function)(const Napi::CallbackInfo&)>
-Napi::Value Guarded(const Napi::CallbackInfo& info) {
+template <auto function>
+auto Guarded(const Napi::CallbackInfo& info) {
   try {
     return function(info);
   } catch (const std::bad_alloc&) {
@@ -30,7 +30,8 @@ Napi::Value Guarded(const Napi::CallbackInfo& info) {
   }
 }
 
-template <Napi::Value (*function)(const Napi::CallbackInfo&)>
+// `function` takes the CallbackInfo and returns a Napi::Value, or nothing for undefined.
+template <auto function>
 void Export(Napi::Env env, Napi::Object exports, const char* name, void* data = nullptr) {
   exports.Set(name, Napi::Function::New<Guarded<function>>(env, name, data));
 }

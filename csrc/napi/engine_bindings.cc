@@ -48,16 +48,12 @@ Status MakeReader(const Napi::Object& options, std::unique_ptr<Reader>* out) {
     file.drop_cache = Flag(options, "dropCache");
     file.chunk = static_cast<size_t>(NumberOr(options, "chunk", 0));
     *out = NewFileReader(file);
-    return Status::Ok();
-  }
-  if (kind == "gds") {
+  } else if (kind == "gds") {
     GdsReaderOptions gds;
     gds.threads = static_cast<int>(NumberOr(options, "threads", 0));
     gds.chosen = Flag(options, "chosen");
     *out = NewGdsReader(gds);
-    return Status::Ok();
-  }
-  if (kind == "3fs") {
+  } else if (kind == "3fs") {
     UsrbioReaderOptions usrbio;
     usrbio.mount_point = options.Get("mountPoint").ToString();
     usrbio.buffer_bytes = static_cast<size_t>(NumberOr(options, "bufferSize", 0));
@@ -67,9 +63,7 @@ Status MakeReader(const Napi::Object& options, std::unique_ptr<Reader>* out) {
     usrbio.numa = NumberOr(options, "setNuma", 1) != 0;
     usrbio.block_bytes = static_cast<uint64_t>(NumberOr(options, "blockSize", 0));
     *out = NewUsrbioReader(usrbio);
-    return Status::Ok();
-  }
-  if (kind == "fake") {
+  } else if (kind == "fake") {
     FakeReaderOptions fake;
     fake.gb_per_second = NumberOr(options, "gbPerSecond", 0);
     fake.ms_per_io = NumberOr(options, "msPerIo", 0);
@@ -82,9 +76,10 @@ Status MakeReader(const Napi::Object& options, std::unique_ptr<Reader>* out) {
     fake.short_at = static_cast<int>(NumberOr(options, "shortAt", 0));
     fake.stall_at = static_cast<int>(NumberOr(options, "stallAt", 0));
     *out = NewFakeReader(fake);
-    return Status::Ok();
+  } else {
+    return Status(Code::COPIER_UNAVAILABLE, Format("there is no reader \"%s\" in this build", kind.c_str()));
   }
-  return Status(Code::COPIER_UNAVAILABLE, Format("there is no reader \"%s\" in this build", kind.c_str()));
+  return Status::Ok();
 }
 
 // createEngine(device, reader: {kind, …}, options: {alwaysStage, maxBytesPerSecond, stallTimeoutMs, chunkBytes,
@@ -125,12 +120,8 @@ Napi::Value TakeFallbacks(const Napi::CallbackInfo& info) {
   auto list = FromExternal<Engine>(info[0])->TakeFallbacks();
   Napi::Array result = Napi::Array::New(env, list.size());
   for (size_t i = 0; i < list.size(); ++i) {
-    Napi::Object entry = Napi::Object::New(env);
-    entry["path"] = Napi::String::New(env, list[i].path);
-    entry["from"] = Napi::String::New(env, list[i].from);
-    entry["to"] = Napi::String::New(env, list[i].to);
-    entry["reason"] = Napi::String::New(env, list[i].reason);
-    result[static_cast<uint32_t>(i)] = entry;
+    const auto& [path, from, to, reason] = list[i];
+    result[static_cast<uint32_t>(i)] = TextsToJs(env, {{"path", path}, {"from", from}, {"to", to}, {"reason", reason}});
   }
   return result;
 }
@@ -272,7 +263,7 @@ Napi::Value StartTransfer(const Napi::CallbackInfo& info) {
 }
 
 // pollTransfer(load, out: Float64Array(6)): [readyPrefix, readyCount, bytesLoaded, maxInFlight, drained, failed]
-Napi::Value PollTransfer(const Napi::CallbackInfo& info) {
+void PollTransfer(const Napi::CallbackInfo& info) {
   const Transfer& transfer = *FromExternal<Load>(info[0])->transfer;
   auto out = info[1].As<Napi::Float64Array>();
   out[0] = static_cast<double>(transfer.ready_prefix());
@@ -281,7 +272,6 @@ Napi::Value PollTransfer(const Napi::CallbackInfo& info) {
   out[3] = transfer.max_in_flight();
   out[4] = transfer.drained() ? 1 : 0;
   out[5] = transfer.status().ok() ? 0 : 1;
-  return info.Env().Undefined();
 }
 
 // transferError(load): {code, message, …} | null
@@ -290,8 +280,7 @@ Napi::Value TransferError(const Napi::CallbackInfo& info) {
   return status.ok() ? info.Env().Null() : Napi::Value(StatusToJs(info.Env(), status));
 }
 
-// waitTransfer(load): Promise<void>, resolved when something changed since the last one resolved. The event loop stays
-// alive until then.
+// waitTransfer(load): Promise<void>, resolved when something changed since the last one. Keeps the event loop alive.
 Napi::Value WaitTransfer(const Napi::CallbackInfo& info) {
   auto& load = FromExternal<Load>(info[0]);
   auto deferred = Napi::Promise::Deferred::New(info.Env());
@@ -320,17 +309,15 @@ Napi::Value TakeAllocation(const Napi::CallbackInfo& info) {
 }
 
 // setWindow(engine, load, batches): batches below this number may be loaded
-Napi::Value SetWindow(const Napi::CallbackInfo& info) {
+void SetWindow(const Napi::CallbackInfo& info) {
   FromExternal<Engine>(info[0])->SetWindow(FromExternal<Load>(info[1])->transfer,
                                            info[2].As<Napi::Number>().Uint32Value());
-  return info.Env().Undefined();
 }
 
 // cancelTransfer(engine, load): its allocations are freed when its last read and copy have ended.
-Napi::Value CancelTransfer(const Napi::CallbackInfo& info) {
+void CancelTransfer(const Napi::CallbackInfo& info) {
   FromExternal<Engine>(info[0])->Cancel(FromExternal<Load>(info[1])->transfer,
                                         Status(Code::CLOSED, "the load was cancelled"));
-  return info.Env().Undefined();
 }
 
 }  // namespace

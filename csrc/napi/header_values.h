@@ -10,8 +10,7 @@
 namespace fst {
 
 // The object that src/native/packed.ts calls NativeHeader. `identity`, and the property, is null for a header that came
-// from memory. A few ms for 100,000 tensors. The environment's thread only. Throws a Napi::Error when memory runs out
-// or the environment ends.
+// from memory. A few ms for 100,000 tensors. The environment's thread. Throws Napi::Error: out of memory, or ending.
 Napi::Value HeaderToJs(Napi::Env env, const Header& header, const FileIdentity* identity);
 
 // Sets two properties: all texts as one string, and a Uint32Array of where each ends in it, in UTF-16 units. `texts` is

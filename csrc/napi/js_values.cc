@@ -15,6 +15,12 @@ Napi::Object StatusToJs(Napi::Env env, const Status& status) {
   return error;
 }
 
+Napi::Value TextsToJs(Napi::Env env, std::initializer_list<std::pair<const char*, const std::string&>> texts) {
+  Napi::Object object = Napi::Object::New(env);
+  for (const auto& [key, text] : texts) object[key] = Napi::String::New(env, text);
+  return object;
+}
+
 void Throw(Napi::Env env, const Status& status) { throw Napi::Error(env, StatusToJs(env, status)); }
 
 Napi::Value ArrayBufferOver(Napi::Env env, void* data, size_t length, std::shared_ptr<void> owner) {

@@ -2,8 +2,10 @@
 #pragma once
 #include <napi.h>
 
+#include <initializer_list>
 #include <memory>
 #include <string>
+#include <utility>
 
 #include "base/status.h"
 
@@ -15,14 +17,16 @@ class DeviceBuffer;
 // {code, message, path?, tensor?, offset?}, a status object: src/native/addon.ts makes a FastSafetensorsError of it.
 Napi::Object StatusToJs(Napi::Env env, const Status& status);
 
+// {key: text, …}
+Napi::Value TextsToJs(Napi::Env env, std::initializer_list<std::pair<const char*, const std::string&>> texts);
+
 // Unwinds to the exported function's entry; JavaScript catches StatusToJs(status).
 [[noreturn]] void Throw(Napi::Env env, const Status& status);
 inline void ThrowIfError(Napi::Env env, const Status& status) {
   if (!status.ok()) Throw(env, status);
 }
 
-// An ArrayBuffer over memory that `owner` keeps until it is collected; empty where this runtime allows none over
-// foreign memory.
+// An ArrayBuffer over memory that `owner` keeps until it is collected; empty where this runtime allows none of that.
 Napi::Value ArrayBufferOver(Napi::Env env, void* data, size_t length, std::shared_ptr<void> owner);
 // The same, or a copy where none is allowed.
 Napi::Value ArrayBufferOverOrCopy(Napi::Env env, void* data, size_t length, std::shared_ptr<void> owner);

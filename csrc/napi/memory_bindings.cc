@@ -75,10 +75,7 @@ Napi::Value PointerOf(const Napi::CallbackInfo& info) {
 }
 
 // release(allocation): drops the handle's reference; may be called again.
-Napi::Value ReleaseJs(const Napi::CallbackInfo& info) {
-  ReleaseExternal<DeviceBuffer>(info[0]);
-  return info.Env().Undefined();
-}
+void ReleaseJs(const Napi::CallbackInfo& info) { ReleaseExternal<DeviceBuffer>(info[0]); }
 
 // arrayBufferOf(allocation, offset, length): an ArrayBuffer over host memory, with its own reference.
 Napi::Value ArrayBufferOf(const Napi::CallbackInfo& info) {
@@ -159,27 +156,20 @@ Napi::Value ProbeCufile(const Napi::CallbackInfo& info) {
         *found = {api->library, api->Version()};
         return Status::Ok();
       },
-      [found](Napi::Env env) -> Napi::Value {
-        Napi::Object result = Napi::Object::New(env);
-        result["library"] = Napi::String::New(env, found->library);
-        result["version"] = Napi::String::New(env, found->version);
-        return result;
+      [found](Napi::Env env) {
+        return TextsToJs(env, {{"library", found->library}, {"version", found->version}});
       });
 }
 
 // setFakeDevices(options: {copyDelayUs, failCopy, memoryLimit} | null), for tests
-Napi::Value SetFakeDevices(const Napi::CallbackInfo& info) {
-  if (!info[0].IsObject()) {
-    UseFakeDevices(nullptr);
-    return info.Env().Undefined();
-  }
+void SetFakeDevices(const Napi::CallbackInfo& info) {
+  if (!info[0].IsObject()) return UseFakeDevices(nullptr);
   auto object = info[0].As<Napi::Object>();
   FakeDevice::Options options;
   options.copy_delay_us = static_cast<int>(NumberOr(object, "copyDelayUs", options.copy_delay_us));
   options.fail_copy = static_cast<int>(NumberOr(object, "failCopy", 0));
   options.memory_limit = static_cast<uint64_t>(NumberOr(object, "memoryLimit", 0));
   UseFakeDevices(&options);
-  return info.Env().Undefined();
 }
 
 }  // namespace

@@ -108,10 +108,7 @@ Napi::Value OrtLibrary(const Napi::CallbackInfo& info) {
   ort::Place place;
   ort::Place::Parse(Text(info[1]), &place);
   ThrowIfError(info.Env(), ort::CheckProvider(place));
-  Napi::Object result = Napi::Object::New(info.Env());
-  result["path"] = Napi::String::New(info.Env(), library->path);
-  result["version"] = Napi::String::New(info.Env(), library->version);
-  return result;
+  return TextsToJs(info.Env(), {{"path", library->path}, {"version", library->version}});
 }
 
 ort::SessionConfig ConfigOf(const Napi::Object& object) {
@@ -179,11 +176,10 @@ Napi::Array PortsToJs(Napi::Env env, const std::vector<ort::Port>& ports) {
     Napi::Array shape = Napi::Array::New(env, ports[i].shape.size());
     for (uint32_t k = 0; k < ports[i].shape.size(); ++k) {
       const ort::Dimension& dim = ports[i].shape[k];
-      if (dim.size >= 0) {
+      if (dim.size >= 0)
         shape[k] = Napi::Number::New(env, static_cast<double>(dim.size));
-      } else {
+      else
         shape[k] = Napi::String::New(env, dim.name);
-      }
     }
     port["shape"] = shape;
     list[i] = port;
@@ -238,10 +234,7 @@ Napi::Value OrtNewControl(const Napi::CallbackInfo& info) {
 }
 
 // ortStop(control): ends what it controls as soon as ONNX Runtime checks its flag.
-Napi::Value OrtStop(const Napi::CallbackInfo& info) {
-  FromExternal<ort::Control>(info[0])->Stop();
-  return info.Env().Undefined();
-}
+void OrtStop(const Napi::CallbackInfo& info) { FromExternal<ort::Control>(info[0])->Stop(); }
 
 // ortRun(session, control, feeds, fetches, config): Promise<(result | null)[]>, null for fetches with memory of their
 // own. Memory of feeds and fetches must not change until the promise settles.
@@ -278,11 +271,7 @@ Napi::Value OrtRun(const Napi::CallbackInfo& info) {
         Napi::Array list = Napi::Array::New(env, results->size());
         for (uint32_t i = 0; i < results->size(); ++i) {
           const ort::Fetch& fetch = (*fetches)[i];
-          if (fetch.given) {
-            list[i] = env.Null();
-            continue;
-          }
-          list[i] = ResultToJs(env, (*results)[i], fetch.on_device);
+          list[i] = fetch.given ? env.Null() : ResultToJs(env, (*results)[i], fetch.on_device);
         }
         return list;
       },
@@ -315,10 +304,7 @@ Napi::Value OrtReadValue(const Napi::CallbackInfo& info) {
 }
 
 // ortReleaseValue(value): drops the handle's reference; may be called again.
-Napi::Value OrtReleaseValue(const Napi::CallbackInfo& info) {
-  ReleaseExternal<Value>(info[0]);
-  return info.Env().Undefined();
-}
+void OrtReleaseValue(const Napi::CallbackInfo& info) { ReleaseExternal<Value>(info[0]); }
 
 // ortDescribe(source: {type, dims, memory, offset, byteLength}): {pointer, device, name, id, vendorId, byteLength} as
 // ONNX Runtime itself sees a value over this memory. Throws a status.
@@ -349,10 +335,7 @@ Napi::Value OrtDescribe(const Napi::CallbackInfo& info) {
 }
 
 // ortEndProcess(): to be called at the process's 'exit' event; see ort::EndProcess.
-Napi::Value OrtEndProcess(const Napi::CallbackInfo& info) {
-  ort::EndProcess();
-  return info.Env().Undefined();
-}
+void OrtEndProcess(const Napi::CallbackInfo&) { ort::EndProcess(); }
 
 }  // namespace
 

@@ -49,15 +49,10 @@ Napi::Value ConvertElementsJs(const Napi::CallbackInfo& info) {
 Napi::Value TfRegister(const Napi::CallbackInfo& info) {
   std::string op, version, library;
   ThrowIfError(info.Env(), tf::RegisterLoaded(&op, &version, &library));
-  Napi::Object result = Napi::Object::New(info.Env());
-  result["op"] = Napi::String::New(info.Env(), op);
-  result["version"] = Napi::String::New(info.Env(), version);
-  result["library"] = Napi::String::New(info.Env(), library);
-  return result;
+  return TextsToJs(info.Env(), {{"op", op}, {"version", version}, {"library", library}});
 }
 
-// tfAdopt(allocation, offset, length, dtype: TF_DataType, shape: Float64Array): token; throws a status object
-// (INVALID_ARGUMENT).
+// tfAdopt(allocation, offset, length, dtype: TF_DataType, shape: Float64Array): token; throws INVALID_ARGUMENT.
 Napi::Value TfAdopt(const Napi::CallbackInfo& info) {
   tf::Adoptable adoptable;
   adoptable.allocation = FromExternal<DeviceBuffer>(info[0]);
@@ -72,10 +67,7 @@ Napi::Value TfAdopt(const Napi::CallbackInfo& info) {
 }
 
 // tfRelease(token): releases memory that the op did not take.
-Napi::Value TfRelease(const Napi::CallbackInfo& info) {
-  tf::Release(info[0].As<Napi::Number>().Int32Value());
-  return info.Env().Undefined();
-}
+void TfRelease(const Napi::CallbackInfo& info) { tf::Release(info[0].As<Napi::Number>().Int32Value()); }
 
 }  // namespace
 
