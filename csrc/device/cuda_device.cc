@@ -34,11 +34,8 @@ class PinnedStaging : public StagingMemory {
       : StagingMemory(reinterpret_cast<uint64_t>(memory), size, /*on_device=*/false),
         device_(std::move(device)),
         memory_(memory),
-        mapped_(mapped) {
-    Metrics::Get().staging_bytes.fetch_add(static_cast<int64_t>(size), std::memory_order_relaxed);
-  }
+        mapped_(mapped) {}
   ~PinnedStaging() override {
-    Metrics::Get().staging_bytes.fetch_sub(static_cast<int64_t>(size()), std::memory_order_relaxed);
     if (mapped_ == 0) {
       device_->MakeCurrentForRelease();
       device_->api().MemFreeHost(memory_);
@@ -186,8 +183,7 @@ Status CudaDevice::AllocateStaging(size_t bytes, std::unique_ptr<StagingMemory>*
     *out = std::make_unique<PinnedStaging>(std::move(self), memory, bytes, 0);
     return Status::Ok();
   }
-  // Not cuMemHostAlloc: its small pages took 0.4 ms per MiB (H200, driver 580), ten times as long as locking huge
-  // pages.
+  // Not cuMemHostAlloc: its small pages took 0.4 ms per MiB (H200, driver 580), ten times as long as huge pages.
   const size_t mapped = std::max(bytes, kHugePage);
   FST_RETURN_IF_ERROR(AllocateHost(mapped, &memory));
   // Child processes must not share these pages: copy-on-write would give this process new pages to read into, while the

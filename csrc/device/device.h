@@ -9,6 +9,7 @@
 #include <string>
 
 #include "base/completion_queue.h"
+#include "base/metrics.h"
 #include "base/status.h"
 
 namespace fst {
@@ -36,16 +37,19 @@ class DeviceBuffer {
 // thread, and must not run while a read or copy may touch the memory.
 class StagingMemory {
  public:
-  virtual ~StagingMemory() = default;
+  virtual ~StagingMemory() { Count(-static_cast<int64_t>(size_)); }
   uint64_t address() const { return address_; }
   size_t size() const { return size_; }
   bool on_device() const { return on_device_; }  // device memory (for GDS), which the host cannot address
 
  protected:
-  StagingMemory(uint64_t address, size_t size, bool on_device)
-      : address_(address), size_(size), on_device_(on_device) {}
+  StagingMemory(uint64_t address, size_t size, bool on_device) : address_(address), size_(size), on_device_(on_device) {
+    Count(static_cast<int64_t>(size));
+  }
 
  private:
+  static void Count(int64_t bytes) { Metrics::Get().staging_bytes.fetch_add(bytes, std::memory_order_relaxed); }
+
   uint64_t address_;
   size_t size_;
   bool on_device_;

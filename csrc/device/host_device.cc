@@ -28,13 +28,8 @@ TaskPool& CopyThreads() {
 class HostStaging : public StagingMemory {
  public:
   HostStaging(void* memory, size_t size)
-      : StagingMemory(reinterpret_cast<uint64_t>(memory), size, /*on_device=*/false) {
-    Metrics::Get().staging_bytes.fetch_add(static_cast<int64_t>(size), std::memory_order_relaxed);
-  }
-  ~HostStaging() override {
-    Metrics::Get().staging_bytes.fetch_sub(static_cast<int64_t>(size()), std::memory_order_relaxed);
-    FreeHost(At<void>(address()), size());
-  }
+      : StagingMemory(reinterpret_cast<uint64_t>(memory), size, /*on_device=*/false) {}
+  ~HostStaging() override { FreeHost(At<void>(address()), size()); }
 };
 
 class HostStream : public CopyStream {

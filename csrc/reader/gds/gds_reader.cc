@@ -52,11 +52,8 @@ class GdsRing : public StagingMemory {
       : StagingMemory(address, size, /*on_device=*/true),
         context_(std::move(context)),
         memory_(memory),
-        registered_(registered) {
-    Metrics::Get().staging_bytes.fetch_add(static_cast<int64_t>(size), std::memory_order_relaxed);
-  }
+        registered_(registered) {}
   ~GdsRing() override {
-    Metrics::Get().staging_bytes.fetch_sub(static_cast<int64_t>(size()), std::memory_order_relaxed);
     context_->device->MakeCurrentForRelease();
     if (registered_) cufile::ReleaseBuffer(*context_->api, address());
     context_->device->FreeMemory(memory_);
@@ -177,8 +174,7 @@ class GdsReader : public Reader {
     }
 
     // Decides whether cuFile may read files: its driver opens, and there is a direct path or the user chose 'gds'. If
-    // not,
-    // `*refusal` says why. `*compatible`: cuFile will read through the host.
+    // not, `*refusal` says why. `*compatible`: cuFile will read through the host.
     Status Admit(const std::string& path, std::string* refusal, bool* compatible) {
       cufile::Mode mode = {};
       Status opened = cufile::OpenDriver(*context->api, &mode);

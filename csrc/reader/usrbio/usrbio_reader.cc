@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cerrno>
 
-#include "base/metrics.h"
 #include "reader/usrbio/usrbio_api.h"
 #include "reader/usrbio/usrbio_files.h"
 #include "reader/usrbio/usrbio_iov.h"
@@ -111,11 +110,8 @@ class UsrbioReader : public Reader {
   class Slots : public StagingMemory {
    public:
     Slots(UsrbioReader* reader, uint64_t address, size_t size)
-        : StagingMemory(address, size, /*on_device=*/false), reader_(reader) {
-      Metrics::Get().staging_bytes.fetch_add(static_cast<int64_t>(size), std::memory_order_relaxed);
-    }
+        : StagingMemory(address, size, /*on_device=*/false), reader_(reader) {}
     ~Slots() override {
-      Metrics::Get().staging_bytes.fetch_sub(static_cast<int64_t>(size()), std::memory_order_relaxed);
       reader_->TearDown();
       reader_->range_.reset();
     }
@@ -146,8 +142,7 @@ class UsrbioReader : public Reader {
   }
 
   // The ring is unusable: none of its completions counts from here on. Poll destroys it when no copy reads from its
-  // slots and when all earlier completions have been handled: those were put before the next Poll, so by the one after
-  // it.
+  // slots and all earlier completions have been handled: by the second Poll, since they were put before the first.
   void Suspend() {
     if (suspended_) return;
     suspended_ = true;
