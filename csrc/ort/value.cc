@@ -1,6 +1,7 @@
 #include "ort/value.h"
 
 #include <cstdlib>
+#include <iterator>
 
 #include "device/devices.h"
 
@@ -23,35 +24,15 @@ bool Place::Parse(const std::string& name, Place* out) {
 std::string Place::ToString() const { return cuda ? Format("cuda:%d", ordinal) : "cpu"; }
 
 int BitsOf(int type) {
-  switch (type) {
-    case kUint8:
-    case kInt8:
-    case kBool:
-    case 17:  // the four FLOAT8 types
-    case 18:
-    case 19:
-    case 20:
-      return 8;
-    case kUint16:
-    case kInt16:
-    case kFloat16:
-    case kBFloat16:
-      return 16;
-    case kFloat:
-    case kInt32:
-    case kUint32:
-      return 32;
-    case kDouble:
-    case kInt64:
-    case kUint64:
-      return 64;
-    case 21:  // UINT4, INT4, FLOAT4: two in a byte
-    case 22:
-    case kFloat4:
-      return 4;
-    default:
-      return 0;
-  }
+  // In the order of ElementType, with types that have no name there.
+  constexpr uint8_t kBits[] = {
+      0,  32, 8, 8, 16, 16,  // none, float, uint8, int8, uint16, int16
+      32, 64, 0, 8, 16, 64,  // int32, int64, string, bool, float16, double
+      32, 64, 0, 0, 16,      // uint32, uint64, complex64, complex128, bfloat16
+      8,  8,  8, 8,          // float8e4m3fn, float8e4m3fnuz, float8e5m2, float8e5m2fnuz
+      4,  4,  4,             // uint4, int4, float4: two in a byte
+  };
+  return type >= 0 && static_cast<size_t>(type) < std::size(kBits) ? kBits[type] : 0;
 }
 
 Status MakeMemoryInfo(const Place& place, OwnedMemoryInfo* out) {
@@ -73,6 +54,8 @@ Status MakeMemoryInfo(const Place& place, OwnedMemoryInfo* out) {
 
 Status Value::Make(const TensorSource& source, const std::string& name, std::shared_ptr<Value>* out) {
   std::shared_ptr<Value> value(new Value);
+  value->type_ = source.type;
+  value->dims_ = source.dims;
   if (source.type == kString) {
     Allocator* allocator = nullptr;
     FST_RETURN_IF_ORT_ERROR(Ort().GetAllocatorWithDefaultOptions(&allocator), "get an allocator");
@@ -83,8 +66,6 @@ Status Value::Make(const TensorSource& source, const std::string& name, std::sha
     for (const std::string& text : source.strings) texts.push_back(text.c_str());
     FST_RETURN_IF_ORT_ERROR(Ort().FillStringTensor(value->get(), texts.data(), texts.size()),
                             "fill string tensor \"" + name + "\"");
-    value->type_ = kString;
-    value->dims_ = source.dims;
     *out = std::move(value);
     return Status::Ok();
   }
@@ -108,8 +89,6 @@ Status Value::Make(const TensorSource& source, const std::string& name, std::sha
       Ort().CreateTensorWithDataAsOrtValue(memory.get(), data != nullptr ? data : &nothing, source.bytes,
                                            source.dims.data(), source.dims.size(), source.type, value->value_.out()),
       "make a tensor over the memory of \"" + name + "\"");
-  value->type_ = source.type;
-  value->dims_ = source.dims;
   value->data_ = data;
   value->bytes_ = source.bytes;
   *out = std::move(value);
