@@ -1,4 +1,4 @@
-// Where readers and copy streams report what has completed. Many threads put; one I/O thread takes, and sleeps here.
+// Where readers and copy streams report what has completed. Many threads put; one I/O thread takes and sleeps here.
 #pragma once
 #include <chrono>
 #include <condition_variable>

@@ -13,15 +13,13 @@ struct FileIdentity {
   uint64_t size = 0;     // bytes
   int64_t mtime_ns = 0;  // since the epoch
 
-  // Fills *out from an open descriptor. `path` is for messages only. IO_ERROR when fstat fails or when the file is not
-  // a regular one.
+  // Fills *out from an open descriptor. `path` is for messages. IO_ERROR when fstat fails, or for no regular file.
   static Status Of(int fd, const std::string& path, FileIdentity* out);
   // Fills *out from what `path` names now. Asks the file's server, as open(2) would, and not the kernel's cache:
   // blocks. False when it cannot be read.
   static bool OfPath(const std::string& path, FileIdentity* out);
 
-  // OK when `now` is this file in this version; else FILE_CHANGED, which says what changed. `path` is for messages
-  // only.
+  // OK when `now` is this file in this version; else FILE_CHANGED, which says what changed. `path` is for messages.
   Status CheckSame(const FileIdentity& now, const std::string& path) const;
   // CheckSame with the file that `fd` has open; IO_ERROR as Of.
   Status CheckUnchanged(int fd, const std::string& path) const;

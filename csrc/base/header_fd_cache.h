@@ -34,8 +34,7 @@ class HeaderFdCache {
   // How many descriptors EvictAll has closed since the process began.
   static uint64_t evictions();
   // On EMFILE or ENFILE: closes all descriptors that the process caches. True as soon as any thread has closed one
-  // since evictions() was `seen`: retry. False when there is none to close, or when no close(2) returns within a
-  // second.
+  // since evictions() was `seen`: retry. False when there is none to close, or no close(2) returns within a second.
   static bool EvictAll(uint64_t seen);
   // How many descriptors may be cached when `used` of `limit` are open.
   static size_t MaxCachedFds(uint64_t limit, uint64_t used);

@@ -1,5 +1,4 @@
-// What this process holds at this moment: nativeMetrics() in JavaScript. All are 0 when everything is closed and
-// disposed.
+// What this process holds now: nativeMetrics() in JavaScript. All are 0 when everything is closed and disposed.
 #pragma once
 #include <atomic>
 #include <cstdint>

@@ -23,7 +23,7 @@ struct LibrarySpec {
 
 class SharedLibrary {
  public:
-  // dlopen of `name` (a path or a soname) with RTLD_NOW | RTLD_LOCAL | `flags`. COPIER_UNAVAILABLE carries dlerror()'s
+  // dlopen of `name` (a path or a soname) with RTLD_NOW | RTLD_LOCAL | `flags`. COPIER_UNAVAILABLE with dlerror()'s
   // text.
   static Status Open(const std::string& name, SharedLibrary* out, int flags = 0);
 
@@ -43,8 +43,7 @@ class SharedLibrary {
     return CheckComplete(spec, library, missing);
   }
 
-  // Load(NameOf(spec)), once per process and name: a failure is remembered, too. On OK, *api stays valid until the
-  // process ends.
+  // Load(NameOf(spec)), once per process and name: a failure is remembered, too. *api is valid until the process ends.
   template <class Api>
   static Status LoadOnce(const LibrarySpec& spec, const Api** api) {
     struct Entry {

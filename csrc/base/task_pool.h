@@ -9,8 +9,7 @@ namespace fst {
 
 class TaskPool {
  public:
-  // At most `threads` threads, started as work arrives. `name` shows in debuggers. Code of other libraries may need
-  // more stack.
+  // At most `threads` threads, started as work arrives. `name` shows in debuggers. Other libraries may need more stack.
   TaskPool(const char* name, int threads, size_t stack_bytes = 1 << 20);
   // Tasks that were posted still run; the threads end after them. Never blocks.
   ~TaskPool();

@@ -9,8 +9,7 @@
 namespace fst {
 
 // Starts a detached thread. All signals are blocked in it but those of its own faults: the others are for the program's
-// threads. `name` is cut to 15 characters. OUT_OF_HOST_MEMORY when the system refuses a thread (its limits, its
-// memory).
+// threads. `name` is cut to 15 characters. OUT_OF_HOST_MEMORY when the system's limits or memory allow no thread.
 Status StartThread(const char* name, std::function<void()> body, size_t stack_bytes = 1 << 20);
 
 }  // namespace fst

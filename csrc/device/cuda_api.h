@@ -109,8 +109,7 @@ constexpr bool IsSticky(CUresult result) {
 
 // The driver at FASTSAFETENSORS_CUDA_LIB (a path), else libcuda.so.1, loaded and initialised (cuInit). Each library is
 // loaded once per process; that it cannot be loaded is remembered, but a failed cuInit is tried again. Errors are
-// DEVICE_UNAVAILABLE and name the library. *out stays valid until the process ends. Any thread; takes milliseconds the
-// first time.
+// DEVICE_UNAVAILABLE and name the library. *out stays valid until the process ends. Any thread; at first takes ms.
 Status LoadCuda(const CudaApi** out);
 
 // FST_CUDA_CHECK(api, MemAlloc, &pointer, bytes): calls and checks.

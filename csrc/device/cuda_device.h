@@ -13,9 +13,8 @@ namespace fst {
 class CudaDevice : public Device {
  public:
   // Any thread but the event loop's: takes up to a second. DEVICE_UNAVAILABLE without a driver or without that device,
-  // CUDA_ERROR. `unified`: tensors are in memory that the host can fill, for GPUs that share their memory with the
-  // host. That is managed memory or, where the host may not touch it while the GPU works (Jetson), page-locked memory
-  // that the GPU maps.
+  // CUDA_ERROR. `unified`: tensors are in memory that the host can fill, for GPUs that share the host's memory. That is
+  // managed memory or, where the host may not touch it while the GPU works (Jetson), page-locked memory.
   static Status Open(int ordinal, bool unified, std::shared_ptr<Device>* out);
 
   const std::string& name() const override { return name_; }
@@ -36,8 +35,7 @@ class CudaDevice : public Device {
   Status Synchronize() override;
 
   const cuda::CudaApi& api() const { return *api_; }
-  // Makes the device's context current on the calling thread, which may have none or another. Needed before every group
-  // of driver calls.
+  // Makes the device's context current on the calling thread. Needed before every group of driver calls.
   Status MakeCurrent() const;
   // The same before calls that release something, which are made even if this fails.
   void MakeCurrentForRelease() const;

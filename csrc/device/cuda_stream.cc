@@ -31,8 +31,7 @@ struct CudaStream::State {
 
   const cuda::CudaApi& api() const { return device->api(); }
 
-  // The thread. After a failed wait it drains the stream, so that no copy can touch the slot when its completion is
-  // put.
+  // The thread. After a failed wait it drains the stream: no copy may touch the slot once its completion is put.
   void Run() {
     std::unique_lock<std::mutex> lock(mutex);
     for (;;) {
@@ -52,8 +51,7 @@ struct CudaStream::State {
     ended.notify_all();
   }
 
-  // Any thread. Afterwards no copy of this stream is in progress: all have ended, or the device is lost and copies
-  // nothing.
+  // Any thread. Afterwards no copy of this stream is in progress: all have ended, or the device is lost.
   void Drain() {
     if (!device->MakeCurrent().ok() && !device->MakeCurrent().ok()) return;
     if (api().StreamSynchronize(stream) != cuda::kSuccess) api().StreamSynchronize(stream);

@@ -1,5 +1,4 @@
-// Host memory for weights. Large blocks use huge pages, because faulting fresh 4 KiB pages is what limits a load from
-// the page cache.
+// Host memory for weights. Large blocks use huge pages: faulting 4 KiB pages is what limits a load from the page cache.
 #pragma once
 #include <cstddef>
 #include <cstdint>

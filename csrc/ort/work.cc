@@ -61,8 +61,7 @@ Groups& AllGroups() {
   return *groups;
 }
 
-// Set when running work has been waited for: both the 'exit' event and the exit handler come here, and only the first
-// waits.
+// Set when running work has been waited for: of the 'exit' event and the exit handler, only the first waits.
 std::atomic<bool> waited{false};
 
 // exit() calls handlers in the reverse order of their registration, and destructors of statics are such handlers. So

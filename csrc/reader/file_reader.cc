@@ -17,8 +17,7 @@ namespace {
 
 constexpr size_t kPage = 4096;
 
-// Reads until every required byte has arrived. A file that became shorter is FILE_CHANGED rather than UNEXPECTED_EOF:
-// that names the reason.
+// Reads until every required byte has arrived. A file that became shorter is FILE_CHANGED, which names the reason.
 Status ReadFully(const ReadRequest& request) {
   const auto& file = static_cast<const FdFile&>(*request.file);
   std::vector<iovec> vectors;

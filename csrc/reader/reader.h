@@ -129,8 +129,7 @@ class Reader {
   virtual void Poll(bool /*copies_idle*/) {}
 
   // The read `tag` has been in flight longer than stallTimeoutMs; called again while it stays so. A reader that can
-  // make sure that nothing writes to its pieces any more completes it with STALLED; others leave it in flight, and its
-  // memory stays.
+  // make sure that nothing writes to its pieces any more completes it with STALLED; others leave it, with its memory.
   virtual void Abandon(uint64_t /*tag*/) {}
 
   // Files that were read in another way than asked, since the last call: "direct" → "buffered", "gds" → "nogds".

@@ -27,8 +27,7 @@ constexpr uint64_t kMaxHeaderLength = 100000000;  // bytes of JSON
 constexpr uint64_t kMaxSafeInteger = uint64_t{1} << 53;
 
 struct HeaderOptions {
-  // Accepts bytes after the last tensor's end and counts them in Header::trailing_bytes. A file cut short is still
-  // refused.
+  // Accepts bytes after the last tensor's end, counted in Header::trailing_bytes. A file cut short is still refused.
   bool allow_trailing_bytes = false;
 };
 

@@ -34,8 +34,7 @@ class HeaderText {
   bool ScanDType(Draft* draft);
   bool ScanShape(Draft* draft);
   bool ScanOffsets(Draft* draft);
-  // Reads a value into *out; *reason says why it is not an integer of 0 to 2^53, if so. False only on an error of the
-  // scanner.
+  // Reads a value into *out; *reason says why it is no integer of 0 to 2^53, if so. False on an error of the scanner.
   bool ScanInteger(uint64_t* out, std::string* reason);
   bool AddName(std::string_view name, Header::Entry* entry);
   Slot& SlotOf(std::string_view name, uint32_t hash);

@@ -1,6 +1,5 @@
 // A strict scanner for the JSON of a header (RFC 8259). Not a library's, because the format needs what those hide:
-// equal keys at every level, also when one is written with \u escapes; the text of a number; limits; no tree and no
-// copies.
+// equal keys at every level, also when one is written with \u escapes; a number's text; limits; no tree, no copies.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -10,8 +9,7 @@
 
 namespace fst {
 
-// The first byte that breaks UTF-8 (also overlong forms, surrogates and values past U+10FFFF), or `length` when none
-// does.
+// The first byte that breaks UTF-8 (also overlong forms, surrogates and values past U+10FFFF); `length` for none.
 size_t FindInvalidUtf8(const char* text, size_t length);
 
 // Walks over one JSON text that is valid UTF-8. Every method returns false on an error; the first one stays, see

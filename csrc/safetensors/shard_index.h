@@ -1,5 +1,5 @@
 // model.safetensors.index.json: which file has which tensor. Like header.h a trust boundary: anybody may have written
-// the bytes.
+// it.
 #pragma once
 #include <cstddef>
 #include <cstdint>

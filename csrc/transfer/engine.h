@@ -17,8 +17,7 @@ struct EngineOptions {
   std::chrono::milliseconds stall_timeout{90000};
   uint64_t chunk_bytes = 0;                    // of one read; 0: what suits the reader
   uint64_t staging_limit = uint64_t{1} << 30;  // bytes of all slots together
-  // Transfers convert: slots also get room for converted elements where these need it, so that reads stay as long as
-  // without conversion.
+  // Transfers convert: slots also get room for converted elements where needed, so that reads stay as long.
   bool converts = false;
 };
 
@@ -39,9 +38,8 @@ class Engine {
   // Ends a transfer with this status unless it has ended. Allocations that nobody has taken are released when their
   // last read and copy have completed.
   void Cancel(const std::shared_ptr<Transfer>& transfer, Status status);
-  // Cancels every transfer with CLOSED, drains, and frees slots and reader. Then calls `closed` once, on the I/O
-  // thread, or on this one if the engine has closed before. A read that never completes delays it for ever: callers
-  // limit their wait.
+  // Cancels every transfer with CLOSED, drains, and frees slots and reader. Then calls `closed` once, on the I/O thread
+  // or, if the engine has closed before, on this one. A read that never completes delays it for ever: limit the wait.
   void Close(std::function<void()> closed);
 
   // Files that were read in another way than requested, since the last call.

@@ -44,8 +44,7 @@ class Transfer {
   std::vector<uint32_t> TakeReady();
 
   // An allocation of which at least one item is ready. The transfer keeps a reference of its own until the last item is
-  // ready. Null after an error, for an allocation of size 0, and for one that was taken or preallocated and is
-  // complete.
+  // ready. Null after an error, for an allocation of size 0, and for a complete one that was taken or preallocated.
   std::shared_ptr<DeviceBuffer> TakeAllocation(uint32_t index);
 
   // ---- for the engine; those that publish are called on its I/O thread ----

@@ -1,6 +1,5 @@
 // The slice of cuFile (GPUDirect Storage) that the core calls, declared by hand and found by dlopen of libcufile.so.0.
-// Declarations follow cufile.h of CUDA 12.9 and 13; test/native/cuda_api_check.cc compares them with the header where
-// one is installed.
+// Declarations follow cufile.h of CUDA 12.9 and 13; test/native/cuda_api_check.cc compares them with an installed one.
 #pragma once
 #include <sys/types.h>
 
@@ -74,12 +73,10 @@ struct CufileApi {
   // "1.13.1"; "" when it is unknown.
   std::string Version() const;
 
-  // OK for err 0; else GDS_ERROR that says which call failed and names the CUfileOpError (and the CUresult, where there
-  // is one).
+  // OK for err 0; else GDS_ERROR that says which call failed and names the CUfileOpError (and the CUresult, if any).
   static Status Check(CUfileError result, const char* call);
 
-  // The status for a negative result of Read: errno for -1 (pass the errno read right after the call), else
-  // -CUfileOpError.
+  // The status for a negative result of Read: -1 means `error`, the errno right after the call, else -CUfileOpError.
   static Status CheckRead(ssize_t result, int error);
 };
 

@@ -53,8 +53,7 @@ class GdsBounce {
   ~GdsBounce();
 
   // Reads `required` bytes of the file at `offset` with pread and copies them to device memory. Returns when they have
-  // arrived or, on failure, when no copy touches the device memory any more. The device's context must be current. Any
-  // thread; blocks.
+  // arrived or, on failure, when no copy touches that memory any more. Any thread with a current context; blocks.
   Status Read(GdsFile& file, uint64_t offset, size_t required, uint64_t destination);
 
  private:

@@ -77,8 +77,7 @@ struct UsrbioApi {
 // Finds the library without loading it; "" when there is none. Looks, in this order, at the file
 // FASTSAFETENSORS_3FS_LIB, the folder HF3FS_LIB_DIR, LD_LIBRARY_PATH, the system's library folders, and the .libs
 // folder of an installed hf3fs_py_usrbio wheel (PYTHONPATH, VIRTUAL_ENV, CONDA_PREFIX, ~/.local, /usr/local/lib,
-// /usr/lib; a newer python first). Goes by the file's name: libhf3fs_api_shared.so, or with a hash or a version in it.
-// Any thread.
+// /usr/lib; a newer python first). The file is libhf3fs_api_shared.so, or has a hash or a version in it. Any thread.
 std::string FindHf3fsLibrary();
 
 // Loads the library once per process. On OK, *out stays valid until the process ends. COPIER_UNAVAILABLE when there is

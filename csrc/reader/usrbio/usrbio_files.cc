@@ -38,8 +38,7 @@ uint64_t UsedDescriptors() {
 }
 
 // reg_fd; <= 0 is success. When the daemon was dead while a file was deregistered, the library keeps the file's number
-// for ever (EINVAL for the next file with it): the file is then duplicated until its number is one that the library
-// takes.
+// for ever (EINVAL for the next file with it): the file is then duplicated until the library takes its number.
 int Register(const UsrbioApi& api, UniqueFd* fd) {
   std::vector<UniqueFd> tried;  // kept open, so that no number comes twice
   int result = api.reg_fd(fd->get(), 0);

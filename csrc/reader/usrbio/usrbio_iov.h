@@ -1,5 +1,5 @@
-// The memory that this process and the 3FS daemon share: an iov of our own in /dev/shm, announced by a link in the
-// mount.
+// The memory that this process and the 3FS daemon share: an iov of our own in /dev/shm, which a link in the mount
+// names.
 #pragma once
 #include <memory>
 #include <string>
@@ -32,8 +32,7 @@ class SharedIov {
   // THREEFS_ERROR.
   static Status Create(const UsrbioApi& api, const std::string& mount, int numa, const AddressRange& range,
                        std::unique_ptr<SharedIov>* out);
-  // Removes the link, then the memory from the range. No ring may use it any more, and no device may have it
-  // registered.
+  // Removes the link, then the memory from the range. No ring may use it and no device have it registered any more.
   ~SharedIov();
   SharedIov(const SharedIov&) = delete;
   SharedIov& operator=(const SharedIov&) = delete;

@@ -19,8 +19,7 @@ Status OnMountThread(const std::string& mount, const std::function<Status()>& ta
 // be called after each ring is made. Any thread.
 void CloseLinkFolderOnExec(const std::string& mount);
 
-// OK when the mount answers and has its folder 3fs-virt; else THREEFS_DISCONNECTED. Asks the daemon, not the kernel's
-// cache: blocks.
+// OK when the mount answers and has its folder 3fs-virt; else THREEFS_DISCONNECTED. Asks the daemon: blocks.
 Status ProbeMount(const std::string& mount);
 
 // The status of a failed call into a mount: THREEFS_DISCONNECTED when the errno says that its daemon is gone, else

@@ -1,5 +1,5 @@
-// Reads from a 3FS mount through its user-space I/O (USRBIO): an I/O ring, and staging slots in an iov shared with the
-// daemon.
+// Reads from a 3FS mount through its user-space I/O (USRBIO): a ring, and staging slots in an iov that the daemon
+// shares.
 #pragma once
 #include <string>
 

@@ -28,8 +28,7 @@ class Ring {
   static Status Create(const UsrbioApi& api, const std::string& mount, int entries, int io_depth, int numa,
                        std::shared_ptr<RingEvents> events, std::unique_ptr<Ring>* out);
   // Waits for the waiting thread (a tenth of a second at most), then destroys the ring. With reads in flight, removes
-  // the link first: the daemon then releases the ring, and still writes to memory that it has mapped itself, never to
-  // ours.
+  // the link first: the daemon then releases the ring, and still writes to its own mapping, never to ours.
   ~Ring();
   Ring(const Ring&) = delete;
   Ring& operator=(const Ring&) = delete;
