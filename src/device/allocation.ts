@@ -58,7 +58,7 @@ export class Allocation {
     return this;
   }
 
-  /** Removes a user; the last one frees the allocation, on the device's thread. */
+  /** Removes a user; the last one frees the allocation, on the thread `fst-free`. */
   release(): void {
     if (--this.#users > 0) return;
     this.#released = true;

@@ -80,8 +80,8 @@ export default [
   {
     name: 'hidden-copy-on-the-cpu-backend',
     file: 'adapters/tfjs/framework.ts',
-    find: 'return tf.tensor(source.data, shape, dtype);',
-    replace: 'return tf.tensor(structuredClone(source.data), shape, dtype);',
+    find: 'return this.#tf.tensor(source.data, [...source.shape], dtype);',
+    replace: 'return this.#tf.tensor(structuredClone(source.data), [...source.shape], dtype);',
     jest: 'test/adapters/tfjs.test.ts',
     title: 'a change shows in the tensor',
   },
