@@ -4,6 +4,7 @@
       "target_name": "fastsafetensors",
       "sources": [
         "csrc/base/metrics.cc",
+        "csrc/base/exit_gate.cc",
         "csrc/base/file_identity.cc",
         "csrc/base/header_fd_cache.cc",
         "csrc/base/shared_library.cc",
