@@ -1,7 +1,10 @@
 // Ends the process in every way while loads are in flight.
+const { mkdirSync } = require('node:fs');
+const { join } = require('node:path');
 const {
   assert,
   fakeReader,
+  folder,
   main,
   MOMENTS,
   mockCopier,
@@ -20,6 +23,7 @@ registerCopier('slow', fakeReader({ msPerIo: 2, chunk: 4096, inFlight: 4 }));
 registerCopier('hanging', fakeReader({ stallAt: 3, chunk: 4096 }));
 registerCopier('mock', mockCopier({ delayMs: 2 }));
 useFakeDevices({ copyDelayUs: 500 });
+if (process.env.FASTSAFETENSORS_3FS_LIB) mkdirSync(join(folder, '3fs-virt', 'iovs'), { recursive: true });
 const files = ['a', 'b'].map((name) => writeModel(name, 30, 512));
 
 const HOW = {
@@ -27,6 +31,7 @@ const HOW = {
   device: { copier: 'slow', device: 'cuda:0' },
   threads: { staging: 'always', maxThreads: 2, maxBytesPerSecond: 1e6 },
   mock: { copier: 'mock' },
+  '3fs': { copier: '3fs', device: process.env.TEST_DEVICE ?? 'cpu' },
   hanging: { copier: 'hanging', device: 'cuda:1', stallTimeoutMs: 2000 },
 };
 

@@ -7,6 +7,8 @@
 #include <cstring>
 #include <utility>
 
+#include "base/exit_gate.h"
+
 namespace fst {
 
 Status SharedLibrary::Open(const std::string& name, SharedLibrary* out, int flags) {
@@ -15,6 +17,7 @@ Status SharedLibrary::Open(const std::string& name, SharedLibrary* out, int flag
     const char* reason = dlerror();
     return Status(Code::COPIER_UNAVAILABLE, reason ? reason : "dlopen failed without a reason: " + name);
   }
+  FST_RETURN_IF_ERROR(ExitGate::CloseBeforeDestructors());
   out->handle_ = handle;
   struct link_map* map = nullptr;
   bool known = dlinfo(handle, RTLD_DI_LINKMAP, &map) == 0 && map != nullptr && map->l_name[0] != '\0';

@@ -174,6 +174,7 @@ EXPORT int hf3fs_wait_for_ios(const Ior* ior, Cqe* cqes, int capacity, int min_r
   min_results = std::min(min_results, capacity);
   CheckWait(engine, *ring, min_results, deadline);
   engine.counters.waits++;
+  engine.waiters++;
   int filled = 0;
   while (filled < capacity && !ring->destroyed) {
     if (!ring->completions.empty()) {
@@ -198,5 +199,6 @@ EXPORT int hf3fs_wait_for_ios(const Ior* ior, Cqe* cqes, int capacity, int min_r
     auto at = std::chrono::seconds(deadline->tv_sec) + std::chrono::nanoseconds(deadline->tv_nsec);
     ring->completed.wait_until(lock, std::chrono::system_clock::time_point(at));
   }
+  engine.waiters--;
   return filled;
 }

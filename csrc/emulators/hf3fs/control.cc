@@ -86,7 +86,7 @@ __attribute__((destructor)) void Exit() {
   Engine& engine = Engine::Get();
   std::string left = engine.Finish();
   emu::Undelivered::Unwatch();
-  if (left.empty()) return;
+  if (left.empty() || !engine.settings.left) return;
   if (engine.settings.strict) emu::Die("left at exit:%s", left.c_str());
   fprintf(stderr, "hf3fs emulator: left at exit:%s\n", left.c_str());
 }

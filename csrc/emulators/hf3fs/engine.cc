@@ -54,6 +54,7 @@ void Engine::Misuse(const std::string& reason) {
 }
 
 bool Engine::ShallFail(const char* function, int* result) {
+  if (stopping_ && getpid() == pid_) Die("%s after exit() destroyed the tables of the library", function);
   uint64_t call = ++counters.calls[function];
   auto range = settings.failures.equal_range(function);
   for (auto failure = range.first; failure != range.second; ++failure) {
@@ -352,6 +353,7 @@ std::string Engine::Finish() {
   std::string left;
   {
     std::lock_guard<std::mutex> lock(mutex);
+    if (waiters > 0) Die("exit() destroys the tables of the library while a thread is in wait_for_ios");
     stopping_ = true;
     timer_changed_.notify_all();
     threads.swap(threads_);

@@ -71,10 +71,12 @@ class Engine {
   IovTable iovs;
   FileTable files;
   std::set<std::shared_ptr<Ring>> rings;
+  int waiters = 0;  // threads in wait_for_ios
 
   // Aborts when strict, else returns. Everything below wants the lock held.
   void Misuse(const std::string& reason);
   // Counts a call of `function`; true when it shall answer *result instead of working.
+  // As the library, it has no tables any more once exit() has begun: aborts.
   bool ShallFail(const char* function, int* result);
   // Applies settings that live elsewhere; false when the link's file cannot be used.
   bool Apply();

@@ -78,6 +78,7 @@ bool Flag(const std::string& text, bool* out) {
 
 bool Set(Settings* s, const Counters& counters, const std::string& name, const std::string& value) {
   if (name == "strict") return Flag(value, &s->strict);
+  if (name == "left") return Flag(value, &s->left);
   if (name == "poison") return Flag(value, &s->poison);
   if (name == "root") return s->root = value, true;
   if (name == "link") return s->link = value, true;

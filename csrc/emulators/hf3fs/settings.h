@@ -4,6 +4,7 @@
 // value) later. "The nth" counts from load or from the call that set it; lists are "3,7".
 // clang-format off
 //   STRICT=1          abort on misuse, with one line that says why; 0: behave as the real library does
+//   LEFT=1            abort when rings, iovs or files are left at exit; 0: the process ends in the middle of a load
 //   ROOT=folder       the one folder that is a mount (3fs-virt is made in it and removed at exit). Without it, every
 //                     folder with a folder 3fs-virt in it is a mount
 //   LATENCY_MS=0      from the start of a job to its first byte
@@ -40,7 +41,7 @@
 namespace emu {
 
 struct Settings {
-  bool strict = true, poison = true;
+  bool strict = true, poison = true, left = true;
   std::string root, link, eio_path;
   double latency_ms = 0, bandwidth = 0;
   uint64_t jobs = 32, threads = 4, shuffle = 0, eagain_every = 0, short_every = 0, eio_every = 0;

@@ -14,6 +14,8 @@
 #include <mutex>
 #include <vector>
 
+#include "base/exit_gate.h"
+
 namespace fst::usrbio {
 namespace {
 
@@ -172,6 +174,21 @@ std::string LimitText(rlim_t limit) {
   return limit == RLIM_INFINITY ? "unlimited" : std::to_string(static_cast<unsigned long long>(limit));
 }
 
+// The library's tables are static objects that exit() destroys: every call goes through the gate.
+struct LoadedLibrary {
+  static inline const UsrbioApi* loaded = nullptr;  // set once, by LoadUsrbio
+  static const UsrbioApi* raw() { return loaded; }
+};
+
+// What a call on the thread of exit() answers: errors of reg_fd are positive, those of the others negative.
+constexpr int RefusedBy(const char* name) { return name[0] == 'r' ? ECANCELED : -ECANCELED; }
+
+void Gate(UsrbioApi* api) {
+#define X(name) api->name = &Gated<LoadedLibrary, &UsrbioApi::name, RefusedBy(#name)>::Function;
+  FST_USRBIO_API(X)
+#undef X
+}
+
 }  // namespace
 
 void UsrbioApi::Bind(const SharedLibrary& from, std::string* missing) {
@@ -230,9 +247,12 @@ Status LoadUsrbio(const UsrbioApi** out) {
     FST_RETURN_IF_ERROR(LowerOpenFilesLimit(
         limit, [](const rlimit* l) { return setrlimit(RLIMIT_NOFILE, l); }, &note));
     if (!note.empty()) lowered = note;
-    auto api = std::make_unique<UsrbioApi>();
-    FST_RETURN_IF_ERROR(SharedLibrary::Load(kLibrary, path, api.get()));
-    api->note = lowered;
+    auto raw = std::make_unique<UsrbioApi>();
+    FST_RETURN_IF_ERROR(SharedLibrary::Load(kLibrary, path, raw.get()));
+    raw->note = lowered;
+    auto api = std::make_unique<UsrbioApi>(*raw);
+    Gate(api.get());
+    LoadedLibrary::loaded = raw.release();
     loaded = api.release();
   }
   *out = loaded;

@@ -82,8 +82,9 @@ std::string FindHf3fsLibrary();
 
 // Loads the library once per process. On OK, *out stays valid until the process ends. COPIER_UNAVAILABLE when there is
 // none, when it cannot be loaded or lacks functions (each is named), or when the limit of open files makes loading
-// dangerous. A failure is not remembered: the next call tries again. Any thread. May lower the process's hard limit of
-// open files (then api->note says so).
+// dangerous. A failure is not remembered: the next call tries again. Any thread. The functions go through the exit
+// gate: once exit() has begun they do not return, or fail with ECANCELED on its thread. May lower the process's hard
+// limit of open files (then api->note says so).
 Status LoadUsrbio(const UsrbioApi** out);
 
 // The library's static initialisation allocates a slot for every descriptor that the *hard* limit of RLIMIT_NOFILE
