@@ -6,6 +6,8 @@ const {
   readdirSync,
   readFileSync,
   readlinkSync,
+  rmSync,
+  statfsSync,
   statSync,
   truncateSync,
   utimesSync,
@@ -140,6 +142,41 @@ main({
       return true;
     });
     await loader.close();
+    await nothingLeft();
+  },
+
+  /** /dev/shm with every number of free pages around what buffer and ring take: loaded, or an error that says what to do. */
+  async shmEdges() {
+    mkdirSync(iovs, { recursive: true });
+    const shard = write('data', [300_000, 5]);
+    const filler = '/dev/shm/filler';
+    const outcomes = [];
+    for (let pages = 0; pages <= 16 + 3 + 64; ++pages) {
+      rmSync(filler, { force: true });
+      const { bavail, bsize } = statfsSync('/dev/shm');
+      writeFileSync(filler, Buffer.alloc((bavail - pages) * bsize));
+      const loader = new ParallelThreeFSLoader({ files: shard.path, device, bufferSize: 16 * 4096, entries: 8 });
+      try {
+        for await (const [name, tensor] of loader.iterateWeights()) {
+          await same(tensor, shard, Number(name.split('.')[1]));
+          tensor.dispose();
+        }
+        outcomes.push('loaded');
+      } catch (error) {
+        assert.equal(error.code, 'OUT_OF_HOST_MEMORY', error.message);
+        for (const text of [/ of \d+ bytes/, /\d+ free/, /remount,size/]) assert.match(error.message, text);
+        outcomes.push('refused');
+      }
+      await loader.close();
+      assert.deepEqual(await leftInShm(), []);
+    }
+    rmSync(filler);
+    const first = outcomes.indexOf('loaded');
+    assert.ok(first >= 16 && first <= 16 + 4, `loaded from ${first} free pages on`);
+    assert.ok(
+      outcomes.slice(first).every((outcome) => outcome === 'loaded'),
+      outcomes.join(' '),
+    );
     await nothingLeft();
   },
 

@@ -94,11 +94,22 @@ test('a process that is killed in the middle of a load leaves nothing in /dev/sh
   rmSync(folder, { recursive: true });
 });
 
-test('a full /dev/shm is OUT_OF_HOST_MEMORY that names size, room and remedy', async () => {
-  const small = 'mount -t tmpfs -o size=4m tmpfs /dev/shm';
+/** A shell's preamble that gives the process a small /dev/shm of its own; '' without the right to mount. */
+function withSmallShm(size: string): string {
+  const small = `mount -t tmpfs -o size=${size} tmpfs /dev/shm`;
   const again = `exec unshare -m bash -c '${small} && exec "$@"' bash "$@"`;
   const inNamespace = `if [ -z "$SMALL" ]; then export SMALL=1; ${again}; fi`;
-  // Only root may mount; the C++ tests fill it without.
-  if (spawnSync('unshare', ['-m', 'bash', '-c', small]).status !== 0) return;
-  await run('cpu', {}, ['fails', 'OUT_OF_HOST_MEMORY', 'bufferSize'], inNamespace);
+  return spawnSync('unshare', ['-m', 'bash', '-c', small]).status === 0 ? inNamespace : '';
+}
+
+test('a full /dev/shm is OUT_OF_HOST_MEMORY that names size, room and remedy', async () => {
+  const shell = withSmallShm('4m');
+  if (shell === '') return; // only root may mount; the C++ tests fill it without
+  await run('cpu', {}, ['fails', 'OUT_OF_HOST_MEMORY', 'bufferSize'], shell);
+});
+
+test('however many pages /dev/shm has left, nobody dies of it', async () => {
+  const shell = withSmallShm('1m');
+  if (shell === '') return;
+  await run('cpu', {}, ['shmEdges'], shell);
 });

@@ -1,5 +1,6 @@
 // The exported half of the API that makes and removes things: iovs, rings, descriptors.
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -46,12 +47,8 @@ bool SizesAreWrong(Engine& engine, const char* function, size_t size, size_t blo
   return size == 0 || block_size > size;
 }
 
-int MakeMemory(Engine& engine, const char* function, size_t size, std::string* name, uint8_t** base) {
-  int error = emu::MakeShm(size, name, base);
-  if (error == ENOSPC)
-    engine.Misuse(std::string(function) +
-                  ": /dev/shm is full, and the library, which only ftruncates, gives SIGBUS later");
-  return error == 0 ? 0 : -EIO;
+int MakeMemory(size_t size, std::string* name, uint8_t** base) {
+  return emu::MakeShm(size, name, base) == 0 ? 0 : -EIO;
 }
 
 void FillIov(Iov* iov, uint8_t* base, void* handle, const std::string& id, const std::string& mount, size_t size,
@@ -101,7 +98,7 @@ EXPORT int hf3fs_iovcreate(Iov* iov, const char* mount, size_t size, size_t bloc
     return -EINVAL;
   engine.CheckMaker("iovcreate", mount);
   auto entry = std::make_shared<IovEntry>();
-  result = MakeMemory(engine, "iovcreate", size, &entry->shm_name, &entry->base);
+  result = MakeMemory(size, &entry->shm_name, &entry->base);
   if (result != 0) return result;
   entry->id = emu::RandomId();
   entry->mount = mount;
@@ -138,6 +135,8 @@ EXPORT int hf3fs_iovwrap(Iov* iov, void* base, const uint8_t id[16], const char*
   entry->size = size;
   entry->block_size = block_size;
   entry->wrapped = true;
+  struct stat file;
+  if (stat(entry->link.c_str(), &file) == 0) entry->inode = file.st_ino;
   emu::RememberLink(entry->link);
   engine.CheckMaker("iovwrap", mount);
   FillIov(iov, entry->base, nullptr, entry->id, mount, size, block_size, numa);
@@ -211,11 +210,14 @@ EXPORT int hf3fs_iorcreate4(Ior* ior, const char* mount, int entries, bool for_r
   ring->depth = io_depth;
   ring->size = hf3fs_ior_size(entries);
   std::string shm_name, id = emu::RandomId();
-  result = MakeMemory(engine, "iorcreate", ring->size, &shm_name, &ring->base);
+  result = MakeMemory(ring->size, &shm_name, &ring->base);
   if (result != 0) return result;
   ring->link = ring->mount + "/3fs-virt/iovs/" + emu::IdText(id) + (for_read ? ".r" : ".w") + std::to_string(io_depth) +
                ".t" + std::to_string(timeout);
   result = Announce(mount, shm_name, ring->link);
+  // Nobody reserves it: the daemon touches it first.
+  if (result == 0 && !emu::HasRoom(ring->base, ring->size))
+    emu::Die("a ring in a full /dev/shm: its first touch kills the daemon, or the process, with SIGBUS");
   emu::RemoveShm(shm_name);  // a ring's name goes as soon as the daemon has it
   if (result != 0) {
     munmap(ring->base, ring->size);

@@ -97,8 +97,6 @@ int MakeShm(size_t size, std::string* name, uint8_t** base) {
   void* memory = MAP_FAILED;
   if (ftruncate(fd, static_cast<off_t>(size)) != 0) {
     error = errno;
-  } else if (fallocate(fd, 0, 0, static_cast<off_t>(size)) != 0 && errno == ENOSPC) {
-    error = ENOSPC;
   } else if ((memory = mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0)) == MAP_FAILED) {
     error = errno;
   }
@@ -106,6 +104,13 @@ int MakeShm(size_t size, std::string* name, uint8_t** base) {
   if (error != 0) RemoveShm(*name);
   *base = static_cast<uint8_t*>(memory);
   return error;
+}
+
+bool HasRoom(uint8_t* base, size_t size) {
+  for (size_t at = 0; at < size; at += 4096) {
+    if (madvise(base + at, 4096, 23 /* MADV_POPULATE_WRITE */) != 0 && errno != EINVAL) return false;
+  }
+  return true;
 }
 
 std::string WhyNotShared(const IovEntry& entry) {
@@ -118,15 +123,17 @@ std::string WhyNotShared(const IovEntry& entry) {
   uint64_t expected_offset = 0;
   std::ifstream maps("/proc/self/maps");
   for (std::string line; next < end && std::getline(maps, line);) {
-    uint64_t from, to, offset;
+    uint64_t from, to, offset, inode = 0;
     char flags[8];
     int path = 0;
-    if (sscanf(line.c_str(), "%" SCNx64 "-%" SCNx64 " %7s %" SCNx64 " %*s %*s %n", &from, &to, flags, &offset, &path) <
-        4)
+    if (sscanf(line.c_str(), "%" SCNx64 "-%" SCNx64 " %7s %" SCNx64 " %*s %" SCNu64 " %n", &from, &to, flags, &offset,
+               &inode, &path) < 5)
       continue;
     if (to <= next || from > next) continue;
     std::string mapped = path > 0 ? line.substr(static_cast<size_t>(path)) : "";
-    if (mapped != file && mapped != file + " (deleted)")
+    // By inode where the file has its name still. One that was made without (O_TMPFILE) is mapped without, too.
+    if (entry.inode == 0 && mapped.compare(0, 10, "/dev/shm/#") == 0) mapped = file;
+    if (entry.inode != 0 ? inode != entry.inode : mapped != file && mapped != file + " (deleted)")
       return "its memory is a mapping of \"" + mapped + "\", not of " + file;
     if (flags[3] != 's') return "its memory is mapped privately: the daemon's writes would not be seen";
     if (offset + (next - from) != expected_offset) return "its memory is not mapped from the start of " + file;

@@ -15,6 +15,7 @@ struct IovEntry {
   uint8_t* base = nullptr;
   size_t size = 0, block_size = 0;
   bool wrapped = false;
+  uint64_t inode = 0;     // of the file that a wrapped one's link named when it was wrapped; 0: it named none
   bool verified = false;  // a wrapped one's link and memory were compared
   bool pinned = false;    // registered for I/O: counts towards the memlock limit
   int in_flight = 0;
@@ -50,6 +51,8 @@ std::string IdText(const std::string& id);  // "xxxxxxxx-xxxx-…"
 // A new /dev/shm/hf3fs-iov-<uuid> of `size` bytes, mapped; ftruncated only, as the library does. 0 or an errno; ENOSPC
 // when /dev/shm has no room (the real library does not notice: the first touch is a SIGBUS).
 int MakeShm(size_t size, std::string* name, uint8_t** base);
+// Whether /dev/shm has pages for all of this mapping: what touches them where it has none is ended by SIGBUS.
+bool HasRoom(uint8_t* base, size_t size);
 
 // Why a wrapped iov is none that a daemon could use ("" when it is): its link must name a file of /dev/shm that is
 // mapped, shared, at base. The file's name may be gone already.

@@ -10,6 +10,7 @@
 #include <cerrno>
 #include <cstring>
 
+#include "base/exit_gate.h"
 #include "base/fd.h"
 #include "base/numa.h"
 
@@ -26,40 +27,22 @@ Status NewUuid(char id[16]) {
   return Status::Ok();
 }
 
-Status NoRoom(size_t size, int error) {
-  struct statvfs fs;
-  unsigned long long free_bytes = statvfs(kShm, &fs) == 0 ? uint64_t{fs.f_bavail} * fs.f_frsize : 0;
-  return Status(
-      Code::OUT_OF_HOST_MEMORY,
-      Format("the shared buffer of %zu bytes does not fit into %s, which has %llu free: %s; enlarge it (mount "
-             "-o remount,size=…, docker run --shm-size or --ipc=host), remove what is left there, or lower "
-             "bufferSize",
-             size, kShm, free_bytes, ErrnoText(error).c_str()));
+// A file in /dev/shm that has no name and goes with its last descriptor and mapping.
+Status NewShmFile(UniqueFd* out) {
+  *out = UniqueFd(open(kShm, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600));
+  if (out->valid()) return Status::Ok();
+  return Status(Code::THREEFS_ERROR, Format("no file can be made in %s: %s; 3FS passes data through it: it must be a "
+                                            "writable tmpfs",
+                                            kShm, ErrnoText(errno).c_str()));
 }
 
-// Makes a named file in /dev/shm with all its pages allocated. *name is set as soon as there is one to remove.
-Status MakeShm(size_t size, int numa, std::string* name, UniqueFd* out) {
-  char id[16];
-  FST_RETURN_IF_ERROR(NewUuid(id));
-  std::string wanted = "/hf3fs-iov-" + UuidText(id);
-  UniqueFd fd(shm_open(wanted.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600));
-  if (!fd.valid()) {
-    return Status(Code::THREEFS_ERROR,
-                  Format("%s%s cannot be made: %s; 3FS passes data through %s, which must be a writable tmpfs", kShm,
-                         wanted.c_str(), ErrnoText(errno).c_str(), kShm));
-  }
-  *name = wanted;
-  // ftruncate alone reserves nothing: a full /dev/shm would be a SIGBUS at the first touch.
+// ftruncate alone reserves nothing: a full /dev/shm would be a SIGBUS at the first touch.
+int Allocate(const UniqueFd& fd, size_t size) {
   int error;
-  {
-    PreferNode near(numa);
-    do {
-      error = posix_fallocate(fd.get(), 0, static_cast<off_t>(size));
-    } while (error == EINTR);
-  }
-  if (error != 0) return NoRoom(size, error);
-  *out = std::move(fd);
-  return Status::Ok();
+  do {
+    error = posix_fallocate(fd.get(), 0, static_cast<off_t>(size));
+  } while (error == EINTR);
+  return error;
 }
 
 Status LinkFailed(const std::string& mount, const std::string& link, const std::string& target, int error) {
@@ -75,7 +58,42 @@ Status LinkFailed(const std::string& mount, const std::string& link, const std::
                        target.c_str(), link.c_str(), ErrnoText(error).c_str(), remedy));
 }
 
+// Announces the memory of `fd` by a link in the mount. The file has a name for that moment only, as the daemon opens it
+// by name: a process that is killed, or exits, leaves nothing.
+Status LinkMemory(const UniqueFd& fd, const std::string& mount, const std::string& link, std::string* target) {
+  char id[16];
+  FST_RETURN_IF_ERROR(NewUuid(id));
+  *target = Format("%s/hf3fs-iov-%s", kShm, UuidText(id).c_str());
+  const std::string self = "/proc/self/fd/" + std::to_string(fd.get());
+  ExitGate::Call until_unlinked;
+  if (!until_unlinked.open()) return Status(Code::CLOSED, "the process exits");
+  if (linkat(AT_FDCWD, self.c_str(), AT_FDCWD, target->c_str(), AT_SYMLINK_FOLLOW) != 0) {
+    return Status(Code::THREEFS_ERROR, Format("%s cannot be made: %s; 3FS passes data through %s, and /proc has to be "
+                                              "mounted",
+                                              target->c_str(), ErrnoText(errno).c_str(), kShm));
+  }
+  int error = symlink(target->c_str(), link.c_str()) == 0 ? 0 : errno;
+  unlink(target->c_str());
+  return error == 0 ? Status::Ok() : LinkFailed(mount, link, *target, error);
+}
+
 }  // namespace
+
+Status NoRoomInShm(const char* what, size_t bytes, int error) {
+  struct statvfs fs;
+  unsigned long long free_bytes = statvfs(kShm, &fs) == 0 ? uint64_t{fs.f_bavail} * fs.f_frsize : 0;
+  return Status(Code::OUT_OF_HOST_MEMORY,
+                Format("%s of %zu bytes does not fit into %s, which has %llu free: %s; enlarge it (mount "
+                       "-o remount,size=…, docker run --shm-size or --ipc=host), remove what is left there, or lower "
+                       "bufferSize",
+                       what, bytes, kShm, free_bytes, ErrnoText(error).c_str()));
+}
+
+Status ReserveShm(size_t bytes, UniqueFd* out) {
+  FST_RETURN_IF_ERROR(NewShmFile(out));
+  int error = Allocate(*out, bytes);
+  return error == 0 ? Status::Ok() : NoRoomInShm("the I/O ring", bytes, error);
+}
 
 std::string UuidText(const char id[16]) {
   std::string text;
@@ -101,14 +119,14 @@ AddressRange::~AddressRange() { munmap(base_, size_); }
 
 Status SharedIov::Create(const UsrbioApi& api, const std::string& mount, int numa, const AddressRange& range,
                          std::unique_ptr<SharedIov>* out) {
-  struct Name {
-    std::string text;
-    ~Name() {
-      if (!text.empty()) shm_unlink(text.c_str());
-    }
-  } name;  // removed in every case: our mapping and the daemon's keep the memory
   UniqueFd fd;
-  FST_RETURN_IF_ERROR(MakeShm(range.size(), numa, &name.text, &fd));
+  FST_RETURN_IF_ERROR(NewShmFile(&fd));
+  int error;
+  {
+    PreferNode near(numa);
+    error = Allocate(fd, range.size());
+  }
+  if (error != 0) return NoRoomInShm("the shared buffer", range.size(), error);
   std::unique_ptr<SharedIov> made(new SharedIov(range));
   // Not MAP_POPULATE: the kernel clears each page when it is first used, while other reads wait for the daemon.
   void* memory = mmap(range.base(), range.size(), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd.get(), 0);
@@ -120,8 +138,8 @@ Status SharedIov::Create(const UsrbioApi& api, const std::string& mount, int num
 
   char id[16];
   FST_RETURN_IF_ERROR(NewUuid(id));
-  std::string link = mount + "/3fs-virt/iovs/" + UuidText(id), target = kShm + name.text;
-  if (symlink(target.c_str(), link.c_str()) != 0) return LinkFailed(mount, link, target, errno);
+  std::string link = mount + "/3fs-virt/iovs/" + UuidText(id), target;
+  FST_RETURN_IF_ERROR(LinkMemory(fd, mount, link, &target));
   made->link_ = {link, target};
   // Block size 0 is one block: no read is refused for crossing a boundary inside the iov.
   int wrapped =

@@ -4,6 +4,7 @@
 #include <memory>
 #include <string>
 
+#include "base/fd.h"
 #include "base/status.h"
 #include "reader/usrbio/usrbio_api.h"
 #include "reader/usrbio/usrbio_mount.h"
@@ -23,6 +24,13 @@ class AddressRange {
   uint8_t* const base_;
   const size_t size_;
 };
+
+// Takes `bytes` of /dev/shm until *out closes: room for what others make there without reserving it. OUT_OF_HOST_MEMORY
+// names what a full /dev/shm lacks; THREEFS_ERROR.
+Status ReserveShm(size_t bytes, UniqueFd* out);
+
+// OUT_OF_HOST_MEMORY for `what` of `bytes` that /dev/shm has no room for.
+Status NoRoomInShm(const char* what, size_t bytes, int error);
 
 class SharedIov {
  public:

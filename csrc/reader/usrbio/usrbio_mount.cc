@@ -50,6 +50,30 @@ Status OnMountThread(const std::string& mount, const std::function<Status()>& ta
   return done.status;
 }
 
+Status HoldLinkFolder(const std::string& mount) {
+  struct Held {
+    int fd = -1;  // no UniqueFd: it is not the metrics' to count, as it stays open
+    dev_t device = 0;
+  };
+  static std::mutex* mutex = new std::mutex;
+  static auto* folders = new std::map<std::string, Held>;  // open until the process ends
+  const std::string folder = mount + "/3fs-virt/iovs";
+  std::lock_guard<std::mutex> lock(*mutex);
+  Held& held = (*folders)[mount];
+  struct stat now;
+  if (held.fd >= 0 && stat(folder.c_str(), &now) == 0 && now.st_dev == held.device) return Status::Ok();
+  int fd = open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (fd < 0 || fstat(fd, &now) != 0) {
+    int error = errno;
+    if (fd >= 0) close(fd);
+    FST_RETURN_IF_ERROR(ProbeMount(mount));
+    return MountError(mount, error, Format("%s cannot be opened", folder.c_str()));
+  }
+  if (held.fd >= 0) close(held.fd);  // of a mount that is gone
+  held = {fd, now.st_dev};
+  return Status::Ok();
+}
+
 void CloseLinkFolderOnExec(const std::string& mount) {
   const std::string folder = mount + "/3fs-virt/iovs";
   DIR* dir = opendir("/proc/self/fd");
@@ -80,14 +104,14 @@ Status ProbeMount(const std::string& mount) {
              mount.c_str(), mount.c_str(), ErrnoText(error).c_str()));
 }
 
-Status MountError(const std::string& mount, int error, const std::string& what) {
+Status MountError(const std::string& mount, int error, const std::string& what, const char* remedy) {
   bool gone = error == ENOTCONN || error == ECONNABORTED || error == ESTALE || error == ENODEV;
   return Status(
       gone ? Code::THREEFS_DISCONNECTED : Code::THREEFS_ERROR,
       Format("%s: %s%s", what.c_str(), ErrnoText(error).c_str(),
              gone ? Format("; the 3FS mount %s has lost its daemon: restart hf3fs_fuse and load again", mount.c_str())
                         .c_str()
-                  : ""));
+                  : remedy));
 }
 
 int ReadLink(const std::string& path, Link* out) {

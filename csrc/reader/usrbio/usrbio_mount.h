@@ -14,6 +14,11 @@ namespace fst::usrbio {
 // long as the process, so that its id never becomes another process's, whose rings the daemon would remove with ours.
 Status OnMountThread(const std::string& mount, const std::function<Status()>& task);
 
+// Opens the folder of links, and keeps it open for as long as its mount is the same one: the daemon cleans up after a
+// process when its last descriptor of the folder is closed, and the library opens one only after its first link. To be
+// called before the first link, on the mount's thread. THREEFS_DISCONNECTED, THREEFS_ERROR.
+Status HoldLinkFolder(const std::string& mount);
+
 // Keeps the processes that this one starts from inheriting the 3FS client library's descriptor of the folder of links,
 // which it opens without close-on-exec: the daemon cleans up after a process only when nobody has that folder open. To
 // be called after each ring is made. Any thread.
@@ -24,7 +29,7 @@ Status ProbeMount(const std::string& mount);
 
 // The status of a failed call into a mount: THREEFS_DISCONNECTED when the errno says that its daemon is gone, else
 // THREEFS_ERROR. `what` begins the message.
-Status MountError(const std::string& mount, int error, const std::string& what);
+Status MountError(const std::string& mount, int error, const std::string& what, const char* remedy = "");
 
 // A link in <mount>/3fs-virt/iovs and its target. The target tells a link of ours from a later one at the same path.
 struct Link {

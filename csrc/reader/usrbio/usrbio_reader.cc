@@ -129,7 +129,11 @@ class UsrbioReader : public Reader {
     std::unique_ptr<usrbio::SharedIov> iov;
     std::unique_ptr<usrbio::Ring> ring;
     FST_RETURN_IF_ERROR(usrbio::OnMountThread(mount, [&] {
+      FST_RETURN_IF_ERROR(usrbio::HoldLinkFolder(mount));
+      UniqueFd reserve;  // the ring's room, until it is made
+      FST_RETURN_IF_ERROR(usrbio::ReserveShm(usrbio::Ring::BytesOf(entries), &reserve));
       FST_RETURN_IF_ERROR(usrbio::SharedIov::Create(*api_, mount, numa, *range_, &iov));
+      reserve = UniqueFd();
       return usrbio::Ring::Create(*api_, mount, entries, depth, numa, reads_, &ring);
     }));
     FST_RETURN_IF_ERROR(device_->PinHostMemory(range_->base(), range_->size()));

@@ -1,5 +1,6 @@
 #include "reader/usrbio/usrbio_ring.h"
 
+#include <sys/mman.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -26,6 +27,32 @@ timespec In(int ms) {
   at.tv_sec += at.tv_nsec / 1000000000;
   at.tv_nsec %= 1000000000;
   return at;
+}
+
+// Touches the pages of new shared memory: an errno where a plain write would be a SIGBUS.
+int Populate(void* memory, size_t bytes) {
+#ifndef MADV_POPULATE_WRITE
+#define MADV_POPULATE_WRITE 23  // Linux 5.14
+#endif
+  if (madvise(memory, (bytes + 4095) / 4096 * 4096, MADV_POPULATE_WRITE) == 0) return 0;
+  return errno == EINVAL ? 0 : errno;  // an older kernel: there was room a moment ago
+}
+
+Status RingFailed(const std::string& mount, int entries, int error) {
+  if (error == ENOSPC) return NoRoomInShm("the I/O ring", Ring::BytesOf(entries), error);
+  FST_RETURN_IF_ERROR(ProbeMount(mount));
+  const char* remedy = "";
+  if (error == EMFILE || error == ENFILE) {
+    remedy = "; raise the limit of open files (ulimit -n), or end other processes that load through this mount";
+  } else if (error == ENOENT) {
+    remedy =
+        "; the semaphores of the hf3fs_fuse daemon are not in this process's /dev/shm: share it with the container "
+        "(docker run --ipc=host, or -v /dev/shm:/dev/shm)";
+  } else if (error == EIO) {
+    remedy = "; the hf3fs_fuse daemon refused the ring, its log says why";
+  }
+  return MountError(mount, error,
+                    Format("a ring of %d entries cannot be made on the 3FS mount %s", entries, mount.c_str()), remedy);
 }
 
 }  // namespace
@@ -90,9 +117,12 @@ Status Ring::Create(const UsrbioApi& api, const std::string& mount, int entries,
   std::string link = mount + "/3fs-virt/iovs/" + UuidText(state->ior.iov.id) + ".r" + std::to_string(io_depth) + ".t0";
   if (made != 0) {
     unlink(link.c_str());  // a library that fails after it made the link looks for it by another name and leaves it
-    FST_RETURN_IF_ERROR(ProbeMount(mount));
-    return MountError(mount, -made,
-                      Format("a ring of %d entries cannot be made on the 3FS mount %s", entries, mount.c_str()));
+    return RingFailed(mount, entries, -made);
+  }
+  int populated = Populate(state->ior.iov.base, state->ior.iov.size);
+  if (populated != 0) {
+    api.iordestroy(&state->ior);
+    return RingFailed(mount, entries, ENOSPC);
   }
   // ~Ring waits for this thread, so a ring whose thread cannot start must not exist.
   Status started = StartThread("fst-3fs-wait", [state] { state->Run(); });

@@ -24,7 +24,12 @@ class RingEvents {
 
 class Ring {
  public:
-  // Call on the mount's thread; all other methods on the I/O thread. THREEFS_DISCONNECTED, THREEFS_ERROR.
+  // Bytes of /dev/shm that a ring takes.
+  static size_t BytesOf(int entries) { return 16 + 32 + 96 * (static_cast<size_t>(entries) + 1) + 4096; }
+
+  // Call on the mount's thread; all other methods on the I/O thread. The
+  // library and the daemon touch the ring's memory without reserving it, which kills with SIGBUS where /dev/shm is
+  // full: see ReserveShm. OUT_OF_HOST_MEMORY, THREEFS_DISCONNECTED, THREEFS_ERROR.
   static Status Create(const UsrbioApi& api, const std::string& mount, int entries, int io_depth, int numa,
                        std::shared_ptr<RingEvents> events, std::unique_ptr<Ring>* out);
   // Waits for the waiting thread (a tenth of a second at most), then destroys the ring. With reads in flight, removes
