@@ -145,7 +145,7 @@ main({
     await nothingLeft();
   },
 
-  /** /dev/shm with every number of free pages around what buffer and ring take: loaded, or an error that says what to do. */
+  /** /dev/shm with every number of free pages around what buffer and ring take: loaded, or an error with a remedy. */
   async shmEdges() {
     mkdirSync(iovs, { recursive: true });
     const shard = write('data', [300_000, 5]);
