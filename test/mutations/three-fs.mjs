@@ -4,6 +4,14 @@ export const file = 'csrc/reader/usrbio/usrbio_reader.cc';
 
 export default [
   {
+    name: 'library-is-called-after-exit',
+    file: 'csrc/reader/usrbio/usrbio_api.cc',
+    find: 'Gate(api.get());',
+    replace: '',
+    jest: 'test/exit-three-fs.test.ts',
+    title: 'process.exit() at any moment of a load',
+  },
+  {
     name: 'completions-of-an-earlier-ring',
     file: 'csrc/reader/usrbio/usrbio_reads.cc',
     find: 'userdata >> kIndexBits != generation_ || ',
@@ -156,7 +164,7 @@ export default [
   {
     name: 'name-in-shm-stays',
     file: 'csrc/reader/usrbio/usrbio_iov.cc',
-    find: 'if (!text.empty()) shm_unlink(text.c_str());',
+    find: 'unlink(target->c_str());',
     replace: '',
     native: 'UsrbioReaderTest.SharedMemoryHasNoNameAndItsLinkGoesWithIt',
   },

@@ -50,9 +50,9 @@ Status OnMountThread(const std::string& mount, const std::function<Status()>& ta
   return done.status;
 }
 
-Status HoldLinkFolder(const std::string& mount) {
+void HoldLinkFolder(const std::string& mount) {
   struct Held {
-    int fd = -1;  // no UniqueFd: it is not the metrics' to count, as it stays open
+    int fd = -1;  // no UniqueFd: metrics do not count what stays open
     dev_t device = 0;
   };
   static std::mutex* mutex = new std::mutex;
@@ -61,17 +61,10 @@ Status HoldLinkFolder(const std::string& mount) {
   std::lock_guard<std::mutex> lock(*mutex);
   Held& held = (*folders)[mount];
   struct stat now;
-  if (held.fd >= 0 && stat(folder.c_str(), &now) == 0 && now.st_dev == held.device) return Status::Ok();
-  int fd = open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-  if (fd < 0 || fstat(fd, &now) != 0) {
-    int error = errno;
-    if (fd >= 0) close(fd);
-    FST_RETURN_IF_ERROR(ProbeMount(mount));
-    return MountError(mount, error, Format("%s cannot be opened", folder.c_str()));
-  }
+  if (held.fd >= 0 && stat(folder.c_str(), &now) == 0 && now.st_dev == held.device) return;
   if (held.fd >= 0) close(held.fd);  // of a mount that is gone
-  held = {fd, now.st_dev};
-  return Status::Ok();
+  held.fd = open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (held.fd >= 0 && fstat(held.fd, &now) == 0) held.device = now.st_dev;
 }
 
 void CloseLinkFolderOnExec(const std::string& mount) {

@@ -129,7 +129,7 @@ class UsrbioReader : public Reader {
     std::unique_ptr<usrbio::SharedIov> iov;
     std::unique_ptr<usrbio::Ring> ring;
     FST_RETURN_IF_ERROR(usrbio::OnMountThread(mount, [&] {
-      FST_RETURN_IF_ERROR(usrbio::HoldLinkFolder(mount));
+      usrbio::HoldLinkFolder(mount);
       UniqueFd reserve;  // the ring's room, until it is made
       FST_RETURN_IF_ERROR(usrbio::ReserveShm(usrbio::Ring::BytesOf(entries), &reserve));
       FST_RETURN_IF_ERROR(usrbio::SharedIov::Create(*api_, mount, numa, *range_, &iov));
