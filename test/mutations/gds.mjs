@@ -74,7 +74,7 @@ export default [
     name: 'gds-descriptor-is-closed-first',
     file: 'csrc/reader/gds/gds_file.cc',
     find: 'if (handle_ == nullptr) return;',
-    replace: `fd_ = UniqueFd();
+    replace: `close(fd());
   if (handle_ == nullptr) return;`,
     native: 'GdsReaderTest.ReadsEveryByteOntoEachDevice',
   },

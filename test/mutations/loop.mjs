@@ -120,7 +120,7 @@ export default [
       },
       { file: 'csrc/transfer/loop.cc', find: 'if (!op.transfer->failed) FinishParts(op);', replace: '' },
     ],
-    native: 'EngineCopiesTest.NeighboursGoInOneCopy',
+    native: 'Engine/EveryWay.BringsEveryByte/*',
   },
   {
     name: 'refused-copy-does-not-end-its-load',
