@@ -180,6 +180,21 @@ async function runTest(row) {
   return { red: true, why: `${results.numFailedTests} failed: ${failed[0]}`, output };
 }
 
+/** Names of shared memory that an emulated 3FS mount was given: broken code may leave some. */
+const sharedMemory = () =>
+  existsSync('/dev/shm') ? readdirSync('/dev/shm').filter((name) => /^(hf3fs-iov-|sem\.hf3fs)/.test(name)) : [];
+
+/** Whether a process that can be looked into has it mapped: then it is somebody's who is alive. */
+function isMapped(name) {
+  return readdirSync('/proc').some((pid) => {
+    try {
+      return /^\d+$/.test(pid) && readFileSync(`/proc/${pid}/maps`, 'utf8').includes(`/dev/shm/${name}`);
+    } catch {
+      return false; // it has ended, or is another user's, whose names cannot be removed either
+    }
+  });
+}
+
 // ---- all rows ----
 
 /** By test: null when it passes on the code as it is, else what tryRow() answers. */
@@ -203,6 +218,7 @@ async function tryRow(row) {
   const unfit = await tryUnbroken(row);
   if (unfit) return unfit;
   const originals = new Map();
+  const before = sharedMemory();
   try {
     for (const { file, find, replace } of editsOf(row)) {
       const path = join(tree, file);
@@ -224,6 +240,9 @@ async function tryRow(row) {
     return red ? ['red', why] : ['GREEN', `nothing turns red in ${row.native ?? `${row.jest}, "${row.title}"`}`];
   } finally {
     for (const [path, text] of originals) writeFileSync(path, text);
+    for (const name of sharedMemory()) {
+      if (!before.includes(name) && !isMapped(name)) rmSync(join('/dev/shm', name), { force: true });
+    }
   }
 }
 
