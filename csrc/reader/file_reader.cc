@@ -99,7 +99,7 @@ class FileReader : public Reader {
         // A hint only: pages that a process has mapped stay.
         posix_fadvise(static_cast<const FdFile&>(*request.file).fd(), 0, 0, POSIX_FADV_DONTNEED);
       }
-      request.file.reset();  // before the completion: whoever sees that may count open files
+      request.file.reset();  // before the completion, as its receiver may count open files
       queue->Put({Completion::Kind::kRead, tag, std::move(status)});
     });
   }

@@ -6,7 +6,7 @@
 // promise that the loop makes here.
 //
 // Calls. An engine owns one reader and serves any number of loads with it:
-//   needs           first, by whoever creates the engine; the answer never changes
+//   needs           first, when the engine is created; the answer never changes
 //   Start           once
 //   Open            for each file, shortly before its first read
 //   AllocateSlots   before the first read that goes through a staging slot; at most twice
@@ -22,8 +22,8 @@
 // or a ring of your own, and report with CompletionQueue::Put and Wake, which any thread may call. No call may throw.
 //
 // Ownership. The memory of a read's pieces stays valid until its completion was put; afterwards nothing may write to
-// it. A ReadRequest shares ownership of its file and target: release both before you put the completion, since whoever
-// sees that counts open files and registrations.
+// it. A ReadRequest shares ownership of its file and target: release both before you put the completion, as its
+// receiver may count open files and registrations.
 //
 // Errors are statuses with the path and, for a read, the file offset in bytes (Status::At). Fewer bytes than required
 // are SHORT_READ or UNEXPECTED_EOF, never data. A file that is no longer the one whose header was checked is

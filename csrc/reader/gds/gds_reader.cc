@@ -136,7 +136,7 @@ class GdsReader : public Reader {
   Status Submit(ReadRequest request, uint64_t tag) override {
     return state_->pool.Post([state = state_, request = std::move(request), tag]() mutable {
       Status status = state->Read(request);
-      request = ReadRequest();  // before the completion: whoever sees that may count open files and registrations
+      request = ReadRequest();  // before the completion, as its receiver may count open files and registrations
       state->queue->Put({Completion::Kind::kRead, tag, std::move(status)});
     });
   }

@@ -220,7 +220,7 @@ void Reads::CheckFile(uint32_t index, uint64_t generation, int64_t result) {
   if (!current()) return;
   Read& read = reads_[index];
   if (status.ok() && is_short) memset(AddressOf(read.request) + got, 0, required - got);
-  file.reset();  // before the completion: whoever sees that may count open files
+  file.reset();  // before the completion, as its receiver may count open files
   Finish(read, index, std::move(status));
 }
 
