@@ -12,6 +12,7 @@ export interface LoadReport {
   tensors: number;
   /** Of tensors, as they are in their files. */
   bytes: number;
+  /** From the begin of the load to its end. */
   seconds: number;
   bytesPerSecond: number;
   /** The most reads (requests, for a copier of your own) that were in flight at a time. */

@@ -78,13 +78,18 @@ export interface DeviceInfo {
   readonly numaNode: number;
 }
 
-/** What the process holds; see csrc/base/metrics.h. */
+/** What the process holds, all loaders together; see csrc/base/metrics.h. */
 export interface Metrics {
+  /** Bytes of allocations on devices. */
   deviceBytes: number;
+  /** Bytes of allocations in host memory. */
   hostBytes: number;
+  /** Bytes of staging slots. */
   stagingBytes: number;
   openFiles: number;
+  /** Rings of 3FS. */
   rings: number;
+  /** Files being opened, and chunks being read, converted or copied. */
   inFlight: number;
 }
 

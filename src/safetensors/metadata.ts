@@ -8,6 +8,7 @@ import { TensorFrame } from './tensor-frame.js';
 
 export { TensorFrame } from './tensor-frame.js';
 
+/** Options of SafeTensorsMetadata.fromFile and fromBuffer. */
 export interface SafeTensorsMetadataOptions {
   /** Accept bytes behind the last tensor, counted in `trailingBytes`; default: false, they are refused. */
   readonly allowTrailingBytes?: boolean;

@@ -18,6 +18,7 @@ export interface SaveTensor {
   readonly data: Uint8Array;
 }
 
+/** Options of saveFile. */
 export interface SaveFileOptions {
   /** Texts by name, written as the header's `__metadata__`; default: none. */
   readonly metadata?: Readonly<Record<string, string>>;

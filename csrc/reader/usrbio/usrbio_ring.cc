@@ -29,13 +29,13 @@ timespec In(int ms) {
   return at;
 }
 
-// Touches the pages of new shared memory: an errno where a plain write would be a SIGBUS.
-int Populate(void* memory, size_t bytes) {
+// Touches the pages of new shared memory: false where a plain write would be a SIGBUS.
+bool Populate(void* memory, size_t bytes) {
 #ifndef MADV_POPULATE_WRITE
 #define MADV_POPULATE_WRITE 23  // Linux 5.14
 #endif
-  if (madvise(memory, (bytes + 4095) / 4096 * 4096, MADV_POPULATE_WRITE) == 0) return 0;
-  return errno == EINVAL ? 0 : errno;  // an older kernel: there was room a moment ago
+  if (madvise(memory, (bytes + 4095) / 4096 * 4096, MADV_POPULATE_WRITE) == 0) return true;
+  return errno == EINVAL;  // an older kernel: there was room a moment ago
 }
 
 Status RingFailed(const std::string& mount, int entries, int error) {
@@ -119,8 +119,7 @@ Status Ring::Create(const UsrbioApi& api, const std::string& mount, int entries,
     unlink(link.c_str());  // a library that fails after it made the link looks for it by another name and leaves it
     return RingFailed(mount, entries, -made);
   }
-  int populated = Populate(state->ior.iov.base, state->ior.iov.size);
-  if (populated != 0) {
+  if (!Populate(state->ior.iov.base, state->ior.iov.size)) {
     api.iordestroy(&state->ior);
     return RingFailed(mount, entries, ENOSPC);
   }
