@@ -16,8 +16,8 @@ const {
   unlinkSync,
   writeFileSync,
 } = require('node:fs');
-const { dirname, join } = require('node:path');
-const { assert, emulators, main, nativeMetrics, nothingHeld, ParallelThreeFSLoader, setTimeout, writeModel } =
+const { join } = require('node:path');
+const { assert, main, nativeMetrics, nothingHeld, ParallelThreeFSLoader, setTimeout, writeModel } =
   require('./support/child-helpers.cjs');
 const { FuseMount } = require('./support/fuse-mount.cjs');
 
@@ -46,13 +46,6 @@ async function slots(mount, expected) {
 function model(mount, elements) {
   renameSync(writeModel('m', 4, elements), join(mount.backing, 'm.safetensors'));
   return join(mount.path, 'm.safetensors');
-}
-
-/** Runs a scenario in a process that loads through the emulated client library, over the mount. */
-function client(mount, args, settings = {}) {
-  const own = { HF3FS_USRBIO_DONT_CHECKFS_FOR_MP: '', TMPDIR: dirname(mount.backing) };
-  const env = { ...process.env, ...emulators.hf3fs.env(settings), ...own };
-  return spawn(process.execPath, [__filename, ...args], { env, stdio: ['ignore', 'pipe', 'inherit'] });
 }
 
 main({
@@ -161,7 +154,7 @@ main({
   load: () =>
     FuseMount.use({}, async (mount) => {
       const path = model(mount, 3 << 20);
-      const [code] = await once(client(mount, ['loadOne', path]), 'close');
+      const [code] = await once(mount.client(['loadOne', path]), 'close');
       assert.equal(code, 0);
       await mount.empty();
       assert.deepEqual(readdirSync('/dev/shm'), []);
@@ -184,7 +177,7 @@ main({
 
   killed: () =>
     FuseMount.use({}, async (mount) => {
-      const loading = client(mount, ['stall', model(mount, 3 << 20)], { STALL: 1 });
+      const loading = mount.client(['stall', model(mount, 3 << 20)], { STALL: 1 });
       await once(loading.stdout, 'data');
       assert.equal((await mount.links()).length, 2);
       loading.kill('SIGKILL');

@@ -169,6 +169,28 @@ export default [
     native: 'UsrbioReaderTest.SharedMemoryHasNoNameAndItsLinkGoesWithIt',
   },
   {
+    name: 'leftovers-of-the-dead-stay',
+    file: 'csrc/reader/usrbio/usrbio_mount.cc',
+    find: '    SweepBeforeLinks();\n',
+    replace: '',
+    jest: 'test/three-fs-kills.test.ts',
+    title: 'of one that died while the daemon was taking it',
+  },
+  {
+    name: 'sweep-takes-what-is-in-use',
+    file: 'csrc/reader/usrbio/usrbio_sweep.cc',
+    find: ' && fcntl(fd, F_SETLEASE, F_RDLCK) == 0',
+    replace: '',
+    native: 'UsrbioSweep.WhatAnotherProcessHasOpenStaysUntilThatDies',
+  },
+  {
+    name: 'sweep-takes-what-is-being-made',
+    file: 'csrc/reader/usrbio/usrbio_sweep.cc',
+    find: '!IsEmptyAndNew(file) && ',
+    replace: '',
+    native: 'UsrbioSweep.EmptyFileStaysWhileItsMakerMayBeAboutToOpenIt',
+  },
+  {
     name: 'link-outlives-its-memory',
     file: 'csrc/reader/usrbio/usrbio_iov.cc',
     find: 'if (!link_.path.empty()) unlink(link_.path.c_str());',

@@ -7,6 +7,7 @@ const { tmpdir } = require('node:os');
 const { join } = require('node:path');
 const { createInterface } = require('node:readline');
 const { setTimeout } = require('node:timers/promises');
+const { emulators } = require('fastsafetensors-node/testing');
 
 const program = join(__dirname, '..', '..', 'build', 'cmake', 'emulators', 'hf3fs_fuse');
 
@@ -90,6 +91,13 @@ class FuseMount {
       .filter((line) => line.includes(' /dev/shm/'))
       .map((line) => line.split(' ')[0].split('-'))
       .reduce((bytes, [from, to]) => bytes + Number(BigInt(`0x${to}`) - BigInt(`0x${from}`)), 0);
+  }
+
+  /** Runs a scenario of this script in a process that loads over the mount, through the emulated client library. */
+  client(args, settings = {}) {
+    const own = { HF3FS_USRBIO_DONT_CHECKFS_FOR_MP: '', TMPDIR: this.#folder };
+    const env = { ...process.env, ...emulators.hf3fs.env(settings), ...own };
+    return spawn(process.execPath, [process.argv[1], ...args], { env, stdio: ['ignore', 'pipe', 'inherit'] });
   }
 
   /** Waits until the daemon has noticed the ends of all clients: it has neither links nor memory. */

@@ -130,9 +130,19 @@ void ReadLink(fuse_req_t req, fuse_ino_t node) {
   (void)fuse_reply_readlink(req, target);
 }
 
+// Counts links until the one whose answer is held back, and waits with that and those after it.
+void Hold(FileSystem* fs) {
+  int hold = fs->hold;
+  while (hold > 1 && !fs->hold.compare_exchange_weak(hold, hold - 1)) {
+  }
+  if (hold != 1) return;
+  while (fs->hold != 0) usleep(1000);
+}
+
 void SymLink(fuse_req_t req, const char* target, fuse_ino_t parent, const char* name) {
   if (parent != kIovs) return Reply(req, EROFS);
   FileSystem& fs = Fs(req);
+  Hold(&fs);
   Link link = {name, target, Client(req), Uid(req), fuse_req_ctx(req)->gid, nullptr};
   size_t slot;
   int error = fs.links.Add(link, &slot);

@@ -20,6 +20,7 @@ struct FileSystem {
   const uint32_t chunk_bytes;              // st_blksize of files
   std::atomic<bool> readonly{false};       // a link is made, and its removal answers EROFS
   std::atomic<bool> deny_readlink{false};  // readlink answers EPERM
+  std::atomic<int> hold{0};                // how many links from now answers are held back; 0: never
   std::atomic<bool> sees_no_pids{false};   // as from a sibling PID namespace: every client is pid 0
 };
 

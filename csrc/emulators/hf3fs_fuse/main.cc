@@ -13,6 +13,7 @@
 //   readonly 0|1  removing a link answers EROFS
 //   deny 0|1      reading a link answers EPERM
 //   no-pids 0|1   clients are not told apart, as from a sibling PID namespace: one that ends takes all links along
+//   hold N        the Nth link from now, and those after it, are not answered until `hold 0`
 //   lose          forgets all links, and the kernel does not hear of it
 //   links         before "ok", a line for each link: slot, thread, uid, bytes, name, target
 #include <getopt.h>
@@ -61,11 +62,13 @@ struct Arguments {
 bool Obey(emu::FileSystem* fs, const std::string& line) {
   std::istringstream words(line);
   std::string command;
-  bool on = false;
-  words >> command >> on;
+  int number = 0;
+  words >> command >> number;
+  const bool on = number != 0;
   if (command == "readonly") return fs->readonly = on, true;
   if (command == "deny") return fs->deny_readlink = on, true;
   if (command == "no-pids") return fs->sees_no_pids = on, true;
+  if (command == "hold") return fs->hold = number, true;
   if (command == "lose") return fs->links.Clear(), true;
   if (command != "links") return false;
   for (const auto& [slot, link] : fs->links.List(/*of_all=*/true, 0)) {

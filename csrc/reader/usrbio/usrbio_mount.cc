@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cerrno>
 #include <condition_variable>
 #include <cstdlib>
@@ -15,6 +16,7 @@
 #include <mutex>
 
 #include "base/task_pool.h"
+#include "reader/usrbio/usrbio_sweep.h"
 
 namespace fst::usrbio {
 namespace {
@@ -29,6 +31,12 @@ TaskPool& ThreadOf(const std::string& mount) {
   return *thread;
 }
 
+// Once, and again while something was in use that may be left by then.
+void SweepBeforeLinks() {
+  static std::atomic<bool> clean{false};
+  if (!clean) clean = SweepShm() == 0;
+}
+
 }  // namespace
 
 Status OnMountThread(const std::string& mount, const std::function<Status()>& task) {
@@ -39,6 +47,7 @@ Status OnMountThread(const std::string& mount, const std::function<Status()>& ta
     Status status;
   } done;
   FST_RETURN_IF_ERROR(ThreadOf(mount).Post([&] {
+    SweepBeforeLinks();
     Status status = task();
     std::lock_guard<std::mutex> lock(done.mutex);
     done.status = std::move(status);

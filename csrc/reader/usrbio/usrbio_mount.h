@@ -9,9 +9,10 @@
 
 namespace fst::usrbio {
 
-// Runs `task` on the one thread that makes all iovs and rings of this process on `mount`, and waits for it. When a
-// process dies, the daemon cleans up only what was made by the thread that used the mount first. That thread lives as
-// long as the process, so that its id never becomes another process's, whose rings the daemon would remove with ours.
+// Runs `task` on the one thread that makes all iovs and rings of this process on `mount`, and waits for it. Before the
+// first one, what dead processes left in /dev/shm is removed. When a process dies, the daemon cleans up only what was
+// made by the thread that used the mount first. That thread lives as long as the process, so that its id never becomes
+// another process's, whose rings the daemon would remove with ours.
 Status OnMountThread(const std::string& mount, const std::function<Status()>& task);
 
 // Opens the folder of links, and keeps it open for as long as its mount is the same one: the daemon cleans up after a
