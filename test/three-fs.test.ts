@@ -9,7 +9,7 @@ import { runChild } from './support/child.js';
 
 type Settings = Readonly<Record<string, string | number>>;
 
-const EVERYTHING: Settings = { SHUFFLE: 5, EAGAIN_EVERY: 3, LATENCY_MS: 1, BANDWIDTH: 2e9 };
+const EVERYTHING: Settings = { SHUFFLE: 5, EAGAIN_EVERY: 3, EARLY: 2, LATENCY_MS: 1, BANDWIDTH: 2e9 };
 
 function environment(device: string, settings: Settings): Record<string, string> {
   const cuda = device === 'cpu' ? {} : emulators.cuda.env();
@@ -29,6 +29,10 @@ describe.each(['cpu', 'cuda:0'])('to %s', (device) => {
     await run(device, EVERYTHING, ['everyLoader']);
   });
 
+  test('completions that come before submit_ios returns are taken', async () => {
+    await run(device, { EARLY: 1 }, ['everyLoader']);
+  });
+
   test('a ring that vanishes is made anew and what it had is read again', async () => {
     await run(device, { RING_LOST: 5, LATENCY_MS: 2 }, ['everyLoader']);
   });
@@ -36,6 +40,8 @@ describe.each(['cpu', 'cuda:0'])('to %s', (device) => {
   test.each<[string, Settings, string[]]>([
     ['a short read', { SHORT: 4 }, ['SHORT_READ', 'data.safetensors']],
     ['an I/O error', { EIO: 3 }, ['THREEFS_ERROR', 'EIO']],
+    ['a call between servers that fails', { FAIL: 'io:3:-121' }, ['THREEFS_ERROR', 'EREMOTEIO']],
+    ['a result above what was asked for', { FAIL: 'io:3:99999999' }, ['THREEFS_ERROR', 'says it read 99999999']],
     ['memory that may not be locked', { MEMLOCK: 65536 }, ['THREEFS_ERROR', 'locked memory']],
     ['a job that never completes', { STALL: 6 }, ['STALLED', 'stallTimeoutMs', '{"stallTimeoutMs":700}']],
     ['a daemon that dies', { DAEMON_DEAD: 6, LATENCY_MS: 5 }, ['THREEFS_DISCONNECTED', 'hf3fs_fuse']],

@@ -72,6 +72,71 @@ TEST_F(Hf3fsEmulator, FillsAHoleWithZerosAndIsShortWhereItEndsInOne) {
   EXPECT_EQ(lseek(c.fd, 0, SEEK_CUR), 0) << "the caller's position moved";
 }
 
+// 3FS joins the chunks of a job's ios, and takes what one lacked for a hole before the next.
+TEST_F(Hf3fsEmulator, BatchGivesMoreThanWasAskedForAfterAHole) {
+  Client c(this, 8, 0);
+  ASSERT_EQ(truncate(c.path.c_str(), 0), 0);
+  int fd = open(c.path.c_str(), O_RDWR);
+  std::vector<char> data(1 << 16, 'x');
+  ASSERT_EQ(pwrite(fd, data.data(), data.size(), 0), 1 << 16);
+  ASSERT_EQ(pwrite(fd, data.data(), data.size(), 3 << 16), 1 << 16);
+  close(fd);
+  ASSERT_GE(c.Prep(0, 0, 2 << 16, 1), 0);              // data, hole
+  ASSERT_GE(c.Prep(2 << 16, 2 << 16, 2 << 16, 2), 0);  // hole, data
+  ASSERT_GE(c.Prep(4 << 16, 3 << 16, 1 << 16, 3), 0);  // data
+  ASSERT_EQ(api->submit_ios(&c.ring), 0);
+  auto results = c.Wait(3);
+  EXPECT_EQ(results[1], 1 << 16);
+  EXPECT_EQ(results[2], 3 << 16) << "of 2 << 16 asked for";
+  EXPECT_EQ(results[3], 1 << 16);
+}
+
+TEST_F(Hf3fsEmulator, RingThatForbidsHolesSaysEnodata) {
+  Set("strict", "0");
+  Client c(this);
+  ASSERT_EQ(truncate(c.path.c_str(), 0), 0);
+  int fd = open(c.path.c_str(), O_RDWR);
+  ASSERT_EQ(pwrite(fd, "x", 1, 1 << 16), 1);
+  close(fd);
+  EXPECT_EQ(c.Read(0, 0, (1 << 16) + 1), (1 << 16) + 1);
+  api->iordestroy(&c.ring);
+  ASSERT_EQ(api->iorcreate4(&c.ring, mount.c_str(), 4, true, -1, 0, -1, 2), 0);
+  EXPECT_EQ(c.Read(0, 0, (1 << 16) + 1), -ENODATA);
+  EXPECT_EQ(c.Read(0, 0, 1 << 16), 0) << "nothing follows";
+}
+
+TEST_F(Hf3fsEmulator, IosStartOnceAnythingPosts) {
+  Client c(this);
+  usrbio::Ior other = {};
+  ASSERT_EQ(api->iorcreate4(&other, mount.c_str(), 4, true, -1, 0, -1, 0), 0);
+  const uint64_t jobs = Stat("jobs");
+  ASSERT_GE(c.Prep(0, 0, 100, 1), 0);
+  usleep(20000);
+  EXPECT_EQ(Stat("jobs"), jobs) << "nobody has posted";
+  ASSERT_EQ(api->submit_ios(&other), 0);
+  while (Stat("jobs") == jobs) std::this_thread::yield();
+  ASSERT_EQ(api->submit_ios(&c.ring), 0);
+  EXPECT_EQ(c.Wait(1).size(), 1u);
+  // Where another client posts at once, all is done before the submit.
+  Set("early", "1");
+  ASSERT_GE(c.Prep(0, 0, 100, 2), 0);
+  while (Stat("jobs") == jobs + 1) std::this_thread::yield();
+  ASSERT_EQ(api->submit_ios(&c.ring), 0);
+  EXPECT_EQ(c.Wait(1).size(), 1u);
+  api->iordestroy(&other);
+}
+
+TEST_F(Hf3fsEmulator, WaitPostsOnceItHasReaped) {
+  Client c(this);
+  const uint64_t jobs = Stat("jobs");
+  ASSERT_GE(c.Prep(0, 0, 100, 1), 0);
+  ASSERT_EQ(api->submit_ios(&c.ring), 0);
+  while (Stat("bytes") < 100) std::this_thread::yield();
+  ASSERT_GE(c.Prep(100, 0, 100, 2), 0);
+  std::thread([&c] { EXPECT_EQ(c.Wait(2).size(), 2u) << "the second one was never submitted"; }).join();
+  EXPECT_EQ(Stat("jobs"), jobs + 2);
+}
+
 TEST_F(Hf3fsEmulator, WaitPollsTimesOutAndReturnsEarly) {
   Client c(this);
   usrbio::Cqe cqes[4];
@@ -219,6 +284,9 @@ TEST_F(Hf3fsEmulator, InjectsShortReadsAndErrors) {
   EXPECT_EQ(c.Read(0, 0, 1000), -EIO);
   Set("eio_path", "/other");
   EXPECT_EQ(c.Read(0, 0, 1000), 1000);
+  Set("fail", "io:2:-121");
+  EXPECT_EQ(c.Read(0, 0, 1000), 1000);
+  EXPECT_EQ(c.Read(0, 0, 1000), -EREMOTEIO);
 }
 
 TEST_F(Hf3fsEmulator, InjectsEagainAndFailingCalls) {

@@ -66,6 +66,7 @@ void CheckBuffer(Engine& engine, const Iov* iov, Io* io) {
   if (auto other = engine.FindOverlap(io->to, io->length)) {
     engine.Misuse("the buffer of a new io overlaps that of io " + std::to_string(other->number) +
                   ", which is in flight or whose completion was not taken");
+    io->overlaps = true;
   }
 }
 
@@ -89,7 +90,7 @@ void CheckWait(Engine& engine, const Ring& ring, int min_results, const timespec
     }
   }
   if (ring.depth > 0) {
-    int rest = static_cast<int>(ring.submitted - ring.cut);
+    int rest = static_cast<int>(ring.head - ring.cut);
     int coming = static_cast<int>(ring.completions.size()) + ring.processing + rest - rest % ring.depth;
     if (rest % ring.depth != 0 && coming < min_results) {
       engine.Misuse("wait_for_ios would hang: io_depth " + std::to_string(ring.depth) +
@@ -146,6 +147,8 @@ EXPORT int hf3fs_prep_io(const Ior* ior, const Iov* iov, bool read, void* ptr, i
   }
   int slot = io->slot;
   engine.Prepare(ring, std::move(io));
+  const uint64_t early = engine.settings.early;
+  if (early != 0 && engine.counters.calls["prep_io"] % early == 0) engine.Wake();
   return slot;
 }
 
@@ -185,9 +188,9 @@ EXPORT int hf3fs_wait_for_ios(const Ior* ior, Cqe* cqes, int capacity, int min_r
         cqes[filled].result = io->result;
         cqes[filled].userdata = io->userdata;
         filled++;
-        engine.Retire(ring.get(), io);
+        engine.Retire(ring.get(), io, lock);
       }
-      engine.Submit(ring);  // the library wakes the daemon here too: there is room for results again
+      engine.Wake();  // the library posts here too: there is room for results again
       continue;
     }
     if (filled >= min_results) break;

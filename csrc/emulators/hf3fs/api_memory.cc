@@ -16,6 +16,7 @@
 using emu::Engine;
 using emu::IovEntry;
 using emu::Ring;
+using emu::Unlocked;
 using fst::usrbio::Ior;
 using fst::usrbio::Iov;
 using Lock = std::unique_lock<std::mutex>;
@@ -31,7 +32,7 @@ std::string DataLink(const std::string& mount, const std::string& id, size_t blo
   return block_size ? link + ".b" + std::to_string(block_size) : link;
 }
 
-// The folder for links, or -errno: a link in a dead mount fails as FUSE would fail it.
+// Makes the link, or -errno: in a dead mount it fails as FUSE would fail it.
 int Announce(const std::string& mount, const std::string& shm_name, const std::string& link) {
   int error = emu::MakeIovsFolder(mount, false);
   if (error == 0) error = emu::MakeLink("/dev/shm" + shm_name, link);
@@ -106,15 +107,18 @@ EXPORT int hf3fs_iovcreate(Iov* iov, const char* mount, size_t size, size_t bloc
   entry->size = size;
   entry->block_size = block_size;
   entry->verified = true;
-  result = Announce(mount, entry->shm_name, entry->link);
+  {
+    Unlocked asking(lock);
+    result = Announce(mount, entry->shm_name, entry->link);
+    if (result == 0) emu::OpenLinkFolder(mount);
+  }
   if (result != 0) {
     munmap(entry->base, size);
     emu::RemoveShm(entry->shm_name);
     return result;
   }
   FillIov(iov, entry->base, entry.get(), entry->id, mount, size, block_size, numa);
-  emu::OpenLinkFolder(mount);
-  engine.iovs.Prune();
+  engine.iovs.Prune(lock);
   engine.iovs.Add(std::move(entry));
   return 0;
 }
@@ -135,12 +139,16 @@ EXPORT int hf3fs_iovwrap(Iov* iov, void* base, const uint8_t id[16], const char*
   entry->size = size;
   entry->block_size = block_size;
   entry->wrapped = true;
-  struct stat file;
-  if (stat(entry->link.c_str(), &file) == 0) entry->inode = file.st_ino;
+  {
+    Unlocked asking(lock);
+    entry->target = emu::ReadLink(entry->link);
+    struct stat file;
+    if (stat(entry->link.c_str(), &file) == 0) entry->inode = file.st_ino;
+  }
   emu::RememberLink(entry->link);
   engine.CheckMaker("iovwrap", mount);
   FillIov(iov, entry->base, nullptr, entry->id, mount, size, block_size, numa);
-  engine.iovs.Prune();
+  engine.iovs.Prune(lock);
   engine.iovs.Add(std::move(entry));
   return 0;
 }
@@ -168,15 +176,19 @@ EXPORT void hf3fs_iovdestroy(Iov* iov) {
     return;
   }
   int busy = 0;
-  for (const auto& ring : engine.rings) {
-    if (engine.IsLost(ring.get())) continue;
+  const auto rings = engine.rings;
+  for (const auto& ring : rings) {
+    if (!engine.HasRing(ring.get(), lock)) continue;
     for (const auto& io : ring->slots) busy += io != nullptr && io->iov == entry && !io->stalled;
   }
   if (busy > 0) engine.Misuse("iovdestroy with " + std::to_string(busy) + " ios in flight on the iov");
   if (emu::IsCudaRegistered(entry->base, entry->size)) {
     engine.Misuse("iovdestroy unmaps memory that is still registered with CUDA (cuMemHostUnregister comes first)");
   }
-  emu::RemoveLink(entry->link);
+  {
+    Unlocked asking(lock);
+    emu::RemoveLink(entry->link);
+  }
   emu::RemoveShm(entry->shm_name);
   engine.iovs.Remove(entry->id);
   munmap(entry->base, entry->size);
@@ -208,23 +220,27 @@ EXPORT int hf3fs_iorcreate4(Ior* ior, const char* mount, int entries, bool for_r
   ring->mount = mount;
   ring->entries = entries;
   ring->depth = io_depth;
+  ring->flags = flags;
   ring->size = hf3fs_ior_size(entries);
   std::string shm_name, id = emu::RandomId();
   result = MakeMemory(ring->size, &shm_name, &ring->base);
   if (result != 0) return result;
   ring->link = ring->mount + "/3fs-virt/iovs/" + emu::IdText(id) + (for_read ? ".r" : ".w") + std::to_string(io_depth) +
                ".t" + std::to_string(timeout);
-  result = Announce(mount, shm_name, ring->link);
-  // Nobody reserves it: the daemon touches it first.
-  if (result == 0 && !emu::HasRoom(ring->base, ring->size))
-    emu::Die("a ring in a full /dev/shm: its first touch kills the daemon, or the process, with SIGBUS");
-  emu::RemoveShm(shm_name);  // a ring's name goes as soon as the daemon has it
+  {
+    Unlocked asking(lock);
+    result = Announce(mount, shm_name, ring->link);
+    // Nobody reserves it: the daemon touches it first.
+    if (result == 0 && !emu::HasRoom(ring->base, ring->size))
+      emu::Die("a ring in a full /dev/shm: its first touch kills the daemon, or the process, with SIGBUS");
+    emu::RemoveShm(shm_name);  // a ring's name goes as soon as the daemon has it
+    if (result == 0) emu::OpenLinkFolder(mount);
+  }
   if (result != 0) {
     munmap(ring->base, ring->size);
     return result;
   }
   FillIov(&ior->iov, ring->base, ring.get(), id, mount, ring->size, 0, numa);
-  emu::OpenLinkFolder(mount);
   if (engine.ShallFail("iorwrap", &result)) {  // as the library: it looks for the link by an iov's name, and leaves it
     munmap(ring->base, ring->size);
     ior->iov.handle = nullptr;
@@ -251,10 +267,14 @@ EXPORT void hf3fs_iordestroy(Ior* ior) {
     if (any.get() == ior->handle) ring = any;
   }
   if (ring == nullptr) return engine.Misuse("iordestroy of a ring that was destroyed before (a copy of its struct)");
-  int busy = engine.InFlight(ring.get());
+  (void)engine.HasRing(ring.get(), lock);
+  int busy = Engine::InFlight(*ring);
   if (busy > 0) engine.Misuse("iordestroy with " + std::to_string(busy) + " ios in flight or not taken");
   engine.RemoveRing(ring, lock);
-  emu::RemoveLink(ring->link);
+  {
+    Unlocked asking(lock);
+    emu::RemoveLink(ring->link);
+  }
   munmap(ring->base, ring->size);
   ior->handle = ior->iov.handle = nullptr;
 }

@@ -36,7 +36,7 @@ EXPORT void fst_emu_hf3fs_reset() {
 EXPORT uint64_t fst_emu_hf3fs_stat(const char* name) {
   Engine& engine = Engine::Get();
   Lock lock(engine.mutex);
-  engine.iovs.Prune();
+  engine.iovs.Prune(lock);
   const emu::Counters& c = engine.counters;
   const struct {
     const char* name;
@@ -63,7 +63,7 @@ EXPORT uint64_t fst_emu_hf3fs_stat(const char* name) {
 EXPORT void fst_emu_hf3fs_lose_rings() {
   Engine& engine = Engine::Get();
   Lock lock(engine.mutex);
-  for (const auto& ring : engine.rings) emu::RemoveLink(ring->link);
+  for (const auto& ring : engine.rings) ring->lost = emu::RemoveLink(ring->link) || ring->lost;
 }
 
 // The daemon of `mount` dies, for all processes.

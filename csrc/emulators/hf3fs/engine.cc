@@ -55,7 +55,10 @@ void Engine::Misuse(const std::string& reason) {
 
 bool Engine::ShallFail(const char* function, int* result) {
   if (stopping_ && getpid() == pid_) Die("%s after exit() destroyed the tables of the library", function);
-  uint64_t call = ++counters.calls[function];
+  return Injected(function, ++counters.calls[function], result);
+}
+
+bool Engine::Injected(const std::string& function, uint64_t call, int* result) const {
   auto range = settings.failures.equal_range(function);
   for (auto failure = range.first; failure != range.second; ++failure) {
     if (failure->second.call != call) continue;
@@ -73,7 +76,7 @@ bool Engine::Apply() {
 
 void Engine::AddRing(std::shared_ptr<Ring> ring) {
   rings.insert(std::move(ring));
-  while (threads_.size() < settings.threads) threads_.emplace_back(&Engine::Work, this);
+  for (; threads_ < settings.threads; threads_++) std::thread(&Engine::Work, this).detach();
 }
 
 void Engine::RemoveRing(const std::shared_ptr<Ring>& ring, std::unique_lock<std::mutex>& lock) {
@@ -96,18 +99,22 @@ void Engine::CheckMaker(const char* function, const std::string& mount) {
          std::to_string(first) + ": after a crash the daemon takes back what the first one made, the rest stays");
 }
 
-bool Engine::IsLost(Ring* ring) {
-  if (!ring->lost && !LinkExists(ring->link)) ring->lost = true;
-  return ring->lost;
+bool Engine::HasRing(Ring* ring, std::unique_lock<std::mutex>& lock) {
+  if (!ring->lost && !ring->destroyed) {
+    bool exists;
+    {
+      Unlocked asking(lock);
+      exists = LinkExists(ring->link);
+    }
+    ring->lost |= !exists;
+  }
+  return !ring->lost && !ring->destroyed;
 }
 
-int Engine::InFlight(Ring* ring) {
-  if (IsLost(ring)) return 0;
-  int count = 0;
-  for (const std::shared_ptr<Io>& io : ring->slots) {
-    count += io != nullptr && !io->stalled;
-  }
-  return count;
+int Engine::InFlight(const Ring& ring) {
+  if (ring.lost) return 0;
+  return static_cast<int>(std::count_if(ring.slots.begin(), ring.slots.end(),
+                                        [](const auto& io) { return io != nullptr && !io->stalled; }));
 }
 
 std::shared_ptr<Io> Engine::FindOverlap(const uint8_t* to, uint64_t length) const {
@@ -132,20 +139,30 @@ void Engine::Prepare(const std::shared_ptr<Ring>& ring, std::shared_ptr<Io> io) 
 
 void Engine::Submit(const std::shared_ptr<Ring>& ring) {
   ring->submitted = ring->head;
-  Cut(ring);
+  Wake();
 }
 
-void Engine::Retire(Ring* ring, const std::shared_ptr<Io>& io) {
+void Engine::Wake() {
+  for (const auto& ring : rings) Cut(ring);
+  StartQueued();
+}
+
+void Engine::Retire(Ring* ring, const std::shared_ptr<Io>& io, std::unique_lock<std::mutex>& lock) {
   ring->slots[static_cast<size_t>(io->slot)] = nullptr;
   Untrack(io);
-  Withhold(*io);
+  Withhold(*io, lock);
 }
 
-void Engine::Withhold(const Io& io) {
+void Engine::Withhold(const Io& io, std::unique_lock<std::mutex>& lock) {
   const uint64_t arrived = static_cast<uint64_t>(std::max<int64_t>(io.result, 0));
   if (!settings.strict || arrived >= io.length) return;
+  bool linked;
+  {
+    Unlocked asking(lock);
+    linked = LinkExists(io.iov->link);
+  }
   // Without its link a wrapped iov may be unmapped.
-  if (iovs.Find(io.iov->id) != io.iov || !LinkExists(io.iov->link)) return;
+  if (iovs.Find(io.iov->id) != io.iov || !linked) return;
   auto& undelivered = io.iov->undelivered;
   if (undelivered == nullptr) undelivered = std::make_unique<Undelivered>(io.iov->base, io.iov->size);
   undelivered->Withhold(io.to + arrived, io.to + io.length,
@@ -166,9 +183,9 @@ void Engine::Untrack(const std::shared_ptr<Io>& io) {
 // As the daemon's IoRing::jobsToProc: by io_depth, and never more than the completion queue has room for. A timeout
 // with a negative depth never runs a partial batch.
 void Engine::Cut(const std::shared_ptr<Ring>& ring) {
-  if (ring->destroyed || IsLost(ring.get())) return;
+  if (ring->destroyed || ring->lost) return;
   for (;;) {
-    int announced = static_cast<int>(ring->submitted - ring->cut);
+    int announced = static_cast<int>(ring->head - ring->cut);
     int room = ring->entries - ring->processing - static_cast<int>(ring->completions.size());
     int count = ring->depth > 0 ? ring->depth : std::min(announced, room);
     if (ring->depth < 0) count = std::min(count, -ring->depth);
@@ -183,7 +200,6 @@ void Engine::Cut(const std::shared_ptr<Ring>& ring) {
     ring->processing += count;
     queued_.push_back(std::move(job));
   }
-  StartQueued();
 }
 
 void Engine::StartQueued() {
@@ -196,7 +212,7 @@ void Engine::StartQueued() {
       io->stalled = stalled;
       Inject(io.get(), job->ring.get());
     }
-    if (stalled || job->ring->destroyed || IsLost(job->ring.get())) continue;
+    if (stalled || job->ring->destroyed || job->ring->lost) continue;
     uint64_t now = NowNs(), bytes = 0;
     for (const auto& io : job->ios) bytes += io->length;
     job->when = link_.Reserve(now, static_cast<uint64_t>(settings.latency_ms * 1e6), bytes);
@@ -209,7 +225,7 @@ void Engine::StartQueued() {
 // Losses that happen when a certain io starts.
 void Engine::Inject(Io* io, Ring* ring) {
   if (io->number == settings.ring_lost) {
-    for (const auto& any : rings) RemoveLink(any->link);
+    for (const auto& any : rings) any->lost = RemoveLink(any->link) || any->lost;
   }
   if (io->number == settings.daemon_dead) KillDaemon(ring->mount);
 }
@@ -238,13 +254,15 @@ void Engine::Work() {
     if (!timers_.empty()) timer_changed_.notify_one();  // another thread takes over the wait for the next one
     Run(std::move(task), lock);
   }
+  threads_--;
+  ended_.notify_all();
 }
 
 void Engine::Run(Task task, std::unique_lock<std::mutex>& lock) {
   const std::shared_ptr<Job>& job = task.job;
-  if (job->ring->destroyed || IsLost(job->ring.get())) {
+  if (!HasRing(job->ring.get(), lock)) {
     Drop(job);
-    return ReleaseReady();
+    return ReleaseReady(lock);
   }
   switch (task.step) {
     case Step::kStart:
@@ -257,7 +275,7 @@ void Engine::Run(Task task, std::unique_lock<std::mutex>& lock) {
       [[fallthrough]];
     case Step::kPost:
       ready_.push_back(job);
-      ReleaseReady();
+      ReleaseReady(lock);
   }
 }
 
@@ -275,51 +293,17 @@ void Engine::Poison(Job* job, std::unique_lock<std::mutex>& lock) {
   touched_.notify_all();
 }
 
-void Engine::Read(Job* job, std::unique_lock<std::mutex>& lock) {
-  bool invalid = std::any_of(job->ios.begin(), job->ios.end(), [](const auto& io) { return io->invalid; });
-  for (const auto& io : job->ios) {
-    const Settings& s = settings;
-    uint64_t n = io->number, limit = io->length;
-    auto nth = [n](const std::set<uint64_t>& list, uint64_t every) {
-      return list.count(n) != 0 || (every != 0 && n % every == 0);
-    };
-    if (job->ring->destroyed) return;  // its owner waits for us in RemoveRing
-    bool no_entry = io->iov->mount != job->ring->mount || !LinkExists(io->iov->link);
-    if (invalid || no_entry) {
-      io->result = -EINVAL;  // one invalid io fails its whole job; an unknown buffer only itself
-    } else if (!iovs.Pin(io->iov.get(), s.memlock)) {
-      io->result = -EACCES;
-    } else if (nth(s.eio_ios, s.eio_every) ||
-               (!s.eio_path.empty() && io->file->path.find(s.eio_path) != std::string::npos)) {
-      io->result = -EIO;
-    } else {
-      if (nth(s.short_ios, s.short_every)) limit /= 2;
-      job->ring->touching++;
-      lock.unlock();
-      int64_t result = io->file->Read(io->to, io->offset, limit);
-      if (result == -EFAULT) {
-        Die("the buffer of io %llu was unmapped while the io was in flight", static_cast<unsigned long long>(n));
-      }
-      lock.lock();
-      job->ring->touching--;
-      touched_.notify_all();
-      io->result = result;
-      if (result > 0) counters.bytes += static_cast<uint64_t>(result);
-    }
-  }
-}
-
 // When completions are shuffled, a few jobs are held back; the last ones in service are let go at once, so nothing is
 // late for ever.
-void Engine::ReleaseReady() {
+void Engine::ReleaseReady(std::unique_lock<std::mutex>& lock) {
   while (!ready_.empty() && (settings.shuffle == 0 || ready_.size() >= 4 || ready_.size() >= in_service_)) {
     size_t pick = settings.shuffle == 0 ? 0 : random_() % ready_.size();
     std::shared_ptr<Job> next = ready_[pick];
     ready_.erase(ready_.begin() + static_cast<ptrdiff_t>(pick));
-    if (next->ring->destroyed || IsLost(next->ring.get())) {
-      Drop(next);
-    } else {
+    if (HasRing(next->ring.get(), lock)) {
       Post(next);
+    } else {
+      Drop(next);
     }
   }
 }
@@ -337,7 +321,8 @@ void Engine::Post(const std::shared_ptr<Job>& job) {
   }
   ring->processing -= static_cast<int>(job->ios.size());
   ring->completed.notify_all();
-  Cut(job->ring);
+  Cut(job->ring);  // with no post: whoever has done a job looks for the next one of its ring
+  StartQueued();
 }
 
 // Its ring is gone: it never completes.
@@ -349,20 +334,41 @@ void Engine::Drop(const std::shared_ptr<Job>& job) {
 
 std::string Engine::Finish() {
   if (getpid() != pid_) return "";  // a fork owns neither the threads nor the links
-  std::vector<std::thread> threads;
-  std::string left;
+  struct Answer {
+    std::mutex mutex;
+    std::condition_variable ready;
+    bool done = false;
+    std::string left;
+  };
   {
-    std::lock_guard<std::mutex> lock(mutex);
+    std::unique_lock<std::mutex> lock(mutex);
     if (waiters > 0) Die("exit() destroys the tables of the library while a thread is in wait_for_ios");
     stopping_ = true;
     timer_changed_.notify_all();
-    threads.swap(threads_);
-    iovs.Prune();
-    for (const auto& ring : rings) left += " ring " + ring->link;
-    left += iovs.Leftovers() + files.Leftovers();
+    ended_.wait_for(lock, std::chrono::seconds(1), [this] { return threads_ == 0; });
   }
-  for (std::thread& thread : threads) thread.join();
-  iovs.RemoveLinks();
+  auto answer = std::make_shared<Answer>();
+  std::thread([this, answer] {
+    std::string left = Leftovers();
+    std::lock_guard<std::mutex> lock(answer->mutex);
+    answer->left = std::move(left);
+    answer->done = true;
+    answer->ready.notify_all();
+  }).detach();
+  std::unique_lock<std::mutex> lock(answer->mutex);
+  answer->ready.wait_for(lock, std::chrono::seconds(1), [&answer] { return answer->done; });
+  return answer->left;
+}
+
+// A daemon that lets nobody remove a link makes its client keep what that is for.
+std::string Engine::Leftovers() {
+  std::unique_lock<std::mutex> lock(mutex);
+  iovs.Prune(lock);
+  std::string left;
+  for (const auto& ring : rings) {
+    if (RemoveLink(ring->link)) left += " ring " + ring->link;
+  }
+  left += iovs.RemoveLinks() + files.Leftovers();
   std::string traces;
   RemoveTraces(&traces);
   return left + traces;

@@ -28,8 +28,9 @@ struct Io {
   uint8_t* to = nullptr;
   uint64_t offset = 0, length = 0;
   const void* userdata = nullptr;
-  bool invalid = false;  // crosses a block
-  bool stalled = false;  // its job never completes
+  bool invalid = false;   // crosses a block
+  bool overlaps = false;  // shares bytes with another
+  bool stalled = false;   // its job never completes
   int64_t result = 0;
 };
 
@@ -37,6 +38,7 @@ struct Io {
 struct Ring {
   std::string mount, link;
   int entries = 0, depth = 0;
+  uint64_t flags = 0;
   uint8_t* base = nullptr;  // its shared memory; nothing is in it, but it is as large as a real one
   size_t size = 0;
   bool lost = false, destroyed = false;
@@ -46,7 +48,7 @@ struct Ring {
 
   std::vector<std::shared_ptr<Io>> slots;                // by index; set from prep until its completion is taken
   std::deque<std::shared_ptr<Io>> queue;                 // prepared, not yet in a job
-  uint64_t head = 0, submitted = 0, cut = 0, tail = 0;   // prepared, announced, in jobs, retired in order
+  uint64_t head = 0, submitted = 0, cut = 0, tail = 0;   // prepared, submitted, in jobs, retired in order
   std::map<uint64_t, std::pair<uint64_t, bool>> claims;  // of jobs: begin -> end, done
   int processing = 0;
   std::deque<std::shared_ptr<Io>> completions;
@@ -58,6 +60,18 @@ struct Job {
   uint64_t begin = 0;
   std::vector<std::shared_ptr<Io>> ios;
   LinkModel::Slot when = {};
+};
+
+// Lets go of the lock while it lives: around what asks the daemon of a FUSE mount, which may be stopped.
+class Unlocked {
+ public:
+  explicit Unlocked(std::unique_lock<std::mutex>& lock) : lock_(lock) { lock_.unlock(); }
+  ~Unlocked() { lock_.lock(); }
+  Unlocked(const Unlocked&) = delete;
+  Unlocked& operator=(const Unlocked&) = delete;
+
+ private:
+  std::unique_lock<std::mutex>& lock_;
 };
 
 class Engine {
@@ -87,19 +101,21 @@ class Engine {
   // An iov or a ring is made on `mount`: by the thread that was the first to do so, since the daemon of a process that
   // dies takes back what that one made and nothing else.
   void CheckMaker(const char* function, const std::string& mount);
-  // Notices that a ring's link is gone.
-  bool IsLost(Ring* ring);
-  // Ios of this ring that still can write into their buffers.
-  int InFlight(Ring* ring);
+  // Whether the daemon still has the ring. It is asked, without the lock.
+  bool HasRing(Ring* ring, std::unique_lock<std::mutex>& lock);
+  // Ios of this ring that still can write into their buffers; 0 where it is lost.
+  static int InFlight(const Ring& ring);
 
   // The io whose buffer overlaps, or null.
   std::shared_ptr<Io> FindOverlap(const uint8_t* to, uint64_t length) const;
   void Prepare(const std::shared_ptr<Ring>& ring, std::shared_ptr<Io> io);
   void Submit(const std::shared_ptr<Ring>& ring);
+  // A post on the daemon's semaphore, of whichever client: it takes what any ring has prepared, submitted or not.
+  void Wake();
   // Its completion was taken: what did not arrive must not be read.
-  void Retire(Ring* ring, const std::shared_ptr<Io>& io);
+  void Retire(Ring* ring, const std::shared_ptr<Io>& io, std::unique_lock<std::mutex>& lock);
 
-  // Stops the threads. What is left is described in the answer.
+  // Stops the threads. What is left is described in the answer. Waits two seconds at most for a daemon that is stopped.
   std::string Finish();
 
  private:
@@ -117,9 +133,13 @@ class Engine {
   void Run(Task task, std::unique_lock<std::mutex>& lock);
   void Poison(Job* job, std::unique_lock<std::mutex>& lock);
   void Read(Job* job, std::unique_lock<std::mutex>& lock);
-  void Withhold(const Io& io);
+  void ReadOne(Io* io, Job* job, std::unique_lock<std::mutex>& lock);
+  void JoinHoles(Job* job, std::unique_lock<std::mutex>& lock);
+  void Withhold(const Io& io, std::unique_lock<std::mutex>& lock);
   void Inject(Io* io, Ring* ring);
-  void ReleaseReady();
+  bool Injected(const std::string& function, uint64_t call, int* result) const;
+  std::string Leftovers();
+  void ReleaseReady(std::unique_lock<std::mutex>& lock);
   void Post(const std::shared_ptr<Job>& job);
   void Drop(const std::shared_ptr<Job>& job);
   void Untrack(const std::shared_ptr<Io>& io);
@@ -132,8 +152,8 @@ class Engine {
   std::vector<std::shared_ptr<Job>> ready_;  // held back to be shuffled
   uint64_t in_service_ = 0;
   std::multimap<uint64_t, Task> timers_;
-  std::condition_variable timer_changed_, touched_;
-  std::vector<std::thread> threads_;
+  std::condition_variable timer_changed_, touched_, ended_;
+  uint64_t threads_ = 0;
   std::mt19937_64 random_;
   bool stopping_ = false;
 };

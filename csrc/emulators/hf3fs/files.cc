@@ -47,6 +47,23 @@ uint64_t RegisteredFile::DataEnd(uint64_t offset, uint64_t end) {
   return data_end;
 }
 
+bool RegisteredFile::OpenOwn() {
+  if (own_fd_ < 0) own_fd_ = open(("/proc/self/fd/" + Number(dup_fd)).c_str(), O_RDONLY | O_CLOEXEC);
+  return own_fd_ >= 0;
+}
+
+RegisteredFile::Holes RegisteredFile::HolesOf(uint64_t offset, uint64_t length) {
+  Holes holes;
+  std::lock_guard<std::mutex> lock(mutex_);
+  if (!OpenOwn()) return holes;
+  const auto begin = static_cast<off_t>(offset), end = begin + static_cast<off_t>(length);
+  const off_t hole = lseek(own_fd_, begin, SEEK_HOLE);
+  const off_t data = hole < 0 ? -1 : lseek(own_fd_, hole, SEEK_DATA);
+  holes.at_start = hole == begin;
+  holes.before_data = data >= 0 && data < end;
+  return holes;
+}
+
 int64_t RegisteredFile::Read(uint8_t* to, uint64_t offset, uint64_t length) {
   struct stat st;
   if (fstat(dup_fd, &st) != 0) return -errno;
@@ -57,8 +74,7 @@ int64_t RegisteredFile::Read(uint8_t* to, uint64_t offset, uint64_t length) {
   int fd = dup_fd;
   if (sparse || (flags & O_DIRECT) != 0) {
     std::lock_guard<std::mutex> lock(mutex_);  // lseek and what it finds belong together
-    if (own_fd_ < 0) own_fd_ = open(("/proc/self/fd/" + Number(dup_fd)).c_str(), O_RDONLY | O_CLOEXEC);
-    if (own_fd_ < 0) return -errno;
+    if (!OpenOwn()) return -errno;
     fd = own_fd_;
     if (sparse) end = DataEnd(offset, end);
   }

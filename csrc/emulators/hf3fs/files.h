@@ -23,7 +23,14 @@ struct RegisteredFile {
   // Any thread.
   int64_t Read(uint8_t* to, uint64_t offset, uint64_t length);
 
+  // Whether a read begins in a hole, and whether data follows on a hole in it. Any thread.
+  struct Holes {
+    bool at_start = false, before_data = false;
+  };
+  Holes HolesOf(uint64_t offset, uint64_t length);
+
  private:
+  bool OpenOwn();
   // The end of the last data before `end`, `offset` if there is none in between.
   uint64_t DataEnd(uint64_t offset, uint64_t end);
   std::mutex mutex_;

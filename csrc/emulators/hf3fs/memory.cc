@@ -2,17 +2,18 @@
 
 #include <dlfcn.h>
 #include <fcntl.h>
-#include <limits.h>
 #include <sys/mman.h>
 #include <sys/random.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cinttypes>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <fstream>
+#include <vector>
 
 #include "emulators/hf3fs/mounts.h"
 
@@ -35,14 +36,19 @@ std::shared_ptr<IovEntry> IovTable::Find(const std::string& id) const {
   return found == entries_.end() ? nullptr : found->second;
 }
 
-void IovTable::Prune() {
-  for (auto entry = entries_.begin(); entry != entries_.end();) {
-    auto next = std::next(entry);
-    if (entry->second->wrapped && entry->second->in_flight == 0 && !LinkExists(entry->second->link)) {
-      RemoveLink(entry->second->link);  // forgets it
-      Remove(std::string(entry->first));
-    }
-    entry = next;
+void IovTable::Prune(std::unique_lock<std::mutex>& lock) {
+  std::vector<std::shared_ptr<IovEntry>> wrapped;
+  for (const auto& entry : entries_) {
+    if (entry.second->wrapped) wrapped.push_back(entry.second);
+  }
+  lock.unlock();  // a daemon that is stopped does not answer
+  auto is_there = [](const auto& entry) { return LinkExists(entry->link); };
+  wrapped.erase(std::remove_if(wrapped.begin(), wrapped.end(), is_there), wrapped.end());
+  lock.lock();
+  for (const auto& gone : wrapped) {
+    if (gone->in_flight > 0 || Find(gone->id) != gone) continue;
+    ForgetLink(gone->link);
+    Remove(std::string(gone->id));
   }
 }
 
@@ -54,15 +60,10 @@ bool IovTable::Pin(IovEntry* entry, uint64_t memlock) {
   return entry->pinned = true;
 }
 
-void IovTable::RemoveLinks() {
-  for (const auto& entry : entries_) {
-    if (entry.second->wrapped) RemoveLink(entry.second->link);
-  }
-}
-
-std::string IovTable::Leftovers() const {
+std::string IovTable::RemoveLinks() {
   std::string text;
   for (const auto& entry : entries_) {
+    if (!RemoveLink(entry.second->link)) continue;
     text += " iov " + IdText(entry.first) + " of " + std::to_string(entry.second->size) + " bytes";
     if (entry.second->wrapped) text += " (its link " + entry.second->link + ")";
   }
@@ -114,10 +115,8 @@ bool HasRoom(uint8_t* base, size_t size) {
 }
 
 std::string WhyNotShared(const IovEntry& entry) {
-  char target[PATH_MAX];
-  ssize_t length = readlink(entry.link.c_str(), target, sizeof target);
-  if (length < 0) return "its link " + entry.link + " is absent";
-  std::string file(target, static_cast<size_t>(length));
+  const std::string& file = entry.target;
+  if (file.empty()) return "its link " + entry.link + " is absent";
   if (file.compare(0, 9, "/dev/shm/") != 0) return "its link leads to " + file + ", which is not in /dev/shm";
   uintptr_t next = reinterpret_cast<uintptr_t>(entry.base), end = next + entry.size;
   uint64_t expected_offset = 0;

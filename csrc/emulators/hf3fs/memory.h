@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <mutex>
 #include <string>
 
 #include "emulators/hf3fs/undelivered.h"
@@ -12,6 +13,7 @@ namespace emu {
 
 struct IovEntry {
   std::string id, mount, link, shm_name;  // shm_name only for what the library made
+  std::string target;                     // of a wrapped one's link, when it was wrapped; "": there was none
   uint8_t* base = nullptr;
   size_t size = 0, block_size = 0;
   bool wrapped = false;
@@ -29,16 +31,14 @@ class IovTable {
   std::shared_ptr<IovEntry> Find(const std::string& id) const;
 
   // Drops wrapped iovs whose owner removed the link: nothing in the API says that they are gone.
-  void Prune();
+  void Prune(std::unique_lock<std::mutex>& lock);
 
   // Whether the daemon can pin `entry`; each is asked once, with the limit of that moment (0: none).
   bool Pin(IovEntry* entry, uint64_t memlock);
 
-  // Removes the links of wrapped iovs, at exit: their owner did not.
-  void RemoveLinks();
-
-  // What is still there: " iov <id> of n bytes" for each.
-  std::string Leftovers() const;
+  // At exit: removes the links of iovs, as their owner did not. What was left: " iov <id> of n bytes" for each whose
+  // link its daemon let go.
+  std::string RemoveLinks();
   size_t size() const { return entries_.size(); }
 
  private:

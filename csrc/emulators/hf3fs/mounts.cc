@@ -59,9 +59,8 @@ std::string MountOf(const std::string& path, const std::string& root) {
 }
 
 std::string PathOfFd(int fd) {
-  char target[PATH_MAX];
-  ssize_t length = readlink(("/proc/self/fd/" + std::to_string(fd)).c_str(), target, sizeof target);
-  return length > 0 && target[0] == '/' ? std::string(target, static_cast<size_t>(length)) : "";
+  std::string path = ReadLink("/proc/self/fd/" + std::to_string(fd));
+  return !path.empty() && path[0] == '/' ? path : "";
 }
 
 int MakeIovsFolder(const std::string& mount, bool make_virtual) {
@@ -97,15 +96,23 @@ void RememberLink(const std::string& link) {
   All().links.insert(link);
 }
 
-void RemoveLink(const std::string& link) {
-  unlink(link.c_str());
+bool RemoveLink(const std::string& link) {
+  bool removed = unlink(link.c_str()) == 0 || errno != EROFS;
+  ForgetLink(link);
+  return removed;
+}
+
+void ForgetLink(const std::string& link) {
   std::lock_guard<std::mutex> lock(All().mutex);
   All().links.erase(link);
 }
 
-bool LinkExists(const std::string& link) {
-  struct stat st;
-  return lstat(link.c_str(), &st) == 0;
+bool LinkExists(const std::string& link) { return !ReadLink(link).empty(); }
+
+std::string ReadLink(const std::string& link) {
+  char target[PATH_MAX];
+  ssize_t length = readlink(link.c_str(), target, sizeof target);
+  return length < 0 ? "" : std::string(target, static_cast<size_t>(length));
 }
 
 void RememberShm(const std::string& name) {

@@ -24,8 +24,13 @@ int MakeLink(const std::string& target, const std::string& link);
 // A link that the caller made himself: removed with the others when the process aborts, as a daemon does when its
 // client dies.
 void RememberLink(const std::string& link);
-void RemoveLink(const std::string& link);
+// False where its daemon does not allow that (EROFS).
+bool RemoveLink(const std::string& link);
+void ForgetLink(const std::string& link);
+// Whether it can be read: asks the daemon of a FUSE mount, each time.
 bool LinkExists(const std::string& link);
+// Its target; "" where it cannot be read.
+std::string ReadLink(const std::string& link);
 
 // Names in /dev/shm ("/hf3fs-iov-…") that are removed at exit unless forgotten before.
 void RememberShm(const std::string& name);

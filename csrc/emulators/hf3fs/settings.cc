@@ -63,7 +63,7 @@ bool Failures(const std::string& text, const Counters& counters, std::multimap<s
     long result = strtol(parts[2].c_str(), &end, 10);
     if (parts[2].empty() || *end != '\0') return false;
     auto calls = counters.calls.find(parts[0]);
-    uint64_t base = calls == counters.calls.end() ? 0 : calls->second;
+    uint64_t base = parts[0] == "io" ? counters.ios : calls == counters.calls.end() ? 0 : calls->second;
     out->emplace(parts[0], Settings::Failure{base + n, static_cast<int>(result)});
   }
   return true;
@@ -89,6 +89,7 @@ bool Set(Settings* s, const Counters& counters, const std::string& name, const s
   if (name == "threads") return Count(value, &s->threads) && s->threads > 0 && s->threads <= 256;
   if (name == "shuffle") return Count(value, &s->shuffle);
   if (name == "eagain_every") return Count(value, &s->eagain_every);
+  if (name == "early") return Count(value, &s->early);
   if (name == "short_every") return Count(value, &s->short_every);
   if (name == "eio_every") return Count(value, &s->eio_every);
   if (name == "short") return List(value, counters.ios, &s->short_ios);

@@ -16,6 +16,7 @@
 //   POISON=1          fill a buffer with 0xA5 before its read, so that what was not read shows
 //   SHUFFLE=seed      complete jobs in random order (0: off)
 //   EAGAIN_EVERY=n    every nth prep_io answers -EAGAIN
+//   EARLY=n           every nth prep_io is followed by another client's post: what is prepared starts before submit_ios
 //   SHORT=list  SHORT_EVERY=n               these ios give half of what they should
 //   EIO=list  EIO_EVERY=n  EIO_PATH=text    these ios, or ios on files with this in their path, give -EIO
 //   STALL=list        these ios never complete, and so neither do their jobs
@@ -25,7 +26,8 @@
 //                     fst_emu_hf3fs_revive() brings it back
 //   MEMLOCK=bytes     more iov memory than this fails to be registered: its ios give -EACCES
 //   FAIL=list         "prep_io:2:-5,reg_fd:1:24": the nth call of a function answers this; "iorwrap:1:-2": the nth
-//                     iorcreate fails after it made its link, and leaves it, as where the semaphores are not found
+//                     iorcreate fails after it made its link, and leaves it, as where the semaphores are not found;
+//                     "io:3:-121": the result of the third io (EREMOTEIO: an RPC that failed)
 // clang-format on
 //
 // What happens to a result that is not checked: a failed io leaves its whole buffer poisoned and a short one its tail.
@@ -44,7 +46,7 @@ struct Settings {
   bool strict = true, poison = true, left = true;
   std::string root, link, eio_path;
   double latency_ms = 0, bandwidth = 0;
-  uint64_t jobs = 32, threads = 4, shuffle = 0, eagain_every = 0, short_every = 0, eio_every = 0;
+  uint64_t jobs = 32, threads = 4, shuffle = 0, eagain_every = 0, early = 0, short_every = 0, eio_every = 0;
   uint64_t ring_lost = 0, daemon_dead = 0, memlock = 0;  // ios are numbered from 1; 0: never
   std::set<uint64_t> short_ios, eio_ios, stall_ios;
   struct Failure {
