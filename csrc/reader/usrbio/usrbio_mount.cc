@@ -37,6 +37,10 @@ void SweepBeforeLinks() {
   if (!clean) clean = SweepShm() == 0;
 }
 
+// The errnos of readlink(2) for a link that is not there any more. EPERM: its number is another user's link now, and
+// the kernel still knows it by that number.
+bool MeansGone(int error) { return error == ENOENT || error == EPERM || error == ESTALE; }
+
 }  // namespace
 
 Status OnMountThread(const std::string& mount, const std::function<Status()>& task) {
@@ -129,7 +133,7 @@ bool AnyGone(const std::vector<Link>& links) {
   return std::any_of(links.begin(), links.end(), [](const Link& link) {
     Link now;
     int error = ReadLink(link.path, &now);
-    return error == 0 ? now.target != link.target : error == ENOENT;
+    return error == 0 ? now.target != link.target : MeansGone(error);
   });
 }
 

@@ -39,7 +39,7 @@ struct Link {
 
 // Reads the link as it is now: 0, or the errno of readlink(2).
 int ReadLink(const std::string& path, Link* out);
-// True when one of them was removed or leads elsewhere. Asks the daemon: blocks.
+// True when one of them was removed, leads elsewhere, or is another user's now. Asks the daemon: blocks.
 bool AnyGone(const std::vector<Link>& links);
 
 }  // namespace fst::usrbio
