@@ -7,14 +7,15 @@ namespace fst {
 
 class ExitGate {
  public:
-  // Call it after each dlopen whose functions are called from threads of ours: exit() runs what was registered last
-  // first, so the gate is closed before that library's destructors run. Closing waits for calls inside, a second at
-  // most. OUT_OF_HOST_MEMORY when nothing more can be registered. Any thread.
+  // Call it after each dlopen of a library that threads of ours call, and again after each function by which such a
+  // library sets itself up (cuInit registers nine handlers): exit() runs what was registered last first, so the gate is
+  // closed before the library begins to go. Closing waits for calls inside, a second at most. OUT_OF_HOST_MEMORY when
+  // nothing more can be registered. Any thread.
   static Status CloseBeforeDestructors();
 
   // One call into a library, made while this object lives. Once the gate is closed, the constructor parks its thread
-  // for the rest of the process; only the thread that runs exit() goes on, with open() false: it must not make the
-  // call.
+  // for the rest of the process, with whatever it holds: nothing that runs within exit() may wait for it. Only the
+  // thread that runs exit() goes on, with open() false: it must not make the call.
   class Call {
    public:
     Call();
@@ -28,18 +29,19 @@ class ExitGate {
   };
 };
 
-// The function pointers of a library's table, each through the gate. `Library` has `static const Table* raw()`.
-// A call that is refused gives `refused`.
-template <class Library, auto member, auto refused>
+// A function pointer of a library's table, called through the gate. `Refused` converts to what a call gives that the
+// gate refuses; errno stays as the function left it.
+template <class Pointer, class Refused>
 struct Gated;
 
-template <class Library, class Table, class Result, class... Arguments, Result (*Table::*member)(Arguments...),
-          auto refused>
-struct Gated<Library, member, refused> {
-  static Result Function(Arguments... arguments) {
+template <class Result, class... Arguments, class Refused>
+struct Gated<Result (*)(Arguments...), Refused> {
+  using Pointer = Result (*)(Arguments...);
+  Pointer pointer = nullptr;
+
+  Result operator()(Arguments... arguments) const {
     ExitGate::Call call;
-    if (!call.open()) return static_cast<Result>(refused);
-    return (Library::raw()->*member)(arguments...);
+    return call.open() ? pointer(arguments...) : static_cast<Result>(Refused());
   }
 };
 

@@ -7,11 +7,13 @@
 #include <cstring>
 #include <utility>
 
-#include "base/exit_gate.h"
-
 namespace fst {
 
 Status SharedLibrary::Open(const std::string& name, SharedLibrary* out, int flags) {
+  // Also before the dlopen: exit() must not run destructors while this thread is constructing.
+  FST_RETURN_IF_ERROR(ExitGate::CloseBeforeDestructors());
+  ExitGate::Call call;
+  if (!call.open()) return Status(Code::COPIER_UNAVAILABLE, name + " is not loaded: the process is exiting");
   void* handle = dlopen(name.c_str(), RTLD_NOW | RTLD_LOCAL | flags);
   if (handle == nullptr) {
     const char* reason = dlerror();

@@ -1,5 +1,6 @@
 // Libraries that a machine may lack, opened by dlopen at run time: nothing to link with. None is ever closed: drivers
-// keep threads and static state of their own. All functions: any thread.
+// keep threads and static state of their own. exit() takes them down all the same: functions that threads of ours call
+// are members of type Gated. All functions here: any thread.
 #pragma once
 #include <map>
 #include <memory>
@@ -7,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "base/exit_gate.h"
 #include "base/status.h"
 
 namespace fst {
@@ -24,7 +26,7 @@ struct LibrarySpec {
 class SharedLibrary {
  public:
   // dlopen of `name` (a path or a soname) with RTLD_NOW | RTLD_LOCAL | `flags`. COPIER_UNAVAILABLE with dlerror()'s
-  // text.
+  // text. exit() waits for it, a second at most; after that none begins.
   static Status Open(const std::string& name, SharedLibrary* out, int flags = 0);
 
   // The path or soname to open: what the environment's variable holds, else the soname.
@@ -76,6 +78,11 @@ class SharedLibrary {
   void Resolve(const char* symbol, Function* function, std::string* missing) const {
     *function = reinterpret_cast<Function>(Find(symbol));
     if (*function == nullptr && missing != nullptr) *missing += (missing->empty() ? "" : ", ") + std::string(symbol);
+  }
+
+  template <class Pointer, class Refused>
+  void Resolve(const char* symbol, Gated<Pointer, Refused>* function, std::string* missing) const {
+    Resolve(symbol, &function->pointer, missing);
   }
 
   // The file that was loaded.

@@ -4,14 +4,6 @@ export const file = 'csrc/reader/usrbio/usrbio_reader.cc';
 
 export default [
   {
-    name: 'library-is-called-after-exit',
-    file: 'csrc/reader/usrbio/usrbio_api.cc',
-    find: 'Gate(api.get());',
-    replace: '',
-    jest: 'test/exit-three-fs.test.ts',
-    title: 'process.exit() at any moment of a load',
-  },
-  {
     name: 'completions-of-an-earlier-ring',
     file: 'csrc/reader/usrbio/usrbio_reads.cc',
     find: 'userdata >> kIndexBits != generation_ || ',

@@ -7,6 +7,9 @@
 #include <atomic>
 #include <cstdlib>
 #include <thread>
+#include <type_traits>
+
+#include "base/shared_library.h"
 
 namespace fst {
 namespace {
@@ -15,42 +18,39 @@ namespace {
 std::atomic<bool> destroyed{false};
 std::atomic<int> calls{0};
 
-struct Table {
-  int (*work)(int us);
-  void (*forget)();
-};
-
 struct Library {
-  static const Table* raw() {
-    static const Table table = {
-        [](int us) {
-          usleep(static_cast<useconds_t>(us));
-          if (destroyed) abort();
-          ++calls;
-          return 0;
-        },
-        [] {
-          if (destroyed) abort();
-        },
-    };
-    return &table;
-  }
+  Gated<int (*)(int us), std::integral_constant<int, -5>> work;
+  Gated<void (*)(), std::integral_constant<int, 0>> forget;
 };
 
-constexpr auto Work = &Gated<Library, &Table::work, -5>::Function;
+constexpr Library library = {
+    {[](int us) {
+      usleep(static_cast<useconds_t>(us));
+      if (destroyed) abort();
+      ++calls;
+      return 0;
+    }},
+    {[] {
+      if (destroyed) abort();
+    }},
+};
 
-// As dlopen would register the destructor of a static object, before the gate is registered.
-void Load() {
+void RegisterDestructor() {
   atexit([] {
     destroyed = true;
     usleep(20000);  // whoever is still inside shows
   });
+}
+
+// As dlopen would register the destructor of a static object, before the gate is registered.
+void Load() {
+  RegisterDestructor();
   if (!ExitGate::CloseBeforeDestructors().ok()) abort();
 }
 
 void CallForEver(int us) {
   std::thread([us] {
-    for (;;) Work(us);
+    for (;;) library.work(us);
   }).detach();
 }
 
@@ -61,6 +61,68 @@ TEST(ExitGateDeathTest, WaitsForCallsInsideAndParksLaterOnes) {
         Load();
         for (int us : {0, 0, 10, 3000}) CallForEver(us);
         while (calls < 1000) usleep(100);
+        exit(7);
+      },
+      ::testing::ExitedWithCode(7), "");
+}
+
+// cuInit registers handlers, too.
+TEST(ExitGateDeathTest, ClosesBeforeHandlersThatWereRegisteredLater) {
+  GTEST_FLAG_SET(death_test_style, "threadsafe");
+  EXPECT_EXIT(
+      {
+        if (!ExitGate::CloseBeforeDestructors().ok()) abort();
+        Load();
+        for (int us : {0, 0, 10, 3000}) CallForEver(us);
+        while (calls < 1000) usleep(100);
+        exit(7);
+      },
+      ::testing::ExitedWithCode(7), "");
+}
+
+// Calls a library for ever that has a static object, after it has loaded it.
+void LoadAndCall() {
+  SharedLibrary opened;
+  if (!SharedLibrary::Open(FST_BINARY_DIR "/test-support/libslow_to_load.so", &opened).ok()) abort();
+  Gated<int (*)(), std::integral_constant<int, -5>> work;
+  opened.Resolve("work", &work, nullptr);
+  for (;; ++calls) work();
+}
+
+TEST(ExitGateDeathTest, ClosesBeforeALibraryIsDestroyed) {
+  GTEST_FLAG_SET(death_test_style, "threadsafe");
+  EXPECT_EXIT(
+      {
+        std::thread(LoadAndCall).detach();
+        while (calls < 1000) usleep(100);
+        exit(7);
+      },
+      ::testing::ExitedWithCode(7), "");
+}
+
+// A thread may be in dlopen when exit() begins; then it calls.
+TEST(ExitGateDeathTest, WaitsForALibraryThatIsBeingLoaded) {
+  GTEST_FLAG_SET(death_test_style, "threadsafe");
+  EXPECT_EXIT(
+      {
+        std::thread(LoadAndCall).detach();
+        usleep(100'000);
+        exit(7);
+      },
+      ::testing::ExitedWithCode(7), "");
+}
+
+TEST(ExitGateDeathTest, LoadsNothingOnTheThreadThatExits) {
+  GTEST_FLAG_SET(death_test_style, "threadsafe");
+  EXPECT_EXIT(
+      {
+        atexit([] {
+          SharedLibrary library;
+          Status opened = SharedLibrary::Open("libm.so.6", &library);
+          if (opened.code() != Code::COPIER_UNAVAILABLE || opened.message().find("is exiting") == std::string::npos)
+            abort();
+        });
+        Load();
         exit(7);
       },
       ::testing::ExitedWithCode(7), "");
@@ -85,11 +147,11 @@ TEST(ExitGateDeathTest, RefusesTheThreadThatExits) {
   EXPECT_EXIT(
       {
         atexit([] {
-          if (Work(0) != -5) abort();
-          Gated<Library, &Table::forget, 0>::Function();
+          if (library.work(0) != -5) abort();
+          library.forget();
         });
         Load();
-        exit(Work(0) == 0 ? 9 : 1);
+        exit(library.work(0) == 0 ? 9 : 1);
       },
       ::testing::ExitedWithCode(9), "");
 }

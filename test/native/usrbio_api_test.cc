@@ -172,7 +172,7 @@ std::string Filled() {
   std::unique_ptr<const ClientApi> api;
   if (!LoadClient(&api).ok()) return "not loaded";
   std::string text = std::to_string(api->ior_size(1)) + (api->is_hf3fs(-1) ? " yes" : " no");
-#define X(name) text += api->name != nullptr ? "" : " without " #name;
+#define X(name) text += api->name.pointer != nullptr ? "" : " without " #name;
   FST_USRBIO_API(X)
 #undef X
   return text + (api->iovunlink ? " iovunlink" : "");

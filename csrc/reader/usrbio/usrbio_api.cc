@@ -14,8 +14,6 @@
 #include <mutex>
 #include <vector>
 
-#include "base/exit_gate.h"
-
 namespace fst::usrbio {
 namespace {
 
@@ -174,21 +172,6 @@ std::string LimitText(rlim_t limit) {
   return limit == RLIM_INFINITY ? "unlimited" : std::to_string(static_cast<unsigned long long>(limit));
 }
 
-// The library's tables are static objects that exit() destroys: every call goes through the gate.
-struct LoadedLibrary {
-  static inline const UsrbioApi* loaded = nullptr;  // set once, by LoadUsrbio
-  static const UsrbioApi* raw() { return loaded; }
-};
-
-// What a call on the thread of exit() answers: errors of reg_fd are positive, those of the others negative.
-constexpr int RefusedBy(const char* name) { return name[0] == 'r' ? ECANCELED : -ECANCELED; }
-
-void Gate(UsrbioApi* api) {
-#define X(name) api->name = &Gated<LoadedLibrary, &UsrbioApi::name, RefusedBy(#name)>::Function;
-  FST_USRBIO_API(X)
-#undef X
-}
-
 }  // namespace
 
 void UsrbioApi::Bind(const SharedLibrary& from, std::string* missing) {
@@ -235,7 +218,7 @@ Status LowerOpenFilesLimit(const rlimit& current, int (*set)(const rlimit*), std
 Status LoadUsrbio(const UsrbioApi** out) {
   static std::mutex mutex;
   static const UsrbioApi* loaded = nullptr;  // never freed, like the library
-  static std::string lowered;                // survives a failed dlopen, as the lowered limit does
+  static auto& lowered = *new std::string;   // survives a failed dlopen, as the lowered limit does
   std::lock_guard<std::mutex> lock(mutex);
   if (loaded == nullptr) {
     std::string path, note;
@@ -247,12 +230,9 @@ Status LoadUsrbio(const UsrbioApi** out) {
     FST_RETURN_IF_ERROR(LowerOpenFilesLimit(
         limit, [](const rlimit* l) { return setrlimit(RLIMIT_NOFILE, l); }, &note));
     if (!note.empty()) lowered = note;
-    auto raw = std::make_unique<UsrbioApi>();
-    FST_RETURN_IF_ERROR(SharedLibrary::Load(kLibrary, path, raw.get()));
-    raw->note = lowered;
-    auto api = std::make_unique<UsrbioApi>(*raw);
-    Gate(api.get());
-    LoadedLibrary::loaded = raw.release();
+    auto api = std::make_unique<UsrbioApi>();
+    FST_RETURN_IF_ERROR(SharedLibrary::Load(kLibrary, path, api.get()));
+    api->note = lowered;
     loaded = api.release();
   }
   *out = loaded;

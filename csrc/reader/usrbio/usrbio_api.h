@@ -6,9 +6,11 @@
 #include <sys/types.h>
 #include <time.h>
 
+#include <cerrno>
 #include <cstddef>
 #include <cstdint>
 #include <string>
+#include <type_traits>
 
 #include "base/shared_library.h"
 #include "base/status.h"
@@ -53,20 +55,29 @@ static_assert(sizeof(Cqe) == 24, "hf3fs_cqe");
 // Bad arguments may abort the process or raise a signal: check everything before a call. No pointer may be null, no
 // mount point longer than 255 characters, no size 0, no block_size > size.
 struct UsrbioApi {
+  // What a call on the thread of exit() gives: ECANCELED.
+  using Refused = std::integral_constant<int, -ECANCELED>;
+  using RefusedFd = std::integral_constant<int, ECANCELED>;
   // 0 | -errno. The caller has made the memory and its link, and removes both itself: iovdestroy refuses such an iov.
-  int (*iovwrap)(Iov*, void* base, const uint8_t id[16], const char* mount, size_t size, size_t block_size, int numa);
+  Gated<int (*)(Iov*, void* base, const uint8_t id[16], const char* mount, size_t size, size_t block_size, int numa),
+        Refused>
+      iovwrap;
   // 0 | -errno. timeout 0 and flags < 2 always: with others the library hangs or leaks.
-  int (*iorcreate4)(Ior*, const char* mount, int entries, bool for_read, int io_depth, int timeout, int numa,
-                    uint64_t flags);
-  void (*iordestroy)(Ior*);
-  int (*reg_fd)(int fd, uint64_t flags);  // <= 0 is success, > 0 is an errno
-  void (*dereg_fd)(int fd);               // before close(fd)
+  Gated<int (*)(Ior*, const char* mount, int entries, bool for_read, int io_depth, int timeout, int numa,
+                uint64_t flags),
+        Refused>
+      iorcreate4;
+  Gated<void (*)(Ior*), Refused> iordestroy;
+  Gated<int (*)(int fd, uint64_t flags), RefusedFd> reg_fd;  // <= 0 is success, > 0 is an errno
+  Gated<void (*)(int fd), Refused> dereg_fd;                 // before close(fd)
   // >= 0 | -errno. -EAGAIN is possible with one io in flight, since the ring's slots retire in order. One thread per
   // ring prepares and submits.
-  int (*prep_io)(const Ior*, const Iov*, bool read, void* ptr, int fd, size_t off, uint64_t len, const void* userdata);
-  int (*submit_ios)(const Ior*);  // 0 | -errno
+  Gated<int (*)(const Ior*, const Iov*, bool read, void* ptr, int fd, size_t off, uint64_t len, const void* userdata),
+        Refused>
+      prep_io;
+  Gated<int (*)(const Ior*), Refused> submit_ios;  // 0 | -errno
   // The number of completions (0 at the deadline) | -errno. abs_timeout is CLOCK_REALTIME. One thread per ring waits.
-  int (*wait_for_ios)(const Ior*, Cqe*, int capacity, int min_results, const timespec* abs_timeout);
+  Gated<int (*)(const Ior*, Cqe*, int capacity, int min_results, const timespec* abs_timeout), Refused> wait_for_ios;
 
   std::string library;  // the file that was loaded
   std::string note;     // what loading changed in the process, worth a log line; "" for nothing

@@ -1,0 +1,25 @@
+// exit() while threads of ours call into libraries.
+export default [
+  {
+    name: 'calls-past-the-gate',
+    file: 'csrc/base/exit_gate.h',
+    find: 'ExitGate::Call call;\n    return call.open() ? pointer(arguments...) : static_cast<Result>(Refused());',
+    replace: 'return pointer(arguments...);',
+    jest: 'test/exit-three-fs.test.ts',
+    title: 'process.exit() at any moment of a load',
+  },
+  {
+    name: 'gate-registered-before-dlopen',
+    file: 'csrc/base/shared_library.cc',
+    find: '  FST_RETURN_IF_ERROR(ExitGate::CloseBeforeDestructors());\n  out->handle_',
+    replace: '  out->handle_',
+    native: 'ExitGateDeathTest.ClosesBeforeALibraryIsDestroyed',
+  },
+  {
+    name: 'dlopen-past-the-gate',
+    file: 'csrc/base/shared_library.cc',
+    find: '  FST_RETURN_IF_ERROR(ExitGate::CloseBeforeDestructors());\n  ExitGate::Call call;',
+    replace: '  struct Open {\n    bool open() { return true; }\n  } call;',
+    native: 'ExitGateDeathTest.WaitsForALibraryThatIsBeingLoaded',
+  },
+];
