@@ -38,6 +38,7 @@ Status LoadCuda(const CudaApi** out) {
                                                   " does not start: cuInit failed with " + api->Describe(result) +
                                                   "; check the GPU and its driver with nvidia-smi");
     }
+    FST_RETURN_IF_ERROR(ExitGate::CloseBeforeDestructors());
     initialised->insert(api);
   }
   *out = api;
@@ -45,6 +46,7 @@ Status LoadCuda(const CudaApi** out) {
 }
 
 std::string CudaApi::Describe(CUresult result) const {
+  if (result == kDeinitialized) return "CUDA_ERROR_DEINITIALIZED (4): the process is exiting";
   const char* name = nullptr;
   const char* text = nullptr;
   if (GetErrorName(result, &name) != kSuccess || name == nullptr) name = "unknown CUDA error";

@@ -4,6 +4,7 @@
 #pragma once
 #include <cstddef>
 #include <string>
+#include <type_traits>
 
 #include "base/shared_library.h"
 #include "base/status.h"
@@ -18,9 +19,9 @@ using CUstream = struct CUstream_st*;
 using CUevent = struct CUevent_st*;
 
 // CUresult
-constexpr CUresult kSuccess = 0, kInvalidValue = 1, kOutOfMemory = 2, kNotInitialized = 3, kNoDevice = 100,
-                   kInvalidDevice = 101, kInvalidContext = 201, kInvalidHandle = 400, kNotFound = 500, kNotReady = 600,
-                   kIllegalAddress = 700, kContextIsDestroyed = 709, kLaunchFailed = 719;
+constexpr CUresult kSuccess = 0, kInvalidValue = 1, kOutOfMemory = 2, kNotInitialized = 3, kDeinitialized = 4,
+                   kNoDevice = 100, kInvalidDevice = 101, kInvalidContext = 201, kInvalidHandle = 400, kNotFound = 500,
+                   kNotReady = 600, kIllegalAddress = 700, kContextIsDestroyed = 709, kLaunchFailed = 719;
 // flags
 constexpr unsigned kStreamNonBlocking = 1, kEventDisableTiming = 2, kMemHostAllocPortable = 1,
                    kMemHostAllocDeviceMap = 2, kMemHostRegisterPortable = 1, kMemAttachGlobal = 1;
@@ -64,9 +65,13 @@ constexpr int kAttributeIntegrated = 18, kAttributeComputeCapabilityMajor = 75, 
   X(EventRecord, cuEventRecord, (CUevent event, CUstream stream))                                             \
   X(EventSynchronize, cuEventSynchronize, (CUevent event))
 
-// The functions of one loaded driver library. Immutable once loaded, valid until the process ends. Any thread.
+// The functions of one loaded driver library, through the exit gate: once exit() has begun they do not return, or give
+// kDeinitialized on its thread, as the driver does. (The driver answers so only from the moment that its own handlers
+// have run; what calls into it while they run is undefined, says the CUDA programming guide, and was seen to crash.)
+// Immutable once loaded, valid until the process ends. Any thread.
 struct CudaApi {
-#define X(member, symbol, parameters) CUresult(*member) parameters = nullptr;
+  using Deinitialized = std::integral_constant<CUresult, kDeinitialized>;
+#define X(member, symbol, parameters) Gated<CUresult(*) parameters, Deinitialized> member;
   FST_CUDA_API(X)
 #undef X
   std::string library;  // the file that was loaded

@@ -105,7 +105,8 @@ Status CudaDevice::Init() {
     else
       FST_RETURN_IF_ERROR(api_->Check(asked, "cuDeviceGetAttribute"));
   }
-  return FST_CUDA_CHECK(*api_, DevicePrimaryCtxRetain, &context_, device);
+  FST_RETURN_IF_ERROR(FST_CUDA_CHECK(*api_, DevicePrimaryCtxRetain, &context_, device));
+  return ExitGate::CloseBeforeDestructors();  // making the context may register handlers, as cuInit does
 }
 
 Status CudaDevice::MakeCurrent() const { return FST_CUDA_CHECK(*api_, CtxSetCurrent, context_); }

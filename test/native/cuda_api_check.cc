@@ -36,6 +36,8 @@ constexpr bool SameKind() {
 
 template <class Ours, class Theirs>
 struct SameSignature : std::false_type {};
+template <class Pointer, class Refused, class Theirs>
+struct SameSignature<fst::Gated<Pointer, Refused>, Theirs> : SameSignature<Pointer, Theirs> {};
 template <class R, class... A, class S, class... B>
 struct SameSignature<R (*)(A...), S (*)(B...)> {
   static constexpr bool value = [] {
@@ -62,6 +64,7 @@ SAME(kSuccess, CUDA_SUCCESS);
 SAME(kInvalidValue, CUDA_ERROR_INVALID_VALUE);
 SAME(kOutOfMemory, CUDA_ERROR_OUT_OF_MEMORY);
 SAME(kNotInitialized, CUDA_ERROR_NOT_INITIALIZED);
+SAME(kDeinitialized, CUDA_ERROR_DEINITIALIZED);
 SAME(kNoDevice, CUDA_ERROR_NO_DEVICE);
 SAME(kInvalidDevice, CUDA_ERROR_INVALID_DEVICE);
 SAME(kInvalidContext, CUDA_ERROR_INVALID_CONTEXT);

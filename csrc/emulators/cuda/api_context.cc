@@ -80,6 +80,7 @@ CUresult cuInit(unsigned flags) {
   if (flags != 0) return call.Refuse(kInvalidValue, "flags must be 0");
   if (call.emulator.device_count == 0) return call.Refuse(kNoDevice, "there are no devices");
   call.emulator.initialised = true;
+  call.emulator.DeinitialiseAtExit();
   return kSuccess;
 }
 

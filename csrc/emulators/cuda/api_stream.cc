@@ -83,6 +83,7 @@ CUresult cuEventCreate(CUevent* event, unsigned flags) {
   auto made = std::make_shared<emu::Event>();
   made->context = call.context;
   call.emulator.events[*event] = std::move(made);
+  call.emulator.ReportLeaksAtExit();
   return kSuccess;
 }
 

@@ -24,6 +24,11 @@ const std::string& LastRefusal() { return Refusal(); }
 
 Call::Call(const char* function, Needs needs, Sort sort)
     : emulator(Emulator::Get()), lock(emulator.mutex), function(function) {
+  ++emulator.inside;
+  if (emulator.deinitialised) {
+    error = Refuse(cuda::kDeinitialized, "the process is exiting");
+    return;
+  }
   if (in_host_function) {
     error = Misuse(cuda::kNotPermitted, "called from a host function on a stream, which must make no CUDA call");
     return;
@@ -61,6 +66,8 @@ Call::Call(const char* function, Needs needs, Sort sort)
     late = failure;
   }
 }
+
+Call::~Call() { --emulator.inside; }
 
 CUresult Call::Refuse(CUresult code, const char* format, ...) {
   char text[1024];

@@ -1,9 +1,12 @@
 #include "emulators/cuda/emulator.h"
 
+#include <unistd.h>
+
 #include <cstdarg>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <utility>
 
 namespace fst::emu {
 
@@ -34,8 +37,20 @@ std::string FormatList(const char* format, va_list args) {
   return text;
 }
 
-// Runs when the process exits (or the library is unloaded, which -z nodelete prevents).
+// When the process exits (or the library is unloaded, which -z nodelete prevents): contexts alone may be alive.
 __attribute__((destructor)) void AtExit() { Emulator::Get().ReportLeaks(); }
+
+// The process that called cuInit: one that it forks has none of its threads.
+pid_t owner = 0;
+
+void Deinitialise() {
+  if (getpid() != owner) return;
+  Emulator& emulator = Emulator::Get();
+  Lock lock(emulator.mutex);
+  if (emulator.inside > 0 && emulator.strict)
+    Abort("exit() ends the driver while %d calls are inside", emulator.inside);
+  emulator.deinitialised = true;
+}
 
 }  // namespace
 
@@ -165,9 +180,19 @@ std::string Emulator::Living(const Context* context) const {
   return text;
 }
 
+void Emulator::DeinitialiseAtExit() {
+  if (owner != 0) return;
+  owner = getpid();
+  if (atexit(Deinitialise) != 0) Abort("atexit failed");
+}
+
+void Emulator::ReportLeaksAtExit() {
+  if (atexit([] { Get().ReportLeaks(); }) != 0) Abort("atexit failed");
+}
+
 void Emulator::ReportLeaks() {
   Lock lock(mutex);
-  if (leaks == "off") return;
+  if (std::exchange(reported, true) || leaks == "off") return;
   // What a thread is giving back while the process ends is no leak.
   changed.wait_for(lock, std::chrono::seconds(1), [this] { return Living(nullptr).empty(); });
   std::string text = Living(nullptr);

@@ -133,7 +133,8 @@ struct Emulator {
   bool strict = true, held = false, verbose = false;
   std::string leaks = "report";
 
-  bool initialised = false;
+  bool initialised = false, deinitialised = false, reported = false;
+  int inside = 0;  // calls that have the lock, or have dropped it to wait
   Device devices[kMostDevices];
   std::map<uintptr_t, std::shared_ptr<Block>> blocks;   // by base; ranges do not overlap
   std::map<CUstream, std::shared_ptr<Stream>> streams;  // without the null streams
@@ -152,7 +153,13 @@ struct Emulator {
   size_t LiveBytes() const;
   std::string Living(
       const Context* context) const;  // "2 allocations (512 bytes), 1 stream" of a context (null: of all); "" for none
-  void ReportLeaks();
+  void ReportLeaks();                 // once
+  // To be called whenever something is made: what is alive when exit() begins is reported, after a second in which
+  // callers may still give it back. Callers that gate their calls register their gate before that.
+  void ReportLeaksAtExit();
+  // In cuInit. As with the driver, calls fail with kDeinitialized once exit() has got to what cuInit registered; what
+  // calls meanwhile may crash there, and aborts here under strictness.
+  void DeinitialiseAtExit();
 
   // memory.cc
   CUresult AddDeviceMemory(Context* context, size_t bytes, bool managed, uintptr_t* base);
@@ -185,6 +192,7 @@ class Call {
   enum Needs { kNothing, kInitialised, kContext };
   enum Sort { kNormal, kRelease };  // see set_fail in control.h
   Call(const char* function, Needs needs, Sort sort = kNormal);
+  ~Call();  // with the lock
 
   // Remembers the reason and returns the code.
   CUresult Refuse(CUresult code, const char* format, ...) __attribute__((format(printf, 3, 4)));

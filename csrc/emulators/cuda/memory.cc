@@ -59,6 +59,7 @@ CUresult Emulator::AddDeviceMemory(Context* context, size_t bytes, bool managed,
   }
   blocks[*base] = std::make_shared<Block>(managed ? Block::kManaged : Block::kDevice, *base, bytes, memory, mapped,
                                           context, managed);
+  ReportLeaksAtExit();
   device.used += bytes;
   counters.peak_bytes = std::max(counters.peak_bytes, LiveBytes());
   return kSuccess;
@@ -77,6 +78,7 @@ CUresult Emulator::AddHostMemory(Context* context, void* registered, size_t byte
   *base = reinterpret_cast<uintptr_t>(memory);
   Block::Kind kind = registered ? Block::kHostRegistered : Block::kHostAllocated;
   blocks[*base] = std::make_shared<Block>(kind, *base, bytes, memory, mapped, context, portable);
+  ReportLeaksAtExit();
   pinned_bytes += bytes;
   counters.peak_pinned_bytes = std::max(counters.peak_pinned_bytes, pinned_bytes);
   return kSuccess;

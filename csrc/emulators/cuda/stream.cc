@@ -89,6 +89,7 @@ std::shared_ptr<Stream> Emulator::NewStream(Context* context, unsigned flags) {
   stream->context = context;
   stream->flags = flags;
   stream->thread = std::thread(Work, stream);
+  ReportLeaksAtExit();
   return stream;
 }
 

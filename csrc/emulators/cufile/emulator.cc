@@ -36,7 +36,14 @@ std::string& Refusal() {
   return text;
 }
 
-__attribute__((destructor)) void AtExit() { Emulator::Get().ReportLeaks(); }
+// Constructed when the library is loaded, as libcufile's static objects are.
+struct Statics {
+  const pid_t owner = getpid();  // one that it forks has none of its threads
+  ~Statics() {
+    if (getpid() == owner) Emulator::Get().Destroy();
+    Emulator::Get().ReportLeaks();
+  }
+} statics;
 
 }  // namespace
 
@@ -112,6 +119,13 @@ bool Emulator::FindDriver() {
   return driver.write != nullptr;
 }
 
+void Emulator::Destroy() {
+  Lock lock(mutex);
+  if (inside > 0 && strict)
+    Abort("exit() destroys the library's static objects while %d calls are inside", inside.load());
+  destroyed = true;
+}
+
 void Emulator::ReportLeaks() {
   Lock lock(mutex);
   if (leaks == "off" || (handles.empty() && buffers.empty())) return;
@@ -121,6 +135,9 @@ void Emulator::ReportLeaks() {
 
 Call::Call(const char* function, bool needs_open, Sort sort)
     : emulator(Emulator::Get()), lock(emulator.mutex), function(function) {
+  ++emulator.inside;
+  if (emulator.destroyed) error = Misuse(cufile::kDriverClosing, "after exit() destroyed the library's static objects");
+  if (error != 0) return;
   ++emulator.calls[function];
   int failure = 0;
   auto& failures = emulator.failures;

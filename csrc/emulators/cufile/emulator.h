@@ -2,6 +2,7 @@
 #pragma once
 #include <sys/types.h>
 
+#include <atomic>
 #include <chrono>
 #include <condition_variable>
 #include <map>
@@ -64,7 +65,8 @@ struct Emulator {
   int refuse_code = cufile::kInternalError;
   unsigned long long most_bytes = 0, end = 0, overstated = 0, open_ms = 0, delay_us = 0, bandwidth = 0;
 
-  bool open = false;
+  bool open = false, destroyed = false;
+  std::atomic<int> inside{0};  // calls that have begun and not returned
   Driver driver;
   std::map<void*, std::shared_ptr<Handle>> handles;
   std::map<uintptr_t, std::shared_ptr<Buffer>> buffers;  // by base
@@ -78,6 +80,8 @@ struct Emulator {
   bool AddFailure(const std::string& function, unsigned long long nth, int code);  // false: no such function
   bool FindDriver();
   void ReportLeaks();
+  // As libcufile, whose static objects exit() destroys: calls that are made meanwhile or later abort.
+  void Destroy();
 };
 
 // "emulated cuFile: ..." to stderr, then abort().
@@ -88,6 +92,7 @@ class Call {
  public:
   enum Sort { kNormal, kRelease };
   Call(const char* function, bool needs_open, Sort sort = kNormal);
+  ~Call() { --emulator.inside; }
 
   // Remembers the reason and returns the code.
   int Refuse(int code, const char* format, ...) __attribute__((format(printf, 3, 4)));

@@ -83,7 +83,7 @@ std::string OpErrorText(int error) {
 
 std::string CufileApi::Version() const {
   int version = 0;
-  if (GetVersion == nullptr || GetVersion(&version).err != kSuccess) return "";
+  if (GetVersion.pointer == nullptr || GetVersion(&version).err != kSuccess) return "";
   return Format("%d.%d.%d", version / 1000, version % 1000 / 10, version % 10);
 }
 

@@ -38,12 +38,12 @@ struct CUfileDrvProps {
   unsigned char reserved[256];  // room for what later versions append
 };
 
-constexpr int kSuccess = 0, kDriverNotInitialized = 5001, kIoNotSupported = 5008, kDeviceNotSupported = 5009,
-              kCudaDriverError = 5011, kCudaPointerInvalid = 5012, kCudaPointerRangeError = 5014,
-              kInvalidFileType = 5018, kInvalidFileOpenFlag = 5019, kDioNotSet = 5020, kInvalidValue = 5022,
-              kMemoryAlreadyRegistered = 5023, kMemoryNotRegistered = 5024, kPermissionDenied = 5025,
-              kDriverAlreadyOpen = 5026, kHandleNotRegistered = 5027, kHandleAlreadyRegistered = 5028,
-              kInternalError = 5030, kIoDisabled = 5034;
+constexpr int kSuccess = 0, kDriverNotInitialized = 5001, kDriverClosing = 5006, kIoNotSupported = 5008,
+              kDeviceNotSupported = 5009, kCudaDriverError = 5011, kCudaPointerInvalid = 5012,
+              kCudaPointerRangeError = 5014, kInvalidFileType = 5018, kInvalidFileOpenFlag = 5019, kDioNotSet = 5020,
+              kInvalidValue = 5022, kMemoryAlreadyRegistered = 5023, kMemoryNotRegistered = 5024,
+              kPermissionDenied = 5025, kDriverAlreadyOpen = 5026, kHandleNotRegistered = 5027,
+              kHandleAlreadyRegistered = 5028, kInternalError = 5030, kIoDisabled = 5034;
 constexpr int kHandleTypeOpaqueFd = 1;
 constexpr int kStatusNvmeP2p = 11;      // bit of dstatusflags (CUDA 12)
 constexpr int kControlAllowCompat = 1;  // bit of dcontrolflags
@@ -60,13 +60,22 @@ constexpr int kFeatureP2p = 4;          // bit of fflags (CUDA 13)
   X(BufDeregister, cuFileBufDeregister, CUfileError, (const void* base))                          \
   X(Read, cuFileRead, ssize_t, (void* handle, void* base, size_t bytes, off_t file_offset, off_t base_offset))
 
-// The functions of one loaded library. Immutable once loaded, valid until the process ends. Any thread.
+// What a call on the thread of exit() gives.
+struct DriverClosing {
+  explicit operator CUfileError() const { return {kDriverClosing, 0}; }
+  explicit operator ssize_t() const { return -kDriverClosing; }
+};
+
+// The functions of one loaded library, through the exit gate: once exit() has begun they do not return, or give
+// kDriverClosing on its thread. (libcufile has hundreds of static objects, 257 in version 1.15, and closes its driver
+// when it goes.) Immutable once loaded, valid until the process ends. Any thread.
 struct CufileApi {
-#define X(member, symbol, result, parameters) result(*member) parameters = nullptr;
+#define X(member, symbol, result, parameters) Gated<result(*) parameters, DriverClosing> member;
   FST_CUFILE_API(X)
 #undef X
-  CUfileError (*GetVersion)(int* version) = nullptr;  // null in versions before 1.8; works without an open driver
-  std::string library;                                // the file that was loaded
+  // A null pointer in versions before 1.8; works without an open driver.
+  Gated<CUfileError (*)(int* version), DriverClosing> GetVersion;
+  std::string library;  // the file that was loaded
 
   void Bind(const SharedLibrary& from, std::string* missing);  // for SharedLibrary::Load
 

@@ -50,6 +50,7 @@ Status OpenDriver(const CufileApi& api, Mode* mode) {
                                                   "; is the nvidia-fs kernel module loaded (gdscheck -p tells)? "
                                                   "copier: 'nogds' reads without it");
     }
+    FST_RETURN_IF_ERROR(ExitGate::CloseBeforeDestructors());
     driver.open = &api;
     driver.ours = opened.err == kSuccess;
   }
