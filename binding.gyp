@@ -5,8 +5,10 @@
       "sources": [
         "csrc/base/metrics.cc",
         "csrc/base/exit_gate.cc",
+        "csrc/base/fd_turn.cc",
         "csrc/base/file_identity.cc",
         "csrc/base/header_fd_cache.cc",
+        "csrc/base/io_error.cc",
         "csrc/base/shared_library.cc",
         "csrc/base/status.cc",
         "csrc/base/task_pool.cc",

@@ -6,11 +6,13 @@
 
 #include <cerrno>
 
+#include "base/io_error.h"
+
 namespace fst {
 
 Status FileIdentity::Of(int fd, const std::string& path, FileIdentity* out) {
   struct stat info;
-  if (fstat(fd, &info) != 0) return Status(Code::IO_ERROR, "cannot stat " + path + ": " + ErrnoText(errno)).At(path);
+  if (fstat(fd, &info) != 0) return IoError(path, "cannot stat " + path, errno);
   if (!S_ISREG(info.st_mode)) {
     const char* kind = S_ISDIR(info.st_mode) ? "a folder" : "not a regular file";
     return Status(Code::IO_ERROR, path + " is " + kind + ", expected a regular file").At(path);

@@ -13,6 +13,7 @@
 #include <utility>
 #include <vector>
 
+#include "base/io_error.h"
 #include "base/task_pool.h"
 
 namespace fst {
@@ -137,9 +138,7 @@ size_t HeaderFdCache::MaxCachedFds(uint64_t limit, uint64_t used) {
   return limit > used ? std::min<uint64_t>(kMaxCachedFds, (limit - used) / kFreeShare) : 0;
 }
 
-bool OutOfDescriptors(int error) { return error == EMFILE || error == ENFILE; }
-
-Status OpenForReading(const std::string& path, int flags, UniqueFd* out, int* open_error) {
+Status OpenForReading(const std::string& path, int flags, UniqueFd* out) {
   int error = 0;
   uint64_t seen = 0;
   do {
@@ -148,9 +147,7 @@ Status OpenForReading(const std::string& path, int flags, UniqueFd* out, int* op
     if (out->valid()) return Status::Ok();
     error = errno;
   } while (OutOfDescriptors(error) && HeaderFdCache::EvictAll(seen));
-  if (open_error != nullptr) *open_error = error;
-  const char* remedy = error == EMFILE ? "; raise the limit of open files (ulimit -n)" : "";
-  return Status(Code::IO_ERROR, "cannot open " + path + ": " + ErrnoText(error) + remedy).At(path);
+  return IoError(path, "cannot open " + path, error);
 }
 
 }  // namespace fst

@@ -43,11 +43,8 @@ class HeaderFdCache {
   bool closed_ = false;
 };
 
-// Whether an errno says that no descriptor is left.
-bool OutOfDescriptors(int error);
-
 // open(2) for reading with `flags` added; never waits for a FIFO's writer. Out of descriptors, it evicts those that are
-// cached and retries. IO_ERROR, and `*open_error` (may be null) is then the errno of open(2).
-Status OpenForReading(const std::string& path, int flags, UniqueFd* out, int* open_error = nullptr);
+// cached and retries. IO_ERROR with the errno of open(2).
+Status OpenForReading(const std::string& path, int flags, UniqueFd* out);
 
 }  // namespace fst

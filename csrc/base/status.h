@@ -36,8 +36,9 @@ const char* CodeName(Code code);
 class [[nodiscard]] Status {
  public:
   Status() = default;
-  Status(Code code, std::string message)
-      : state_(std::make_shared<State>(State{code, std::move(message), {}, {}, -1})) {}
+  // `os_error`: the errno of the system call that failed.
+  Status(Code code, std::string message, int os_error = 0)
+      : state_(std::make_shared<State>(State{code, std::move(message), {}, {}, -1, os_error})) {}
 
   static Status Ok() { return {}; }
 
@@ -47,6 +48,7 @@ class [[nodiscard]] Status {
   const std::string& path() const;                                 // "" for an error about no file
   const std::string& tensor() const;                               // "" for an error about no tensor
   int64_t offset() const { return state_ ? state_->offset : -1; }  // bytes from the file's start; -1: none
+  int os_error() const { return state_ ? state_->os_error : 0; }   // an errno; 0: it was no system call
 
   // A copy of this status with each part of the place that it does not have yet. OK stays OK.
   Status At(const std::string& path, const std::string& tensor = {}, int64_t offset = -1) const;
@@ -56,6 +58,7 @@ class [[nodiscard]] Status {
     Code code;
     std::string message, path, tensor;
     int64_t offset;
+    int os_error;
   };
   std::shared_ptr<const State> state_;
 };

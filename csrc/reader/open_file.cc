@@ -5,32 +5,33 @@
 #include <cerrno>
 
 #include "base/header_fd_cache.h"
+#include "base/io_error.h"
 
 namespace fst {
 
-Status OpenUnchanged(const std::string& path, int flags, const FileIdentity& expected, UniqueFd* out, int* open_error) {
-  if (open_error != nullptr) *open_error = 0;
+Status OpenUnchanged(const std::string& path, int flags, const FileIdentity& expected, UniqueFd* out) {
   if (flags == 0) {
     *out = HeaderFdCache::Take(path, expected);
     if (out->valid()) return Status::Ok();
   }
   UniqueFd fd;
-  FST_RETURN_IF_ERROR(OpenForReading(path, flags, &fd, open_error));
+  FST_RETURN_IF_ERROR(OpenForReading(path, flags, &fd));
   FST_RETURN_IF_ERROR(expected.CheckUnchanged(fd.get(), path));
   *out = std::move(fd);
   return Status::Ok();
 }
 
 Status OpenDirect(const std::string& path, const FileIdentity& expected, UniqueFd* out, bool* direct) {
-  int error = 0;
-  Status opened = OpenUnchanged(path, O_DIRECT, expected, out, &error);
-  *direct = error != EINVAL;
+  Status opened = OpenUnchanged(path, O_DIRECT, expected, out);
+  *direct = opened.os_error() != EINVAL;
   return *direct ? opened : OpenUnchanged(path, 0, expected, out);
 }
 
 Status ReadFailed(const ReaderFile& file, uint64_t offset, size_t length, int error) {
-  return Status(Code::IO_ERROR, Format("%s: reading %zu bytes at offset %llu failed: %s", file.path().c_str(), length,
-                                       static_cast<unsigned long long>(offset), ErrnoText(error).c_str()))
+  return IoError(file.path(),
+                 Format("%s: reading %zu bytes at offset %llu failed", file.path().c_str(), length,
+                        static_cast<unsigned long long>(offset)),
+                 error)
       .At(file.path(), {}, static_cast<int64_t>(offset));
 }
 

@@ -21,10 +21,8 @@ class FdFile : public ReaderFile {
 };
 
 // Opens `path` for reading and compares it with `expected`: IO_ERROR, FILE_CHANGED. `flags` is added to open(2)'s; with
-// none, takes the descriptor that the header was read through where that is cached. `*open_error` (may be null) is the
-// errno of open(2) when that is what failed, else 0. Any thread; blocks.
-Status OpenUnchanged(const std::string& path, int flags, const FileIdentity& expected, UniqueFd* out,
-                     int* open_error = nullptr);
+// none, takes the descriptor that the header was read through where that is cached. Any thread; blocks.
+Status OpenUnchanged(const std::string& path, int flags, const FileIdentity& expected, UniqueFd* out);
 
 // OpenUnchanged with O_DIRECT, or without it where the file system refuses that; `*direct` says which.
 Status OpenDirect(const std::string& path, const FileIdentity& expected, UniqueFd* out, bool* direct);

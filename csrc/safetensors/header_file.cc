@@ -4,6 +4,8 @@
 #include <new>
 
 #include "base/fd.h"
+#include "base/fd_turn.h"
+#include "base/io_error.h"
 #include "safetensors/header.h"
 
 namespace fst {
@@ -19,9 +21,11 @@ Status ReadExactly(int fd, uint8_t* to, uint64_t length, uint64_t offset, const 
     ssize_t got = pread(fd, to, length, static_cast<off_t>(offset));
     if (got < 0) {
       if (errno == EINTR) continue;
-      return Status(Code::IO_ERROR,
-                    Format("cannot read %llu bytes at byte %llu of %s: %s", static_cast<unsigned long long>(length),
-                           static_cast<unsigned long long>(offset), path.c_str(), ErrnoText(errno).c_str()))
+      const int error = errno;
+      return IoError(path,
+                     Format("cannot read %llu bytes at byte %llu of %s", static_cast<unsigned long long>(length),
+                            static_cast<unsigned long long>(offset), path.c_str()),
+                     error)
           .At(path, {}, static_cast<int64_t>(offset));
     }
     if (got == 0) {
@@ -45,8 +49,9 @@ Status ReadHeader(const std::string& path, const HeaderOptions& options, Header*
   if (path.empty() || path.find('\0') != std::string::npos) {
     return Status(Code::INVALID_ARGUMENT, path.empty() ? "the path is empty" : "the path holds a NUL").At(path);
   }
+  FdTurn turn;  // many headers are read at a time
   UniqueFd fd;
-  FST_RETURN_IF_ERROR(OpenForReading(path, 0, &fd));
+  FST_RETURN_IF_ERROR(turn.Open([&] { return OpenForReading(path, 0, &fd); }));
   FileIdentity before;
   FST_RETURN_IF_ERROR(FileIdentity::Of(fd.get(), path, &before));
   const uint64_t first = std::min(before.size, kFirstRead);

@@ -1,5 +1,7 @@
 #include "transfer/active_transfer.h"
 
+#include <algorithm>
+
 namespace fst {
 
 constexpr size_t kOpenAhead = 8;  // files: an open costs a round trip on a distributed file system
@@ -30,6 +32,11 @@ void ActiveTransfer::ApplyWindow() {
 }
 
 bool ActiveTransfer::NextFileToOpen(uint32_t* file) {
+  if (!put_off_.empty()) {
+    *file = file_sequence_[put_off_.begin()->first];
+    put_off_.erase(put_off_.begin());
+    return true;
+  }
   if (files_opened_ == file_sequence_.size()) return false;
   const size_t first = file_first_[files_opened_];
   if (first >= allowed) return false;
@@ -37,6 +44,11 @@ bool ActiveTransfer::NextFileToOpen(uint32_t* file) {
   if (files_opened_ >= files_done_ + kOpenAhead && first > cursor.item) return false;
   *file = file_sequence_[files_opened_++];
   return true;
+}
+
+void ActiveTransfer::PutOff(uint32_t file, const Status& why) {
+  auto found = std::find(file_sequence_.begin(), file_sequence_.end(), file);
+  put_off_.emplace(found - file_sequence_.begin(), why);
 }
 
 void ActiveTransfer::AdvanceTo(Cursor next) {

@@ -1,5 +1,6 @@
 // The I/O thread's side of one transfer: what was started and what is left to do.
 #pragma once
+#include <map>
 #include <memory>
 #include <vector>
 
@@ -26,6 +27,10 @@ class ActiveTransfer {
   bool HasWork() const { return cursor.item < allowed; }
   // The next file to open: a few are opened ahead of the reads. False: none for now.
   bool NextFileToOpen(uint32_t* file);
+  // A file that NextFileToOpen gave could not be opened yet: it gives that one again before any other.
+  void PutOff(uint32_t file, const Status& why);
+  // Why the file that is needed first was put off; OK when none is.
+  Status WhyPutOff() const { return put_off_.empty() ? Status::Ok() : put_off_.begin()->second; }
   // Moves the cursor forward. Empty items are complete when it passes them.
   void AdvanceTo(Cursor next);
   void PassEmptyItems();
@@ -42,7 +47,10 @@ class ActiveTransfer {
   std::vector<File> files;
   std::vector<std::shared_ptr<void>> registrations;            // by allocation, see Reader::RegisterBuffer
   int ops = 0;                                                 // opens, reads, conversions and copies in flight
+  int opening = 0;                                             // of them, opens
   Clock::time_point starved_since = Clock::time_point::max();  // since then others have all depth or slots
+  bool scarce = false;                                         // no descriptor was left for the last open
+  uint64_t scarce_at = 0;                                      // Loop::reads_done_ when that began
   bool failed = false;
   bool news = false;  // there is something to notify of
 
@@ -52,7 +60,8 @@ class ActiveTransfer {
   std::vector<uint64_t> bytes_left_;          // by item
   std::vector<uint32_t> file_sequence_;       // files in the order of their first item that has bytes
   std::vector<size_t> file_first_;            // that item, by position in file_sequence_
-  size_t files_opened_ = 0, files_done_ = 0;  // files being or been opened; with every read started
+  size_t files_opened_ = 0, files_done_ = 0;  // files being or been opened or put off; with every read started
+  std::map<size_t, Status> put_off_;          // by position in file_sequence_
 };
 
 }  // namespace fst

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "base/io_error.h"
 #include "base/metrics.h"
 
 namespace fst {
@@ -89,16 +90,22 @@ void Loop::Handle(const Completion& completion) {
 
 void Loop::HandleOpened(Op& op, const Status& status) {
   ActiveTransfer& t = *op.transfer;
-  if (!status.ok()) {
+  if (!t.failed && OutOfDescriptors(status.os_error())) {
+    t.PutOff(op.file, status);
+    t.scarce = true;
+    t.scarce_at = op.reads_done;
+  } else if (!status.ok()) {
     t.Fail(status);
   } else if (!t.failed) {
     t.files[op.file].open = std::move(op.opened);
+    t.scarce = false;
   }
   FreeOp(op);
 }
 
 void Loop::HandleRead(Op& op, const Status& status) {
   --reading_;
+  ++reads_done_;
   if (!status.ok()) op.transfer->Fail(status);
   if (op.transfer->failed) return FreeOp(op);
   if (op.slot < 0) {
@@ -139,15 +146,28 @@ bool Loop::IssueAll() {
       t->starved_since = Clock::now();
     }
   }
+  FailPutOff();
   return started;
+}
+
+// Files that wait for a descriptor wait for reads, after which files are closed. Without any there is no hope.
+void Loop::FailPutOff() {
+  if (in_flight_ > 0 || throttled_) return;
+  for (std::unique_ptr<ActiveTransfer>& t : transfers_) {
+    Status why = t->WhyPutOff();
+    if (!why.ok() && t->HasWork()) t->Fail(why);
+  }
 }
 
 bool Loop::OpenAhead(ActiveTransfer& t) {
   t.ApplyWindow();
   bool started = false;
-  for (uint32_t file; t.NextFileToOpen(&file); started = true) {
+  // After a failure for want of descriptors one file at a time is tried again, when a read has ended.
+  if (t.scarce && (t.opening > 0 || t.scarce_at == reads_done_)) return false;
+  for (uint32_t file; !(t.scarce && started) && t.NextFileToOpen(&file); started = true) {
     Op& op = NewOp(Op::kOpening, t);
     op.file = file;
+    op.reads_done = reads_done_;
     // The op stays in place until its completion has been handled, and the loop outlives its ops.
     Status posted =
         openers_->Post([this, opening = &op, planned = &t.plan.files[file], tag = TagOf(op), queue = shared_->queue] {
@@ -266,6 +286,7 @@ Loop::Op& Loop::NewOp(Op::Stage stage, ActiveTransfer& t) {
   op.since = Clock::now();
   if (in_flight_++ == 0) next_stall_check_ = op.since + shared_->options.stall_timeout;
   ++t.ops;
+  t.opening += stage == Op::kOpening;
   CountInFlight(+1);
   return op;
 }
@@ -274,6 +295,7 @@ void Loop::FreeOp(Op& op) {
   if (op.slot >= 0) slots_.Give(op.slot);
   if (op.stage == Op::kConverting || op.stage == Op::kCopying) --copying_;
   --op.transfer->ops;
+  op.transfer->opening -= op.stage == Op::kOpening;
   --in_flight_;
   CountInFlight(-1);
   uint32_t index = op.index, generation = op.generation + 1;

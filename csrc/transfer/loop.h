@@ -53,6 +53,7 @@ class Loop {
     std::vector<std::shared_ptr<DeviceBuffer>> buffers;  // by part: memory under I/O stays when its transfer fails
     std::shared_ptr<void> registration;                  // the same for what Reader::RegisterBuffer returned
     std::shared_ptr<ReaderFile> opened;                  // written by the opening thread
+    uint64_t reads_done = 0;                             // of an opening: the loop's when it began
     Clock::time_point since;                             // when the stage began
   };
 
@@ -67,6 +68,7 @@ class Loop {
   void CopyOut(Op& op);
   bool IssueAll();  // true when something was started
   bool OpenAhead(ActiveTransfer& t);
+  void FailPutOff();
   bool IssueRead(ActiveTransfer& t);
   Status StartRead(ActiveTransfer& t, Chunk chunk, int slot);
   static Status AddPlace(const Op& op, const Status& status);  // file and offset: a device knows of neither
@@ -90,6 +92,7 @@ class Loop {
   std::vector<uint32_t> free_ops_;
   int in_flight_ = 0;                         // ops that are not free
   int reading_ = 0;                           // of them, reads: limited by the reader's queue depth
+  uint64_t reads_done_ = 0;                   // ever
   int copying_ = 0;                           // of them, conversions and copies: they use a slot's bytes
   bool closing_ = false, throttled_ = false;  // throttled_: a read was put off until throttled_until_
   Clock::time_point throttled_until_ = Clock::time_point::min();

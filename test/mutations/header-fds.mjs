@@ -49,7 +49,7 @@ export default [
   {
     name: 'not-evicted-for-reg-fd',
     file: 'csrc/reader/usrbio/usrbio_files.cc',
-    find: '(HeaderFdCache::EvictAll(seen) || state.WaitForAnother())',
+    find: '(HeaderFdCache::EvictAll(seen) || state.WaitForAnother(closings))',
     replace: 'state.WaitForAnother()',
     native: 'UsrbioReaderTest.GivesUpWhatIsKeptWhereTheLibraryHasNoDescriptor',
   },

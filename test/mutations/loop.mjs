@@ -170,6 +170,25 @@ export default [
     native: 'EngineTest.ARefusedSubmissionEndsTheLoad',
   },
   {
+    name: 'file-without-a-descriptor-ends-the-load',
+    find: '!t.failed && OutOfDescriptors(status.os_error())',
+    replace: 'false',
+    native: 'FewDescriptorsTest.FilesAreOpenedAsOthersAreClosed',
+  },
+  {
+    name: 'files-that-were-put-off-wait-for-ever',
+    find: 'if (!why.ok() && t->HasWork()) t->Fail(why);',
+    replace: '',
+    native: 'FewDescriptorsTest.WithoutAnyTheErrorComesAtOnce',
+  },
+  {
+    name: 'headers-do-not-take-turns',
+    file: 'csrc/base/fd_turn.cc',
+    find: 'turns.ended == seen',
+    replace: 'true',
+    native: 'FewDescriptorsTest.HeadersTakeTurns',
+  },
+  {
     name: 'pause-that-has-ended-is-no-deadline',
     file: 'csrc/transfer/loop_clocks.cc',
     find: 'if (throttled_) deadline',

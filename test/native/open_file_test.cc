@@ -18,9 +18,10 @@ class OpenFileTest : public ::testing::Test {
   // OpenUnchanged with an errno left behind by somebody else.
   Status Open(const std::string& path, const FileIdentity& expected, int flags = 0) {
     fd_ = UniqueFd();
-    error_ = -1;
     errno = EMFILE;
-    return OpenUnchanged(path, flags, expected, &fd_, &error_);
+    Status status = OpenUnchanged(path, flags, expected, &fd_);
+    error_ = status.os_error();
+    return status;
   }
 
   TempFolder folder_;

@@ -46,6 +46,7 @@ Engine& Engine::Get() {
 }
 
 Engine::Engine() : settings(FromEnvironment()), pid_(getpid()) {
+  (void)FillWithPoison(nullptr, 0);  // opens its file now: a daemon's descriptors are not the process's
   if (!Apply()) Die("FST_EMU_HF3FS_LINK=%s cannot be mapped: %s", settings.link.c_str(), strerror(errno));
 }
 

@@ -121,6 +121,7 @@ std::string WhyNotShared(const IovEntry& entry) {
   uintptr_t next = reinterpret_cast<uintptr_t>(entry.base), end = next + entry.size;
   uint64_t expected_offset = 0;
   std::ifstream maps("/proc/self/maps");
+  if (!maps) return "";  // no descriptor is left to look
   for (std::string line; next < end && std::getline(maps, line);) {
     uint64_t from, to, offset, inode = 0;
     char flags[8];

@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "base/header_fd_cache.h"
+#include "base/io_error.h"
 #include "reader/open_file.h"
 #include "reader/usrbio/mount_point.h"
 #include "reader/usrbio/usrbio_mount.h"
@@ -27,6 +28,7 @@ constexpr uint64_t kReservedFds = 16;  // left to the rest of the process
 constexpr size_t kMaxFdsTried = 4096;  // far more numbers than the library can hold
 constexpr uint64_t kZeroCheckBytes = uint64_t{256} << 10;
 constexpr auto kCloseTimeout = std::chrono::milliseconds(100);
+constexpr auto kLongestWait = std::chrono::seconds(1);
 
 uint64_t UsedDescriptors() {
   DIR* dir = opendir("/proc/self/fd");
@@ -70,26 +72,46 @@ struct Files::State {
   // A FUSE close is a round trip to the daemon: never on the I/O thread.
   TaskPool closers{"fst-3fs-close", kMaxClosers};
   std::mutex mutex;
-  std::condition_variable closed;
-  int open = 0;
+  std::condition_variable changed;
+  int open = 0, opening = 0, closing = 0;  // files; of them, those in Open() and those that closers close
+  uint64_t closings = 0;                   // ever
+  bool paused = false;
 
   // A soft limit, with a timeout: reads of the files that are open may depend on the one that is being opened.
   void Enter() {
     std::unique_lock<std::mutex> lock(mutex);
-    closed.wait_for(lock, kCloseTimeout, [this] { return open < limit; });
+    changed.wait_for(lock, kCloseTimeout, [this] { return open < limit; });
+    changed.wait(lock, [this] { return !paused; });
     ++open;
+    ++opening;
   }
-  void Leave() {
+  void Leave(bool opened) {
     std::lock_guard<std::mutex> lock(mutex);
-    --open;
-    closed.notify_all();
+    --opening;
+    if (!opened) --open;
+    changed.notify_all();
   }
-  // False when no other file is open whose closing could help.
-  bool WaitForAnother() {
+  void BeginToClose() {
+    std::lock_guard<std::mutex> lock(mutex);
+    ++closing;
+  }
+  void Closed() {
+    std::lock_guard<std::mutex> lock(mutex);
+    --closing;
+    --open;
+    ++closings;
+    changed.notify_all();
+  }
+  uint64_t Closings() {
+    std::lock_guard<std::mutex> lock(mutex);
+    return closings;
+  }
+  // True as soon as a file has been closed since Closings() was `seen`. False when none is being closed, or none is
+  // within a second.
+  bool WaitForAnother(uint64_t seen) {
     std::unique_lock<std::mutex> lock(mutex);
-    if (open <= 1) return false;
-    closed.wait_for(lock, kCloseTimeout);
-    return true;
+    changed.wait_for(lock, kLongestWait, [&] { return closings != seen || closing == 0; });
+    return closings != seen;
   }
 };
 
@@ -101,8 +123,9 @@ class Files::OpenFile : public ReaderFile {
     auto close = [fd = std::move(fd_), state = state_]() mutable {
       state->api->dereg_fd(fd->get());  // before close: the library knows files by their numbers
       fd.reset();
-      state->Leave();
+      state->Closed();
     };
+    state_->BeginToClose();
     if (!state_->closers.Post(close).ok()) close();
   }
   int fd() const { return fd_->get(); }
@@ -121,35 +144,48 @@ Files::Files(const UsrbioApi& api, std::string mount) : state_(std::make_shared<
 
 Files::~Files() {
   std::unique_lock<std::mutex> lock(state_->mutex);
-  state_->closed.wait(lock, [this] { return state_->open == 0; });
+  state_->changed.wait(lock, [this] { return state_->open == 0; });
+}
+
+void Files::Pause() {
+  std::unique_lock<std::mutex> lock(state_->mutex);
+  state_->paused = true;
+  state_->changed.wait_for(lock, kLongestWait, [this] { return state_->opening == 0; });
+}
+
+void Files::Resume() {
+  std::lock_guard<std::mutex> lock(state_->mutex);
+  state_->paused = false;
+  state_->changed.notify_all();
 }
 
 Status Files::Open(const std::string& path, const FileIdentity& expected, std::shared_ptr<ReaderFile>* out) {
   State& state = *state_;
   state.Enter();
   auto fail = [&state](Status status) {
-    state.Leave();
+    state.Leave(/*opened=*/false);
     return status;
   };
   for (;;) {
-    const uint64_t seen = HeaderFdCache::evictions();
+    const uint64_t seen = HeaderFdCache::evictions(), closings = state.Closings();
     UniqueFd fd;
-    int error = 0;
-    Status opened = OpenUnchanged(path, 0, expected, &fd, &error);
+    Status opened = OpenUnchanged(path, 0, expected, &fd);
     if (!opened.ok()) {
-      if (OutOfDescriptors(error) && state.WaitForAnother()) continue;
+      if (OutOfDescriptors(opened.os_error()) && state.WaitForAnother(closings)) continue;
       if (opened.code() == Code::IO_ERROR) {
         Status alive = ProbeMount(state.mount);
         if (!alive.ok()) opened = alive.At(path);
       }
       return fail(opened);
     }
-    error = Register(*state.api, &fd);  // <= 0 is success
+    const int error = Register(*state.api, &fd);  // <= 0 is success
     if (error <= 0) {
       *out = std::make_shared<OpenFile>(path, expected, std::move(fd), state_);
+      state.Leave(/*opened=*/true);
       return Status::Ok();
     }
-    if (OutOfDescriptors(error) && (HeaderFdCache::EvictAll(seen) || state.WaitForAnother())) continue;
+    fd = UniqueFd();
+    if (OutOfDescriptors(error) && (HeaderFdCache::EvictAll(seen) || state.WaitForAnother(closings))) continue;
     Status alive = ProbeMount(state.mount);
     if (!alive.ok()) return fail(alive.At(path));
     std::string mount;
@@ -160,8 +196,10 @@ Status Files::Open(const std::string& path, const FileIdentity& expected, std::s
     return fail(
         Status(
             Code::THREEFS_ERROR,
-            Format("%s: the 3FS client library does not take this file: %s%s", path.c_str(), ErrnoText(error).c_str(),
-                   OutOfDescriptors(error) ? "; each file takes two descriptors, raise the limit (ulimit -n)" : ""))
+            Format(
+                "%s: the 3FS client library does not take this file: %s%s", path.c_str(), ErrnoText(error).c_str(),
+                OutOfDescriptors(error) ? ("; each file takes two descriptors" + DescriptorRemedy(error)).c_str() : ""),
+            error)
             .At(path));
   }
 }

@@ -21,6 +21,10 @@ class Files {
   // IO_ERROR, FILE_CHANGED, NOT_3FS, THREEFS_DISCONNECTED, THREEFS_ERROR.
   Status Open(const std::string& path, const FileIdentity& expected, std::shared_ptr<ReaderFile>* out);
 
+  // Lets those that run end, for a second at most; new ones wait until Resume. One thread.
+  void Pause();
+  void Resume();
+
   // The descriptor of a file made by Open, as prep_io takes it.
   static int FdOf(const ReaderFile& file);
 

@@ -12,6 +12,7 @@
 
 #include "base/exit_gate.h"
 #include "base/fd.h"
+#include "base/io_error.h"
 #include "base/numa.h"
 
 namespace fst::usrbio {
@@ -31,9 +32,10 @@ Status NewUuid(char id[16]) {
 Status NewShmFile(UniqueFd* out) {
   *out = UniqueFd(open(kShm, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600));
   if (out->valid()) return Status::Ok();
-  return Status(Code::THREEFS_ERROR, Format("no file can be made in %s: %s; 3FS passes data through it: it must be a "
-                                            "writable tmpfs",
-                                            kShm, ErrnoText(errno).c_str()));
+  const int error = errno;
+  const std::string remedy = OutOfDescriptors(error) ? DescriptorRemedy(error) : ": it must be a writable tmpfs";
+  return Status(Code::THREEFS_ERROR, Format("no file can be made in %s, through which 3FS passes data: %s%s", kShm,
+                                            ErrnoText(error).c_str(), remedy.c_str()));
 }
 
 // ftruncate alone reserves nothing: a full /dev/shm would be a SIGBUS at the first touch.

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cerrno>
 
+#include "base/fd_reserve.h"
 #include "reader/usrbio/usrbio_api.h"
 #include "reader/usrbio/usrbio_files.h"
 #include "reader/usrbio/usrbio_iov.h"
@@ -19,6 +20,8 @@ constexpr size_t kChunk = size_t{1} << 20;
 constexpr int kInFlight = 32, kSlots = 48, kMinSlots = 8, kMaxSlots = 4096;
 constexpr int kEntriesPerRead = 4;  // the ring's entries retire in order: one slow read blocks those behind it
 constexpr int kMaxFruitlessLosses = 5;
+constexpr size_t kFdsOfARing = 3;  // at a time, while it is made
+constexpr size_t kManyFds = 16;    // more than files that are being opened take
 
 int InFlightOf(int slots) { return std::max(1, slots - std::max(1, slots / 3)); }
 
@@ -59,6 +62,7 @@ class UsrbioReader : public Reader {
     device_ = device;
     files_ = std::make_unique<usrbio::Files>(*api_, mount);
     reads_ = std::make_shared<Reads>(std::move(queue), mount);
+    reserve_.Take();  // files are opened before the ring is made
     return Status::Ok();
   }
 
@@ -120,8 +124,19 @@ class UsrbioReader : public Reader {
     UsrbioReader* reader_;  // outlives the engine's slots
   };
 
-  // Makes iov and ring on the mount's thread, then pins the iov for the device.
   Status Build() {
+    // Where descriptors are few, no file that is being opened may take those of the ring.
+    const bool few = !reserve_.HasRoomFor(kManyFds);
+    if (few) files_->Pause();
+    reserve_.Give();
+    Status built = BuildRing();
+    reserve_.Take();
+    if (few) files_->Resume();
+    return built;
+  }
+
+  // Makes iov and ring on the mount's thread, then pins the iov for the device.
+  Status BuildRing() {
     int numa = options_.numa ? device_->numa_node() : -1;
     const std::string& mount = options_.mount_point;
     int entries = std::max(options_.entries, needs_.in_flight * kEntriesPerRead);
@@ -218,6 +233,7 @@ class UsrbioReader : public Reader {
   std::shared_ptr<Device> device_;
   std::unique_ptr<usrbio::Files> files_;  // destroyed after all references to its files
   std::shared_ptr<Reads> reads_;
+  FdReserve reserve_{kFdsOfARing};
   std::unique_ptr<usrbio::AddressRange> range_;
   std::unique_ptr<usrbio::SharedIov> iov_;
   std::unique_ptr<usrbio::Ring> ring_;

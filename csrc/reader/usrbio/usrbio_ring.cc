@@ -8,6 +8,7 @@
 #include <condition_variable>
 #include <mutex>
 
+#include "base/io_error.h"
 #include "base/metrics.h"
 #include "base/thread.h"
 #include "reader/usrbio/usrbio_iov.h"
@@ -41,9 +42,9 @@ bool Populate(void* memory, size_t bytes) {
 Status RingFailed(const std::string& mount, int entries, int error) {
   if (error == ENOSPC) return NoRoomInShm("the I/O ring", Ring::BytesOf(entries), error);
   FST_RETURN_IF_ERROR(ProbeMount(mount));
-  const char* remedy = "";
-  if (error == EMFILE || error == ENFILE) {
-    remedy = "; raise the limit of open files (ulimit -n), or end other processes that load through this mount";
+  std::string remedy;
+  if (OutOfDescriptors(error)) {
+    remedy = DescriptorRemedy(error) + "; or end other processes that load through this mount";
   } else if (error == ENOENT) {
     remedy =
         "; the semaphores of the hf3fs_fuse daemon are not in this process's /dev/shm: share it with the container "
@@ -52,7 +53,8 @@ Status RingFailed(const std::string& mount, int entries, int error) {
     remedy = "; the hf3fs_fuse daemon refused the ring, its log says why";
   }
   return MountError(mount, error,
-                    Format("a ring of %d entries cannot be made on the 3FS mount %s", entries, mount.c_str()), remedy);
+                    Format("a ring of %d entries cannot be made on the 3FS mount %s", entries, mount.c_str()),
+                    remedy.c_str());
 }
 
 }  // namespace
