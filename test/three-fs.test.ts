@@ -58,7 +58,7 @@ describe.each(['cpu', 'cuda:0'])('to %s', (device) => {
     await run(device, { LATENCY_MS: 20, BANDWIDTH: 2e8 }, ['sameDescriptors']);
   });
 
-  test('holes are zeros', async () => {
+  test('a hole is a SHORT_READ, and zeros through an ordinary file system', async () => {
     await run(device, {}, ['holes']);
   });
 

@@ -15,13 +15,16 @@ struct FileIdentity {
 
   // Fills *out from an open descriptor. `path` is for messages. IO_ERROR when fstat fails, or for no regular file.
   static Status Of(int fd, const std::string& path, FileIdentity* out);
+  // The same as the file's server has it now: blocks. The kernel's cache may be old, and takes a file for shorter than
+  // it is where a read ended in a hole of 3FS.
+  static Status OfServer(int fd, const std::string& path, FileIdentity* out);
   // Fills *out from what `path` names now. Asks the file's server, as open(2) would, and not the kernel's cache:
   // blocks. False when it cannot be read.
   static bool OfPath(const std::string& path, FileIdentity* out);
 
   // OK when `now` is this file in this version; else FILE_CHANGED, which says what changed. `path` is for messages.
   Status CheckSame(const FileIdentity& now, const std::string& path) const;
-  // CheckSame with the file that `fd` has open; IO_ERROR as Of.
+  // CheckSame with the file that `fd` has open; asks its server only about a difference. IO_ERROR as Of.
   Status CheckUnchanged(int fd, const std::string& path) const;
 
   bool operator==(const FileIdentity& other) const {

@@ -36,12 +36,23 @@ Status ReadFailed(const ReaderFile& file, uint64_t offset, size_t length, int er
 }
 
 Status EndedEarly(const ReaderFile& file, uint64_t offset, size_t got, size_t required) {
-  return Status(Code::UNEXPECTED_EOF,
-                Format("%s ends at byte %llu, but its header promises bytes up to %llu; was it cut short while it was "
-                       "read?",
-                       file.path().c_str(), static_cast<unsigned long long>(offset + got),
-                       static_cast<unsigned long long>(offset + required)))
-      .At(file.path(), {}, static_cast<int64_t>(offset + got));
+  const uint64_t end = offset + got;
+  auto number = [](uint64_t n) { return static_cast<unsigned long long>(n); };
+  if (end >= file.size()) {
+    return Status(
+               Code::UNEXPECTED_EOF,
+               Format("%s ends at byte %llu, but its header promises bytes up to %llu; was it cut short while it was "
+                      "read?",
+                      file.path().c_str(), number(end), number(offset + required)))
+        .At(file.path(), {}, static_cast<int64_t>(end));
+  }
+  return Status(
+             Code::SHORT_READ,
+             Format("%s: a read of %zu bytes at offset %llu gave %zu, although the file has %llu bytes: its store has "
+                    "none from byte %llu on; is it still being written, or does it have a hole, which 3FS cannot "
+                    "read? Write it again",
+                    file.path().c_str(), required, number(offset), got, number(file.size()), number(end)))
+      .At(file.path(), {}, static_cast<int64_t>(end));
 }
 
 }  // namespace fst

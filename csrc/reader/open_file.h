@@ -30,7 +30,8 @@ Status OpenDirect(const std::string& path, const FileIdentity& expected, UniqueF
 // IO_ERROR: a read of `length` bytes at `offset` failed with the errno `error`.
 Status ReadFailed(const ReaderFile& file, uint64_t offset, size_t length, int error);
 
-// UNEXPECTED_EOF: the file ends `got` bytes into a read at `offset` that had to bring `required`.
+// `got` bytes came of a read at `offset` that had to bring `required`, and the file is as it was: UNEXPECTED_EOF at its
+// end, SHORT_READ before that.
 Status EndedEarly(const ReaderFile& file, uint64_t offset, size_t got, size_t required);
 
 }  // namespace fst

@@ -74,9 +74,9 @@ Status ParseHeader(const uint8_t* bytes, size_t length, uint64_t file_size, cons
                    const std::string& path, Header* out);
 
 // Opens, reads and checks a file's header; blocks. Besides ParseHeader's codes: IO_ERROR (also for what is not a
-// regular file), UNEXPECTED_EOF, FILE_CHANGED when the file changed meanwhile, INVALID_ARGUMENT for a path that is
-// empty or has a NUL, OUT_OF_HOST_MEMORY. `identity` (may be null) receives the file's identity; on OK, `fd_cache` (may
-// be null) keeps its descriptor for reading its data.
+// regular file), UNEXPECTED_EOF, SHORT_READ for a hole in it on 3FS, FILE_CHANGED when the file changed meanwhile,
+// INVALID_ARGUMENT for a path that is empty or has a NUL, OUT_OF_HOST_MEMORY. `identity` (may be null) receives the
+// file's identity; on OK, `fd_cache` (may be null) keeps its descriptor for reading its data.
 Status ReadHeader(const std::string& path, const HeaderOptions& options, Header* out, FileIdentity* identity,
                   HeaderFdCache* fd_cache = nullptr);
 

@@ -15,8 +15,23 @@ namespace {
 // Bytes of the first read: most headers fit, and cost one round trip to the storage.
 constexpr uint64_t kFirstRead = 64 * 1024;
 
+// The file gave no byte at `offset`, which lies before the end that it had.
+Status EndedEarly(int fd, uint64_t length, uint64_t offset, const FileIdentity& before, const std::string& path) {
+  FileIdentity now;
+  FST_RETURN_IF_ERROR(FileIdentity::OfServer(fd, path, &now));
+  const bool shrank = now.size < before.size;
+  return Status(shrank ? Code::UNEXPECTED_EOF : Code::SHORT_READ,
+                Format("%s ends at byte %llu, expected %llu more bytes of its header: %s", path.c_str(),
+                       static_cast<unsigned long long>(offset), static_cast<unsigned long long>(length),
+                       shrank ? "it shrank while it was read"
+                              : "its store has none there, although it says there are; does it have a hole, which 3FS "
+                                "cannot read? Write it again"))
+      .At(path, {}, static_cast<int64_t>(offset));
+}
+
 // Reads exactly `length` bytes at `offset`.
-Status ReadExactly(int fd, uint8_t* to, uint64_t length, uint64_t offset, const std::string& path) {
+Status ReadExactly(int fd, uint8_t* to, uint64_t length, uint64_t offset, const FileIdentity& before,
+                   const std::string& path) {
   while (length > 0) {
     ssize_t got = pread(fd, to, length, static_cast<off_t>(offset));
     if (got < 0) {
@@ -28,13 +43,7 @@ Status ReadExactly(int fd, uint8_t* to, uint64_t length, uint64_t offset, const 
                      error)
           .At(path, {}, static_cast<int64_t>(offset));
     }
-    if (got == 0) {
-      return Status(
-                 Code::UNEXPECTED_EOF,
-                 Format("%s ends at byte %llu, expected %llu more bytes of its header: it shrank while it was read",
-                        path.c_str(), static_cast<unsigned long long>(offset), static_cast<unsigned long long>(length)))
-          .At(path, {}, static_cast<int64_t>(offset));
-    }
+    if (got == 0) return EndedEarly(fd, length, offset, before, path);
     to += got;
     offset += static_cast<uint64_t>(got);
     length -= static_cast<uint64_t>(got);
@@ -59,14 +68,14 @@ Status ReadHeader(const std::string& path, const HeaderOptions& options, Header*
   std::unique_ptr<uint8_t[]> bytes = allocate(kFirstRead);
   uint64_t n = 0, total = first;
   if (bytes) {
-    FST_RETURN_IF_ERROR(ReadExactly(fd.get(), bytes.get(), first, 0, path));
+    FST_RETURN_IF_ERROR(ReadExactly(fd.get(), bytes.get(), first, 0, before, path));
     FST_RETURN_IF_ERROR(CheckHeaderLength(bytes.get(), before.size, path, &n));
     if (8 + n > first) {
       total = 8 + n;
       std::unique_ptr<uint8_t[]> whole = allocate(total);
       if (whole) {
         std::copy(bytes.get(), bytes.get() + first, whole.get());
-        FST_RETURN_IF_ERROR(ReadExactly(fd.get(), whole.get() + first, total - first, first, path));
+        FST_RETURN_IF_ERROR(ReadExactly(fd.get(), whole.get() + first, total - first, first, before, path));
       }
       bytes = std::move(whole);
     }

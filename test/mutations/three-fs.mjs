@@ -27,8 +27,8 @@ export default [
   {
     name: 'short-last-result-is-data',
     file: 'csrc/reader/usrbio/usrbio_reads.cc',
-    find: 'bool is_short = got < required;',
-    replace: 'bool is_short = false;',
+    find: 'if (status.ok() && got < required) status',
+    replace: 'if (false) status',
     native: 'Devices/UsrbioFailure.LastReadThatIsShortIsAnErrorToo/*',
   },
   {
@@ -39,11 +39,12 @@ export default [
     native: 'UsrbioReadsTest.MoreBytesThanAskedForAreAnError',
   },
   {
-    name: 'hole-keeps-what-was-in-its-slot',
-    file: 'csrc/reader/usrbio/usrbio_reads.cc',
-    find: 'if (status.ok() && is_short) memset(',
-    replace: 'if (false) memset(',
-    native: 'Devices/UsrbioBytes.OfHolesAreZeros/*',
+    name: 'hole-is-a-file-that-shrank',
+    file: 'csrc/base/file_identity.cc',
+    find: 'if (*this != now) FST_RETURN_IF_ERROR(OfServer(fd, path, &now));',
+    replace: '',
+    jest: 'test/holes.test.ts',
+    title: 'a hole on 3FS is a SHORT_READ that names the tensor, through',
   },
   {
     name: 'last-read-does-not-compare-the-file',

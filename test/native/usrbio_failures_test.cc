@@ -48,6 +48,40 @@ TEST_P(UsrbioFailure, LastReadThatIsShortIsAnErrorToo) {
   ExpectCode(Load(), Code::SHORT_READ);
 }
 
+// 3FS has no holes: a read that ends in one is short. Nothing takes it for zeros.
+TEST_P(UsrbioFailure, ReadThatEndsInAHoleIsShort) {
+  struct Case {
+    const char* what;
+    std::vector<std::pair<uint64_t, uint64_t>> data;  // in each MiB
+    int64_t offset;
+  };
+  for (const Case& c : {Case{"the second half of a chunk", {{0, kMi / 2}}, kMi / 2},
+                        Case{"all but the first chunk", {{0, kMi}}, kMi}, Case{"the whole file", {}, 9}}) {
+    SCOPED_TRACE(c.what);
+    Source sparse = {mount + "/sparse", {{9, 3 * kMi}}};
+    WriteSparse(sparse.path, 9 + 3 * kMi, c.offset == kMi ? 4 * kMi : kMi, c.data);
+    Loader loader(this, {}, GetParam());
+    Status status = loader.Load(PlanOf({sparse}));
+    ExpectCode(status, Code::SHORT_READ, "hole");
+    EXPECT_EQ(status.path(), sparse.path);
+    EXPECT_GE(status.offset(), c.offset);
+    std::filesystem::remove(sparse.path);
+  }
+}
+
+// What is missing may be zeros or not: an ordinary read that gives zeros proves nothing.
+TEST_P(UsrbioFailure, ShortReadOfZerosIsAnErrorToo) {
+  source = {mount + "/zeros", {{9, 2 * kMi}}};
+  FILE* file = fopen(source.path.c_str(), "wb");
+  ASSERT_NE(file, nullptr);
+  Bytes zeros(9 + 2 * kMi);
+  ASSERT_EQ(fwrite(zeros.data(), 1, zeros.size(), file), zeros.size());
+  fclose(file);
+  Set("short", "1");
+  Loader loader(this, {}, GetParam());
+  ExpectCode(loader.Load(PlanOf({source})), Code::SHORT_READ);
+}
+
 TEST_P(UsrbioFailure, EioNamesFileAndOffset) {
   Set("eio", "3");
   Status status = Load();

@@ -50,6 +50,23 @@ class UsrbioReaderTest : public Hf3fsEmulatorTest {
     return names;
   }
 
+  // A file of `size` bytes that has only these ranges of each block, ByteAt, and holes between them.
+  static void WriteSparse(const std::string& path, uint64_t size, uint64_t block,
+                          const std::vector<std::pair<uint64_t, uint64_t>>& ranges) {
+    int fd = open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+    ASSERT_GE(fd, 0);
+    ASSERT_EQ(ftruncate(fd, static_cast<off_t>(size)), 0);
+    for (uint64_t from = 0; from < size; from += block) {
+      for (auto [begin, end] : ranges) {
+        Bytes bytes;
+        for (uint64_t at = from + begin; at < std::min(from + end, size); ++at) bytes.push_back(ByteAt(at));
+        ssize_t written = pwrite(fd, bytes.data(), bytes.size(), static_cast<off_t>(from + begin));
+        ASSERT_EQ(written, static_cast<ssize_t>(bytes.size()));
+      }
+    }
+    close(fd);
+  }
+
   // One file, and the tensors that shall be loaded from it.
   struct Source {
     std::string path;

@@ -26,7 +26,6 @@ constexpr int kMaxClosers = 2;
 constexpr int kMinOpenFiles = 8, kMaxOpenFiles = 256;
 constexpr uint64_t kReservedFds = 16;  // left to the rest of the process
 constexpr size_t kMaxFdsTried = 4096;  // far more numbers than the library can hold
-constexpr uint64_t kZeroCheckBytes = uint64_t{256} << 10;
 constexpr auto kCloseTimeout = std::chrono::milliseconds(100);
 constexpr auto kLongestWait = std::chrono::seconds(1);
 
@@ -207,26 +206,9 @@ Status Files::Open(const std::string& path, const FileIdentity& expected, std::s
 int Files::FdOf(const ReaderFile& file) { return static_cast<const OpenFile&>(file).fd(); }
 
 Status Files::CheckUnchanged(const ReaderFile& file) {
-  int fd = FdOf(file);
-  struct statx fresh;  // makes the kernel ask the daemon, so that the fstat of CheckUnchanged is not a minute old
-  (void)statx(fd, "", AT_EMPTY_PATH | AT_STATX_FORCE_SYNC, STATX_BASIC_STATS, &fresh);
-  return file.identity().CheckUnchanged(fd, file.path());
-}
-
-bool Files::IsZeros(const ReaderFile& file, uint64_t begin, uint64_t end) {
-  if (end > file.size()) return false;
-  const int fd = FdOf(file);
-  off_t data = lseek(fd, static_cast<off_t>(begin), SEEK_DATA);
-  if (data < 0 ? errno == ENXIO : static_cast<uint64_t>(data) >= end) return true;
-  // 3FS does not say where its holes are; an ordinary read fills them with zeros.
-  std::vector<char> bytes(std::min<uint64_t>(end - begin, kZeroCheckBytes));
-  while (begin < end) {
-    ssize_t n = pread(fd, bytes.data(), std::min<uint64_t>(end - begin, bytes.size()), static_cast<off_t>(begin));
-    if (n < 0 && errno == EINTR) continue;
-    if (n <= 0 || std::any_of(bytes.begin(), bytes.begin() + n, [](char byte) { return byte != 0; })) return false;
-    begin += static_cast<uint64_t>(n);
-  }
-  return true;
+  FileIdentity now;
+  FST_RETURN_IF_ERROR(FileIdentity::OfServer(FdOf(file), file.path(), &now));
+  return file.identity().CheckSame(now, file.path());
 }
 
 }  // namespace fst::usrbio

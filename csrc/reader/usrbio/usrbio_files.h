@@ -30,8 +30,6 @@ class Files {
 
   // FILE_CHANGED when the file is not what it was when it was opened. Asks the daemon, not the kernel's cache: blocks.
   static Status CheckUnchanged(const ReaderFile& file);
-  // True when [begin, end) reads as zeros by an ordinary read, as a hole does. Blocks.
-  static bool IsZeros(const ReaderFile& file, uint64_t begin, uint64_t end);
 
  private:
   struct State;

@@ -2,8 +2,8 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <cstring>
 
+#include "reader/open_file.h"
 #include "reader/usrbio/usrbio_files.h"
 
 namespace fst::usrbio {
@@ -189,11 +189,11 @@ Status Reads::ResultError(const Read& read, int64_t result) const {
   return Status(Code::THREEFS_ERROR, text).At(path, {}, static_cast<int64_t>(request.offset));
 }
 
-// A short result counts as complete only where the rest reads as zeros: 3FS ends a read where a hole begins.
 void Reads::CheckFile(uint32_t index, uint64_t generation, int64_t result) {
-  uint64_t got = static_cast<uint64_t>(result);
+  const auto got = static_cast<size_t>(result);
   std::shared_ptr<ReaderFile> file;
-  uint64_t offset, required;
+  uint64_t offset;
+  size_t required;
   auto current = [&] { return generation == generation_ && reads_[index].state == Read::kChecking; };
   {
     std::lock_guard<std::mutex> lock(mutex_);
@@ -204,24 +204,11 @@ void Reads::CheckFile(uint32_t index, uint64_t generation, int64_t result) {
     required = request.required;
   }
   Status status = Files::CheckUnchanged(*file);
-  bool is_short = got < required;
-  if (status.ok() && is_short && !Files::IsZeros(*file, offset + got, offset + required)) {
-    bool at_end = offset + got >= file->size();
-    status = Status(
-        at_end ? Code::UNEXPECTED_EOF : Code::SHORT_READ,
-        Format("%s: reading at offset %llu gave %llu bytes, expected %llu: the bytes up to %llu are missing, "
-               "the file has %llu; is it still being written?",
-               file->path().c_str(), static_cast<unsigned long long>(offset), static_cast<unsigned long long>(got),
-               static_cast<unsigned long long>(required), static_cast<unsigned long long>(offset + required),
-               static_cast<unsigned long long>(file->size())));
-    status = status.At(file->path(), {}, static_cast<int64_t>(offset + got));
-  }
+  if (status.ok() && got < required) status = EndedEarly(*file, offset, got, required);
   std::lock_guard<std::mutex> lock(mutex_);
   if (!current()) return;
-  Read& read = reads_[index];
-  if (status.ok() && is_short) memset(AddressOf(read.request) + got, 0, required - got);
   file.reset();  // before the completion, as its receiver may count open files
-  Finish(read, index, std::move(status));
+  Finish(reads_[index], index, std::move(status));
 }
 
 void Reads::Finish(Read& read, uint32_t index, Status status) {
