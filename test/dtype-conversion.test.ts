@@ -17,7 +17,7 @@ import { native } from '../src/native/addon.js';
 import { converted } from './support/convert-reference.js';
 import { expectStaging, ON_HOST } from './support/device.js';
 import { expectNothingHeld } from './support/metrics.js';
-import { type Entry, encodeFile, entry, newFolder } from './support/model-files.js';
+import { BITS, type Entry, encodeFile, entry, newFolder } from './support/model-files.js';
 import { expectSame, LOADERS, userCopier } from './support/read-back.js';
 
 registerCopier('odd chunks', fakeReader({ chunk: 1001, inFlight: 3, reorder: true }));
@@ -148,6 +148,39 @@ test('copyFilesToDevice converts with a dtype of its own, and estimates are of w
     }
   }
 });
+
+test.each(['F16', 'BF16', 'F32'] as const)(
+  'whatever a buffer hands out has the dtype in memory: tensors by name, in a dictionary, together (%s)',
+  async (dtype) => {
+    const from = dtype === 'F32' ? 'F16' : 'F32';
+    const a = entry('a', from, [2, 8]);
+    for (let i = BITS[from] / 8 - 1; i < a.bytes.length; i += BITS[from] / 8) a.bytes[i] = 0x3f; // values near 1
+    const loader = new SafeTensorsFileLoader({ dtype });
+    try {
+      await loader.addFilenames(await write('m.safetensors', [entry('odd', 'U8', [1]), a]));
+      const buffer = await loader.copyFilesToDevice();
+      const expected = converted(a, dtype);
+      const together = Buffer.concat([expected.bytes, expected.bytes]);
+      expect(buffer.sourceOf('a')).toMatchObject({ dtype, byteLength: expected.bytes.length });
+      const dictionary = await buffer.asDict({ a: 0 });
+      for (const [tensor, bytes] of [
+        [await buffer.getTensor('a'), expected.bytes],
+        [await buffer.getSharded('a', 1), expected.bytes],
+        [(await buffer.pushTensor('a', 0))!, expected.bytes],
+        [dictionary.get('a')!, expected.bytes],
+        [await buffer.getMultiCols(['a', 'a'], 0), together],
+      ] as const) {
+        expect(tensor).toMatchObject({ dtype, byteLength: bytes.length });
+        expect(Buffer.compare(await tensor.toHost(), bytes)).toBe(0);
+        expect(tensor.data.constructor.name).toBe(dtype === 'F32' ? 'Float32Array' : 'Uint16Array');
+        tensor.dispose();
+      }
+      await buffer.close();
+    } finally {
+      await loader.close();
+    }
+  },
+);
 
 test('a loader whose tensors need no conversion takes no staging for it on the host', async () => {
   const file = await write('p.safetensors', [entry('w', 'F16', [1000]), entry('i', 'I32', [10])]);

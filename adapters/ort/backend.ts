@@ -31,6 +31,9 @@ export interface ProviderOptions {
    * The model's weights: files to load, or a loaded buffer on `device`. A buffer may serve several sessions and may be
    * closed once they exist. Without this option the .safetensors files that the model's external data point into are
    * loaded; a model with its weights inside needs nothing.
+   *
+   * What counts is the dtype in memory: a buffer that was loaded with `dtype: 'F32'` serves an F32 model, whatever its
+   * files have. Above 64 MiB of converted weights ONNX Runtime cannot fold or pack constants from them.
    */
   weights?: Files | FilesBufferOnDevice;
   /** The copier that loads `weights` when they are files. Default: 'auto'. */
@@ -180,7 +183,7 @@ class Backend {
             device,
             model: prepared.model,
             modelName: typeof given === 'string' ? resolve(given) : 'the model in memory',
-            initializers: prepared.initializers,
+            weights: prepared.weights,
             providerOptions: Object.entries(providerOptions).map(([key, value]) => [key, String(value)] as const),
           },
           control,

@@ -1,5 +1,5 @@
 import { basename } from 'node:path';
-import { type DTypeName, isFloating } from '../../src/base/dtype.js';
+import { canConvert, type DTypeName, isFloating } from '../../src/base/dtype.js';
 import { FastSafetensorsError, InvalidArgumentError } from '../../src/base/errors.js';
 import { type Model, outputNames, type Weight } from '../../src/models/onnx/graph.js';
 import type { Message } from '../../src/models/onnx/protobuf.js';
@@ -23,6 +23,8 @@ interface Wanted {
   readonly shape: readonly number[];
   readonly weight: Weight | null;
   readonly input: Message | null;
+  /** Whether its name means it: of one that several graphs define, only the outermost's own can be meant. */
+  readonly hasName: boolean;
 }
 
 /** With the tensor that takes its place. */
@@ -86,7 +88,7 @@ export class ExternalFiles {
     return file;
   }
 
-  /** Whether the external data of a weight are the very bytes of this tensor. */
+  /** Whether the external data of a weight are the very bytes of this tensor; never for one that was converted. */
   async isAt(weight: Weight, tensor: SourceTensor): Promise<boolean> {
     const { location, offset, length } = this.place(weight);
     if (offset !== tensor.offset || length !== tensor.byteLength) return false;
@@ -112,21 +114,18 @@ export async function matchWeights(
 ): Promise<{ matches: Match[]; unmatched: Unmatched }> {
   const wanted = wantedTensors(model);
   checkNames(names, wanted, sources);
-  const byPlace = new Map<number, SourceTensor[]>(); // by offset
-  for (const tensor of sources.values()) {
-    byPlace.set(tensor.offset, [...(byPlace.get(tensor.offset) ?? []), tensor]);
-  }
+  const byOffset = groupBy(sources.values(), ({ offset }) => offset);
 
   const matches: Match[] = [];
   const left: Wanted[] = [];
   for (const want of wanted) {
-    let tensor = sources.get(Object.hasOwn(names, want.name) ? names[want.name]! : '');
+    let tensor = want.hasName && Object.hasOwn(names, want.name) ? sources.get(names[want.name]!) : undefined;
     if (!tensor && want.weight?.info.external) {
-      for (const candidate of byPlace.get(external.place(want.weight).offset) ?? []) {
+      for (const candidate of byOffset.get(external.place(want.weight).offset) ?? []) {
         if (await external.isAt(want.weight, candidate)) tensor = candidate;
       }
     }
-    if (!byPlaceOnly) tensor ??= sources.get(want.name);
+    if (!byPlaceOnly && want.hasName) tensor ??= sources.get(want.name);
     if (tensor) {
       checkSame(model, want, tensor);
       matches.push({ ...want, tensor });
@@ -157,15 +156,15 @@ export async function matchWeights(
 function wantedTensors(model: Model): Wanted[] {
   const own = new Set<string>();
   const wanted: Wanted[] = [];
-  // Of a name that several graphs define, only the outermost can be meant.
   const count = countNames(model);
   for (const weight of model.weights) {
     const { info, graph } = weight;
     if (graph.path === '') own.add(info.name);
     const hidden = graph.path.startsWith('function ') || info.name === '' || weight.stays === 'stored in segments';
-    if (hidden || (graph.path !== '' && count.get(info.name)! > 1 && !info.external)) continue;
+    const hasName = graph.path === '' || count.get(info.name) === 1;
+    if (hidden || (!hasName && !info.external)) continue;
     const { name, dtype, dataType, shape } = info;
-    wanted.push({ name, dtype, dataType, shape, weight, input: null });
+    wanted.push({ name, dtype, dataType, shape, weight, input: null, hasName });
   }
   for (const input of model.graph.message.children(GRAPH.input)) {
     const name = input.string(VALUE_INFO.name);
@@ -174,7 +173,7 @@ function wantedTensors(model: Model): Wanted[] {
     if (own.has(name) || !type || !dims?.every((dim) => dim.integer(DIM.value) !== undefined)) continue;
     const dataType = type.integer(TENSOR_TYPE.elemType) ?? 0;
     const shape = dims.map((dim) => dim.integer(DIM.value)!);
-    wanted.push({ name, dtype: dtypeOf(dataType), dataType, shape, weight: null, input });
+    wanted.push({ name, dtype: dtypeOf(dataType), dataType, shape, weight: null, input, hasName: true });
   }
   return wanted;
 }
@@ -204,7 +203,7 @@ export function staysInside({ weight, tensor }: Match): boolean {
 }
 
 function checkNames(names: WeightNames, wanted: readonly Wanted[], sources: ReadonlyMap<string, SourceTensor>): void {
-  const known = new Set(wanted.map(({ name }) => name));
+  const known = new Set(wanted.flatMap(({ name, hasName }) => (hasName ? [name] : [])));
   for (const [name, tensor] of Object.entries(names)) {
     if (!known.has(name))
       throw new InvalidArgumentError(
@@ -218,14 +217,21 @@ function checkNames(names: WeightNames, wanted: readonly Wanted[], sources: Read
 function checkSame(model: Model, want: Wanted, tensor: SourceTensor): void {
   const sameShape = sameDims(want.shape, tensor.shape);
   if (sameShape && want.dtype === tensor.dtype) return;
+  const isConverted = tensor.dtype !== tensor.storedAs;
   const what =
     `${model.path}: weight "${want.name}" is ${describe(want)}, ` +
-    `but tensor "${tensor.name}" of ${tensor.path} is ${describe(tensor)}`;
-  const transposed = !sameShape && sameDims(want.shape, [...tensor.shape].reverse());
-  const how = transposed
-    ? 'it is stored transposed (exporters do that to MatMul): save it transposed, or export the model without ' +
-      'constant folding'
-    : 'the file is not of this model, or names maps the wrong one';
+    `but tensor "${tensor.name}" of ${tensor.path} is ${describe(tensor)}` +
+    (isConverted ? ` (${tensor.storedAs} in the file, converted while it was loaded)` : '');
+  let how = 'the file is not of this model, or names maps the wrong one';
+  if (!sameShape && sameDims(want.shape, [...tensor.shape].reverse())) {
+    how =
+      'it is stored transposed (exporters do that to MatMul): save it transposed, or export the model without ' +
+      'constant folding';
+  } else if (sameShape && want.dtype === tensor.storedAs) {
+    how = `load it without the option dtype, or with dtype: '${want.dtype}'`;
+  } else if (sameShape && want.dtype && canConvert(tensor.storedAs, want.dtype)) {
+    how = `load it with a SafeTensorsFileLoader and dtype: '${want.dtype}', and pass the buffer as weights`;
+  }
   throw new FastSafetensorsError('TENSOR_INVALID_INFO', `${what}; ${how}`, { path: tensor.path, tensor: tensor.name });
 }
 
@@ -240,6 +246,17 @@ function likeness(want: Wanted, tensor: SourceTensor): '' | 'same shape' | 'tran
   if (want.dtype !== tensor.dtype) return '';
   if (sameDims(want.shape, tensor.shape)) return 'same shape';
   return want.shape.length > 1 && sameDims(want.shape, [...tensor.shape].reverse()) ? 'transposed' : '';
+}
+
+function groupBy<K, T>(items: Iterable<T>, keyOf: (item: T) => K): Map<K, T[]> {
+  const groups = new Map<K, T[]>();
+  for (const item of items) {
+    const key = keyOf(item);
+    const group = groups.get(key);
+    if (group) group.push(item);
+    else groups.set(key, [item]);
+  }
+  return groups;
 }
 
 const LISTED = 10;

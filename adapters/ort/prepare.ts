@@ -4,12 +4,13 @@ import { FastSafetensorsError, ioError } from '../../src/base/errors.js';
 import { openRegularFile } from '../../src/base/regular-file.js';
 import type { DeviceTensor } from '../../src/device/device-tensor.js';
 import type { FilesBufferOnDevice } from '../../src/loaders/files-buffer.js';
-import { type Model, parseModel, type Weight } from '../../src/models/onnx/graph.js';
+import { type Model, outputNames, parseModel, type Weight } from '../../src/models/onnx/graph.js';
 import { readModel } from '../../src/models/onnx/model-file.js';
 import { Message } from '../../src/models/onnx/protobuf.js';
-import { bringInside, pointAt, pointOutside } from '../../src/models/onnx/rewrite.js';
+import { bringInside, pointAt, pointOutside, turnIntoInputs } from '../../src/models/onnx/rewrite.js';
 import { GRAPH, TENSOR } from '../../src/models/onnx/schema.js';
-import type { OrtFeed } from '../../src/native/ort.js';
+import { uniqueNames } from '../../src/models/onnx/unique-names.js';
+import type { OrtWeight } from '../../src/native/ort.js';
 import type { Files } from '../../src/safetensors/files.js';
 import { sourceOfTensor } from './device-buffer.js';
 import {
@@ -22,6 +23,13 @@ import {
   type WeightNames,
 } from './match.js';
 import { type SourceTensor, type WeightLoadOptions, Weights } from './weights.js';
+
+/**
+ * Converted weights have no bytes in a file that ONNX Runtime could fold and pack constants from. Up to this many bytes
+ * are stored inside the model, which gives the very bits and speed of a model that has them there. More are inputs that
+ * every run is fed: nothing is copied, but ONNX Runtime cannot take them for constants.
+ */
+const MAX_CONVERTED_INSIDE = 64 * 1024 * 1024;
 
 /** Without the option `weights`, a model above this size has its weights inside and goes to ONNX Runtime as it is. */
 const MAX_PARSED_BYTES = 256 * 1024 * 1024;
@@ -40,7 +48,7 @@ export interface Prepared {
   /** The folder of the model's external data; undefined when it has none, or is given by its path. */
   readonly folder?: string;
   /** Over the memory of `tensors`. */
-  readonly initializers: readonly OrtFeed[];
+  readonly weights: readonly OrtWeight[];
   /** The caller disposes them. */
   readonly tensors: readonly DeviceTensor[];
   readonly unmatched: Unmatched;
@@ -57,7 +65,7 @@ export async function prepareModel(given: string | Uint8Array, options: PrepareO
   const { weights, signal } = options;
   const asIs: Prepared = {
     model: given,
-    initializers: [],
+    weights: [],
     tensors: [],
     unmatched: { model: [], weights: [] },
     check: async () => {},
@@ -105,66 +113,111 @@ async function place(
     await refusePlaceholder(model, weight, external);
     left.push({ weight, file: await external.file(weight) });
   }
+  const { inside, pointed, fed } = choosePlaces(model, matches);
+  const read = new Set(pointed.map(({ tensor }) => tensor.path));
+  await set.checkUnchanged(read);
   await set.load(new Set(matches.map(({ tensor }) => tensor.name)), options);
 
-  const inside = matches.filter(staysInside);
-  const large = matches.filter((match) => !staysInside(match));
+  const data = new Map<Match, Uint8Array>();
   for (const match of inside) {
     const tensor = await set.tensor(match.tensor.name);
-    const data = await tensor.toHost().finally(() => tensor.dispose());
-    if (match.weight) bringInside(match.weight.tensor, data);
-    else addInitializer(model, match, (message) => message.addBytes(TENSOR.rawData, data));
+    data.set(match, await tensor.toHost().finally(() => tensor.dispose()));
+    if (match.weight) bringInside(match.weight.tensor, data.get(match)!);
   }
-  const folder = commonFolder([...large.map(({ tensor }) => tensor.path), ...left.map(({ file }) => file)]);
-  pointLargeOutside(model, large, folder);
+  const inputs = inside.filter(({ weight }) => !weight);
+  addInitializers(model, inputs, (message, match) => message.addBytes(TENSOR.rawData, data.get(match)!));
+  const folder = commonFolder([...read, ...left.map(({ file }) => file)]);
+  pointOutsideAll(model, pointed, folder);
   for (const { weight, file } of left) {
     pointAt(weight.tensor, { ...external.place(weight), location: relative(folder, file) });
   }
-  const { initializers, tensors } = await overMemory(model, large, set);
-  const check = () => set.checkUnchanged();
-  return { model: model.message.encode(), folder, initializers, tensors, unmatched, check };
+  const renamed = turnIntoFed(model, fed);
+  const memory = await overMemory(model, pointed, renamed, set);
+  const check = () => set.checkUnchanged(read);
+  return { model: model.message.encode(), folder, ...memory, unmatched, check };
 }
 
-/** The large matches as initializers. ONNX Runtime takes those by name, so only where the name is unique. */
+/** Where the data of each match go: into the model, to their place in their file, or into our memory only. */
+function choosePlaces(model: Model, matches: readonly Match[]) {
+  const count = countNames(model);
+  const outputs = new Set(outputNames(model.graph));
+  const converted = new Set(matches.filter(({ tensor }) => tensor.offset === undefined));
+  const bytes = [...converted].reduce((sum, { tensor }) => sum + tensor.byteLength, 0);
+  const canBeFed = ({ name }: Match) =>
+    bytes > MAX_CONVERTED_INSIDE && (count.get(name) ?? 1) === 1 && !outputs.has(name);
+  const goesInside = (match: Match) => staysInside(match) || (converted.has(match) && !canBeFed(match));
+  const outside = matches.filter((match) => !goesInside(match));
+  return {
+    inside: matches.filter(goesInside),
+    pointed: outside.filter((match) => !converted.has(match)),
+    fed: outside.filter((match) => converted.has(match)),
+  };
+}
+
+/** Makes weights inputs of the model's graph. Returns the matches under the names of those. */
+function turnIntoFed(model: Model, matches: readonly Match[]): Match[] {
+  if (matches.length === 0) return [];
+  const weights = matches.flatMap(({ weight }) => weight ?? []);
+  const names = uniqueNames(model, weights);
+  turnIntoInputs(model, weights, (weight) => names.get(weight)!);
+  return matches.map((match) => (match.weight ? { ...match, name: names.get(match.weight)! } : match));
+}
+
+/** Weights over our memory. */
 async function overMemory(
   model: Model,
-  large: readonly Match[],
+  pointed: readonly Match[],
+  fed: readonly Match[],
   set: Weights,
-): Promise<{ initializers: OrtFeed[]; tensors: DeviceTensor[] }> {
-  const count = countNames(model);
-  const initializers: OrtFeed[] = [];
+): Promise<{ weights: OrtWeight[]; tensors: DeviceTensor[] }> {
+  const weights: OrtWeight[] = [];
   const tensors: DeviceTensor[] = [];
-  for (const match of large) {
-    if ((count.get(match.name) ?? 1) > 1) continue; // ONNX Runtime reads these from the file
-    const tensor = await set.tensor(match.tensor.name);
+  const add = async ({ name, tensor: source, shape: dims, dataType: type }: Match, isInput: boolean) => {
+    const tensor = await set.tensor(source.name);
     tensors.push(tensor);
-    initializers.push({ ...sourceOfTensor(tensor), name: match.name, dims: match.shape, type: match.dataType });
-  }
-  return { initializers, tensors };
+    weights.push({ ...sourceOfTensor(tensor), name, dims, type, isInput });
+  };
+  const count = countNames(model);
+  // ONNX Runtime takes initializers by name. What shares its name with another weight, it reads from the file.
+  for (const match of pointed) if ((count.get(match.name) ?? 1) === 1) await add(match, false);
+  for (const match of fed) await add(match, true);
+  return { weights, tensors };
 }
 
-function pointLargeOutside(model: Model, large: readonly Match[], folder: string): void {
+function pointOutsideAll(model: Model, matches: readonly Match[], folder: string): void {
   const placeOf = ({ path, offset, byteLength: length }: SourceTensor) => {
-    return { location: relative(folder, path), offset, length };
+    return { location: relative(folder, path), offset: offset!, length };
   };
   const places = new Map<Weight, SourceTensor>();
-  for (const { weight, tensor } of large) if (weight) places.set(weight, tensor);
+  for (const { weight, tensor } of matches) if (weight) places.set(weight, tensor);
   pointOutside(model, [...places.keys()], (weight) => placeOf(places.get(weight)!));
-  for (const match of large) {
-    if (!match.weight) addInitializer(model, match, (message) => pointAt(message, placeOf(match.tensor)));
+  const inputs = matches.filter(({ weight }) => !weight);
+  addInitializers(model, inputs, (message, { tensor }) => pointAt(message, placeOf(tensor)));
+}
+
+/** Turns inputs of the graph into weights, so that ONNX Runtime may treat them as constants. */
+function addInitializers(
+  model: Model,
+  matches: readonly Match[],
+  addData: (message: Message, match: Match) => void,
+): void {
+  const top = model.graph.message;
+  top.removeChildren(new Set(matches.map(({ input }) => input!)));
+  for (const match of matches) {
+    top.addMessage(
+      GRAPH.initializer,
+      initializerOf(match, (message) => addData(message, match)),
+    );
   }
 }
 
-/** Turns an input of the graph into a weight, so that ONNX Runtime may treat it as a constant. */
-function addInitializer(model: Model, match: Match, addData: (message: Message) => void): void {
-  const top = model.graph.message;
-  top.removeChild(match.input!);
+function initializerOf({ name, shape, dataType }: Match, addData: (message: Message) => void): Message {
   const message = new Message();
-  for (const dim of match.shape) message.addInteger(TENSOR.dims, dim);
-  message.addInteger(TENSOR.dataType, match.dataType);
-  message.addBytes(TENSOR.name, match.name);
+  for (const dim of shape) message.addInteger(TENSOR.dims, dim);
+  message.addInteger(TENSOR.dataType, dataType);
+  message.addBytes(TENSOR.name, name);
   addData(message);
-  top.addMessage(GRAPH.initializer, message);
+  return message;
 }
 
 /** The .safetensors files that external data point into; null when there is none. */

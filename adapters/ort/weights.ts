@@ -1,4 +1,5 @@
 import { realpath } from 'node:fs/promises';
+import { resolve } from 'node:path';
 import type { DTypeName } from '../../src/base/dtype.js';
 import { InvalidArgumentError, ioError } from '../../src/base/errors.js';
 import type { CopierType } from '../../src/copiers/registry.js';
@@ -12,7 +13,7 @@ import type { SafeTensorsMetadata } from '../../src/safetensors/metadata.js';
 import { readShards } from '../../src/safetensors/shards.js';
 import type { Progress } from '../../src/transfer/progress.js';
 
-/** A tensor that can become a model's weight, and where its bytes are in its file. */
+/** A tensor that can become a model's weight: what it is in memory, and where it came from. */
 export interface SourceTensor {
   readonly name: string;
   readonly dtype: DTypeName;
@@ -20,8 +21,10 @@ export interface SourceTensor {
   readonly byteLength: number;
   /** The file, links followed. */
   readonly path: string;
-  /** Bytes from the beginning of the file. */
-  readonly offset: number;
+  /** The dtype in the file; another one when the load converted the tensor. */
+  readonly storedAs: DTypeName;
+  /** Where the very bytes are in the file, from its beginning; undefined for a converted tensor, which has no place. */
+  readonly offset: number | undefined;
 }
 
 export interface WeightLoadOptions {
@@ -47,8 +50,10 @@ export class Weights {
   static async open(weights: Files | FilesBufferOnDevice, signal?: AbortSignal): Promise<Weights> {
     if (weights instanceof FilesBufferOnDevice) {
       const set = new Weights(null, weights);
-      for (const { metadata, index } of weights.keys().map((name) => weights.sourceOf(name)))
-        await set.#add(metadata, index);
+      for (const name of weights.keys()) {
+        const { metadata, index, ...inMemory } = weights.sourceOf(name);
+        await set.#add(metadata, index, inMemory);
+      }
       return set;
     }
     const set = new Weights(weights, null);
@@ -58,11 +63,18 @@ export class Weights {
     return set;
   }
 
-  async #add(metadata: SafeTensorsMetadata, index: number): Promise<void> {
-    const path = this.#paths.get(metadata) ?? (await real(metadata.path));
+  async #add(
+    metadata: SafeTensorsMetadata,
+    index: number,
+    inMemory?: Pick<SourceTensor, 'dtype' | 'byteLength'>,
+  ): Promise<void> {
+    const path = this.#paths.get(metadata) ?? (await real(metadata.path, inMemory !== undefined));
     this.#paths.set(metadata, path);
-    const { name, dtype, shape, byteLength, dataOffsets } = metadata.frameAt(index);
-    this.sources.set(name, { name, dtype, shape, byteLength, path, offset: metadata.dataStart + dataOffsets[0] });
+    const frame = metadata.frameAt(index);
+    const { name, shape, dtype: storedAs } = frame;
+    const { dtype, byteLength } = inMemory ?? frame;
+    const offset = dtype === storedAs ? metadata.dataStart + frame.dataOffsets[0] : undefined;
+    this.sources.set(name, { name, dtype, shape, byteLength, path, storedAs, offset });
   }
 
   /** Loads the named tensors. Of a loaded buffer it only checks the device: INVALID_ARGUMENT when it is another one. */
@@ -99,9 +111,9 @@ export class Weights {
     return this.#buffer!.getTensor(name);
   }
 
-  /** FILE_CHANGED, IO_ERROR: what was loaded and what ONNX Runtime reads itself would differ. */
-  async checkUnchanged(): Promise<void> {
-    for (const [{ identity }, path] of this.#paths) await checkUnchanged(path, identity);
+  /** FILE_CHANGED, IO_ERROR: what was loaded and what ONNX Runtime reads itself from these files would differ. */
+  async checkUnchanged(files: ReadonlySet<string>): Promise<void> {
+    for (const [{ identity }, path] of this.#paths) if (files.has(path)) await checkUnchanged(path, identity);
   }
 
   /** Releases what was loaded here; what sessions use stays. Never closes the user's buffer. */
@@ -110,8 +122,10 @@ export class Weights {
   }
 }
 
-async function real(path: string): Promise<string> {
+/** Links followed. The file of a loaded buffer may be gone: that matters where ONNX Runtime has to read it. */
+async function real(path: string, isLoaded: boolean): Promise<string> {
   return realpath(path).catch((cause) => {
+    if (isLoaded) return resolve(path);
     throw ioError('read', path, cause);
   });
 }

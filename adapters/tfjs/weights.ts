@@ -159,11 +159,15 @@ function wishOf(spec: WeightSpec, tensor: Stored): Wish {
     throw tensorError('TENSOR_INVALID_INFO', tensor, `${butWeight} of the model has the shape [${shape}]${hint}`);
   }
   const { scale, min } = quantization ?? {};
-  if (scale !== undefined && min !== undefined && tensor.dtype === STORED[quantization!.dtype]) {
+  const quantized = scale !== undefined && min !== undefined;
+  if (quantized && tensor.dtype === STORED[quantization!.dtype]) {
     return { dtype: dtype as 'float32' | 'int32', affine: { scale, min } };
   }
-  if (ruleOf(tensor).dtype === dtype) return {};
-  throw tensorError('UNSUPPORTED_DTYPE', tensor, `${butWeight} of the model is ${dtype}`);
+  // Other files may have the values; but such integers are quantized numbers, of another width than the model's.
+  const isOtherWidth = quantized && (tensor.dtype === 'U8' || tensor.dtype === 'U16');
+  if (ruleOf(tensor).dtype === dtype && !isOtherWidth) return {};
+  const how = quantized ? `, quantized as ${quantization!.dtype}` : '';
+  throw tensorError('UNSUPPORTED_DTYPE', tensor, `${butWeight} of the model is ${dtype}${how}`);
 }
 
 function same(a: readonly number[], b: readonly number[]): boolean {

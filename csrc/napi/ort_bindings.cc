@@ -123,8 +123,8 @@ ort::SessionConfig ConfigOf(const Napi::Object& object) {
     config.model = bytes.Data();
     config.model_bytes = bytes.ByteLength();
   }
-  ForEach(object.Get("initializers"), [&](const Napi::Object& initializer) {
-    config.initializers.push_back({Text(initializer.Get("name")), SourceOf(initializer)});
+  ForEach(object.Get("weights"), [&](const Napi::Object& weight) {
+    config.weights.push_back({Text(weight.Get("name")), SourceOf(weight), weight.Get("isInput").ToBoolean().Value()});
   });
   ForEach(object.Get("externalFiles"), [&](const Napi::Object& file) {
     auto bytes = file.Get("data").As<Napi::Uint8Array>();
@@ -160,7 +160,7 @@ Napi::Value OrtCreateSession(const Napi::CallbackInfo& info) {
       [config, control, session, state] {
         FST_RETURN_IF_ERROR(Session::Create(*config, control.get(), session.get()));
         state->Track(*session);
-        config->initializers.clear();
+        config->weights.clear();
         return Status::Ok();
       },
       [session](Napi::Env env) { return ToExternal<Session>(env, std::move(*session)); }, info[0]);

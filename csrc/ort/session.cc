@@ -76,6 +76,7 @@ Status Session::Create(const SessionConfig& config, Control* control, std::share
   if (control != nullptr && control->stopped()) return Status(Code::CLOSED, "the creation of the session was ended");
   FST_RETURN_IF_ERROR(made);
   FST_RETURN_IF_ERROR(session->ReadPorts());
+  session->FeedAlways(config.weights);
   *out = std::move(session);
   return Status::Ok();
 }
@@ -103,6 +104,17 @@ Status Session::ReadPorts() {
   }
   for (size_t i = 0; i < outputs; ++i) FST_RETURN_IF_ERROR(ReadPort(session_.get(), false, i, &outputs_[i]));
   return Status::Ok();
+}
+
+void Session::FeedAlways(const std::vector<Weight>& weights) {
+  std::set<std::string> names;
+  for (size_t i = 0; i < weights.size(); ++i) {
+    if (!weights[i].is_input) continue;
+    always_fed_.push_back({weights[i].name, weights_[i], {}});
+    names.insert(weights[i].name);
+  }
+  auto is_fed = [&](const Port& port) { return names.count(port.name) > 0; };
+  inputs_.erase(std::remove_if(inputs_.begin(), inputs_.end(), is_fed), inputs_.end());
 }
 
 Status Session::CheckPlace(const char* what, const std::string& name, const Value& value) const {
@@ -161,7 +173,12 @@ Status Session::RunBound(const std::vector<Feed>& feeds, const std::vector<Fetch
                          std::vector<std::shared_ptr<Value>>* results) {
   OwnedBinding binding;
   FST_RETURN_IF_ORT_ERROR(Ort().CreateIoBinding(session_.get(), binding.out()), "bind inputs");
-  std::vector<std::shared_ptr<Value>> held;  // every value that the run reads or writes
+  // What a caller feeds takes the place of what was bound under its name before.
+  for (const Feed& feed : always_fed_) {
+    FST_RETURN_IF_ORT_ERROR(Ort().BindInput(binding.get(), feed.name.c_str(), feed.value->get()),
+                            "bind weight \"" + feed.name + "\"");
+  }
+  std::vector<std::shared_ptr<Value>> held;  // every value that the run reads or writes, but weights
   for (const Feed& feed : feeds) {
     if (input_names_.count(feed.name) == 0) {
       return Status(Code::INVALID_ARGUMENT, Format("the model has no input \"%s\"; its inputs are %s",
@@ -263,6 +280,7 @@ void Session::Free() {
     freeing_ = true;
   }
   session_.Reset(nullptr);
+  always_fed_.clear();
   weights_.clear();
   std::vector<std::function<void()>> done;
   {

@@ -45,7 +45,7 @@ struct RunConfig {
 class Session {
  public:
   // Blocks while ONNX Runtime optimizes the graph; not on the event loop's thread. On return, of what `config` points
-  // at only the initializers' allocations are still used; the session owns a reference to each. CLOSED when `control`
+  // at only the weights' allocations are still used; the session owns a reference to each. CLOSED when `control`
   // (may be null) stopped it.
   static Status Create(const SessionConfig& config, Control* control, std::shared_ptr<Session>* out);
   // No run is in progress then: runs hold a reference.
@@ -73,11 +73,13 @@ class Session {
   Status TakeResults(IoBinding* binding, const std::vector<Fetch>& fetches,
                      const std::vector<std::shared_ptr<Value>>& held, std::vector<std::shared_ptr<Value>>* results);
   Status CheckPlace(const char* what, const std::string& name, const Value& value) const;
+  void FeedAlways(const std::vector<Weight>& weights);  // those that are inputs; weights_ has their values
   void Free();
 
   Place place_;
-  std::vector<Port> inputs_, outputs_;
-  std::set<std::string> input_names_;            // and of the initializers that a caller may override
+  std::vector<Port> inputs_, outputs_;           // without the weights that are inputs
+  std::set<std::string> input_names_;            // with those, and the initializers that a caller may override
+  std::vector<Feed> always_fed_;                 // the weights that are inputs
   std::vector<std::shared_ptr<Value>> weights_;  // session_ uses them: destroyed after it
   OwnedSession session_;
 

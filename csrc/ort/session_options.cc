@@ -42,18 +42,20 @@ Status AppendCuda(const SessionConfig& config, SessionOptions* options) {
 }
 
 Status AddWeights(const SessionConfig& config, SessionOptions* options, std::vector<std::shared_ptr<Value>>* values) {
-  for (const Initializer& initializer : config.initializers) {
+  for (const Weight& weight : config.weights) {
     std::shared_ptr<Value> value;
-    FST_RETURN_IF_ERROR(Value::Make(initializer.source, initializer.name, &value));
+    FST_RETURN_IF_ERROR(Value::Make(weight.source, weight.name, &value));
     if (!(value->place() == config.place)) {
       return Status(Code::INVALID_ARGUMENT,
                     Format("weight \"%s\" is on %s, but the session runs on %s: load the weights with device: '%s'",
-                           initializer.name.c_str(), value->place().ToString().c_str(), config.place.ToString().c_str(),
+                           weight.name.c_str(), value->place().ToString().c_str(), config.place.ToString().c_str(),
                            config.place.ToString().c_str()))
-          .At({}, initializer.name);
+          .At({}, weight.name);
     }
-    FST_RETURN_IF_ORT_ERROR(Ort().AddInitializer(options, initializer.name.c_str(), value->get()),
-                            "use the memory of weight \"" + initializer.name + "\"");
+    if (!weight.is_input) {
+      FST_RETURN_IF_ORT_ERROR(Ort().AddInitializer(options, weight.name.c_str(), value->get()),
+                              "use the memory of weight \"" + weight.name + "\"");
+    }
     values->push_back(std::move(value));
   }
   if (config.external_files.empty()) return Status::Ok();

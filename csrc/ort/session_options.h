@@ -9,9 +9,11 @@
 
 namespace fst::ort {
 
-struct Initializer {
+// A weight over memory of ours: an initializer of the model, or an input that every run is fed.
+struct Weight {
   std::string name;
   TensorSource source;
+  bool is_input = false;
 };
 
 // The bytes of a file of external data, under the name that the model has for it.
@@ -28,7 +30,7 @@ struct SessionConfig {
   std::string model_path;  // empty: the model's bytes are in `model`
   const void* model = nullptr;
   size_t model_bytes = 0;
-  std::vector<Initializer> initializers;
+  std::vector<Weight> weights;
   std::vector<ExternalFile> external_files;
 
   int intra_threads = -1, inter_threads = -1;
@@ -46,8 +48,8 @@ struct SessionConfig {
 // missing and how to get it.
 Status CheckProvider(const Place& place);
 
-// `values` are those of the initializers and must outlive the session. Errors as CheckProvider, and INVALID_ARGUMENT
-// for a weight on another device than the session's.
+// `values` are those of the weights, in their order, and must outlive the session. Errors as CheckProvider, and
+// INVALID_ARGUMENT for a weight on another device than the session's.
 Status MakeSessionOptions(const SessionConfig& config, OwnedSessionOptions* out,
                           std::vector<std::shared_ptr<Value>>* values);
 

@@ -1,6 +1,6 @@
 import { unlessAborted } from '../base/abort.js';
 import { checkTensorName, fail } from '../base/checks.js';
-import { DTYPE_BITS } from '../base/dtype.js';
+import { DTYPE_BITS, type DTypeName } from '../base/dtype.js';
 import { FastSafetensorsError, InvalidArgumentError } from '../base/errors.js';
 import { Allocation } from '../device/allocation.js';
 import { DeviceTensor } from '../device/device-tensor.js';
@@ -53,11 +53,15 @@ export class FilesBufferOnDevice<T = DeviceTensor> {
     return item === undefined ? '' : this.#load.plan.metadataOf(item).path;
   }
 
-  /** The header of a tensor, and its index in it. UNKNOWN_TENSOR, CLOSED. @internal */
-  sourceOf(name: string): { metadata: SafeTensorsMetadata; index: number } {
+  /**
+   * The header of a tensor and its index in it; dtype and bytes in memory, which the load may have converted.
+   * UNKNOWN_TENSOR, CLOSED. @internal
+   */
+  sourceOf(name: string): { metadata: SafeTensorsMetadata; index: number; dtype: DTypeName; byteLength: number } {
     const { plan } = this.#load;
     const item = this.#item(name);
-    return { metadata: plan.metadataOf(item), index: plan.tensors[item]! };
+    const index = plan.tensors[item]!;
+    return { metadata: plan.metadataOf(item), index, dtype: plan.dtypeOf(item), byteLength: plan.sizes[item]! };
   }
 
   /** Rejects with UNKNOWN_TENSOR, INVALID_ARGUMENT, CLOSED, and with what the framework's adapter throws. */

@@ -20,6 +20,10 @@ export interface OrtSource {
 export interface OrtFeed extends OrtSource {
   readonly name: string;
 }
+/** A weight over memory of ours: an initializer of the model, or an input that every run is fed. */
+export interface OrtWeight extends OrtFeed {
+  readonly isInput: boolean;
+}
 export interface OrtFetch extends Partial<OrtSource> {
   readonly name: string;
   /** Leave the output on the session's device. */
@@ -55,7 +59,7 @@ export interface OrtSessionConfig {
   /** What messages call the model. */
   readonly modelName: string;
   readonly model: string | Uint8Array;
-  readonly initializers?: readonly OrtFeed[];
+  readonly weights?: readonly OrtWeight[];
   readonly externalFiles?: readonly { readonly path: string; readonly data: Uint8Array }[];
   readonly entries?: readonly (readonly [string, string])[];
   readonly providerOptions?: readonly (readonly [string, string])[];

@@ -1,7 +1,7 @@
 import { mkdirSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import * as tf from '@tensorflow/tfjs';
-import { loadGraphModel, loadLayersModel } from '../../adapters/tfjs/index.js';
+import { loadGraphModel, loadLayersModel, safetensorsHandler } from '../../adapters/tfjs/index.js';
 import { splitTfjs } from '../../src/models/tfjs/split.js';
 import { collectedMetrics, NOTHING_HELD, testFolder, writeTensors } from '../support/tensor-files.js';
 import { writeModel } from '../support/tf-models.js';
@@ -199,6 +199,27 @@ describe('names', () => {
     }
   });
 });
+
+test.each([
+  ['uint8', 'U16'],
+  ['uint16', 'U8'],
+] as const)(
+  'an int32 weight quantized as %s, and a file that has it as %s: never the quantized numbers',
+  async (dtype, stored) => {
+    const quantization = { dtype, scale: 2, min: 1 };
+    const quantized = await writeTensors(join(folder, `${dtype}.safetensors`), {
+      q: { dtype: stored, shape: [2], data: stored === 'U8' ? Uint8Array.of(1, 2) : Uint16Array.of(1, 2) },
+    });
+    const json = { ...listing({ name: 'q', shape: [2], dtype: 'int32', quantization }), format: 'graph-model' };
+    const refused = {
+      code: 'UNSUPPORTED_DTYPE',
+      tensor: 'q',
+      message: expect.stringMatching(new RegExp(`is ${stored} \\[2\\].*"q".*int32, quantized as ${dtype}`)),
+    };
+    await expect(loadGraphModel(tf, json, { weights: quantized })).rejects.toMatchObject(refused);
+    await expect(safetensorsHandler(quantized, { model: json }).load()).rejects.toMatchObject(refused);
+  },
+);
 
 describe('split-tfjs', () => {
   const shards = (paths: string[], ...specs: object[]) => {

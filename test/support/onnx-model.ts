@@ -73,32 +73,48 @@ export function value(name: string, shape: readonly number[], type: number = TYP
   });
 }
 
-/** AttributeProto.AttributeType. */
-const ATTRIBUTE_TYPE = { id: 20, tensor: 4, graph: 5 };
+/** An attribute's value: one of these. */
+export type Attribute =
+  | { readonly graph: Message }
+  | { readonly tensor: Message }
+  | { readonly int: number }
+  | { readonly ints: readonly number[] }
+  | { readonly float: number }
+  | { readonly string: string };
+
+/** AttributeProto: the field of each kind of value, and its AttributeType. */
+const KINDS = {
+  float: [2, 1],
+  int: [3, 2],
+  string: [4, 3],
+  tensor: [ATTRIBUTE.tensor, 4],
+  graph: [ATTRIBUTE.graph, 5],
+  ints: [8, 7],
+} as const;
+
+function attributeOf(name: string, attribute: Attribute): Message {
+  const [[kind, given]] = Object.entries(attribute) as [[keyof typeof KINDS, Value | readonly Value[]]];
+  const [field, type] = KINDS[kind];
+  const built = message({ [ATTRIBUTE.name]: name, 20: type, ...(kind !== 'float' && { [field]: given }) });
+  if (kind !== 'float') return built;
+  const fixed = Buffer.from([(field << 3) | 5, 0, 0, 0, 0]);
+  fixed.writeFloatLE(given as number, 1);
+  return new Message(Buffer.concat([built.encode(), fixed]));
+}
 
 export function node(
   opType: string,
   inputs: readonly string[],
   outputs: readonly string[],
-  attributes: Record<string, { graph: Message } | { tensor: Message }> = {},
+  attributes: Readonly<Record<string, Attribute>> = {},
+  domain = '',
 ): Message {
   return message({
     [NODE.input]: inputs,
     [NODE.output]: outputs,
     [NODE.opType]: opType,
-    [NODE.attribute]: Object.entries(attributes).map(([name, attribute]) =>
-      'graph' in attribute
-        ? message({
-            [ATTRIBUTE.name]: name,
-            [ATTRIBUTE.graph]: attribute.graph,
-            [ATTRIBUTE_TYPE.id]: ATTRIBUTE_TYPE.graph,
-          })
-        : message({
-            [ATTRIBUTE.name]: name,
-            [ATTRIBUTE.tensor]: attribute.tensor,
-            [ATTRIBUTE_TYPE.id]: ATTRIBUTE_TYPE.tensor,
-          }),
-    ),
+    [NODE.attribute]: Object.entries(attributes).map(([name, attribute]) => attributeOf(name, attribute)),
+    [NODE.domain]: domain === '' ? [] : [domain],
   });
 }
 
@@ -119,9 +135,16 @@ export function graph({ nodes, initializers = [], inputs = [], outputs }: GraphP
   });
 }
 
-/** Opset 13. The graph comes last, so that no proper prefix of the bytes is a model. */
-export function model(parts: GraphParts, irVersion = 8): Uint8Array {
-  const built = message({ [MODEL.irVersion]: irVersion, 8: message({ 2: 13 }) });
+/** What a model has beside its graph: versions of operators by domain, and functions. */
+export interface ModelParts extends GraphParts {
+  opsets?: Readonly<Record<string, number>>;
+  functions?: readonly Message[];
+}
+
+/** Opset 13 unless told otherwise. The graph comes last, so that no proper prefix of the bytes is a model. */
+export function model({ opsets = { '': 13 }, functions = [], ...parts }: ModelParts, irVersion = 8): Uint8Array {
+  const imports = Object.entries(opsets).map(([domain, version]) => message({ 1: domain, 2: version }));
+  const built = message({ [MODEL.irVersion]: irVersion, 8: imports, [MODEL.functions]: functions });
   built.addMessage(MODEL.graph, graph(parts));
   return built.encode();
 }

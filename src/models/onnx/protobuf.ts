@@ -102,9 +102,9 @@ export class Message {
     this.keep((field) => !ids.includes(field.id));
   }
 
-  /** Removes one sub-message that `children` returned. */
-  removeChild(child: Message): void {
-    this.keep((field) => field.child !== child);
+  /** Removes sub-messages that `children` returned. */
+  removeChildren(children: ReadonlySet<Message>): void {
+    if (children.size > 0) this.keep(({ child }) => child === undefined || !children.has(child));
   }
 
   addBytes(id: number, body: Uint8Array | string): void {

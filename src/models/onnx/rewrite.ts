@@ -27,15 +27,13 @@ interface Place {
 /** Makes each weight external data in the weights file. Constant nodes become initializers of their graph. */
 export function pointOutside(model: Model, weights: readonly Weight[], place: (weight: Weight) => Place): void {
   dropWeightInputs(model);
-  for (const weight of weights) {
-    const { tensor } = weight;
-    pointAt(tensor, place(weight));
-    if (weight.node) {
+  for (const weight of weights) pointAt(weight.tensor, place(weight));
+  for (const [graph, constants] of byGraph(weights.filter(({ node }) => node))) {
+    graph.message.removeChildren(new Set(constants.map(({ node }) => node!)));
+    for (const { tensor, info } of constants) {
       tensor.remove(TENSOR.name);
-      tensor.addBytes(TENSOR.name, weight.info.name);
-      const moved = tensor.encode();
-      weight.graph.message.removeChild(weight.node);
-      weight.graph.message.addBytes(GRAPH.initializer, moved);
+      tensor.addBytes(TENSOR.name, info.name);
+      graph.message.addBytes(GRAPH.initializer, tensor.encode());
     }
   }
 }
@@ -58,20 +56,32 @@ export function pointAt(tensor: Message, { location, offset, length }: Place): v
  */
 export function turnIntoInputs(model: Model, weights: readonly Weight[], inputName: (weight: Weight) => string): void {
   dropWeightInputs(model);
+  for (const [graph, own] of byGraph(weights)) {
+    const renamed = new Map(own.map((weight) => [weight.info.name, inputName(weight)]));
+    renameUses(graph, new Map([...renamed].filter(([before, after]) => after !== before)));
+    const described = graph.message.children(GRAPH.valueInfo).filter((value) => renamed.has(nameOf(value)));
+    graph.message.removeChildren(new Set([...own.map(({ node, tensor }) => node ?? tensor), ...described]));
+  }
   const top = model.graph.message;
-  const inputs = new Set(top.children(GRAPH.input).map((value) => value.string(VALUE_INFO.name)));
+  const inputs = new Set(top.children(GRAPH.input).map(nameOf));
   for (const weight of weights) {
     const name = inputName(weight);
-    const { graph, info } = weight;
-    if (name !== info.name) renameUses(graph, info.name, name);
-    graph.message.removeChild(weight.node ?? weight.tensor);
-    for (const value of graph.message.children(GRAPH.valueInfo)) {
-      if (value.string(VALUE_INFO.name) === info.name) graph.message.removeChild(value);
-    }
     // An initializer that is an input, too, is a default that callers may override: it only loses the default.
-    if (!inputs.has(name)) top.addMessage(GRAPH.input, valueInfo(name, info.dataType, info.shape));
+    if (!inputs.has(name)) top.addMessage(GRAPH.input, valueInfo(name, weight.info.dataType, weight.info.shape));
   }
 }
+
+function byGraph(weights: readonly Weight[]): Map<Graph, Weight[]> {
+  const groups = new Map<Graph, Weight[]>();
+  for (const weight of weights) {
+    const group = groups.get(weight.graph);
+    if (group) group.push(weight);
+    else groups.set(weight.graph, [weight]);
+  }
+  return groups;
+}
+
+const nameOf = (value: Message): string => value.string(VALUE_INFO.name);
 
 /** Puts external data into the model, for a tensor that cannot be lifted: its file is not beside the new model. */
 export function bringInside(tensor: Message, bytes: Uint8Array): void {
@@ -103,22 +113,26 @@ function dropWeightInputs(model: Model): void {
   message.addInteger(MODEL.irVersion, IR_VERSION_WITHOUT_INPUTS);
   const top = model.graph.message;
   const initializers = new Set(top.children(GRAPH.initializer).map((tensor) => tensor.string(TENSOR.name)));
-  for (const value of top.children(GRAPH.input)) {
-    if (initializers.has(value.string(VALUE_INFO.name))) top.removeChild(value);
-  }
+  top.removeChildren(new Set(top.children(GRAPH.input).filter((value) => initializers.has(nameOf(value)))));
 }
 
-/** Renames each use of a value in a graph and in those inside it, up to inner graphs that define the name anew. */
-function renameUses(graph: Graph, from: string, to: string): void {
-  const rename = (name: string) => (name === from ? to : name);
+/** Renames each use of values in a graph and in those inside it, up to inner graphs that define a name anew. */
+function renameUses(graph: Graph, names: ReadonlyMap<string, string>): void {
+  if (names.size === 0) return;
+  const rename = (name: string) => names.get(name) ?? name;
   for (const annotation of graph.message.children(GRAPH.quantization))
     annotation.mapStrings(ANNOTATION.tensorName, rename);
   for (const node of graph.nodes) {
     node.mapStrings(NODE.input, rename);
-    for (const inner of graph.inner.get(node) ?? []) {
-      if (!definedNames(inner).includes(from)) renameUses(inner, from, to);
-    }
+    for (const inner of graph.inner.get(node) ?? []) renameUses(inner, without(names, definedNames(inner)));
   }
+}
+
+function without(names: ReadonlyMap<string, string>, defined: readonly string[]): ReadonlyMap<string, string> {
+  if (!defined.some((name) => names.has(name))) return names;
+  const left = new Map(names);
+  for (const name of defined) left.delete(name);
+  return left;
 }
 
 function valueInfo(name: string, dataType: number, shape: readonly number[]): Message {
