@@ -96,11 +96,85 @@ test.each<[string, (map: Record<string, string>) => void, string]>([
     (map) => Object.assign(map, { 'first.bias': 'b.safetensors' }),
     'first.bias',
   ],
-])('%s is INVALID_INDEX naming it', async (_, change, tensor) => {
+])('%s is INVALID_INDEX naming it where the index is strict', async (_, change, tensor) => {
   const map = weightMap();
   change(map);
   const path = await writeIndex({ weight_map: map });
-  await expect(fastsafeOpen(folder)).rejects.toMatchObject({ code: 'INVALID_INDEX', path, tensor });
+  const refused = { code: 'INVALID_INDEX', path, tensor };
+  for (const load of Object.values(LOADERS))
+    await expect(load([folder], { index: 'strict' })).rejects.toMatchObject(refused);
+  if (tensor === 'ghost') await expect(fastsafeOpen(folder)).rejects.toMatchObject(refused); // in any case
+});
+
+describe('the index decides', () => {
+  const notesOf = async (): Promise<readonly string[]> => {
+    const loader = new ParallelLoader({ files: folder });
+    for await (const [, tensor] of loader.iterateWeights()) tensor.dispose();
+    await loader.close();
+    return loader.report.notes ?? [];
+  };
+
+  test('a tensor that it does not name is left out, and the report says so', async () => {
+    const { 'second.bias': _, ...map } = weightMap();
+    await writeIndex({ weight_map: map });
+    const expected = [...first, ...second.filter(({ name }) => name !== 'second.bias')];
+    for (const load of Object.values(LOADERS)) expectSame(await load([folder], {}), expected);
+    expect(await notesOf()).toEqual([expect.stringMatching(/left out .*"second\.bias" of b\.safetensors/)]);
+
+    const opened = await fastsafeOpen(folder);
+    await expect(opened.getTensor('second.bias')).rejects.toMatchObject({ code: 'UNKNOWN_TENSOR' });
+    await opened.close();
+    const loader = new SafeTensorsFileLoader();
+    await loader.addFilenames(folder);
+    expect(() => loader.getShape('second.bias')).toThrow(expect.objectContaining({ code: 'UNKNOWN_TENSOR' }));
+    await loader.close();
+  });
+
+  test('a filter is asked for what it names only', async () => {
+    await writeIndex({ weight_map: { 'first.bias': 'a.safetensors' } });
+    const asked: string[] = [];
+    const loader = new ParallelLoader({ files: folder, filter: (name) => asked.push(name) > 0 });
+    for await (const [, tensor] of loader.iterateWeights()) tensor.dispose();
+    await loader.close();
+    expect(asked).toEqual(['first.bias']);
+  });
+
+  test('a tensor that it assigns to another shard than has it is taken from there', async () => {
+    await writeIndex({ weight_map: { ...weightMap(), 'first.bias': 'b.safetensors' } });
+    for (const load of Object.values(LOADERS)) expectSame(await load([folder], {}), [...first, ...second]);
+    expect(await notesOf()).toEqual([
+      expect.stringMatching(/another shard .*"first\.bias" of a\.safetensors, not b\./),
+    ]);
+  });
+
+  test('of a tensor that two shards have, the one that it says', async () => {
+    const other = entry('first.bias', 'U8', [3]);
+    await writeModel(folder, [...second, other], 'b.safetensors');
+    for (const [shard, bias] of [
+      ['a.safetensors', first.find(({ name }) => name === 'first.bias')!],
+      ['b.safetensors', other],
+    ] as const) {
+      await writeIndex({ weight_map: { ...weightMap(), 'first.bias': shard } });
+      const expected = [...first.filter(({ name }) => name !== 'first.bias'), ...second, bias];
+      for (const load of Object.values(LOADERS)) {
+        expectSame(await load([folder], {}), expected);
+        await expect(load([folder], { index: 'strict' })).rejects.toMatchObject({ code: 'DUPLICATE_TENSOR' });
+      }
+      expect(await notesOf()).toEqual([expect.stringMatching(/in another shard, too: "first\.bias" of [ab]\./)]);
+    }
+  });
+
+  test('of a tensor that two other shards have, neither', async () => {
+    for (const name of ['c', 'd']) await writeModel(folder, [entry('twice', 'U8', [3]), entry(name, 'U8', [1])], name);
+    await writeIndex({ weight_map: { ...weightMap(), twice: 'a.safetensors', c: 'c', d: 'd' } });
+    await expect(fastsafeOpen(folder)).rejects.toMatchObject({ code: 'DUPLICATE_TENSOR', tensor: 'twice' });
+  });
+
+  test('of a shard without any tensor that it names, nothing', async () => {
+    await writeIndex({ weight_map: { 'second.bias': 'a.safetensors', 'second.weight': 'b.safetensors' } });
+    const expected = second.filter(({ name }) => /bias|weight/.test(name));
+    for (const load of Object.values(LOADERS)) expectSame(await load([folder], {}), expected);
+  });
 });
 
 test('a shard that is not there is MISSING_SHARD', async () => {
@@ -164,28 +238,33 @@ test.each([
   '%2fetc/passwd',
 ])('the shard name %j is UNSAFE_SHARD_PATH', async (name) => {
   const path = await writeIndex({ weight_map: { ...weightMap(), 'first.bias': name } });
-  await expect(fastsafeOpen(folder)).rejects.toMatchObject({ code: 'UNSAFE_SHARD_PATH', path });
+  for (const followLinks of [true, false])
+    await expect(fastsafeOpen(folder, { followLinks })).rejects.toMatchObject({ code: 'UNSAFE_SHARD_PATH', path });
 });
 
-test('a link that leaves the folder is UNSAFE_SHARD_PATH; one that stays, and a folder below, are fine', async () => {
+test('without followLinks a link that leaves the folder is UNSAFE_SHARD_PATH, one that stays is fine', async () => {
+  const linked = entry('linked', 'U8', [4]);
   const outside = await newFolder();
-  await writeModel(outside, [entry('linked', 'U8', [4])], 'out.safetensors');
+  await writeModel(outside, [linked], 'out.safetensors');
   await symlink(join(outside, 'out.safetensors'), join(folder, 'link.safetensors'));
-  await writeIndex({ weight_map: { ...weightMap(), linked: 'link.safetensors' } });
-  await expect(fastsafeOpen(folder)).rejects.toMatchObject({ code: 'UNSAFE_SHARD_PATH' });
+  await symlink(outside, join(folder, 'linked-folder'));
+  const all = [...first, ...second, linked];
+  for (const name of ['link.safetensors', 'linked-folder/out.safetensors']) {
+    await writeIndex({ weight_map: { ...weightMap(), linked: name } });
+    for (const load of Object.values(LOADERS)) {
+      const refused = load([folder], { followLinks: false });
+      await expect(refused).rejects.toMatchObject({ code: 'UNSAFE_SHARD_PATH' });
+      expectSame(await load([folder], {}), all);
+    }
+  }
   await rm(join(folder, 'link.safetensors'));
 
-  await symlink(outside, join(folder, 'linked-folder'));
-  await writeIndex({ weight_map: { ...weightMap(), linked: 'linked-folder/out.safetensors' } });
-  await expect(fastsafeOpen(folder)).rejects.toMatchObject({ code: 'UNSAFE_SHARD_PATH' });
-
   await mkdir(join(folder, 'below'));
-  const linked = entry('linked', 'U8', [4]);
   await writeFile(join(folder, 'below', '100%.safetensors'), encodeFile([linked]));
   await symlink(join('below', '100%.safetensors'), join(folder, 'link.safetensors'));
   for (const name of ['link.safetensors', 'below/100%.safetensors']) {
     await writeIndex({ weight_map: { ...weightMap(), linked: name } });
-    expectSame(await LOADERS.fastsafeOpen!([folder], {}), [...first, ...second, linked]);
+    for (const followLinks of [true, false]) expectSame(await LOADERS.fastsafeOpen!([folder], { followLinks }), all);
   }
   await rm(outside, { recursive: true });
 });

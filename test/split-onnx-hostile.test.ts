@@ -106,7 +106,7 @@ describe('hostile and broken models', () => {
 
   describe('external data', () => {
     const inside = () => join(folder, 'models');
-    const split = async (entries: Record<string, string>) => {
+    const split = async (entries: Record<string, string>, options = {}) => {
       await mkdir(inside(), { recursive: true });
       await writeFile(join(folder, 'secret.bin'), bytesOf(W));
       await writeFile(join(inside(), 'data.bin'), bytesOf(W));
@@ -114,7 +114,7 @@ describe('hostile and broken models', () => {
       await symlink('data.bin', join(inside(), 'near.bin'));
       const path = join(inside(), 'm.onnx');
       await writeFile(path, addModel(externalTensor('w', [512], entries)));
-      return splitOnnx(path);
+      return splitOnnx(path, options);
     };
 
     test.each([
@@ -128,7 +128,8 @@ describe('hostile and broken models', () => {
       'data.bin\0',
       '',
       '.',
-      'link.bin',
+      '%2e%2e/secret.bin',
+      '%252e%252e%252fsecret.bin',
     ])('in %j is refused', async (location) => {
       await expect(split({ location })).rejects.toMatchObject({ code: 'UNSAFE_SHARD_PATH', tensor: 'w' });
       expect(existsSync(join(inside(), 'm.safetensors'))).toBe(false);
@@ -146,8 +147,14 @@ describe('hostile and broken models', () => {
       await expect(split(entries as Record<string, string>)).rejects.toMatchObject({ code, tensor: 'w' });
     });
 
-    test('behind a link that stays in the folder is read', async () => {
-      expect((await split({ location: 'near.bin' })).bytes).toBe(2048);
+    test('behind a link is read; without followLinks only if it stays in the folder', async () => {
+      const refused = split({ location: 'link.bin' }, { followLinks: false });
+      await expect(refused).rejects.toMatchObject({ code: 'UNSAFE_SHARD_PATH', tensor: 'w' });
+      expect(existsSync(join(inside(), 'm.safetensors'))).toBe(false);
+      await rm(inside(), { recursive: true });
+      expect((await split({ location: 'link.bin' })).bytes).toBe(2048);
+      await rm(inside(), { recursive: true });
+      expect((await split({ location: 'near.bin' }, { followLinks: false })).bytes).toBe(2048);
     });
   });
 });

@@ -1,11 +1,11 @@
 import { resolve } from 'node:path';
 import { isMainThread } from 'node:worker_threads';
-import { boolean, type Check, checkOptions, fail } from '../../src/base/checks.js';
+import { boolean, type Check, checkOptions, fail, pathOf } from '../../src/base/checks.js';
 import { InvalidArgumentError } from '../../src/base/errors.js';
 import type { CopierType } from '../../src/copiers/registry.js';
 import { Device } from '../../src/device/device.js';
 import { FilesBufferOnDevice } from '../../src/loaders/files-buffer.js';
-import { COPY_CHECKS, ownedBy, PARALLEL_CHECKS } from '../../src/loaders/options.js';
+import { COPY_CHECKS, type FileOptions, ownedBy, PARALLEL_CHECKS } from '../../src/loaders/options.js';
 import { checked, native, settled } from '../../src/native/addon.js';
 import type { NativeOrtControl, OrtSessionConfig } from '../../src/native/ort.js';
 import type { Files } from '../../src/safetensors/files.js';
@@ -24,7 +24,7 @@ export const PROVIDER = 'fastsafetensors';
 const MAX_PREPACKED_BYTES = 64 * 1024 * 1024;
 
 /** Where a session runs and what its weights are. */
-export interface ProviderOptions {
+export interface ProviderOptions extends FileOptions {
   /** Where the session runs and its weights lie: 'cpu' (default), 'cuda', 'cuda:N', 'gpu' or 'gpu:N'. */
   device?: string;
   /**
@@ -71,6 +71,9 @@ export const PROVIDER_CHECKS = {
   copier: () => {}, // checked by the loader
   names: object,
   allowUnmatched: boolean,
+  followLinks: PARALLEL_CHECKS.followLinks,
+  variant: PARALLEL_CHECKS.variant,
+  index: PARALLEL_CHECKS.index,
   providerOptions: object,
   signal: COPY_CHECKS.signal,
   onProgress: COPY_CHECKS.onProgress,
@@ -133,11 +136,12 @@ class Backend {
 
   async init(): Promise<void> {}
 
-  async createInferenceSessionHandler(model: string | Uint8Array, options: Loose = {}): Promise<SessionHandler> {
+  async createInferenceSessionHandler(given: string | Uint8Array, options: Loose = {}): Promise<SessionHandler> {
+    const model = typeof given === 'string' ? pathOf(given, 'model') : given;
     const provider = (options.executionProviders ?? []).find((entry: Loose) => entry?.name === PROVIDER) ?? {};
-    const { name: _, [CREATED]: created, ...given } = provider;
-    checkOptions(given, PROVIDER_CHECKS, OF_LOADERS);
-    const { device = 'cpu', weights, signal } = given as ProviderOptions;
+    const { name: _, [CREATED]: created, ...own } = provider;
+    checkOptions(own, PROVIDER_CHECKS, OF_LOADERS);
+    const { device = 'cpu', weights, signal } = own as ProviderOptions;
     signal?.throwIfAborted();
     // Before anything is read: the device may be unavailable. Of a loaded buffer the device is checked first.
     const place = Device.parse(device).toString();
@@ -146,9 +150,9 @@ class Backend {
     const config = sessionConfig(options);
     const files = await externalFiles(options.externalData);
     const givenFiles = new Set(files.map(({ path }) => path));
-    const prepared = await prepareModel(model, { ...given, device: place, givenFiles });
+    const prepared = await prepareModel(model, { ...own, device: place, givenFiles });
     const control = native().ortNewControl();
-    const making = this.#make(model, prepared, { ...config, externalFiles: files }, place, given, control).then(
+    const making = this.#make(model, prepared, { ...config, externalFiles: files }, place, own, control).then(
       (session) => new SessionHandler(session, this.#ort.Tensor, options.preferredOutputLocation),
     );
     const handler = await (signal ? abortable(making, control, signal, (late) => void late.dispose()) : making);

@@ -1,4 +1,4 @@
-import { checkOptions } from '../../src/base/checks.js';
+import { checkOptions, isUrl, pathOf } from '../../src/base/checks.js';
 import { InvalidArgumentError } from '../../src/base/errors.js';
 import {
   CREATED,
@@ -50,19 +50,20 @@ export interface SessionExtras {
  */
 export async function createSession<O extends OnnxRuntimeNode>(
   ort: O,
-  model: string | Uint8Array,
+  given: string | URL | Uint8Array,
   options: CreateSessionOptions<O> = {},
 ): Promise<SessionOf<O> & SessionExtras> {
   checkOptions(options, { ...PROVIDER_CHECKS, sessionOptions: object }, OF_LOADERS);
-  if (typeof model !== 'string' && !(model instanceof Uint8Array))
-    throw new InvalidArgumentError(`createSession: expected a model's path or bytes, found ${typeof model}`);
+  if (typeof given !== 'string' && !isUrl(given) && !(given instanceof Uint8Array))
+    throw new InvalidArgumentError(`createSession: expected a model's path or bytes, found ${typeof given}`);
+  const model = given instanceof Uint8Array ? given : pathOf(given, 'model');
   registerBackend(ort);
-  const { sessionOptions = {}, ...given } = options;
+  const { sessionOptions = {}, ...own } = options;
   if ('executionProviders' in sessionOptions)
     throw new InvalidArgumentError('sessionOptions: executionProviders cannot be given here; say where with device');
   let made: Created | undefined;
   const provider = {
-    ...given,
+    ...own,
     name: PROVIDER,
     [CREATED]: (created: Created) => {
       made = created;

@@ -61,7 +61,10 @@ export class ExternalFiles {
   /** False for a model in memory: its locations are relative to nothing. */
   readonly #onDisk: boolean;
 
-  constructor(model: Model, onDisk: boolean) {
+  readonly #options: { followLinks?: boolean };
+
+  constructor(model: Model, onDisk: boolean, options: { followLinks?: boolean }) {
+    this.#options = options;
     this.#model = model;
     this.#onDisk = onDisk;
   }
@@ -82,7 +85,7 @@ export class ExternalFiles {
           'has no folder: pass its path, or sessionOptions.externalData';
         throw new FastSafetensorsError('MISSING_SHARD', message, { tensor: name });
       }
-      file = resolveLocation(location, this.#model.path, weight.info.name);
+      file = resolveLocation(location, this.#model.path, weight.info.name, this.#options);
       this.#files.set(location, file);
     }
     return file;

@@ -1,4 +1,4 @@
-import { stat } from 'node:fs/promises';
+import { realpath, stat } from 'node:fs/promises';
 import { dirname, relative, resolve } from 'node:path';
 import { FastSafetensorsError, ioError } from '../../src/base/errors.js';
 import { openRegularFile } from '../../src/base/regular-file.js';
@@ -79,16 +79,17 @@ export async function prepareModel(given: string | Uint8Array, options: PrepareO
   const bytes = onDisk ? await readModel(path) : given;
   signal?.throwIfAborted();
   const model = parseModel(bytes, path, 0);
-  const external = new ExternalFiles(model, onDisk);
+  const external = new ExternalFiles(model, onDisk, options);
   const outside = model.weights.filter(
     (weight) => weight.info.external && !options.givenFiles?.has(external.place(weight).location),
   );
   const files = weights ?? (await safetensorsOf(outside, external, onDisk));
   if (files === null) {
-    for (const weight of outside) if (onDisk) await refusePlaceholder(model, weight, external);
-    return asIs;
+    if (!onDisk) return asIs;
+    for (const weight of outside) await refusePlaceholder(model, weight, external);
+    return { ...asIs, ...(await followLinks(model, outside, external)) };
   }
-  const set = await Weights.open(files, signal);
+  const set = await Weights.open(files, options);
   try {
     return await place(model, outside, external, set, options);
   } finally {
@@ -209,6 +210,26 @@ function addInitializers(
       initializerOf(match, (message) => addData(message, match)),
     );
   }
+}
+
+/**
+ * ONNX Runtime refuses data behind a link that leaves the model's folder: such a model is made to point past its links.
+ * Empty for another one.
+ */
+async function followLinks(
+  model: Model,
+  outside: readonly Weight[],
+  external: ExternalFiles,
+): Promise<{ model?: Uint8Array; folder?: string }> {
+  const files = new Map<Weight, string>();
+  for (const weight of outside) files.set(weight, await external.file(weight));
+  const inside = `${await realpath(dirname(model.path))}/`;
+  if ([...files.values()].every((file) => file.startsWith(inside))) return {};
+  const folder = commonFolder([...files.values()]);
+  for (const [weight, file] of files) {
+    pointAt(weight.tensor, { ...external.place(weight), location: relative(folder, file) });
+  }
+  return { model: model.message.encode(), folder };
 }
 
 function initializerOf({ name, shape, dataType }: Match, addData: (message: Message) => void): Message {

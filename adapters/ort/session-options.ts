@@ -1,3 +1,4 @@
+import { pathOf } from '../../src/base/checks.js';
 import { InvalidArgumentError, ioError } from '../../src/base/errors.js';
 import { readRegularFile } from '../../src/base/regular-file.js';
 import type { OrtRunConfig, OrtSessionConfig } from '../../src/native/ort.js';
@@ -94,7 +95,8 @@ async function bytesOf(path: string, data: unknown): Promise<Uint8Array> {
   if (data instanceof ArrayBuffer) return new Uint8Array(data);
   if (typeof data !== 'string')
     throw new InvalidArgumentError(`externalData: expected a path or bytes for ${JSON.stringify(path)}`);
-  return readRegularFile(data).catch((cause) => {
-    throw ioError('read', data, cause);
+  const file = pathOf(data, 'externalData');
+  return readRegularFile(file).catch((cause) => {
+    throw ioError('read', file, cause);
   });
 }

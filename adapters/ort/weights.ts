@@ -7,9 +7,11 @@ import { Device } from '../../src/device/device.js';
 import { DeviceTensor } from '../../src/device/device-tensor.js';
 import { SafeTensorsFileLoader } from '../../src/loaders/file-loader.js';
 import { FilesBufferOnDevice } from '../../src/loaders/files-buffer.js';
+import type { FileOptions } from '../../src/loaders/options.js';
 import { checkUnchanged } from '../../src/safetensors/file-identity.js';
 import type { Files } from '../../src/safetensors/files.js';
 import type { SafeTensorsMetadata } from '../../src/safetensors/metadata.js';
+import { tensorsOf } from '../../src/safetensors/shard-set.js';
 import { readShards } from '../../src/safetensors/shards.js';
 import type { Progress } from '../../src/transfer/progress.js';
 
@@ -27,7 +29,7 @@ export interface SourceTensor {
   readonly offset: number | undefined;
 }
 
-export interface WeightLoadOptions {
+export interface WeightLoadOptions extends FileOptions {
   readonly device: string;
   readonly copier?: CopierType;
   readonly signal?: AbortSignal;
@@ -47,7 +49,10 @@ export class Weights {
   }
 
   /** Reads headers, or takes those of a loaded buffer. The codes of headers and files; CLOSED for a closed buffer. */
-  static async open(weights: Files | FilesBufferOnDevice, signal?: AbortSignal): Promise<Weights> {
+  static async open(
+    weights: Files | FilesBufferOnDevice,
+    { signal, ...options }: FileOptions & { signal?: AbortSignal },
+  ): Promise<Weights> {
     if (weights instanceof FilesBufferOnDevice) {
       const set = new Weights(null, weights);
       for (const name of weights.keys()) {
@@ -57,9 +62,8 @@ export class Weights {
       return set;
     }
     const set = new Weights(weights, null);
-    for (const metadata of (await readShards(weights, {}, signal)).metadata) {
-      for (let index = 0; index < metadata.tensorCount; ++index) await set.#add(metadata, index);
-    }
+    for (const [metadata, index] of tensorsOf(await readShards(weights, { ...options }, signal)))
+      await set.#add(metadata, index);
     return set;
   }
 
@@ -96,8 +100,9 @@ export class Weights {
         );
       return;
     }
-    const { device, copier, signal, onProgress } = options;
-    const loader = new SafeTensorsFileLoader({ device, copier, signal, filter: (name) => names.has(name) });
+    const { device, copier, signal, followLinks, variant, index, onProgress } = options;
+    const how = { device, copier, signal, followLinks, variant, index };
+    const loader = new SafeTensorsFileLoader({ ...how, filter: (name) => names.has(name) });
     try {
       await loader.addFilenames(this.#own);
       this.#buffer = await loader.copyFilesToDevice({ onProgress });

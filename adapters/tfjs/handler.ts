@@ -1,10 +1,11 @@
 import { existsSync } from 'node:fs';
 import { basename, dirname, join } from 'node:path';
 import { ReadableStream } from 'node:stream/web';
-import { boolean, checkOptions } from '../../src/base/checks.js';
+import { boolean, checkOptions, isUrl } from '../../src/base/checks.js';
 import { InvalidArgumentError } from '../../src/base/errors.js';
 import { artifactsOf, readModelJson, type TfjsModel, type WeightSpec } from '../../src/models/tfjs/model-json.js';
-import type { Files } from '../../src/safetensors/files.js';
+import { type Files, resolveFiles } from '../../src/safetensors/files.js';
+import { tensorsOf } from '../../src/safetensors/shard-set.js';
 import { readShards } from '../../src/safetensors/shards.js';
 import { ruleOf, toTfDtype } from './dtypes.js';
 import type { Loose } from './tensorflow.js';
@@ -21,7 +22,7 @@ import {
 /** Options of safetensorsHandler: those of loaders, and these. */
 export interface SafetensorsHandlerOptions extends WeightOptions {
   /** Path or contents of the model.json; default: what split-tfjs wrote beside the files, else the model.json there. */
-  model?: string | object;
+  model?: string | URL | object;
   /** From the model's names of weights to those in the files, where they differ; default: none do. */
   names?: WeightNames;
   /** Return the weights as a stream, which only `tf.loadGraphModel` reads; default: true for graph models. */
@@ -46,14 +47,14 @@ const MAX_SINGLE_BUFFER = 2 ** 30;
  * and loadLayersModel of this package are faster and copy nothing. Throws INVALID_ARGUMENT; load() rejects as those do.
  */
 export function safetensorsHandler(files: Files, options: SafetensorsHandlerOptions = {}): SafetensorsHandler {
-  if (typeof files !== 'string' && !Array.isArray(files)) {
+  if (typeof files !== 'string' && !Array.isArray(files) && !isUrl(files)) {
     throw new InvalidArgumentError(`safetensorsHandler: expected a path or an array of paths, found ${typeof files}`);
   }
   checkOptions(options, HANDLER_CHECKS, DECIDED);
   const { model, names, stream, ...rest } = options;
   return {
     async load() {
-      const source = await readModelJson(model ?? besides(files));
+      const source = await readModelJson(model ?? (await besides(files, rest)));
       const streams = stream ?? source.json.format === 'graph-model';
       const weightSpecs = await specsInOrder(source, files, names, rest);
       const tensors = () => encodeAll(source, files, names, rest);
@@ -66,9 +67,10 @@ export function safetensorsHandler(files: Files, options: SafetensorsHandlerOpti
 }
 
 /** The path of the model.json beside the files: split-tfjs's own if it exists. */
-function besides(files: Files): string {
-  const first = typeof files === 'string' ? files : (files[0] ?? '');
-  if (!/\.(safetensors|json)$/.test(first)) return join(first, 'model.json');
+async function besides(files: Files, options: WeightOptions): Promise<string> {
+  if (Array.isArray(files) && files.length === 0) return 'model.json';
+  const { paths, index } = await resolveFiles(files, options);
+  const first = index?.path ?? paths[0]!;
   const [stem] = basename(first).split(/(?:-\d+-of-\d+)?\.safetensors/);
   const split = join(dirname(first), `${stem}.split.json`);
   return existsSync(split) ? split : join(dirname(first), 'model.json');
@@ -82,18 +84,17 @@ async function specsInOrder(
   { specs }: TfjsModel,
   files: Files,
   names: WeightNames | undefined,
-  { allowTrailingBytes, signal }: WeightOptions,
+  options: WeightOptions,
 ): Promise<WeightSpec[]> {
   const match = new WeightMatch(specs, names);
-  const { metadata } = await readShards(files, { allowTrailingBytes }, signal);
+  const shards = await readShards(files, { ...options }, options.signal);
   const stored: WeightSpec[] = [];
-  for (const file of metadata) {
-    for (const frame of file) {
-      if (!match.add(frame)) continue;
-      const { specs } = match.of(frame);
-      if (specs.length === 0) stored.push(encoded(undefined, frame));
-      for (const spec of specs) stored.push(encoded(spec, frame));
-    }
+  for (const [file, index] of tensorsOf(shards)) {
+    const frame = file.frameAt(index);
+    if (!match.add(frame)) continue;
+    const { specs } = match.of(frame);
+    if (specs.length === 0) stored.push(encoded(undefined, frame));
+    for (const spec of specs) stored.push(encoded(spec, frame));
   }
   match.checkComplete();
   return stored;

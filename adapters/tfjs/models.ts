@@ -59,7 +59,7 @@ type Weights = Record<string, Loose>;
  */
 export async function loadGraphModel<TF extends TensorFlowModels>(
   tf: TF,
-  model: string | object,
+  model: string | URL | object,
   options: ModelOptions = {},
 ): Promise<Awaited<ReturnType<TF['loadGraphModel']>>> {
   checkOptions(options, MODEL_CHECKS, DECIDED);
@@ -90,7 +90,7 @@ export async function loadGraphModel<TF extends TensorFlowModels>(
  */
 export async function loadLayersModel<TF extends TensorFlowModels>(
   tf: TF,
-  model: string | object,
+  model: string | URL | object,
   options: LayersModelOptions = {},
 ): Promise<Awaited<ReturnType<TF['loadLayersModel']>>> {
   checkOptions(options, LAYERS_MODEL_CHECKS, DECIDED);
@@ -119,13 +119,13 @@ export async function loadLayersModel<TF extends TensorFlowModels>(
 async function prepare(
   tf: TensorFlowModels,
   name: 'loadGraphModel' | 'loadLayersModel',
-  model: string | object,
+  model: string | URL | object,
   { weights: given, names, onReport, ...options }: ModelOptions,
 ): Promise<{ source: TfjsModel; weights: Weights }> {
   checkTensorFlow(tf, `${name}(tf)`, [name]);
   const source = await readModelJson(model, LOADABLE_NAMES);
   checkFormat(source, name);
-  const files = weightsOf(source, given);
+  const files = await weightsOf(source, given, options);
   const adopter = new Adopter(tf);
   const told = (report: LoadReport) =>
     onReport?.({ ...report, ...(adopter.notes.length > 0 && { notes: [...adopter.notes] }) });

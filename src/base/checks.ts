@@ -1,3 +1,5 @@
+import { homedir } from 'node:os';
+import { fileURLToPath } from 'node:url';
 import { InvalidArgumentError } from './errors.js';
 
 /** Throws INVALID_ARGUMENT, naming the option, when its value is wrong. */
@@ -55,6 +57,46 @@ export const methods =
     if (typeof object !== 'object' || object === null || names.some((method) => typeof object[method] !== 'function'))
       fail(name, expected, value);
   };
+
+/**
+ * The path that a user gave: a string, in which a leading `~/` is the home folder, or a file: URL, as text or object.
+ * INVALID_ARGUMENT for all else; other URLs are told to be downloaded.
+ */
+export function pathOf(value: unknown, name: string): string {
+  const given = isUrl(value) ? value.href : value;
+  path(given, name);
+  const text = given as string;
+  if (/^file:/i.test(text)) return pathOfUrl(text, name);
+  if (/^[a-z][a-z0-9+.-]+:\/\/|^https?:\//i.test(text)) {
+    const hub = /^(?:hf:\/+|https?:\/+(?:www\.)?(?:huggingface\.co|hf\.co)\/)([\w.-]+\/[\w.-]+)/i.exec(text)?.[1];
+    const how = hub ? `with \`hf download ${hub}\`, and pass the folder that it prints` : 'and pass where it lies then';
+    throw new InvalidArgumentError(`${name}: expected a path, found the URL ${text}; download it first, ${how}`);
+  }
+  return text === '~' || text.startsWith('~/') ? homeFolder() + text.slice(1) : text;
+}
+
+/** As shells have it. */
+export function homeFolder(): string {
+  return process.env.HOME || homedir();
+}
+
+/** Not by instanceof: a URL may come from another realm. */
+export function isUrl(value: unknown): value is URL {
+  return typeof value === 'object' && value !== null && 'href' in value && typeof value.href === 'string';
+}
+
+function pathOfUrl(url: string, name: string): string {
+  let found: string;
+  try {
+    found = fileURLToPath(url);
+  } catch (error) {
+    throw new InvalidArgumentError(
+      `${name}: expected a file: URL of this machine, found ${url}: ${(error as Error).message}`,
+    );
+  }
+  path(found, name);
+  return found;
+}
 
 /** INVALID_ARGUMENT for what is not a string. */
 export function checkTensorName(name: unknown): void {

@@ -62,16 +62,6 @@ export function readRegularFileSync(path: string, maxBytes = Number.POSITIVE_INF
   }
 }
 
-/** Why a relative path could leave the folder it starts from, links aside; undefined when it cannot. */
-export function unsafePath(path: string): string | undefined {
-  if (path === '' || path === '.') return 'it is empty';
-  if (path.includes('\0')) return 'it contains a NUL';
-  if (path.includes('\\')) return 'it contains a backslash';
-  if (path.startsWith('/')) return 'it is absolute';
-  if (/^[a-z][a-z0-9+.-]*:/i.test(path)) return 'it is a URL or names a drive';
-  return path.split('/').includes('..') ? 'it leaves the folder' : undefined;
-}
-
 function check(info: Stats): void {
   if (!info.isFile())
     throw problem(`expected a regular file, found ${kindOf(info)}`, info.isDirectory() ? 'EISDIR' : 'EINVAL');

@@ -1,17 +1,17 @@
 import type { Command } from 'commander';
+import { pathOf } from '../base/checks.js';
 import { counted } from '../base/counted.js';
 import type { SafeTensorsMetadata } from '../index.js';
 import { readShards } from '../safetensors/shards.js';
+import { addFilesOptions, type FilesOptions } from './files-options.js';
 import { formatBytes, printJson, printLine, printTable } from './output.js';
 
-interface InspectOptions {
+interface InspectOptions extends FilesOptions {
   json?: boolean;
-  allowTrailingBytes?: boolean;
 }
 
 export function registerInspect(program: Command): void {
-  program
-    .command('inspect')
+  addFilesOptions(program.command('inspect'))
     .description('list what the headers of .safetensors files say')
     .argument('<file>', 'a .safetensors file, a folder, or an index.json')
     .option('--allow-trailing-bytes', 'accept bytes after the last tensor')
@@ -19,15 +19,16 @@ export function registerInspect(program: Command): void {
     .action(inspect);
 }
 
-async function inspect(path: string, options: InspectOptions): Promise<void> {
-  const { metadata: headers } = await readShards(path, { allowTrailingBytes: options.allowTrailingBytes ?? false });
-  const single = headers.length === 1 && headers[0]!.path === path;
-  if (options.json) {
+async function inspect(path: string, { json, ...options }: InspectOptions): Promise<void> {
+  const { metadata: headers, notes } = await readShards(path, options);
+  const single = headers.length === 1 && headers[0]!.path === pathOf(path, 'file');
+  if (json) {
     const files = headers.map(describe);
     const tensorCount = files.reduce((sum, file) => sum + file.tensorCount, 0);
-    return printJson(single ? files[0] : { path, tensorCount, files });
+    return printJson(single ? files[0] : { path, tensorCount, files, ...(notes.length > 0 && { notes }) });
   }
   for (const header of headers) print(header);
+  for (const note of notes) printLine(`note: ${note}`);
 }
 
 function describe(header: SafeTensorsMetadata) {

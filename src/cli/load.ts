@@ -1,20 +1,19 @@
 import type { Command } from 'commander';
 import { counted } from '../base/counted.js';
 import { type DTypeName, ParallelLoader } from '../index.js';
+import { addFilesOptions, type FilesOptions } from './files-options.js';
 import { formatBytes, formatRate, printJson, printLine } from './output.js';
 
-interface LoadCommandOptions {
+interface LoadCommandOptions extends FilesOptions {
   device: string;
   copier: string;
   dtype?: DTypeName; // checked by the loader
   progress?: boolean;
   json?: boolean;
-  allowTrailingBytes?: boolean;
 }
 
 export function registerLoad(program: Command): void {
-  program
-    .command('load')
+  addFilesOptions(program.command('load'))
     .description('load every tensor once and say how fast that was')
     .argument('<files...>', 'files, a folder, or an index.json')
     .option('--device <device>', "'cpu', 'cuda' or 'cuda:N'", 'cpu')
@@ -37,6 +36,7 @@ async function load(files: string[], { json, ...options }: LoadCommandOptions): 
     printLine(`${what} in ${report.seconds.toFixed(3)} s: ${rate} with copier ${report.copier} on ${report.device}`);
     for (const { path, from, to, reason } of report.fallbacks)
       printLine(`  ${path}: fell back from '${from}' to '${to}': ${reason}`);
+    for (const note of report.notes ?? []) printLine(`  ${note}`);
   } finally {
     await loader.close();
   }

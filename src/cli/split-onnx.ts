@@ -23,6 +23,7 @@ export function registerSplitOnnx(program: Command): void {
     .option('--out <folder>', "where to write <model>.safetensors and <model>.split.onnx (default: the model's folder)")
     .option('--as-inputs', 'make the weights inputs of the graph instead of external data')
     .option('--min-bytes <n>', 'leave smaller tensors in the graph', wholeNumber, DEFAULT_MIN_BYTES)
+    .option('--no-follow-links', "refuse links that lead out of the model's folder")
     .option(
       '--check',
       'compare every byte with the original, run both graphs with the onnxruntime-node that is installed here, ' +

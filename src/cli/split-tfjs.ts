@@ -16,6 +16,7 @@ export function registerSplitTfjs(program: Command): void {
     .argument('<model>', 'a model.json; it is left as it is')
     .option('--out <folder>', "where to write <model>.safetensors and <model>.split.json (default: the model's folder)")
     .option('--max-shard-bytes <n>', 'split the weights into files of this size', bytes, DEFAULT_SHARD_BYTES)
+    .option('--no-follow-links', "refuse links that lead out of the model's folder")
     .option('--check', 'read everything again and compare every byte with the original')
     .option('--json', 'print JSON')
     .action(run);

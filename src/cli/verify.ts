@@ -3,11 +3,11 @@ import { counted } from '../base/counted.js';
 import { resolveFiles } from '../safetensors/files.js';
 import { SafeTensorsMetadata } from '../safetensors/metadata.js';
 import { joinShards } from '../safetensors/shards.js';
+import { addFilesOptions, type FilesOptions } from './files-options.js';
 import { formatBytes, printJson, printLine } from './output.js';
 
-interface VerifyOptions {
+interface VerifyOptions extends FilesOptions {
   json?: boolean;
-  allowTrailingBytes?: boolean;
 }
 
 /** What was found about one file; `code` and `message` say why it is not ok. */
@@ -22,8 +22,7 @@ interface Verdict {
 }
 
 export function registerVerify(program: Command): void {
-  program
-    .command('verify')
+  addFilesOptions(program.command('verify'))
     .description('check headers, sizes and the index of .safetensors files; exit code 1 when any is not ok')
     .argument('<files...>', 'files, folders, or index.json files')
     .option('--allow-trailing-bytes', 'bytes after the last tensor are a warning instead of an error')
@@ -31,19 +30,18 @@ export function registerVerify(program: Command): void {
     .action(verify);
 }
 
-async function verify(paths: string[], options: VerifyOptions): Promise<void> {
-  const allowTrailingBytes = options.allowTrailingBytes ?? false;
+async function verify(paths: string[], { json, ...options }: VerifyOptions): Promise<void> {
   const verdicts: Verdict[] = [];
   for (const path of paths) {
     try {
-      verdicts.push(...(await verifyPath(path, allowTrailingBytes)));
+      verdicts.push(...(await verifyPath(path, options)));
     } catch (error) {
       verdicts.push(failed(path, error));
     }
   }
   const ok = verdicts.every((verdict) => verdict.ok);
   if (!ok) process.exitCode = 1;
-  if (options.json) return printJson({ ok, files: verdicts });
+  if (json) return printJson({ ok, files: verdicts });
   for (const { path, ok: fine, tensors, bytes, code, message, warnings } of verdicts) {
     if (!fine) printLine(`${path}: ${code}: ${message}`);
     else
@@ -52,9 +50,13 @@ async function verify(paths: string[], options: VerifyOptions): Promise<void> {
   }
 }
 
-/** The verdict of each file that the path means, after that of the index, or of the folder if its files disagree. */
-async function verifyPath(path: string, allowTrailingBytes: boolean): Promise<Verdict[]> {
-  const { paths, index } = await resolveFiles(path);
+/**
+ * The verdict of each file that the path means, after that of the index, or of the folder if its files disagree or some
+ * were left out.
+ */
+async function verifyPath(path: string, options: FilesOptions): Promise<Verdict[]> {
+  const { allowTrailingBytes = false } = options;
+  const { paths, index, notes } = await resolveFiles(path, options);
   const headers: SafeTensorsMetadata[] = [];
   const files: Verdict[] = [];
   for (const file of paths) {
@@ -71,10 +73,12 @@ async function verifyPath(path: string, allowTrailingBytes: boolean): Promise<Ve
   if (headers.length < paths.length) return files; // one of them is to blame
   const bytes = files.reduce((sum, file) => sum + file.bytes!, 0);
   const said = index?.packed.totalSize ?? -1;
-  const warnings = said >= 0 && said !== bytes ? [`total_size is ${said}, but the tensors have ${bytes} bytes`] : [];
+  const warnings = [...notes];
+  if (said >= 0 && said !== bytes) warnings.push(`total_size is ${said}, but the tensors have ${bytes} bytes`);
   try {
-    await joinShards(headers, index);
-    return index ? [{ path: whole, ok: true, warnings }, ...files] : files;
+    const joined = await joinShards(headers, index, options.index);
+    warnings.push(...joined.notes);
+    return index || warnings.length > 0 ? [{ path: whole, ok: true, warnings }, ...files] : files;
   } catch (error) {
     const verdict = failed(whole, error);
     // With an index that disagrees with its shards, nobody knows which files belong to the model.

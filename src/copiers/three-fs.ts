@@ -62,9 +62,9 @@ export async function threeFsAvailability(): Promise<Availability> {
  * The mount point of the 3FS that holds a path, which need not exist. NOT_3FS names the path and its file system;
  * THREEFS_DISCONNECTED, INVALID_ARGUMENT.
  */
-export function extractMountPoint(path: string): string {
-  check.path(path, 'extractMountPoint');
-  return checked(() => native().extractMountPoint(path));
+export function extractMountPoint(path: string | URL): string {
+  const file = check.pathOf(path, 'extractMountPoint');
+  return checked(() => native().extractMountPoint(file));
 }
 
 /** Path of the 3FS client library, null where there is none. Does not load it. */

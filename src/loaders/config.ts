@@ -1,4 +1,4 @@
-import { checkOptions, text } from '../base/checks.js';
+import { checkOptions, pathOf } from '../base/checks.js';
 import { FastSafetensorsError, InvalidArgumentError } from '../base/errors.js';
 import { readRegularFileSync } from '../base/regular-file.js';
 import type { ParallelOptions } from './options.js';
@@ -40,15 +40,18 @@ const SCALARS = ['loader', 'framework'];
  * defaults. Sections are returned as they are in the file, unknown ones too (for extensions); other unknown fields are
  * left out. IO_ERROR when a file that was named cannot be read, INVALID_ARGUMENT when it holds no JSON object.
  */
-export function loadConfig(options: { path?: string } = {}): Record<string, unknown> {
+export function loadConfig(options: { path?: string | URL } = {}): Record<string, unknown> {
   return readConfig(options, () => {});
 }
 
 /** loadConfig() that reports what it leaves out. */
-export function readConfig(options: { path?: string }, debug: (message: string) => void): Record<string, unknown> {
-  const given = checkOptions(options, { path: text });
+export function readConfig(
+  options: { path?: string | URL },
+  debug: (message: string) => void,
+): Record<string, unknown> {
+  const given = checkOptions(options, { path: pathOf });
   const named = given.path ?? process.env[VARIABLE];
-  const path = named ?? DEFAULT_FILE;
+  const path = named === undefined ? DEFAULT_FILE : pathOf(named, given.path === undefined ? VARIABLE : 'path');
   const config: Record<string, unknown> = { loader: 'base', parallel: {}, debug: {}, base: {}, '3fs': {} };
   let content: string;
   try {

@@ -5,7 +5,8 @@ import type { DeviceTensor } from '../device/device-tensor.js';
 import { adopt, isPromise } from '../device/framework.js';
 import type { Files } from '../safetensors/files.js';
 import type { SafeTensorsMetadata } from '../safetensors/metadata.js';
-import { readShards, type ShardSet } from '../safetensors/shards.js';
+import { type ShardSet, tensorsOf } from '../safetensors/shard-set.js';
+import { readShards } from '../safetensors/shards.js';
 import type { SliceRange } from '../safetensors/tensor-frame.js';
 import { Plan } from '../transfer/plan.js';
 import { checkLoaderOptions, type LoaderOptions } from './options.js';
@@ -39,10 +40,11 @@ export async function fastsafeOpen<T = DeviceTensor>(
   options: LoaderOptions<T> = {},
 ): Promise<OpenFiles<T>> {
   const checked = checkLoaderOptions(options);
-  const { allowTrailingBytes, signal } = checked;
+  const { signal } = checked;
   const session = new Session(checked as LoaderOptions, 'what fastsafeOpen opened');
   session.check();
-  const shards = await session.race(readShards(files, { allowTrailingBytes }, signal));
+  const shards = await session.race(readShards(files, { ...checked }, signal));
+  session.noteFiles(shards.notes);
   return new LazyFiles(session, shards, checked);
 }
 
@@ -60,9 +62,12 @@ class LazyFiles<T> implements OpenFiles<T> {
   keys(): string[] {
     this.#session.check();
     const { filter } = this.#options;
-    return this.#shards.metadata.flatMap((file) =>
-      filter ? [...file].filter((frame) => filter(frame.name, frame)).map((frame) => frame.name) : file.keys(),
-    );
+    const names: string[] = [];
+    for (const [file, index] of tensorsOf(this.#shards)) {
+      const name = file.nameAt(index);
+      if (!filter || filter(name, file.frameAt(index))) names.push(name);
+    }
+    return names;
   }
 
   metadata(): Map<string, ReadonlyMap<string, string>> {

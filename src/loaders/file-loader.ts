@@ -1,11 +1,12 @@
-import { checkTensorName, fail } from '../base/checks.js';
+import { checkTensorName, fail, isUrl } from '../base/checks.js';
 import { FastSafetensorsError } from '../base/errors.js';
 import { milliseconds } from '../base/timers.js';
 import type { DeviceTensor } from '../device/device-tensor.js';
 import type { NativeHeaderFdCache } from '../native/core.js';
 import type { Files } from '../safetensors/files.js';
-import { readShards, type ShardSet } from '../safetensors/shards.js';
-import { allTensors, Plan, type PlanInput } from '../transfer/plan.js';
+import type { ShardSet } from '../safetensors/shard-set.js';
+import { readShards } from '../safetensors/shards.js';
+import { Plan, type PlanInput } from '../transfer/plan.js';
 import type { Progress } from '../transfer/progress.js';
 import { selectTensors } from '../transfer/select-tensors.js';
 import { FilesBufferOnDevice } from './files-buffer.js';
@@ -53,9 +54,9 @@ export class SafeTensorsFileLoader<T = DeviceTensor> {
   async addFilenames(files: Files | Readonly<Record<number, Files>>): Promise<void> {
     const session = this.#session;
     session.check();
-    const { pg = new SingleGroup(), allowTrailingBytes, signal, filter, dtype } = this.#options;
+    const { pg = new SingleGroup(), signal, filter, dtype } = this.#options;
     let mine = files as Files;
-    if (typeof files === 'object' && files !== null && !Array.isArray(files)) {
+    if (typeof files === 'object' && files !== null && !Array.isArray(files) && !isUrl(files)) {
       for (const rank of Object.keys(files)) {
         if (!/^(0|[1-9]\d*)$/.test(rank) || Number(rank) >= pg.size)
           fail('addFilenames', `ranks from 0 to ${pg.size - 1}`, rank);
@@ -64,13 +65,14 @@ export class SafeTensorsFileLoader<T = DeviceTensor> {
     }
     const headerFds = session.engines.newHeaderFds();
     try {
-      const shards = await session.race(readShards(mine, { allowTrailingBytes, fdCache: headerFds }, signal));
-      const inputs = filter ? await session.race(selectTensors(shards.metadata, filter)) : allTensors(shards.metadata);
+      const shards = await session.race(readShards(mine, { ...this.#options, fdCache: headerFds }, signal));
+      const inputs = filter ? await session.race(selectTensors(shards.inputs, filter)) : shards.inputs;
       const plan = await session.race(Plan.ofTensors(inputs, { dtype }));
       this.#stagingBytes = await session.engines.stagingBytes(plan);
       session.engines.releaseHeaderFds(this.#headerFds);
       this.#headerFds = headerFds;
       this.#shards = shards;
+      session.noteFiles(shards.notes);
       this.#inputs = inputs;
       this.#plan = plan;
     } catch (error) {

@@ -19,7 +19,10 @@ export interface LoadReport {
   maxInFlight: number;
   /** Files that were read in another way than asked, and why. */
   fallbacks: { path: string; from: string; to: string; reason: string }[];
-  /** What the framework's adapter notes: copies that were needed, dtypes that changed. Absent without any. */
+  /**
+   * Files and tensors that were left out, or taken from elsewhere than their index says; and of the framework's adapter
+   * copies that were needed, and dtypes that changed. Absent without any.
+   */
   notes?: readonly string[];
 }
 

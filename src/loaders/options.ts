@@ -79,6 +79,20 @@ export interface LoaderOptions<T = DeviceTensor> {
   filter?: (name: string, frame: TensorFrame) => boolean;
   /** Accepts bytes after a file's last tensor. Default: false, METADATA_INCOMPLETE_BUFFER. */
   allowTrailingBytes?: boolean;
+  /**
+   * Links are followed to regular files wherever they lead; names in an index or a model stay inside its folder in any
+   * case. false: what an index or a model names must not be, after all links, outside its folder either, else
+   * UNSAFE_SHARD_PATH. Default: true.
+   */
+  followLinks?: boolean;
+  /** Of a folder, the files of this variant, as 'fp16' of `model.fp16.safetensors`; '' for those of none. */
+  variant?: string;
+  /**
+   * 'decides' (default): tensors that an index does not name are left out, and one that lies in another shard than it
+   * says is taken from there; the report's notes say so. 'strict': both are INVALID_INDEX. One that no shard has always
+   * is.
+   */
+  index?: 'decides' | 'strict';
   /** Ends what is in progress when aborted: it rejects at once with the signal's reason. */
   signal?: AbortSignal;
   /** Milliseconds that one load may take after headers were read, else TIMEOUT. Default: no limit. */
@@ -96,9 +110,12 @@ export interface LoaderOptions<T = DeviceTensor> {
   progress?: boolean;
 }
 
+/** Options that say which files and tensors a path means. */
+export type FileOptions = Pick<LoaderOptions, 'followLinks' | 'variant' | 'index'>;
+
 /** Options of loaders that stream a model: those of every loader, and how far ahead they load. */
 export interface ParallelOptions<T = DeviceTensor> extends LoaderOptions<T> {
-  /** A file, several, a folder, or an index of shards. */
+  /** A file, several, a folder, or an index of shards; docs/files.md says what a folder means. */
   files: Files;
   /** Batches that are loaded ahead of the one being yielded: n + 1. Default: 0; -1: none. */
   queueSize?: number;
@@ -159,6 +176,9 @@ const LOADER_CHECKS: Record<keyof LoaderOptions, check.Check> = {
   },
   filter: check.callback,
   allowTrailingBytes: check.boolean,
+  followLinks: check.boolean,
+  variant: check.text,
+  index: check.oneOf('decides', 'strict'),
   signal: (value, name) => {
     check.methods('an AbortSignal', 'throwIfAborted', 'addEventListener', 'removeEventListener')(value, name);
     if (typeof (value as AbortSignal).aborted !== 'boolean') check.fail(name, 'an AbortSignal', value);

@@ -3,7 +3,7 @@ import type { DeviceTensor } from '../device/device-tensor.js';
 import { adopt, isPromise } from '../device/framework.js';
 import { readShards } from '../safetensors/shards.js';
 import type { Load } from '../transfer/load.js';
-import { allTensors, DEFAULT_BATCH_BYTES, Plan } from '../transfer/plan.js';
+import { DEFAULT_BATCH_BYTES, Plan } from '../transfer/plan.js';
 import { selectTensors } from '../transfer/select-tensors.js';
 import type { LoadReport } from './load-report.js';
 import { checkParallelOptions, type ParallelOptions } from './options.js';
@@ -36,15 +36,16 @@ export class ParallelLoader<T = DeviceTensor> {
    */
   async *iterateWeights(): AsyncGenerator<[name: string, tensor: T], void, void> {
     const session = this.#session;
-    const { files, allowTrailingBytes, filter, dtype, queueSize = 0, order, timeoutMs, signal } = this.#options;
+    const { files, filter, dtype, queueSize = 0, order, timeoutMs, signal } = this.#options;
     const { maxBatchBytes = DEFAULT_BATCH_BYTES } = this.#options;
     session.check();
     const headerFds = session.engines.newHeaderFds();
     try {
       const shards = await session.race(
-        readShards(files, { allowTrailingBytes, byName: false, fdCache: headerFds }, signal),
+        readShards(files, { ...this.#options, byName: false, fdCache: headerFds }, signal),
       );
-      const inputs = filter ? await session.race(selectTensors(shards.metadata, filter)) : allTensors(shards.metadata);
+      session.noteFiles(shards.notes);
+      const inputs = filter ? await session.race(selectTensors(shards.inputs, filter)) : shards.inputs;
       const plan = await session.race(Plan.ofTensors(inputs, { batchBytes: maxBatchBytes, dtype }));
       const window = queueSize + 2;
       const started = milliseconds();

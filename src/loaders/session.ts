@@ -32,6 +32,7 @@ export class Session {
   readonly #reporter: LoadReporter;
   readonly #loads = new Set<Load>();
   readonly #closing = new AbortController();
+  #notes: readonly string[] = []; // of the files that were read last
   #pace: Pace | undefined; // for a copier of the user's own
   #closed: Promise<void> | undefined;
 
@@ -48,8 +49,8 @@ export class Session {
   }
 
   get report(): LoadReport {
-    const notes = this.options.framework?.notes;
-    return { ...this.#reporter.report, ...(notes?.length && { notes: [...notes] }) };
+    const notes = [...this.#notes, ...(this.options.framework?.notes ?? [])];
+    return { ...this.#reporter.report, ...(notes.length > 0 && { notes }) };
   }
 
   /** CLOSED after close(); the reason of a signal that is aborted. */
@@ -57,6 +58,12 @@ export class Session {
     if (this.#closed) throw new FastSafetensorsError('CLOSED', `${this.#name} is closed`);
     this.options.signal?.throwIfAborted();
     signal?.throwIfAborted();
+  }
+
+  /** Takes what readShards() noted of the files into the reports of the next loads. */
+  noteFiles(notes: readonly string[]): void {
+    this.#notes = notes;
+    for (const note of notes) this.#log(() => note);
   }
 
   /**

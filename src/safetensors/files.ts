@@ -1,142 +1,226 @@
-/** Which .safetensors files the option `files` means. */
-import { readdir, realpath, stat } from 'node:fs/promises';
-import { dirname, join, sep } from 'node:path';
-import * as check from '../base/checks.js';
-import { FastSafetensorsError, InvalidArgumentError, ioError } from '../base/errors.js';
-import { readRegularFile, unsafePath } from '../base/regular-file.js';
-import { native, settled } from '../native/addon.js';
-import type { NativeShardIndex } from '../native/packed.js';
-import { textAt } from './metadata.js';
+/** Which .safetensors files the option `files` means. Every loader, adapter and command asks here. */
+import type { Dirent } from 'node:fs';
+import { readdir, stat } from 'node:fs/promises';
+import { basename, join } from 'node:path';
+import { pathOf } from '../base/checks.js';
+import { type ErrorCode, FastSafetensorsError, InvalidArgumentError, ioError } from '../base/errors.js';
+import { listed } from '../base/listed.js';
+import { snapshotOf } from './hub-cache.js';
+import { absence, isAbsent } from './named-file.js';
+import { nothingHere, refusePattern } from './no-files.js';
+import { readIndex, type ShardIndex } from './shard-index.js';
 
 /**
- * One .safetensors file, several, a folder or an index file (`*.json`). A folder means what its
- * model.safetensors.index.json names, or without one all its *.safetensors in the order of their names.
+ * One .safetensors file, several, a folder or an index file (`*.json`); `~` and file: URLs are understood. A folder
+ * means its one `*.safetensors.index*.json`; without one a whole set of `-0000i-of-0000N`; else its `*.safetensors` in
+ * the order of their names. A folder of the Hugging Face cache (`models--org--name`) means its snapshot of refs/main.
  */
-export type Files = string | readonly string[];
+export type Files = string | URL | readonly (string | URL)[];
 
-const INDEX_NAME = 'model.safetensors.index.json';
-const MAX_INDEX_BYTES = 100_000_000;
-
-/** An index whose shards all lie inside its folder; whether the shards agree with it is checked by `joinShards`. */
-export interface ShardIndex {
-  readonly path: string;
-  readonly packed: NativeShardIndex;
-  /** The path of each shard, by its number in `packed`. */
-  readonly shards: readonly string[];
-  /** MISSING_SHARD of the first shard that does not exist, for the caller to throw. */
-  readonly missing: FastSafetensorsError | undefined;
+/** How files are found; see LoaderOptions. */
+export interface FilesOptions {
+  readonly followLinks?: boolean;
+  readonly variant?: string;
 }
 
 export interface ResolvedFiles {
   /** In the order in which they are loaded. Not all need exist. */
   readonly paths: readonly string[];
   readonly index: ShardIndex | null;
+  /** What of a folder was left out, for the report. */
+  readonly notes: readonly string[];
 }
 
-/** NO_FILES, INVALID_INDEX, UNSAFE_SHARD_PATH, IO_ERROR or INVALID_ARGUMENT. */
-export async function resolveFiles(files: Files): Promise<ResolvedFiles> {
-  if (typeof files === 'string') {
-    check.path(files, 'files');
-    // A path that does not exist is reported when its header is read.
-    const isFolder = await stat(files).then(
-      (info) => info.isDirectory(),
-      () => false,
-    );
-    if (isFolder) return resolveFolder(files);
-    return files.endsWith('.json') ? resolveIndex(files) : { paths: [files], index: null };
-  }
-  if (!Array.isArray(files)) {
-    throw new InvalidArgumentError(`files: expected a path or an array of paths, found ${typeof files}`);
-  }
+/** NO_FILES, INVALID_INDEX, MISSING_SHARD, UNSAFE_SHARD_PATH, IO_ERROR or INVALID_ARGUMENT. */
+export async function resolveFiles(files: Files, options: FilesOptions = {}): Promise<ResolvedFiles> {
+  if (!Array.isArray(files)) return resolvePath(pathOf(files, 'files'), options);
   if (files.length === 0)
     throw new FastSafetensorsError('NO_FILES', 'files: the list is empty, expected at least one path');
-  for (const path of files) check.path(path, 'files');
-  if (files.length === 1) return resolveFiles(files[0] as string);
+  const paths = files.map((file) => pathOf(file, 'files'));
+  if (paths.length === 1) return resolvePath(paths[0]!, options);
   // With an index among the files, nobody could tell which tensors come from where.
-  const index = (files as string[]).find((path) => path.endsWith('.json'));
+  const index = paths.find((path) => path.endsWith('.json'));
   if (index !== undefined) {
     throw new InvalidArgumentError(`files: "${index}" is an index; pass it alone, it names its shards itself`);
   }
-  return { paths: [...files], index: null };
+  return { paths, index: null, notes: [] };
 }
 
-async function resolveFolder(folder: string): Promise<ResolvedFiles> {
-  const names = await readdir(folder).catch((cause) => {
+async function resolvePath(path: string, options: FilesOptions): Promise<ResolvedFiles> {
+  const info = await stat(path).catch(async (error) => {
+    if (isAbsent(error)) await refusePattern(path, error);
+  });
+  if (info?.isDirectory()) return resolveFolder(path, options);
+  if (path.endsWith('.json')) return byIndex(await readIndex(path, options), []);
+  // A path that does not exist is reported when its header is read.
+  return { paths: [path], index: null, notes: [] };
+}
+
+async function resolveFolder(folder: string, options: FilesOptions): Promise<ResolvedFiles> {
+  const entries = await readdir(folder, { withFileTypes: true }).catch((cause) => {
     throw ioError('list', folder, cause);
   });
-  if (names.includes(INDEX_NAME)) return resolveIndex(join(folder, INDEX_NAME));
-  const shards = names.filter((name) => name.endsWith('.safetensors')).sort();
-  if (shards.length === 0) {
-    const message = `${folder} has neither ${INDEX_NAME} nor any *.safetensors`;
-    throw new FastSafetensorsError('NO_FILES', message, { path: folder });
+  // What macOS and downloads leave behind begins with a dot.
+  const names = entries.map(({ name }) => name).filter((name) => !name.startsWith('.'));
+  const model = modelAmong(names, folder, options.variant);
+  if (!model) {
+    const snapshot = await snapshotOf(folder);
+    if (snapshot === undefined) throw await nothingHere(folder, entries);
+    return resolveFolder(snapshot, options);
   }
-  return { paths: shards.map((name) => join(folder, name)), index: null };
+  const leftOut = (files: readonly string[]): string[] => {
+    const own = new Set(files);
+    const others = names.filter((name) => name.endsWith('.safetensors') && !own.has(name)).sort();
+    return others.length > 0 ? [`${folder}: left out beside ${labelOf(model)}: ${listed(others)}`] : [];
+  };
+  if (model.kind === 'index') {
+    const index = await readIndex(join(folder, model.files[0]!), options);
+    return byIndex(index, leftOut(index.shards.map((shard) => basename(shard))));
+  }
+  await refuseUnfinished(folder, model.files, entries);
+  return { paths: model.files.map((name) => join(folder, name)), index: null, notes: leftOut(model.files) };
 }
 
-async function resolveIndex(path: string): Promise<ResolvedFiles> {
-  const info = await stat(path).catch((cause) => {
-    throw ioError('read', path, cause);
-  });
-  if (info.size > MAX_INDEX_BYTES) {
-    const message = `${path}: expected at most ${MAX_INDEX_BYTES} bytes, found ${info.size}`;
-    throw new FastSafetensorsError('INVALID_INDEX', message, { path });
-  }
-  const bytes = await readRegularFile(path, MAX_INDEX_BYTES).catch((cause) => {
-    throw ioError('read', path, cause);
-  });
-  const packed = await settled(native().parseShardIndex(bytes, path));
-  if (packed.shardOf.length === 0)
-    throw new FastSafetensorsError('NO_FILES', `${path}: its weight_map names no tensor`, { path });
-  const folder = dirname(path);
-  const realFolder = await realpath(folder);
-  const shards: string[] = [];
-  let missing: FastSafetensorsError | undefined;
-  for (let shard = 0; shard < packed.shardEnds.length; ++shard) {
-    const name = textAt(packed.shards, packed.shardEnds, shard);
-    const absent = await checkShard(path, realFolder, folder, name);
-    missing ??= absent;
-    shards.push(join(folder, name));
-  }
+function byIndex(index: ShardIndex, notes: readonly string[]): ResolvedFiles {
   // One file may be spelled in several ways.
-  return { paths: [...new Set(shards)].sort(), index: { path, packed, shards, missing } };
+  return { paths: [...new Set(index.shards)].sort(), index, notes };
 }
+
+/** MISSING_SHARD for links to nothing, and for files that a download has not completed. */
+async function refuseUnfinished(folder: string, files: readonly string[], entries: readonly Dirent[]): Promise<void> {
+  const links = new Set(entries.filter((entry) => entry.isSymbolicLink()).map(({ name }) => name));
+  const all = new Set(entries.map(({ name }) => name));
+  for (const name of files) {
+    const path = join(folder, name);
+    if (all.has(`${name}.aria2`)) {
+      throw fail('MISSING_SHARD', path, `${path} is not whole: ${name}.aria2 beside it is of an unfinished download`);
+    }
+    if (!links.has(name)) continue;
+    const gone = await stat(path).then(
+      () => false,
+      (error) => isAbsent(error),
+    );
+    if (gone) throw fail('MISSING_SHARD', path, await absence(path));
+  }
+}
+
+/** What the names of a folder may mean. */
+interface Candidate {
+  readonly kind: 'index' | 'set' | 'file';
+  /** The names of its files; of an index only its own. */
+  readonly files: readonly string[];
+  /** What is left of a name without variant, numbers and ending. */
+  readonly stem: string;
+  /** '' for none. */
+  readonly variant: string;
+}
+
+const INDEX = /^(.+?)\.safetensors(?:\.([^.]+))?\.index(?:\.([^.]+))?\.json$/;
+const SHARD = /^(.+?)-(\d+)-of-(\d+)(?:\.([^.]+))?\.safetensors$/;
+const FILE = /^(.+)\.safetensors$/;
+/** `model.fp16`, but not `v1.5`. */
+const VARIANT = /^(.+)\.([a-z][\w-]*)$/i;
+/** Variants that are the same weights in another form, also where no file is without a variant. */
+const FORMS = /^(b?fp?\d+|u?int\d+|q\d.*|(non_?)?ema)$/i;
+/** Mistral's own form of the weights, which lies beside the same ones in the hub's. */
+const CONSOLIDATED = /^consolidated[.-]/;
 
 /**
- * UNSAFE_SHARD_PATH unless a shard's name, and the file that it is after every link, lies inside the index's folder.
- * Returns MISSING_SHARD for a file that does not exist.
+ * What a folder of these names means; undefined for nothing. With `variant` only what is of it; '' for none.
+ * INVALID_ARGUMENT when several may be meant, MISSING_SHARD for a set that is not whole, NO_FILES for a variant that is
+ * not there.
  */
-async function checkShard(
-  index: string,
-  realFolder: string,
-  folder: string,
-  name: string,
-): Promise<FastSafetensorsError | undefined> {
-  const unsafe = (why: string) =>
-    new FastSafetensorsError(
-      'UNSAFE_SHARD_PATH',
-      `${index} names the shard ${JSON.stringify(name)}: ${why}; a shard is a file inside the index's folder`,
-      { path: index },
-    );
-  let decoded = name;
-  try {
-    decoded = decodeURIComponent(name);
-  } catch {
-    // A lone percent sign is an ordinary character in a file's name.
+function modelAmong(names: readonly string[], folder: string, variant?: string): Candidate | undefined {
+  const others = names.filter((name) => !CONSOLIDATED.test(name));
+  if (others.length < names.length) {
+    const model = modelAmong(others, folder, variant);
+    if (model && (model.kind !== 'file' || model.files.some((name) => name.startsWith('model.')))) return model;
   }
-  for (const text of [name, decoded]) {
-    const why = unsafePath(text);
-    if (why) throw unsafe(why);
+  const all = candidates(names);
+  const wanted = variant === undefined ? all : all.filter((candidate) => candidate.variant === variant);
+  if (all.length > wanted.length && wanted.length === 0) {
+    const there = [...new Set(all.map((candidate) => `'${candidate.variant}'`))].join(', ');
+    throw fail('NO_FILES', folder, `${folder} has no weights of variant '${variant}'; it has ${there}`);
   }
-  const path = join(folder, name);
-  let real: string;
-  try {
-    real = await realpath(path);
-  } catch (cause) {
-    if (!['ENOENT', 'ENOTDIR'].includes((cause as NodeJS.ErrnoException).code!)) throw ioError('read', path, cause);
-    const message = `${index} names the shard "${name}", but ${path} is not there`;
-    return new FastSafetensorsError('MISSING_SHARD', message, { path, cause });
+  for (const kind of ['index', 'set']) {
+    const [model, ...more] = wanted.filter((candidate) => candidate.kind === kind);
+    if (model && more.length > 0) throw several(folder, [model, ...more]);
+    if (model?.kind === 'set') checkWhole(folder, model.files);
+    if (model) return model;
   }
-  if (!real.startsWith(realFolder.endsWith(sep) ? realFolder : realFolder + sep))
-    throw unsafe(`it is a link to ${real}`);
-  return undefined;
+  if (wanted.length === 0) return undefined;
+  for (const same of byStem(wanted).values()) {
+    const forms = same.filter(({ variant }) => variant === '' || FORMS.test(variant));
+    if (same.length > 1 && forms.length > 0) throw several(folder, same);
+  }
+  return { ...wanted[0]!, files: wanted.flatMap(({ files }) => files) };
+}
+
+/** In the order of names. */
+function candidates(names: readonly string[]): Candidate[] {
+  const found: Candidate[] = [];
+  const sets = new Map<string, string[]>();
+  for (const name of [...names].sort()) {
+    const index = INDEX.exec(name);
+    const shard = SHARD.exec(name);
+    const [, whole] = index ?? shard ?? FILE.exec(name) ?? [];
+    if (whole === undefined) continue;
+    const [, stem = whole, ending = ''] = VARIANT.exec(whole) ?? [];
+    const variant = index?.[3] ?? index?.[2] ?? shard?.[4];
+    const candidate = { stem: variant ? whole : stem, variant: variant ?? ending };
+    if (!shard) {
+      found.push({ kind: index ? 'index' : 'file', files: [name], ...candidate });
+      continue;
+    }
+    const key = JSON.stringify([candidate, Number(shard[3])]);
+    const set = sets.get(key);
+    if (set) set.push(name);
+    else {
+      const files = [name];
+      sets.set(key, files);
+      found.push({ kind: 'set', files, ...candidate });
+    }
+  }
+  return found;
+}
+
+function byStem(files: readonly Candidate[]): Map<string, Candidate[]> {
+  const stems = new Map<string, Candidate[]>();
+  for (const file of files) {
+    const same = stems.get(file.stem);
+    if (same) same.push(file);
+    else stems.set(file.stem, [file]);
+  }
+  return stems;
+}
+
+/** MISSING_SHARD unless the files of a set are those from 1, or from 0, to their number. */
+function checkWhole(folder: string, files: readonly string[]): void {
+  const numberOf = (name: string) => Number(SHARD.exec(name)![2]);
+  const numbers = new Set(files.map(numberOf));
+  const [, , digits, total] = SHARD.exec(files[0]!)!;
+  const first = numbers.has(0) ? 0 : 1;
+  for (let number = first; number < first + Number(total); ++number) {
+    if (numbers.has(number)) continue;
+    const name = files[0]!.replace(/-\d+-of-/, `-${String(number).padStart(digits!.length, '0')}-of-`);
+    const whole = `${folder} has ${files.length} of the ${Number(total)} files that belong to ${files[0]}`;
+    const what = `${whole}, but not ${name}; download it again, or pass the files themselves to load these alone`;
+    throw fail('MISSING_SHARD', join(folder, name), what);
+  }
+}
+
+function several(folder: string, models: readonly Candidate[]): FastSafetensorsError {
+  const variants = models.flatMap(({ variant }) => (variant === '' ? [] : [variant]));
+  const choose = variants.length > 0 ? `choose one by variant: '${variants[0]}', or pass` : 'pass';
+  const what = `${folder} holds several models: ${listed(models.map(labelOf))}`;
+  return fail('INVALID_ARGUMENT', folder, `${what}; ${choose} the index or the files of one`);
+}
+
+/** How messages call a model. */
+function labelOf({ files }: Candidate): string {
+  return files.length > 1 ? `${files[0]} and ${files.length - 1} more` : files[0]!;
+}
+
+function fail(code: ErrorCode, path: string, message: string): FastSafetensorsError {
+  return new FastSafetensorsError(code, message, { path });
 }

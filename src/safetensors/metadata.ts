@@ -22,7 +22,7 @@ const BLOCK = 1024;
  * Immutable. Names, shapes and offsets stay packed as the core made them; a TensorFrame is made when it is asked for.
  */
 export class SafeTensorsMetadata {
-  /** The path as it was given; '' for a buffer. */
+  /** The path as it was given, `~` and file: URLs resolved; '' for a buffer. */
   readonly path: string;
   /** Bytes of the header's JSON, padding included. */
   readonly headerLength: number;
@@ -58,8 +58,8 @@ export class SafeTensorsMetadata {
    * INVALID_HEADER_LENGTH, INVALID_HEADER, DUPLICATE_KEY, UNKNOWN_DTYPE, TENSOR_INVALID_INFO, INVALID_OFFSET,
    * METADATA_INCOMPLETE_BUFFER (the file's size does not fit its tensors), IO_ERROR, FILE_CHANGED or INVALID_ARGUMENT.
    */
-  static async fromFile(path: string, options: SafeTensorsMetadataOptions = {}): Promise<SafeTensorsMetadata> {
-    check.path(path, 'fromFile');
+  static async fromFile(file: string | URL, options: SafeTensorsMetadataOptions = {}): Promise<SafeTensorsMetadata> {
+    const path = check.pathOf(file, 'fromFile');
     const header = await settled(native().readHeader(path, allowsTrailing(options)));
     return SafeTensorsMetadata.fromNative(header, path);
   }

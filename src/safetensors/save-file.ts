@@ -48,10 +48,10 @@ interface Item extends SaveTensor {
  */
 export async function saveFile(
   tensors: Iterable<SaveTensor>,
-  path: string,
+  file: string | URL,
   options: SaveFileOptions = {},
 ): Promise<void> {
-  check.path(path, 'saveFile');
+  const path = check.pathOf(file, 'saveFile');
   const metadata = checkMetadata(options);
   const items = checkTensors(tensors, path).sort(
     (a, b) => DTYPE_RANKS[b.dtype] - DTYPE_RANKS[a.dtype] || Buffer.compare(a.nameBytes, b.nameBytes),

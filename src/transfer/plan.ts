@@ -20,11 +20,6 @@ export interface PlanInput {
   readonly selection: Uint32Array | null;
 }
 
-/** Every tensor of these files. */
-export function allTensors(files: readonly SafeTensorsMetadata[]): PlanInput[] {
-  return files.map((metadata) => ({ metadata, selection: null }));
-}
-
 /** Items in arrays, in the order in which they become ready, and the allocations that they lie in. */
 interface Items {
   readonly inputs: readonly PlanInput[];
@@ -167,7 +162,7 @@ export class Plan {
     parts.dtypes.fill(target);
     const converts = target !== metadata.packed.dtypes[tensor];
     const allocationBatches = Uint32Array.from(parts.allocationSizes.keys());
-    return new Plan({ ...parts, inputs: allTensors([metadata]), converts, allocationBatches });
+    return new Plan({ ...parts, inputs: [{ metadata, selection: null }], converts, allocationBatches });
   }
 
   /** Ranges of a file, in the order of its bytes, in one allocation of `size` bytes; they need be no tensors. */
@@ -189,7 +184,7 @@ export class Plan {
       items.destinations[item] = destOffset;
     }
     const allocations = { allocationSizes: Float64Array.of(size), allocationBatches: new Uint32Array(1) };
-    return new Plan({ ...items, ...allocations, inputs: allTensors([metadata]), converts: false });
+    return new Plan({ ...items, ...allocations, inputs: [{ metadata, selection: null }], converts: false });
   }
 
   /** Every tensor's name, by item. For a plan of whole tensors. */

@@ -55,8 +55,8 @@ export default [
   },
   {
     name: 'shards-outside-the-folder-are-read',
-    file: 'src/models/tfjs/shard-weights.ts',
-    find: 'checkRelative(name, model);',
+    file: 'src/safetensors/named-file.ts',
+    find: '  checkName(name, by);\n',
     replace: '',
     jest: 'test/adapters/tfjs-hostile.test.ts',
     title: 'does not read the shard',

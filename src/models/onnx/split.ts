@@ -1,5 +1,6 @@
 /** Surgery that moves the weights of an ONNX model into a .safetensors file: `split-onnx`. */
 import { basename, dirname, join, resolve } from 'node:path';
+import { pathOf } from '../../base/checks.js';
 import type { DTypeName } from '../../base/dtype.js';
 import { FastSafetensorsError, InvalidArgumentError } from '../../base/errors.js';
 import { makeFolder } from '../../base/make-folder.js';
@@ -22,6 +23,8 @@ export interface OnnxSplitOptions {
   asInputs?: boolean;
   /** Tensors of fewer bytes stay in the graph; default: 1024. */
   minBytes?: number;
+  /** Read external data through links that leave the model's folder; default: true. */
+  followLinks?: boolean;
 }
 
 /** A weight that was moved to the weights file. */
@@ -73,12 +76,12 @@ export interface OnnxSplitReport {
  * DUPLICATE_TENSOR, UNSAFE_SHARD_PATH or MISSING_SHARD for external data, INVALID_ARGUMENT when there is nothing to
  * lift or a file would be overwritten that no split wrote, IO_ERROR for files that cannot be read or written.
  */
-export async function splitOnnx(modelPath: string, options: OnnxSplitOptions = {}): Promise<OnnxSplitReport> {
+export async function splitOnnx(modelPath: string | URL, options: OnnxSplitOptions = {}): Promise<OnnxSplitReport> {
   const minBytes = options.minBytes ?? DEFAULT_MIN_BYTES;
   if (!Number.isSafeInteger(minBytes) || minBytes < 0) {
     throw new InvalidArgumentError(`minBytes is ${minBytes}, expected a whole number of bytes, 0 or more`);
   }
-  const path = resolve(modelPath);
+  const path = resolve(pathOf(modelPath, 'model'));
   const model = parseModel(await readModel(path), path, minBytes);
   const lifted = model.weights.filter((weight) => weight.stays === undefined);
   if (lifted.length === 0) {
@@ -86,10 +89,13 @@ export async function splitOnnx(modelPath: string, options: OnnxSplitOptions = {
     throw new FastSafetensorsError('INVALID_ARGUMENT', `${path}: nothing to lift: ${why}`, { path });
   }
 
-  const stem = join(resolve(options.out ?? dirname(path)), basename(path).replace(/\.onnx$/i, ''));
+  const stem = join(
+    resolve(options.out === undefined ? dirname(path) : pathOf(options.out, 'out')),
+    basename(path).replace(/\.onnx$/i, ''),
+  );
   const files = { model: path, graph: `${stem}.split.onnx`, weights: `${stem}.safetensors` };
   await makeFolder(dirname(stem));
-  await refuseOverwriting(files.weights, 'split-onnx', await externalFiles(model));
+  await refuseOverwriting(files.weights, 'split-onnx', await externalFiles(model, options));
 
   const names = uniqueNames(model, lifted);
   const tensors: SaveTensor[] = [];
@@ -148,12 +154,12 @@ function describe(path: string, lifted: readonly Weight[], names: ReadonlyMap<We
 }
 
 /** The files beside the model that hold its external data. */
-async function externalFiles(model: Model): Promise<Set<string>> {
+async function externalFiles(model: Model, options: OnnxSplitOptions): Promise<Set<string>> {
   const files = new Set<string>();
   for (const { tensor, info } of model.weights) {
     if (!info.external) continue;
     const { location } = externalPlace(tensor, info, model.path);
-    files.add(await resolveLocation(location, model.path, info.name));
+    files.add(await resolveLocation(location, model.path, info.name, options));
   }
   return files;
 }

@@ -1,9 +1,10 @@
 /** Reading a TensorProto, the message that holds one tensor of an ONNX model. */
-import { realpath, stat } from 'node:fs/promises';
-import { dirname, isAbsolute, relative, resolve, sep } from 'node:path';
+import { stat } from 'node:fs/promises';
+import { dirname } from 'node:path';
 import { DTYPE_BITS, type DTypeName } from '../../base/dtype.js';
 import { FastSafetensorsError } from '../../base/errors.js';
-import { openRegularFile, readAt, unsafePath } from '../../base/regular-file.js';
+import { openRegularFile, readAt } from '../../base/regular-file.js';
+import { namedFile } from '../../safetensors/named-file.js';
 import type { Message } from './protobuf.js';
 import { dtypeOf, ENTRY, EXTERNAL, TENSOR } from './schema.js';
 
@@ -98,30 +99,19 @@ export function externalPlace(
 }
 
 /**
- * The file that a location names, links followed. UNSAFE_SHARD_PATH unless it is a regular file in the model's folder,
- * MISSING_SHARD when it does not exist.
+ * The file that a location names, links followed: a regular file. UNSAFE_SHARD_PATH for one whose name leads out of the
+ * model's folder, and, with `followLinks` false, for a link that does; MISSING_SHARD when it does not exist.
  */
-export async function resolveLocation(location: string, path: string, tensor: string): Promise<string> {
-  const where = `${path}: tensor "${tensor}" has its data in ${JSON.stringify(location)}`;
-  const unsafe = (why: string) => {
-    const message = `${where}: ${why}; expected a file in the model's folder`;
-    return new FastSafetensorsError('UNSAFE_SHARD_PATH', message, { path, tensor });
-  };
-  const why = unsafePath(location);
-  if (why) throw unsafe(why);
-  const folder = await realpath(dirname(path));
-  let file: string;
-  try {
-    file = await realpath(resolve(folder, location));
-  } catch (cause) {
-    const message = `${where}, which cannot be opened (${(cause as Error).message})`;
-    throw new FastSafetensorsError('MISSING_SHARD', message, { path, tensor, cause });
-  }
-  const inside = relative(folder, file);
-  if (inside === '' || inside === '..' || inside.startsWith(`..${sep}`) || isAbsolute(inside))
-    throw unsafe('it is a link that leaves the folder');
-  if (!(await stat(file)).isFile()) throw unsafe('it is no regular file');
-  return file;
+export async function resolveLocation(
+  location: string,
+  path: string,
+  tensor: string,
+  options: { followLinks?: boolean } = {},
+): Promise<string> {
+  const says = `${path}: tensor "${tensor}" has its data in ${JSON.stringify(location)}`;
+  const { real } = await namedFile(location, dirname(path), { path, tensor, says }, options);
+  if ((await stat(real)).isFile()) return real;
+  throw new FastSafetensorsError('UNSAFE_SHARD_PATH', `${says}, which is no regular file`, { path, tensor });
 }
 
 async function readExternal(tensor: Message, info: TensorInfo, path: string): Promise<Uint8Array> {

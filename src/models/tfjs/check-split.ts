@@ -14,7 +14,7 @@ const PIECE = 64 * 1024 * 1024;
  * Returns the bytes compared. Rejects with CHECKSUM_MISMATCH naming the first weight that differs.
  */
 export async function checkTfjsSplit(report: TfjsSplitReport): Promise<number> {
-  const shards = await readShards(report.weights, {});
+  const shards = await readShards(report.weights, { index: 'strict' });
   const original = await readModelJson(report.model);
   const handles: FileHandle[] = [];
   let bytes = 0;

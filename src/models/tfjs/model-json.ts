@@ -1,9 +1,12 @@
 /** Reading and checking model.json, the file of a TensorFlow.js model. */
 import { existsSync } from 'node:fs';
 import { dirname, join } from 'node:path';
+import { isUrl, pathOf } from '../../base/checks.js';
 import { FastSafetensorsError, InvalidArgumentError, ioError } from '../../base/errors.js';
-import { readRegularFile, unsafePath } from '../../base/regular-file.js';
+import { readRegularFile } from '../../base/regular-file.js';
 import type { Files } from '../../safetensors/files.js';
+import { snapshotOf } from '../../safetensors/hub-cache.js';
+import { namedFile } from '../../safetensors/named-file.js';
 
 /** About what a string can hold. */
 const MAX_MODEL_BYTES = 500_000_000;
@@ -57,30 +60,30 @@ const DTYPES = ['float32', 'int32', 'bool', 'string', 'complex64'];
 const QUANTIZED = ['uint8', 'uint16', 'float16'];
 
 /**
- * Reads a model.json: by its path, also after `file://` as tfjs-node takes it; by its folder, which means the first of
- * `names` that exists there; or already parsed. Rejects with IO_ERROR, INVALID_INDEX for what is no model.json,
- * DUPLICATE_TENSOR or INVALID_ARGUMENT.
+ * Reads a model.json: by its path or file: URL, also one like file://./model.json as tfjs-node takes it; by its folder,
+ * which means the first of `names` that exists there, or in the snapshot of refs/main; or already parsed. Rejects with
+ * IO_ERROR, INVALID_INDEX for what is no model.json, DUPLICATE_TENSOR, INVALID_ARGUMENT or MISSING_SHARD.
  */
 export async function readModelJson(
-  model: string | object,
+  given: string | URL | object,
   names: readonly string[] = [MODEL_NAME],
 ): Promise<TfjsModel> {
-  if (typeof model === 'object' && model !== null) return { ...checkModel(model, 'the model'), folder: null };
-  if (typeof model === 'string' && model.startsWith('file://'))
-    return readModelJson(model.slice('file://'.length), names);
-  if (typeof model !== 'string' || model === '') {
-    throw new InvalidArgumentError(`model: expected the path of a model.json or its contents, found ${typeof model}`);
+  if (typeof given === 'object' && given !== null && !isUrl(given))
+    return { ...checkModel(given, 'the model'), folder: null };
+  if ((typeof given !== 'string' || given === '') && !isUrl(given)) {
+    throw new InvalidArgumentError(`model: expected the path of a model.json or its contents, found ${typeof given}`);
   }
-  if (/^[a-z][a-z0-9+.-]+:\/\//i.test(model)) {
-    throw new InvalidArgumentError(`model: expected a path, found the URL ${model}; download it first`);
-  }
+  const relative = typeof given === 'string' && /^file:\/\/(?!\/|localhost\/)/i.test(given);
+  const model = relative ? given.slice('file://'.length) : pathOf(given, 'model');
   const bytes = await readRegularFile(model, MAX_MODEL_BYTES).catch((cause) => {
     if ((cause as NodeJS.ErrnoException).code === 'EISDIR') return null;
     throw ioError('read', model, cause);
   });
   if (bytes === null) {
     const paths = names.map((name) => join(model, name));
-    return readModelJson(paths.find((path) => existsSync(path)) ?? paths.at(-1)!);
+    const there = paths.find((path) => existsSync(path));
+    const snapshot = there ? undefined : await snapshotOf(model);
+    return snapshot ? readModelJson(snapshot, names) : readModelJson(there ?? paths.at(-1)!);
   }
   let parsed: unknown;
   try {
@@ -146,8 +149,15 @@ export function checkFormat({ path, json }: TfjsModel, caller: 'loadGraphModel' 
   throw new InvalidArgumentError(`${caller}: ${path} is a ${other} (so says its "format"); load it with ${right}`);
 }
 
-/** The weights' files: those given, else those of split-tfjs. INVALID_ARGUMENT for neither, UNSAFE_SHARD_PATH. */
-export function weightsOf({ path, folder, json }: TfjsModel, weights: Files | undefined): Files {
+/**
+ * The weights' files: those given, else those of split-tfjs. INVALID_ARGUMENT for neither, UNSAFE_SHARD_PATH,
+ * MISSING_SHARD.
+ */
+export async function weightsOf(
+  { path, folder, json }: TfjsModel,
+  weights: Files | undefined,
+  options: { followLinks?: boolean } = {},
+): Promise<Files> {
   if (weights !== undefined) return weights;
   const { fastsafetensors } = json;
   if (fastsafetensors === undefined || folder === null) {
@@ -156,16 +166,9 @@ export function weightsOf({ path, folder, json }: TfjsModel, weights: Files | un
         'make them with npx fastsafetensors split-tfjs',
     );
   }
-  checkRelative(fastsafetensors.weights, path);
-  return join(folder, fastsafetensors.weights);
-}
-
-/** UNSAFE_SHARD_PATH for a name that is not inside the model's folder. */
-export function checkRelative(name: string, path: string): void {
-  const why = unsafePath(name);
-  if (!why) return;
-  const message = `${path} names the file ${JSON.stringify(name)}: ${why}; expected one in its own folder`;
-  throw new FastSafetensorsError('UNSAFE_SHARD_PATH', message, { path });
+  const { weights: name } = fastsafetensors;
+  return (await namedFile(name, folder, { path, says: `${path} names the file ${JSON.stringify(name)}` }, options))
+    .path;
 }
 
 /** A model's artifacts as an IOHandler's load() returns them, without weights. */

@@ -1,10 +1,11 @@
 /** Reading the weights of a TensorFlow.js model from its own shards (*.bin). */
 import type { FileHandle } from 'node:fs/promises';
-import { dirname, join } from 'node:path';
+import { dirname } from 'node:path';
 import type { DTypeName } from '../../base/dtype.js';
 import { FastSafetensorsError, ioError } from '../../base/errors.js';
 import { openRegularFile, readAt } from '../../base/regular-file.js';
-import { checkRelative, type TfjsModel, type WeightSpec, type WeightsGroup } from './model-json.js';
+import { namedFile } from '../../safetensors/named-file.js';
+import type { TfjsModel, WeightSpec, WeightsGroup } from './model-json.js';
 
 /** A weight in a model's shards. */
 interface ShardWeight {
@@ -42,12 +43,12 @@ class GroupFiles {
   readonly #files: { handle: FileHandle; path: string; begin: number; size: number }[] = [];
   size = 0;
 
-  static async open(group: WeightsGroup, model: string): Promise<GroupFiles> {
+  static async open(group: WeightsGroup, model: string, options: { followLinks?: boolean }): Promise<GroupFiles> {
     const files = new GroupFiles();
     try {
       for (const name of group.paths) {
-        checkRelative(name, model);
-        await files.#add(join(dirname(model), name), model);
+        const by = { path: model, says: `${model} names the file ${JSON.stringify(name)}` };
+        await files.#add((await namedFile(name, dirname(model), by, options)).path, model);
       }
       return files;
     } catch (error) {
@@ -93,9 +94,12 @@ class GroupFiles {
  * MISSING_SHARD, UNSAFE_SHARD_PATH, UNEXPECTED_EOF when shards are too short, METADATA_INCOMPLETE_BUFFER when they are
  * too long, FILE_CHANGED, IO_ERROR or OUT_OF_HOST_MEMORY.
  */
-export async function* shardWeights({ path, json }: TfjsModel): AsyncGenerator<ShardWeight, void, void> {
+export async function* shardWeights(
+  { path, json }: TfjsModel,
+  options: { followLinks?: boolean } = {},
+): AsyncGenerator<ShardWeight, void, void> {
   for (const group of json.weightsManifest ?? []) {
-    const files = await GroupFiles.open(group, path);
+    const files = await GroupFiles.open(group, path, options);
     try {
       let at = 0;
       for (const spec of group.weights) {

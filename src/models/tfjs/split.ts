@@ -2,6 +2,7 @@
 import { rm } from 'node:fs/promises';
 import { basename, dirname, extname, join, resolve } from 'node:path';
 import { moveOver, temporaryIn, writeAtomically } from '../../base/atomic-write.js';
+import { pathOf } from '../../base/checks.js';
 import { InvalidArgumentError } from '../../base/errors.js';
 import { makeFolder } from '../../base/make-folder.js';
 import { type SaveTensor, saveFile } from '../../safetensors/save-file.js';
@@ -15,6 +16,8 @@ export interface TfjsSplitOptions {
   readonly out?: string;
   /** Most bytes of a file, and of memory, unless one weight is larger; default: 2 GiB. */
   readonly maxShardBytes?: number;
+  /** Read shards through links that leave the model's folder; default: true. */
+  readonly followLinks?: boolean;
 }
 
 /** What splitTfjs wrote. */
@@ -43,18 +46,18 @@ export const DEFAULT_SHARD_BYTES = 2 ** 31;
  * METADATA_INCOMPLETE_BUFFER, INVALID_ARGUMENT when there is nothing to split or a file would be overwritten that no
  * split wrote, and the codes of saveFile.
  */
-export async function splitTfjs(path: string, options: TfjsSplitOptions = {}): Promise<TfjsSplitReport> {
+export async function splitTfjs(path: string | URL, options: TfjsSplitOptions = {}): Promise<TfjsSplitReport> {
   const model = await readModelJson(path);
-  if (model.json.fastsafetensors) throw new InvalidArgumentError(`${path} was split already`);
-  if (model.specs.length === 0) throw new InvalidArgumentError(`${path} lists no weights to split`);
-  const folder = resolve(options.out ?? dirname(model.path));
+  if (model.json.fastsafetensors) throw new InvalidArgumentError(`${model.path} was split already`);
+  if (model.specs.length === 0) throw new InvalidArgumentError(`${model.path} lists no weights to split`);
+  const folder = resolve(options.out === undefined ? dirname(model.path) : pathOf(options.out, 'out'));
   const stem = basename(model.path, extname(model.path));
   await makeFolder(folder);
 
   const writer = new ShardWriter(folder, stem, options.maxShardBytes ?? DEFAULT_SHARD_BYTES);
   let written: { weights: string; files: string[] };
   try {
-    for await (const { spec, dtype, shape, byteLength, read } of shardWeights(model)) {
+    for await (const { spec, dtype, shape, byteLength, read } of shardWeights(model, options)) {
       await writer.add({ name: spec.name, dtype, shape, data: await read(0, byteLength) });
     }
     written = await writer.finish();

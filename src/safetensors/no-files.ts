@@ -1,0 +1,45 @@
+/** What `files` may mean when it is no file, and no folder with weights in it; and what to do then. */
+import type { Dirent } from 'node:fs';
+import { readdir } from 'node:fs/promises';
+import { join } from 'node:path';
+import { FastSafetensorsError, InvalidArgumentError } from '../base/errors.js';
+import { listed } from '../base/listed.js';
+import { cachedRepository } from './hub-cache.js';
+
+/**
+ * Refuses a path that does not exist and looks like something else: INVALID_ARGUMENT for a pattern, IO_ERROR for the
+ * name of a model of the Hugging Face hub. Returns for others.
+ */
+export async function refusePattern(path: string, cause: unknown): Promise<void> {
+  if (/[*?[\]{}]/.test(path)) {
+    const found = `files: nothing is called ${JSON.stringify(path)}, and patterns are not expanded`;
+    throw new InvalidArgumentError(`${found}; pass the folder, or a list of files`);
+  }
+  if (!/^[\w-][\w.-]*\/[\w.-]+$/.test(path) || /\.(safetensors|json)$/.test(path)) return;
+  const cached = await cachedRepository(path);
+  const how = cached
+    ? `pass its folder in the cache, ${cached}`
+    : `download it first: \`hf download ${path}\` prints its folder`;
+  const message = `cannot open ${path}: ${(cause as Error).message}; if it is a model of the Hugging Face hub, ${how}`;
+  throw new FastSafetensorsError('IO_ERROR', message, { path, cause });
+}
+
+/** The most folders that are looked into for a hint. */
+const MAX_HINTS = 50;
+
+/** NO_FILES for a folder without weights, with what it has instead. */
+export async function nothingHere(folder: string, entries: readonly Dirent[]): Promise<FastSafetensorsError> {
+  const names = entries.map(({ name }) => name);
+  const message = `${folder} has neither a *.safetensors.index.json nor any *.safetensors`;
+  const hint = (what: string) => new FastSafetensorsError('NO_FILES', `${message}; ${what}`, { path: folder });
+
+  const folders = entries.filter((entry) => entry.isDirectory() && !entry.name.startsWith('.')).slice(0, MAX_HINTS);
+  const inside = await Promise.all(folders.map(({ name }) => readdir(join(folder, name)).catch(() => [])));
+  const models = folders.filter((_, i) => inside[i]!.some((name) => /^[^.].*\.safetensors$/.test(name)));
+  if (models.length > 0) return hint(`these folders of it do: ${listed(models.map(({ name }) => name))}`);
+  const unfinished = names.filter((name) => /\.(incomplete|part|aria2|crdownload|tmp)$/.test(name));
+  if (unfinished.length > 0) return hint(`of an unfinished download it has ${listed(unfinished)}: download it again`);
+  const others = names.filter((name) => /\.(bin|ckpt|gguf|h5|msgpack|npz|onnx|pt|pth|tflite)$/.test(name));
+  if (others.length > 0) return hint(`weights of other formats are there: ${listed(others)}`);
+  return new FastSafetensorsError('NO_FILES', message, { path: folder });
+}

@@ -1,0 +1,53 @@
+/** The index of a model in several files: which tensor is in which. */
+import { stat } from 'node:fs/promises';
+import { dirname } from 'node:path';
+import { FastSafetensorsError, ioError } from '../base/errors.js';
+import { readRegularFile } from '../base/regular-file.js';
+import { native, settled } from '../native/addon.js';
+import type { NativeShardIndex } from '../native/packed.js';
+import { textAt } from './metadata.js';
+import { namedFile } from './named-file.js';
+
+const MAX_INDEX_BYTES = 100_000_000;
+
+/** An index that names no file outside its folder; whether the shards agree with it is checked when they are joined. */
+export interface ShardIndex {
+  readonly path: string;
+  readonly packed: NativeShardIndex;
+  /** The path of each shard, by its number in `packed`. */
+  readonly shards: readonly string[];
+  /** MISSING_SHARD of the first shard that does not exist, for the caller to throw. */
+  readonly missing: FastSafetensorsError | undefined;
+}
+
+/** NO_FILES, INVALID_INDEX, UNSAFE_SHARD_PATH or IO_ERROR. */
+export async function readIndex(path: string, options: { followLinks?: boolean }): Promise<ShardIndex> {
+  const packed = await settled(native().parseShardIndex(await read(path), path));
+  if (packed.shardOf.length === 0)
+    throw new FastSafetensorsError('NO_FILES', `${path}: its weight_map names no tensor`, { path });
+  const names = Array.from(packed.shardEnds, (_, shard) => textAt(packed.shards, packed.shardEnds, shard));
+  const files = await Promise.all(
+    names.map((name) => {
+      const says = `${path} names the shard ${JSON.stringify(name)}`;
+      return namedFile(name, dirname(path), { path, says }, options).catch((error: FastSafetensorsError) => error);
+    }),
+  );
+  const errors = files.filter((file) => 'code' in file);
+  const worse = errors.find(({ code }) => code !== 'MISSING_SHARD');
+  if (worse) throw worse;
+  // All errors that are left say which path is missing.
+  return { path, packed, shards: files.map((file) => file.path!), missing: errors[0] };
+}
+
+async function read(path: string): Promise<Uint8Array> {
+  const info = await stat(path).catch((cause) => {
+    throw ioError('read', path, cause);
+  });
+  if (info.size > MAX_INDEX_BYTES) {
+    const message = `${path}: expected at most ${MAX_INDEX_BYTES} bytes, found ${info.size}`;
+    throw new FastSafetensorsError('INVALID_INDEX', message, { path });
+  }
+  return readRegularFile(path, MAX_INDEX_BYTES).catch((cause) => {
+    throw ioError('read', path, cause);
+  });
+}
