@@ -6,6 +6,7 @@ const {
   closeSync,
   lstatSync,
   openSync,
+  promises,
   readdirSync,
   readFileSync,
   readlinkSync,
@@ -124,12 +125,19 @@ main({
       assert.equal(readFileSync(path).length, statSync(path).size);
       assert.equal(statSync(path).blksize, 1 << 20);
       link(mount);
+      const open = await promises.open(path);
       await mount.stop();
+      let closed = false;
+      const closing = open.close().then(() => {
+        closed = true;
+      });
       const asked = spawn('stat', [mount.iovs], { stdio: 'ignore' });
       await setTimeout(100);
       assert.equal(asked.exitCode, null);
+      assert.equal(closed, false); // the daemon is asked when a descriptor is closed
       mount.resume();
       await once(asked, 'close');
+      await closing;
       const before = statSync(path).dev;
       const file = openSync(path);
       await mount.kill();

@@ -259,6 +259,9 @@ void Read(fuse_req_t req, fuse_ino_t, size_t size, off_t offset, fuse_file_info*
   (void)fuse_reply_data(req, &data, FUSE_BUF_SPLICE_MOVE);
 }
 
+// Each close of a descriptor asks, and waits for the answer.
+void Flush(fuse_req_t req, fuse_ino_t, fuse_file_info*) { Reply(req, 0); }
+
 void Release(fuse_req_t req, fuse_ino_t, fuse_file_info* info) {
   close(static_cast<int>(info->fh));
   Reply(req, 0);
@@ -307,6 +310,7 @@ fuse_lowlevel_ops MakeOperations() {
   ops.releasedir = ReleaseDir;
   ops.open = Open;
   ops.read = Read;
+  ops.flush = Flush;
   ops.release = Release;
   ops.statfs = StatFs;
   ops.ioctl = Ioctl;
