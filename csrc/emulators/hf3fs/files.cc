@@ -16,12 +16,13 @@ namespace emu {
 namespace {
 
 // True when `fd` is still the descriptor that was registered. By kcmp where the system lets us (it also sees a file
-// that was closed and opened again), else by device and inode.
+// that was closed and opened again), else by device and inode, which a dead FUSE mount does not tell.
 bool IsSameDescriptor(int fd, const RegisteredFile& file) {
-  struct stat st;
-  if (fstat(fd, &st) != 0 || st.st_dev != file.device || st.st_ino != file.inode) return false;
   long order = syscall(SYS_kcmp, getpid(), getpid(), KCMP_FILE, fd, file.dup_fd);
-  return order < 0 || order == 0;
+  if (order >= 0) return order == 0;
+  struct stat st;
+  if (fstat(fd, &st) != 0) return errno != EBADF;
+  return st.st_dev == file.device && st.st_ino == file.inode;
 }
 
 std::string Number(int fd) { return std::to_string(fd); }
