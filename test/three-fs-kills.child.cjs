@@ -25,12 +25,89 @@ async function loadWhole(mount, path) {
   assert.equal(code, 0);
 }
 
+/** Numbers in [0, 1) that follow from the seed (mulberry32). */
+function generator(seed) {
+  let state = seed;
+  return () => {
+    state = (state + 0x6d2b79f5) | 0;
+    let t = Math.imul(state ^ (state >>> 15), 1 | state);
+    t = (t + Math.imul(t ^ (t >>> 7), 61 | t)) ^ t;
+    return ((t ^ (t >>> 14)) >>> 0) / 4294967296;
+  };
+}
+
+/** How long a process takes to begin, and then to load. */
+async function durations(mount, path) {
+  const start = performance.now();
+  const loading = mount.client(['load', path], { LATENCY_MS: 2 });
+  await once(loading.stdout, 'data');
+  const begins = performance.now();
+  await once(loading, 'close');
+  return [begins - start, performance.now() - begins];
+}
+
 main({
   async load(path) {
+    console.log('begins');
     const loader = new ParallelThreeFSLoader({ files: path });
     for await (const [, tensor] of loader.iterateWeights()) tensor.dispose();
     await loader.close();
   },
+
+  /** Loads until it is killed, whatever becomes of the daemon. */
+  async loads(path) {
+    console.log('begins');
+    for (;;) {
+      const loader = new ParallelThreeFSLoader({ files: path });
+      try {
+        for await (const [, tensor] of loader.iterateWeights()) tensor.dispose();
+      } catch {
+        await setTimeout(1);
+      }
+      await loader.close();
+    }
+  },
+
+  /**
+   * Kills as many processes, each at a random moment of its start or of its loads, while the daemon lives, is stopped,
+   * or dies and comes back. What is left must go once the daemon has noticed, or with the next loader.
+   */
+  moments: (count, seed) =>
+    FuseMount.use({}, async (mount) => {
+      const random = generator(Number(seed));
+      const path = model(mount);
+      const [startMs, loadMs] = await durations(mount, path);
+      const seen = { alive: 0, stopped: 0, restarted: 0, linked: 0, left: 0 };
+      for (let i = 0; i < Number(count); ++i) {
+        const state = ['alive', 'stopped', 'restarted'][i % 3];
+        const loading = mount.client(['loads', path], { LATENCY_MS: 2 });
+        const ended = once(loading, 'close');
+        const inStart = random() < 0.2;
+        if (!inStart) await once(loading.stdout, 'data');
+        const ms = random() * (inStart ? startMs : loadMs);
+        const before = random() * ms;
+        await setTimeout(before);
+        if (state === 'stopped') await mount.stop();
+        if (state === 'restarted') await mount.restart({ autoUnmount: random() < 0.5 });
+        await setTimeout(ms - before);
+        if (state !== 'stopped') seen.linked += (await mount.links()).length > 0;
+        loading.kill('SIGKILL');
+        if (state === 'stopped') {
+          await setTimeout(random() * 20);
+          mount.resume();
+        }
+        await ended;
+        const when = `after kill ${i} of seed ${seed}, the daemon ${state}`;
+        await mount.empty().catch((error) => assert.fail(`${when}: ${error.message}`));
+        ++seen[state];
+        if (shared().length > 0) {
+          ++seen.left;
+          await loadWhole(mount, path);
+        }
+        assert.deepEqual(shared(), [], when);
+      }
+      console.log(JSON.stringify(seen));
+    }),
 
   /** The daemon holds back its answer to this link (1: of the buffer, 2: of the ring) while the process is killed. */
   whileLinked: (link) =>

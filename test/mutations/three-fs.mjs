@@ -162,6 +162,13 @@ export default [
     native: 'UsrbioReaderTest.SharedMemoryHasNoNameAndItsLinkGoesWithIt',
   },
   {
+    name: 'folder-of-links-is-held-of-the-former-mount',
+    file: 'csrc/reader/usrbio/usrbio_mount.cc',
+    find: '    HoldLinkFolder(mount);  // the daemon may be another one than before the task\n',
+    replace: '',
+    native: 'UsrbioMount.FolderOfLinksIsHeldOfTheMountThatLinksWereMadeOn',
+  },
+  {
     name: 'link-of-another-user-is-not-gone',
     file: 'csrc/reader/usrbio/usrbio_mount.cc',
     find: ' || error == EPERM',

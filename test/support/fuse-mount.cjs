@@ -19,6 +19,7 @@ class FuseMount {
   #folder;
   #daemon;
   #lines;
+  #autoUnmount;
 
   /** Options are those of hf3fs_fuse, without dashes: `{ readonly: true, iovs: 4, autoUnmount: true }`. */
   static async start(options = {}) {
@@ -50,6 +51,7 @@ class FuseMount {
   }
 
   async #serve(options) {
+    this.#autoUnmount = options.autoUnmount === true;
     const flags = Object.entries(options)
       .filter(([, value]) => value !== false)
       .map(([name, value]) => {
@@ -124,6 +126,10 @@ class FuseMount {
   async kill() {
     process.kill(this.pid, 'SIGKILL');
     await this.#daemon.ended;
+    // fusermount3 unmounts it, and now and then comes too early to see that the daemon is dead.
+    const mounted = () => readFileSync('/proc/self/mounts', 'utf8').includes(` ${this.path} `);
+    for (let i = 0; this.#autoUnmount && i < 200 && mounted(); ++i) await setTimeout(5);
+    if (this.#autoUnmount && mounted()) spawnSync('umount', ['-l', this.path]);
   }
 
   /** A new daemon at the same place, that of before dead: it knows no links and no open files of before. */

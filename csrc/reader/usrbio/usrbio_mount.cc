@@ -53,6 +53,7 @@ Status OnMountThread(const std::string& mount, const std::function<Status()>& ta
   FST_RETURN_IF_ERROR(ThreadOf(mount).Post([&] {
     SweepBeforeLinks();
     Status status = task();
+    HoldLinkFolder(mount);  // the daemon may be another one than before the task
     std::lock_guard<std::mutex> lock(done.mutex);
     done.status = std::move(status);
     done.done = true;

@@ -17,7 +17,8 @@ Status OnMountThread(const std::string& mount, const std::function<Status()>& ta
 
 // Opens the folder of links, and keeps it open for as long as its mount is the same one: the daemon cleans up after a
 // process when its last descriptor of the folder is closed, and the library opens one only after its first link. To be
-// called before the first link, on the mount's thread. Where it cannot be opened, the link will fail and say why.
+// called before the first link, on the mount's thread; after each of its tasks it is called anyway. Where the folder
+// cannot be opened, the link will fail and say why.
 void HoldLinkFolder(const std::string& mount);
 
 // Keeps the processes that this one starts from inheriting the 3FS client library's descriptor of the folder of links,
