@@ -6,6 +6,7 @@
         "csrc/base/metrics.cc",
         "csrc/base/exit_gate.cc",
         "csrc/base/fd_turn.cc",
+        "csrc/base/file_hole.cc",
         "csrc/base/file_identity.cc",
         "csrc/base/header_fd_cache.cc",
         "csrc/base/io_error.cc",

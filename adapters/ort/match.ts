@@ -5,6 +5,7 @@ import { type Model, outputNames, type Weight } from '../../src/models/onnx/grap
 import type { Message } from '../../src/models/onnx/protobuf.js';
 import { DIM, dtypeOf, GRAPH, SHAPE, TENSOR_TYPE, TYPE, VALUE_INFO } from '../../src/models/onnx/schema.js';
 import { externalPlace, resolveLocation } from '../../src/models/onnx/tensor-proto.js';
+import { native, settled } from '../../src/native/addon.js';
 import type { SourceTensor } from './weights.js';
 
 /** What found no partner when a model's weights were looked up in the files. */
@@ -57,6 +58,7 @@ export class UnmatchedWeightsError extends FastSafetensorsError {
 /** Where the external data of a model are. */
 export class ExternalFiles {
   readonly #files = new Map<string, Promise<string>>();
+  readonly #holes = new Map<string, Promise<boolean>>();
   readonly #model: Model;
   /** False for a model in memory: its locations are relative to nothing. */
   readonly #onDisk: boolean;
@@ -89,6 +91,17 @@ export class ExternalFiles {
       this.#files.set(location, file);
     }
     return file;
+  }
+
+  /** Whether the file has no data at all, only a hole: surely a placeholder. IO_ERROR. */
+  async isHole(weight: Weight): Promise<boolean> {
+    const file = await this.file(weight);
+    let isHole = this.#holes.get(file);
+    if (!isHole) {
+      isHole = settled(native().isHole(file));
+      this.#holes.set(file, isHole);
+    }
+    return isHole;
   }
 
   /** Whether the external data of a weight are the very bytes of this tensor; never for one that was converted. */

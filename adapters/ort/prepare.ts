@@ -1,7 +1,6 @@
 import { realpath, stat } from 'node:fs/promises';
 import { dirname, relative, resolve } from 'node:path';
 import { FastSafetensorsError, ioError } from '../../src/base/errors.js';
-import { openRegularFile } from '../../src/base/regular-file.js';
 import type { DeviceTensor } from '../../src/device/device-tensor.js';
 import type { FilesBufferOnDevice } from '../../src/loaders/files-buffer.js';
 import { type Model, outputNames, parseModel, type Weight } from '../../src/models/onnx/graph.js';
@@ -267,36 +266,28 @@ function commonFolder(files: readonly string[]): string {
 }
 
 /**
- * Exporters and other tools leave sparse files of zeros where weights are to come from elsewhere; computing with them
- * gives wrong results without an error. UNKNOWN_TENSOR for such data, UNEXPECTED_EOF for data that leave their file.
+ * Exporters and other tools leave files without data where weights are to come from elsewhere; computing with them
+ * gives wrong results without an error. UNKNOWN_TENSOR for a file that is nothing but a hole, UNEXPECTED_EOF for data
+ * that leave their file. Zeros are data: a file system may store them as holes.
  */
 async function refusePlaceholder(model: Model, weight: Weight, external: ExternalFiles): Promise<void> {
   const { name } = weight.info;
   const file = await external.file(weight);
   const { offset, length } = external.place(weight);
-  const { size, blocks } = await stat(file);
+  const size = await sizeOf(file);
+  const refused = (code: 'UNEXPECTED_EOF' | 'UNKNOWN_TENSOR', what: string) =>
+    new FastSafetensorsError(code, `${what}; pass the weights with the option weights`, {
+      path: file,
+      tensor: name,
+      offset,
+    });
   if (offset + length > size) {
-    const message =
-      `${file}: weight "${name}" of ${model.path} ends at byte ${offset + length}, but the file has ${size}; ` +
-      'pass the weights with the option weights';
-    throw new FastSafetensorsError('UNEXPECTED_EOF', message, { path: file, tensor: name, offset });
+    const ends = `ends at byte ${offset + length}, but the file has ${size}`;
+    throw refused('UNEXPECTED_EOF', `${file}: weight "${name}" of ${model.path} ${ends}`);
   }
-  if (blocks * 512 >= size || length === 0) return;
-  const handle = await openRegularFile(file);
-  try {
-    const chunk = Buffer.alloc(Math.min(length, 1 << 20));
-    for (let at = offset; at < offset + length; ) {
-      const { bytesRead } = await handle.read(chunk, 0, Math.min(chunk.length, offset + length - at), at);
-      if (bytesRead === 0 || chunk.subarray(0, bytesRead).some((byte) => byte !== 0)) return;
-      at += bytesRead;
-    }
-  } finally {
-    await handle.close();
-  }
-  const message =
-    `${file}: the data of weight "${name}" of ${model.path} are a hole in the file, a placeholder rather than ` +
-    'weights; pass the weights with the option weights';
-  throw new FastSafetensorsError('UNKNOWN_TENSOR', message, { path: file, tensor: name, offset });
+  if (!(await external.isHole(weight))) return;
+  const what = `a hole in the file system and nothing else, where weight "${name}" of ${model.path} should be`;
+  throw refused('UNKNOWN_TENSOR', `${file}: ${what}`);
 }
 
 async function sizeOf(path: string): Promise<number> {

@@ -2,6 +2,7 @@
 #include <mutex>
 #include <optional>
 
+#include "base/file_hole.h"
 #include "napi/async_work.h"
 #include "napi/bindings.h"
 #include "ort/session.h"
@@ -164,6 +165,15 @@ Napi::Value OrtCreateSession(const Napi::CallbackInfo& info) {
         return Status::Ok();
       },
       [session](Napi::Env env) { return ToExternal<Session>(env, std::move(*session)); }, info[0]);
+}
+
+// isHole(path): Promise<boolean>
+Napi::Value IsHoleJs(const Napi::CallbackInfo& info) {
+  auto is_hole = std::make_shared<bool>(false);
+  std::string path = info[0].As<Napi::String>();
+  return AsyncWork::Run(
+      info.Env(), [=] { return IsHole(path, is_hole.get()); },
+      [is_hole](Napi::Env env) -> Napi::Value { return Napi::Boolean::New(env, *is_hole); });
 }
 
 Napi::Array PortsToJs(Napi::Env env, const std::vector<ort::Port>& ports) {
@@ -352,6 +362,7 @@ void ExportOrt(Napi::Env env, Napi::Object exports) {
   Export<OrtReadValue>(env, exports, "ortReadValue", state);
   Export<OrtEndProcess>(env, exports, "ortEndProcess");
   Export<OrtLibrary>(env, exports, "ortLibrary");
+  Export<IsHoleJs>(env, exports, "isHole");
   Export<OrtPorts>(env, exports, "ortPorts");
   Export<OrtNewControl>(env, exports, "ortNewControl");
   Export<OrtStop>(env, exports, "ortStop");

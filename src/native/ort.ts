@@ -67,6 +67,8 @@ export interface OrtSessionConfig {
   readonly [option: string]: unknown;
 }
 export interface OrtAddon {
+  /** Whether a file surely has no data at all, only a size. */
+  isHole(path: string): Promise<boolean>;
   ortLibrary(logSeverity: number, device?: string): { path: string; version: string };
   ortCreateSession(config: OrtSessionConfig, control: NativeOrtControl): Promise<NativeOrtSession>;
   ortPorts(session: NativeOrtSession): { inputs: OrtPort[]; outputs: OrtPort[] };

@@ -1,0 +1,24 @@
+#include "base/file_hole.h"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+
+#include "base/fd.h"
+
+namespace fst {
+
+Status IsHole(const std::string& path, bool* out) {
+  *out = false;
+  UniqueFd fd(open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY));
+  struct stat found;
+  if (!fd.valid() || fstat(fd.get(), &found) != 0) {
+    return Status(Code::IO_ERROR, Format("cannot open %s: %s", path.c_str(), ErrnoText(errno).c_str())).At(path);
+  }
+  *out = S_ISREG(found.st_mode) && found.st_size > 0 && lseek(fd.get(), 0, SEEK_DATA) < 0 && errno == ENXIO;
+  return Status::Ok();
+}
+
+}  // namespace fst
