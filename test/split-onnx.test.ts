@@ -4,6 +4,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import * as ort from 'onnxruntime-node';
 import { checkOnnxSplit } from '../src/models/onnx/check-split.js';
+import { compareOutputs } from '../src/models/onnx/compare-outputs.js';
 import { Message } from '../src/models/onnx/protobuf.js';
 import { GRAPH, MODEL, NODE, TENSOR, VALUE_INFO } from '../src/models/onnx/schema.js';
 import { splitOnnx } from '../src/models/onnx/split.js';
@@ -118,7 +119,7 @@ describe('what is lifted', () => {
     expect(z!.data).toEqual(BigInt64Array.of(7n));
   });
 
-  test('nothing below the floor, and nothing of another type; the report says why', async () => {
+  test('nothing below the floor, which is 64 KiB for what may be a shape; the report says why', async () => {
     const ids = tensor('ids', [512], TYPES.I64, { [TENSOR.rawData]: new Uint8Array(4096) });
     const path = await write(
       model({
@@ -140,7 +141,7 @@ describe('what is lifted', () => {
     });
     expect(report.inline.map(({ name, reason }) => [name, reason])).toEqual([
       ['small', 'below the floor of 1024 bytes'],
-      ['ids', 'no floating type'],
+      ['ids', 'below the floor of 65536 bytes'],
       ['v', 'is an output of its graph'],
     ]);
     expect((await splitOnnx(path, { minBytes: 0 })).tensors.map(({ name }) => name)).toEqual(['w', 'small']);
@@ -150,6 +151,161 @@ describe('what is lifted', () => {
       message: expect.stringContaining('nothing to lift'),
     });
     await expect(splitOnnx(path, { minBytes: -1 })).rejects.toMatchObject({ code: 'INVALID_ARGUMENT' });
+  });
+});
+
+describe('weights of integers', () => {
+  const plain = (length: number) => Uint8Array.from({ length }, (_, i) => (i * 7) % 251);
+  const identity = (w: Message, type: number, shape: number[]) =>
+    model({
+      nodes: [node('Identity', ['w'], ['y'])],
+      initializers: [w],
+      outputs: [value('y', shape, type)],
+      opsets: { '': 21 },
+    });
+
+  test.each([
+    ['I8', 3, 65536],
+    ['U8', 2, 65536],
+    ['I16', 5, 32768],
+    ['U16', 4, 32768],
+    ['I32', 6, 16384],
+    ['U32', 12, 16384],
+    ['I64', TYPES.I64, 8192],
+    ['U64', 13, 8192],
+    ['BOOL', TYPES.BOOL, 65536],
+  ])('%s from 64 KiB on are lifted: no shape is as large', async (dtype, type, count) => {
+    const raw = (elements: number) =>
+      tensor('w', [elements], type, { [TENSOR.rawData]: plain((65536 / count) * elements) });
+    const report = await splitOnnx(await write(identity(raw(count), type, [count])));
+    expect(report.tensors).toMatchObject([{ name: 'w', dtype, shape: [count], byteLength: 65536 }]);
+    const { tensors } = await readTensors(report.weights);
+    expect(Buffer.compare(tensors.get('w')!.data, plain(65536))).toBe(0);
+    expect(await checkOnnxSplit(report)).toBe(65536);
+    const smaller = await write(identity(raw(count - 1), type, [count - 1]), 'smaller.onnx');
+    await expect(splitOnnx(smaller)).rejects.toMatchObject({ code: 'INVALID_ARGUMENT' });
+  });
+
+  const negative = Int32Array.from({ length: 16384 }, (_, i) => (i % 2 ? -1 : 1) * (i * 131071));
+  const long = BigInt64Array.from({ length: 8192 }, (_, i) => (i % 2 ? -1n : 1n) * BigInt(i) * 2n ** 50n);
+  test.each([
+    ['int32_data of I32', 6, 16384, { [TENSOR.int32Data]: [...negative] }, bytesOf(negative)],
+    ['int64_data of I64', 7, 8192, { [TENSOR.int64Data]: Array.from(long, Number) }, bytesOf(long)],
+    ['int32_data of I8', 3, 65536, { [TENSOR.int32Data]: [...new Int8Array(plain(65536).buffer)] }, plain(65536)],
+  ] as const)('in %s', async (_, type, count, data, expected) => {
+    const report = await splitOnnx(await write(identity(tensor('w', [count], type, data as never), type, [count])));
+    const { tensors } = await readTensors(report.weights);
+    expect(Buffer.compare(tensors.get('w')!.data, expected)).toBe(0);
+  });
+
+  test.each([
+    ['INT4', 22, 131072, 'w.int4', [65536]],
+    ['UINT4', 21, 131073, 'w.uint4', [65537]],
+  ])('%s are packed as U8, under a name that says so', async (_, type, count, name, shape) => {
+    const data = plain(Math.ceil(count / 2));
+    const bytes = model(
+      {
+        nodes: [node('DequantizeLinear', ['w', 's'], ['y'])],
+        initializers: [
+          tensor('w', [count], type, { [TENSOR.rawData]: data }),
+          rawTensor('s', [], Float32Array.of(0.5)),
+        ],
+        outputs: [value('y', [count])],
+        opsets: { '': 21 },
+      },
+      10,
+    );
+    const path = await write(bytes);
+    const report = await splitOnnx(path);
+    expect(report.tensors).toMatchObject([{ name, modelName: 'w', dtype: 'U8', shape: [count] }]);
+    const { metadata, tensors } = await readTensors(report.weights);
+    expect(tensors.get(name)).toMatchObject({ dtype: 'U8', shape });
+    expect(Buffer.compare(tensors.get(name)!.data, data)).toBe(0);
+    expect(JSON.parse(metadata.packed!)).toEqual({ [name]: { type: name.slice(2), shape: [count] } });
+    expect(metadata.renamed).toBeUndefined();
+    expect(await checkOnnxSplit(report)).toBe(data.length);
+    expect((await infer(report.graph, {})).y!.data).toEqual((await infer(path, {})).y!.data);
+  });
+});
+
+describe('external data', () => {
+  const place = (offset: number, length: number) => ({
+    location: 'old.bin',
+    offset: `${offset}`,
+    length: `${length}`,
+  });
+  const VALUES = floats(2048, 1e-3);
+  beforeEach(() => writeFile(join(folder, 'old.bin'), bytesOf(VALUES)));
+  /** y = x · a, z = b, over the same bytes. */
+  const two = (shape: number[]) =>
+    model({
+      nodes: [node('MatMul', ['x', 'a'], ['y']), node('Identity', ['b'], ['z'])],
+      initializers: [externalTensor('a', [32, 32], place(2048, 4096)), externalTensor('b', shape, place(2048, 4096))],
+      inputs: [value('x', [1, 32])],
+      outputs: [value('y', [1, 32]), value('z', shape)],
+    });
+
+  test.each([
+    ['one shape', [32, 32], ['a']],
+    ['different shapes', [1024], ['a', 'b']], // an input has one shape
+  ])('two initializers over the same bytes, of %s, are written once', async (_, shape, inputs) => {
+    const feeds = { x: new ort.Tensor('float32', floats(32), [1, 32]) };
+    const path = await write(two(shape));
+    const expected = await infer(path, feeds);
+    const out = join(folder, 'out');
+    const report = await splitOnnx(path, { out });
+    expect(report).toMatchObject({ bytes: 4096, tensors: [{ modelName: 'a' }, { modelName: 'b' }] });
+    expect(report.tensors.map(({ name }) => name)).toEqual(['a', 'a']);
+    expect([...(await readTensors(report.weights)).tensors.keys()]).toEqual(['a']);
+    expect(await checkOnnxSplit(report)).toBe(8192);
+    expect(compareOutputs(await infer(report.graph, feeds), expected).largest).toBe(0);
+
+    const taking = await splitOnnx(path, { out, asInputs: true });
+    expect([...(await readTensors(taking.weights)).tensors.keys()]).toEqual(inputs);
+    expect(await checkOnnxSplit(taking)).toBe(8192);
+    const weight = (name: string) => {
+      const dims = name === 'a' ? [32, 32] : shape;
+      return [name, new ort.Tensor('float32', VALUES.slice(512, 1536), dims)];
+    };
+    const found = await infer(taking.graph, { ...feeds, ...Object.fromEntries(inputs.map(weight)) });
+    expect(compareOutputs(found, expected)).toMatchObject({ withinTolerance: true });
+  });
+
+  test('an initializer of 0 elements stays in the graph, which onnxruntime-node can open', async () => {
+    const path = await write(
+      model({
+        nodes: [message({ [NODE.input]: ['x', 'w', 'none'], [NODE.output]: 'y', [NODE.opType]: 'Sum' })],
+        initializers: [
+          externalTensor('w', [512], place(0, 2048)),
+          externalTensor('none', [0], { location: 'not there', offset: '4096', length: '0' }),
+        ],
+        inputs: [value('x', [512])],
+        outputs: [value('y', [512])],
+      }),
+    );
+    const report = await splitOnnx(path, { out: join(folder, 'out'), minBytes: 0 });
+    expect(report.inline).toMatchObject([{ name: 'none', reason: 'has no elements' }]);
+    expect((await readTensors(report.weights)).tensors.has('none')).toBe(false);
+    const [none] = (await graphOf(report.graph))
+      .children(GRAPH.initializer)
+      .filter((t) => t.string(TENSOR.name) === 'none');
+    expect(none!.has(TENSOR.externalData)).toBe(false);
+    expect(await checkOnnxSplit(report)).toBe(2048);
+  });
+});
+
+test('a model in ORT format is refused, and the error says what to split instead', async () => {
+  const path = await write(addModel(rawTensor('w', [512], W)));
+  const optimized = join(folder, 'm.ort');
+  const session = await ort.InferenceSession.create(path, {
+    optimizedModelFilePath: optimized,
+    extra: { session: { save_model_format: 'ORT' } },
+  });
+  await session.release();
+  await expect(splitOnnx(optimized)).rejects.toMatchObject({
+    code: 'INVALID_ARGUMENT',
+    path: optimized,
+    message: expect.stringMatching(/ORT format.*\.onnx that it was made from/),
   });
 });
 

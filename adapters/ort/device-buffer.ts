@@ -61,12 +61,13 @@ export function sourceOfTensor(tensor: DeviceTensor): OrtSource {
     const what = `is ${tensor.dtype}, which ONNX Runtime has no element type for`;
     throw tensorError('UNSUPPORTED_DTYPE', tensor, what);
   }
+  return { type, dims: tensor.shape, ...memoryOf(tensor) };
+}
+
+/** Where the bytes of a DeviceTensor are, as the core takes them; nowhere for an empty one. CLOSED. */
+export function memoryOf(tensor: DeviceTensor): Pick<OrtSource, 'memory' | 'offset' | 'byteLength'> {
   const { allocation, offset } = tensor.placement;
-  return {
-    type,
-    dims: tensor.shape,
-    ...(allocation && { memory: allocation.handle, offset, byteLength: tensor.byteLength }),
-  };
+  return allocation ? { memory: allocation.handle, offset, byteLength: tensor.byteLength } : {};
 }
 
 /** An ort.Tensor of location 'gpu-buffer' over a tensor on a GPU, which it owns from then on. UNSUPPORTED_DTYPE. */

@@ -1,10 +1,16 @@
 import { basename } from 'node:path';
-import { canConvert, type DTypeName, isFloating } from '../../src/base/dtype.js';
+import { canConvert, isFloating } from '../../src/base/dtype.js';
 import { FastSafetensorsError, InvalidArgumentError } from '../../src/base/errors.js';
-import { type Model, outputNames, type Weight } from '../../src/models/onnx/graph.js';
+import { isReturned, MAX_SHAPE_BYTES, type Model, type Weight } from '../../src/models/onnx/graph.js';
 import type { Message } from '../../src/models/onnx/protobuf.js';
-import { DIM, dtypeOf, GRAPH, SHAPE, TENSOR_TYPE, TYPE, VALUE_INFO } from '../../src/models/onnx/schema.js';
-import { externalPlace, resolveLocation } from '../../src/models/onnx/tensor-proto.js';
+import { DIM, GRAPH, nameOfType, SHAPE, TENSOR_TYPE, TYPE, VALUE_INFO } from '../../src/models/onnx/schema.js';
+import {
+  describeType,
+  externalPlace,
+  packedName,
+  resolveLocation,
+  type TensorInfo,
+} from '../../src/models/onnx/tensor-proto.js';
 import { native, settled } from '../../src/native/addon.js';
 import type { SourceTensor } from './weights.js';
 
@@ -17,18 +23,14 @@ export interface Unmatched {
 }
 
 /** What needs a tensor: a weight of the model, or an input of its graph. */
-interface Wanted {
-  readonly name: string;
-  readonly dtype: DTypeName | undefined;
-  readonly dataType: number;
-  readonly shape: readonly number[];
+interface Wanted extends Pick<TensorInfo, 'name' | 'dtype' | 'dataType' | 'shape' | 'byteLength'> {
   readonly weight: Weight | null;
   readonly input: Message | null;
   /** Whether its name means it: of one that several graphs define, only the outermost's own can be meant. */
   readonly hasName: boolean;
 }
 
-/** With the tensor that takes its place. */
+/** With the tensor that takes its place: of its dtype and shape, or the very bytes that its external data point at. */
 export interface Match extends Wanted {
   readonly tensor: SourceTensor;
 }
@@ -61,14 +63,14 @@ export class ExternalFiles {
   readonly #holes = new Map<string, Promise<boolean>>();
   readonly #model: Model;
   /** False for a model in memory: its locations are relative to nothing. */
-  readonly #onDisk: boolean;
+  readonly onDisk: boolean;
 
   readonly #options: { followLinks?: boolean };
 
   constructor(model: Model, onDisk: boolean, options: { followLinks?: boolean }) {
     this.#options = options;
     this.#model = model;
-    this.#onDisk = onDisk;
+    this.onDisk = onDisk;
   }
 
   place(weight: Weight): { location: string; offset: number; length: number } {
@@ -80,7 +82,7 @@ export class ExternalFiles {
     const { location } = this.place(weight);
     let file = this.#files.get(location);
     if (!file) {
-      if (!this.#onDisk) {
+      if (!this.onDisk) {
         const { name } = weight.info;
         const message =
           `${this.#model.path}: tensor "${name}" has its data in ${JSON.stringify(location)}, but a model in memory ` +
@@ -104,23 +106,31 @@ export class ExternalFiles {
     return isHole;
   }
 
-  /** Whether the external data of a weight are the very bytes of this tensor; never for one that was converted. */
-  async isAt(weight: Weight, tensor: SourceTensor): Promise<boolean> {
+  /**
+   * The tensor whose very bytes the external data of a weight are, among those at their offset. Of a model in memory
+   * only the file's name can agree, so that it must be one tensor. Never one that was converted.
+   */
+  async tensorAt(weight: Weight, candidates: readonly SourceTensor[]): Promise<SourceTensor | undefined> {
     const { location, offset, length } = this.place(weight);
-    if (offset !== tensor.offset || length !== tensor.byteLength) return false;
-    if (basename(location) === basename(tensor.path) && !this.#onDisk) return true;
-    return this.file(weight).then(
-      (file) => file === tensor.path,
-      () => false,
-    );
+    // Nothing is at the place of a weight without bytes.
+    if (length !== weight.info.byteLength || length === 0) return undefined;
+    const sameRange = candidates.filter((tensor) => tensor.offset === offset && tensor.byteLength === length);
+    if (sameRange.length === 0) return undefined;
+    if (!this.onDisk) {
+      const sameFile = sameRange.filter(({ path }) => basename(path) === basename(location));
+      return sameFile.length === 1 ? sameFile[0] : undefined;
+    }
+    const file = await this.file(weight).catch(() => undefined);
+    return sameRange.find(({ path }) => path === file);
   }
 }
 
 /**
  * Finds the tensor of each weight of the model: the one that `names` says; else the one that its external data point
- * at; else the one of the same name. On return every match agrees in dtype and shape. INVALID_ARGUMENT for `names` that
- * name nothing, TENSOR_INVALID_INFO for dtypes and shapes that differ, UNKNOWN_TENSOR when a weight with external data,
- * or every weight, has no partner.
+ * at; else the one of the same name, or of the name that split-onnx gives to a type that safetensors lacks. A place in
+ * a model in memory counts less than a name. On return every match agrees in dtype and shape, those by place in their
+ * bytes. INVALID_ARGUMENT for `names` that name nothing, TENSOR_INVALID_INFO for dtypes and shapes that differ,
+ * UNKNOWN_TENSOR when a weight with external data, or every weight, has no partner.
  */
 export async function matchWeights(
   model: Model,
@@ -135,18 +145,18 @@ export async function matchWeights(
   const matches: Match[] = [];
   const left: Wanted[] = [];
   for (const want of wanted) {
-    let tensor = want.hasName && Object.hasOwn(names, want.name) ? sources.get(names[want.name]!) : undefined;
-    if (!tensor && want.weight?.info.external) {
-      for (const candidate of byOffset.get(external.place(want.weight).offset) ?? []) {
-        if (await external.isAt(want.weight, candidate)) tensor = candidate;
-      }
-    }
-    if (!byPlaceOnly && want.hasName) tensor ??= sources.get(want.name);
-    if (tensor) {
-      checkSame(model, want, tensor);
-      matches.push({ ...want, tensor });
-    } else {
+    const { weight, hasName, name } = want;
+    const candidates = weight?.info.external ? byOffset.get(external.place(weight).offset) : undefined;
+    const atPlace = candidates && (await external.tensorAt(weight!, candidates));
+    const mapped = hasName && Object.hasOwn(names, name) ? sources.get(names[name]!) : undefined;
+    const named = hasName && !byPlaceOnly ? sourceOfName(want, sources) : undefined;
+    const isSurer = named && !external.onDisk && isSame(want, named);
+    const tensor = mapped ?? (isSurer ? named : (atPlace ?? named));
+    if (tensor === undefined) {
       left.push(want);
+    } else {
+      if (tensor !== atPlace) checkSame(model, want, tensor);
+      matches.push({ ...want, tensor });
     }
   }
 
@@ -155,17 +165,22 @@ export async function matchWeights(
   const missing = left.filter(({ weight }) => weight && isNotable(weight));
   const unmatched = { model: missing.map(({ name }) => name), weights: unused.map(({ name }) => name) };
   if (byPlaceOnly) return { matches, unmatched: { model: [], weights: unmatched.weights } };
-  if (sources.size > 0 && matches.length === 0) throw mismatch(model, 'no weight', missing, unused, unmatched);
+  const alike = new Alike(unused);
+  if (sources.size > 0 && matches.length === 0) throw mismatch(model, 'no weight', missing, unused, alike, unmatched);
   if (!allowUnmatched) {
     const absent = missing.filter(({ weight }) => weight!.info.external);
     // The model has data for the others, but a tensor left over that would fit may be meant for one under another name.
-    const alike = (want: Wanted) => unused.some((tensor) => likeness(want, tensor) !== '');
-    const suspects = absent.length > 0 ? absent : missing.filter(alike);
+    const suspects = absent.length > 0 ? absent : missing.filter((want) => alike.to(want));
     if (suspects.length > 0) {
-      throw mismatch(model, `${suspects.length} of ${wanted.length} weights`, suspects, unused, unmatched);
+      const what = `${suspects.length} of ${wanted.length} weights`;
+      throw mismatch(model, what, suspects, unused, alike, unmatched);
     }
   }
   return { matches, unmatched };
+}
+
+function sourceOfName({ name, dtype, dataType }: Wanted, sources: ReadonlyMap<string, SourceTensor>) {
+  return (dtype === undefined ? sources.get(packedName(name, dataType)) : undefined) ?? sources.get(name);
 }
 
 /** Initializers and Constants of all graphs, and inputs of the outermost one with a fixed shape and no initializer. */
@@ -179,8 +194,7 @@ function wantedTensors(model: Model): Wanted[] {
     const hidden = graph.path.startsWith('function ') || info.name === '' || weight.stays === 'stored in segments';
     const hasName = graph.path === '' || count.get(info.name) === 1;
     if (hidden || (!hasName && !info.external)) continue;
-    const { name, dtype, dataType, shape } = info;
-    wanted.push({ name, dtype, dataType, shape, weight, input: null, hasName });
+    wanted.push({ ...info, weight, input: null, hasName });
   }
   for (const input of model.graph.message.children(GRAPH.input)) {
     const name = input.string(VALUE_INFO.name);
@@ -189,7 +203,7 @@ function wantedTensors(model: Model): Wanted[] {
     if (own.has(name) || !type || !dims?.every((dim) => dim.integer(DIM.value) !== undefined)) continue;
     const dataType = type.integer(TENSOR_TYPE.elemType) ?? 0;
     const shape = dims.map((dim) => dim.integer(DIM.value)!);
-    wanted.push({ name, dtype: dtypeOf(dataType), dataType, shape, weight: null, input, hasName: true });
+    wanted.push({ ...describeType(name, dataType, shape, model.path), weight: null, input, hasName: true });
   }
   return wanted;
 }
@@ -202,20 +216,17 @@ export function countNames({ weights }: Model): ReadonlyMap<string, number> {
 }
 
 function isNotable({ info }: Weight): boolean {
-  return info.external || (info.dtype !== undefined && isFloating(info.dtype) && info.byteLength >= NOTABLE_BYTES);
+  if (info.external) return info.byteLength > 0;
+  return info.dtype !== undefined && isFloating(info.dtype) && info.byteLength >= NOTABLE_BYTES;
 }
 
 /**
  * Whether a tensor must be stored inside the model. ONNX Runtime refuses external data for a graph's own output, and
  * for shapes, which it needs while loading.
  */
-export function staysInside({ weight, tensor }: Match): boolean {
-  const floor = isFloating(tensor.dtype) ? NOTABLE_BYTES : 64 * 1024;
-  if (tensor.byteLength < floor) return true;
-  if (!weight) return false;
-  return (
-    outputNames(weight.graph).includes(weight.info.name) && (weight.node !== undefined || weight.graph.path !== '')
-  );
+export function staysInside({ weight, dtype, byteLength }: Match): boolean {
+  const floor = dtype && isFloating(dtype) ? NOTABLE_BYTES : MAX_SHAPE_BYTES;
+  return byteLength < floor || (weight !== null && isReturned(weight));
 }
 
 function checkNames(names: WeightNames, wanted: readonly Wanted[], sources: ReadonlyMap<string, SourceTensor>): void {
@@ -230,9 +241,13 @@ function checkNames(names: WeightNames, wanted: readonly Wanted[], sources: Read
   }
 }
 
+function isSame(want: Wanted, tensor: SourceTensor): boolean {
+  return (want.dtype === tensor.dtype && sameDims(want.shape, tensor.shape)) || isPacked(want, tensor);
+}
+
 function checkSame(model: Model, want: Wanted, tensor: SourceTensor): void {
+  if (isSame(want, tensor)) return;
   const sameShape = sameDims(want.shape, tensor.shape);
-  if (sameShape && want.dtype === tensor.dtype) return;
   const isConverted = tensor.dtype !== tensor.storedAs;
   const what =
     `${model.path}: weight "${want.name}" is ${describe(want)}, ` +
@@ -251,17 +266,37 @@ function checkSame(model: Model, want: Wanted, tensor: SourceTensor): void {
   throw new FastSafetensorsError('TENSOR_INVALID_INFO', `${what}; ${how}`, { path: tensor.path, tensor: tensor.name });
 }
 
+/** Whether a tensor has the bytes of a type that safetensors lacks, as split-onnx stores them. */
+function isPacked({ dtype, dataType, byteLength }: Wanted, tensor: SourceTensor): boolean {
+  const isSaid = tensor.name.endsWith(packedName('', dataType));
+  return dtype === undefined && isSaid && tensor.dtype === 'U8' && tensor.byteLength === byteLength;
+}
+
 const sameDims = (a: readonly number[], b: readonly number[]): boolean =>
   a.length === b.length && a.every((dim, i) => dim === b[i]);
 
-const describe = ({ dtype, shape }: { dtype?: DTypeName; shape: readonly number[] }): string =>
-  `${dtype ?? 'of a type that safetensors lacks'} [${shape.join(', ')}]`;
+const describe = ({ dtype, dataType, shape }: Partial<Wanted> & Pick<SourceTensor, 'shape'>): string =>
+  `${dtype ?? (dataType === undefined ? '' : nameOfType(dataType))} [${shape.join(', ')}]`;
 
-/** Whether a tensor could be a weight, by dtype and shape; '' when it could not. */
-function likeness(want: Wanted, tensor: SourceTensor): '' | 'same shape' | 'transposed' {
-  if (want.dtype !== tensor.dtype) return '';
-  if (sameDims(want.shape, tensor.shape)) return 'same shape';
-  return want.shape.length > 1 && sameDims(want.shape, [...tensor.shape].reverse()) ? 'transposed' : '';
+/** Finds tensors that could be weights, by dtype and shape. */
+class Alike {
+  readonly #tensors = new Map<string, SourceTensor>();
+
+  constructor(tensors: readonly SourceTensor[]) {
+    for (const tensor of tensors) {
+      const packedAs = tensor.dtype === 'U8' ? /\.\w+$/.exec(tensor.name)?.[0] : undefined;
+      for (const key of [`${tensor.dtype} ${tensor.shape}`, `${packedAs} ${tensor.byteLength}`])
+        if (!this.#tensors.has(key)) this.#tensors.set(key, tensor);
+    }
+  }
+
+  /** A tensor of the shape of a weight, or of that transposed. */
+  to({ dtype, dataType, shape, byteLength }: Wanted): { tensor: SourceTensor; isTransposed: boolean } | undefined {
+    const same = this.#tensors.get(dtype ? `${dtype} ${shape}` : `${packedName('', dataType)} ${byteLength}`);
+    if (same) return { tensor: same, isTransposed: false };
+    const transposed = shape.length > 1 ? this.#tensors.get(`${dtype} ${[...shape].reverse()}`) : undefined;
+    return transposed && { tensor: transposed, isTransposed: true };
+  }
 }
 
 function groupBy<K, T>(items: Iterable<T>, keyOf: (item: T) => K): Map<K, T[]> {
@@ -282,21 +317,24 @@ function mismatch(
   what: string,
   missing: readonly Wanted[],
   unused: readonly SourceTensor[],
+  alike: Alike,
   unmatched: Unmatched,
 ): UnmatchedWeightsError {
-  const list = (items: readonly string[]): string =>
-    items.length > LISTED ? `${items.slice(0, LISTED).join(', ')} and ${items.length - LISTED} more` : items.join(', ');
-  const hints = missing.map((want) => {
-    const like = unused.find((tensor) => likeness(want, tensor) !== '');
-    const hint = like ? ` (${likeness(want, like) === 'transposed' ? 'transposed, ' : ''}like "${like.name}"?)` : '';
+  const list = <T>(items: readonly T[], describe: (item: T) => string): string => {
+    const first = items.slice(0, LISTED).map(describe).join(', ');
+    return items.length > LISTED ? `${first} and ${items.length - LISTED} more` : first;
+  };
+  const hints = list(missing, (want) => {
+    const like = alike.to(want);
+    const hint = like ? ` (${like.isTransposed ? 'transposed, ' : ''}like "${like.tensor.name}"?)` : '';
     return `"${want.name}" ${describe(want)}${hint}`;
   });
-  const rest = unused.map((tensor) => `"${tensor.name}" ${describe(tensor)}`);
+  const rest = list(unused, (tensor) => `"${tensor.name}" ${describe(tensor)}`);
   const found = what === 'no weight' ? 'no weight of the model has a tensor' : `${what} of the model have no tensor`;
   const example = `{ "${missing[0]?.name ?? "model's name"}": "${unused[0]?.name ?? "weights' name"}" }`;
   return new UnmatchedWeightsError(
-    `${model.path}: ${found} in the weights: ${list(hints) || 'none'}; ` +
-      `tensors that nothing took: ${list(rest) || 'none'}; say which is which with names: ${example}, ` +
+    `${model.path}: ${found} in the weights: ${hints || 'none'}; ` +
+      `tensors that nothing took: ${rest || 'none'}; say which is which with names: ${example}, ` +
       'or let the model keep its own with allowUnmatched: true',
     unmatched,
     model.path,

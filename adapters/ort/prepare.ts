@@ -3,15 +3,16 @@ import { dirname, relative, resolve } from 'node:path';
 import { FastSafetensorsError, ioError } from '../../src/base/errors.js';
 import type { DeviceTensor } from '../../src/device/device-tensor.js';
 import type { FilesBufferOnDevice } from '../../src/loaders/files-buffer.js';
-import { type Model, outputNames, parseModel, type Weight } from '../../src/models/onnx/graph.js';
-import { readModel } from '../../src/models/onnx/model-file.js';
+import { type Model, parseModel, type Weight } from '../../src/models/onnx/graph.js';
+import { isOrtFormat, readModel, readStart } from '../../src/models/onnx/model-file.js';
 import { Message } from '../../src/models/onnx/protobuf.js';
 import { bringInside, pointAt, pointOutside, turnIntoInputs } from '../../src/models/onnx/rewrite.js';
 import { GRAPH, TENSOR } from '../../src/models/onnx/schema.js';
+import { externalPlace } from '../../src/models/onnx/tensor-proto.js';
 import { uniqueNames } from '../../src/models/onnx/unique-names.js';
 import type { OrtWeight } from '../../src/native/ort.js';
 import type { Files } from '../../src/safetensors/files.js';
-import { sourceOfTensor } from './device-buffer.js';
+import { memoryOf } from './device-buffer.js';
 import {
   countNames,
   ExternalFiles,
@@ -21,6 +22,7 @@ import {
   type Unmatched,
   type WeightNames,
 } from './match.js';
+import { bitsOfNumber } from './types.js';
 import { type SourceTensor, type WeightLoadOptions, Weights } from './weights.js';
 
 /**
@@ -70,17 +72,17 @@ export async function prepareModel(given: string | Uint8Array, options: PrepareO
     check: async () => {},
   };
   const onDisk = typeof given === 'string';
+  const path = onDisk ? resolve(given) : 'the model in memory';
   if (weights === undefined) {
     const size = onDisk ? await sizeOf(given) : given.byteLength;
-    if (size > MAX_PARSED_BYTES) return asIs;
+    if (size > MAX_PARSED_BYTES || isOrtFormat(onDisk ? await readStart(path) : given)) return asIs;
   }
-  const path = onDisk ? resolve(given) : 'the model in memory';
   const bytes = onDisk ? await readModel(path) : given;
   signal?.throwIfAborted();
   const model = parseModel(bytes, path, 0);
   const external = new ExternalFiles(model, onDisk, options);
   const outside = model.weights.filter(
-    (weight) => weight.info.external && !options.givenFiles?.has(external.place(weight).location),
+    ({ info, tensor }) => info.external && !options.givenFiles?.has(externalPlace(tensor, info, path).location),
   );
   const files = weights ?? (await safetensorsOf(outside, external, onDisk));
   if (files === null) {
@@ -110,13 +112,17 @@ async function place(
   const left: { weight: Weight; file: string }[] = [];
   for (const weight of outside) {
     if (matched.has(weight)) continue;
+    if (weight.info.byteLength === 0) {
+      bringInside(weight.tensor, new Uint8Array(0)); // ONNX Runtime may refuse the place of nothing
+      continue;
+    }
     await refusePlaceholder(model, weight, external);
     left.push({ weight, file: await external.file(weight) });
   }
-  const { inside, pointed, fed } = choosePlaces(model, matches);
+  const { inside, pointed, given, fed } = choosePlaces(model, matches);
   const read = new Set(pointed.map(({ tensor }) => tensor.path));
   await set.checkUnchanged(read);
-  await set.load(new Set(matches.map(({ tensor }) => tensor.name)), options);
+  await set.load(new Set([...inside, ...given, ...fed].map(({ tensor }) => tensor.name)), options);
 
   const data = new Map<Match, Uint8Array>();
   for (const match of inside) {
@@ -131,25 +137,30 @@ async function place(
   for (const { weight, file } of left) {
     pointAt(weight.tensor, { ...external.place(weight), location: relative(folder, file) });
   }
-  const renamed = turnIntoFed(model, fed);
-  const memory = await overMemory(model, pointed, renamed, set);
+  const memory = await overMemory(given, turnIntoFed(model, fed), set);
   const check = () => set.checkUnchanged(read);
   return { model: model.message.encode(), folder, ...memory, unmatched, check };
 }
 
-/** Where the data of each match go: into the model, to their place in their file, or into our memory only. */
+/**
+ * Where the data of each match are: in the model, at their place in their file and, where that is possible, in our
+ * memory as well (`given`), or in our memory only.
+ */
 function choosePlaces(model: Model, matches: readonly Match[]) {
   const count = countNames(model);
-  const outputs = new Set(outputNames(model.graph));
   const converted = new Set(matches.filter(({ tensor }) => tensor.offset === undefined));
   const bytes = [...converted].reduce((sum, { tensor }) => sum + tensor.byteLength, 0);
   const canBeFed = ({ name }: Match) =>
-    bytes > MAX_CONVERTED_INSIDE && (count.get(name) ?? 1) === 1 && !outputs.has(name);
+    bytes > MAX_CONVERTED_INSIDE && (count.get(name) ?? 1) === 1 && !model.graph.outputs.has(name);
   const goesInside = (match: Match) => staysInside(match) || (converted.has(match) && !canBeFed(match));
   const outside = matches.filter((match) => !goesInside(match));
+  const pointed = outside.filter((match) => !converted.has(match));
   return {
     inside: matches.filter(goesInside),
-    pointed: outside.filter((match) => !converted.has(match)),
+    pointed,
+    // ONNX Runtime takes initializers by name, and of some types none: from 24 on its numbers differ between versions.
+    // What shares its name with another weight, and what is of these types, it reads from the file.
+    given: pointed.filter(({ name, dataType }) => (count.get(name) ?? 1) === 1 && bitsOfNumber(dataType) !== undefined),
     fed: outside.filter((match) => converted.has(match)),
   };
 }
@@ -165,8 +176,7 @@ function turnIntoFed(model: Model, matches: readonly Match[]): Match[] {
 
 /** Weights over our memory. */
 async function overMemory(
-  model: Model,
-  pointed: readonly Match[],
+  given: readonly Match[],
   fed: readonly Match[],
   set: Weights,
 ): Promise<{ weights: OrtWeight[]; tensors: DeviceTensor[] }> {
@@ -175,11 +185,9 @@ async function overMemory(
   const add = async ({ name, tensor: source, shape: dims, dataType: type }: Match, isInput: boolean) => {
     const tensor = await set.tensor(source.name);
     tensors.push(tensor);
-    weights.push({ ...sourceOfTensor(tensor), name, dims, type, isInput });
+    weights.push({ ...memoryOf(tensor), name, dims, type, isInput });
   };
-  const count = countNames(model);
-  // ONNX Runtime takes initializers by name. What shares its name with another weight, it reads from the file.
-  for (const match of pointed) if ((count.get(match.name) ?? 1) === 1) await add(match, false);
+  for (const match of given) await add(match, false);
   for (const match of fed) await add(match, true);
   return { weights, tensors };
 }
@@ -271,7 +279,8 @@ function commonFolder(files: readonly string[]): string {
  * that leave their file. Zeros are data: a file system may store them as holes.
  */
 async function refusePlaceholder(model: Model, weight: Weight, external: ExternalFiles): Promise<void> {
-  const { name } = weight.info;
+  const { name, byteLength } = weight.info;
+  if (byteLength === 0) return;
   const file = await external.file(weight);
   const { offset, length } = external.place(weight);
   const size = await sizeOf(file);

@@ -41,7 +41,14 @@ const BY_NUMBER = new Map(ELEMENT_TYPES.map((element) => [element.number, elemen
 const BY_DTYPE = new Map(ELEMENT_TYPES.map((element) => [element.dtype, element]));
 
 /** Numbers of dtypes that a model can be fed, but that JavaScript has no tensor type for. */
-const MORE_NUMBERS: Partial<Record<DTypeName, number>> = { BF16: 16, F8_E4M3: 17, F8_E5M2: 19, F4: 23 };
+const MORE_NUMBERS: Partial<Record<DTypeName, number>> = {
+  BF16: 16,
+  F8_E4M3: 17,
+  F8_E4M3FNUZ: 18,
+  F8_E5M2: 19,
+  F8_E5M2FNUZ: 20,
+  F4: 23,
+};
 
 export const elementOfType = (type: string): ElementType | undefined => BY_TYPE.get(type);
 export const elementOfNumber = (number: number): ElementType | undefined => BY_NUMBER.get(number);
@@ -62,9 +69,17 @@ for (const [dtype, bits] of Object.entries(DTYPE_BITS)) {
 /** Bits of an element; undefined for strings and for types that this package does not know. */
 export const bitsOfNumber = (number: number): number | undefined => BITS.get(number);
 
+const MORE_NAMES: Readonly<Record<number, string>> = {
+  16: 'bfloat16',
+  17: 'float8e4m3fn',
+  18: 'float8e4m3fnuz',
+  19: 'float8e5m2',
+  20: 'float8e5m2fnuz',
+  23: 'float4e2m1',
+};
+
 /** The name of an element type in messages and metadata. */
 export function typeName(number: number): string {
   if (number === STRING_TYPE) return 'string';
-  const more: Record<number, string> = { 16: 'bfloat16', 17: 'float8e4m3fn', 19: 'float8e5m2', 23: 'float4e2m1' };
-  return BY_NUMBER.get(number)?.type ?? more[number] ?? `type ${number}`;
+  return BY_NUMBER.get(number)?.type ?? MORE_NAMES[number] ?? `type ${number}`;
 }

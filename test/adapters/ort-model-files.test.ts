@@ -4,7 +4,18 @@ import { join } from 'node:path';
 import * as ort from 'onnxruntime-node';
 import { createSession } from '../../adapters/ort/index.js';
 import { nativeMetrics } from '../../src/native/addon.js';
-import { bytesOf, externalTensor, floats, graph, model, node, rawTensor, TYPES, value } from '../support/onnx-model.js';
+import {
+  addModel,
+  bytesOf,
+  externalTensor,
+  floats,
+  graph,
+  model,
+  node,
+  rawTensor,
+  TYPES,
+  value,
+} from '../support/onnx-model.js';
 import { adding, f32, folder, run, save, sum, W, write, x } from '../support/ort-weights.js';
 
 describe('models as people have them', () => {
@@ -168,6 +179,22 @@ describe('models as people have them', () => {
       expect((await session.run({ c: c(1), x: x() })).y!.data).toEqual(sum);
       expect((await session.run({ c: c(0), x: x() })).y!.data).toEqual(floats(512).map((v) => v - 2 * v));
       await session.release();
+    }
+  });
+
+  test('a model in ORT format is handed on, by path and as bytes; it takes no weights', async () => {
+    const onnx = await write(addModel(rawTensor('w', [512], W)));
+    const path = join(folder, 'm.ort');
+    const extra = { session: { save_model_format: 'ORT' } };
+    const optimized = { graphOptimizationLevel: 'basic', optimizedModelFilePath: path, extra } as const;
+    await (await ort.InferenceSession.create(onnx, optimized)).release();
+    for (const given of [path, await readFile(path)]) {
+      expect(await run(await createSession(ort, given))).toEqual(sum);
+      const weights = await save([f32('w', W)]);
+      await expect(createSession(ort, given, { weights })).rejects.toMatchObject({
+        code: 'INVALID_ARGUMENT',
+        message: expect.stringMatching(/ORT format.*without weights/),
+      });
     }
   });
 

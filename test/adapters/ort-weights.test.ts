@@ -272,7 +272,8 @@ describe('element types', () => {
       outputs: [value('y', [1024], type)],
     });
 
-  // Numbers 24 and 26 mean other types in onnxruntime 1.29 and 1.30 than in ONNX, and 14 is refused by it.
+  // Numbers 24 and 26 mean other types in onnxruntime 1.29 and 1.30 than in ONNX: it is never given tensors of these
+  // types, but reads them itself, and then refuses to add them. 14 is refused by it.
   test.each([
     ['F8_E8M0', 24, 1024],
     ['F8_E8M0', 26, 1024],
@@ -281,7 +282,7 @@ describe('element types', () => {
   ] as const)('%s for a weight of type %i is refused, never guessed', async (dtype, type, bytes) => {
     const weights = await save([{ name: 'w', dtype, shape: [1024], data: new Uint8Array(bytes) }]);
     await expect(createSession(ort, casting(type, bytes), { weights })).rejects.toMatchObject({
-      code: expect.stringMatching(/^(UNSUPPORTED_DTYPE|TENSOR_INVALID_INFO|INVALID_ARGUMENT)$/),
+      code: expect.stringMatching(/^(ORT_ERROR|TENSOR_INVALID_INFO|INVALID_ARGUMENT)$/),
     });
     expect(await released()).toBe(0);
   });

@@ -1,9 +1,13 @@
 /** The graphs of an ONNX model, and the weights in them. */
 import { isFloating } from '../../base/dtype.js';
 import { FastSafetensorsError } from '../../base/errors.js';
+import { isOrtFormat } from './model-file.js';
 import { Message } from './protobuf.js';
 import { ATTRIBUTE, FUNCTION, GRAPH, MODEL, NODE, TENSOR, VALUE_INFO } from './schema.js';
-import { describeTensor, type TensorInfo, typedDataField } from './tensor-proto.js';
+import { describeTensor, type TensorInfo } from './tensor-proto.js';
+
+/** Bytes: no shape is as large. Runtimes read shapes, axes and the like while they load, but not from files. */
+export const MAX_SHAPE_BYTES = 64 * 1024;
 
 /** A deeper nesting of graphs is no model but an attack on the stack. */
 const MAX_DEPTH = 64;
@@ -19,12 +23,14 @@ export interface Weight {
   readonly stays: string | undefined;
 }
 
-/** A graph with the graphs in the attributes of its nodes. `path` is '' for the model's own graph. */
+/** A graph with the graphs in the attributes of its nodes. `path`: unique, '' for the model's own graph. */
 export interface Graph {
   readonly path: string;
   readonly message: Message;
   readonly nodes: readonly Message[];
   readonly inner: ReadonlyMap<Message, readonly Graph[]>;
+  /** Names of its outputs. */
+  readonly outputs: ReadonlySet<string>;
 }
 
 /** A parsed model; its graphs and weights point into `message`, and edits to them change it. */
@@ -42,37 +48,56 @@ export interface Model {
  */
 export function parseModel(bytes: Uint8Array, path: string, minBytes: number): Model {
   const invalid = (what: string) => new FastSafetensorsError('INVALID_ARGUMENT', `${path}: ${what}`, { path });
+  if (isOrtFormat(bytes)) {
+    throw invalid(
+      'a model in ORT format, which keeps its weights to itself; expected ONNX: take the .onnx that it was made from ' +
+        '(createSession takes this one as it is, without weights)',
+    );
+  }
   const message = new Message(bytes, path);
   const root = message.child(MODEL.graph);
   if (root === undefined || message.integer(MODEL.irVersion) === undefined) {
     throw invalid('no ONNX model: expected an ir_version and a graph');
   }
   const weights: Weight[] = [];
-  const graph = walk(root, '', 0);
+  const graph = walk(root, '', 0, false);
   for (const body of message.children(MODEL.functions)) {
-    const graph = { path: `function ${body.string(FUNCTION.name)}`, message: body, nodes: [], inner: new Map() };
-    for (const node of body.children(FUNCTION.node)) constant(node, graph, true);
+    const path = `function ${body.string(FUNCTION.name)}`;
+    const nodes = body.children(FUNCTION.node);
+    visit({ path, message: body, nodes, inner: new Map(), outputs: new Set() }, 0, true);
   }
   return { path, message, graph, weights };
 
-  function walk(graphMessage: Message, at: string, depth: number): Graph {
+  function walk(graphMessage: Message, at: string, depth: number, inFunction: boolean): Graph {
     if (depth > MAX_DEPTH) throw invalid(`graphs are nested deeper than ${MAX_DEPTH}`);
     const nodes = graphMessage.children(GRAPH.node);
+    const outputs = new Set(graphMessage.children(GRAPH.output).map((value) => value.string(VALUE_INFO.name)));
     const inner = new Map<Message, readonly Graph[]>();
-    const here: Graph = { path: at, message: graphMessage, nodes, inner };
+    const here: Graph = { path: at, message: graphMessage, nodes, inner, outputs };
     for (const tensor of graphMessage.children(GRAPH.initializer))
-      add(tensor, here, undefined, describeTensor(tensor, path));
-    for (const node of nodes) {
-      constant(node, here, false);
+      add(tensor, here, undefined, describeTensor(tensor, path), inFunction);
+    for (const [node, graphs] of visit(here, depth, inFunction)) inner.set(node, graphs);
+    return here;
+  }
+
+  /** Adds the Constants of a graph, and walks the graphs in its nodes, which it returns. */
+  function visit(here: Graph, depth: number, inFunction: boolean): Map<Message, readonly Graph[]> {
+    const inner = new Map<Message, readonly Graph[]>();
+    const paths = new Map<string, number>(); // nodes may have one name, or none
+    for (const node of here.nodes) {
+      constant(node, here, inFunction);
       const graphs = node.children(NODE.attribute).flatMap((attribute) =>
         [...attribute.children(ATTRIBUTE.graph), ...attribute.children(ATTRIBUTE.graphs)].map((body, index) => {
           const name = node.string(NODE.name) || node.string(NODE.opType);
-          return walk(body, `${at}/${name}.${attribute.string(ATTRIBUTE.name)}${index || ''}`, depth + 1);
+          const path = `${here.path}/${name}.${attribute.string(ATTRIBUTE.name)}${index || ''}`;
+          const count = (paths.get(path) ?? 0) + 1;
+          paths.set(path, count);
+          return walk(body, count > 1 ? `${path}#${count}` : path, depth + 1, inFunction);
         }),
       );
       if (graphs.length > 0) inner.set(node, graphs);
     }
-    return here;
+    return inner;
   }
 
   function constant(node: Message, here: Graph, inFunction: boolean) {
@@ -83,7 +108,7 @@ export function parseModel(bytes: Uint8Array, path: string, minBytes: number): M
     }
   }
 
-  function add(tensor: Message, here: Graph, node: Message | undefined, info: TensorInfo, inFunction = false) {
+  function add(tensor: Message, here: Graph, node: Message | undefined, info: TensorInfo, inFunction: boolean) {
     const stays = inFunction ? 'inside a function' : reasonToStay(tensor, here, node, info, minBytes);
     weights.push({ info, tensor, graph: here, node, stays });
   }
@@ -98,8 +123,9 @@ export function definedNames(graph: Graph): string[] {
   ].filter((name) => name !== '');
 }
 
-export function outputNames(graph: Graph): string[] {
-  return graph.message.children(GRAPH.output).map((value) => value.string(VALUE_INFO.name));
+/** Whether a tensor has to be in the model: a runtime may refuse an initializer as the output of an inner graph. */
+export function isReturned({ graph, info, node }: Pick<Weight, 'graph' | 'info' | 'node'>): boolean {
+  return graph.outputs.has(info.name) && (node !== undefined || graph.path !== '');
 }
 
 /** Why a tensor stays in the model; undefined when it can be lifted. */
@@ -111,16 +137,13 @@ function reasonToStay(
   minBytes: number,
 ): string | undefined {
   if (info.name === '') return 'has no name';
-  if (info.dtype === undefined) return `safetensors has no dtype for ONNX type ${info.dataType}`;
-  // Runtimes read no shapes from external data while loading: these are moved whatever their type and size.
+  if (info.bits === undefined) return `safetensors has no dtype for ONNX type ${info.dataType}`;
+  if (info.byteLength === 0) return 'has no elements';
+  // Those in files of their own are moved whatever their type and size: no runtime needed them while it loaded.
   if (!info.external) {
-    if (!isFloating(info.dtype)) return 'no floating type';
-    if (info.byteLength < minBytes) return `below the floor of ${minBytes} bytes`;
+    const floor = info.dtype && isFloating(info.dtype) ? minBytes : Math.max(minBytes, MAX_SHAPE_BYTES);
+    if (info.byteLength < floor) return `below the floor of ${floor} bytes`;
     if (tensor.has(TENSOR.segment)) return 'stored in segments';
-    if (!tensor.has(TENSOR.rawData) && typedDataField(info.dtype) === undefined) return 'has no raw_data';
   }
-  // A runtime may refuse to return an initializer, or an outer graph's value, as a graph's output.
-  if (outputNames(graph).includes(info.name))
-    return node || graph.path !== '' ? 'is an output of its graph' : undefined;
-  return undefined;
+  return isReturned({ graph, info, node }) ? 'is an output of its graph' : undefined;
 }

@@ -1,7 +1,7 @@
 import { stat } from 'node:fs/promises';
 import { writeAtomically } from '../../base/atomic-write.js';
 import { FastSafetensorsError, ioError } from '../../base/errors.js';
-import { readRegularFile } from '../../base/regular-file.js';
+import { openRegularFile, readAt, readRegularFile } from '../../base/regular-file.js';
 
 /** The most that a protobuf message can have. */
 const MAX_MODEL_BYTES = 2 ** 31 - 1;
@@ -22,6 +22,26 @@ export async function readModel(path: string): Promise<Uint8Array> {
 export async function writeModel(path: string, bytes: Uint8Array): Promise<void> {
   if (bytes.length > MAX_MODEL_BYTES) throw tooLarge(path, `the graph alone would have ${bytes.length} bytes`);
   await writeAtomically(path, [bytes]);
+}
+
+/** The first bytes of a file, enough for isOrtFormat. IO_ERROR. */
+export async function readStart(path: string): Promise<Uint8Array> {
+  const start = Buffer.alloc(8);
+  try {
+    const handle = await openRegularFile(path);
+    try {
+      return start.subarray(0, await readAt(handle, start, 0));
+    } finally {
+      await handle.close();
+    }
+  } catch (cause) {
+    throw ioError('read', path, cause);
+  }
+}
+
+/** Whether these are the first bytes of a model in ORT format: a flatbuffer with this identifier. */
+export function isOrtFormat(bytes: Uint8Array): boolean {
+  return Buffer.from(bytes.buffer, bytes.byteOffset, Math.min(bytes.byteLength, 8)).toString('latin1', 4) === 'ORTM';
 }
 
 function tooLarge(path: string, found: string, remedy = ''): FastSafetensorsError {

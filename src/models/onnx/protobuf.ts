@@ -67,19 +67,23 @@ export class Message {
 
   /** The values of an integer field, packed or not, as signed numbers that are exact up to 2^53. */
   integers(id: number): number[] {
-    const values: number[] = [];
-    for (const { body, wireType } of this.fields.filter((field) => field.id === id)) {
-      if (wireType !== VARINT && wireType !== LEN) {
-        throw this.malformed(`field ${id} has wire type ${wireType}, expected an integer (0) or packed integers (2)`);
-      }
-      const reader = Reader.create(body);
-      try {
-        while (reader.pos < reader.len) values.push(Number(reader.int64()));
-      } catch (cause) {
-        throw this.malformed(`field ${id} holds a broken integer (${(cause as Error).message})`);
-      }
-    }
-    return values;
+    const words = this.words(id);
+    return Array.from({ length: words.length / 2 }, (_, i) => (words[2 * i + 1]! | 0) * 2 ** 32 + words[2 * i]!);
+  }
+
+  /** The values of an integer field, packed or not: for each the low and the high word of its 64 bits. */
+  words(id: number): Uint32Array<ArrayBuffer> {
+    const bodies = this.fields.flatMap(({ id: own, wireType, body }) => {
+      if (own !== id) return [];
+      if (wireType === VARINT || wireType === LEN) return [body];
+      throw this.malformed(`field ${id} has wire type ${wireType}, expected an integer (0) or packed integers (2)`);
+    });
+    let count = 0;
+    for (const body of bodies) for (const byte of body) if (byte < 0x80) ++count;
+    const words = new Uint32Array(2 * count);
+    let at = 0;
+    for (const body of bodies) at = this.readVarints(id, body, words, at);
+    return words;
   }
 
   /** The last value; undefined when absent. */
@@ -148,6 +152,28 @@ export class Message {
         return [lenField(field.id, field.child.encode()).record];
       }),
     );
+  }
+
+  /** Decodes varints, 7 bits a byte and at most 10 bytes, into pairs of words from `at` on. Returns where it ended. */
+  private readVarints(id: number, body: Uint8Array, words: Uint32Array, at: number): number {
+    for (let i = 0; i < body.length; at += 2) {
+      let low = 0;
+      let high = 0;
+      for (let shift = 0; ; shift += 7, ++i) {
+        if (i === body.length || shift > 63) throw this.malformed(`field ${id} holds a broken integer`);
+        const bits = body[i]! & 0x7f;
+        if (shift < 28) low |= bits << shift;
+        else if (shift === 28) {
+          low |= bits << 28;
+          high = bits >>> 4;
+        } else high |= bits << (shift - 32);
+        if (body[i]! < 0x80) break;
+      }
+      ++i;
+      words[at] = low;
+      words[at + 1] = high;
+    }
+    return at;
   }
 
   private lenFields(id: number, expected: string): Field[] {

@@ -63,12 +63,20 @@ export function turnIntoInputs(model: Model, weights: readonly Weight[], inputNa
     graph.message.removeChildren(new Set([...own.map(({ node, tensor }) => node ?? tensor), ...described]));
   }
   const top = model.graph.message;
-  const inputs = new Set(top.children(GRAPH.input).map(nameOf));
+  const inputs = new Map(top.children(GRAPH.input).map((value) => [nameOf(value), value]));
+  const dropped = new Set<Message>();
   for (const weight of weights) {
     const name = inputName(weight);
+    const { name: before, dataType, shape } = weight.info;
     // An initializer that is an input, too, is a default that callers may override: it only loses the default.
-    if (!inputs.has(name)) top.addMessage(GRAPH.input, valueInfo(name, weight.info.dataType, weight.info.shape));
+    const own = weight.graph === model.graph ? inputs.get(before) : undefined;
+    if (own && name !== before) dropped.add(own);
+    if (inputs.has(name)) continue;
+    const input = valueInfo(name, dataType, shape);
+    top.addMessage(GRAPH.input, input);
+    inputs.set(name, input);
   }
+  top.removeChildren(dropped);
 }
 
 function byGraph(weights: readonly Weight[]): Map<Graph, Weight[]> {

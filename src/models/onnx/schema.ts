@@ -1,5 +1,5 @@
 /** What of the ONNX schema is used here: field numbers and dtypes. */
-import type { DTypeName } from '../../base/dtype.js';
+import { DTYPE_BITS, type DTypeName } from '../../base/dtype.js';
 
 /** Field numbers of the ONNX messages that are read or written here (onnx/onnx.proto of ONNX 1.19, IR version 12). */
 export const MODEL = { irVersion: 1, graph: 7, functions: 25 } as const;
@@ -36,7 +36,7 @@ export const EXTERNAL = 1;
 /** Before this IR version every initializer also had to be an input of its graph. */
 export const IR_VERSION_WITHOUT_INPUTS = 4;
 
-/** TensorProto.DataType by number, and its safetensors name. Strings, 2- and 4-bit integers and C128 have none. */
+/** TensorProto.DataType by number, and its safetensors name. Strings and PACKED have none. */
 const DTYPES: Readonly<Record<number, DTypeName>> = {
   1: 'F32',
   2: 'U8',
@@ -56,9 +56,31 @@ const DTYPES: Readonly<Record<number, DTypeName>> = {
   18: 'F8_E4M3FNUZ',
   19: 'F8_E5M2',
   20: 'F8_E5M2FNUZ',
+  23: 'F4',
+  24: 'F8_E8M0',
+};
+
+/** Types that safetensors lacks: names, and bits of an element. Those below 8 share bytes, the first one lowest. */
+const PACKED: Readonly<Record<number, readonly [name: string, bits: number]>> = {
+  15: ['complex128', 128],
+  21: ['uint4', 4],
+  22: ['int4', 4],
+  25: ['uint2', 2],
+  26: ['int2', 2],
 };
 
 /** The dtype of a TensorProto.DataType; undefined for those that safetensors cannot express. */
 export function dtypeOf(dataType: number): DTypeName | undefined {
   return DTYPES[dataType];
+}
+
+/** The bits of an element; undefined for strings and unknown types. */
+export function bitsOfType(dataType: number): number | undefined {
+  const dtype = DTYPES[dataType];
+  return dtype ? DTYPE_BITS[dtype] : PACKED[dataType]?.[1];
+}
+
+/** What messages, and names of packed tensors, call a type. */
+export function nameOfType(dataType: number): string {
+  return PACKED[dataType]?.[0] ?? DTYPES[dataType]?.toLowerCase() ?? `type${dataType}`;
 }

@@ -10,10 +10,12 @@ import { generatorOf, refuseOverwriting } from '../refuse-overwriting.js';
 import { type Model, parseModel, type Weight } from './graph.js';
 import { readModel, writeModel } from './model-file.js';
 import { bringInside, pointOutside, turnIntoInputs } from './rewrite.js';
-import { externalPlace, readTensorBytes, resolveLocation } from './tensor-proto.js';
+import { nameOfType } from './schema.js';
+import { externalPlace, packedName, storedAs } from './tensor-proto.js';
+import { TensorReader } from './tensor-reader.js';
 import { uniqueNames } from './unique-names.js';
 
-/** Smaller tensors stay in the graph: while loading, runtimes read shapes and axes from them, but not from files. */
+/** Smaller floating tensors stay in the graph, and of other types those below 64 KiB, which may be shapes. */
 export const DEFAULT_MIN_BYTES = 1024;
 
 export interface OnnxSplitOptions {
@@ -29,14 +31,19 @@ export interface OnnxSplitOptions {
 
 /** A weight that was moved to the weights file. */
 export interface LiftedTensor {
-  /** Name in the weights file and, with `asInputs`, of the graph's input. */
+  /**
+   * Name in the weights file and, with `asInputs`, of the graph's input. Two weights over the same bytes of a file have
+   * one. A type that safetensors lacks is its end: "w.int4".
+   */
   readonly name: string;
   /** Name in the model; differs from `name` where several graphs use one name. */
   readonly modelName: string;
   /** The nodes and attributes that lead to the graph that holds it; '' for the model's own graph. */
   readonly graph: string;
   readonly from: 'initializer' | 'constant';
+  /** In the weights file: U8 for types that safetensors lacks. */
   readonly dtype: DTypeName;
+  /** In the model. */
   readonly shape: readonly number[];
   readonly byteLength: number;
 }
@@ -60,7 +67,7 @@ export interface OnnxSplitReport {
   readonly weights: string;
   readonly mode: 'external-data' | 'inputs';
   readonly minBytes: number;
-  /** Bytes of all lifted tensors. */
+  /** Bytes of all tensors in the weights file. */
   readonly bytes: number;
   readonly tensors: readonly LiftedTensor[];
   readonly inline: readonly InlineTensor[];
@@ -85,7 +92,7 @@ export async function splitOnnx(modelPath: string | URL, options: OnnxSplitOptio
   const model = parseModel(await readModel(path), path, minBytes);
   const lifted = model.weights.filter((weight) => weight.stays === undefined);
   if (lifted.length === 0) {
-    const why = `no floating tensor of ${minBytes} bytes or more in initializers or Constant nodes`;
+    const why = `no tensor of ${minBytes} bytes or more (64 KiB if not floating) in initializers or Constant nodes`;
     throw new FastSafetensorsError('INVALID_ARGUMENT', `${path}: nothing to lift: ${why}`, { path });
   }
 
@@ -94,72 +101,135 @@ export async function splitOnnx(modelPath: string | URL, options: OnnxSplitOptio
     basename(path).replace(/\.onnx$/i, ''),
   );
   const files = { model: path, graph: `${stem}.split.onnx`, weights: `${stem}.safetensors` };
-  await makeFolder(dirname(stem));
-  await refuseOverwriting(files.weights, 'split-onnx', await externalFiles(model, options));
+  const reader = new TensorReader(path, options);
+  try {
+    const places = await externalPlaces(model, reader);
+    await makeFolder(dirname(stem));
+    await refuseOverwriting(files.weights, 'split-onnx', new Set([...places.values()].map(({ file }) => file)));
 
-  const names = uniqueNames(model, lifted);
-  const tensors: SaveTensor[] = [];
-  for (const weight of lifted) {
-    const { dtype, shape } = weight.info;
-    const data = await readTensorBytes(weight.tensor, weight.info, path);
-    tensors.push({ name: names.get(weight)!, dtype: dtype!, shape, data });
+    const stored = store(model, lifted, (weight) => sharedBytes(weight, places.get(weight), options.asInputs));
+    const tensors: SaveTensor[] = [];
+    for (const [weight, { name, dtype, shape }] of stored.own) {
+      tensors.push({ name, dtype, shape, data: await reader.read(weight.tensor, weight.info) });
+    }
+    for (const { tensor, info, stays } of model.weights) {
+      if (stays !== undefined && info.external) bringInside(tensor, await reader.read(tensor, info));
+    }
+    await saveFile(tensors, files.weights, { metadata: describe(path, stored.own) });
+    await writeGraph(model, lifted, stored.nameOf, files, options.asInputs ?? false);
+    return {
+      ...files,
+      mode: options.asInputs ? 'inputs' : 'external-data',
+      minBytes,
+      bytes: tensors.reduce((sum, { data }) => sum + data.length, 0),
+      tensors: lifted.map((weight) => liftedTensor(weight, stored.nameOf(weight))),
+      inline: model.weights.flatMap(({ info: { name, dtype = null, byteLength }, graph, stays }) =>
+        stays === undefined ? [] : [{ name, graph: graph.path, dtype, byteLength, reason: stays }],
+      ),
+    };
+  } finally {
+    await reader.close();
   }
-  for (const { tensor, info, stays } of model.weights) {
-    if (stays !== undefined && info.external) bringInside(tensor, await readTensorBytes(tensor, info, path));
-  }
-  await saveFile(tensors, files.weights, { metadata: describe(path, lifted, names) });
+}
 
-  if (options.asInputs) {
-    turnIntoInputs(model, lifted, (weight) => names.get(weight)!);
+async function writeGraph(
+  model: Model,
+  lifted: readonly Weight[],
+  nameOf: (weight: Weight) => string,
+  files: { readonly graph: string; readonly weights: string },
+  asInputs: boolean,
+): Promise<void> {
+  if (asInputs) {
+    turnIntoInputs(model, lifted, nameOf);
   } else {
     const header = await SafeTensorsMetadata.fromFile(files.weights);
     pointOutside(model, lifted, (weight) => {
-      const [begin, end] = header.get(names.get(weight)!)!.dataOffsets;
+      const [begin, end] = header.get(nameOf(weight))!.dataOffsets;
       return { location: basename(files.weights), offset: header.dataStart + begin, length: end - begin };
     });
   }
   await writeModel(files.graph, model.message.encode());
+}
 
+type Stored = ReturnType<typeof storedAs>;
+
+/** The weights that get a tensor of their own, each of one `key` only once, and the name of every weight's tensor. */
+function store(
+  model: Model,
+  lifted: readonly Weight[],
+  keyOf: (weight: Weight) => string | undefined,
+): { own: Map<Weight, Stored>; nameOf: (weight: Weight) => string } {
+  const first = new Map<string, Weight>();
+  const originals = new Map<Weight, Weight>();
+  for (const weight of lifted) {
+    const key = keyOf(weight);
+    const original = (key !== undefined && first.get(key)) || weight;
+    originals.set(weight, original);
+    if (key !== undefined && original === weight) first.set(key, weight);
+  }
+  const names = uniqueNames(model, lifted, ({ info }, name) => storedAs(info, name).name);
+  const own = new Map<Weight, Stored>();
+  for (const weight of lifted) {
+    if (originals.get(weight) !== weight) continue;
+    own.set(weight, { ...storedAs(weight.info, weight.info.name), name: names.get(weight)! });
+  }
+  return { own, nameOf: (weight) => own.get(originals.get(weight)!)!.name };
+}
+
+/** Where a weight's data are: bytes of a file. */
+interface ExternalPlace {
+  readonly file: string;
+  readonly offset: number;
+}
+
+/**
+ * What weights over the same bytes of a file have in common: one tensor is enough for them, and as inputs where it has
+ * one shape and is nobody's output. Undefined for a weight that has its bytes for itself.
+ */
+function sharedBytes({ info, graph }: Weight, place: ExternalPlace | undefined, asInputs = false): string | undefined {
+  if (!place || (asInputs && graph.outputs.has(info.name))) return undefined;
+  const bytes = [place.file, place.offset, info.byteLength];
+  return JSON.stringify(asInputs ? [...bytes, info.dataType, info.shape] : bytes);
+}
+
+/** The external data of a model, links followed. */
+async function externalPlaces(model: Model, reader: TensorReader): Promise<Map<Weight, ExternalPlace>> {
+  const places = new Map<Weight, ExternalPlace>();
+  for (const weight of model.weights) {
+    const { tensor, info } = weight;
+    if (!info.external || info.byteLength === 0) continue;
+    const { location, offset } = externalPlace(tensor, info, model.path);
+    places.set(weight, { file: await reader.file(location, info.name), offset });
+  }
+  return places;
+}
+
+function liftedTensor({ info, graph, node }: Weight, name: string): LiftedTensor {
   return {
-    ...files,
-    mode: options.asInputs ? 'inputs' : 'external-data',
-    minBytes,
-    bytes: tensors.reduce((sum, { data }) => sum + data.length, 0),
-    tensors: lifted.map((weight) => ({
-      name: names.get(weight)!,
-      modelName: weight.info.name,
-      graph: weight.graph.path,
-      from: weight.node ? 'constant' : 'initializer',
-      dtype: weight.info.dtype!,
-      shape: weight.info.shape,
-      byteLength: weight.info.byteLength,
-    })),
-    inline: model.weights.flatMap(({ info: { name, dtype = null, byteLength }, graph, stays }) =>
-      stays === undefined ? [] : [{ name, graph: graph.path, dtype, byteLength, reason: stays }],
-    ),
+    name,
+    modelName: info.name,
+    graph: graph.path,
+    from: node ? 'constant' : 'initializer',
+    dtype: info.dtype ?? 'U8',
+    shape: info.shape,
+    byteLength: info.byteLength,
   };
 }
 
-function describe(path: string, lifted: readonly Weight[], names: ReadonlyMap<Weight, string>): Record<string, string> {
-  const renamed = lifted.flatMap((weight) => {
-    const { info, graph } = weight;
-    return names.get(weight) === info.name ? [] : [[names.get(weight), { graph: graph.path, name: info.name }]];
-  });
+/** What the weights file says of itself: tensors under another name than in the model, and those of other types. */
+function describe(path: string, own: ReadonlyMap<Weight, Stored>): Record<string, string> {
+  const renamed: [string, unknown][] = [];
+  const packed: [string, unknown][] = [];
+  for (const [{ info, graph }, { name }] of own) {
+    const known = info.dtype ? info.name : packedName(info.name, info.dataType);
+    if (name !== known) renamed.push([name, { graph: graph.path, name: info.name }]);
+    if (!info.dtype) packed.push([name, { type: nameOfType(info.dataType), shape: info.shape }]);
+  }
   return {
     format: 'onnx',
     generator: generatorOf('split-onnx'),
     model: basename(path),
     ...(renamed.length > 0 && { renamed: JSON.stringify(Object.fromEntries(renamed)) }),
+    ...(packed.length > 0 && { packed: JSON.stringify(Object.fromEntries(packed)) }),
   };
-}
-
-/** The files beside the model that hold its external data. */
-async function externalFiles(model: Model, options: OnnxSplitOptions): Promise<Set<string>> {
-  const files = new Set<string>();
-  for (const { tensor, info } of model.weights) {
-    if (!info.external) continue;
-    const { location } = externalPlace(tensor, info, model.path);
-    files.add(await resolveLocation(location, model.path, info.name, options));
-  }
-  return files;
 }

@@ -1,22 +1,23 @@
 /** Reading a TensorProto, the message that holds one tensor of an ONNX model. */
 import { stat } from 'node:fs/promises';
 import { dirname } from 'node:path';
-import { DTYPE_BITS, type DTypeName } from '../../base/dtype.js';
+import type { DTypeName } from '../../base/dtype.js';
 import { FastSafetensorsError } from '../../base/errors.js';
-import { openRegularFile, readAt } from '../../base/regular-file.js';
 import { namedFile } from '../../safetensors/named-file.js';
 import type { Message } from './protobuf.js';
-import { dtypeOf, ENTRY, EXTERNAL, TENSOR } from './schema.js';
+import { bitsOfType, dtypeOf, ENTRY, EXTERNAL, nameOfType, TENSOR } from './schema.js';
 
-/** What a TensorProto says of itself; readTensorBytes fetches its data. */
+/** What a TensorProto says of itself; TensorReader fetches its data. */
 export interface TensorInfo {
   readonly name: string;
   /** TensorProto.DataType. */
   readonly dataType: number;
-  /** Undefined for types that safetensors cannot express. */
+  /** Undefined for what safetensors cannot express. */
   readonly dtype: DTypeName | undefined;
   readonly shape: readonly number[];
-  /** Bytes of the elements; 0 where `dtype` is undefined. */
+  /** Bits of an element; undefined for strings and unknown types. */
+  readonly bits: number | undefined;
+  /** Bytes of the elements; 0 where `bits` is undefined. */
   readonly byteLength: number;
   /** Whether its data are in a file of their own. */
   readonly external: boolean;
@@ -24,56 +25,39 @@ export interface TensorInfo {
 
 /** Reads all but the data. `name`: that of a Constant, which has none. TENSOR_INVALID_INFO for a wrong shape. */
 export function describeTensor(tensor: Message, path: string, name = tensor.string(TENSOR.name)): TensorInfo {
-  const shape = tensor.integers(TENSOR.dims);
-  const dataType = tensor.integer(TENSOR.dataType) ?? 0;
-  const dtype = dtypeOf(dataType);
-  const byteLength = dtype ? (shape.reduce((product, dim) => product * dim, 1) * DTYPE_BITS[dtype]) / 8 : 0;
+  const external = tensor.integer(TENSOR.dataLocation) === EXTERNAL;
+  const type = describeType(name, tensor.integer(TENSOR.dataType) ?? 0, tensor.integers(TENSOR.dims), path);
+  return { ...type, external };
+}
+
+/** What a type and a shape say of a tensor. TENSOR_INVALID_INFO for a wrong shape. `path`: the model's. */
+export function describeType(
+  name: string,
+  dataType: number,
+  shape: readonly number[],
+  path: string,
+): Omit<TensorInfo, 'external'> {
+  const bits = bitsOfType(dataType);
+  const allBits = shape.reduce((product, dim) => product * dim, bits ?? 0);
+  const byteLength = Math.ceil(allBits / 8);
   if (shape.some((dim) => dim < 0 || !Number.isSafeInteger(dim)) || !Number.isSafeInteger(byteLength)) {
     const dimensions = 'expected dimensions of 0 or more, together below 2^53 bytes';
     throw invalid(path, name, `shape [${shape.join(', ')}] is impossible; ${dimensions}`);
   }
-  return { name, dataType, dtype, shape, byteLength, external: tensor.integer(TENSOR.dataLocation) === EXTERNAL };
+  const dtype = allBits % 8 === 0 ? dtypeOf(dataType) : undefined;
+  return { name, dataType, dtype, shape, bits, byteLength };
 }
 
-/**
- * The elements as little-endian bytes, wherever the tensor keeps them: raw_data, float_data, double_data, int32_data
- * (16-bit and 8-bit floats), or an external file in the model's folder. Inline raw data are a view of the model, not a
- * copy. TENSOR_INVALID_INFO when they do not fill the shape; for external data also UNSAFE_SHARD_PATH, MISSING_SHARD,
- * UNEXPECTED_EOF and SHORT_READ.
- */
-export async function readTensorBytes(tensor: Message, info: TensorInfo, path: string): Promise<Uint8Array> {
-  const bytes = info.external ? await readExternal(tensor, info, path) : inlineBytes(tensor, info, path);
-  if (bytes.length !== info.byteLength) {
-    throw invalid(path, info.name, `${bytes.length} bytes of data, ${expected(info)}`);
-  }
-  return bytes;
+/** How a tensor is stored in a .safetensors file: as it is, or its bytes as U8 under a name that says what they are. */
+export function storedAs(info: TensorInfo, name: string): { name: string; dtype: DTypeName; shape: readonly number[] } {
+  const { dtype, shape, dataType, byteLength } = info;
+  if (dtype) return { name, dtype, shape };
+  return { name: packedName(name, dataType), dtype: 'U8', shape: [byteLength] };
 }
 
-/** The field that holds the data of this dtype where there is no raw_data; undefined where that is not read here. */
-export function typedDataField(dtype: DTypeName): number | undefined {
-  if (dtype === 'F32') return TENSOR.floatData;
-  if (dtype === 'F64') return TENSOR.doubleData;
-  if (dtype === 'F16' || dtype === 'BF16' || dtype.startsWith('F8_')) return TENSOR.int32Data;
-  return undefined;
-}
-
-function inlineBytes(tensor: Message, info: TensorInfo, path: string): Uint8Array {
-  if (tensor.has(TENSOR.rawData)) return tensor.bytes(TENSOR.rawData).at(-1)!;
-  const field = info.dtype && typedDataField(info.dtype);
-  if (field === undefined) throw invalid(path, info.name, `no raw_data for type ${info.dtype ?? info.dataType}`);
-  // Packed floats and doubles are little-endian on the wire already.
-  if (field !== TENSOR.int32Data) return tensor.joined(field);
-  const values = tensor.integers(field);
-  const wide = DTYPE_BITS[info.dtype!] === 16;
-  const bytes = Buffer.alloc(values.length * (wide ? 2 : 1));
-  for (const [index, value] of values.entries()) {
-    if (value < 0 || value > (wide ? 0xffff : 0xff)) {
-      throw invalid(path, info.name, `int32_data[${index}] is ${value}, expected the bits of one ${info.dtype}`);
-    }
-    if (wide) bytes.writeUInt16LE(value, index * 2);
-    else bytes[index] = value;
-  }
-  return bytes;
+/** The name of a tensor whose type safetensors lacks: that of its type comes last. */
+export function packedName(name: string, dataType: number): string {
+  return `${name}.${nameOfType(dataType)}`;
 }
 
 /** Location, offset and length of external data. Without a length they are as long as the shape says. */
@@ -112,34 +96,6 @@ export async function resolveLocation(
   const { real } = await namedFile(location, dirname(path), { path, tensor, says }, options);
   if ((await stat(real)).isFile()) return real;
   throw new FastSafetensorsError('UNSAFE_SHARD_PATH', `${says}, which is no regular file`, { path, tensor });
-}
-
-async function readExternal(tensor: Message, info: TensorInfo, path: string): Promise<Uint8Array> {
-  const { location, offset, length } = externalPlace(tensor, info, path);
-  if (info.dtype && length !== info.byteLength) {
-    throw invalid(path, info.name, `external data of ${length} bytes, ${expected(info)}`);
-  }
-  const file = await resolveLocation(location, path, info.name);
-  const handle = await openRegularFile(file);
-  try {
-    // Checked before the allocation: the length is only the model's claim.
-    const { size } = await handle.stat();
-    if (offset + length > size) {
-      const message = `${file}: tensor "${info.name}" ends at byte ${offset + length}, but the file has ${size}`;
-      throw new FastSafetensorsError('UNEXPECTED_EOF', message, { path: file, tensor: info.name, offset });
-    }
-    const bytes = Buffer.alloc(length);
-    const found = await readAt(handle, bytes, offset);
-    if (found === length) return bytes;
-    const message = `${file}: the file ended at byte ${offset + found} while it was read`;
-    throw new FastSafetensorsError('SHORT_READ', message, { path: file });
-  } finally {
-    await handle.close();
-  }
-}
-
-function expected({ byteLength, dtype, shape }: TensorInfo): string {
-  return `expected ${byteLength} for ${dtype} [${shape.join(', ')}]`;
 }
 
 function invalid(path: string, tensor: string, what: string): FastSafetensorsError {

@@ -7,12 +7,18 @@ const RESERVED = '__metadata__';
 /**
  * A name for each weight that nothing else in the model has: names are unique in a weights file, and an inner graph's
  * weight may become an input of the model. The model's own graph keeps its names; an inner graph keeps those that no
- * other graph defines. DUPLICATE_TENSOR when one graph defines a name twice.
+ * other graph defines. `spell`: the name in the file of a weight under some name; the same where it is left out.
+ * DUPLICATE_TENSOR when one graph defines a name twice.
  */
-export function uniqueNames(model: Model, weights: readonly Weight[]): Map<Weight, string> {
+export function uniqueNames(
+  model: Model,
+  weights: readonly Weight[],
+  spell: (weight: Weight, name: string) => string = (_, name) => name,
+): Map<Weight, string> {
   const definitions = countDefinitions(model.graph);
   const names = new Map<Weight, string>();
   const perGraph = new Map<Graph, Set<string>>();
+  const tried = new Map<string, number>(); // by name: the last number that was added to it
   for (const weight of weights) {
     const { name } = weight.info;
     const here = perGraph.get(weight.graph) ?? new Set();
@@ -22,11 +28,16 @@ export function uniqueNames(model: Model, weights: readonly Weight[]): Map<Weigh
     }
     perGraph.set(weight.graph, here.add(name));
 
-    let unique = name;
-    if (name === RESERVED || (weight.graph !== model.graph && definitions.get(name)! > 1)) {
-      for (let n = 1; definitions.has(unique) || unique === RESERVED; ++n) unique = `${name}_${n}`;
-      definitions.set(unique, 1);
+    let unique = spell(weight, name);
+    const isTaken = (candidate: string) => definitions.has(candidate) || candidate === RESERVED;
+    const keeps = unique === name && name !== RESERVED && (weight.graph === model.graph || definitions.get(name) === 1);
+    if (!keeps && (unique === name || isTaken(unique))) {
+      let n = tried.get(name) ?? 0;
+      do unique = spell(weight, `${name}_${++n}`);
+      while (isTaken(unique));
+      tried.set(name, n);
     }
+    if (unique !== name) definitions.set(unique, 1);
     names.set(weight, unique);
   }
   return names;
