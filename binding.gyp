@@ -18,6 +18,7 @@
         "csrc/safetensors/header_file.cc",
         "csrc/safetensors/header_text.cc",
         "csrc/safetensors/json.cc",
+        "csrc/safetensors/other_format.cc",
         "csrc/safetensors/shard_index.cc",
         "csrc/device/cuda_api.cc",
         "csrc/device/cuda_device.cc",

@@ -4,7 +4,7 @@ import { FastSafetensorsError, ioError } from '../../src/base/errors.js';
 import type { DeviceTensor } from '../../src/device/device-tensor.js';
 import type { FilesBufferOnDevice } from '../../src/loaders/files-buffer.js';
 import { type Model, parseModel, type Weight } from '../../src/models/onnx/graph.js';
-import { isOrtFormat, readModel, readStart } from '../../src/models/onnx/model-file.js';
+import { isOrtFormat, readModel, readStart, refuseOtherFormat } from '../../src/models/onnx/model-file.js';
 import { Message } from '../../src/models/onnx/protobuf.js';
 import { bringInside, pointAt, pointOutside, turnIntoInputs } from '../../src/models/onnx/rewrite.js';
 import { GRAPH, TENSOR } from '../../src/models/onnx/schema.js';
@@ -12,6 +12,7 @@ import { externalPlace } from '../../src/models/onnx/tensor-proto.js';
 import { uniqueNames } from '../../src/models/onnx/unique-names.js';
 import type { OrtWeight } from '../../src/native/ort.js';
 import type { Files } from '../../src/safetensors/files.js';
+import { noData } from '../../src/safetensors/other-format.js';
 import { memoryOf } from './device-buffer.js';
 import {
   countNames,
@@ -75,7 +76,11 @@ export async function prepareModel(given: string | Uint8Array, options: PrepareO
   const path = onDisk ? resolve(given) : 'the model in memory';
   if (weights === undefined) {
     const size = onDisk ? await sizeOf(given) : given.byteLength;
-    if (size > MAX_PARSED_BYTES || isOrtFormat(onDisk ? await readStart(path) : given)) return asIs;
+    if (isOrtFormat(onDisk ? await readStart(path) : given)) return asIs;
+    if (size > MAX_PARSED_BYTES) {
+      if (onDisk) await refuseOtherFormat(path);
+      return asIs;
+    }
   }
   const bytes = onDisk ? await readModel(path) : given;
   signal?.throwIfAborted();
@@ -291,7 +296,7 @@ async function refusePlaceholder(model: Model, weight: Weight, external: Externa
       offset,
     });
   if (offset + length > size) {
-    const ends = `ends at byte ${offset + length}, but the file has ${size}`;
+    const ends = `ends at byte ${offset + length}, but the file has ${size}${await noData(file)}`;
     throw refused('UNEXPECTED_EOF', `${file}: weight "${name}" of ${model.path} ${ends}`);
   }
   if (!(await external.isHole(weight))) return;

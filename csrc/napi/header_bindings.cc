@@ -6,6 +6,7 @@
 #include "napi/bindings.h"
 #include "napi/header_values.h"
 #include "safetensors/header.h"
+#include "safetensors/other_format.h"
 #include "safetensors/shard_index.h"
 
 namespace fst {
@@ -50,8 +51,9 @@ Napi::Value ParseHeaderJs(const Napi::CallbackInfo& info) {
   const uint8_t* data = bytes.Data();
   const size_t length = bytes.ByteLength();
   uint64_t n = 0;
-  // A length that is refused here is refused again by ParseHeader, which needs only the first 8 bytes for that.
-  size_t copied = std::min<size_t>(length, CheckHeaderLength(data, length, "", &n).ok() ? 8 + n : 8);
+  // A length that is refused here is refused again by ParseHeader, which looks at the first bytes for the reason.
+  const size_t wanted = CheckHeaderLength(data, length, "", &n).ok() && n > 0 ? 8 + n : kFormatBytes;
+  size_t copied = std::min<size_t>(length, wanted);
   auto header = std::make_shared<std::vector<uint8_t>>(data, data + copied);
   HeaderOptions options;
   options.allow_trailing_bytes = info[1].ToBoolean();
@@ -88,6 +90,17 @@ Napi::Value ParseShardIndexJs(const Napi::CallbackInfo& info) {
       bytes);
 }
 
+// recognizeFormat(bytes: Uint8Array of a file's first bytes, fileSize): { name, description }, both "" for none
+Napi::Value RecognizeFormatJs(const Napi::CallbackInfo& info) {
+  auto bytes = info[0].As<Napi::Uint8Array>();
+  const auto size = static_cast<uint64_t>(info[1].As<Napi::Number>().DoubleValue());
+  const OtherFormat format = RecognizeFormat(bytes.Data(), std::min(bytes.ByteLength(), kFormatBytes), size);
+  Napi::Object object = Napi::Object::New(info.Env());
+  object["name"] = Napi::String::New(info.Env(), format.name);
+  object["description"] = Napi::String::New(info.Env(), format.description);
+  return object;
+}
+
 }  // namespace
 
 void ExportHeaders(Napi::Env env, Napi::Object exports) {
@@ -95,6 +108,7 @@ void ExportHeaders(Napi::Env env, Napi::Object exports) {
   Export<NewHeaderFdCache>(env, exports, "newHeaderFdCache");
   Export<CloseHeaderFdCache>(env, exports, "closeHeaderFdCache");
   Export<ParseHeaderJs>(env, exports, "parseHeader");
+  Export<RecognizeFormatJs>(env, exports, "recognizeFormat");
   Export<ParseShardIndexJs>(env, exports, "parseShardIndex");
 }
 

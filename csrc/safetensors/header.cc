@@ -5,6 +5,7 @@
 #include <numeric>
 
 #include "safetensors/header_text.h"
+#include "safetensors/other_format.h"
 
 namespace fst {
 
@@ -97,15 +98,30 @@ Status CheckOffsets(const HeaderOptions& options, const std::string& path, Heade
   return Status::Ok();
 }
 
+// NOT_SAFETENSORS for a file that is recognised as something else, else `error`, which says that it has no header.
+Status ExplainFormat(const uint8_t* bytes, size_t length, uint64_t file_size, const std::string& path,
+                     const Status& error) {
+  if (file_size < 8) return error;
+  const size_t known = std::min(length, kFormatBytes);
+  const OtherFormat format = RecognizeFormat(bytes, known, file_size);
+  if (*format.name != '\0' && format.name != std::string_view("safetensors")) {
+    return Status(Code::NOT_SAFETENSORS, FileLabel(path) + " is " + format.description).At(path, {}, 0);
+  }
+  const std::string text = BeginningOfText(bytes, known);
+  if (text.empty()) return error;
+  return Status(error.code(), error.message() + "; it begins with the text " + text).At(path, {}, error.offset());
+}
+
 }  // namespace
 
 Status CheckHeaderLength(const uint8_t first8[8], uint64_t file_size, const std::string& path, uint64_t* n) {
   const std::string label = FileLabel(path);
   if (file_size < 8) {
     return Status(Code::HEADER_TOO_SMALL,
-                  Format("%s has %llu bytes, expected at least the 8 of the header's length; it is no "
-                         ".safetensors file, or empty",
-                         label.c_str(), Long(file_size)))
+                  Format("%s has %llu bytes, expected at least the 8 of the header's length; %s", label.c_str(),
+                         Long(file_size),
+                         file_size == 0 ? "it is empty: its download or copy failed, get it again"
+                                        : "it is no .safetensors file"))
         .At(path, {}, 0);
   }
   *n = ReadLittleEndian64(first8);
@@ -134,7 +150,8 @@ Status ParseHeader(const uint8_t* bytes, size_t length, uint64_t file_size, cons
                   Format("%s: only %zu bytes of the header could be read", FileLabel(path).c_str(), length))
         .At(path, {}, static_cast<int64_t>(length));
   }
-  FST_RETURN_IF_ERROR(CheckHeaderLength(bytes, file_size, path, &n));
+  Status possible = CheckHeaderLength(bytes, file_size, path, &n);
+  if (!possible.ok()) return ExplainFormat(bytes, length, file_size, path, possible);
   if (length - 8 < n) {
     return Status(Code::UNEXPECTED_EOF, Format("%s: only %zu of the header's %llu bytes could be read",
                                                FileLabel(path).c_str(), length, Long(8 + n)))
@@ -150,10 +167,13 @@ Status ParseHeader(const uint8_t* bytes, size_t length, uint64_t file_size, cons
                   Format("%s: invalid header at byte %zu: %s", FileLabel(path).c_str(), 8 + at, problem.c_str()))
         .At(path, {}, static_cast<int64_t>(8 + at));
   };
-  if (text.empty()) return invalid(0, "its length is 0, expected at least '{}'");
+  if (text.empty()) {
+    return ExplainFormat(bytes, length, file_size, path, invalid(0, "its length is 0, expected at least '{}'"));
+  }
   if (text[0] != '{') {
-    return invalid(0, Format("its first byte is 0x%02X, expected '{'",
-                             static_cast<unsigned>(static_cast<unsigned char>(text[0]))));
+    const unsigned first = static_cast<unsigned char>(text[0]);
+    return ExplainFormat(bytes, length, file_size, path,
+                         invalid(0, Format("its first byte is 0x%02X, expected '{'", first)));
   }
   size_t bad = FindInvalidUtf8(text.data(), text.size());
   if (bad != text.size()) return invalid(bad, "it is not UTF-8");

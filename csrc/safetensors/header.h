@@ -1,10 +1,11 @@
 // The trust boundary: bytes that anybody may have written become a Header whose numbers are reliable, or an error.
 //
 // Checks run in this order, each over the whole header before the next: HEADER_TOO_SMALL, HEADER_TOO_LARGE,
-// INVALID_HEADER_LENGTH; the text (INVALID_HEADER, DUPLICATE_KEY: whichever comes first in it); the entries in the
-// order of the text (UNKNOWN_DTYPE, TENSOR_INVALID_INFO); the offsets (INVALID_OFFSET); the end
-// (METADATA_INCOMPLETE_BUFFER). Source of the format: huggingface/safetensors, README ("Format") and
-// safetensors/src/tensor.rs (validate).
+// INVALID_HEADER_LENGTH (NOT_SAFETENSORS in place of the last two, and of a text that does not begin with '{', for a
+// file that is recognised as something else: see other_format.h); the text (INVALID_HEADER, DUPLICATE_KEY: whichever
+// comes first in it); the entries in the order of the text (UNKNOWN_DTYPE, TENSOR_INVALID_INFO); the offsets
+// (INVALID_OFFSET); the end (METADATA_INCOMPLETE_BUFFER). Source of the format: huggingface/safetensors, README
+// ("Format") and safetensors/src/tensor.rs (validate).
 //
 // All functions are pure or touch only the file they are given. Any thread.
 #pragma once
@@ -68,8 +69,8 @@ class Header {
 Status CheckHeaderLength(const uint8_t first8[8], uint64_t file_size, const std::string& path, uint64_t* n);
 
 // Checks a whole header. `bytes` starts at the file's first byte and must hold its 8 + n bytes; fewer is
-// UNEXPECTED_EOF. Bytes behind them are not read: tensors are checked against `file_size`. `path` is for messages; ""
-// when the bytes came from memory. On failure *out is unspecified.
+// UNEXPECTED_EOF. Bytes behind them are read only to recognise another format: tensors are checked against `file_size`.
+// `path` is for messages; "" when the bytes came from memory. On failure *out is unspecified.
 Status ParseHeader(const uint8_t* bytes, size_t length, uint64_t file_size, const HeaderOptions& options,
                    const std::string& path, Header* out);
 

@@ -7,13 +7,14 @@
 #include "base/fd_turn.h"
 #include "base/io_error.h"
 #include "safetensors/header.h"
+#include "safetensors/other_format.h"
 
 namespace fst {
 
 namespace {
 
 // Bytes of the first read: most headers fit, and cost one round trip to the storage.
-constexpr uint64_t kFirstRead = 64 * 1024;
+constexpr uint64_t kFirstRead = kFormatBytes;
 
 // The file gave no byte at `offset`, which lies before the end that it had.
 Status EndedEarly(int fd, uint64_t length, uint64_t offset, const FileIdentity& before, const std::string& path) {
@@ -69,8 +70,8 @@ Status ReadHeader(const std::string& path, const HeaderOptions& options, Header*
   uint64_t n = 0, total = first;
   if (bytes) {
     FST_RETURN_IF_ERROR(ReadExactly(fd.get(), bytes.get(), first, 0, before, path));
-    FST_RETURN_IF_ERROR(CheckHeaderLength(bytes.get(), before.size, path, &n));
-    if (8 + n > first) {
+    // ParseHeader says what is wrong with a length.
+    if (CheckHeaderLength(bytes.get(), before.size, path, &n).ok() && 8 + n > first) {
       total = 8 + n;
       std::unique_ptr<uint8_t[]> whole = allocate(total);
       if (whole) {

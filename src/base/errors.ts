@@ -38,6 +38,7 @@ export const ERROR_CODES = [
   'CLOSED',
   'INVALID_ARGUMENT',
   'ORT_ERROR',
+  'NOT_SAFETENSORS',
 ] as const;
 
 /** A stable name of what went wrong. Messages may change, codes do not. */

@@ -110,6 +110,7 @@ export interface CoreAddon {
   closeHeaderFdCache(fdCache: NativeHeaderFdCache): Promise<void>;
   parseHeader(bytes: Uint8Array, allowTrailingBytes: boolean): Promise<NativeHeader>;
   parseShardIndex(bytes: Uint8Array, path: string): Promise<NativeShardIndex>;
+  recognizeFormat(bytes: Uint8Array, fileSize: number): { name: string; description: string };
   openDevice(name: string, unified: boolean): Promise<NativeDevice>;
   deviceInfo(device: NativeDevice): DeviceInfo;
   allocate(device: NativeDevice, bytes: number): Promise<NativeAllocation>;

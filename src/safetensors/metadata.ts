@@ -54,9 +54,10 @@ export class SafeTensorsMetadata {
   }
 
   /**
-   * Reads and checks a file's header, off the event loop. Rejects with HEADER_TOO_SMALL, HEADER_TOO_LARGE,
-   * INVALID_HEADER_LENGTH, INVALID_HEADER, DUPLICATE_KEY, UNKNOWN_DTYPE, TENSOR_INVALID_INFO, INVALID_OFFSET,
-   * METADATA_INCOMPLETE_BUFFER (the file's size does not fit its tensors), IO_ERROR, FILE_CHANGED or INVALID_ARGUMENT.
+   * Reads and checks a file's header, off the event loop. Rejects with NOT_SAFETENSORS, HEADER_TOO_SMALL,
+   * HEADER_TOO_LARGE, INVALID_HEADER_LENGTH, INVALID_HEADER, DUPLICATE_KEY, UNKNOWN_DTYPE, TENSOR_INVALID_INFO,
+   * INVALID_OFFSET, METADATA_INCOMPLETE_BUFFER (the file's size does not fit its tensors), IO_ERROR, FILE_CHANGED or
+   * INVALID_ARGUMENT.
    */
   static async fromFile(file: string | URL, options: SafeTensorsMetadataOptions = {}): Promise<SafeTensorsMetadata> {
     const path = check.pathOf(file, 'fromFile');

@@ -7,6 +7,7 @@ import { native, settled } from '../native/addon.js';
 import type { NativeShardIndex } from '../native/packed.js';
 import { textAt } from './metadata.js';
 import { namedFile } from './named-file.js';
+import { otherFormat } from './other-format.js';
 
 const MAX_INDEX_BYTES = 100_000_000;
 
@@ -22,7 +23,12 @@ export interface ShardIndex {
 
 /** NO_FILES, INVALID_INDEX, UNSAFE_SHARD_PATH or IO_ERROR. */
 export async function readIndex(path: string, options: { followLinks?: boolean }): Promise<ShardIndex> {
-  const packed = await settled(native().parseShardIndex(await read(path), path));
+  const bytes = await read(path);
+  const packed = await settled(native().parseShardIndex(bytes, path)).catch((error) => {
+    const format = otherFormat(bytes, 'json');
+    if (format === undefined) throw error;
+    throw new FastSafetensorsError('INVALID_INDEX', `${path}: expected an index, but it is ${format}`, { path });
+  });
   if (packed.shardOf.length === 0)
     throw new FastSafetensorsError('NO_FILES', `${path}: its weight_map names no tensor`, { path });
   const names = Array.from(packed.shardEnds, (_, shard) => textAt(packed.shards, packed.shardEnds, shard));

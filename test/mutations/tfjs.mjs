@@ -64,7 +64,7 @@ export default [
   {
     name: 'short-shards-are-accepted',
     file: 'src/models/tfjs/shard-weights.ts',
-    find: 'if (at > files.size) throw tooShort(path, spec, at, files.size);',
+    find: 'if (at > files.size) throw await tooShort(path, spec, at, files);',
     replace: '',
     jest: 'test/adapters/tfjs-hostile.test.ts',
     title: 'a shape that is larger than any file',

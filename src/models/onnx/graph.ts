@@ -1,6 +1,7 @@
 /** The graphs of an ONNX model, and the weights in them. */
 import { isFloating } from '../../base/dtype.js';
 import { FastSafetensorsError } from '../../base/errors.js';
+import { otherFormat } from '../../safetensors/other-format.js';
 import { isOrtFormat } from './model-file.js';
 import { Message } from './protobuf.js';
 import { ATTRIBUTE, FUNCTION, GRAPH, MODEL, NODE, TENSOR, VALUE_INFO } from './schema.js';
@@ -54,10 +55,17 @@ export function parseModel(bytes: Uint8Array, path: string, minBytes: number): M
         '(createSession takes this one as it is, without weights)',
     );
   }
-  const message = new Message(bytes, path);
-  const root = message.child(MODEL.graph);
-  if (root === undefined || message.integer(MODEL.irVersion) === undefined) {
-    throw invalid('no ONNX model: expected an ir_version and a graph');
+  let message: Message;
+  let root: Message | undefined;
+  try {
+    message = new Message(bytes, path);
+    root = message.child(MODEL.graph);
+    if (root === undefined || message.integer(MODEL.irVersion) === undefined) {
+      throw invalid('no ONNX model: expected an ir_version and a graph');
+    }
+  } catch (error) {
+    const format = otherFormat(bytes, 'onnx');
+    throw format === undefined ? error : invalid(`expected an ONNX model, but it is ${format}`);
   }
   const weights: Weight[] = [];
   const graph = walk(root, '', 0, false);

@@ -2,9 +2,18 @@ import { stat } from 'node:fs/promises';
 import { writeAtomically } from '../../base/atomic-write.js';
 import { FastSafetensorsError, ioError } from '../../base/errors.js';
 import { openRegularFile, readAt, readRegularFile } from '../../base/regular-file.js';
+import { otherFormatOf } from '../../safetensors/other-format.js';
 
 /** The most that a protobuf message can have. */
 const MAX_MODEL_BYTES = 2 ** 31 - 1;
+
+/** INVALID_ARGUMENT for a file that is recognised as something else than a model of ONNX Runtime. */
+export async function refuseOtherFormat(path: string): Promise<void> {
+  const format = await otherFormatOf(path, ['onnx', 'ort']);
+  if (format === undefined) return;
+  const message = `${path}: expected an ONNX model, but it is ${format}`;
+  throw new FastSafetensorsError('INVALID_ARGUMENT', message, { path });
+}
 
 /** The bytes of an .onnx file. IO_ERROR; INVALID_ARGUMENT for a file that is too large to be one. */
 export async function readModel(path: string): Promise<Uint8Array> {
@@ -15,6 +24,7 @@ export async function readModel(path: string): Promise<Uint8Array> {
   } catch (cause) {
     throw ioError('read', path, cause);
   }
+  await refuseOtherFormat(path);
   throw tooLarge(path, `${size} bytes`, '; larger ones keep weights in files of their own');
 }
 

@@ -1,6 +1,7 @@
 import type { FileHandle } from 'node:fs/promises';
 import { FastSafetensorsError } from '../../base/errors.js';
 import { openRegularFile, readAt } from '../../base/regular-file.js';
+import { noData } from '../../safetensors/other-format.js';
 import type { Message } from './protobuf.js';
 import { inlineBytes } from './tensor-data.js';
 import { externalPlace, resolveLocation, type TensorInfo } from './tensor-proto.js';
@@ -60,7 +61,8 @@ export class TensorReader {
     // Checked before the allocation: the length is only the model's claim.
     const { size } = await handle.stat();
     if (offset + length > size) {
-      const message = `${file}: tensor "${info.name}" ends at byte ${offset + length}, but the file has ${size}`;
+      const end = `${file}: tensor "${info.name}" ends at byte ${offset + length}, but the file has ${size}`;
+      const message = end + (await noData(file));
       throw new FastSafetensorsError('UNEXPECTED_EOF', message, { path: file, tensor: info.name, offset });
     }
     const bytes = Buffer.alloc(length);

@@ -7,6 +7,7 @@ import { readRegularFile } from '../../base/regular-file.js';
 import type { Files } from '../../safetensors/files.js';
 import { snapshotOf } from '../../safetensors/hub-cache.js';
 import { namedFile } from '../../safetensors/named-file.js';
+import { otherFormat } from '../../safetensors/other-format.js';
 
 /** About what a string can hold. */
 const MAX_MODEL_BYTES = 500_000_000;
@@ -89,7 +90,7 @@ export async function readModelJson(
   try {
     parsed = JSON.parse(bytes.toString());
   } catch (error) {
-    throw invalid(model, `no JSON: ${(error as Error).message}`);
+    throw invalid(model, otherFormat(bytes, 'json') ?? `no JSON: ${(error as Error).message}`);
   }
   return { ...checkModel(parsed, model), folder: dirname(model) };
 }

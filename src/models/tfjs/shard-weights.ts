@@ -5,6 +5,7 @@ import type { DTypeName } from '../../base/dtype.js';
 import { FastSafetensorsError, ioError } from '../../base/errors.js';
 import { openRegularFile, readAt } from '../../base/regular-file.js';
 import { namedFile } from '../../safetensors/named-file.js';
+import { noData } from '../../safetensors/other-format.js';
 import type { TfjsModel, WeightSpec, WeightsGroup } from './model-json.js';
 
 /** A weight in a model's shards. */
@@ -84,6 +85,15 @@ class GroupFiles {
     return bytes;
   }
 
+  /** What the first file that holds no data is instead; '' where all may. */
+  async noData(): Promise<string> {
+    for (const { path } of this.#files) {
+      const found = await noData(path);
+      if (found !== '') return `${found} (${path})`;
+    }
+    return '';
+  }
+
   async close(): Promise<void> {
     await Promise.all(this.#files.map(({ handle }) => handle.close()));
   }
@@ -106,7 +116,7 @@ export async function* shardWeights(
         const begin = at;
         const byteLength = await bytesOf(spec, files, begin, path);
         at += byteLength;
-        if (at > files.size) throw tooShort(path, spec, at, files.size);
+        if (at > files.size) throw await tooShort(path, spec, at, files);
         const [dtype] = spec.dtype === 'string' ? (['U8'] as const) : STORED[spec.quantization?.dtype ?? spec.dtype];
         const shape = spec.dtype === 'string' ? [byteLength] : spec.shape;
         yield { spec, dtype, shape, byteLength, read: (offset, length) => files.read(begin + offset, length) };
@@ -127,13 +137,14 @@ async function bytesOf(spec: WeightSpec, files: GroupFiles, begin: number, path:
   if (spec.dtype !== 'string') return count * STORED[spec.quantization?.dtype ?? spec.dtype][1];
   let length = 0;
   for (let i = 0; i < count; ++i) {
-    if (begin + length + 4 > files.size) throw tooShort(path, spec, begin + length + 4, files.size);
+    if (begin + length + 4 > files.size) throw await tooShort(path, spec, begin + length + 4, files);
     length += 4 + new DataView((await files.read(begin + length, 4)).buffer).getUint32(0, true);
   }
   return length;
 }
 
-function tooShort(path: string, { name }: WeightSpec, end: number, size: number): FastSafetensorsError {
-  const message = `${path}: the weight "${name}" ends at byte ${end} of its shards, but they have ${size}`;
+async function tooShort(path: string, { name }: WeightSpec, end: number, files: GroupFiles): Promise<Error> {
+  const short = `${path}: the weight "${name}" ends at byte ${end} of its shards, but they have ${files.size}`;
+  const message = short + (await files.noData());
   return new FastSafetensorsError('UNEXPECTED_EOF', message, { path, tensor: name });
 }
