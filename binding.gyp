@@ -68,6 +68,7 @@
         "csrc/napi/js_values.cc",
         "csrc/napi/engine_bindings.cc",
         "csrc/napi/env_state.cc",
+        "csrc/napi/external_memory.cc",
         "csrc/napi/header_bindings.cc",
         "csrc/napi/header_values.cc",
         "csrc/napi/memory_bindings.cc",

@@ -20,6 +20,9 @@ void ExportOrt(Napi::Env env, Napi::Object exports);
 void ExportThreeFs(Napi::Env env, Napi::Object exports);
 void ExportTensorFlow(Napi::Env env, Napi::Object exports);
 
+// An allocation as a JavaScript value that counts its bytes as external memory.
+Napi::Value AllocationToJs(Napi::Env env, std::shared_ptr<DeviceBuffer> buffer);
+
 // Turns std::bad_alloc, which the core's bookkeeping does not check for, into a status object.
 template <auto function>
 auto Guarded(const Napi::CallbackInfo& info) {

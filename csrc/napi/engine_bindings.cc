@@ -22,7 +22,9 @@ struct Load {
   std::shared_ptr<Dispatcher> dispatcher;
   std::atomic<bool> posted{false};  // a wake-up was posted and has not run yet
   // The environment's thread alone.
-  bool news = false;  // since the last promise was resolved
+  bool allocates = true;  // false: the plan's memory existed before
+  size_t allowed = 0;     // allocations that the window has reached
+  bool news = false;      // since the last promise was resolved
   std::vector<Napi::Promise::Deferred> waiting;
 };
 
@@ -186,6 +188,14 @@ class PackedPlan {
     return plan.Validate();
   }
 
+  // The environment's thread, before Make. Bytes of the allocations that a window reaches, and how many they are.
+  uint64_t AllowedBytes(uint32_t window, size_t* count) const {
+    const size_t most = std::min(sizes_.length, batches_.length);
+    double bytes = 0;
+    for (; *count < most && batches_.data[*count] < window; ++*count) bytes += sizes_.data[*count];
+    return static_cast<uint64_t>(bytes);
+  }
+
  private:
   template <class T>
   struct Array {
@@ -234,10 +244,17 @@ struct StartArgs {
     double timeout = NumberOr(object, "timeoutMs", 0);
     if (timeout > 0 && timeout < kForeverMs)
       options.deadline = Clock::now() + std::chrono::microseconds(static_cast<int64_t>(timeout * 1000));
+    load->allocates = options.preallocated.empty();
     // Weak, because the load owns the transfer.
     options.notify = [weak = std::weak_ptr<Load>(load)] {
       if (auto alive = weak.lock()) Wake(alive);
     };
+  }
+
+  // The environment's thread, before Start: bytes that the transfer may allocate at once.
+  uint64_t AllowedBytes() const {
+    const uint64_t bytes = packed.AllowedBytes(options.window, &load->allowed);
+    return load->allocates ? bytes : 0;
   }
 
   // Any thread, once.
@@ -253,13 +270,36 @@ struct StartArgs {
   std::shared_ptr<Load> load;
 };
 
+// Growth of external memory from which V8 collects garbage at once.
+constexpr uint64_t kCollectedGrowth = 64 << 20;
+// Longer than a collection of a small heap takes, short beside the reading of as much as that.
+constexpr auto kCollectionPatience = std::chrono::milliseconds(50);
+
 // startTransfer(engine, plan, options: {window, collectReady, timeoutMs}): Promise<External>; rejects with a status
 // object. On a worker, because a million tensors take 50 ms. The plan's arrays must not change until it settles.
 Napi::Value StartTransfer(const Napi::CallbackInfo& info) {
+  Napi::Env env = info.Env();
   auto args = std::make_shared<StartArgs>(info);
+  // Counted before it is allocated. Where as much is kept already, some of it may be garbage, which V8 collects now: to
+  // wait for that keeps a model that is loaded again and again from being in memory twice.
+  const uint64_t bytes = args->AllowedBytes();
+  std::shared_future<void> collected;
+  if (bytes >= kCollectedGrowth && ExternalBytes(env) >= bytes) collected = NextCollection(env);
+  auto memory = ExternalMemory::Count(env, bytes);
+  Napi::Array keep = Napi::Array::New(env, 2);
+  keep[0U] = info[1];
+  keep[1U] = ToExternal<ExternalMemory>(env, memory);
   return AsyncWork::Run(
-      info.Env(), [args] { return args->Start(); }, [args](Napi::Env env) { return ToExternal<Load>(env, args->load); },
-      info[1]);
+      env,
+      [args, collected] {
+        if (collected.valid()) collected.wait_for(kCollectionPatience);
+        return args->Start();
+      },
+      // Weak, since this may be destroyed on any thread. `keep` is not finalized before it has run.
+      [args, weak = std::weak_ptr<ExternalMemory>(memory)](Napi::Env on) {
+        return ToExternal<Load>(on, args->load, weak.lock());
+      },
+      keep);
 }
 
 // pollTransfer(load, out: Float64Array(6)): [readyPrefix, readyCount, bytesLoaded, maxInFlight, drained, failed]
@@ -304,20 +344,30 @@ Napi::Value TakeReady(const Napi::CallbackInfo& info) {
 
 // takeAllocation(load, index): External | null; see Transfer::TakeAllocation
 Napi::Value TakeAllocation(const Napi::CallbackInfo& info) {
-  auto buffer = FromExternal<Load>(info[0])->transfer->TakeAllocation(info[1].As<Napi::Number>().Uint32Value());
-  return buffer == nullptr ? info.Env().Null() : ToExternal<DeviceBuffer>(info.Env(), std::move(buffer));
+  auto& [load, memory] = HeldBy<Load>(info[0]);
+  auto buffer = load->transfer->TakeAllocation(info[1].As<Napi::Number>().Uint32Value());
+  if (buffer == nullptr) return info.Env().Null();
+  const size_t size = buffer->size();
+  return ToExternal<DeviceBuffer>(info.Env(), std::move(buffer), memory->Split(size));
 }
 
 // setWindow(engine, load, batches): batches below this number may be loaded
 void SetWindow(const Napi::CallbackInfo& info) {
-  FromExternal<Engine>(info[0])->SetWindow(FromExternal<Load>(info[1])->transfer,
-                                           info[2].As<Napi::Number>().Uint32Value());
+  auto& [load, memory] = HeldBy<Load>(info[1]);
+  const uint32_t window = info[2].As<Napi::Number>().Uint32Value();
+  FromExternal<Engine>(info[0])->SetWindow(load->transfer, window);
+  const auto& allocations = load->transfer->plan().allocations;
+  uint64_t bytes = 0;
+  for (size_t& i = load->allowed; i < allocations.size() && allocations[i].batch < window; ++i)
+    bytes += allocations[i].size;
+  if (load->allocates) memory->Add(bytes);
 }
 
 // cancelTransfer(engine, load): its allocations are freed when its last read and copy have ended.
 void CancelTransfer(const Napi::CallbackInfo& info) {
-  FromExternal<Engine>(info[0])->Cancel(FromExternal<Load>(info[1])->transfer,
-                                        Status(Code::CLOSED, "the load was cancelled"));
+  auto& [load, memory] = HeldBy<Load>(info[1]);
+  FromExternal<Engine>(info[0])->Cancel(load->transfer, Status(Code::CLOSED, "the load was cancelled"));
+  memory->Clear();
 }
 
 }  // namespace

@@ -23,14 +23,30 @@ Napi::Value TextsToJs(Napi::Env env, std::initializer_list<std::pair<const char*
 
 void Throw(Napi::Env env, const Status& status) { throw Napi::Error(env, StatusToJs(env, status)); }
 
-Napi::Value ArrayBufferOver(Napi::Env env, void* data, size_t length, std::shared_ptr<void> owner) {
-  auto* held = new std::shared_ptr<void>(std::move(owner));
+namespace {
+
+// What an ArrayBuffer over foreign memory keeps until it is collected.
+struct Underlying {
+  std::shared_ptr<void> owner;
+  std::shared_ptr<ExternalMemory> memory;
+  size_t length;
+
+  static void Release(napi_env, void*, void* hint) {
+    std::unique_ptr<Underlying> dead(static_cast<Underlying*>(hint));
+    if (dead->memory != nullptr) dead->memory->Uncover(dead->length);
+  }
+};
+
+}  // namespace
+
+Napi::Value ArrayBufferOver(Napi::Env env, void* data, size_t length, std::shared_ptr<void> owner,
+                            std::shared_ptr<ExternalMemory> memory) {
+  if (memory != nullptr) memory->Cover(length);
+  auto* underlying = new Underlying{std::move(owner), std::move(memory), length};
   napi_value result;
-  napi_status status = napi_create_external_arraybuffer(
-      env, data, length, [](napi_env, void*, void* hint) { delete static_cast<std::shared_ptr<void>*>(hint); }, held,
-      &result);
+  napi_status status = napi_create_external_arraybuffer(env, data, length, Underlying::Release, underlying, &result);
   if (status == napi_ok) return Napi::Value(env, result);
-  delete held;
+  Underlying::Release(env, data, underlying);
   if (env.IsExceptionPending()) env.GetAndClearPendingException();
   return Napi::Value();
 }

@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "base/status.h"
+#include "napi/external_memory.h"
 
 namespace fst {
 
@@ -27,7 +28,9 @@ inline void ThrowIfError(Napi::Env env, const Status& status) {
 }
 
 // An ArrayBuffer over memory that `owner` keeps until it is collected; empty where this runtime allows none of that.
-Napi::Value ArrayBufferOver(Napi::Env env, void* data, size_t length, std::shared_ptr<void> owner);
+// `memory`: where the bytes count already.
+Napi::Value ArrayBufferOver(Napi::Env env, void* data, size_t length, std::shared_ptr<void> owner,
+                            std::shared_ptr<ExternalMemory> memory = nullptr);
 // The same, or a copy where none is allowed.
 Napi::Value ArrayBufferOverOrCopy(Napi::Env env, void* data, size_t length, std::shared_ptr<void> owner);
 
@@ -45,6 +48,8 @@ template <>
 inline constexpr char kExternalName<Device>[] = "a device";
 template <>
 inline constexpr char kExternalName<DeviceBuffer>[] = "an allocation";
+template <>
+inline constexpr char kExternalName<ExternalMemory>[] = "a count of memory";
 
 // Differs by type, and by copy of this library: two packages of different versions must not take each other's values.
 template <class T>
@@ -55,26 +60,37 @@ napi_type_tag TypeTagOf() {
 // The data of an external with this tag; throws INVALID_ARGUMENT, naming what was `expected`, for any other value.
 void* ExternalData(const Napi::Value& value, const napi_type_tag& tag, const char* expected);
 
-// A shared pointer as a JavaScript value, which owns it until it is collected.
+// What a JavaScript value made by ToExternal owns.
 template <class T>
-Napi::Value ToExternal(Napi::Env env, std::shared_ptr<T> value) {
-  using Held = std::shared_ptr<T>;
-  auto owned = std::make_unique<Held>(std::move(value));
-  auto external = Napi::External<Held>::New(env, owned.get(), [](Napi::Env, Held* dead) { delete dead; });
+struct Held {
+  std::shared_ptr<T> value;
+  std::shared_ptr<ExternalMemory> memory;  // null for what keeps little
+};
+
+// A shared pointer as a JavaScript value, which owns it until it is collected. `memory`: what that keeps.
+template <class T>
+Napi::Value ToExternal(Napi::Env env, std::shared_ptr<T> value, std::shared_ptr<ExternalMemory> memory = nullptr) {
+  auto owned = std::make_unique<Held<T>>(Held<T>{std::move(value), std::move(memory)});
+  auto external = Napi::External<Held<T>>::New(env, owned.get(), [](Napi::Env, Held<T>* dead) { delete dead; });
   owned.release();  // NOLINT: the finalizer owns it now; before, New may have thrown
   const napi_type_tag tag = TypeTagOf<T>();
   external.TypeTag(&tag);
   return external;
 }
 
-// What ToExternal<T> was given, never null. Throws a status object: INVALID_ARGUMENT for any other JavaScript value,
-// CLOSED after ReleaseExternal.
+// What ToExternal<T> was given; `value` is never null. Throws a status object: INVALID_ARGUMENT for any other
+// JavaScript value, CLOSED after ReleaseExternal.
 template <class T>
-std::shared_ptr<T>& FromExternal(const Napi::Value& value) {
-  auto& held = *static_cast<std::shared_ptr<T>*>(ExternalData(value, TypeTagOf<T>(), kExternalName<T>));
-  if (held == nullptr)
+Held<T>& HeldBy(const Napi::Value& value) {
+  auto& held = *static_cast<Held<T>*>(ExternalData(value, TypeTagOf<T>(), kExternalName<T>));
+  if (held.value == nullptr)
     Throw(value.Env(), Status(Code::CLOSED, std::string(kExternalName<T>) + " was released and is used again"));
   return held;
+}
+
+template <class T>
+std::shared_ptr<T>& FromExternal(const Napi::Value& value) {
+  return HeldBy<T>(value).value;
 }
 
 // Null for undefined and null.
@@ -86,7 +102,7 @@ std::shared_ptr<T> FromOptionalExternal(const Napi::Value& value) {
 // Drops the reference before the value is collected. May be called again.
 template <class T>
 void ReleaseExternal(const Napi::Value& value) {
-  static_cast<std::shared_ptr<T>*>(ExternalData(value, TypeTagOf<T>(), kExternalName<T>))->reset();
+  *static_cast<Held<T>*>(ExternalData(value, TypeTagOf<T>(), kExternalName<T>)) = {};
 }
 
 }  // namespace fst

@@ -42,7 +42,7 @@ Napi::Value AllocateJs(const Napi::CallbackInfo& info) {
         FST_RETURN_IF_ERROR(device->CheckAvailable(bytes));
         return device->Allocate(bytes, buffer.get());
       },
-      [buffer](Napi::Env env) { return ToExternal<DeviceBuffer>(env, std::move(*buffer)); });
+      [buffer](Napi::Env env) { return AllocationToJs(env, std::move(*buffer)); });
 }
 
 // deviceInfo(device): {model, busId, library, computeCapability, driverVersion, integrated, numaNode}
@@ -79,10 +79,11 @@ void ReleaseJs(const Napi::CallbackInfo& info) { ReleaseExternal<DeviceBuffer>(i
 
 // arrayBufferOf(allocation, offset, length): an ArrayBuffer over host memory, with its own reference.
 Napi::Value ArrayBufferOf(const Napi::CallbackInfo& info) {
-  const auto& buffer = FromExternal<DeviceBuffer>(info[0]);
+  const auto& [buffer, memory] = HeldBy<DeviceBuffer>(info[0]);
   const size_t offset = SizeOf(info[1]), length = SizeOf(info[2]);
   ThrowIfError(info.Env(), CheckRange(*buffer, offset, length));
-  Napi::Value over = ArrayBufferOver(info.Env(), reinterpret_cast<char*>(buffer->address()) + offset, length, buffer);
+  char* data = reinterpret_cast<char*>(buffer->address()) + offset;
+  Napi::Value over = ArrayBufferOver(info.Env(), data, length, buffer, memory);
   if (!over.IsEmpty()) return over;
   throw Napi::Error::New(info.Env(), "this runtime allows no ArrayBuffer over foreign memory: use toHost()");
 }
@@ -161,6 +162,11 @@ Napi::Value ProbeCufile(const Napi::CallbackInfo& info) {
       });
 }
 
+// externalMemory(): bytes outside of its heap that V8 knows of in this environment, typed arrays included; for tests
+Napi::Value ExternalMemoryJs(const Napi::CallbackInfo& info) {
+  return Napi::Number::New(info.Env(), static_cast<double>(ExternalBytes(info.Env())));
+}
+
 // setFakeDevices(options: {copyDelayUs, failCopy, memoryLimit} | null), for tests
 void SetFakeDevices(const Napi::CallbackInfo& info) {
   if (!info[0].IsObject()) return UseFakeDevices(nullptr);
@@ -174,6 +180,11 @@ void SetFakeDevices(const Napi::CallbackInfo& info) {
 
 }  // namespace
 
+Napi::Value AllocationToJs(Napi::Env env, std::shared_ptr<DeviceBuffer> buffer) {
+  auto memory = ExternalMemory::Count(env, buffer->size());
+  return ToExternal<DeviceBuffer>(env, std::move(buffer), std::move(memory));
+}
+
 void ExportMemory(Napi::Env env, Napi::Object exports) {
   Export<OpenDeviceJs>(env, exports, "openDevice");
   Export<DeviceInfoJs>(env, exports, "deviceInfo");
@@ -186,6 +197,7 @@ void ExportMemory(Napi::Env env, Napi::Object exports) {
   Export<WriteAllocation>(env, exports, "writeAllocation");
   Export<CopyAllocation>(env, exports, "copyAllocation");
   Export<ProbeCufile>(env, exports, "probeCufile");
+  Export<ExternalMemoryJs>(env, exports, "externalMemory");
   Export<SetFakeDevices>(env, exports, "setFakeDevices");
 }
 

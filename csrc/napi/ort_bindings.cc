@@ -228,7 +228,7 @@ Napi::Value ResultToJs(Napi::Env env, const std::shared_ptr<Value>& value, bool 
     for (uint32_t i = 0; i < strings.size(); ++i) list[i] = Napi::String::New(env, strings[i]);
     result["strings"] = list;
   } else if (on_device) {
-    result["value"] = ToExternal<Value>(env, value);
+    result["value"] = ToExternal<Value>(env, value, ExternalMemory::Count(env, value->bytes()));
     result["byteLength"] = Napi::Number::New(env, static_cast<double>(value->bytes()));
     result["device"] = Napi::String::New(env, value->place().ToString());
     result["pointer"] = Napi::BigInt::New(env, static_cast<uint64_t>(reinterpret_cast<uintptr_t>(value->data())));

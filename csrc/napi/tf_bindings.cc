@@ -42,7 +42,7 @@ Napi::Value ConvertElementsJs(const Napi::CallbackInfo& info) {
         return ConvertElements(conversion, reinterpret_cast<const char*>(source->address()) + offset, count,
                                reinterpret_cast<void*>((*result)->address()));
       },
-      [result](Napi::Env env) { return ToExternal<DeviceBuffer>(env, std::move(*result)); });
+      [result](Napi::Env env) { return AllocationToJs(env, std::move(*result)); });
 }
 
 // tfRegister(): {op, version, library}; throws a status object (DEVICE_UNAVAILABLE).

@@ -132,6 +132,7 @@ export interface CoreAddon {
   ): Promise<{ mountPoint: string; blockSize: number; notOnMount: StatusObject[] }>;
   loadThreeFs(): Promise<void>;
   threeFsAvailability(): Promise<{ available: boolean; reason?: string; remedy?: string; library?: string }>;
+  externalMemory(): number;
   setFakeDevices(options: object | null): void;
   createEngine(device: NativeDevice, reader: ReaderOptions, options: EngineOptions): NativeEngine;
   closeEngine(engine: NativeEngine): Promise<void>;

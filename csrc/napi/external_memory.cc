@@ -1,0 +1,83 @@
+#include "napi/external_memory.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "napi/env_state.h"
+
+namespace fst {
+
+ExternalMemory::ExternalMemory(Napi::Env env, uint64_t bytes, uint64_t reported)
+    : env_(env), dispatcher_(EnvState::Of(env).dispatcher()), bytes_(bytes), reported_(reported) {}
+
+std::shared_ptr<ExternalMemory> ExternalMemory::Count(Napi::Env env, uint64_t bytes) {
+  std::shared_ptr<ExternalMemory> memory(new ExternalMemory(env, bytes, 0));
+  memory->Update();
+  return memory;
+}
+
+void ExternalMemory::Add(uint64_t bytes) {
+  bytes_ += bytes;
+  Update();
+}
+
+void ExternalMemory::Clear() {
+  bytes_ = 0;
+  Update();
+}
+
+std::shared_ptr<ExternalMemory> ExternalMemory::Split(uint64_t bytes) {
+  // Moved rather than counted again: V8 takes each increase for new memory.
+  const uint64_t moved = std::min(bytes, reported_);
+  bytes_ -= std::min(bytes, bytes_);
+  reported_ -= moved;
+  std::shared_ptr<ExternalMemory> part(new ExternalMemory(env_, bytes, moved));
+  part->Update();
+  return part;
+}
+
+void ExternalMemory::Cover(uint64_t bytes) {
+  covered_ += bytes;
+  Update();
+}
+
+void ExternalMemory::Uncover(uint64_t bytes) {
+  covered_ -= bytes;
+  // Later, since what keeps the memory itself was often collected with the ArrayBuffer, and is finalized after it.
+  dispatcher_->Post([weak = weak_from_this()](Napi::Env) {
+    if (auto memory = weak.lock()) memory->Update();
+  });
+}
+
+void ExternalMemory::Report(uint64_t bytes) {
+  const auto change = static_cast<int64_t>(bytes) - static_cast<int64_t>(std::exchange(reported_, bytes));
+  int64_t total;
+  if (change != 0) napi_adjust_external_memory(env_, change, &total);
+}
+
+uint64_t ExternalBytes(Napi::Env env) {
+  int64_t total = 0;
+  napi_adjust_external_memory(env, 0, &total);
+  return static_cast<uint64_t>(total);
+}
+
+std::shared_future<void> NextCollection(Napi::Env env) {
+  struct Dropped {
+    std::shared_ptr<Dispatcher> dispatcher;
+    std::shared_ptr<std::promise<void>> collected;
+  };
+  Napi::HandleScope scope(env);
+  auto dropped = std::make_unique<Dropped>(
+      Dropped{EnvState::Of(env).dispatcher(), std::make_shared<std::promise<void>>()});
+  std::shared_future<void> future = dropped->collected->get_future().share();
+  // Nothing refers to this value.
+  Napi::External<Dropped>::New(env, dropped.get(), [](Napi::Env, Dropped* dead) {
+    // Posted, since finalizers of others may come after this one.
+    dead->dispatcher->Post([collected = dead->collected](Napi::Env) { collected->set_value(); });
+    delete dead;
+  });
+  dropped.release();  // NOLINT: the finalizer owns it now; before, New may have thrown
+  return future;
+}
+
+}  // namespace fst

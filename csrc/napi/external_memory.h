@@ -1,0 +1,51 @@
+// What V8 is told of the memory that JavaScript values keep: it collects garbage as that grows, and would see nothing
+// of tensors but their small objects. Memory of GPUs counts as well: only the collector can free what was dropped.
+#pragma once
+#include <napi.h>
+
+#include <cstdint>
+#include <future>
+#include <memory>
+
+namespace fst {
+
+class Dispatcher;
+
+// Memory as one or several JavaScript values keep it: each holds a reference, and the memory counts until the last one
+// is gone. The environment's thread alone. Counting more may collect garbage, but runs no finalizer of this addon.
+class ExternalMemory : public std::enable_shared_from_this<ExternalMemory> {
+ public:
+  static std::shared_ptr<ExternalMemory> Count(Napi::Env env, uint64_t bytes);
+  ~ExternalMemory() { Report(0); }
+  ExternalMemory(const ExternalMemory&) = delete;
+  ExternalMemory& operator=(const ExternalMemory&) = delete;
+
+  // More is kept, or all of it by nothing any more.
+  void Add(uint64_t bytes);
+  void Clear();
+  // Part of it under values of its own, `bytes` in all; what this one has no more of is counted anew.
+  std::shared_ptr<ExternalMemory> Split(uint64_t bytes);
+
+  // An ArrayBuffer over part of the memory is made, or was collected: V8 counts its bytes by itself.
+  void Cover(uint64_t bytes);
+  void Uncover(uint64_t bytes);
+
+ private:
+  ExternalMemory(Napi::Env env, uint64_t bytes, uint64_t reported);
+  void Report(uint64_t bytes);
+  void Update() { Report(bytes_ > covered_ ? bytes_ - covered_ : 0); }
+
+  const napi_env env_;
+  const std::shared_ptr<Dispatcher> dispatcher_;
+  uint64_t bytes_;
+  uint64_t covered_ = 0;   // by ArrayBuffers; more than bytes_ where they overlap
+  uint64_t reported_ = 0;  // to V8
+};
+
+// All that V8 counts in an environment, typed arrays included.
+uint64_t ExternalBytes(Napi::Env env);
+
+// Ready when a collection that has not begun yet has released what was dropped before this call; perhaps never.
+std::shared_future<void> NextCollection(Napi::Env env);
+
+}  // namespace fst

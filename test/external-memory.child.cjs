@@ -1,0 +1,163 @@
+// What V8 is told of the memory of tensors, and that it collects them for it. Run with --expose-gc.
+const { Worker, isMainThread, parentPort, workerData } = require('node:worker_threads');
+const { native } = require('../dist/src/native/addon.js');
+const helpers = require('./support/child-helpers.cjs');
+const {
+  assert,
+  fastsafeOpen,
+  main,
+  mockCopier,
+  nativeMetrics,
+  nothingHeld,
+  ParallelLoader,
+  registerCopier,
+  SafeTensorsFileLoader,
+  setImmediate,
+  useFakeDevices,
+} = helpers;
+
+registerCopier('mock', mockCopier());
+const MIB = 1024 * 1024;
+const TENSORS = 4;
+
+/** A model of 4 tensors. */
+function writeModel(mib) {
+  return helpers.writeModel('a', TENSORS, (mib * MIB) / TENSORS / 4);
+}
+
+/** What V8 knows of when all that was dropped has been collected. */
+async function collected() {
+  for (let turn = 0; turn < 6; ++turn) {
+    globalThis.gc();
+    await setImmediate();
+  }
+  return native().externalMemory();
+}
+
+/** Fails unless V8 knows of so many MiB more than before; some KiB are other parts' of the process. */
+async function expectMore(before, mib, what) {
+  const more = ((await collected()) - before) / MIB;
+  assert.ok(Math.abs(more - mib) < 0.5, `${what}: expected ${mib} MiB, found ${more}`);
+}
+
+async function counted(file, options) {
+  const before = await collected();
+  const held = new Map();
+  const loader = new SafeTensorsFileLoader(options);
+  await loader.addFilenames(file);
+  held.set('buffers', await loader.copyFilesToDevice());
+  await expectMore(before, 32, 'a buffer of which no tensor was asked for');
+
+  for (let i = 0; i < TENSORS; ++i) held.set(i, await held.get('buffers').getTensor(`a.${i}`));
+  await expectMore(before, 32, 'the tensors of a buffer');
+  held.set('clone', await held.get(0).clone());
+  await expectMore(before, 40, 'a copy');
+  held.get('clone').dispose();
+  await expectMore(before, 32, 'a copy that was disposed');
+
+  const onHost = held.get(0).device.type === 'cpu';
+  if (onHost) {
+    for (let i = 0; i < 2; ++i) held.set(`array ${i}`, held.get(i).data);
+    await expectMore(before, 32, 'typed arrays over tensors');
+  }
+  await held.get('buffers').close();
+  for (let i = 0; i < TENSORS - 1; ++i) {
+    held.get(i).dispose();
+    held.get(i).dispose();
+    held.delete(i);
+  }
+  await expectMore(before, 32, 'memory of which one tensor is left');
+  held.delete(TENSORS - 1);
+  if (onHost) {
+    await expectMore(before, 32, 'memory of which typed arrays are left');
+    held.delete('array 0');
+    await expectMore(before, 32, 'memory of which a typed array is left');
+  }
+  held.clear();
+  await expectMore(before, 0, 'what was dropped');
+
+  const opened = await fastsafeOpen(file, options);
+  held.set('tensor', await opened.getTensor('a.1'));
+  held.set('slice', await opened.getSlice('a.2', { stop: MIB / 2 }));
+  await expectMore(before, 10, 'a tensor that was read by itself, and a slice');
+  await opened.close();
+
+  const parallel = new ParallelLoader({ files: file, maxBatchBytes: 8 * MIB, ...options });
+  const iterator = parallel.iterateWeights();
+  held.set('first', (await iterator.next()).value[1]);
+  // Of a mock only what it has begun to fill.
+  if (options.copier !== 'mock') await expectMore(before, 10 + 16, 'a load that may be two batches ahead');
+  await iterator.return();
+  await expectMore(before, 10 + 8, 'a load that was ended');
+  await parallel.close();
+  for (const tensor of held.values()) tensor.dispose();
+  await expectMore(before, 0, 'what was disposed');
+  await loader.close();
+}
+
+const WAYS = {
+  async parallel(file, options) {
+    const loader = new ParallelLoader({ files: file, ...options });
+    for await (const _ of loader.iterateWeights()) look();
+    await loader.close();
+  },
+  async withoutClose(file, options) {
+    for await (const _ of new ParallelLoader({ files: file, ...options }).iterateWeights()) look();
+  },
+  async buffers(file, options) {
+    const loader = new SafeTensorsFileLoader(options);
+    await loader.addFilenames(file);
+    const buffers = await loader.copyFilesToDevice();
+    for (const name of buffers.keys()) {
+      await buffers.getTensor(name);
+      look();
+    }
+    await loader.close();
+  },
+  async lazy(file, options) {
+    const opened = await fastsafeOpen(file, options);
+    for (const name of opened.keys()) {
+      await opened.getTensor(name);
+      look();
+    }
+    await opened.close();
+  },
+};
+
+let peak = 0;
+function look() {
+  peak = Math.max(peak, nativeMetrics().hostBytes + nativeMetrics().deviceBytes);
+}
+
+if (!isMainThread) {
+  counted(workerData.file, {}).then(() => parentPort.postMessage('ok'));
+} else {
+  main({
+    async counted() {
+      useFakeDevices({});
+      const file = writeModel(32);
+      for (const options of [{}, { device: 'cuda:0' }, { copier: 'mock' }]) await counted(file, options);
+      await nothingHeld();
+    },
+
+    async inWorker() {
+      const before = await collected();
+      const worker = new Worker(__filename, { workerData: { file: writeModel(32) } });
+      const messages = [];
+      worker.on('message', (message) => messages.push(message));
+      await new Promise((resolve, reject) => worker.on('exit', resolve).on('error', reject));
+      assert.deepEqual(messages, ['ok']);
+      await expectMore(before, 0, 'a worker that has ended');
+      await nothingHeld();
+    },
+
+    async dropped(way, device) {
+      if (device !== 'cpu') useFakeDevices({});
+      const live = 128 * MIB;
+      const file = writeModel(128);
+      for (let round = 0; round < 25; ++round) await WAYS[way](file, { device });
+      assert.ok(peak <= 2 * live, `${peak / MIB} MiB were held at a time, of tensors of ${live / MIB} MiB`);
+      await nothingHeld();
+    },
+  });
+}

@@ -1,0 +1,23 @@
+import { expectClean } from './support/child.js';
+
+// V8 knows how much memory tensors keep: it collects those that were dropped without dispose() as it would typed arrays.
+
+const gc = { flags: ['--expose-gc'] };
+
+test('what tensors, copies, typed arrays and loads keep counts once, until it is disposed or collected', async () => {
+  await expectClean('external-memory.child.cjs', ['counted'], gc);
+});
+
+test('each worker counts its own, down to nothing', async () => {
+  await expectClean('external-memory.child.cjs', ['inWorker'], gc);
+});
+
+test.each([
+  ['parallel', 'cpu'],
+  ['parallel', 'cuda:0'],
+  ['withoutClose', 'cpu'],
+  ['buffers', 'cpu'],
+  ['lazy', 'cpu'],
+])('a model that is streamed again and again, with every tensor dropped: %s, %s', async (way, device) => {
+  await expectClean('external-memory.child.cjs', ['dropped', way, device], gc);
+});
