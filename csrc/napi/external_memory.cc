@@ -67,8 +67,8 @@ std::shared_future<void> NextCollection(Napi::Env env) {
     std::shared_ptr<std::promise<void>> collected;
   };
   Napi::HandleScope scope(env);
-  auto dropped = std::make_unique<Dropped>(
-      Dropped{EnvState::Of(env).dispatcher(), std::make_shared<std::promise<void>>()});
+  auto dropped =
+      std::make_unique<Dropped>(Dropped{EnvState::Of(env).dispatcher(), std::make_shared<std::promise<void>>()});
   std::shared_future<void> future = dropped->collected->get_future().share();
   // Nothing refers to this value.
   Napi::External<Dropped>::New(env, dropped.get(), [](Napi::Env, Dropped* dead) {

@@ -25,6 +25,7 @@ class ActiveTransfer {
   void ApplyWindow();
   // An allowed item has bytes that no read covers.
   bool HasWork() const { return cursor.item < allowed; }
+  bool complete() const { return transfer->ready_count() == plan.items.size(); }
   // The next file to open: a few are opened ahead of the reads. False: none for now.
   bool NextFileToOpen(uint32_t* file);
   // A file that NextFileToOpen gave could not be opened yet: it gives that one again before any other.
@@ -45,12 +46,12 @@ class ActiveTransfer {
   Cursor cursor;       // where the next read begins
   size_t allowed = 0;  // one past the last item that may be started
   std::vector<File> files;
-  std::vector<std::shared_ptr<void>> registrations;            // by allocation, see Reader::RegisterBuffer
-  int ops = 0;                                                 // opens, reads, conversions and copies in flight
-  int opening = 0;                                             // of them, opens
-  Clock::time_point starved_since = Clock::time_point::max();  // since then others have all depth or slots
-  bool scarce = false;                                         // no descriptor was left for the last open
-  uint64_t scarce_at = 0;                                      // Loop::reads_done_ when that began
+  std::vector<std::shared_ptr<void>> registrations;        // by allocation, see Reader::RegisterBuffer
+  int ops = 0;                                             // opens, reads, conversions and copies in flight
+  int opening = 0;                                         // of them, opens
+  Clock::duration starved_since = Clock::duration::max();  // since then, of running time, others have all slots
+  bool scarce = false;                                     // no descriptor was left for the last open
+  uint64_t scarce_at = 0;                                  // Loop::reads_done_ when that began
   bool failed = false;
   bool news = false;  // there is something to notify of
 

@@ -9,6 +9,8 @@ namespace fst {
 namespace {
 
 constexpr int kOpeners = 4;
+constexpr int kStallChecks = 8;  // in a stall timeout
+constexpr auto kShortestStallCheck = std::chrono::milliseconds(5);
 
 void CountInFlight(int by) { Metrics::Get().in_flight.fetch_add(by, std::memory_order_relaxed); }
 
@@ -20,7 +22,8 @@ Loop::Loop(std::shared_ptr<EngineShared> shared)
       device_(*shared_->device),
       slots_(shared_->rules.slot_bytes, shared_->slot_count,
              device_.staging_is_expensive() ? reader_.needs().slots_at_first : 0),
-      openers_(std::make_shared<TaskPool>("fst-open", kOpeners)) {}
+      openers_(std::make_shared<TaskPool>("fst-open", kOpeners)),
+      running_(std::max<Clock::duration>(shared_->options.stall_timeout / kStallChecks, kShortestStallCheck)) {}
 
 void Loop::Run() {
   broken_ = device_.NewStream(shared_->queue, &stream_);
@@ -141,9 +144,9 @@ bool Loop::IssueAll() {
     // With work but no op in flight it waits for other transfers' reads: CheckClocks limits that.
     const bool starved = t->ops == 0 && t->HasWork() && !throttled_;
     if (!starved) {
-      t->starved_since = Clock::time_point::max();
-    } else if (t->starved_since == Clock::time_point::max()) {
-      t->starved_since = Clock::now();
+      t->starved_since = Clock::duration::max();
+    } else if (t->starved_since == Clock::duration::max()) {
+      t->starved_since = RunningNow();
     }
   }
   FailPutOff();
@@ -263,8 +266,7 @@ Status Loop::StartRead(ActiveTransfer& t, Chunk chunk, int slot) {
 void Loop::RetireFinished() {
   for (auto it = transfers_.begin(); it != transfers_.end();) {
     ActiveTransfer& t = **it;
-    const bool complete = t.transfer->ready_count() == t.plan.items.size();
-    const bool over = t.ops == 0 && (t.failed || complete);
+    const bool over = t.ops == 0 && (t.failed || t.complete());
     if (over) t.transfer->PublishDrained();
     const std::function<void()>& notify = t.transfer->options().notify;
     if ((over || t.news) && notify) notify();
@@ -283,8 +285,8 @@ Loop::Op& Loop::NewOp(Op::Stage stage, ActiveTransfer& t) {
   free_ops_.pop_back();
   op.stage = stage;
   op.transfer = &t;
-  op.since = Clock::now();
-  if (in_flight_++ == 0) next_stall_check_ = op.since + shared_->options.stall_timeout;
+  op.since = RunningNow();
+  if (in_flight_++ == 0) next_stall_check_ = Clock::now() + running_.tick();
   ++t.ops;
   t.opening += stage == Op::kOpening;
   CountInFlight(+1);

@@ -7,6 +7,7 @@
 #include <memory>
 #include <mutex>
 
+#include "base/running_clock.h"
 #include "base/task_pool.h"
 #include "transfer/active_transfer.h"
 #include "transfer/engine.h"
@@ -54,7 +55,7 @@ class Loop {
     std::shared_ptr<void> registration;                  // the same for what Reader::RegisterBuffer returned
     std::shared_ptr<ReaderFile> opened;                  // written by the opening thread
     uint64_t reads_done = 0;                             // of an opening: the loop's when it began
-    Clock::time_point since;                             // when the stage began
+    Clock::duration since = {};                          // when the stage began, of running_
   };
 
   void CollectFallbacks();
@@ -78,6 +79,7 @@ class Loop {
   void RetireFinished();  // publishes what has drained, and notifies
   Op& NewOp(Op::Stage stage, ActiveTransfer& t);
   void FreeOp(Op& op);
+  Clock::duration RunningNow() const { return running_.At(Clock::now()); }
   static uint64_t TagOf(const Op& op) { return uint64_t{op.generation} << 32 | op.index; }
 
   const std::shared_ptr<EngineShared> shared_;
@@ -96,6 +98,7 @@ class Loop {
   int copying_ = 0;                           // of them, conversions and copies: they use a slot's bytes
   bool closing_ = false, throttled_ = false;  // throttled_: a read was put off until throttled_until_
   Clock::time_point throttled_until_ = Clock::time_point::min();
+  RunningClock running_;  // for stalls: looked at in every round of the loop
   Clock::time_point next_stall_check_ = Clock::time_point::min();
 };
 

@@ -8,18 +8,22 @@ namespace fst {
 void Loop::CheckClocks() {
   auto now = Clock::now();
   for (std::unique_ptr<ActiveTransfer>& t : transfers_) {
-    if (t->failed || now < t->transfer->options().deadline) continue;
+    if (t->failed || t->complete() || now < t->transfer->options().deadline) continue;
     t->Fail(
         Status(Code::TIMEOUT, Format("the load was not complete in time: %llu bytes of it had arrived; raise timeoutMs",
                                      static_cast<unsigned long long>(t->transfer->bytes_loaded()))));
   }
+  running_.Look(now);
   if (in_flight_ == 0 || now < next_stall_check_) return;
-  auto limit = shared_->options.stall_timeout;
-  next_stall_check_ = now + std::max<Clock::duration>(limit / 8, std::chrono::milliseconds(5));
+  next_stall_check_ = now + running_.tick();
+  const auto limit = shared_->options.stall_timeout;
+  // The one tick that counts of a stop must not make the difference: what it held up gets another to complete.
+  const auto longest = limit + running_.tick();
+  const Clock::duration ran = running_.At(now);
   bool moving = false;
   for (Op& op : ops_) {
     if (op.stage == Op::kFree) continue;
-    if (now - op.since < limit) {
+    if (ran - op.since < longest) {
       moving = true;
       continue;
     }
@@ -39,7 +43,7 @@ void Loop::CheckClocks() {
   if (moving) return;
   // No read or slot is coming back, so transfers that wait for one get none.
   for (std::unique_ptr<ActiveTransfer>& t : transfers_) {
-    if (t->failed || t->starved_since > now || now - t->starved_since < limit) continue;
+    if (t->failed || t->starved_since > ran || ran - t->starved_since < longest) continue;
     const std::string& path = t->plan.files[t->plan.items[t->cursor.item].file].path;
     Status stalled(Code::STALLED,
                    Format("%s: nothing could be read for %lld ms (stallTimeoutMs), because reads of other loads have "

@@ -54,7 +54,7 @@ void Loop::StartConversion(Op& op) {
   }
   op.stage = Op::kConverting;
   ++copying_;
-  op.since = Clock::now();
+  op.since = RunningNow();
   // The op holds slot and tensor memory until the completion has been handled.
   Status posted = ConvertThreads().Post([pieces = std::move(pieces), queue = shared_->queue, tag = TagOf(op)] {
     ConvertPieces(pieces);
@@ -87,7 +87,7 @@ void Loop::CopyOut(Op& op) {
   }
   if (op.stage != Op::kConverting) ++copying_;
   op.stage = Op::kCopying;
-  op.since = Clock::now();
+  op.since = RunningNow();
   Status copying = stream_->Submit(pieces.data(), pieces.size(), slots_.on_device(), TagOf(op));
   if (copying.ok()) return;
   op.transfer->Fail(AddPlace(op, copying));

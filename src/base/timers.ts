@@ -65,11 +65,47 @@ export function after(ms: number, call: () => void): () => void {
   return () => clearTimeout(timer);
 }
 
-/** Whether a promise resolves within `ms` milliseconds; rejects as it does until then. */
+/** In a stall limit: how often what has completed is taken up before anything is judged. */
+const LOOKS = 8;
+const SHORTEST_LOOK_MS = 5;
+
+/**
+ * As after(), but counts the time in which this process runs: what it was stopped for (SIGSTOP, a debugger, `docker
+ * pause`), or the event loop was held up, counts little. `since`: when the time began anew, in milliseconds(); it is
+ * asked again and again.
+ */
+export function afterRunning(ms: number, call: () => void, since = (): number => Number.NEGATIVE_INFINITY): () => void {
+  if (ms > LONGEST_MS) return () => {};
+  const look = Math.max(ms / LOOKS, SHORTEST_LOOK_MS);
+  let ran = 0;
+  let seen = Number.NEGATIVE_INFINITY;
+  let stop = (): void => {};
+  const wait = (): void => {
+    const began = now();
+    stop = after(look, () => {
+      const latest = since();
+      if (latest > seen) {
+        seen = latest;
+        ran = 0;
+      }
+      ran += Math.min(now() - Math.max(began, latest), look);
+      // One look more than the limit: what a stop has held up, while one look counted, gets another to complete.
+      if (ran >= ms + look) call();
+      else wait();
+    });
+  };
+  wait();
+  return () => stop();
+}
+
+/**
+ * Whether a promise resolves within `ms` milliseconds in which this process runs (see afterRunning); rejects as it does
+ * until then.
+ */
 export async function within(ms: number, promise: Promise<unknown>): Promise<boolean> {
   let stop = (): void => {};
   const late = new Promise<boolean>((resolve) => {
-    stop = after(ms, () => resolve(false));
+    stop = afterRunning(ms, () => resolve(false));
   });
   try {
     return await Promise.race([promise.then(() => true), late]);

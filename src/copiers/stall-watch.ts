@@ -1,6 +1,9 @@
-import { after, milliseconds } from '../base/timers.js';
+import { afterRunning, milliseconds } from '../base/timers.js';
 
-/** Calls back when no request in flight makes progress for a while. Keeps the event loop alive until then. */
+/**
+ * Calls back when no request in flight makes progress for a while in which this process runs. Keeps the event loop
+ * alive until then.
+ */
 export class StallWatch {
   readonly #limitMs: number;
   readonly #stalled: () => void;
@@ -18,7 +21,8 @@ export class StallWatch {
   enter(): void {
     ++this.#inFlight;
     this.progress();
-    if (this.#inFlight === 1 && !this.#ended) this.#wait(this.#limitMs);
+    if (this.#inFlight === 1 && !this.#ended)
+      this.#stop = afterRunning(this.#limitMs, this.#stalled, () => this.#lastProgressMs);
   }
 
   /** A request has ended. */
@@ -36,13 +40,5 @@ export class StallWatch {
 
   progress(): void {
     this.#lastProgressMs = milliseconds();
-  }
-
-  #wait(ms: number): void {
-    this.#stop = after(ms, () => {
-      const left = this.#lastProgressMs + this.#limitMs - milliseconds();
-      if (left > 0) this.#wait(Math.max(1, left));
-      else this.#stalled();
-    });
   }
 }

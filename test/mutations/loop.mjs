@@ -73,8 +73,8 @@ export default [
   },
   {
     name: 'end-with-operations-in-flight',
-    find: 'const bool over = t.ops == 0 && (t.failed || complete);',
-    replace: 'const bool over = t.failed || complete;',
+    find: 'const bool over = t.ops == 0 && (t.failed || t.complete());',
+    replace: 'const bool over = t.failed || t.complete();',
     native: 'EngineTest.ADeadlineEndsALoadWhoseReadsHang',
   },
   {
@@ -194,5 +194,27 @@ export default [
     find: 'if (throttled_) deadline',
     replace: 'if (throttled_ && Clock::now() < throttled_until_) deadline',
     native: 'EngineTest.RateLimitNeverSleepsThroughItsPause',
+  },
+  {
+    name: 'stop-of-the-process-counts-whole',
+    file: 'csrc/base/running_clock.h',
+    find: 'std::min(now - looked_, tick_)',
+    replace: '(now - looked_)',
+    native: 'RunningClock.CountsAtMostATickFromOneLookToTheNext',
+  },
+  {
+    name: 'complete-load-is-late',
+    file: 'csrc/transfer/loop_clocks.cc',
+    find: 't->failed || t->complete() || now <',
+    replace: 't->failed || now <',
+    native: 'EngineTest.ALoadThatIsCompleteIsNotLateForItsDeadline',
+  },
+  {
+    name: 'stop-counts-for-copiers-of-users',
+    file: 'src/base/timers.ts',
+    find: 'ran += Math.min(now() - Math.max(began, latest), look);',
+    replace: 'ran += now() - Math.max(began, latest);',
+    jest: 'test/stopped-process.test.ts',
+    title: 'requests of a copier of the user’s own that end after the process goes on',
   },
 ];

@@ -13,6 +13,7 @@
 
 #include "base/completion_queue.h"
 #include "base/file_identity.h"
+#include "base/running_clock.h"
 #include "base/shared_library.h"
 #include "base/task_pool.h"
 #include "base/thread.h"
@@ -50,6 +51,21 @@ TEST(Status, NamesEveryCode) {
     names.insert(CodeName(static_cast<Code>(code)));
   EXPECT_EQ(names.size(), static_cast<size_t>(Code::INVALID_ARGUMENT) + 1);
   EXPECT_EQ(names.count("UNKNOWN"), 0U);
+}
+
+TEST(RunningClock, CountsAtMostATickFromOneLookToTheNext) {
+  using std::chrono::milliseconds;
+  RunningClock clock(milliseconds(10));
+  auto now = Clock::now();
+  clock.Look(now);
+  const auto begin = clock.At(now);
+  EXPECT_EQ(clock.At(now + milliseconds(7)) - begin, milliseconds(7));
+  clock.Look(now += milliseconds(7));
+  clock.Look(now += milliseconds(10));
+  EXPECT_EQ(clock.At(now) - begin, milliseconds(17));
+  EXPECT_EQ(clock.At(now + std::chrono::hours(1)) - begin, milliseconds(27)) << "the process was stopped";
+  clock.Look(now += std::chrono::hours(1));
+  EXPECT_EQ(clock.At(now + milliseconds(1)) - begin, milliseconds(28));
 }
 
 TEST(Status, SaysErrnoInWordsAndByName) {

@@ -218,6 +218,15 @@ TEST_F(EngineTest, ADeadlineEndsALoadWhoseReadsHang) {
   CloseAndWait(*engine);
 }
 
+TEST_F(EngineTest, ALoadThatIsCompleteIsNotLateForItsDeadline) {
+  Model nothing;
+  auto engine = Open(std::make_shared<HostDevice>(), std::make_unique<ScriptedReader>(SmallReads()));
+  TransferOptions options;
+  options.deadline = Clock::now() - std::chrono::seconds(1);
+  Watch::Begin(*engine, nothing, options)->ExpectComplete();
+  CloseAndWait(*engine);
+}
+
 TEST_F(EngineTest, AStalledReadEndsItsLoadAndThoseThatWaitForIt) {
   Model model = Written({});
   for (bool stage : {false, true}) {
