@@ -22,7 +22,8 @@ struct FileIdentity {
   // blocks. False when it cannot be read.
   static bool OfPath(const std::string& path, FileIdentity* out);
 
-  // OK when `now` is this file in this version; else FILE_CHANGED, which says what changed. `path` is for messages.
+  // OK when `now`, which `path` means, is this file in this version; else FILE_CHANGED, which says what changed. A 3FS
+  // whose daemon was restarted is another device with the same files.
   Status CheckSame(const FileIdentity& now, const std::string& path) const;
   // CheckSame with the file that `fd` has open; asks its server only about a difference. IO_ERROR as Of.
   Status CheckUnchanged(int fd, const std::string& path) const;

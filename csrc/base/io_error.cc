@@ -4,6 +4,8 @@
 
 #include <cerrno>
 
+#include "base/mounts.h"
+
 namespace fst {
 
 bool OutOfDescriptors(int error) { return error == EMFILE || error == ENFILE; }
@@ -17,6 +19,14 @@ std::string DescriptorRemedy(int error) {
 }
 
 Status IoError(const std::string& path, const std::string& what, int error) {
+  const std::string dead = DeadThreeFs(path, error);
+  if (!dead.empty()) {
+    return Status(Code::THREEFS_DISCONNECTED,
+                  Format("%s: %s; the 3FS mount %s has lost its daemon: restart hf3fs_fuse and load again",
+                         what.c_str(), ErrnoText(error).c_str(), dead.c_str()),
+                  error)
+        .At(path);
+  }
   return Status(Code::IO_ERROR, what + ": " + ErrnoText(error) + DescriptorRemedy(error), error).At(path);
 }
 

@@ -6,7 +6,8 @@
 
 namespace fst {
 
-// IO_ERROR about `path`: "<what>: <the errno's text>", and what to do where that is known.
+// IO_ERROR about `path`: "<what>: <the errno's text>", and what to do where that is known. THREEFS_DISCONNECTED where
+// `path` is on a 3FS whose daemon is gone, or was on one that is not mounted any more.
 Status IoError(const std::string& path, const std::string& what, int error);
 
 // Whether an errno says that no descriptor is left.

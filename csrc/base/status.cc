@@ -45,8 +45,6 @@ Status Status::At(const std::string& path, const std::string& tensor, int64_t of
   return placed;
 }
 
-namespace {
-
 // For the errors of files, memory and threads; strerrorname_np needs glibc 2.32.
 const char* ErrnoName(int error) {
   switch (error) {
@@ -82,6 +80,8 @@ const char* ErrnoName(int error) {
     X(EOVERFLOW)
     X(ENOTSUP)
     X(ENOTCONN)
+    X(ECONNABORTED)
+    X(ECANCELED)
     X(ETIMEDOUT)
     X(ECONNREFUSED)
     X(ESTALE)
@@ -89,17 +89,15 @@ const char* ErrnoName(int error) {
     X(EREMOTEIO)
 #undef X
     default:
-      return nullptr;
+      return "";
   }
 }
-
-}  // namespace
 
 std::string ErrnoText(int error) {
   char buffer[128];
   const char* text = strerror_r(error, buffer, sizeof buffer);
   const char* name = ErrnoName(error);
-  return name ? Format("%s (%s)", text, name) : Format("%s (errno %d)", text, error);
+  return *name != '\0' ? Format("%s (%s)", text, name) : Format("%s (errno %d)", text, error);
 }
 
 std::string Format(const char* format, ...) {

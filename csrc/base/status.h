@@ -65,6 +65,8 @@ class [[nodiscard]] Status {
 
 // "Input/output error (EIO)" for an errno.
 std::string ErrnoText(int error);
+// "EIO"; "" for one that is not in the list.
+const char* ErrnoName(int error);
 
 // printf into a std::string.
 std::string Format(const char* format, ...) __attribute__((format(printf, 1, 2)));

@@ -56,6 +56,7 @@ Napi::Object Init(Napi::Env env, Napi::Object exports) {
   env.SetInstanceData(new EnvState(env));
   Export<MetricsJs>(env, exports, "metrics");
   Export<Tables>(env, exports, "tables");
+  ExportFiles(env, exports);
   ExportHeaders(env, exports);
   ExportMemory(env, exports);
   ExportEngine(env, exports);

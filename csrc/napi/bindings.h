@@ -13,6 +13,7 @@
 
 namespace fst {
 
+void ExportFiles(Napi::Env env, Napi::Object exports);
 void ExportHeaders(Napi::Env env, Napi::Object exports);
 void ExportMemory(Napi::Env env, Napi::Object exports);
 void ExportEngine(Napi::Env env, Napi::Object exports);

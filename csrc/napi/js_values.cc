@@ -11,6 +11,8 @@ Napi::Object StatusToJs(Napi::Env env, const Status& status) {
   error["message"] = Napi::String::New(env, status.message());
   if (!status.path().empty()) error["path"] = Napi::String::New(env, status.path());
   if (!status.tensor().empty()) error["tensor"] = Napi::String::New(env, status.tensor());
+  const char* name = ErrnoName(status.os_error());
+  if (*name != '\0') error["errno"] = Napi::String::New(env, name);
   if (status.offset() >= 0) error["offset"] = Napi::Number::New(env, static_cast<double>(status.offset()));
   return error;
 }

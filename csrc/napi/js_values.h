@@ -15,7 +15,8 @@ namespace fst {
 class Device;
 class DeviceBuffer;
 
-// {code, message, path?, tensor?, offset?}, a status object: src/native/addon.ts makes a FastSafetensorsError of it.
+// {code, message, path?, tensor?, offset?, errno?: its name}, a status object: src/native/addon.ts makes a
+// FastSafetensorsError of it.
 Napi::Object StatusToJs(Napi::Env env, const Status& status);
 
 // {key: text, …}

@@ -6,6 +6,7 @@
 #include "base/fd.h"
 #include "base/fd_turn.h"
 #include "base/io_error.h"
+#include "base/mounts.h"
 #include "safetensors/header.h"
 #include "safetensors/other_format.h"
 
@@ -64,6 +65,7 @@ Status ReadHeader(const std::string& path, const HeaderOptions& options, Header*
   FST_RETURN_IF_ERROR(turn.Open([&] { return OpenForReading(path, 0, &fd); }));
   FileIdentity before;
   FST_RETURN_IF_ERROR(FileIdentity::Of(fd.get(), path, &before));
+  NoteDevice(before.dev);
   const uint64_t first = std::min(before.size, kFirstRead);
   auto allocate = [](uint64_t size) { return std::unique_ptr<uint8_t[]>(new (std::nothrow) uint8_t[size]); };
   std::unique_ptr<uint8_t[]> bytes = allocate(kFirstRead);

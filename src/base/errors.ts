@@ -81,10 +81,26 @@ export class FastSafetensorsError extends Error {
   }
 }
 
-/** IO_ERROR: `cannot <action> <path>`, and why. */
+/** The 3FS mount whose lost daemon explains that a system call failed with this error; '' for other causes. */
+type Explain = (path: string, errno: string) => string;
+let deadThreeFs: Explain = () => '';
+
+/** Lets the addon explain errors of the system. */
+export function explainErrorsBy(explain: Explain): void {
+  deadThreeFs = explain;
+}
+
+/** IO_ERROR: `cannot <action> <path>`, and why; THREEFS_DISCONNECTED where the daemon of a 3FS is gone. */
 export function ioError(action: string, path: string, cause: unknown): FastSafetensorsError {
-  const message = `cannot ${action} ${path}: ${(cause as Error).message}`;
-  return new FastSafetensorsError('IO_ERROR', message, { path, cause });
+  const { code, message } = cause as NodeJS.ErrnoException;
+  const mount = typeof code === 'string' ? deadThreeFs(path, code) : '';
+  const why = mount && `; the 3FS mount ${mount} has lost its daemon: restart hf3fs_fuse and load again`;
+  const place = { path, cause };
+  return new FastSafetensorsError(
+    mount ? 'THREEFS_DISCONNECTED' : 'IO_ERROR',
+    `cannot ${action} ${path}: ${message}${why}`,
+    place,
+  );
 }
 
 /** A wrong option or argument: a TypeError, and an instance of FastSafetensorsError with the code INVALID_ARGUMENT. */

@@ -1,8 +1,8 @@
 /** The only file that loads the addon. Native errors become FastSafetensorsErrors here. */
 import { existsSync } from 'node:fs';
 import { dirname, join, resolve } from 'node:path';
-import { FastSafetensorsError } from '../base/errors.js';
-import type { CoreAddon, Metrics, StatusObject } from './core.js';
+import { explainErrorsBy, FastSafetensorsError } from '../base/errors.js';
+import type { CoreAddon, FileKind, Metrics, StatusObject } from './core.js';
 import type { OrtAddon } from './ort.js';
 import type { TfAddon } from './tf.js';
 
@@ -51,6 +51,8 @@ export function native(): Addon {
   return addon;
 }
 
+explainErrorsBy((path, errno) => addon?.deadThreeFs(resolve(path), errno) ?? '');
+
 /** The package's error for a status object. Its stack begins here, in the caller's turn of the event loop. */
 export function statusError(status: StatusObject): FastSafetensorsError {
   return new FastSafetensorsError(status.code, status.message, status);
@@ -78,6 +80,58 @@ export function checked<T>(call: () => T): T {
   } catch (error) {
     throw isStatus(error) ? statusError(error) : error;
   }
+}
+
+/** What a path leads to, or what a folder has, as node:fs tells it. */
+export interface FileInfo {
+  readonly name: string;
+  isFile(): boolean;
+  isDirectory(): boolean;
+  isSymbolicLink(): boolean;
+}
+
+const infoOf = (name: string, kind: FileKind): FileInfo => ({
+  name,
+  isFile: () => kind === 'file',
+  isDirectory: () => kind === 'folder',
+  isSymbolicLink: () => kind === 'link',
+});
+
+/** Rejects as functions of node:fs do: with an Error whose `code` is the name of the system's error. */
+async function systemCall<T>(promise: Promise<T>): Promise<T> {
+  try {
+    return await promise;
+  } catch (error) {
+    if (!isStatus(error)) throw error;
+    const { message, path, code, errno = code } = error;
+    throw Object.assign(new Error(message), { code: errno, path });
+  }
+}
+
+// In place of those of node:fs/promises wherever weights may lie: a store that hangs would hold a thread of libuv, and
+// process.exit() waits for those.
+
+export async function stat(path: string): Promise<FileInfo & Omit<Awaited<ReturnType<Addon['statFile']>>, 'kind'>> {
+  const { kind, ...numbers } = await systemCall(native().statFile(path));
+  return { ...infoOf(path, kind), ...numbers };
+}
+
+export async function readdir(folder: string): Promise<FileInfo[]> {
+  const { names, kinds } = await systemCall(native().listFolder(folder));
+  return names.map((name, i) => infoOf(name, kinds[i]!));
+}
+
+export function realpath(path: string): Promise<string> {
+  return systemCall(native().realPath(path));
+}
+
+export function readlink(path: string): Promise<string> {
+  return systemCall(native().readLink(path));
+}
+
+/** The bytes of a regular file; rejects for more than `maxBytes`. */
+export async function readFile(path: string, maxBytes: number): Promise<Uint8Array> {
+  return new Uint8Array(await systemCall(native().readFile(path, maxBytes)));
 }
 
 /** What the whole process holds: all zero when everything is closed, and disposed or collected. */

@@ -100,11 +100,23 @@ export interface StatusObject {
   path?: string;
   tensor?: string;
   offset?: number;
+  /** The name of the system's error, where that is the cause. */
+  errno?: string;
 }
+
+/** csrc/napi/file_bindings.cc. */
+export type FileKind = 'file' | 'folder' | 'link' | 'other';
 
 export interface CoreAddon {
   metrics(): Metrics;
   tables(): { codes: string[]; dtypes: Record<string, number>; conversions: [from: string, to: string][] };
+  statFile(path: string): Promise<{ kind: FileKind; size: number; dev: bigint; ino: bigint; mtimeNs: bigint }>;
+  listFolder(path: string): Promise<{ names: string[]; kinds: FileKind[] }>;
+  realPath(path: string): Promise<string>;
+  readLink(path: string): Promise<string>;
+  readFile(path: string, maxBytes: number): Promise<ArrayBuffer>;
+  deadThreeFs(path: string, errno: string): string;
+  isOnThreeFs(path: string): Promise<boolean>;
   readHeader(path: string, allowTrailingBytes: boolean, fdCache?: NativeHeaderFdCache): Promise<NativeHeader>;
   newHeaderFdCache(): NativeHeaderFdCache;
   closeHeaderFdCache(fdCache: NativeHeaderFdCache): Promise<void>;

@@ -1,5 +1,5 @@
-import { stat } from 'node:fs/promises';
 import { FastSafetensorsError, ioError } from '../base/errors.js';
+import { native, stat } from '../native/addon.js';
 import type { NativeFileIdentity } from '../native/packed.js';
 
 /**
@@ -8,14 +8,17 @@ import type { NativeFileIdentity } from '../native/packed.js';
  */
 export async function checkUnchanged(path: string, identity: NativeFileIdentity | null): Promise<void> {
   if (!identity) return;
-  const now = await stat(path, { bigint: true }).catch((cause) => {
+  const now = await stat(path).catch((cause) => {
     throw ioError('read', path, cause);
   });
+  const { dev, ino, size, mtimeNs } = now;
+  const same = ino === identity.ino && BigInt(size) === identity.size && mtimeNs === identity.mtimeNs;
+  // A 3FS whose daemon was restarted is another device with the same files.
+  if (same && (dev === identity.dev || (await native().isOnThreeFs(path)))) return;
   let what: string;
-  if (now.dev !== identity.dev || now.ino !== identity.ino) what = 'it was replaced by another file';
-  else if (now.size !== identity.size) what = `its size went from ${identity.size} to ${now.size} bytes`;
-  else if (now.mtimeNs !== identity.mtimeNs) what = 'its modification time moved';
-  else return;
+  if (dev !== identity.dev || ino !== identity.ino) what = 'it was replaced by another file';
+  else if (BigInt(size) !== identity.size) what = `its size went from ${identity.size} to ${size} bytes`;
+  else what = 'its modification time moved';
   const message = `${path} changed since its header was read: ${what}; load it again when nobody writes to it`;
   throw new FastSafetensorsError('FILE_CHANGED', message, { path });
 }

@@ -1,10 +1,9 @@
 /** Which .safetensors files the option `files` means. Every loader, adapter and command asks here. */
-import type { Dirent } from 'node:fs';
-import { readdir, stat } from 'node:fs/promises';
 import { basename, join } from 'node:path';
 import { pathOf } from '../base/checks.js';
 import { type ErrorCode, FastSafetensorsError, InvalidArgumentError, ioError } from '../base/errors.js';
 import { listed } from '../base/listed.js';
+import { type FileInfo, readdir, stat } from '../native/addon.js';
 import { snapshotOf } from './hub-cache.js';
 import { absence, isAbsent } from './named-file.js';
 import { nothingHere, refusePattern } from './no-files.js';
@@ -57,7 +56,7 @@ async function resolvePath(path: string, options: FilesOptions): Promise<Resolve
 }
 
 async function resolveFolder(folder: string, options: FilesOptions): Promise<ResolvedFiles> {
-  const entries = await readdir(folder, { withFileTypes: true }).catch((cause) => {
+  const entries = await readdir(folder).catch((cause) => {
     throw ioError('list', folder, cause);
   });
   // What macOS and downloads leave behind begins with a dot.
@@ -87,7 +86,7 @@ function byIndex(index: ShardIndex, notes: readonly string[]): ResolvedFiles {
 }
 
 /** MISSING_SHARD for links to nothing, and for files that a download has not completed. */
-async function refuseUnfinished(folder: string, files: readonly string[], entries: readonly Dirent[]): Promise<void> {
+async function refuseUnfinished(folder: string, files: readonly string[], entries: readonly FileInfo[]): Promise<void> {
   const links = new Set(entries.filter((entry) => entry.isSymbolicLink()).map(({ name }) => name));
   const all = new Set(entries.map(({ name }) => name));
   for (const name of files) {

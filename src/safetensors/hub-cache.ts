@@ -1,10 +1,9 @@
 /** The cache of the Hugging Face hub. models--org--name/ has blobs/, refs/ and snapshots/REVISION/, links to blobs. */
-import { readdir, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { homeFolder } from '../base/checks.js';
 import { FastSafetensorsError, ioError } from '../base/errors.js';
 import { listed } from '../base/listed.js';
-import { readRegularFile } from '../base/regular-file.js';
+import { readdir, readFile, stat } from '../native/addon.js';
 import { checkName, isAbsent } from './named-file.js';
 
 /** The folder of a model, by its name in the hub, `org/name`; undefined where this machine has none. */
@@ -27,11 +26,11 @@ export async function snapshotOf(folder: string): Promise<string | undefined> {
   const snapshots = join(folder, 'snapshots');
   const main = join(folder, 'refs', 'main');
   const revisions = (await list(snapshots)).filter((name) => !name.startsWith('.')).sort();
-  const bytes = await readRegularFile(main, 4096).catch((cause) => {
+  const bytes = await readFile(main, 4096).catch((cause) => {
     if (isAbsent(cause)) return undefined;
     throw ioError('read', main, cause);
   });
-  const revision = bytes?.toString().trim();
+  const revision = bytes && Buffer.from(bytes).toString().trim();
   if (revision === undefined) {
     if (revisions.length === 1) return join(snapshots, revisions[0]!);
     if (revisions.length === 0) return undefined;
@@ -46,7 +45,8 @@ export async function snapshotOf(folder: string): Promise<string | undefined> {
 }
 
 async function list(folder: string): Promise<string[]> {
-  return readdir(folder).catch((cause) => {
+  const entries = await readdir(folder).catch((cause) => {
     throw ioError('list', folder, cause);
   });
+  return entries.map(({ name }) => name);
 }

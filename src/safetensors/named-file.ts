@@ -1,7 +1,7 @@
 /** Files that a text of somebody else's names: an index its shards, a model its data. */
-import { readlink, realpath } from 'node:fs/promises';
 import { join, sep } from 'node:path';
 import { FastSafetensorsError, ioError } from '../base/errors.js';
+import { readlink, realpath } from '../native/addon.js';
 
 /** What names a file, for messages. */
 export interface NamedBy {

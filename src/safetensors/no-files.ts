@@ -1,9 +1,8 @@
 /** What `files` may mean when it is no file, and no folder with weights in it; and what to do then. */
-import type { Dirent } from 'node:fs';
-import { readdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { FastSafetensorsError, InvalidArgumentError } from '../base/errors.js';
 import { listed } from '../base/listed.js';
+import { type FileInfo, readdir } from '../native/addon.js';
 import { cachedRepository } from './hub-cache.js';
 
 /**
@@ -28,14 +27,14 @@ export async function refusePattern(path: string, cause: unknown): Promise<void>
 const MAX_HINTS = 50;
 
 /** NO_FILES for a folder without weights, with what it has instead. */
-export async function nothingHere(folder: string, entries: readonly Dirent[]): Promise<FastSafetensorsError> {
+export async function nothingHere(folder: string, entries: readonly FileInfo[]): Promise<FastSafetensorsError> {
   const names = entries.map(({ name }) => name);
   const message = `${folder} has neither a *.safetensors.index.json nor any *.safetensors`;
   const hint = (what: string) => new FastSafetensorsError('NO_FILES', `${message}; ${what}`, { path: folder });
 
   const folders = entries.filter((entry) => entry.isDirectory() && !entry.name.startsWith('.')).slice(0, MAX_HINTS);
   const inside = await Promise.all(folders.map(({ name }) => readdir(join(folder, name)).catch(() => [])));
-  const models = folders.filter((_, i) => inside[i]!.some((name) => /^[^.].*\.safetensors$/.test(name)));
+  const models = folders.filter((_, i) => inside[i]!.some(({ name }) => /^[^.].*\.safetensors$/.test(name)));
   if (models.length > 0) return hint(`these folders of it do: ${listed(models.map(({ name }) => name))}`);
   const unfinished = names.filter((name) => /\.(incomplete|part|aria2|crdownload|tmp)$/.test(name));
   if (unfinished.length > 0) return hint(`of an unfinished download it has ${listed(unfinished)}: download it again`);

@@ -1,9 +1,7 @@
 /** The index of a model in several files: which tensor is in which. */
-import { stat } from 'node:fs/promises';
 import { dirname } from 'node:path';
 import { FastSafetensorsError, ioError } from '../base/errors.js';
-import { readRegularFile } from '../base/regular-file.js';
-import { native, settled } from '../native/addon.js';
+import { native, readFile, settled, stat } from '../native/addon.js';
 import type { NativeShardIndex } from '../native/packed.js';
 import { textAt } from './metadata.js';
 import { namedFile } from './named-file.js';
@@ -53,7 +51,7 @@ async function read(path: string): Promise<Uint8Array> {
     const message = `${path}: expected at most ${MAX_INDEX_BYTES} bytes, found ${info.size}`;
     throw new FastSafetensorsError('INVALID_INDEX', message, { path });
   }
-  return readRegularFile(path, MAX_INDEX_BYTES).catch((cause) => {
+  return readFile(path, MAX_INDEX_BYTES).catch((cause) => {
     throw ioError('read', path, cause);
   });
 }

@@ -34,7 +34,8 @@ class MountPointTest : public ::testing::Test {
   std::string Extract(const std::string& path) { return Extract(path, &info); }
   static std::string Extract(const std::string& path, const std::string* mountinfo) {
     std::string out;
-    Status status = ExtractMountPoint(path, &out, mountinfo);
+    const std::vector<Mount> mounts = mountinfo == nullptr ? CurrentMounts() : ParseMountinfo(*mountinfo);
+    Status status = ExtractMountPoint(path, &out, &mounts);
     return status.ok() ? out : CodeName(status.code()) + (": " + status.message());
   }
   static void ExpectStarts(const std::string& text, const std::string& start) {

@@ -1,7 +1,9 @@
 // Finds the 3FS mount of a path without the 3FS library, whose own function aborts the process on a missing path.
 #pragma once
 #include <string>
+#include <vector>
 
+#include "base/mounts.h"
 #include "base/status.h"
 
 namespace fst {
@@ -12,17 +14,14 @@ namespace fst {
 // another mount of the same file system that holds 3fs-virt.
 //
 // NOT_3FS names the path, its real file system and mount. THREEFS_DISCONNECTED: it is a 3FS mount that does not answer
-// (its daemon died). INVALID_ARGUMENT: the path is empty or has a NUL.
+// (its daemon died), or was one that is not mounted any more. INVALID_ARGUMENT: the path is empty or has a NUL.
 //
 // When MountTypesAreUnchecked, the mount point is the nearest folder at or above `path` that holds a folder 3fs-virt,
 // whatever its type: any folder can act as a mount.
 //
-// Touches no mount but that of the path, so that another one that hangs cannot block it. Any thread. `mountinfo`
-// replaces the content of /proc/self/mountinfo: of an earlier call, or a test's.
-Status ExtractMountPoint(const std::string& path, std::string* out, const std::string* mountinfo = nullptr);
-
-// The content of /proc/self/mountinfo; "" when it cannot be read.
-std::string ReadMountinfo();
+// Touches no mount but that of the path, so that another one that hangs cannot block it. Any thread. `given`: the
+// mounts, of an earlier call or a test's.
+Status ExtractMountPoint(const std::string& path, std::string* out, const std::vector<Mount>* given = nullptr);
 
 // Whether HF3FS_USRBIO_DONT_CHECKFS_FOR_MP=yes, the 3FS library's own switch, is set: for tests.
 bool MountTypesAreUnchecked();

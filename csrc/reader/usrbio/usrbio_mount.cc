@@ -15,6 +15,7 @@
 #include <memory>
 #include <mutex>
 
+#include "base/mounts.h"
 #include "base/task_pool.h"
 #include "reader/usrbio/usrbio_sweep.h"
 
@@ -96,23 +97,17 @@ void CloseLinkFolderOnExec(const std::string& mount) {
 }
 
 Status ProbeMount(const std::string& mount) {
-  const std::string folder = mount + "/3fs-virt";
-  // A plain stat is answered from the kernel's cache for half a minute after the daemon died.
-  struct statx fresh;
-  struct stat cached;  // where a container forbids statx
-  bool asked = statx(AT_FDCWD, folder.c_str(), AT_STATX_FORCE_SYNC, STATX_TYPE, &fresh) == 0;
-  bool forbidden = !asked && (errno == ENOSYS || errno == EPERM);
-  if (asked ? S_ISDIR(fresh.stx_mode) : forbidden && stat(folder.c_str(), &cached) == 0 && S_ISDIR(cached.st_mode))
-    return Status::Ok();
-  int error = asked ? ENOTDIR : errno;
+  const int error = ProbeFolder(mount + "/3fs-virt");
+  if (error == 0) return Status::Ok();
   return Status(
       Code::THREEFS_DISCONNECTED,
       Format("the 3FS mount %s does not answer (%s/3fs-virt: %s); restart its hf3fs_fuse daemon and load again",
-             mount.c_str(), mount.c_str(), ErrnoText(error).c_str()));
+             mount.c_str(), mount.c_str(), ErrnoText(error).c_str()),
+      error);
 }
 
 Status MountError(const std::string& mount, int error, const std::string& what, const char* remedy) {
-  bool gone = error == ENOTCONN || error == ECONNABORTED || error == ESTALE || error == ENODEV;
+  const bool gone = MeansDaemonGone(error) || error == ENODEV;
   return Status(
       gone ? Code::THREEFS_DISCONNECTED : Code::THREEFS_ERROR,
       Format("%s: %s%s", what.c_str(), ErrnoText(error).c_str(),

@@ -6,6 +6,7 @@
 #include <sys/statvfs.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <map>
 
@@ -25,15 +26,19 @@ std::string RealFolder(const std::string& path) {
   return text.substr(0, text.rfind('/') + 1);
 }
 
-bool AnyMount() { return MountTypesAreUnchecked() || ReadMountinfo().find(" - fuse.hf3fs ") != std::string::npos; }
+bool AnyMount() {
+  const std::vector<Mount> mounts = CurrentMounts();
+  return MountTypesAreUnchecked() ||
+         std::any_of(mounts.begin(), mounts.end(), [](const Mount& mount) { return mount.is_3fs(); });
+}
 
 }  // namespace
 
 Status ResolveMount(const std::vector<std::string>& paths, const std::string& mount_point, bool all,
                     FilesOnMount* out) {
   *out = {};
-  const std::string mountinfo = ReadMountinfo();
-  if (!mount_point.empty()) FST_RETURN_IF_ERROR(ExtractMountPoint(mount_point, &out->mount_point, &mountinfo));
+  const std::vector<Mount> mounts = CurrentMounts();
+  if (!mount_point.empty()) FST_RETURN_IF_ERROR(ExtractMountPoint(mount_point, &out->mount_point, &mounts));
   std::map<std::string, std::string> mount_of;  // by folder
   for (const std::string& path : paths) {
     if (!all && !out->not_on_mount.empty()) break;
@@ -42,7 +47,7 @@ Status ResolveMount(const std::vector<std::string>& paths, const std::string& mo
     if (!folder.empty() && found != mount_of.end()) {
       mount = found->second;
     } else {
-      Status on = ExtractMountPoint(path, &mount, &mountinfo);
+      Status on = ExtractMountPoint(path, &mount, &mounts);
       if (!on.ok()) {
         out->not_on_mount.push_back({path, on});
         continue;
