@@ -284,6 +284,27 @@ describe('verify', () => {
   });
 });
 
+describe('an index that disagrees with its shards', () => {
+  test('decides, which inspect, verify and load say; with --index strict it is an error to them', async () => {
+    const a = await save('a.safetensors', { w: [1], extra: [2] });
+    const path = join(folder, 'model.safetensors.index.json');
+    await writeFile(path, JSON.stringify({ weight_map: { w: 'a.safetensors' }, metadata: { total_size: 4 } }));
+    const note = /left out what it does not name: "extra" of a\.safetensors/;
+    expect((await cli('inspect', folder)).stdout).toMatch(note);
+    expect(JSON.parse((await cli('inspect', folder, '--json')).stdout).notes).toEqual([expect.stringMatching(note)]);
+    const { stdout, exitCode } = await cli('verify', folder);
+    expect(stdout).toMatch(note);
+    expect(stdout).not.toContain('total_size'); // of what it names
+    expect([stdout.startsWith(`${path}: ok\n${path}: warning: `), stdout.includes(`${a}: ok, `)]).toEqual([true, true]);
+    expect(exitCode).toBe(0);
+    expect((await cli('load', folder)).stdout).toMatch(/^1 file, 1 tensor, 4 B.*\n.*left out what it does not name/);
+    for (const command of ['inspect', 'load'])
+      expect((await cli(command, folder, '--index', 'strict')).stderr).toMatch(/^error: INVALID_INDEX: /);
+    expect((await cli('verify', folder, '--index', 'strict')).stdout).toMatch(/: INVALID_INDEX: .*"extra"/);
+    expect((await cli('verify', folder, '--index', 'loose')).stderr).toMatch(/^error: INVALID_ARGUMENT: .*strict/);
+  });
+});
+
 describe('load', () => {
   test('prints its report', async () => {
     const path = await save('a.safetensors', { w: [1, 2, 3], b: [4] });

@@ -1,5 +1,14 @@
-import { appendFileSync, renameSync, truncateSync, utimesSync, writeFileSync } from 'node:fs';
+import {
+  appendFileSync,
+  copyFileSync,
+  renameSync,
+  symlinkSync,
+  truncateSync,
+  utimesSync,
+  writeFileSync,
+} from 'node:fs';
 import { rm } from 'node:fs/promises';
+import { join } from 'node:path';
 import { setTimeout } from 'node:timers/promises';
 import {
   FastSafetensorsError,
@@ -91,6 +100,35 @@ describe.each(Object.entries(BETWEEN))('a file that %s between its header and it
     }
   });
 });
+
+describe.each<[string, (link: string, target: string) => void]>([
+  ['is pointed to another file', (link, target) => pointTo(link, `${target}.copy`)],
+  ['leads to a file that is replaced', (_, target) => BETWEEN['is replaced']!(target)],
+  ['leads to a file that is written over', (_, target) => CHANGES['is written over in place']!(target)],
+])('a link that %s between its header and its first read', (_, change) => {
+  test.each(Object.entries(HOW))('is refused %s by every loader', async (_, options) => {
+    const link = join(folder, 'link.safetensors');
+    for (const load of Object.values(LOADERS)) {
+      const target = await writeModel(folder, ENTRIES);
+      copyFileSync(target, `${target}.copy`);
+      pointTo(link, target);
+      path = link;
+      await setTimeout(20);
+      let changed = false;
+      const filter = (): boolean => {
+        if (!changed) change(link, target);
+        changed = true;
+        return true;
+      };
+      await expectChanged(load([link], { ...options, filter }));
+    }
+  });
+});
+
+function pointTo(link: string, target: string): void {
+  symlinkSync(target, `${link}.new`);
+  renameSync(`${link}.new`, link);
+}
 
 test.each(['delete', 'folder'])(
   'a file that is gone (%s) between its header and its first read is IO_ERROR',

@@ -131,8 +131,12 @@ describe('hostile and broken models', () => {
       '%2e%2e/secret.bin',
       '%252e%252e%252fsecret.bin',
     ])('in %j is refused', async (location) => {
-      await expect(split({ location })).rejects.toMatchObject({ code: 'UNSAFE_SHARD_PATH', tensor: 'w' });
-      expect(existsSync(join(inside(), 'm.safetensors'))).toBe(false);
+      for (const followLinks of [true, false]) {
+        const refused = split({ location }, { followLinks });
+        await expect(refused).rejects.toMatchObject({ code: 'UNSAFE_SHARD_PATH', tensor: 'w' });
+        expect(existsSync(join(inside(), 'm.safetensors'))).toBe(false);
+        await rm(inside(), { recursive: true });
+      }
     });
 
     test.each([

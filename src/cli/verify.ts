@@ -2,6 +2,7 @@ import type { Command } from 'commander';
 import { counted } from '../base/counted.js';
 import { resolveFiles } from '../safetensors/files.js';
 import { SafeTensorsMetadata } from '../safetensors/metadata.js';
+import { tensorsOf } from '../safetensors/shard-set.js';
 import { joinShards } from '../safetensors/shards.js';
 import { addFilesOptions, type FilesOptions } from './files-options.js';
 import { formatBytes, printJson, printLine } from './output.js';
@@ -71,13 +72,13 @@ async function verifyPath(path: string, options: FilesOptions): Promise<Verdict[
   const whole = index?.path ?? path;
   if (index?.missing) return [failed(whole, index.missing), ...files];
   if (headers.length < paths.length) return files; // one of them is to blame
-  const bytes = files.reduce((sum, file) => sum + file.bytes!, 0);
-  const said = index?.packed.totalSize ?? -1;
   const warnings = [...notes];
-  if (said >= 0 && said !== bytes) warnings.push(`total_size is ${said}, but the tensors have ${bytes} bytes`);
   try {
     const joined = await joinShards(headers, index, options.index);
     warnings.push(...joined.notes);
+    const said = index?.packed.totalSize ?? -1;
+    const bytes = [...tensorsOf(joined)].reduce((sum, [file, tensor]) => sum + file.frameAt(tensor).byteLength, 0);
+    if (said >= 0 && said !== bytes) warnings.push(`total_size is ${said}, but the tensors have ${bytes} bytes`);
     return index || warnings.length > 0 ? [{ path: whole, ok: true, warnings }, ...files] : files;
   } catch (error) {
     const verdict = failed(whole, error);

@@ -77,7 +77,8 @@ describe('models as people have them', () => {
     const link = join(folder, 'snapshot', 'model.safetensors');
     await symlink(real, link);
     for (const weights of [real, link, [link], join(folder, 'snapshot')]) {
-      expect(await run(await createSession(ort, adding('gone.bin'), { weights }))).toEqual(sum);
+      for (const followLinks of [true, false])
+        expect(await run(await createSession(ort, adding('gone.bin'), { weights, followLinks }))).toEqual(sum);
     }
   });
 
