@@ -36,6 +36,12 @@ export { nativeMetrics } from './native/addon.js';
 export type { Metrics } from './native/core.js';
 export type { Files } from './safetensors/files.js';
 export { SafeTensorsMetadata, type SafeTensorsMetadataOptions, TensorFrame } from './safetensors/metadata.js';
-export { type SaveFileOptions, type SaveTensor, saveFile } from './safetensors/save-file.js';
+export {
+  type SaveArray,
+  type SaveDeviceTensor,
+  type SaveFileOptions,
+  type SaveTensor,
+  saveFile,
+} from './safetensors/save-file.js';
 export type { SliceRange } from './safetensors/tensor-frame.js';
 export type { Progress } from './transfer/progress.js';

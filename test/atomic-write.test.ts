@@ -1,5 +1,19 @@
-import { mkdirSync, readdirSync, readFileSync, readlinkSync, rmSync, writeFileSync } from 'node:fs';
+import { execFileSync } from 'node:child_process';
+import {
+  chmodSync,
+  chownSync,
+  lstatSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  readlinkSync,
+  rmSync,
+  statSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs';
 import { type FileHandle, open } from 'node:fs/promises';
+import { createServer } from 'node:net';
 import { basename, join } from 'node:path';
 import { writeAtomically } from '../src/base/atomic-write.js';
 import { splitOnnx } from '../src/models/onnx/split.js';
@@ -69,6 +83,78 @@ test.each(names)('%s leaves no temporary file when the last file cannot be writt
   mkdirSync(join(out, last)); // a folder cannot be renamed over
   await expect(write()).rejects.toMatchObject({ code: 'IO_ERROR', path: join(out, last) });
   expect(readdirSync(out).sort()).toEqual(files);
+});
+
+test.each(names)('%s keeps the mode and the owner of the files that it replaces', async (name) => {
+  const { write, files } = WRITERS[name]!;
+  await write();
+  const root = process.geteuid!() === 0;
+  for (const [i, file] of files.entries()) {
+    chmodSync(join(out, file), [0o600, 0o640][i % 2]!);
+    if (root) chownSync(join(out, file), 65534, 65534);
+  }
+  const before = files.map((file) => statSync(join(out, file)));
+  await write();
+  for (const [i, file] of files.entries()) {
+    const { mode, uid, gid, ino } = statSync(join(out, file));
+    expect({ file, mode, uid, gid }).toMatchObject({ mode: before[i]!.mode, uid: before[i]!.uid, gid: before[i]!.gid });
+    expect(ino).not.toBe(before[i]!.ino);
+  }
+});
+
+test.each(names)('%s writes what links lead to, and leaves them', async (name) => {
+  const { write, files } = WRITERS[name]!;
+  const elsewhere = join(folder, 'elsewhere');
+  for (const existing of [false, true]) {
+    for (const file of files) {
+      mkdirSync(elsewhere, { recursive: true });
+      rmSync(join(out, file), { force: true });
+      symlinkSync(join('..', 'elsewhere', `real-${file}`), join(out, file));
+      if (!existing) rmSync(join(elsewhere, `real-${file}`), { force: true });
+    }
+    await write();
+    expect(readdirSync(elsewhere).sort()).toEqual(files.map((file) => `real-${file}`).sort());
+    for (const file of files) expect(readlinkSync(join(out, file))).toBe(join('..', 'elsewhere', `real-${file}`));
+  }
+  rmSync(elsewhere, { recursive: true });
+});
+
+test.each(names)('%s refuses what is no regular file, itself or behind a link, and leaves it', async (name) => {
+  const { write, files } = WRITERS[name]!;
+  const last = join(out, files.at(-1)!);
+  const server = createServer();
+  const makers: Record<string, () => unknown> = {
+    'a named pipe': () => execFileSync('mkfifo', [last]),
+    'a socket': () => new Promise<void>((resolve) => void server.listen(last, resolve)),
+    'a folder': () => mkdirSync(last),
+    'a device': () => symlinkSync('/dev/null', last),
+  };
+  for (const [kind, make] of Object.entries(makers)) {
+    rmSync(last, { recursive: true, force: true });
+    await make();
+    const before = lstatSync(last);
+    const message = `cannot write ${last}: expected a regular file or none, found ${kind}; choose another path`;
+    await expect(write()).rejects.toMatchObject({ code: 'IO_ERROR', path: last, message });
+    expect(lstatSync(last)).toMatchObject({ ino: before.ino, mode: before.mode });
+    expect(readdirSync(out).filter((file) => file.endsWith('.tmp'))).toEqual([]);
+    server.close();
+  }
+});
+
+test('`..` in a link counts from the folder that the link to its folder leads to', async () => {
+  mkdirSync(join(folder, 'far/inner'), { recursive: true });
+  symlinkSync(join(folder, 'far/inner'), join(out, 'folder'));
+  symlinkSync('../target', join(folder, 'far/inner/link'));
+  await writeAtomically(join(out, 'folder/link'), [Buffer.from('new')]);
+  expect(readFileSync(join(folder, 'far/target'), 'utf8')).toBe('new');
+  rmSync(join(folder, 'far'), { recursive: true });
+});
+
+test('links in a circle are IO_ERROR', async () => {
+  symlinkSync('b', join(out, 'a'));
+  symlinkSync('a', join(out, 'b'));
+  await expect(writeAtomically(join(out, 'a'), [])).rejects.toMatchObject({ code: 'IO_ERROR' });
+  expect(readdirSync(out)).toEqual(['a', 'b']);
 });
 
 test('what fails halfway leaves the old file', async () => {

@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import fc from 'fast-check';
 import { DTYPE_BITS, DTYPE_NAMES, type DTypeName } from '../src/base/dtype.js';
 import { SafeTensorsMetadata } from '../src/safetensors/metadata.js';
-import { type SaveTensor, saveFile } from '../src/safetensors/save-file.js';
+import { type SaveArray, type SaveTensor, saveFile } from '../src/safetensors/save-file.js';
 
 let folder: string;
 let path: string;
@@ -15,7 +15,12 @@ beforeEach(() => {
 afterEach(() => rmSync(folder, { recursive: true }));
 
 /** Elements that tell tensors apart. */
-function tensor(name: string, dtype: DTypeName, shape: number[], seed = name.length): SaveTensor {
+function tensor(
+  name: string,
+  dtype: DTypeName,
+  shape: number[],
+  seed = name.length,
+): Required<SaveArray> & { data: Uint8Array } {
   const length = (shape.reduce((product, size) => product * size, 1) * DTYPE_BITS[dtype]) / 8;
   return { name, dtype, shape, data: Uint8Array.from({ length }, (_, i) => (i * 7 + seed * 31) & 0xff) };
 }
@@ -125,6 +130,66 @@ test('no tensors at all make a file too', async () => {
   expect(read).toMatchObject({ tensorCount: 0, sizeBytes: 16, headerLength: 8 });
 });
 
+test('typed arrays say their dtype', async () => {
+  const arrays = {
+    I8: Int8Array.of(-1, 2),
+    U8: Uint8Array.of(1, 255),
+    U16: Uint16Array.of(1, 65535),
+    I16: Int16Array.of(-1, 2),
+    U32: Uint32Array.of(1, 2 ** 32 - 1),
+    I32: Int32Array.of(-1, 2),
+    F32: Float32Array.of(-0, Number.NaN),
+    F64: Float64Array.of(-0, 1e300),
+    U64: BigUint64Array.of(1n, 2n ** 64n - 1n),
+    I64: BigInt64Array.of(-1n, 2n),
+  } satisfies Partial<Record<DTypeName, ArrayBufferView>>;
+  await saveFile(
+    Object.entries(arrays).map(([name, data]) => ({ name, shape: [2], data })),
+    path,
+  );
+  const file = readFileSync(path);
+  for (const { name, dtype, dataOffsets } of await SafeTensorsMetadata.fromFile(path)) {
+    expect(dtype).toBe(name);
+    const { buffer } = arrays[dtype as keyof typeof arrays];
+    const begin = file.length - [...(await SafeTensorsMetadata.fromFile(path))].at(-1)!.dataOffsets[1];
+    expect(file.subarray(begin + dataOffsets[0], begin + dataOffsets[1])).toEqual(Buffer.from(buffer));
+  }
+});
+
+test('elements may be bytes, any view of bytes, or the typed array that is nearest to their dtype', async () => {
+  const bytes = Uint8Array.of(9, 9, 1, 2, 3, 4, 5, 6, 7, 8, 9, 9);
+  const view = [bytes.buffer, 2, 8] as const;
+  await saveFile(
+    [
+      { name: 'bytes', dtype: 'BF16', shape: [4], data: new Uint8Array(...view) },
+      { name: 'view', dtype: 'BF16', shape: [4], data: new DataView(...view) },
+      { name: 'nearest', dtype: 'BF16', shape: [4], data: new Uint16Array(bytes.buffer, 2, 4) },
+      { name: 'pairs', dtype: 'C64', shape: [1], data: new Float32Array(bytes.slice(2, 10).buffer) },
+      { name: 'flags', dtype: 'BOOL', shape: [8], data: Buffer.from(...view) },
+    ],
+    path,
+  );
+  const read = await SafeTensorsMetadata.fromFile(path);
+  const file = readFileSync(path);
+  for (const { name, dataOffsets } of read) {
+    const data = file.subarray(read.dataStart + dataOffsets[0], read.dataStart + dataOffsets[1]);
+    expect([name, ...data]).toEqual([name, 1, 2, 3, 4, 5, 6, 7, 8]);
+  }
+});
+
+test.each([
+  ['a record', (tensors: Record<string, SaveTensor>) => tensors],
+  ['a Map', (tensors: Record<string, SaveTensor>) => new Map(Object.entries(tensors))],
+])('%s gives names, whatever a tensor is called', async (_, make) => {
+  const tensors = { a: { shape: [1], data: Float32Array.of(1) }, b: tensor('other', 'U8', [2]) };
+  await saveFile(make(tensors), path);
+  const read = await SafeTensorsMetadata.fromFile(path);
+  expect([...read].map(({ name, dtype }) => [name, dtype])).toEqual([
+    ['a', 'F32'],
+    ['b', 'U8'],
+  ]);
+});
+
 test('an existing file is replaced, by another inode', async () => {
   await saveFile([tensor('a', 'U8', [4])], path);
   const before = statSync(path).ino;
@@ -149,13 +214,27 @@ test.each<[string, string, unknown]>([
     [{ ...good, shape: [2 ** 40, 2 ** 40, 0], data: new Uint8Array(0) }],
   ],
   ['half a byte', 'TENSOR_INVALID_INFO', [{ name: 'w', dtype: 'F4', shape: [3], data: new Uint8Array(2) }]],
-  ['data of wider elements', 'INVALID_ARGUMENT', [{ ...good, data: new Float32Array(2) }]],
+  ['data of other elements', 'INVALID_ARGUMENT', [{ ...good, data: new Int32Array(2) }]],
+  [
+    'elements that are floats of another kind',
+    'INVALID_ARGUMENT',
+    [{ ...good, dtype: 'F16', data: new Float32Array(1) }],
+  ],
+  [
+    'a view that does not say its dtype',
+    'INVALID_ARGUMENT',
+    [{ name: 'w', shape: [1], data: new DataView(new ArrayBuffer(8)) }],
+  ],
+  ['a typed array for a tensor', 'INVALID_ARGUMENT', [new Float32Array(2)]],
+  ['a name in a record that is reserved', 'INVALID_ARGUMENT', { __metadata__: good }],
+  ['something else in a record', 'INVALID_ARGUMENT', { w: 1 }],
   ['a name given twice', 'DUPLICATE_TENSOR', [good, good]],
   ['the reserved name', 'INVALID_ARGUMENT', [{ ...good, name: '__metadata__' }]],
   ['a name with a lone surrogate', 'INVALID_ARGUMENT', [{ ...good, name: 'a\ud83d' }]],
   ['a name that is none', 'INVALID_ARGUMENT', [{ ...good, name: 1 }]],
   ['null for a tensor', 'INVALID_ARGUMENT', [null]],
-  ['no iterable', 'INVALID_ARGUMENT', { w: good }],
+  ['no list nor record', 'INVALID_ARGUMENT', 1],
+  ['a typed array for all tensors', 'INVALID_ARGUMENT', new Float32Array(2)],
 ])('%s is %s, and nothing is written', async (_, code, tensors) => {
   writeFileSync(path, 'old');
   await expect(saveFile(tensors as SaveTensor[], path)).rejects.toMatchObject({ code });
@@ -218,7 +297,7 @@ test('values of every kind in wrong places are told, whatever JSON says of them'
   for (const value of odd) {
     for (const [tensors, target, options, code] of [
       [[{ ...good, name: value }], path, {}, /INVALID_ARGUMENT/],
-      [[{ ...good, dtype: value }], path, {}, /UNKNOWN_DTYPE/],
+      [[{ ...good, dtype: value === undefined ? null : value }], path, {}, /UNKNOWN_DTYPE/], // undefined: not given
       [[{ ...good, shape: value }], path, {}, /TENSOR_INVALID_INFO/],
       [[{ ...good, shape: [value] }], path, {}, /TENSOR_INVALID_INFO/],
       [[{ ...good, data: value }], path, {}, /INVALID_ARGUMENT/],

@@ -1,7 +1,9 @@
 import { randomBytes } from 'node:crypto';
-import { type FileHandle, open, rename, rm } from 'node:fs/promises';
-import { dirname, join } from 'node:path';
+import type { Stats } from 'node:fs';
+import { type FileHandle, open, readlink, realpath, rename, rm, stat } from 'node:fs/promises';
+import { dirname, isAbsolute, join } from 'node:path';
 import { FastSafetensorsError, ioError } from './errors.js';
+import { kindOf } from './regular-file.js';
 
 /** Smaller pieces are collected into writes of this size. */
 const CHUNK_BYTES = 1024 * 1024;
@@ -9,25 +11,38 @@ const CHUNK_BYTES = 1024 * 1024;
 const MAX_WRITE_BYTES = 64 * 1024 * 1024;
 /** Codes of a folder that cannot be synced: unsupported by the file system, or no right to read the folder. */
 const FOLDER_SYNC_UNSUPPORTED = new Set(['EINVAL', 'ENOTSUP', 'ENOSYS', 'EISDIR', 'EPERM', 'EACCES']);
+/** As the kernel's. */
+const MAX_LINKS = 40;
+const PERMISSIONS = 0o7777;
 
 /**
  * Writes a file atomically: readers see the old file or the whole new one, also after a power failure. The bytes of all
  * pieces go to a temporary file in the same folder, which is synced and renamed over `path`; then the folder is synced.
- * On failure the temporary file is removed and `path` is unchanged. IO_ERROR.
+ * On failure the temporary file is removed and `path` is unchanged. A link stays one: what it leads to is written. An
+ * existing file keeps its mode and, where that is allowed, its owner and group; what is no regular file is refused.
+ * IO_ERROR.
  */
-export async function writeAtomically(path: string, pieces: Iterable<Uint8Array>): Promise<void> {
-  const temporary = temporaryIn(dirname(path));
+export async function writeAtomically(
+  path: string,
+  pieces: Iterable<Uint8Array> | AsyncIterable<Uint8Array>,
+): Promise<void> {
+  let temporary: string | undefined;
   try {
-    const file = await open(temporary, 'wx', 0o666);
+    const target = await targetOf(path);
+    temporary = temporaryIn(dirname(target.path));
+    // Nobody may read it who may not read the file that it replaces.
+    const file = await open(temporary, 'wx', target.replaced ? 0o600 : 0o666);
     try {
-      for (const chunk of chunksOf(pieces)) await writeWhole(file, chunk);
+      for await (const chunk of chunksOf(pieces)) await writeWhole(file, chunk);
+      if (target.replaced) await takeOver(file, target.replaced);
       await file.sync();
     } finally {
       await file.close();
     }
-    await moveOver(temporary, path);
+    await rename(temporary, target.path);
+    await syncFolder(dirname(target.path));
   } catch (error) {
-    await rm(temporary, { force: true }).catch(() => undefined); // the first error is the one to report
+    if (temporary) await rm(temporary, { force: true }).catch(() => undefined); // the first error is the one to report
     throw error instanceof FastSafetensorsError ? error : ioError('write', path, error);
   }
 }
@@ -37,14 +52,61 @@ export function temporaryIn(folder: string): string {
   return join(folder, `.fst-${process.pid}-${randomBytes(8).toString('hex')}.tmp`);
 }
 
-/** Renames a synced file over another path of its folder, so that it lasts through a power failure. IO_ERROR. */
+/**
+ * Gives a synced file another path of its folder, as writeAtomically() does, so that it lasts through a power failure.
+ * A link to another file system cannot be kept. IO_ERROR.
+ */
 export async function moveOver(temporary: string, path: string): Promise<void> {
   try {
-    await rename(temporary, path);
-    await syncFolder(dirname(path));
+    const target = await targetOf(path);
+    if (target.replaced) {
+      const file = await open(temporary, 'r');
+      try {
+        await takeOver(file, target.replaced);
+        await file.sync();
+      } finally {
+        await file.close();
+      }
+    }
+    await rename(temporary, target.path);
+    await syncFolder(dirname(target.path));
   } catch (cause) {
-    throw ioError('write', path, cause);
+    throw cause instanceof FastSafetensorsError ? cause : ioError('write', path, cause);
   }
+}
+
+/** Where a file that is written to `path` will be, all links followed, and the regular file that is there. */
+async function targetOf(path: string): Promise<{ path: string; replaced: Stats | undefined }> {
+  const replaced = await stat(path).catch(absent);
+  if (!replaced || replaced.isFile()) return { path: await endOfLinks(path), replaced };
+  const message = `cannot write ${path}: expected a regular file or none, found ${kindOf(replaced)}; choose another path`;
+  throw new FastSafetensorsError('IO_ERROR', message, { path });
+}
+
+/** What a link leads to, whether that is there or not; any other path itself. */
+async function endOfLinks(path: string): Promise<string> {
+  let at = path;
+  for (let links = 0; links < MAX_LINKS; ++links) {
+    const next = await readlink(at).catch((error) => (error.code === 'EINVAL' ? undefined : absent(error)));
+    if (next === undefined) return at;
+    // Not join(): `..` after a link to a folder is the parent of what that leads to.
+    at = isAbsolute(next) ? next : `${await realpath(dirname(at))}/${next}`;
+  }
+  throw ioError('write', path, new Error(`more than ${MAX_LINKS} links`));
+}
+
+function absent(error: NodeJS.ErrnoException): undefined {
+  if (error.code !== 'ENOENT') throw error;
+}
+
+/** Gives a new file the mode of the one that it replaces and, as far as it may, its owner and group. */
+async function takeOver(file: FileHandle, replaced: Stats): Promise<void> {
+  const { uid, gid } = await file.stat();
+  const owner = process.geteuid?.() === 0 ? replaced.uid : uid; // only root may give files away
+  if (owner !== uid || replaced.gid !== gid) await file.chown(owner, replaced.gid).catch(() => undefined);
+  // After that, which clears bits of it. Some file systems have one mode for all files, and refuse others.
+  const mode = replaced.mode & PERMISSIONS;
+  if (((await file.stat()).mode & PERMISSIONS) !== mode) await file.chmod(mode);
 }
 
 async function syncFolder(folder: string): Promise<void> {
@@ -61,10 +123,12 @@ async function syncFolder(folder: string): Promise<void> {
 }
 
 /** The same bytes in pieces fit for one write each. A piece is valid until the next is asked for. */
-function* chunksOf(pieces: Iterable<Uint8Array>): Generator<Uint8Array, void, void> {
+async function* chunksOf(
+  pieces: Iterable<Uint8Array> | AsyncIterable<Uint8Array>,
+): AsyncGenerator<Uint8Array, void, void> {
   const chunk = Buffer.allocUnsafe(CHUNK_BYTES);
   let filled = 0;
-  for (const piece of pieces) {
+  for await (const piece of pieces) {
     if (filled > 0 && filled + piece.byteLength > CHUNK_BYTES) {
       yield chunk.subarray(0, filled);
       filled = 0;

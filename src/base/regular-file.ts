@@ -67,7 +67,8 @@ function check(info: Stats): void {
     throw problem(`expected a regular file, found ${kindOf(info)}`, info.isDirectory() ? 'EISDIR' : 'EINVAL');
 }
 
-function kindOf(info: Stats): string {
+/** What messages call a thing that is no regular file. */
+export function kindOf(info: Stats): string {
   if (info.isDirectory()) return 'a folder';
   if (info.isFIFO()) return 'a named pipe';
   if (info.isSocket()) return 'a socket';

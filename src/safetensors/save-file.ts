@@ -1,22 +1,37 @@
-import { isUint8Array } from 'node:util/types';
+import { isDataView, isMap } from 'node:util/types';
 import { writeAtomically } from '../base/atomic-write.js';
 import * as check from '../base/checks.js';
-import { DTYPE_BITS, type DTypeName } from '../base/dtype.js';
+import { DTYPE_BITS, type DTypeName, typedArrayOf } from '../base/dtype.js';
 import { type ErrorCode, FastSafetensorsError, InvalidArgumentError } from '../base/errors.js';
 
-/** A tensor to be written by saveFile. */
-export interface SaveTensor {
-  /** Any well-formed text but `__metadata__`; each name once in a file. */
-  readonly name: string;
-  readonly dtype: DTypeName;
+/** Elements in memory of the caller's, to be written by saveFile. */
+export interface SaveArray {
+  /** Any well-formed text but `__metadata__`; each name once in a file. Left out where a record gives it. */
+  readonly name?: string;
+  /** Default: that of the typed array's elements, as F32 of a Float32Array. */
+  readonly dtype?: DTypeName;
   /** Dimensions, outermost first, each an integer of 0 or more; [] for a scalar. */
   readonly shape: readonly number[];
   /**
-   * The elements, row-major and little-endian: exactly product(shape) x bits / 8 bytes. They stay the caller's and must
-   * not change until the promise settles.
+   * The elements, row-major and little-endian, exactly product(shape) x bits / 8 bytes: as bytes (Uint8Array, DataView),
+   * or in the typed array that DeviceTensor.data has for this dtype. They stay the caller's and must not change until
+   * the promise settles.
    */
-  readonly data: Uint8Array;
+  readonly data: ArrayBufferView;
 }
+
+/** What saveFile uses of a DeviceTensor, which must not be disposed until the promise settles. */
+export interface SaveDeviceTensor {
+  readonly name: string;
+  readonly dtype: DTypeName;
+  readonly shape: readonly number[];
+  readonly byteLength: number;
+  readonly disposed: boolean;
+  toHost(range: { offset: number; length: number }): Promise<Uint8Array>;
+}
+
+/** A tensor to be written by saveFile: elements in memory, or a DeviceTensor on any device. */
+export type SaveTensor = SaveArray | SaveDeviceTensor;
 
 /** Options of saveFile. */
 export interface SaveFileOptions {
@@ -33,21 +48,47 @@ const RANKED_DTYPES = [
 type Ranks = Readonly<Record<(typeof RANKED_DTYPES)[number], number>>; // a dtype left out does not compile below
 const DTYPE_RANKS = Object.fromEntries(RANKED_DTYPES.map((dtype, rank) => [dtype, rank])) as Ranks;
 
-interface Item extends SaveTensor {
+/** Bytes that are copied from a device at a time. */
+const DEVICE_PIECE_BYTES = 16 * 1024 * 1024;
+
+/** What the elements of a typed array are, by its name, where that says it all. */
+const DTYPE_OF_ARRAY: Readonly<Record<string, DTypeName>> = {
+  Int8Array: 'I8',
+  Uint8Array: 'U8',
+  Uint8ClampedArray: 'U8',
+  Int16Array: 'I16',
+  Uint16Array: 'U16',
+  Float16Array: 'F16',
+  Int32Array: 'I32',
+  Uint32Array: 'U32',
+  Float32Array: 'F32',
+  Float64Array: 'F64',
+  BigInt64Array: 'I64',
+  BigUint64Array: 'U64',
+};
+
+interface Item {
+  readonly name: string;
   readonly nameBytes: Buffer;
+  readonly dtype: DTypeName;
+  readonly shape: readonly number[];
+  readonly byteLength: number;
+  readonly source: Uint8Array | SaveDeviceTensor;
 }
 
 /**
  * Writes a .safetensors file byte for byte as the format's own writers do, except for the order of metadata, which is
  * random in theirs: tensors by dtype, those of wide elements first, then by name; the header padded with spaces to a
- * multiple of 8. Atomic: readers see the old file or the whole new one, and on failure `path` is unchanged.
+ * multiple of 8. Atomic: readers see the old file or the whole new one, and on failure `path` is unchanged. An existing
+ * file keeps its mode; of a link, what it leads to is written.
  *
- * Rejects with UNKNOWN_DTYPE, TENSOR_INVALID_INFO (shape and data disagree), DUPLICATE_TENSOR, HEADER_TOO_LARGE,
- * IO_ERROR, or INVALID_ARGUMENT for what is no tensor, name, path or option; all but IO_ERROR before anything is
- * written.
+ * `tensors`: a list, or a record or Map by names, which are those that are written. Rejects with UNKNOWN_DTYPE,
+ * TENSOR_INVALID_INFO (shape and data disagree), DUPLICATE_TENSOR, HEADER_TOO_LARGE, IO_ERROR (also for a path where a
+ * folder, device, pipe or socket is), CLOSED and CUDA_ERROR of DeviceTensors, or INVALID_ARGUMENT for what is no
+ * tensor, name, path or option.
  */
 export async function saveFile(
-  tensors: Iterable<SaveTensor>,
+  tensors: Iterable<SaveTensor> | Readonly<Record<string, SaveTensor>> | ReadonlyMap<string, SaveTensor>,
   file: string | URL,
   options: SaveFileOptions = {},
 ): Promise<void> {
@@ -57,7 +98,19 @@ export async function saveFile(
     (a, b) => DTYPE_RANKS[b.dtype] - DTYPE_RANKS[a.dtype] || Buffer.compare(a.nameBytes, b.nameBytes),
   );
   const header = encodeHeader(items, metadata, path);
-  await writeAtomically(path, [header, ...items.map((item) => item.data)]);
+  await writeAtomically(path, piecesOf(header, items));
+}
+
+async function* piecesOf(header: Buffer, items: readonly Item[]): AsyncGenerator<Uint8Array, void, void> {
+  yield header;
+  for (const { source, byteLength } of items) {
+    if (ArrayBuffer.isView(source)) {
+      yield source;
+      continue;
+    }
+    for (let offset = 0; offset < byteLength; offset += DEVICE_PIECE_BYTES)
+      yield await source.toHost({ offset, length: Math.min(DEVICE_PIECE_BYTES, byteLength - offset) });
+  }
 }
 
 const stringsByName: check.Check = (value, name) => {
@@ -81,41 +134,52 @@ function checkMetadata(options: SaveFileOptions): [string, string][] | undefined
 }
 
 function checkTensors(tensors: unknown, path: string): Item[] {
-  if (typeof tensors !== 'object' || tensors === null || !(Symbol.iterator in tensors)) {
-    throw new InvalidArgumentError('saveFile: tensors must be an iterable of { name, dtype, shape, data }');
+  if (typeof tensors !== 'object' || tensors === null || ArrayBuffer.isView(tensors)) {
+    throw new InvalidArgumentError(
+      'saveFile: tensors must be an iterable of DeviceTensors or { name, dtype, shape, data }, or such by name',
+    );
   }
   const names = new Set<string>();
   const items: Item[] = [];
-  for (const tensor of tensors as Iterable<SaveTensor>) {
-    const item = checkTensor(tensor, path);
+  const add = (name: unknown, tensor: unknown): void => {
+    const item = checkTensor(name, tensor, path);
     if (names.has(item.name)) {
       const message = `saveFile: tensor ${shown(item.name)} is given twice`;
       throw new FastSafetensorsError('DUPLICATE_TENSOR', message, { path, tensor: item.name });
     }
     names.add(item.name);
     items.push(item);
+  };
+  if (isMap(tensors)) {
+    for (const [name, tensor] of tensors) add(name, tensor);
+  } else if (Symbol.iterator in tensors) {
+    for (const tensor of tensors as Iterable<SaveTensor | null>) add(tensor?.name, tensor);
+  } else {
+    for (const [name, tensor] of Object.entries(tensors)) add(name, tensor);
   }
   return items;
 }
 
-function checkTensor(tensor: SaveTensor, path: string): Item {
-  if (typeof tensor !== 'object' || tensor === null || typeof tensor.name !== 'string') {
-    const expected = '{ name, dtype, shape, data } with a name that is a string';
-    throw new InvalidArgumentError(`saveFile: each tensor must be ${expected}`);
+function checkTensor(name: unknown, tensor: unknown, path: string): Item {
+  if (typeof tensor !== 'object' || tensor === null || typeof name !== 'string') {
+    const expected = 'a DeviceTensor or { name, dtype, shape, data }, with a name that is a string';
+    const which = typeof name === 'string' ? `tensor ${shown(name)}` : 'each tensor';
+    throw new InvalidArgumentError(`saveFile: ${which} must be ${expected}`);
   }
-  const { name, dtype, shape, data } = tensor;
   const error = (code: ErrorCode, problem: string) =>
     new FastSafetensorsError(code, `saveFile: tensor ${shown(name)}: ${problem}`, { path, tensor: name });
-
   if (name === '__metadata__') throw error('INVALID_ARGUMENT', 'the format keeps this name for itself');
   if (!isWellFormed(name)) throw error('INVALID_ARGUMENT', 'its name has a lone surrogate, which UTF-8 cannot hold');
-  if (typeof dtype !== 'string' || !Object.hasOwn(DTYPE_BITS, dtype)) {
-    throw error('UNKNOWN_DTYPE', `unknown dtype ${shown(dtype)}, expected one of ${Object.keys(DTYPE_BITS).join(' ')}`);
-  }
+
+  const { shape } = tensor as SaveTensor;
+  const { dtype, source } = isDeviceTensor(tensor)
+    ? { dtype: tensor.dtype, source: tensor }
+    : elementsOf(tensor, error);
+  if (isDeviceTensor(source) && source.disposed) throw error('CLOSED', 'it was disposed');
+  const { byteLength } = source;
   if (!Array.isArray(shape) || !shape.every((size) => Number.isSafeInteger(size) && size >= 0)) {
     throw error('TENSOR_INVALID_INFO', `shape ${shown(shape)} is no array of integers that are not negative`);
   }
-  if (!isUint8Array(data)) throw error('INVALID_ARGUMENT', 'data must be a Uint8Array');
   const described = `shape [${shape.join(', ')}] of ${dtype}`;
   let bits = BigInt(DTYPE_BITS[dtype]);
   for (const size of shape) {
@@ -126,11 +190,34 @@ function checkTensor(tensor: SaveTensor, path: string): Item {
   if (bits % 8n !== 0n) {
     throw error('TENSOR_INVALID_INFO', `${described} takes ${bits} bits, which is no whole number of bytes`);
   }
-  if (bits / 8n !== BigInt(data.byteLength)) {
-    const found = `but data has ${data.byteLength}`;
-    throw error('TENSOR_INVALID_INFO', `${described} takes ${bits / 8n} bytes, ${found}`);
+  if (bits / 8n !== BigInt(byteLength)) {
+    throw error('TENSOR_INVALID_INFO', `${described} takes ${bits / 8n} bytes, but data has ${byteLength}`);
   }
-  return { name, dtype, shape: [...shape], data, nameBytes: Buffer.from(name) };
+  return { name, nameBytes: Buffer.from(name), dtype, shape: [...shape], byteLength, source };
+}
+
+function isDeviceTensor(tensor: object): tensor is SaveDeviceTensor {
+  return typeof (tensor as SaveDeviceTensor).toHost === 'function';
+}
+
+/** The bytes of elements in memory, and what they are. */
+function elementsOf(
+  tensor: object,
+  error: (code: ErrorCode, problem: string) => Error,
+): { dtype: DTypeName; source: Uint8Array } {
+  const { dtype: given, data } = tensor as Partial<SaveArray>;
+  if (!ArrayBuffer.isView(data)) throw error('INVALID_ARGUMENT', 'data must be a typed array or a DataView');
+  const kind = isDataView(data) ? 'DataView' : (data as Uint8Array)[Symbol.toStringTag];
+  const dtype = given === undefined ? DTYPE_OF_ARRAY[kind] : given;
+  if (dtype === undefined) throw error('INVALID_ARGUMENT', `dtype is missing, and a ${kind} does not say it`);
+  if (typeof dtype !== 'string' || !Object.hasOwn(DTYPE_BITS, dtype)) {
+    throw error('UNKNOWN_DTYPE', `unknown dtype ${shown(dtype)}, expected one of ${Object.keys(DTYPE_BITS).join(' ')}`);
+  }
+  const nearest = typedArrayOf(dtype).name;
+  if (kind !== nearest && kind !== 'Uint8Array' && kind !== 'DataView' && DTYPE_OF_ARRAY[kind] !== dtype) {
+    throw error('INVALID_ARGUMENT', `data is a ${kind}, expected a ${nearest} for ${dtype}, or bytes in a Uint8Array`);
+  }
+  return { dtype, source: new Uint8Array(data.buffer, data.byteOffset, data.byteLength) };
 }
 
 /** The 8 bytes of the length, and the padded text. HEADER_TOO_LARGE. */
@@ -148,8 +235,8 @@ function encodeHeader(items: readonly Item[], metadata: [string, string][] | und
     parts.push(`"__metadata__":{${members.join(',')}}`);
   }
   let begin = 0;
-  for (const { name, dtype, shape, data } of items) {
-    const end = begin + data.byteLength;
+  for (const { name, dtype, shape, byteLength } of items) {
+    const end = begin + byteLength;
     const entry = `{"dtype":"${dtype}","shape":[${shape.join(',')}],"data_offsets":[${begin},${end}]}`;
     add(`${quote(name, path)}:${entry}`, parts);
     begin = end;

@@ -120,6 +120,10 @@ export async function headersAndFiles(): Promise<void> {
   same<typeof header.metadata, ReadonlyMap<string, string>>(true);
   for (const frame of header) same<typeof frame.dtype, DTypeName>(true);
   await saveFile([{ name: 'w', dtype: 'F32', shape: [2], data: new Uint8Array(8) }], 'out.safetensors');
+  await saveFile({ w: { shape: [2], data: Float32Array.of(1, 2) } }, 'out.safetensors');
+  const tensors: readonly DeviceTensor[] = [];
+  await saveFile(tensors, 'out.safetensors');
+  await saveFile(new Map(tensors.map((tensor) => [tensor.name, tensor])), 'out.safetensors');
   // @ts-expect-error a tensor to save has a shape
   await saveFile([{ name: 'w', dtype: 'F32', data: new Uint8Array(8) }], 'out.safetensors');
   const bytes: number = nativeMetrics().deviceBytes;

@@ -5,7 +5,7 @@ import type { DTypeName } from '../../base/dtype.js';
 import { FastSafetensorsError, InvalidArgumentError } from '../../base/errors.js';
 import { makeFolder } from '../../base/make-folder.js';
 import { SafeTensorsMetadata } from '../../safetensors/metadata.js';
-import { type SaveTensor, saveFile } from '../../safetensors/save-file.js';
+import { type SaveArray, saveFile } from '../../safetensors/save-file.js';
 import { generatorOf, refuseOverwriting } from '../refuse-overwriting.js';
 import { type Model, parseModel, type Weight } from './graph.js';
 import { readModel, writeModel } from './model-file.js';
@@ -108,7 +108,7 @@ export async function splitOnnx(modelPath: string | URL, options: OnnxSplitOptio
     await refuseOverwriting(files.weights, 'split-onnx', new Set([...places.values()].map(({ file }) => file)));
 
     const stored = store(model, lifted, (weight) => sharedBytes(weight, places.get(weight), options.asInputs));
-    const tensors: SaveTensor[] = [];
+    const tensors: SaveArray[] = [];
     for (const [weight, { name, dtype, shape }] of stored.own) {
       tensors.push({ name, dtype, shape, data: await reader.read(weight.tensor, weight.info) });
     }
@@ -121,7 +121,7 @@ export async function splitOnnx(modelPath: string | URL, options: OnnxSplitOptio
       ...files,
       mode: options.asInputs ? 'inputs' : 'external-data',
       minBytes,
-      bytes: tensors.reduce((sum, { data }) => sum + data.length, 0),
+      bytes: tensors.reduce((sum, { data }) => sum + data.byteLength, 0),
       tensors: lifted.map((weight) => liftedTensor(weight, stored.nameOf(weight))),
       inline: model.weights.flatMap(({ info: { name, dtype = null, byteLength }, graph, stays }) =>
         stays === undefined ? [] : [{ name, graph: graph.path, dtype, byteLength, reason: stays }],

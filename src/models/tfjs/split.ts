@@ -5,7 +5,7 @@ import { moveOver, temporaryIn, writeAtomically } from '../../base/atomic-write.
 import { pathOf } from '../../base/checks.js';
 import { InvalidArgumentError } from '../../base/errors.js';
 import { makeFolder } from '../../base/make-folder.js';
-import { type SaveTensor, saveFile } from '../../safetensors/save-file.js';
+import { type SaveArray, saveFile } from '../../safetensors/save-file.js';
 import { generatorOf, refuseOverwriting } from '../refuse-overwriting.js';
 import { readModelJson, type TfjsModel } from './model-json.js';
 import { shardWeights } from './shard-weights.js';
@@ -85,7 +85,7 @@ class ShardWriter {
   readonly #stem: string;
   readonly #maxBytes: number;
   readonly #shards: { temporary: string; names: string[] }[] = [];
-  #pending: SaveTensor[] = [];
+  #pending: (SaveArray & { name: string })[] = [];
   #pendingBytes = 0;
   bytes = 0;
 
@@ -95,7 +95,7 @@ class ShardWriter {
     this.#maxBytes = maxBytes;
   }
 
-  async add(tensor: SaveTensor): Promise<void> {
+  async add(tensor: SaveArray & { name: string }): Promise<void> {
     if (this.#pending.length > 0 && this.#pendingBytes + tensor.data.byteLength > this.#maxBytes) await this.#flush();
     this.#pending.push(tensor);
     this.#pendingBytes += tensor.data.byteLength;
