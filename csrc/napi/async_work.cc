@@ -32,7 +32,7 @@ Napi::Value AsyncWork::Pending(Napi::Env env, std::function<void(Status)>* finis
   dispatcher->Hold();
   Napi::Value result = promise->deferred.Promise();
   *finish = [dispatcher, promise = std::move(promise)](const Status& status) {
-    dispatcher->Post([dispatcher, promise, status](Napi::Env on) {
+    auto settle = [dispatcher, promise, status](Napi::Env on) {
       dispatcher->Release();
       if (promise->kept != nullptr) napi_delete_reference(on, std::exchange(promise->kept, nullptr));
       if (!status.ok()) return promise->deferred.Reject(StatusToJs(on, status));
@@ -43,7 +43,8 @@ Napi::Value AsyncWork::Pending(Napi::Env env, std::function<void(Status)>* finis
         return promise->deferred.Reject(error.Value());
       }
       promise->deferred.Resolve(value);
-    });
+    };
+    TaskPool::AfterTask([dispatcher, settle = std::move(settle)]() mutable { dispatcher->Post(std::move(settle)); });
   };
   return result;
 }

@@ -130,9 +130,12 @@ void WorkGroup::Run(const std::shared_ptr<Control>& control, std::function<void(
   }
   work();
   work = nullptr;  // what it holds is released before End returns
-  std::lock_guard<std::mutex> lock(mutex_);
-  if (control != nullptr) controls_.erase(controls_.find(control));
-  if (--running_ == 0) idle_.notify_all();
+  // After what the work itself left for then: that may hold more.
+  TaskPool::AfterTask([self = shared_from_this(), control] {
+    std::lock_guard<std::mutex> lock(self->mutex_);
+    if (control != nullptr) self->controls_.erase(self->controls_.find(control));
+    if (--self->running_ == 0) self->idle_.notify_all();
+  });
 }
 
 bool WorkGroup::End(std::optional<std::chrono::milliseconds> limit) {

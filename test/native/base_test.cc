@@ -211,6 +211,78 @@ TEST(TaskPool, OneThreadRunsInOrder) {
   for (int i = 0; i < 100; ++i) EXPECT_EQ(order[static_cast<size_t>(i)], i);
 }
 
+// Whoever waits for a task may post the next one, which then finds a thread that is free.
+TEST(TaskPool, WorkThatComesPieceByPieceStaysOnOneThread) {
+  std::set<std::thread::id> threads;
+  TaskPool pool("fst-pool", 8);
+  for (int i = 0; i < 200; ++i) {
+    Latch done(1);
+    ASSERT_TRUE(pool.Post([&] {
+                      threads.insert(std::this_thread::get_id());
+                      TaskPool::AfterTask([&] { done.Down(); });
+                    })
+                    .ok());
+    ASSERT_TRUE(done.Wait());
+  }
+  EXPECT_EQ(threads.size(), 1U);
+}
+
+TEST(TaskPool, TheThreadThatWasBusyLastIsTheFirstToWorkAgain) {
+  constexpr int kThreads = 3;
+  TaskPool pool("fst-pool", kThreads);
+  std::vector<std::unique_ptr<Latch>> go, over;
+  std::vector<std::thread::id> threads(kThreads);
+  Latch begun(kThreads);
+  for (int i = 0; i < kThreads; ++i) {
+    go.push_back(std::make_unique<Latch>(1));
+    over.push_back(std::make_unique<Latch>(1));
+  }
+  for (size_t i = 0; i < kThreads; ++i) {
+    ASSERT_TRUE(pool.Post([&, i] {
+                      threads[i] = std::this_thread::get_id();
+                      begun.Down();
+                      EXPECT_TRUE(go[i]->Wait());
+                      TaskPool::AfterTask([&, i] { over[i]->Down(); });
+                    })
+                    .ok());
+  }
+  ASSERT_TRUE(begun.Wait());
+  for (size_t i : {2, 0, 1}) {
+    go[i]->Down();
+    ASSERT_TRUE(over[i]->Wait());
+  }
+  for (int i = 0; i < 20; ++i) {
+    std::thread::id thread;
+    Latch done(1);
+    ASSERT_TRUE(pool.Post([&] {
+                      thread = std::this_thread::get_id();
+                      TaskPool::AfterTask([&] { done.Down(); });
+                    })
+                    .ok());
+    ASSERT_TRUE(done.Wait());
+    EXPECT_EQ(thread, threads[1]);
+  }
+}
+
+TEST(TaskPool, WhatIsForAfterATaskRunsInOrderAndElsewhereAtOnce) {
+  std::vector<std::string> order;
+  TaskPool::AfterTask([&] { order.emplace_back("at once"); });
+  EXPECT_EQ(order.size(), 1U);
+  Latch done(1);
+  TaskPool pool("fst-pool", 1);
+  ASSERT_TRUE(pool.Post([&] {
+                    TaskPool::AfterTask([&] { order.emplace_back("first"); });
+                    TaskPool::AfterTask([&] {
+                      order.emplace_back("second");
+                      done.Down();
+                    });
+                    order.emplace_back("task");
+                  })
+                  .ok());
+  ASSERT_TRUE(done.Wait());
+  EXPECT_EQ(order, (std::vector<std::string>{"at once", "task", "first", "second"}));
+}
+
 TEST(TaskPool, LetsGoOfWhatATaskHolds) {
   auto held = std::make_shared<int>(1);
   std::weak_ptr<int> weak = held;

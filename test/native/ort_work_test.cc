@@ -6,6 +6,7 @@
 #include <thread>
 #include <vector>
 
+#include "base/task_pool.h"
 #include "ort/work.h"
 
 namespace fst::ort {
@@ -28,6 +29,28 @@ TEST(OrtWorkTest, WorkRunsAndIsWaitedFor) {
   begun.get_future().wait();
   EXPECT_FALSE(group->End(milliseconds(0)));
   EXPECT_FALSE(done.load());
+  go.set_value();
+  EXPECT_TRUE(group->End(std::nullopt));
+  EXPECT_TRUE(done.load());
+}
+
+// It may hold values of ONNX Runtime, whose library exit() is about to destroy.
+TEST(OrtWorkTest, WhatWorkLeavesForAfterwardsIsWaitedFor) {
+  auto group = WorkGroup::Make();
+  std::promise<void> begun, go;
+  std::atomic<bool> done{false};
+  ASSERT_TRUE(group
+                  ->Post(nullptr,
+                         [&] {
+                           TaskPool::AfterTask([&] {
+                             begun.set_value();
+                             go.get_future().wait();
+                             done = true;
+                           });
+                         })
+                  .ok());
+  begun.get_future().wait();
+  EXPECT_FALSE(group->End(milliseconds(0)));
   go.set_value();
   EXPECT_TRUE(group->End(std::nullopt));
   EXPECT_TRUE(done.load());
