@@ -53,9 +53,10 @@ bool Inside(const Value& inner, const Value& outer) {
 }  // namespace
 
 Status Session::Create(const SessionConfig& config, Control* control, std::shared_ptr<Session>* out) {
-  // The last reference may be dropped on the event loop's thread, which must not wait until the session is freed.
+  // The last reference may be dropped on the event loop's thread, which must not wait until the session is freed. Of
+  // one that was closed nothing is left to free.
   std::shared_ptr<Session> session(new Session, [](Session* dead) {
-    if (!Background().Post(nullptr, [dead] { delete dead; }).ok()) delete dead;
+    if (dead->freed_ || !Background().Post(nullptr, [dead] { delete dead; }).ok()) delete dead;
   });
   session->place_ = config.place;
   OwnedSessionOptions options;

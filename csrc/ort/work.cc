@@ -8,7 +8,6 @@
 #include <cstdlib>
 #include <vector>
 
-#include "base/task_pool.h"
 #include "ort/library.h"
 
 namespace fst::ort {
@@ -16,10 +15,16 @@ namespace {
 
 constexpr std::chrono::milliseconds kExitTimeout{1000};
 
-TaskPool& Threads() {
+TaskPool* Threads() {
   // Runs block a thread each; ONNX Runtime spreads one run over its own threads.
   static TaskPool* pool = new TaskPool("fst-ort", 32, size_t{8} << 20);
-  return *pool;
+  return pool;
+}
+
+// One of its own: sessions are collected many at a time, which would start as many of the above.
+TaskPool* FreeingThread() {
+  static TaskPool* pool = new TaskPool("fst-ort-free", 1, size_t{8} << 20);
+  return pool;
 }
 
 struct Groups {
@@ -107,16 +112,18 @@ Control::Attached::~Attached() {
   control_->making_ = nullptr;
 }
 
-std::shared_ptr<WorkGroup> WorkGroup::Make() {
+std::shared_ptr<WorkGroup> WorkGroup::Make() { return MakeOn(Threads()); }
+
+std::shared_ptr<WorkGroup> WorkGroup::MakeOn(TaskPool* threads) {
   static bool registered = (RegisterExit(), true);
   (void)registered;
-  std::shared_ptr<WorkGroup> group(new WorkGroup);
+  std::shared_ptr<WorkGroup> group(new WorkGroup(threads));
   if (!AllGroups().Add(group)) group->ended_ = true;
   return group;
 }
 
 Status WorkGroup::Post(std::shared_ptr<Control> control, std::function<void()> work) {
-  return Threads().Post([self = shared_from_this(), control = std::move(control), work = std::move(work)]() mutable {
+  return threads_->Post([self = shared_from_this(), control = std::move(control), work = std::move(work)]() mutable {
     self->Run(control, std::move(work));
   });
 }
@@ -149,7 +156,7 @@ bool WorkGroup::End(std::optional<std::chrono::milliseconds> limit) {
 }
 
 WorkGroup& Background() {
-  static auto* group = new std::shared_ptr<WorkGroup>(WorkGroup::Make());
+  static auto* group = new std::shared_ptr<WorkGroup>(WorkGroup::MakeOn(FreeingThread()));
   return **group;
 }
 

@@ -12,6 +12,7 @@
 #include <set>
 
 #include "base/status.h"
+#include "base/task_pool.h"
 #include "ort/slice.h"
 
 namespace fst::ort {
@@ -56,17 +57,21 @@ class WorkGroup : public std::enable_shared_from_this<WorkGroup> {
   bool End(std::optional<std::chrono::milliseconds> limit);
 
  private:
-  WorkGroup() = default;
+  friend WorkGroup& Background();
+  explicit WorkGroup(TaskPool* threads) : threads_(threads) {}
+  static std::shared_ptr<WorkGroup> MakeOn(TaskPool* threads);
   void Run(const std::shared_ptr<Control>& control, std::function<void()> work);
 
-  std::mutex mutex_;  // guards what follows
+  TaskPool* const threads_;  // lives as long as the process
+  std::mutex mutex_;         // guards what follows
   std::condition_variable idle_;
   bool ended_ = false;
   size_t running_ = 0;
   std::multiset<std::shared_ptr<Control>> controls_;  // of what runs
 };
 
-// The group of work that belongs to no environment: it frees sessions whose last reference is gone.
+// The group of work that belongs to no environment: on a thread of its own it frees sessions that were not closed and
+// whose last reference is gone.
 WorkGroup& Background();
 
 // Ends every group before the process exits, and waits at most a second. If work still runs then, exit() skips all

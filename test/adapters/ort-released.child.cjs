@@ -1,0 +1,76 @@
+// What stays of sessions that are over, in a process of their own: prints JSON. The first argument is one of `KINDS`.
+const { readdirSync, readFileSync } = require('node:fs');
+const { setTimeout: sleep } = require('node:timers/promises');
+const ort = require('onnxruntime-node');
+const { createSession } = require('fastsafetensors-node/ort');
+const { nativeMetrics } = require('fastsafetensors-node');
+
+const [, , kind, graph, weights, times] = process.argv;
+const rss = () => Number(/^VmRSS:\s+(\d+)/m.exec(readFileSync('/proc/self/status', 'utf8'))[1]) * 1024;
+
+/** How many threads there are of a name. */
+const threads = (name) =>
+  readdirSync('/proc/self/task').filter((id) => readFileSync(`/proc/self/task/${id}/comm`, 'utf8').trim() === name)
+    .length;
+
+/** Creates a session by `open`, runs it with zeros as its inputs, and returns it with its outputs. */
+async function used(open) {
+  const session = await open();
+  const feeds = session.inputMetadata.map(({ name, shape }) => {
+    const data = new Float32Array(shape.reduce((product, size) => product * size, 1));
+    return [name, new ort.Tensor('float32', data, shape)];
+  });
+  return { session, outputs: await session.run(Object.fromEntries(feeds)) };
+}
+
+const ours = () => createSession(ort, graph, { weights });
+const theirs = () => ort.InferenceSession.create(graph);
+
+async function repeat(open) {
+  for (let i = 0; i < Number(times); ++i) await (await used(open)).session.release();
+  while (nativeMetrics().hostBytes > 0) await sleep(1); // allocations are freed on another thread
+  return { rss: rss() };
+}
+
+const KINDS = {
+  /** Memory after as many sessions as `times`, one after the other. */
+  ours: () => repeat(ours),
+  theirs: () => repeat(theirs),
+
+  /** Threads that made, ran and freed the sessions, one session after the other; at last those of collected garbage. */
+  released: async () => {
+    for (let i = 0; i < Number(times); ++i) {
+      await (await used(ours)).session.release();
+      if (i % 10 === 9) globalThis.gc();
+    }
+    await sleep(50);
+    return { threads: threads('fst-ort') };
+  },
+  dropped: async () => {
+    for (let i = 0; i < Number(times); ++i) {
+      await used(ours);
+      if (i % 10 === 9) globalThis.gc();
+    }
+    globalThis.gc();
+    while (nativeMetrics().hostBytes > 0) {
+      await sleep(10);
+      globalThis.gc();
+    }
+    return { threads: threads('fst-ort') };
+  },
+
+  /** What released sessions cost of which an output is kept. */
+  outputs: async () => {
+    await (await used(ours)).session.release();
+    const before = rss();
+    const kept = [];
+    for (let i = 0; i < Number(times); ++i) {
+      const { session, outputs } = await used(ours);
+      kept.push(outputs);
+      await session.release();
+    }
+    return { bytes: rss() - before, kept: kept.length };
+  },
+};
+
+KINDS[kind]().then((result) => console.log(JSON.stringify(result)));
