@@ -44,6 +44,10 @@ bool Has(const std::vector<Port>& ports, const std::string& name) {
   return std::any_of(ports.begin(), ports.end(), [&](const Port& port) { return port.name == name; });
 }
 
+// An output keeps the arena that its session allocates from, whole, and JavaScript's collector knows only of the
+// output. Up to this size it is copied out of there, which takes less than a millisecond.
+constexpr size_t kMaxCopied = size_t{1} << 20;
+
 bool Inside(const Value& inner, const Value& outer) {
   auto begin = static_cast<const char*>(outer.data());
   auto at = static_cast<const char*>(inner.data());
@@ -237,27 +241,29 @@ Status Session::TakeResults(IoBinding* binding, const std::vector<Fetch>& fetche
     const Place place = fetches[i].on_device ? place_ : Place();
     std::shared_ptr<Value> value;
     FST_RETURN_IF_ERROR(Value::Adopt(std::move(owned[i]), place, fetches[i].name, &value));
-    // An output may lie in the memory of a weight or an input. On the host it is copied, since the caller may write to
-    // it; on a device it keeps the original alive.
-    auto aliased = [&](const std::vector<std::shared_ptr<Value>>& originals) -> std::shared_ptr<Value> {
-      for (const auto& original : originals) {
-        if (Inside(*value, *original)) return original;
-      }
-      return nullptr;
-    };
-    std::shared_ptr<Value> original = aliased(weights_);
-    if (original == nullptr) original = aliased(held);
-    if (original != nullptr && !fetches[i].given) {
-      if (place.cuda) {
-        value->Keep(original);
-      } else {
-        std::shared_ptr<Value> copy;
-        FST_RETURN_IF_ERROR(value->CopyToHost(&copy));
-        value = std::move(copy);
-      }
-    }
+    if (!fetches[i].given) FST_RETURN_IF_ERROR(Detach(fetches[i].on_device, held, &value));
     results->push_back(std::move(value));
   }
+  return Status::Ok();
+}
+
+Status Session::Detach(bool on_device, const std::vector<std::shared_ptr<Value>>& held,
+                       std::shared_ptr<Value>* value) const {
+  std::shared_ptr<Value> original;
+  for (const auto* values : {&weights_, &held}) {
+    for (const auto& one : *values) {
+      if (original == nullptr && Inside(**value, *one)) original = one;
+    }
+  }
+  if ((*value)->place().cuda) {
+    if (original != nullptr) (*value)->Keep(original);
+    return Status::Ok();
+  }
+  const bool small = !on_device && (*value)->bytes() <= kMaxCopied && (*value)->type() != kString;
+  if (original == nullptr && !small) return Status::Ok();
+  std::shared_ptr<Value> copy;
+  FST_RETURN_IF_ERROR((*value)->CopyToHost(&copy));
+  *value = std::move(copy);
   return Status::Ok();
 }
 

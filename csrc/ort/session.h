@@ -72,6 +72,9 @@ class Session {
                   std::vector<std::shared_ptr<Value>>* results);
   Status TakeResults(IoBinding* binding, const std::vector<Fetch>& fetches,
                      const std::vector<std::shared_ptr<Value>>& held, std::vector<std::shared_ptr<Value>>* results);
+  // An output may lie in the memory of a weight or of what is `held`. On the host it is copied, since the caller may
+  // write to it, and so are small ones; on a device it keeps the original alive.
+  Status Detach(bool on_device, const std::vector<std::shared_ptr<Value>>& held, std::shared_ptr<Value>* value) const;
   Status CheckPlace(const char* what, const std::string& name, const Value& value) const;
   void FeedAlways(const std::vector<Weight>& weights);  // those that are inputs; weights_ has their values
   void Free();

@@ -1,6 +1,8 @@
 #include "ort/value.h"
 
+#include <algorithm>
 #include <cstdlib>
+#include <cstring>
 #include <iterator>
 
 #include "device/devices.h"
@@ -137,19 +139,27 @@ Status Value::Describe(const std::string& name) {
 }
 
 Status Value::CopyToHost(std::shared_ptr<Value>* out) const {
-  std::shared_ptr<Device> device, cpu;
-  FST_RETURN_IF_ERROR(OpenDevice(place_.ToString(), false, &device));
-  FST_RETURN_IF_ERROR(OpenDevice("cpu", false, &cpu));
   TensorSource copy;
   copy.type = type_;
   copy.dims = dims_;
   copy.bytes = bytes_;
-  if (bytes_ > 0) {
+  if (place_.cuda && bytes_ > 0) {
+    std::shared_ptr<Device> device, cpu;
+    FST_RETURN_IF_ERROR(OpenDevice(place_.ToString(), false, &device));
+    FST_RETURN_IF_ERROR(OpenDevice("cpu", false, &cpu));
     FST_RETURN_IF_ERROR(cpu->Allocate(bytes_, &copy.buffer));
     DeviceBuffer mine(device, reinterpret_cast<uint64_t>(data_), bytes_);
     FST_RETURN_IF_ERROR(device->Read(mine, 0, bytes_, reinterpret_cast<void*>(copy.buffer->address())));
+    return Make(copy, "copy", out);
   }
-  return Make(copy, "copy", out);
+  std::shared_ptr<void> memory(malloc(std::max<size_t>(bytes_, 1)), free);
+  if (memory == nullptr)
+    return Status(Code::OUT_OF_HOST_MEMORY, Format("no memory for an output of %zu bytes", bytes_));
+  if (bytes_ > 0) memcpy(memory.get(), data_, bytes_);
+  copy.data = memory.get();
+  FST_RETURN_IF_ERROR(Make(copy, "copy", out));
+  (*out)->Keep(std::move(memory));
+  return Status::Ok();
 }
 
 Status Value::Strings(std::vector<std::string>* out) const {

@@ -51,7 +51,7 @@ class Value {
   const std::vector<int64_t>& dims() const { return dims_; }
   void* data() const { return data_; }     // null for strings
   size_t bytes() const { return bytes_; }  // 0 for strings
-  // Copies the elements into host memory. Blocks; not for strings. The device's errors.
+  // Copies the elements into host memory of their own. Blocks; not for strings. The device's errors.
   Status CopyToHost(std::shared_ptr<Value>* out) const;
   // Elements of a string tensor.
   Status Strings(std::vector<std::string>* out) const;

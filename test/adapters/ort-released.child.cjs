@@ -23,7 +23,7 @@ async function used(open) {
   return { session, outputs: await session.run(Object.fromEntries(feeds)) };
 }
 
-const ours = () => createSession(ort, graph, { weights });
+const ours = () => createSession(ort, graph, weights ? { weights } : {});
 const theirs = () => ort.InferenceSession.create(graph);
 
 async function repeat(open) {
