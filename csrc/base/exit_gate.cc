@@ -16,9 +16,11 @@ constexpr auto kLongestWait = std::chrono::seconds(1);
 std::atomic<int> inside{0};
 std::atomic<bool> closed{false};
 std::atomic<pthread_t> closer;  // the thread that runs exit(); set before `closed`
+std::atomic<void (*)()> before_closing{nullptr};
 
 void Close() {
   if (closed.load()) return;
+  if (void (*give_back)() = before_closing.exchange(nullptr)) give_back();
   closer.store(pthread_self());
   closed.store(true);
   auto deadline = std::chrono::steady_clock::now() + kLongestWait;
@@ -31,6 +33,8 @@ Status ExitGate::CloseBeforeDestructors() {
   if (atexit(Close) == 0) return Status::Ok();
   return Status(Code::OUT_OF_HOST_MEMORY, "atexit failed: the process has no memory left");
 }
+
+void ExitGate::BeforeClosing(void (*give_back)()) { before_closing.store(give_back); }
 
 ExitGate::Call::Call() : open_(true) {
   // Counted first, then looked: either Close() sees the count, or this sees that it is closed.

@@ -13,6 +13,10 @@ class ExitGate {
   // nothing more can be registered. Any thread.
   static Status CloseBeforeDestructors();
 
+  // `give_back` is called once, when exit() has begun and before the gate closes, on the thread of exit(): for what a
+  // library wants back. It may wait, a second at most. One function a process. Any thread.
+  static void BeforeClosing(void (*give_back)());
+
   // One call into a library, made while this object lives. Once the gate is closed, the constructor parks its thread
   // for the rest of the process, with whatever it holds: nothing that runs within exit() may wait for it. Only the
   // thread that runs exit() goes on, with open() false: it must not make the call.

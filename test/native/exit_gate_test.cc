@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <atomic>
+#include <cstdio>
 #include <cstdlib>
 #include <thread>
 #include <type_traits>
@@ -154,6 +155,21 @@ TEST(ExitGateDeathTest, RefusesTheThreadThatExits) {
         exit(library.work(0) == 0 ? 9 : 1);
       },
       ::testing::ExitedWithCode(9), "");
+}
+
+// What a library wants back, it gets before its calls are refused.
+TEST(ExitGateDeathTest, GivesBackBeforeItCloses) {
+  GTEST_FLAG_SET(death_test_style, "threadsafe");
+  EXPECT_EXIT(
+      {
+        Load();
+        ExitGate::BeforeClosing([] {
+          if (Work(0) == 0) fputs("given back\n", stderr);
+        });
+        Load();  // another library: its handler runs first
+        exit(7);
+      },
+      ::testing::ExitedWithCode(7), "^given back\n$");
 }
 
 }  // namespace
