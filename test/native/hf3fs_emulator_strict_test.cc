@@ -4,6 +4,7 @@
 #include <signal.h>
 #include <sys/syscall.h>
 
+#include <atomic>
 #include <cerrno>
 #include <thread>
 
@@ -16,17 +17,34 @@ TEST_F(Hf3fsStrictDeathTest, PrepOrSubmitOrWaitFromAnotherThread) {
   EXPECT_MISUSE(
       {
         Client c(this);
-        c.Read(0, 0, 10);
-        std::thread([&c] { c.Prep(0, 0, 10); }).join();
+        c.Prep(0, 0, 10, 1);
+        c.api->submit_ios(&c.ring);
+        std::thread([&c] { c.Prep(10, 0, 10); }).join();
       },
       "prep_io from another thread");
   EXPECT_MISUSE(
       {
         Client c(this);
-        c.Read(0, 0, 10);
+        c.Prep(0, 0, 10);
         std::thread([&c] { c.api->submit_ios(&c.ring); }).join();
       },
       "submit_ios from another thread");
+  EXPECT_MISUSE(
+      {
+        Client c(this);
+        std::atomic<bool> go{false};
+        auto submit = [&] {
+          while (!go) {
+          }
+          for (int i = 0; i < 1000000; ++i) c.api->submit_ios(&c.ring);
+        };
+        std::thread one(submit);
+        std::thread other(submit);
+        go = true;
+        one.join();
+        other.join();
+      },
+      "submit_ios while another thread prepares or submits");
   EXPECT_MISUSE(
       {
         Client c(this);
@@ -34,6 +52,19 @@ TEST_F(Hf3fsStrictDeathTest, PrepOrSubmitOrWaitFromAnotherThread) {
         std::thread([&c] { c.Wait(1, 0.001); }).join();
       },
       "wait_for_ios from another thread");
+}
+
+// As the library: one thread at a time.
+TEST_F(Hf3fsEmulatorTest, AnotherThreadMayTakeARingOverWhileNothingIsInFlight) {
+  Client c(this);
+  for (uintptr_t tag = 1; tag <= 3; ++tag) {
+    std::thread([&] {
+      EXPECT_GE(c.Prep(0, 0, 10, tag), 0);
+      EXPECT_EQ(c.api->submit_ios(&c.ring), 0);
+    }).join();
+    EXPECT_EQ(c.Wait(1).count(tag), 1u);
+    c.ExpectFile(0, 0, 10);
+  }
 }
 
 TEST_F(Hf3fsStrictDeathTest, MakingOnAnotherThreadThanTheFirst) {

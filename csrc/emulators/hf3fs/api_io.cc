@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <chrono>
+#include <set>
 
 #include "emulators/hf3fs/engine.h"
 #include "reader/usrbio/usrbio_api.h"
@@ -30,15 +31,57 @@ std::shared_ptr<Ring> FindRing(Engine& engine, const Ior* ior) {
   return nullptr;
 }
 
-// One thread prepares and submits, one waits: the first of each is remembered.
-void CheckThread(Engine& engine, const char* what, bool* known, pthread_t* owner) {
-  if (!*known) {
-    *known = true;
-    *owner = pthread_self();
-  } else if (!pthread_equal(*owner, pthread_self())) {
-    engine.Misuse(std::string(what) + " from another thread than the ring's first one");
+// One thread waits for a ring: the first that did.
+void CheckWaiter(Engine& engine, Ring* ring) {
+  if (!ring->has_waiter) {
+    ring->has_waiter = true;
+    ring->waiter = pthread_self();
+  } else if (!pthread_equal(ring->waiter, pthread_self())) {
+    engine.Misuse("wait_for_ios from another thread than the ring's first one");
   }
 }
+
+// One thread at a time prepares and submits. Another one may take the ring over while nothing is prepared or in flight.
+void CheckPreparer(Engine& engine, const char* what, Ring* ring) {
+  if (ring->has_preparer && pthread_equal(ring->preparer, pthread_self())) return;
+  if (std::any_of(ring->slots.begin(), ring->slots.end(), [](const auto& io) { return io != nullptr; })) {
+    engine.Misuse(std::string(what) + " from another thread than the one whose ios are prepared or in flight");
+  }
+  ring->has_preparer = true;
+  ring->preparer = pthread_self();
+}
+
+// A call on a ring that no other thread may be inside at the same time. Without the engine's lock, behind which the
+// calls would only follow each other.
+class Alone {
+ public:
+  Alone(const char* what, const Ior* ior) : ior_(ior) {
+    std::lock_guard<std::mutex> lock(mutex);
+    if (Inside().insert(ior_).second) return;
+    twice_ = true;
+    what_ = what;
+  }
+  ~Alone() {
+    if (twice_) return;
+    std::lock_guard<std::mutex> lock(mutex);
+    Inside().erase(ior_);
+  }
+  void Check(Engine& engine) const {
+    if (twice_) engine.Misuse(std::string(what_) + " while another thread prepares or submits on the same ring");
+  }
+
+ private:
+  static std::set<const Ior*>& Inside() {
+    static auto* inside = new std::set<const Ior*>;
+    return *inside;
+  }
+  static std::mutex mutex;
+  const Ior* ior_;
+  const char* what_ = nullptr;
+  bool twice_ = false;
+};
+
+std::mutex Alone::mutex;
 
 // The lowest free index, as the library takes it; -1 when the ring is full or its order queue is (slots retire in
 // order, so one slow io can fill it alone).
@@ -112,7 +155,9 @@ EXPORT int hf3fs_io_entries(const Ior* ior) { return static_cast<int>((ior->iov.
 EXPORT int hf3fs_prep_io(const Ior* ior, const Iov* iov, bool read, void* ptr, int fd, size_t off, uint64_t len,
                          const void* userdata) {
   Engine& engine = Engine::Get();
+  Alone alone("prep_io", ior);
   Lock lock(engine.mutex);
+  alone.Check(engine);
   int result;
   if (engine.ShallFail("prep_io", &result)) return result;
   uint8_t* to = static_cast<uint8_t*>(ptr);
@@ -121,7 +166,7 @@ EXPORT int hf3fs_prep_io(const Ior* ior, const Iov* iov, bool read, void* ptr, i
       to < iov->base || len > iov->size || to + len > iov->base + iov->size) {
     return -EINVAL;
   }
-  CheckThread(engine, "prep_io", &ring->has_preparer, &ring->preparer);
+  CheckPreparer(engine, "prep_io", ring.get());
   std::string misuse;
   auto file = engine.files.Find(fd, &misuse);
   if (!misuse.empty()) engine.Misuse(misuse);
@@ -154,12 +199,14 @@ EXPORT int hf3fs_prep_io(const Ior* ior, const Iov* iov, bool read, void* ptr, i
 
 EXPORT int hf3fs_submit_ios(const Ior* ior) {
   Engine& engine = Engine::Get();
+  Alone alone("submit_ios", ior);
   Lock lock(engine.mutex);
+  alone.Check(engine);
   int result;
   if (engine.ShallFail("submit_ios", &result)) return result;
   std::shared_ptr<Ring> ring = FindRing(engine, ior);
   if (ring == nullptr) return -EINVAL;
-  CheckThread(engine, "submit_ios", &ring->has_preparer, &ring->preparer);
+  CheckPreparer(engine, "submit_ios", ring.get());
   engine.counters.submits++;
   engine.Submit(ring);
   return 0;
@@ -173,7 +220,7 @@ EXPORT int hf3fs_wait_for_ios(const Ior* ior, Cqe* cqes, int capacity, int min_r
   if (capacity <= 0) return -EINVAL;
   std::shared_ptr<Ring> ring = FindRing(engine, ior);
   if (ring == nullptr) return -EINVAL;
-  CheckThread(engine, "wait_for_ios", &ring->has_waiter, &ring->waiter);
+  CheckWaiter(engine, ring.get());
   min_results = std::min(min_results, capacity);
   CheckWait(engine, *ring, min_results, deadline);
   engine.counters.waits++;
