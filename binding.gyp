@@ -15,6 +15,7 @@
         "csrc/base/status.cc",
         "csrc/base/task_pool.cc",
         "csrc/base/thread.cc",
+        "csrc/base/warnings.cc",
         "csrc/safetensors/header.cc",
         "csrc/safetensors/header_file.cc",
         "csrc/safetensors/header_text.cc",

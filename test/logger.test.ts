@@ -8,6 +8,7 @@ import {
   registerCopier,
   SafeTensorsFileLoader,
 } from 'fastsafetensors-node';
+import { native } from '../src/native/addon.js';
 import { expectNothingHeld } from './support/metrics.js';
 import { newFolder, someEntries, writeModel } from './support/model-files.js';
 
@@ -54,6 +55,19 @@ test('the warning of a fallback', async () => {
   for await (const [, tensor] of loader.iterateWeights()) tensor.dispose();
   await loader.close();
   expect(said.join()).toContain("falls back from '3fs'");
+});
+
+test('a warning of the core, when a load or its loader ends', async () => {
+  said = [];
+  const warnings = jest.spyOn(native(), 'takeWarnings');
+  const loader = new ParallelLoader({ files, copier: 'nogds', logger });
+  warnings.mockReturnValueOnce(['no link is removed']);
+  for await (const [, tensor] of loader.iterateWeights()) tensor.dispose();
+  expect(said).toEqual(['fastsafetensors: no link is removed']);
+  warnings.mockReturnValueOnce(['nor this one']);
+  await loader.close();
+  expect(said.slice(1)).toEqual(['fastsafetensors: nor this one']);
+  warnings.mockRestore();
 });
 
 test('the warning of a close() that waits no longer', async () => {

@@ -1,6 +1,7 @@
 // The addon: its own few functions, and the parts of bindings.h.
 #include "base/dtype.h"
 #include "base/metrics.h"
+#include "base/warnings.h"
 #include "convert/float_convert.h"
 #include "napi/bindings.h"
 #include "napi/env_state.h"
@@ -21,6 +22,14 @@ Napi::Value MetricsJs(const Napi::CallbackInfo& info) {
   set("openFiles", metrics.open_files);
   set("rings", metrics.rings);
   set("inFlight", metrics.in_flight);
+  return result;
+}
+
+// takeWarnings(): string[], those that no logger has had yet. See base/warnings.h.
+Napi::Value TakeWarningsJs(const Napi::CallbackInfo& info) {
+  std::vector<std::string> texts = TakeWarnings();
+  Napi::Array result = Napi::Array::New(info.Env(), texts.size());
+  for (size_t i = 0; i < texts.size(); ++i) result[static_cast<uint32_t>(i)] = Napi::String::New(info.Env(), texts[i]);
   return result;
 }
 
@@ -55,6 +64,7 @@ Napi::Value Tables(const Napi::CallbackInfo& info) {
 Napi::Object Init(Napi::Env env, Napi::Object exports) {
   env.SetInstanceData(new EnvState(env));
   Export<MetricsJs>(env, exports, "metrics");
+  Export<TakeWarningsJs>(env, exports, "takeWarnings");
   Export<Tables>(env, exports, "tables");
   ExportFiles(env, exports);
   ExportHeaders(env, exports);

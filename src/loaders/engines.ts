@@ -146,6 +146,11 @@ export class Engines {
       void opening.then((engine) => take(native().takeFallbacks(engine))).catch(() => {});
   }
 
+  /** Warnings of the core since the last call, of any loader of this process. */
+  takeWarnings(): string[] {
+    return this.#engines.size > 0 ? native().takeWarnings() : [];
+  }
+
   /** Resolves when no engine has anything in flight, and header descriptors are closed. */
   async close(): Promise<void> {
     this.#releaseAllHeaderFds();

@@ -127,11 +127,16 @@ export class Session {
     const seconds = (milliseconds() - startedMs) / 1000;
     this.#reporter.note(load, seconds);
     this.engines.takeFallbacks((fallbacks) => this.#reporter.addFallbacks(fallbacks));
+    this.#warn();
     this.#log(() => {
       const { tensors, bytes, maxInFlight } = this.#reporter.report;
       const reads = counted(maxInFlight, 'read');
       return `${counted(tensors, 'tensor')}, ${bytes} bytes in ${seconds.toFixed(3)} s, at most ${reads} in flight`;
     });
+  }
+
+  #warn(): void {
+    for (const warning of this.engines.takeWarnings()) this.#logger.warn(`fastsafetensors: ${warning}`);
   }
 
   #log(message: () => string): void {
@@ -187,6 +192,7 @@ export class Session {
           `${this.#stallTimeoutMs} ms after close(); what it holds is kept until it does`,
       );
     }
+    this.#warn();
     this.#loads.clear();
   }
 }

@@ -109,6 +109,8 @@ export type FileKind = 'file' | 'folder' | 'link' | 'other';
 
 export interface CoreAddon {
   metrics(): Metrics;
+  /** Warnings of the core that no logger has had yet. */
+  takeWarnings(): string[];
   tables(): { codes: string[]; dtypes: Record<string, number>; conversions: [from: string, to: string][] };
   statFile(path: string): Promise<{ kind: FileKind; size: number; dev: bigint; ino: bigint; mtimeNs: bigint }>;
   listFolder(path: string): Promise<{ names: string[]; kinds: FileKind[] }>;
