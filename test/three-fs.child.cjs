@@ -13,16 +13,20 @@ const {
   utimesSync,
   writeFileSync,
 } = require('node:fs');
+const { once } = require('node:events');
 const { join } = require('node:path');
+const { Worker } = require('node:worker_threads');
 const {
   assert,
   copierAvailability,
   createCopierConstructor,
+  dropIdleThreeFs,
   emulators,
   extractMountPoint,
   fastsafeOpen,
   folder,
   getHf3fsLibPath,
+  idleThreeFs,
   main,
   nativeMetrics,
   nothingHeld,
@@ -75,8 +79,11 @@ async function same(tensor, file, i, bytes = readFileSync(file.path)) {
   assert.ok(Buffer.from(await tensor.toHost()).equals(expected), `${tensor.name} has wrong bytes`);
 }
 
+/** Once what is kept for the next loader has been given back. */
 async function nothingLeft() {
   await nothingHeld();
+  await dropIdleThreeFs();
+  assert.deepEqual(idleThreeFs(), { rings: 0, bytes: 0 });
   assert.deepEqual(await leftInShm(), []);
   // A daemon that died took the folder with it.
   assert.deepEqual(existsSync(iovs) ? readdirSync(iovs) : [], []);
@@ -384,6 +391,85 @@ main({
     assert.ok(readdirSync(iovs).length >= 2);
     console.log(folder);
     await load;
+  },
+
+  /** The next loader of the same kind reads through ring and buffer of the one before, in whichever thread it is. */
+  async keepsForTheNext(end) {
+    mkdirSync(iovs, { recursive: true });
+    const shard = write('data', [3 << 20, 70_001, 5]);
+    const load = async (options = {}) => {
+      const loader = new ParallelThreeFSLoader({ files: shard.path, device, ...options });
+      for await (const [name, tensor] of loader.iterateWeights()) {
+        await same(tensor, shard, shard.names.indexOf(name));
+        tensor.dispose();
+      }
+      assert.equal(nativeMetrics().rings, 1);
+      await loader.close();
+      await nothingHeld();
+    };
+    const inWorker = async (terminate) => {
+      const code = `const { parentPort, workerData } = require('node:worker_threads');
+        const { ParallelThreeFSLoader } = require(workerData.helpers);
+        (async () => {
+          for (;;) {
+            const loader = new ParallelThreeFSLoader(workerData.options);
+            for await (const [, tensor] of loader.iterateWeights()) tensor.dispose();
+            await loader.close();
+            parentPort.postMessage('loaded');
+            if (!workerData.terminate) break;
+          }
+        })();`;
+      const helpers = join(__dirname, 'support', 'child-helpers.cjs');
+      const options = { files: shard.path, device };
+      const worker = new Worker(code, { eval: true, workerData: { helpers, options, terminate } });
+      const exited = once(worker, 'exit');
+      await once(worker, 'message');
+      if (terminate) await worker.terminate();
+      await exited;
+      await nothingHeld();
+    };
+    await load();
+    const links = readdirSync(iovs);
+    assert.equal(links.length, 2);
+    assert.deepEqual(idleThreeFs(), { rings: 1, bytes: 48 << 20 });
+    const linksAfter = async (loading) => {
+      await loading;
+      return readdirSync(iovs);
+    };
+    assert.deepEqual(await linksAfter(load()), links);
+    assert.deepEqual(await linksAfter(inWorker(false)), links);
+    assert.deepEqual(await linksAfter(load()), links);
+    await inWorker(true); // in the middle of a load: what it had is as usable as any
+    await load();
+    assert.equal(readdirSync(iovs).length, 2);
+    await load({ bufferSize: 1 << 20 });
+    assert.equal(idleThreeFs().rings, 2);
+    await dropIdleThreeFs();
+    assert.deepEqual(readdirSync(iovs), []);
+    await load();
+    assert.equal(idleThreeFs().rings, 1);
+    if (end === 'exit') {
+      console.log('ok');
+      process.exit(0);
+    }
+  },
+
+  /** What is kept leaves other processes room in /dev/shm. */
+  async keepsRoom(expected) {
+    mkdirSync(iovs, { recursive: true });
+    const { path } = write('data', [300_000]);
+    const loader = new ParallelThreeFSLoader({ files: path, device });
+    for await (const [, tensor] of loader.iterateWeights()) tensor.dispose();
+    await loader.close();
+    assert.equal(idleThreeFs().rings, Number(expected));
+    // One of another kind, for which there is room only without what is kept.
+    const { bavail, bsize } = statfsSync('/dev/shm');
+    const large = new ParallelThreeFSLoader({ files: path, device, bufferSize: bavail * bsize + (8 << 20) });
+    const loading = large.iterateWeights().next();
+    if (Number(expected) > 0) (await loading).value[1].dispose();
+    else await assert.rejects(loading, { code: 'OUT_OF_HOST_MEMORY' });
+    await large.close();
+    await nothingLeft();
   },
 
   async ownReader() {

@@ -70,6 +70,13 @@ describe.each(['cpu', 'cuda:0'])('to %s', (device) => {
     await run(device, {}, ['elsewhere']);
   });
 
+  test.each(['naturally', 'exit'])(
+    'the next loader has ring and buffer, in any thread; the process ends with them: %s',
+    async (end) => {
+      await run(device, {}, ['keepsForTheNext', end]);
+    },
+  );
+
   test("a reader of the caller's own needs no 3FS", async () => {
     await run(device, { FAIL: 'reg_fd:1:22' }, ['ownReader']);
   });
@@ -100,18 +107,29 @@ test('a process that is killed in the middle of a load leaves nothing in /dev/sh
   rmSync(folder, { recursive: true });
 });
 
-/** A shell's preamble that gives the process a small /dev/shm of its own; '' without the right to mount. */
+/** A shell's preamble that gives the process a small /dev/shm of its own; '' without the right to mount: it says so. */
 function withSmallShm(size: string): string {
   const small = `mount -t tmpfs -o size=${size} tmpfs /dev/shm`;
   const again = `exec unshare -m bash -c '${small} && exec "$@"' bash "$@"`;
   const inNamespace = `if [ -z "$SMALL" ]; then export SMALL=1; ${again}; fi`;
-  return spawnSync('unshare', ['-m', 'bash', '-c', small]).status === 0 ? inNamespace : '';
+  if (spawnSync('unshare', ['-m', 'bash', '-c', small]).status === 0) return inNamespace;
+  console.warn(`"${expect.getState().currentTestName}" is skipped: only root may mount a small /dev/shm`);
+  return '';
 }
 
 test('a full /dev/shm is OUT_OF_HOST_MEMORY that names size, room and remedy', async () => {
   const shell = withSmallShm('4m');
   if (shell === '') return; // only root may mount; the C++ tests fill it without
   await run('cpu', {}, ['fails', 'OUT_OF_HOST_MEMORY', 'bufferSize'], shell);
+});
+
+test.each([
+  ['64m', '0'],
+  ['120m', '1'],
+])('in a /dev/shm of %s, %s ring with its buffer is kept', async (size, kept) => {
+  const shell = withSmallShm(size);
+  if (shell === '') return;
+  await run('cpu', {}, ['keepsRoom', kept], shell);
 });
 
 test('however many pages /dev/shm has left, nobody dies of it', async () => {

@@ -217,6 +217,12 @@ Status CudaDevice::UnpinHostMemory(void* address) {
   return api_->Check(api_->MemHostUnregister(address), "cuMemHostUnregister");
 }
 
+Status CudaDevice::KeepPinned(void* address, size_t bytes) {
+  FST_RETURN_IF_ERROR(MakeCurrent());
+  CUresult again = api_->MemHostRegister(address, bytes, cuda::kMemHostRegisterPortable);
+  return again == cuda::kHostMemoryAlreadyRegistered ? Status::Ok() : api_->Check(again, "cuMemHostRegister");
+}
+
 Status CudaDevice::NewStream(std::shared_ptr<CompletionQueue> queue, std::unique_ptr<CopyStream>* out) {
   return CudaStream::Create(std::static_pointer_cast<CudaDevice>(shared_from_this()), std::move(queue), out);
 }

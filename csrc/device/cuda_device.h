@@ -25,6 +25,7 @@ class CudaDevice : public Device {
   Status AllocateStaging(size_t bytes, std::unique_ptr<StagingMemory>* out) override;
   Status PinHostMemory(void* address, size_t bytes) override;
   Status UnpinHostMemory(void* address) override;
+  Status KeepPinned(void* address, size_t bytes) override;
   Status NewStream(std::shared_ptr<CompletionQueue> queue, std::unique_ptr<CopyStream>* out) override;
   int numa_node() const override { return numa_node_; }
   Status Read(const DeviceBuffer& source, size_t offset, size_t length, void* host) override;

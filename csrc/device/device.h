@@ -107,6 +107,8 @@ class Device : public std::enable_shared_from_this<Device> {
   // undoes it. Does nothing on the host.
   virtual Status PinHostMemory(void* address, size_t bytes) = 0;
   virtual Status UnpinHostMemory(void* address) = 0;
+  // Makes sure that memory of PinHostMemory still is page-locked: whoever resets a GPU undoes it.
+  virtual Status KeepPinned(void* /*address*/, size_t /*bytes*/) { return Status::Ok(); }
   virtual Status NewStream(std::shared_ptr<CompletionQueue> queue, std::unique_ptr<CopyStream>* out) = 0;
   // The NUMA node nearest to this device; -1 if unknown or if all are equally near.
   virtual int numa_node() const { return -1; }

@@ -1,8 +1,10 @@
 // 3FS for JavaScript: its library, its mounts, and whether they are available.
+#include "base/metrics.h"
 #include "napi/async_work.h"
 #include "napi/bindings.h"
 #include "reader/usrbio/mount_point.h"
 #include "reader/usrbio/usrbio_api.h"
+#include "reader/usrbio/usrbio_pool.h"
 #include "reader/usrbio/usrbio_preflight.h"
 
 namespace fst {
@@ -82,6 +84,26 @@ Napi::Value AvailabilityJs(const Napi::CallbackInfo& info) {
       });
 }
 
+// idleThreeFs(): {rings, bytes}, what is kept for later loaders
+Napi::Value IdleThreeFs(const Napi::CallbackInfo& info) {
+  Napi::Object result = Napi::Object::New(info.Env());
+  const Metrics& metrics = Metrics::Get();
+  result["rings"] = Napi::Number::New(info.Env(), static_cast<double>(metrics.idle_rings.load()));
+  result["bytes"] = Napi::Number::New(info.Env(), static_cast<double>(metrics.idle_bytes.load()));
+  return result;
+}
+
+// dropIdleThreeFs(): Promise<void>, resolved when it is given back, or a daemon has not answered for a second
+Napi::Value DropIdleThreeFs(const Napi::CallbackInfo& info) {
+  return AsyncWork::Run(
+      info.Env(),
+      [] {
+        usrbio::DropIdleChannels(std::chrono::seconds(1));
+        return Status::Ok();
+      },
+      nullptr);
+}
+
 }  // namespace
 
 void ExportThreeFs(Napi::Env env, Napi::Object exports) {
@@ -90,6 +112,8 @@ void ExportThreeFs(Napi::Env env, Napi::Object exports) {
   Export<ResolveMountJs>(env, exports, "resolveThreeFsMount");
   Export<LoadLibrary>(env, exports, "loadThreeFs");
   Export<AvailabilityJs>(env, exports, "threeFsAvailability");
+  Export<IdleThreeFs>(env, exports, "idleThreeFs");
+  Export<DropIdleThreeFs>(env, exports, "dropIdleThreeFs");
 }
 
 }  // namespace fst

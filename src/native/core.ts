@@ -87,7 +87,7 @@ export interface Metrics {
   /** Bytes of staging slots. */
   stagingBytes: number;
   openFiles: number;
-  /** Rings of 3FS. */
+  /** Rings of 3FS that a loader has. */
   rings: number;
   /** Files being opened, and chunks being read, converted or copied. */
   inFlight: number;
@@ -147,6 +147,10 @@ export interface CoreAddon {
   loadThreeFs(): Promise<void>;
   threeFsAvailability(): Promise<{ available: boolean; reason?: string; remedy?: string; library?: string }>;
   externalMemory(): number;
+  /** Rings of 3FS and bytes of their buffers that are kept for later loaders, and that metrics() leaves out. */
+  idleThreeFs(): { rings: number; bytes: number };
+  /** Gives that back now. */
+  dropIdleThreeFs(): Promise<void>;
   setFakeDevices(options: object | null): void;
   createEngine(device: NativeDevice, reader: ReaderOptions, options: EngineOptions): NativeEngine;
   closeEngine(engine: NativeEngine): Promise<void>;

@@ -10,6 +10,7 @@
 #include "device/devices.h"
 #include "emulated_cuda.h"
 #include "hf3fs_emulator_fixture.h"
+#include "reader/usrbio/usrbio_pool.h"
 #include "reader/usrbio/usrbio_reader.h"
 #include "transfer/engine.h"
 
@@ -20,12 +21,20 @@ class UsrbioReaderTest : public Hf3fsEmulatorTest {
   using Bytes = std::vector<uint8_t>;
 
   void TearDown() override {
+    DropIdle();
     EXPECT_EQ(LeftInShm(), std::set<std::string>());
     EXPECT_EQ(Metrics::Get().rings.load(), 0);
     EXPECT_EQ(Metrics::Get().staging_bytes.load(), 0);
     EXPECT_EQ(Metrics::Get().open_files.load(), 0);
     EXPECT_EQ(Metrics::Get().in_flight.load(), 0);
     Hf3fsEmulatorTest::TearDown();
+  }
+
+  // What is kept for a next loader goes.
+  static void DropIdle() {
+    usrbio::DropIdleChannels(std::chrono::seconds(20));
+    EXPECT_EQ(Metrics::Get().idle_rings.load(), 0);
+    EXPECT_EQ(Metrics::Get().idle_bytes.load(), 0);
   }
 
   // Names that this test left in /dev/shm. Other processes' come and go meanwhile: only what stays counts.

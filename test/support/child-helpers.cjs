@@ -5,6 +5,7 @@ const { tmpdir } = require('node:os');
 const { join } = require('node:path');
 const { setImmediate, setTimeout } = require('node:timers/promises');
 const { isMainThread } = require('node:worker_threads');
+const { native } = require('../../dist/src/native/addon.js');
 const { onTestDevice } = require('./test-device.cjs');
 const { fst, testing } = onTestDevice(require('fastsafetensors-node'), require('fastsafetensors-node/testing'));
 
@@ -38,6 +39,11 @@ async function nothingHeld(timeoutMs = 10_000) {
   assert.deepEqual(Object.values(fst.nativeMetrics()), [0, 0, 0, 0, 0, 0], JSON.stringify(fst.nativeMetrics()));
 }
 
+/** Rings, and bytes of their buffers, that '3fs' keeps for the next loader. */
+const idleThreeFs = () => native().idleThreeFs();
+/** Gives that back. */
+const dropIdleThreeFs = () => native().dropIdleThreeFs();
+
 /** A moment of a load: some microtasks, then some turns of the event loop, then milliseconds. */
 async function moment(n) {
   if (n < 12) for (let i = 0; i < n; ++i) await null;
@@ -62,7 +68,9 @@ module.exports = {
   ...fst,
   ...testing,
   assert,
+  dropIdleThreeFs,
   folder,
+  idleThreeFs,
   main,
   moment,
   MOMENTS,

@@ -14,6 +14,7 @@
 #include "base/fd.h"
 #include "base/io_error.h"
 #include "base/numa.h"
+#include "base/warnings.h"
 
 namespace fst::usrbio {
 namespace {
@@ -151,8 +152,22 @@ Status SharedIov::Create(const UsrbioApi& api, const std::string& mount, int num
   return Status::Ok();
 }
 
+bool SharedIov::Unlink() {
+  if (link_.path.empty()) return true;
+  if (unlink(link_.path.c_str()) != 0 && errno == EROFS) {
+    Warn(
+        Format("the 3FS mount %s is mounted read-only, and its daemon removes no links there (EROFS): shared memory of "
+               "loaders is kept for later ones, and the daemon holds it until this process ends; mount without "
+               "readonly to avoid that",
+               iov_.mount_point));
+    return false;
+  }
+  link_.path.clear();  // removed, or gone with its daemon
+  return true;
+}
+
 SharedIov::~SharedIov() {
-  if (!link_.path.empty()) unlink(link_.path.c_str());
+  (void)Unlink();
   // The range stays reserved; its pages are released.
   if (!mapped_) return;
   const int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED;

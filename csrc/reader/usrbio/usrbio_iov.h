@@ -42,6 +42,10 @@ class SharedIov {
                        std::unique_ptr<SharedIov>* out);
   // Removes the link, then the memory from the range. No ring may use it and no device have it registered any more.
   ~SharedIov();
+  // Removes the link now, so that the daemon gives the memory up; the destructor does the rest. False, with a warning,
+  // where the daemon refuses, since it was mounted read-only: nothing has changed. No read may be in flight. Blocks on
+  // the daemon.
+  bool Unlink();
   SharedIov(const SharedIov&) = delete;
   SharedIov& operator=(const SharedIov&) = delete;
 

@@ -5,10 +5,10 @@
 
 #include "base/fd_reserve.h"
 #include "reader/usrbio/usrbio_api.h"
+#include "reader/usrbio/usrbio_channel.h"
 #include "reader/usrbio/usrbio_files.h"
-#include "reader/usrbio/usrbio_iov.h"
+#include "reader/usrbio/usrbio_pool.h"
 #include "reader/usrbio/usrbio_reads.h"
-#include "reader/usrbio/usrbio_ring.h"
 
 namespace fst {
 namespace {
@@ -22,6 +22,7 @@ constexpr int kEntriesPerRead = 4;  // the ring's entries retire in order: one s
 constexpr int kMaxFruitlessLosses = 5;
 constexpr size_t kFdsOfARing = 3;  // at a time, while it is made
 constexpr size_t kManyFds = 16;    // more than files that are being opened take
+constexpr auto kLongestDrop = std::chrono::seconds(1);
 
 int InFlightOf(int slots) { return std::max(1, slots - std::max(1, slots / 3)); }
 
@@ -71,11 +72,25 @@ class UsrbioReader : public Reader {
   }
 
   Status AllocateSlots(Device& /*device*/, size_t bytes, std::unique_ptr<StagingMemory>* out) override {
-    FST_RETURN_IF_ERROR(usrbio::AddressRange::Reserve(bytes, &range_));
-    Status built = Build();
-    if (!built.ok()) {
-      range_.reset();
-      return built;
+    kind_.mount = options_.mount_point;
+    kind_.device = device_;
+    kind_.numa = options_.numa ? device_->numa_node() : -1;
+    kind_.bytes = bytes;
+    kind_.entries = std::max(options_.entries, needs_.in_flight * kEntriesPerRead);
+    kind_.io_depth = options_.io_depth > 0 ? -options_.io_depth : options_.io_depth;
+    channel_ = usrbio::TakeIdleChannel(kind_);
+    if (channel_ != nullptr) {
+      range_ = channel_->range();
+      Begin();
+    } else {
+      std::unique_ptr<usrbio::AddressRange> range;
+      FST_RETURN_IF_ERROR(usrbio::AddressRange::Reserve(bytes, &range));
+      range_ = std::move(range);
+      Status built = Build();
+      if (!built.ok()) {
+        range_.reset();
+        return built;
+      }
     }
     *out = std::make_unique<Slots>(this, reinterpret_cast<uint64_t>(range_->base()), bytes);
     return Status::Ok();
@@ -116,7 +131,7 @@ class UsrbioReader : public Reader {
     Slots(UsrbioReader* reader, uint64_t address, size_t size)
         : StagingMemory(address, size, /*on_device=*/false), reader_(reader) {}
     ~Slots() override {
-      reader_->TearDown();
+      reader_->GiveBack();
       reader_->range_.reset();
     }
 
@@ -124,40 +139,28 @@ class UsrbioReader : public Reader {
     UsrbioReader* reader_;  // outlives the engine's slots
   };
 
+  // Makes a channel over the range. What is kept of others makes room where there is too little.
   Status Build() {
+    Status made = MakeChannel();
+    if (!made.ok() && usrbio::DropIdleChannels(kLongestDrop) > 0) made = MakeChannel();
+    if (made.ok()) Begin();
+    return made;
+  }
+
+  Status MakeChannel() {
     // Where descriptors are few, no file that is being opened may take those of the ring.
     const bool few = !reserve_.HasRoomFor(kManyFds);
     if (few) files_->Pause();
     reserve_.Give();
-    Status built = BuildRing();
+    Status made = usrbio::Channel::Create(*api_, kind_, range_, &channel_);
     reserve_.Take();
     if (few) files_->Resume();
-    return built;
+    return made;
   }
 
-  // Makes iov and ring on the mount's thread, then pins the iov for the device.
-  Status BuildRing() {
-    int numa = options_.numa ? device_->numa_node() : -1;
-    const std::string& mount = options_.mount_point;
-    int entries = std::max(options_.entries, needs_.in_flight * kEntriesPerRead);
-    int depth = options_.io_depth > 0 ? -options_.io_depth : options_.io_depth;
-    std::unique_ptr<usrbio::SharedIov> iov;
-    std::unique_ptr<usrbio::Ring> ring;
-    FST_RETURN_IF_ERROR(usrbio::OnMountThread(mount, [&] {
-      usrbio::HoldLinkFolder(mount);
-      UniqueFd reserve;  // the ring's room, until it is made
-      FST_RETURN_IF_ERROR(usrbio::ReserveShm(usrbio::Ring::BytesOf(entries), &reserve));
-      FST_RETURN_IF_ERROR(usrbio::SharedIov::Create(*api_, mount, numa, *range_, &iov));
-      reserve = UniqueFd();
-      return usrbio::Ring::Create(*api_, mount, entries, depth, numa, reads_, &ring);
-    }));
-    FST_RETURN_IF_ERROR(device_->PinHostMemory(range_->base(), range_->size()));
-    iov_ = std::move(iov);
-    ring_ = std::move(ring);
-    std::vector<usrbio::Link> links = {iov_->link()};
-    if (!ring_->link().target.empty()) links.push_back(ring_->link());
-    reads_->BeginGeneration(std::move(links));
-    return Status::Ok();
+  void Begin() {
+    channel_->Attach(reads_);
+    reads_->BeginGeneration(channel_->links());
   }
 
   // The ring is unusable: none of its completions counts from here on. Poll destroys it when no copy reads from its
@@ -183,33 +186,39 @@ class UsrbioReader : public Reader {
                options_.mount_point.c_str(), kMaxFruitlessLosses + 1));
   }
 
-  // Ring, registration, link, memory: in this order nothing is used after it is gone.
   void TearDown() {
-    if (ring_ != nullptr) {
-      reads_->EndGeneration();
-      ring_.reset();
-      (void)device_->UnpinHostMemory(range_->base());
-      iov_.reset();
-    }
+    if (channel_ != nullptr) reads_->EndGeneration();
+    channel_.reset();
     orphans_.clear();
+  }
+
+  // The slots are gone: the next loader may have the channel, unless its ring is unusable.
+  void GiveBack() {
+    Status why;
+    const bool usable = channel_ != nullptr && !suspended_ && reads_->TakeHealth(&why) == Reads::Health::kGood;
+    if (usable && channel_->Detach()) {
+      reads_->EndGeneration();
+      usrbio::ReturnChannel(std::move(channel_), /*worth_keeping=*/!reads_->refused());
+    }
+    TearDown();
   }
 
   // Submits reads that wait, as many as the ring takes.
   void Drive() {
     if (suspended_ || !reads_->HasAny()) return;
-    if (ring_ == nullptr) {
+    if (channel_ == nullptr) {
       Status built = Build();
       if (!built.ok()) return reads_->FailAll(built, &orphans_);
     }
     Reads::Next next;
     bool prepared = false;
     while (reads_->TakeWaiting(&next)) {
-      int result = ring_->Prepare(iov_->iov(), next.to, usrbio::Files::FdOf(*next.file), next.offset, next.length,
-                                  next.userdata);
+      int result = channel_->ring().Prepare(channel_->iov(), next.to, usrbio::Files::FdOf(*next.file), next.offset,
+                                            next.length, next.userdata);
       if (result == -EAGAIN) {
         reads_->PutBack(next.index);
         // The next completion wakes the loop to try again. Where none is due, RetrySoon does.
-        if (!prepared && ring_->in_flight() == 0) ring_->RetrySoon();
+        if (!prepared && channel_->ring().in_flight() == 0) channel_->ring().RetrySoon();
         break;
       }
       if (result == 0) {
@@ -223,7 +232,7 @@ class UsrbioReader : public Reader {
       reads_->Fail(next.index, failed.At(next.file->path(), {}, static_cast<int64_t>(next.offset)));
     }
     if (!prepared) return;
-    int submitted = ring_->Submit();
+    int submitted = channel_->ring().Submit();
     if (submitted != 0) reads_->Broken(-submitted);
   }
 
@@ -234,9 +243,9 @@ class UsrbioReader : public Reader {
   std::unique_ptr<usrbio::Files> files_;  // destroyed after all references to its files
   std::shared_ptr<Reads> reads_;
   FdReserve reserve_{kFdsOfARing};
-  std::unique_ptr<usrbio::AddressRange> range_;
-  std::unique_ptr<usrbio::SharedIov> iov_;
-  std::unique_ptr<usrbio::Ring> ring_;
+  usrbio::ChannelKind kind_;
+  std::shared_ptr<usrbio::AddressRange> range_;  // stays while the slots do, whichever channel lies in it
+  std::unique_ptr<usrbio::Channel> channel_;
   std::vector<std::shared_ptr<ReaderFile>> orphans_;  // of reads that were failed: closed after their ring
   bool suspended_ = false, polled_ = false;
   int losses_ = 0;

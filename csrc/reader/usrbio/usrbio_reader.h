@@ -19,9 +19,9 @@ struct UsrbioReaderOptions {
   uint64_t block_bytes = 0;  // of the files in the mount (st_blksize): reads do not cross them needlessly; 0: unknown
 };
 
-// Iov and ring are made when the first read needs them, and again when the daemon has lost them: reads in flight are
-// then repeated, into new memory. When the daemon is dead, all reads in flight complete with THREEFS_DISCONNECTED, and
-// the next read tries again.
+// Iov and ring are those of a former reader (usrbio_pool.h) or made when the first read needs them, and again when the
+// daemon has lost them: reads in flight are then repeated, into new memory. When the daemon is dead, all reads in
+// flight complete with THREEFS_DISCONNECTED, and the next read tries again.
 std::unique_ptr<Reader> NewUsrbioReader(const UsrbioReaderOptions& options);
 
 }  // namespace fst

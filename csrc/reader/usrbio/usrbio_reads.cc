@@ -1,6 +1,7 @@
 #include "reader/usrbio/usrbio_reads.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cerrno>
 
 #include "reader/open_file.h"
@@ -11,6 +12,13 @@ namespace {
 
 constexpr int kIndexBits = 16;
 
+// Of no other ring in this process: one that is used by several readers after each other takes no completion of an
+// earlier one for its own.
+uint64_t NewGeneration() {
+  static std::atomic<uint64_t> last{0};
+  return ++last;
+}
+
 uint8_t* AddressOf(const ReadRequest& request) {
   return reinterpret_cast<uint8_t*>(request.pieces.front().address);  // NOLINT(performance-no-int-to-ptr)
 }
@@ -18,7 +26,7 @@ uint8_t* AddressOf(const ReadRequest& request) {
 }  // namespace
 
 Reads::Reads(std::shared_ptr<CompletionQueue> queue, std::string mount)
-    : queue_(std::move(queue)), mount_(std::move(mount)) {}
+    : queue_(std::move(queue)), mount_(std::move(mount)), generation_(NewGeneration()) {}
 
 void Reads::Add(ReadRequest request, uint64_t tag) {
   std::lock_guard<std::mutex> lock(mutex_);
@@ -70,7 +78,7 @@ bool Reads::HasAny() const {
 
 void Reads::EndGeneration() {
   std::lock_guard<std::mutex> lock(mutex_);
-  ++generation_;
+  generation_ = NewGeneration();
   links_.clear();
 }
 
@@ -126,6 +134,11 @@ uint64_t Reads::completed() const {
   return completed_;
 }
 
+bool Reads::refused() const {
+  std::lock_guard<std::mutex> lock(mutex_);
+  return refused_;
+}
+
 void Reads::Completed(const Cqe* completions, int count) {
   std::lock_guard<std::mutex> lock(mutex_);
   for (int i = 0; i < count; ++i) {
@@ -135,6 +148,7 @@ void Reads::Completed(const Cqe* completions, int count) {
       continue;
     Read& read = reads_[index];
     int64_t result = completions[i].result;
+    refused_ |= result < 0;
     // EINVAL may also mean that the daemon has lost the iov.
     bool unknown_buffer = result == -EINVAL;
     if (!unknown_buffer && (result < 0 || static_cast<uint64_t>(result) > read.request.length)) {

@@ -49,6 +49,8 @@ class Reads : public RingEvents, public std::enable_shared_from_this<Reads> {
   Health TakeHealth(Status* why);
   // How many reads have completed with OK so far.
   uint64_t completed() const;
+  // Whether the daemon has answered a read with an error.
+  bool refused() const;
 
   // ---- the ring's waiting thread ----
   void Completed(const Cqe* completions, int count) override;
@@ -79,8 +81,8 @@ class Reads : public RingEvents, public std::enable_shared_from_this<Reads> {
   std::vector<uint32_t> free_;
   std::deque<uint32_t> waiting_;
   std::vector<Link> links_;
-  uint64_t generation_ = 1, sequence_ = 0, completed_ = 0;
-  bool probing_ = false;
+  uint64_t generation_, sequence_ = 0, completed_ = 0;
+  bool probing_ = false, refused_ = false;
   Health health_ = Health::kGood;
   Status why_;
 };

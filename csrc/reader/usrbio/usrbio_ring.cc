@@ -61,26 +61,32 @@ Status RingFailed(const std::string& mount, int entries, int error) {
 
 struct Ring::State {
   const UsrbioApi* api;
-  std::shared_ptr<RingEvents> events;
   Ior ior = {};
 
   mutable std::mutex mutex;  // guards what follows
-  std::condition_variable wake, end;
+  std::condition_variable wake, rest;
+  std::shared_ptr<RingEvents> events;
   int in_flight = 0, prepared = 0;
-  bool retry = false, stopping = false, stopped = false;
+  bool retry = false, failed = false, stopping = false;
+  bool resting = true, stopped = false;  // the waiting thread
 
   void Run() {
     Cqe completions[kMaxCompletions];
     int silent = 0;
     std::unique_lock<std::mutex> lock(mutex);
     for (;;) {
+      resting = true;
+      rest.notify_all();
       wake.wait(lock, [this] { return stopping || retry || in_flight > 0; });
+      resting = false;
       if (stopping) break;
+      std::shared_ptr<RingEvents> to = events;
       if (retry) {
         retry = false;
         lock.unlock();
         usleep(1000);
-        events->Retry();
+        to->Retry();
+        to.reset();
         lock.lock();
         continue;
       }
@@ -93,25 +99,26 @@ struct Ring::State {
           std::lock_guard<std::mutex> counting(mutex);
           in_flight -= count;
         }
-        events->Completed(completions, count);
+        to->Completed(completions, count);
       } else if (count < 0) {
-        events->Broken(-count);
+        to->Broken(-count);
         usleep(kWaitMs * 1000);
       } else if (silent % kSilentWaits == 0) {
-        events->Silent();
+        to->Silent();
       }
+      to.reset();
       lock.lock();
+      failed |= count < 0;
     }
     stopped = true;
-    end.notify_all();
+    rest.notify_all();
   }
 };
 
 Status Ring::Create(const UsrbioApi& api, const std::string& mount, int entries, int io_depth, int numa,
-                    std::shared_ptr<RingEvents> events, std::unique_ptr<Ring>* out) {
+                    std::unique_ptr<Ring>* out) {
   auto state = std::make_shared<State>();
   state->api = &api;
-  state->events = std::move(events);
   // timeout 0 and flags 0 always: with others the library hangs, or leaks the link.
   int made = api.iorcreate4(&state->ior, mount.c_str(), entries, /*for_read=*/true, io_depth, /*timeout=*/0, numa,
                             /*flags=*/0);
@@ -144,7 +151,7 @@ Ring::~Ring() {
     std::unique_lock<std::mutex> lock(state_->mutex);
     state_->stopping = true;
     state_->wake.notify_all();
-    state_->end.wait(lock, [this] { return state_->stopped; });
+    state_->rest.wait(lock, [this] { return state_->stopped; });
     busy = state_->in_flight > 0 || state_->prepared > 0;
   }
   if (busy) unlink(link_.path.c_str());
@@ -155,6 +162,20 @@ Ring::~Ring() {
 int Ring::in_flight() const {
   std::lock_guard<std::mutex> lock(state_->mutex);
   return state_->in_flight;
+}
+
+void Ring::Attach(std::shared_ptr<RingEvents> events) {
+  std::lock_guard<std::mutex> lock(state_->mutex);
+  state_->events = std::move(events);
+}
+
+bool Ring::Detach() {
+  std::unique_lock<std::mutex> lock(state_->mutex);
+  if (state_->in_flight != 0 || state_->prepared != 0) return false;
+  state_->retry = false;
+  state_->rest.wait(lock, [this] { return state_->resting; });
+  state_->events.reset();
+  return !state_->failed;
 }
 
 int Ring::Prepare(const Iov& iov, uint8_t* to, int fd, uint64_t offset, uint64_t length, uint64_t userdata) {
@@ -174,7 +195,11 @@ int Ring::Submit() {
     state_->prepared = 0;
     state_->wake.notify_one();
   }
-  return state_->api->submit_ios(&state_->ior);
+  int result = state_->api->submit_ios(&state_->ior);
+  if (result == 0) return 0;
+  std::lock_guard<std::mutex> lock(state_->mutex);
+  state_->failed = true;
+  return result;
 }
 
 void Ring::RetrySoon() {

@@ -9,7 +9,7 @@
 
 namespace fst::usrbio {
 
-// What a ring reports, on its waiting thread.
+// What a ring reports to whoever uses it, on its waiting thread.
 class RingEvents {
  public:
   virtual ~RingEvents() = default;
@@ -27,11 +27,11 @@ class Ring {
   // Bytes of /dev/shm that a ring takes.
   static size_t BytesOf(int entries) { return 16 + 32 + 96 * (static_cast<size_t>(entries) + 1) + 4096; }
 
-  // Call on the mount's thread; all other methods on the I/O thread. The
+  // Call on the mount's thread; all other methods on the I/O thread that uses it. The
   // library and the daemon touch the ring's memory without reserving it, which kills with SIGBUS where /dev/shm is
   // full: see ReserveShm. OUT_OF_HOST_MEMORY, THREEFS_DISCONNECTED, THREEFS_ERROR.
   static Status Create(const UsrbioApi& api, const std::string& mount, int entries, int io_depth, int numa,
-                       std::shared_ptr<RingEvents> events, std::unique_ptr<Ring>* out);
+                       std::unique_ptr<Ring>* out);
   // Waits for the waiting thread (a tenth of a second at most), then destroys the ring. With reads in flight, removes
   // the link first: the daemon then releases the ring, and still writes to its own mapping, never to ours.
   ~Ring();
@@ -42,6 +42,12 @@ class Ring {
   const Link& link() const { return link_; }
   // Reads submitted whose completions the waiting thread has not taken yet.
   int in_flight() const;
+
+  // From here on it reports to `events`. Before the first read.
+  void Attach(std::shared_ptr<RingEvents> events);
+  // Ends that: on true nothing is in flight, all completions have been reported, and another I/O thread may Attach.
+  // False where reads are in flight, or the library failed. Waits until the waiting thread has reported.
+  bool Detach();
 
   // 0, -EAGAIN (the ring is full, or its oldest read is slow) or another -errno. Submit() must follow.
   int Prepare(const Iov& iov, uint8_t* to, int fd, uint64_t offset, uint64_t length, uint64_t userdata);
