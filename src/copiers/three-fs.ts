@@ -26,13 +26,15 @@ export const threeFs: SpecFactory = (device, options) => {
     const fallbacks: Fallback[] = [];
     const fallBack = (path: string, reason: string): number =>
       fallbacks.push({ path, from: '3fs', to: 'nogds', reason });
+    const library = settled(native().loadThreeFs()); // beside the mounts: at first it takes a millisecond
+    library.catch(() => {}); // awaited below, unless the files are refused before
     try {
       const found = await settled(native().resolveThreeFsMount(files, mountPoint, instead));
       for (const misfit of found.notOnMount) {
         if (!instead || misfit.code !== 'NOT_3FS') throw statusError(misfit);
         fallBack(misfit.path!, misfit.message);
       }
-      await settled(native().loadThreeFs());
+      await library;
       if (fallbacks.length === 0) {
         const mount = found.mountPoint;
         if (!blockSizes.has(mount)) blockSizes.set(mount, found.blockSize);
