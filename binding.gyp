@@ -32,6 +32,7 @@
         "csrc/device/fake_device.cc",
         "csrc/device/host_device.cc",
         "csrc/device/host_memory.cc",
+        "csrc/device/kept_memory.cc",
         "csrc/device/strided_copy.cc",
         "csrc/reader/fake_reader.cc",
         "csrc/reader/file_reader.cc",

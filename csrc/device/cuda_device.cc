@@ -11,6 +11,7 @@
 #include "base/numa.h"
 #include "device/cuda_stream.h"
 #include "device/host_memory.h"
+#include "device/kept_memory.h"
 
 namespace fst {
 namespace {
@@ -40,8 +41,9 @@ class PinnedStaging : public StagingMemory {
       device_->MakeCurrentForRelease();
       device_->api().MemFreeHost(memory_);
     } else {
-      (void)device_->UnpinHostMemory(memory_);
-      FreeHost(memory_, mapped_);
+      ReleaseMemory([device = device_, memory = memory_] { return device->Unregister(memory); },
+                    [memory = memory_, mapped = mapped_] { FreeHost(memory, mapped); }, size(),
+                    &Metrics::Get().staging_bytes);
     }
   }
 
@@ -148,6 +150,7 @@ Status CudaDevice::AllocateMemory(size_t bytes, cuda::CUdeviceptr* out) {
   };
   CUresult result = allocate();
   if (result == cuda::kOutOfMemory) {
+    RetryReleases();
     WaitForFrees();
     result = allocate();
   }
@@ -210,6 +213,13 @@ Status CudaDevice::AllocateStaging(size_t bytes, std::unique_ptr<StagingMemory>*
 Status CudaDevice::PinHostMemory(void* address, size_t bytes) {
   FST_RETURN_IF_ERROR(MakeCurrent());
   return FST_CUDA_CHECK(*api_, MemHostRegister, address, bytes, cuda::kMemHostRegisterPortable);
+}
+
+bool CudaDevice::Unregister(void* address) const {
+  MakeCurrentForRelease();
+  CUresult result = api_->MemHostUnregister(address);
+  // With a lost context go its registrations, and all that could use them.
+  return result == cuda::kSuccess || result == cuda::kHostMemoryNotRegistered || cuda::IsSticky(result);
 }
 
 Status CudaDevice::UnpinHostMemory(void* address) {

@@ -2,8 +2,9 @@
 // GPUDirect Storage) by asynchronous copies on a stream of each engine. All work happens in the device's primary
 // context, which ONNX Runtime, TensorFlow and PyTorch use too; it is retained once and kept until the process ends.
 // Calls that release something are made once and their code is ignored: the driver reports errors of earlier work
-// there, and does not tell whether it has released. Source of the rules: CUDA Driver API reference, "Primary Context
-// Management", "Memory Management", "API synchronization behavior".
+// there, and does not tell whether it has released. Not so where the memory would be freed or used again next: see
+// kept_memory.h. Source of the rules: CUDA Driver API reference, "Primary Context Management", "Memory Management",
+// "API synchronization behavior".
 #pragma once
 #include "device/cuda_api.h"
 #include "device/device.h"
@@ -40,6 +41,8 @@ class CudaDevice : public Device {
   Status MakeCurrent() const;
   // The same before calls that release something, which are made even if this fails.
   void MakeCurrentForRelease() const;
+  // Undoes PinHostMemory. False where the memory may still be page-locked: it must not be unmapped then.
+  bool Unregister(void* address) const;
   // Tensor memory without a DeviceBuffer. The context is current. OUT_OF_DEVICE_MEMORY says requested, free and total.
   Status AllocateMemory(size_t bytes, cuda::CUdeviceptr* out);
   void FreeMemory(cuda::CUdeviceptr memory) const;

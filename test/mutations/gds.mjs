@@ -24,17 +24,10 @@ export default [
     native: 'GdsReaderTest.EveryPartMakesItsOwnContextCurrent',
   },
   {
-    name: 'context-where-the-ring-is-freed',
-    find: `context_->device->MakeCurrentForRelease();
-    if (registered_)`,
-    replace: 'if (registered_)',
-    native: 'GdsReaderTest.EveryPartMakesItsOwnContextCurrent',
-  },
-  {
     name: 'context-where-a-registration-is-released',
-    find: `context_->device->MakeCurrentForRelease();
-    cufile::ReleaseBuffer(*context_->api, buffer_`,
-    replace: 'cufile::ReleaseBuffer(*context_->api, buffer_',
+    find: `context->device->MakeCurrentForRelease();
+        return`,
+    replace: 'return',
     native: 'GdsReaderTest.EveryPartMakesItsOwnContextCurrent',
   },
   {
@@ -53,8 +46,8 @@ export default [
   },
   {
     name: 'registration-is-not-given-back',
-    find: 'if (!registered_) return;',
-    replace: 'return;',
+    find: 'EndRegistration(context_, buffer_->address(), free, 0);',
+    replace: 'free();',
     native: 'GdsReaderTest.ReadsStraightIntoPlaceWhereFileAndMemoryAreCongruent',
   },
   {
@@ -66,8 +59,8 @@ export default [
   },
   {
     name: 'ring-is-not-given-back',
-    find: 'if (registered_) cufile::ReleaseBuffer(*context_->api, address());',
-    replace: '',
+    find: 'EndRegistration(context_, address(), free, size());',
+    replace: 'free();',
     native: 'GdsReaderTest.ReadsEveryByteOntoEachDevice',
   },
   {
@@ -111,21 +104,21 @@ export default [
   },
   {
     name: 'one-registration-for-all-users',
-    edits: [{ file: 'csrc/reader/gds/cufile_driver.cc', find: 'if (buffer.users == 0) {', replace: '{' }],
+    edits: [{ file: 'csrc/reader/gds/cufile_driver.cc', find: 'if (buffer.users == 0 && !buffer.registered) {', replace: '{' }],
     native: 'GdsReaderTest.MemoryIsRegisteredOnceForAllWhoUseIt',
   },
   {
     name: 'registration-until-its-last-user',
     file: 'csrc/reader/gds/cufile_driver.cc',
-    find: ' || --found->second.users > 0',
+    find: ' || found->second.users > 0',
     replace: '',
     native: 'GdsReaderTest.MemoryIsRegisteredOnceForAllWhoUseIt',
   },
   {
     name: 'what-was-not-registered',
     file: 'csrc/reader/gds/cufile_driver.cc',
-    find: 'if (found->second.registered) api.BufDeregister',
-    replace: 'api.BufDeregister',
+    find: 'if (found->second.registered) {',
+    replace: '{',
     native: 'GdsReaderTest.MemoryThatCannotBeRegisteredIsReadAllTheSame',
   },
   {
@@ -237,5 +230,20 @@ export default [
     find: 'driver.open != nullptr && driver.ours',
     replace: 'driver.open != nullptr',
     native: 'GdsReaderTest.ADriverThatAnotherLibraryOpenedIsUsedAndLeftOpen',
+  },
+  {
+    name: 'memory-that-is-registered-still-is-freed',
+    file: 'csrc/device/kept_memory.cc',
+    find: 'if (release() || release()) return free();',
+    replace: `(void)(release() || release());
+  return free();`,
+    native: 'GdsReaderTest.MemoryThatCannotBeDeregisteredIsKeptUntilItCan:CudaDeviceTest.StagingThatCannot*',
+  },
+  {
+    name: 'kept-registration-is-made-again',
+    file: 'csrc/reader/gds/cufile_driver.cc',
+    find: 'if (buffer.users == 0 && !buffer.registered) {',
+    replace: 'if (buffer.users == 0) {',
+    native: 'GdsReaderTest.MemoryThatIsKeptRegisteredIsUsedAgain',
   },
 ];

@@ -15,6 +15,7 @@
 #include <thread>
 
 #include "cuda_load_fixture.h"
+#include "device/kept_memory.h"
 
 namespace fst {
 namespace {
@@ -119,6 +120,32 @@ TEST_F(CudaDeviceTest, AReleaseTriesItsContextTwice) {
     staging.reset();
   }).join();
   EXPECT_EQ(cuda.live_pinned(), 0u);
+}
+
+TEST_F(CudaDeviceTest, StagingThatCannotBeUnregisteredIsKeptUntilItCan) {
+  std::unique_ptr<StagingMemory> staging = Staging();
+  auto* memory = reinterpret_cast<volatile char*>(staging->address());  // NOLINT(performance-no-int-to-ptr)
+  memory[0] = 7;
+  cuda.set_fail("cuMemHostUnregister", 0, cuda::kUnknown);
+  staging.reset();
+  EXPECT_EQ(cuda.live_pinned(), 1u);
+  EXPECT_EQ(Metrics::Get().staging_bytes, static_cast<int64_t>(kBytes));
+  EXPECT_EQ(memory[0], 7) << "unmapped while the GPU may copy from it";
+  EXPECT_NE(Staging()->address(), reinterpret_cast<uintptr_t>(memory));
+  EXPECT_EQ(cuda.live_pinned(), 2u);
+
+  cuda.reset();
+  RetryReleases();
+  EXPECT_EQ(cuda.live_pinned(), 0u);
+  EXPECT_EQ(Metrics::Get().staging_bytes, 0);
+}
+
+TEST_F(CudaDeviceTest, AReleaseThatTellsOfAnEarlierErrorIsTriedAgain) {
+  std::unique_ptr<StagingMemory> staging = Staging();
+  cuda.set_fail("cuMemHostUnregister", 1, cuda::kUnknown);
+  staging.reset();
+  EXPECT_EQ(cuda.live_pinned(), 0u);
+  EXPECT_EQ(Metrics::Get().staging_bytes, 0);
 }
 
 TEST_F(CudaDeviceTest, WriteReturnsWhenTheBytesHaveArrived) {

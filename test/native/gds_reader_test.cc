@@ -318,9 +318,58 @@ TEST_F(GdsReaderTest, MemoryIsRegisteredOnceForAllWhoUseIt) {
   ASSERT_TRUE(cufile::RegisterBuffer(*api, buffer->address(), buffer->size()).ok());
   ASSERT_TRUE(cufile::RegisterBuffer(*api, buffer->address(), buffer->size()).ok());
   EXPECT_EQ(cufile.call_count("cuFileBufRegister"), 1u);
-  cufile::ReleaseBuffer(*api, buffer->address());
+  cufile::RemoveUser(buffer->address());
+  EXPECT_TRUE(cufile::Deregister(*api, buffer->address()));
   EXPECT_EQ(cufile.live_buffers(), 1u);
-  cufile::ReleaseBuffer(*api, buffer->address());
+  cufile::RemoveUser(buffer->address());
+  EXPECT_TRUE(cufile::Deregister(*api, buffer->address()));
+  EXPECT_EQ(cufile.live_buffers(), 0u);
+}
+
+// Of two allocations the one that reads go straight into, and the ring, which the other's reads pass through.
+TEST_F(GdsReaderTest, MemoryThatCannotBeDeregisteredIsKeptUntilItCan) {
+  AddFile(3 << 20, 1);
+  AddTensors(0, 4096, {1 << 20});
+  AddTensors(0, 264, {100'000});
+  cufile.set_fail("cuFileBufDeregister", 0, cufile::kInvalidValue);
+  ExpectLoaded(Load("cuda:0", ByGds()));
+  WaitForFrees();
+  EXPECT_EQ(cufile.live_buffers(), 2u);
+  EXPECT_EQ(cuda.live_allocations(), 2u) << "freed while cuFile may still write to it";
+  EXPECT_EQ(Metrics::Get().device_bytes, 1 << 20);
+  EXPECT_GT(Metrics::Get().staging_bytes, 0);
+
+  ExpectLoaded(Load("cuda:0", ByGds()));
+  WaitForFrees();
+  EXPECT_EQ(cuda.live_allocations(), 4u);
+
+  cufile.reset();
+  plan.allocations.pop_back();
+  plan.items.pop_back();
+  ExpectLoaded(Load("cuda:0", ByGds()));
+  ExpectNothingHeld();
+}
+
+TEST_F(GdsReaderTest, MemoryThatIsKeptRegisteredIsUsedAgain) {
+  const cufile::CufileApi* api = nullptr;
+  ASSERT_TRUE(cufile::LoadCufile(&api).ok());
+  std::shared_ptr<Device> device;
+  std::shared_ptr<DeviceBuffer> buffer;
+  ASSERT_TRUE(OpenDevice("cuda:0", false, &device).ok());
+  ASSERT_TRUE(device->Allocate(1 << 16, &buffer).ok());
+  cufile::Mode mode = {};
+  ASSERT_TRUE(cufile::OpenDriver(*api, &mode).ok());
+  ASSERT_TRUE(cufile::RegisterBuffer(*api, buffer->address(), buffer->size()).ok());
+  cufile.set_fail("cuFileBufDeregister", 0, cufile::kInvalidValue);
+  cufile::RemoveUser(buffer->address());
+  EXPECT_FALSE(cufile::Deregister(*api, buffer->address()));
+  ASSERT_TRUE(cufile::RegisterBuffer(*api, buffer->address(), buffer->size()).ok());
+  EXPECT_EQ(cufile.call_count("cuFileBufRegister"), 1u);
+  cufile.reset();
+  EXPECT_TRUE(cufile::Deregister(*api, buffer->address())) << "it has a user again, who will do it";
+  EXPECT_EQ(cufile.live_buffers(), 1u);
+  cufile::RemoveUser(buffer->address());
+  EXPECT_TRUE(cufile::Deregister(*api, buffer->address()));
   EXPECT_EQ(cufile.live_buffers(), 0u);
 }
 

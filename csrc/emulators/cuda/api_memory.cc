@@ -183,7 +183,7 @@ CUresult cuMemHostRegister_v2(void* pointer, size_t bytes, unsigned flags) {
 }
 
 CUresult cuMemHostUnregister(void* pointer) {
-  Call call("cuMemHostUnregister", Call::kContext, Call::kRelease);
+  Call call("cuMemHostUnregister", Call::kContext);
   std::shared_ptr<Block> block = FindBase(call, reinterpret_cast<uintptr_t>(pointer),
                                           [](const Block& b) { return b.kind == Block::kHostRegistered; });
   if (call.lost() && block != nullptr) call.emulator.RemoveBlock(block);

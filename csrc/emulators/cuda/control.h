@@ -24,9 +24,9 @@
   X(reset, void, (void))                                                                                               \
   /* The nth call of `function` from now on (1: the next; 0: every one) fails with the CUresult `code`, once.          \
      "execute" counts the copies and fills that streams carry out: the nth is not done, and `code` becomes the         \
-     context's sticky error. A release (free, unregister, destroy) that is made to fail still releases, as if it told  \
-     of an earlier error; with a sticky code nothing works on the context any more. Returns 0, or -1 when there is no  \
-     such function. */                                                                                                 \
+     context's sticky error. A release (free, destroy) that is made to fail still releases, as if it told of an        \
+     earlier error; after cuMemHostUnregister the memory stays registered. With a sticky code nothing works on the     \
+     context any more. Returns 0, or -1 when there is no such function. */                                             \
   X(set_fail, int, (const char* function, unsigned long long nth, int code))                                           \
   /* Calls of `function` since the start or the last reset. */                                                         \
   X(call_count, unsigned long long, (const char* function))                                                            \

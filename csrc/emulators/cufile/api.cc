@@ -183,7 +183,7 @@ CUfileError cuFileBufRegister(const void* base, size_t bytes, int) {
 }
 
 CUfileError cuFileBufDeregister(const void* base) {
-  Call call("cuFileBufDeregister", true, Call::kRelease);
+  Call call("cuFileBufDeregister", true);
   if (call.error != 0) return Result(call.error);
   auto found = call.emulator.buffers.find(reinterpret_cast<uintptr_t>(base));
   if (found == call.emulator.buffers.end()) {
@@ -201,7 +201,7 @@ CUfileError cuFileBufDeregister(const void* base) {
   }
   call.emulator.changed.wait(call.lock, [&] { return buffer->in_flight == 0; });
   call.emulator.buffers.erase(reinterpret_cast<uintptr_t>(base));
-  return Result(call.late);
+  return Result(0);
 }
 
 ssize_t cuFileRead(void* handle, void* base, size_t bytes, off_t file_offset, off_t base_offset) {

@@ -22,7 +22,8 @@
   X(reset, void, (void))                                                                                               \
   /* The nth call of `function` from now on (1: the next; 0: every one) fails with `code`, once: a CUfileOpError, and  \
      for cuFileRead also a negative errno (-5: EIO), as which the call returns -1. A release (deregister, close) that  \
-     is made to fail still releases. Returns 0, or -1 when there is no such function. */                               \
+     is made to fail still releases, but for cuFileBufDeregister: the memory stays registered. Returns 0, or -1 when   \
+     there is no such function. */                                                                                     \
   X(set_fail, int, (const char* function, unsigned long long nth, int code))                                           \
   /* Calls of `function` since the start or the last reset. */                                                         \
   X(call_count, unsigned long long, (const char* function))                                                            \

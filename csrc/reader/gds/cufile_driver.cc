@@ -71,7 +71,7 @@ Status RegisterBuffer(const CufileApi& api, uint64_t base, size_t bytes) {
   Buffers& buffers = TheBuffers();
   std::lock_guard<std::mutex> lock(buffers.mutex);
   Registration& buffer = buffers.by_base[base];
-  if (buffer.users == 0) {
+  if (buffer.users == 0 && !buffer.registered) {
     CUfileError result = api.BufRegister(Pointer(base), bytes, 0);
     bool refused = IsRefusal(result.err) || result.err == kMemoryAlreadyRegistered;
     if (result.err != kSuccess && !refused) {
@@ -84,13 +84,25 @@ Status RegisterBuffer(const CufileApi& api, uint64_t base, size_t bytes) {
   return Status::Ok();
 }
 
-void ReleaseBuffer(const CufileApi& api, uint64_t base) {
+void RemoveUser(uint64_t base) {
   Buffers& buffers = TheBuffers();
   std::lock_guard<std::mutex> lock(buffers.mutex);
   auto found = buffers.by_base.find(base);
-  if (found == buffers.by_base.end() || --found->second.users > 0) return;
-  if (found->second.registered) api.BufDeregister(Pointer(base));
+  if (found != buffers.by_base.end()) --found->second.users;
+}
+
+bool Deregister(const CufileApi& api, uint64_t base) {
+  Buffers& buffers = TheBuffers();
+  std::lock_guard<std::mutex> lock(buffers.mutex);
+  auto found = buffers.by_base.find(base);
+  if (found == buffers.by_base.end() || found->second.users > 0) return true;
+  if (found->second.registered) {
+    const int error = api.BufDeregister(Pointer(base)).err;
+    // A driver that was closed has no registrations.
+    if (error != kSuccess && error != kMemoryNotRegistered && error != kDriverNotInitialized) return false;
+  }
   buffers.by_base.erase(found);
+  return true;
 }
 
 }  // namespace fst::cufile

@@ -13,9 +13,12 @@ Status OpenDriver(const CufileApi& api, Mode* mode);
 void CloseDriver();
 
 // Registers device memory and counts its users: cuFile accepts a range once only, and a single deregistration ends it.
-// A refusal is not an error: reads into unregistered memory are slower. Call ReleaseBuffer once for each OK, before the
-// memory is freed. The memory's context must be current. Any thread.
+// A refusal is not an error: reads into unregistered memory are slower. Call RemoveUser once for each OK, and then
+// Deregister, before the memory is freed. The memory's context must be current. Any thread.
 Status RegisterBuffer(const CufileApi& api, uint64_t base, size_t bytes);
-void ReleaseBuffer(const CufileApi& api, uint64_t base);
+void RemoveUser(uint64_t base);
+// Does nothing where there is another user. False where cuFile failed: the memory is registered still and must not be
+// freed; to be called again. The memory's context must be current. Any thread.
+bool Deregister(const CufileApi& api, uint64_t base);
 
 }  // namespace fst::cufile

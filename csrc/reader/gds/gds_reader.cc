@@ -4,6 +4,7 @@
 #include <cerrno>
 
 #include "base/task_pool.h"
+#include "device/kept_memory.h"
 #include "reader/gds/cufile_driver.h"
 #include "reader/gds/gds_file.h"
 
@@ -19,15 +20,27 @@ void* Pointer(uint64_t address) {
   return reinterpret_cast<void*>(address);  // NOLINT(performance-no-int-to-ptr): device memory
 }
 
+// Ends one use of registered memory; `free` is called when cuFile no longer knows it. `bytes` count as staging if it is
+// kept meanwhile.
+void EndRegistration(const std::shared_ptr<GdsContext>& context, uint64_t base, std::function<void()> free,
+                     size_t bytes) {
+  cufile::RemoveUser(base);
+  ReleaseMemory(
+      [context, base] {
+        context->device->MakeCurrentForRelease();
+        return cufile::Deregister(*context->api, base);
+      },
+      std::move(free), bytes, &Metrics::Get().staging_bytes);
+}
+
 // The registration of an allocation that reads go straight into. Holds a reference, so that the memory is freed later.
 class GdsTarget {
  public:
   GdsTarget(std::shared_ptr<GdsContext> context, std::shared_ptr<DeviceBuffer> buffer)
       : context_(std::move(context)), buffer_(std::move(buffer)) {}
   ~GdsTarget() {
-    if (!registered_) return;
-    context_->device->MakeCurrentForRelease();
-    cufile::ReleaseBuffer(*context_->api, buffer_->address());
+    auto free = [buffer = buffer_] {};  // which counts by itself
+    if (registered_) EndRegistration(context_, buffer_->address(), free, 0);
   }
   // Called by the first read, not by the I/O thread: registering pins the memory, which takes long. Any thread.
   Status Register() {
@@ -54,9 +67,12 @@ class GdsRing : public StagingMemory {
         memory_(memory),
         registered_(registered) {}
   ~GdsRing() override {
-    context_->device->MakeCurrentForRelease();
-    if (registered_) cufile::ReleaseBuffer(*context_->api, address());
-    context_->device->FreeMemory(memory_);
+    auto free = [device = context_->device, memory = memory_] { device->FreeMemory(memory); };
+    if (registered_) {
+      EndRegistration(context_, address(), free, size());
+    } else {
+      free();
+    }
   }
 
  private:
@@ -78,7 +94,10 @@ class GdsReader : public Reader {
     needs_.device_slots = true;
   }
 
-  ~GdsReader() override { state_->bounce.reset(); }
+  ~GdsReader() override {
+    state_->bounce.reset();
+    RetryReleases();  // the engine has released all it had
+  }
 
   const ReaderNeeds& needs() const override { return needs_; }
 
