@@ -45,8 +45,9 @@ bool Has(const std::vector<Port>& ports, const std::string& name) {
 }
 
 // An output keeps the arena that its session allocates from, whole, and JavaScript's collector knows only of the
-// output. Up to this size it is copied out of there, which takes less than a millisecond.
-constexpr size_t kMaxCopied = size_t{1} << 20;
+// output. So it is copied out of there, up to this size: a copy costs little beside what computed it, and of larger
+// ones few are left before the collector runs.
+constexpr size_t kMaxCopied = size_t{16} << 20;
 
 bool Inside(const Value& inner, const Value& outer) {
   auto begin = static_cast<const char*>(outer.data());

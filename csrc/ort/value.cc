@@ -6,6 +6,7 @@
 #include <iterator>
 
 #include "device/devices.h"
+#include "device/host_memory.h"
 
 namespace fst::ort {
 
@@ -152,13 +153,14 @@ Status Value::CopyToHost(std::shared_ptr<Value>* out) const {
     FST_RETURN_IF_ERROR(device->Read(mine, 0, bytes_, reinterpret_cast<void*>(copy.buffer->address())));
     return Make(copy, "copy", out);
   }
-  std::shared_ptr<void> memory(malloc(std::max<size_t>(bytes_, 1)), free);
-  if (memory == nullptr)
-    return Status(Code::OUT_OF_HOST_MEMORY, Format("no memory for an output of %zu bytes", bytes_));
-  if (bytes_ > 0) memcpy(memory.get(), data_, bytes_);
-  copy.data = memory.get();
+  const size_t size = std::max<size_t>(bytes_, 1);
+  void* memory = nullptr;
+  FST_RETURN_IF_ERROR(AllocateHost(size, &memory));
+  std::shared_ptr<void> owner(memory, [size](void* dead) { FreeHost(dead, size); });
+  if (bytes_ > 0) memcpy(memory, data_, bytes_);
+  copy.data = memory;
   FST_RETURN_IF_ERROR(Make(copy, "copy", out));
-  (*out)->Keep(std::move(memory));
+  (*out)->Keep(std::move(owner));
   return Status::Ok();
 }
 
