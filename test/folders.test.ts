@@ -282,6 +282,22 @@ const LAYOUTS: Record<string, Layout> = {
     options: { variant: 'fp16' },
     expected: { w: 16, others: ['v'], note: /left out/ },
   },
+  'a variant whose name nobody could guess': {
+    make: async (folder) => {
+      await weights(join(folder, 'model-3.2-1b.safetensors'), 32);
+      await weights(join(folder, 'model-3.2-1b.8bit.safetensors'), 8);
+    },
+    options: { variant: '8bit' },
+    expected: { w: 8, note: /left out/ },
+  },
+  'an index with a suffix of its own, and one without, of two variants': {
+    make: async (folder) => {
+      await index(join(folder, 'model.safetensors.index.json'), await shards(folder, 32));
+      await index(join(folder, 'model.safetensors.index-fp8_e4m3.json'), await shards(folder, 8, 'model.fp8_e4m3'));
+    },
+    options: { variant: 'fp8_e4m3' },
+    expected: { w: 8, others: ['v'], note: /left out/ },
+  },
   'diffusers, the folder of a whole pipeline': {
     make: async (folder) => {
       await weights(join(folder, 'unet', 'diffusion_pytorch_model.safetensors'), 1);

@@ -114,13 +114,13 @@ interface Candidate {
   readonly variant: string;
 }
 
-const INDEX = /^(.+?)\.safetensors(?:\.([^.]+))?\.index(?:\.([^.]+))?\.json$/;
+const INDEX = /^(.+?)\.safetensors(?:\.([^.]+))?\.index(?:[._-]?([^.]+))?\.json$/;
 const SHARD = /^(.+?)-(\d+)-of-(\d+)(?:\.([^.]+))?\.safetensors$/;
 const FILE = /^(.+)\.safetensors$/;
-/** `model.fp16`, but not `v1.5`. */
+/** `model.fp16`, but not `v1.5`: where nobody says what the variant is, it begins with a letter. */
 const VARIANT = /^(.+)\.([a-z][\w-]*)$/i;
 /** Variants that are the same weights in another form, also where no file is without a variant. */
-const FORMS = /^(b?fp?\d+|u?int\d+|q\d.*|(non_?)?ema)$/i;
+const FORMS = /^(b?fp?\d+\w*|u?int\d+|q\d.*|(non_?)?ema)$/i;
 /** Mistral's own form of the weights, which lies beside the same ones in the hub's. */
 const CONSOLIDATED = /^consolidated[.-]/;
 
@@ -135,7 +135,7 @@ function modelAmong(names: readonly string[], folder: string, variant?: string):
     const model = modelAmong(others, folder, variant);
     if (model && (model.kind !== 'file' || model.files.some((name) => name.startsWith('model.')))) return model;
   }
-  const all = candidates(names);
+  const all = candidates(names, variant);
   const wanted = variant === undefined ? all : all.filter((candidate) => candidate.variant === variant);
   if (all.length > wanted.length && wanted.length === 0) {
     const there = [...new Set(all.map((candidate) => `'${candidate.variant}'`))].join(', ');
@@ -156,7 +156,7 @@ function modelAmong(names: readonly string[], folder: string, variant?: string):
 }
 
 /** In the order of names. */
-function candidates(names: readonly string[]): Candidate[] {
+function candidates(names: readonly string[], asked?: string): Candidate[] {
   const found: Candidate[] = [];
   const sets = new Map<string, string[]>();
   for (const name of [...names].sort()) {
@@ -164,9 +164,8 @@ function candidates(names: readonly string[]): Candidate[] {
     const shard = SHARD.exec(name);
     const [, whole] = index ?? shard ?? FILE.exec(name) ?? [];
     if (whole === undefined) continue;
-    const [, stem = whole, ending = ''] = VARIANT.exec(whole) ?? [];
-    const variant = index?.[3] ?? index?.[2] ?? shard?.[4];
-    const candidate = { stem: variant ? whole : stem, variant: variant ?? ending };
+    const said = index?.[3] ?? index?.[2] ?? shard?.[4];
+    const candidate = said === undefined ? splitStem(whole, asked) : { stem: whole, variant: said };
     if (!shard) {
       found.push({ kind: index ? 'index' : 'file', files: [name], ...candidate });
       continue;
@@ -181,6 +180,13 @@ function candidates(names: readonly string[]): Candidate[] {
     }
   }
   return found;
+}
+
+/** Cuts the variant off a name: the one that was asked for, or one that looks so. */
+function splitStem(name: string, asked = ''): { stem: string; variant: string } {
+  if (asked !== '' && name.endsWith(`.${asked}`)) return { stem: name.slice(0, -asked.length - 1), variant: asked };
+  const [, stem = name, variant = ''] = VARIANT.exec(name) ?? [];
+  return { stem, variant };
 }
 
 function byStem(files: readonly Candidate[]): Map<string, Candidate[]> {
