@@ -10,12 +10,12 @@ namespace emu {
 void Engine::Read(Job* job, std::unique_lock<std::mutex>& lock) {
   bool overlap = std::any_of(job->ios.begin(), job->ios.end(), [](const auto& io) { return io->overlaps; });
   for (const auto& io : job->ios) {
-    if (job->ring->destroyed) return;  // its owner waits for us in RemoveRing
     bool linked;
     {
       Unlocked asking(lock);
       linked = LinkExists(io->iov->link);
     }
+    if (job->ring->destroyed) return;  // the buffers may be gone by now
     int injected;
     if (overlap) {
       io->result = -EIO;  // the storage client refuses the whole job
