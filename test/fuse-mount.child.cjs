@@ -6,7 +6,6 @@ const {
   closeSync,
   lstatSync,
   openSync,
-  promises,
   readdirSync,
   readFileSync,
   readlinkSync,
@@ -18,6 +17,7 @@ const {
   writeFileSync,
 } = require('node:fs');
 const { join } = require('node:path');
+const { createInterface } = require('node:readline');
 const { assert, main, nativeMetrics, nothingHeld, ParallelThreeFSLoader, setTimeout, writeModel } =
   require('./support/child-helpers.cjs');
 const { FuseMount } = require('./support/fuse-mount.cjs');
@@ -125,19 +125,24 @@ main({
       assert.equal(readFileSync(path).length, statSync(path).size);
       assert.equal(statSync(path).blksize, 1 << 20);
       link(mount);
-      const open = await promises.open(path);
+      // In processes of their own: one that has a file open cannot start another while the daemon is stopped.
+      const shell = 'exec 3< "$0"; echo open; read -r _; exec 3<&-; echo closed';
+      const closing = spawn('bash', ['-c', shell, path], { stdio: ['pipe', 'pipe', 'inherit'] });
+      const lines = createInterface({ input: closing.stdout })[Symbol.asyncIterator]();
+      assert.equal((await lines.next()).value, 'open');
       await mount.stop();
+      const asking = spawn('stat', [mount.iovs], { stdio: 'ignore' });
       let closed = false;
-      const closing = open.close().then(() => {
+      closing.stdin.write('\n');
+      const last = lines.next().then(({ value }) => {
         closed = true;
+        assert.equal(value, 'closed');
       });
-      const asked = spawn('stat', [mount.iovs], { stdio: 'ignore' });
       await setTimeout(100);
-      assert.equal(asked.exitCode, null);
+      assert.equal(asking.exitCode, null);
       assert.equal(closed, false); // the daemon is asked when a descriptor is closed
       mount.resume();
-      await once(asked, 'close');
-      await closing;
+      await Promise.all([once(asking, 'close'), last]);
       const before = statSync(path).dev;
       const file = openSync(path);
       await mount.kill();
