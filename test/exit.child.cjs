@@ -1,19 +1,19 @@
 // Ends the process in every way while loads are in flight.
-const { mkdirSync } = require('node:fs');
-const { join } = require('node:path');
 const {
   assert,
+  endAt,
   fakeReader,
-  folder,
   main,
   MOMENTS,
   mockCopier,
   moment,
   nothingHeld,
+  own,
   ParallelLoader,
   registerCopier,
   SafeTensorsFileLoader,
   SafeTensorsMetadata,
+  setImmediate,
   setTimeout,
   useFakeDevices,
   writeModel,
@@ -23,7 +23,6 @@ registerCopier('slow', fakeReader({ msPerIo: 2, chunk: 4096, inFlight: 4 }));
 registerCopier('hanging', fakeReader({ stallAt: 3, chunk: 4096 }));
 registerCopier('mock', mockCopier({ delayMs: 2 }));
 useFakeDevices({ copyDelayUs: 500 });
-if (process.env.FASTSAFETENSORS_3FS_LIB) mkdirSync(join(folder, '3fs-virt', 'iovs'), { recursive: true });
 const files = ['a', 'b'].map((name) => writeModel(name, 30, 512));
 
 const HOW = {
@@ -31,7 +30,7 @@ const HOW = {
   device: { copier: 'slow', device: 'cuda:0' },
   threads: { staging: 'always', maxThreads: 2, maxBytesPerSecond: 1e6 },
   mock: { copier: 'mock' },
-  '3fs': { copier: '3fs', device: process.env.TEST_DEVICE ?? 'cpu' },
+  own,
   hanging: { copier: 'hanging', device: 'cuda:1', stallTimeoutMs: 2000 },
 };
 
@@ -43,7 +42,66 @@ async function load(how, order = 'file') {
   return kept;
 }
 
+/** One load after the other, by both loaders; every third one is left open. `loaded` is called after each. */
+async function loadForEver(how, loaded) {
+  for (let n = 0; ; ++n) {
+    let loader;
+    if (n % 2 === 0) {
+      loader = new ParallelLoader({ files, maxBatchBytes: 32 << 10, ...HOW[how] });
+      for await (const [, tensor] of loader.iterateWeights()) if (n % 4 === 0) tensor.dispose();
+    } else {
+      loader = new SafeTensorsFileLoader(HOW[how]);
+      await loader.addFilenames(files);
+      const buffers = await loader.copyFilesToDevice();
+      await buffers.getTensor('a.3');
+      if (n % 4 === 1) await buffers.close();
+    }
+    if (n % 3 !== 2) await loader.close();
+    loaded();
+  }
+}
+
+/** What the process does with a signal. */
+const ON_SIGNAL = {
+  closes: (loader) => loader.close(),
+  exits: () => {
+    console.log('ok');
+    process.exit(7);
+  },
+};
+
 main({
+  endAt: (ending, after, us) =>
+    endAt(ending, after, us, (loaded) => {
+      for (let i = 0; i < 4; ++i) loadForEver('own', loaded);
+    }),
+
+  /** A load that begins when nothing else is to be done; then the process ends by itself, or at once. */
+  async beforeExit(how, then) {
+    process.once('beforeExit', () => {
+      const loading = load(how);
+      if (then === 'exits') setTimeout(5).then(() => process.exit(7));
+      else loading.then(({ length }) => console.log(length));
+    });
+  },
+
+  /** A signal in the middle of a load: its handler closes or exits, or there is none. */
+  async signal(name, how, does, us) {
+    const loader = new ParallelLoader({ files, ...HOW[how] });
+    const doing = ON_SIGNAL[does];
+    if (doing) process.once(name, () => doing(loader));
+    const loading = (async () => {
+      for (;;) for await (const [, tensor] of loader.iterateWeights()) tensor.dispose();
+    })();
+    const ended = loading.catch((error) => assert.equal(error.code, 'CLOSED'));
+    const end = performance.now() + Number(us) / 1000;
+    do await setImmediate();
+    while (performance.now() < end);
+    process.kill(process.pid, name);
+    await ended;
+    await nothingHeld();
+  },
+
   async processExit(how, n) {
     load(how);
     load(how, 'ready');
@@ -54,7 +112,7 @@ main({
   },
 
   async uncaught(how, n) {
-    load(how);
+    if (how !== 'nothing') load(how);
     await moment(Number(n));
     throw process.nextTick(() => {
       throw new Error('uncaught on purpose');

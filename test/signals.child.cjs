@@ -8,6 +8,7 @@ const {
   main,
   mockCopier,
   nothingHeld,
+  own,
   ParallelLoader,
   registerCopier,
   SafeTensorsFileLoader,
@@ -16,6 +17,8 @@ const {
 
 const MANY = 60;
 const file = writeModel('a', 4, 64);
+/** Reads take 300 ms; of a built-in copier because the test says so to its emulator. */
+const SLOW = own ?? { copier: 'slow' };
 registerCopier('slow', fakeReader({ msPerIo: 300 }));
 registerCopier('mock', mockCopier({ delayMs: 5 }));
 
@@ -36,7 +39,7 @@ async function noListeners(signal) {
 main({
   async gets() {
     const { signal } = new AbortController();
-    const opened = await fastsafeOpen(file, { signal });
+    const opened = await fastsafeOpen(file, { ...own, signal });
     for (const tensor of await times((i) => opened.getTensor(`a.${i % 4}`))) tensor.dispose();
     await opened.close();
     await noListeners(signal);
@@ -45,7 +48,7 @@ main({
   async loaders() {
     const { signal } = new AbortController();
     await times(async () => {
-      const loader = new ParallelLoader({ files: file, signal });
+      const loader = new ParallelLoader({ files: file, ...own, signal });
       for await (const [, tensor] of loader.iterateWeights()) tensor.dispose();
       await loader.close();
     });
@@ -54,7 +57,7 @@ main({
 
   async copies() {
     const { signal } = new AbortController();
-    const loader = new SafeTensorsFileLoader();
+    const loader = new SafeTensorsFileLoader(own);
     await loader.addFilenames(file);
     await times(async () => (await loader.copyFilesToDevice({ signal })).close());
     await loader.close();
@@ -72,7 +75,7 @@ main({
 
   async aborted() {
     const controller = new AbortController();
-    const opened = await fastsafeOpen(file, { signal: controller.signal, copier: 'slow' });
+    const opened = await fastsafeOpen(file, { ...SLOW, signal: controller.signal });
     const found = rejections((i) => opened.getTensor(`a.${i % 4}`));
     const reason = new Error('enough');
     setTimeout(() => controller.abort(reason), 20);
@@ -83,7 +86,7 @@ main({
 
   async closed() {
     const { signal } = new AbortController();
-    const opened = await fastsafeOpen(file, { signal, copier: 'slow' });
+    const opened = await fastsafeOpen(file, { ...SLOW, signal });
     const found = rejections((i) => opened.getTensor(`a.${i % 4}`));
     setTimeout(() => void opened.close(), 20);
     assert.ok((await found).every((error) => error.code === 'CLOSED'));

@@ -8,6 +8,7 @@ const {
   moment,
   nothingHeld,
   nativeMetrics,
+  own,
   ParallelLoader,
   registerCopier,
   setTimeout,
@@ -16,7 +17,7 @@ const {
 
 registerCopier('slow', fakeReader({ msPerIo: 2, chunk: 4096, inFlight: 4 }));
 registerCopier('stalled', fakeReader({ stallAt: 2, chunk: 4096 }));
-const HOW = [{ copier: 'slow' }, { copier: 'slow', device: 'cuda:0' }, { staging: 'always' }];
+const HOW = own ? [own] : [{ copier: 'slow' }, { copier: 'slow', device: 'cuda:0' }, { staging: 'always' }];
 
 async function loadAll(files, options) {
   const loader = new ParallelLoader({ files, maxBatchBytes: 8192, ...options });
@@ -123,6 +124,19 @@ if (!isMainThread) {
       await nothingHeld();
     },
 
+    /** The process ends while three workers load: by process.exit(), or by an uncaught error. */
+    async mainEnds(ending, us) {
+      const workers = Array.from({ length: 3 }, (_, i) =>
+        start({ how: 'until terminated', options: HOW[i % HOW.length] }),
+      );
+      await Promise.all(workers.map((worker) => new Promise((resolve) => worker.once('message', resolve))));
+      await setTimeout(Number(us) / 1000);
+      if (ending === 'exit') process.exit(7);
+      throw process.nextTick(() => {
+        throw new Error('uncaught on purpose');
+      });
+    },
+
     async exitsInTheMiddle() {
       for (const options of HOW) {
         for (let n = 0; n < 44; n += 5) {
@@ -138,7 +152,7 @@ if (!isMainThread) {
 
     // A read that never comes back delays the end of a worker by a second at most, and its memory stays.
     async stalled() {
-      const worker = start({ how: 'until terminated', options: { copier: 'stalled' } });
+      const worker = start({ how: 'until terminated', options: own ?? { copier: 'stalled' } });
       const end = ended(worker);
       await new Promise((resolve) => worker.once('message', resolve));
       const held = () => nativeMetrics().hostBytes + nativeMetrics().deviceBytes;

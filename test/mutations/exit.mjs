@@ -5,8 +5,8 @@ export default [
     file: 'csrc/base/exit_gate.h',
     find: 'ExitGate::Call call;\n    return call.open() ? pointer(arguments...) : static_cast<Result>(Refused());',
     replace: 'return pointer(arguments...);',
-    jest: 'test/exit-three-fs.test.ts',
-    title: 'process.exit() at any moment of a load',
+    jest: 'test/exit-copiers.test.ts',
+    title: 'process.exit() at random moments of loads',
   },
   {
     name: 'gate-registered-before-dlopen',
@@ -28,5 +28,13 @@ export default [
     find: 'FST_RETURN_IF_ERROR(ExitGate::CloseBeforeDestructors());',
     replace: '',
     native: 'CudaExitDeathTest.ThreadsInTheDriverDoNotChangeTheCode',
+  },
+  {
+    name: 'static-object-with-a-destructor',
+    file: 'csrc/reader/usrbio/usrbio_api.cc',
+    find: 'static auto& lowered = *new std::string; ',
+    replace: 'static std::string lowered; ',
+    jest: 'test/exit-statics.test.ts',
+    title: 'no static object of the addon has a destructor',
   },
 ];

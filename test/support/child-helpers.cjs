@@ -1,6 +1,6 @@
 // What *.child.cjs share. They run in processes of their own, against the built package.
 const assert = require('node:assert/strict');
-const { mkdtempSync, rmSync, writeFileSync } = require('node:fs');
+const { mkdirSync, mkdtempSync, rmSync, writeFileSync } = require('node:fs');
 const { tmpdir } = require('node:os');
 const { join } = require('node:path');
 const { setImmediate, setTimeout } = require('node:timers/promises');
@@ -12,6 +12,10 @@ const { fst, testing } = onTestDevice(require('fastsafetensors-node'), require('
 // The main thread's: a worker that is terminated hears of no exit, and would leave its folder behind.
 const folder = isMainThread ? mkdtempSync(join(tmpdir(), 'fastsafetensors-child-')) : null;
 if (isMainThread) process.on('exit', () => rmSync(folder, { recursive: true, force: true }));
+
+/** The built-in copier that a test is about, and the device of its loads (test/support/own-copier.ts). */
+const own = process.env.TEST_COPIER ? { copier: process.env.TEST_COPIER, device: process.env.TEST_DEVICE } : undefined;
+if (own?.copier === '3fs' && isMainThread) mkdirSync(join(folder, '3fs-virt', 'iovs'), { recursive: true });
 
 /** A file of `count` F32 tensors of `elements`; all bytes of tensor i are `seed` + i. */
 function writeModel(name, count, elements, seed = 0) {
@@ -52,6 +56,23 @@ async function moment(n) {
 }
 const MOMENTS = 44;
 
+/**
+ * Ends the process in the middle of the work that `begin` begins: `us` microseconds after that, or after its callback.
+ * By process.exit(7), or by an uncaught error.
+ */
+async function endAt(ending, after, us, begin) {
+  const first = new Promise(begin);
+  if (after === 'first') await first;
+  const end = performance.now() + Number(us) / 1000;
+  do await setImmediate();
+  while (performance.now() < end);
+  if (ending === 'exit') process.exit(7);
+  process.nextTick(() => {
+    throw new Error('uncaught on purpose');
+  });
+  await setTimeout(60_000);
+}
+
 /** Runs a scenario by its name, from the command line, and says ok. */
 function main(scenarios) {
   const [name, ...args] = process.argv.slice(2);
@@ -67,14 +88,17 @@ function main(scenarios) {
 module.exports = {
   ...fst,
   ...testing,
+  ...(own ? { useFakeDevices() {} } : {}), // its device is an emulated one
   assert,
   dropIdleThreeFs,
+  endAt,
   folder,
   idleThreeFs,
   main,
   moment,
   MOMENTS,
   nothingHeld,
+  own,
   setImmediate,
   setTimeout,
   writeModel,

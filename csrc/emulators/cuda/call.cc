@@ -25,8 +25,9 @@ const std::string& LastRefusal() { return Refusal(); }
 Call::Call(const char* function, Needs needs, Sort sort)
     : emulator(Emulator::Get()), lock(emulator.mutex), function(function) {
   ++emulator.inside;
-  if (emulator.deinitialised) {
-    error = Refuse(cuda::kDeinitialized, "the process is exiting");
+  if (emulator.life != Emulator::kAlive) {
+    error = emulator.life == Emulator::kEnding ? Misuse(cuda::kDeinitialized, "called while exit() ends the driver")
+                                               : Refuse(cuda::kDeinitialized, "the process is exiting");
     return;
   }
   if (in_host_function) {

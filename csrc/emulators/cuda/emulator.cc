@@ -49,7 +49,11 @@ void Deinitialise() {
   Lock lock(emulator.mutex);
   if (emulator.inside > 0 && emulator.strict)
     Abort("exit() ends the driver while %d calls are inside", emulator.inside);
-  emulator.deinitialised = true;
+  emulator.life = Emulator::kEnding;
+  lock.unlock();
+  if (emulator.strict) std::this_thread::sleep_for(std::chrono::milliseconds(20));  // whoever calls meanwhile shows
+  lock.lock();
+  emulator.life = Emulator::kEnded;
 }
 
 }  // namespace

@@ -133,7 +133,8 @@ struct Emulator {
   bool strict = true, held = false, verbose = false;
   std::string leaks = "report";
 
-  bool initialised = false, deinitialised = false, reported = false;
+  bool initialised = false, reported = false;
+  enum { kAlive, kEnding, kEnded } life = kAlive;
   int inside = 0;  // calls that have the lock, or have dropped it to wait
   Device devices[kMostDevices];
   std::map<uintptr_t, std::shared_ptr<Block>> blocks;   // by base; ranges do not overlap
@@ -157,7 +158,7 @@ struct Emulator {
   // To be called whenever something is made: what is alive when exit() begins is reported, after a second in which
   // callers may still give it back. Callers that gate their calls register their gate before that.
   void ReportLeaksAtExit();
-  // In cuInit. As with the driver, calls fail with kDeinitialized once exit() has got to what cuInit registered; what
+  // In cuInit. As with the driver, calls fail with kDeinitialized once exit() has run what cuInit registered; what
   // calls meanwhile may crash there, and aborts here under strictness.
   void DeinitialiseAtExit();
 

@@ -7,6 +7,7 @@
 #include <cstdarg>
 #include <cstdio>
 #include <cstdlib>
+#include <thread>
 
 namespace fst::emu_cufile {
 
@@ -124,6 +125,8 @@ void Emulator::Destroy() {
   if (inside > 0 && strict)
     Abort("exit() destroys the library's static objects while %d calls are inside", inside.load());
   destroyed = true;
+  lock.unlock();
+  if (strict) std::this_thread::sleep_for(std::chrono::milliseconds(20));  // whoever calls meanwhile shows
 }
 
 void Emulator::ReportLeaks() {
