@@ -34,6 +34,7 @@ const WRONG: Record<string, unknown[]> = {
   staging: ['never', true],
   dropCache: [1],
   dtype: ['f32', 'FLOAT', 'toString', 1],
+  dtypePolicy: ['lenient', true, null],
   filter: ['name', null],
   allowTrailingBytes: ['no', 0],
   signal: [null, {}, new AbortController(), { aborted: false }, { aborted: false, throwIfAborted() {} }],

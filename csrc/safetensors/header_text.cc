@@ -93,6 +93,7 @@ Status HeaderText::TextError() const {
 }
 
 bool HeaderText::ScanMetadata() {
+  if (scanner_.Peek() == 'n') return scanner_.Skip(1);  // null: as the reference implementation reads it
   if (scanner_.Peek() != '{') return scanner_.Fail("__metadata__ must be an object of strings");
   JsonKeys keys;
   return scanner_.Object([&](std::string_view key) {

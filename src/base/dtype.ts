@@ -74,3 +74,24 @@ type TypedArrayConstructor = (typeof ARRAYS)[keyof typeof ARRAYS] | typeof Uint8
 export function typedArrayOf(dtype: DTypeName): TypedArrayConstructor {
   return (ARRAYS as Partial<Record<DTypeName, TypedArrayConstructor>>)[dtype] ?? Uint8Array;
 }
+
+/** What elements are by the typed array that they lie in. */
+const DTYPE_OF_ARRAY: Readonly<Record<string, DTypeName>> = {
+  Int8Array: 'I8',
+  Uint8Array: 'U8',
+  Uint8ClampedArray: 'U8',
+  Int16Array: 'I16',
+  Uint16Array: 'U16',
+  Float16Array: 'F16',
+  Int32Array: 'I32',
+  Uint32Array: 'U32',
+  Float32Array: 'F32',
+  Float64Array: 'F64',
+  BigInt64Array: 'I64',
+  BigUint64Array: 'U64',
+};
+
+/** The dtype that the elements of a typed array are; undefined for a DataView. Not by instanceof: see jest's realms. */
+export function dtypeOfArray(view: ArrayBufferView): DTypeName | undefined {
+  return DTYPE_OF_ARRAY[(view as Uint8Array)[Symbol.toStringTag]];
+}

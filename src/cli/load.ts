@@ -8,6 +8,7 @@ interface LoadCommandOptions extends FilesOptions {
   device: string;
   copier: string;
   dtype?: DTypeName; // checked by the loader
+  dtypePolicy?: 'strict' | 'convertible'; // so is this
   progress?: boolean;
   json?: boolean;
 }
@@ -19,6 +20,7 @@ export function registerLoad(program: Command): void {
     .option('--device <device>', "'cpu', 'cuda' or 'cuda:N'", 'cpu')
     .option('--copier <type>', "'auto', '3fs', 'gds', 'nogds' or 'unified'", 'auto')
     .option('--dtype <dtype>', 'convert floating tensors while loading, for example F32')
+    .option('--dtype-policy <policy>', "'strict', or 'convertible': tensors that cannot become the dtype stay")
     .option('--allow-trailing-bytes', 'accept bytes after the last tensor')
     .option('--progress', 'show a progress bar on stderr')
     .option('--json', 'print JSON')

@@ -1,6 +1,7 @@
 /** The contract of copiers, for those of the user's own. Copiers of this package are engines: see engine-spec.ts. */
 import type { Device } from '../device/device.js';
 import type { SafeTensorsMetadata } from '../safetensors/metadata.js';
+import type { HeaderOf } from '../safetensors/names-of-no-file.js';
 
 /** Bytes [fileOffset, fileOffset + length) of the file go to byte destOffset of the destination. */
 export interface CopyRange {
@@ -50,4 +51,12 @@ export interface Copier<P = unknown> {
 /** Makes the copier of one file. */
 export type CopierConstructor = (metadata: SafeTensorsMetadata, device: Device) => Copier;
 /** Makes the constructor for one loader: of its device, and of its options as they were given. */
-export type CopierFactory = (device: Device, options: Readonly<Record<string, unknown>>) => CopierConstructor;
+export interface CopierFactory {
+  (device: Device, options: Readonly<Record<string, unknown>>): CopierConstructor;
+  /**
+   * The header of a name that is no file, for a copier that gets its bytes from elsewhere: a loader asks when none of
+   * the names that it was given exists. It may come from SafeTensorsMetadata.fromBuffer(); requests then have the name
+   * as their path. undefined: there is none of this name.
+   */
+  readonly metadata?: HeaderOf;
+}

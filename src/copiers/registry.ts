@@ -2,6 +2,7 @@ import { describe, fail } from '../base/checks.js';
 import { FastSafetensorsError, InvalidArgumentError } from '../base/errors.js';
 import { Device } from '../device/device.js';
 import { native, settled } from '../native/addon.js';
+import type { HeaderOf } from '../safetensors/names-of-no-file.js';
 import { type Availability, gdsAvailability, nogdsAvailability, unifiedAvailability } from './availability.js';
 import type { CopierConstructor, CopierFactory } from './copier.js';
 import { engineConstructor } from './engine-copier.js';
@@ -63,6 +64,12 @@ export function registeredCopiers(): string[] {
 /** Whether that is a copier of this package; 'auto' is what 'nogds' is. UNKNOWN_COPIER. */
 export function isBuiltin(type: CopierType): boolean {
   return typeof registered(type === 'auto' ? 'nogds' : type) !== 'function';
+}
+
+/** What a copier knows of names that are no files; undefined for those of this package. UNKNOWN_COPIER. */
+export function headersKnownTo(type: CopierType): HeaderOf | undefined {
+  const copier = registered(type === 'auto' ? 'nogds' : type);
+  return typeof copier === 'function' ? copier.metadata : undefined;
 }
 
 /**

@@ -2,10 +2,11 @@ import { FastSafetensorsError } from '../base/errors.js';
 import { openUnified } from '../copiers/availability.js';
 import type { CopierConstructor } from '../copiers/copier.js';
 import type { EngineSpec } from '../copiers/engine-spec.js';
-import { chooseCopier, isBuiltin, makeCopier } from '../copiers/registry.js';
+import { chooseCopier, headersKnownTo, isBuiltin, makeCopier } from '../copiers/registry.js';
 import { type Device, openDevice } from '../device/device.js';
 import { checked, native } from '../native/addon.js';
 import type { Fallback, NativeEngine, NativeHeaderFdCache } from '../native/core.js';
+import type { HeaderOf } from '../safetensors/names-of-no-file.js';
 import type { Plan } from '../transfer/plan.js';
 import { checkDemands, type LoaderOptions } from './options.js';
 
@@ -45,6 +46,11 @@ export class Engines {
   /** The name of the copier; 'auto' until files were looked at. */
   get copier(): string {
     return this.#copier;
+  }
+
+  /** For readShards. */
+  get headerOf(): HeaderOf | undefined {
+    return headersKnownTo(this.#options.copier ?? 'auto');
   }
 
   /**

@@ -43,7 +43,8 @@ export async function fastsafeOpen<T = DeviceTensor>(
   const { signal } = checked;
   const session = new Session(checked as LoaderOptions, 'what fastsafeOpen opened');
   session.check();
-  const shards = await session.race(readShards(files, { ...checked }, signal));
+  const { headerOf } = session.engines;
+  const shards = await session.race(readShards(files, { ...checked, headerOf }, signal));
   session.noteFiles(shards.notes);
   return new LazyFiles(session, shards, checked);
 }
@@ -77,8 +78,8 @@ class LazyFiles<T> implements OpenFiles<T> {
 
   async getTensor(name: string): Promise<T> {
     const { metadata, index } = this.#find(name);
-    const { timeoutMs, dtype } = this.#options;
-    const plan = await Plan.ofTensors([{ metadata, selection: Uint32Array.of(index) }], { dtype });
+    const { timeoutMs, dtype, dtypePolicy } = this.#options;
+    const plan = await Plan.ofTensors([{ metadata, selection: Uint32Array.of(index) }], { dtype, dtypePolicy });
     const started = milliseconds();
     const load = await this.#session.begin(plan, { window: 1, collectReady: false, timeoutMs });
     let tensor: DeviceTensor;

@@ -63,11 +63,12 @@ export class SafeTensorsFileLoader<T = DeviceTensor> {
       }
       mine = (files as Record<number, Files>)[pg.rank] ?? [];
     }
+    const { headerOf } = session.engines;
     const headerFds = session.engines.newHeaderFds();
     try {
-      const shards = await session.race(readShards(mine, { ...this.#options, fdCache: headerFds }, signal));
+      const shards = await session.race(readShards(mine, { ...this.#options, fdCache: headerFds, headerOf }, signal));
       const inputs = filter ? await session.race(selectTensors(shards.inputs, filter)) : shards.inputs;
-      const plan = await session.race(Plan.ofTensors(inputs, { dtype }));
+      const plan = await session.race(Plan.ofTensors(inputs, { dtype, dtypePolicy: this.#options.dtypePolicy }));
       this.#stagingBytes = await session.engines.stagingBytes(plan);
       session.engines.releaseHeaderFds(this.#headerFds);
       this.#headerFds = headerFds;
@@ -106,7 +107,8 @@ export class SafeTensorsFileLoader<T = DeviceTensor> {
     const { dtype, signal, onProgress } = checkCopyOptions(options);
     session.check(signal);
     const planned = this.#planned();
-    const plan = dtype ? await session.race(Plan.ofTensors(this.#inputs!, { dtype }), signal) : planned;
+    const conversion = { dtype, dtypePolicy: this.#options.dtypePolicy };
+    const plan = dtype ? await session.race(Plan.ofTensors(this.#inputs!, conversion), signal) : planned;
     const shards = this.#shards!;
     const headerFds = this.#headerFds;
     const find = (name: string): number | undefined => {

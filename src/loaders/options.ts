@@ -72,9 +72,12 @@ export interface LoaderOptions<T = DeviceTensor> {
   /**
    * Converts floating tensors while they are loaded: F32, F16 and BF16 into each other, F64 into F32, F8_E4M3 and
    * F8_E5M2 into F16, BF16 and F32, rounding to nearest even. Integers, booleans and complex numbers stay. Default:
-   * none. UNSUPPORTED_DTYPE for a floating tensor that cannot become this, and for a copier or reader of your own.
+   * none. UNSUPPORTED_DTYPE for a floating tensor that cannot become this, unless dtypePolicy lets it stay, and for a
+   * copier or reader of your own.
    */
   dtype?: DTypeName;
+  /** 'convertible': floating tensors that cannot become `dtype` stay as they are. Default: 'strict', an error. */
+  dtypePolicy?: 'strict' | 'convertible';
   /** Which tensors are loaded; called once for each, in the order of files and offsets. Default: all. */
   filter?: (name: string, frame: TensorFrame) => boolean;
   /** Accepts bytes after a file's last tensor. Default: false, METADATA_INCOMPLETE_BUFFER. */
@@ -177,6 +180,7 @@ const LOADER_CHECKS: Record<keyof LoaderOptions, check.Check> = {
       throw new FastSafetensorsError('UNSUPPORTED_DTYPE', `${name}: ${message}`);
     }
   },
+  dtypePolicy: check.oneOf('strict', 'convertible'),
   filter: check.callback,
   allowTrailingBytes: check.boolean,
   followLinks: check.boolean,

@@ -39,14 +39,16 @@ export class ParallelLoader<T = DeviceTensor> {
     const { files, filter, dtype, queueSize = 0, order, timeoutMs, signal } = this.#options;
     const { maxBatchBytes = DEFAULT_BATCH_BYTES } = this.#options;
     session.check();
+    const { headerOf } = session.engines;
     const headerFds = session.engines.newHeaderFds();
     try {
       const shards = await session.race(
-        readShards(files, { ...this.#options, byName: false, fdCache: headerFds }, signal),
+        readShards(files, { ...this.#options, byName: false, fdCache: headerFds, headerOf }, signal),
       );
       session.noteFiles(shards.notes);
       const inputs = filter ? await session.race(selectTensors(shards.inputs, filter)) : shards.inputs;
-      const plan = await session.race(Plan.ofTensors(inputs, { batchBytes: maxBatchBytes, dtype }));
+      const conversion = { dtype, dtypePolicy: this.#options.dtypePolicy };
+      const plan = await session.race(Plan.ofTensors(inputs, { batchBytes: maxBatchBytes, ...conversion }));
       const window = queueSize + 2;
       const started = milliseconds();
       const load = await session.begin(plan, { window, collectReady: order === 'ready', timeoutMs });

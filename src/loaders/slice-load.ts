@@ -22,12 +22,13 @@ export async function readSlice(
 ): Promise<DeviceTensor> {
   const { name, shape } = slice;
   const { device } = session;
-  const { dtype: wanted, timeoutMs } = session.options;
+  const { dtype: wanted, dtypePolicy, timeoutMs } = session.options;
+  const conversion = { dtype: wanted, dtypePolicy };
   if (slice.byteLength === 0) {
-    const dtype = convertedDtype(metadata, metadata.indexOf(name), wanted);
+    const dtype = convertedDtype(metadata, metadata.indexOf(name), conversion);
     return new DeviceTensor(name, dtype, shape, 0, device, null, 0);
   }
-  const sliced = await session.race(planSlice(metadata, slice, wanted));
+  const sliced = await session.race(planSlice(metadata, slice, conversion));
   const { plan, dtype, byteLength } = sliced;
   const started = milliseconds();
   const load = await session.begin(plan, { window: PIECES_AHEAD, collectReady: false, timeoutMs });

@@ -97,6 +97,11 @@ export class SafeTensorsMetadata {
     return metadata;
   }
 
+  /** The same header for a name that is no file. @internal */
+  named(name: string): SafeTensorsMetadata {
+    return new SafeTensorsMetadata({ ...this.#header, identity: null }, name);
+  }
+
   /** The texts of the header's `__metadata__`, in the file's order; empty when there are none. */
   get metadata(): ReadonlyMap<string, string> {
     this.#metadataUpTo(this.#header.metadataEnds.length / 2);

@@ -1,7 +1,7 @@
-import { isDataView, isMap } from 'node:util/types';
+import { isMap } from 'node:util/types';
 import { writeAtomically } from '../base/atomic-write.js';
 import * as check from '../base/checks.js';
-import { DTYPE_BITS, type DTypeName, typedArrayOf } from '../base/dtype.js';
+import { DTYPE_BITS, type DTypeName, dtypeOfArray, typedArrayOf } from '../base/dtype.js';
 import { type ErrorCode, FastSafetensorsError, InvalidArgumentError } from '../base/errors.js';
 
 /** Elements in memory of the caller's, to be written by saveFile. */
@@ -50,22 +50,6 @@ const DTYPE_RANKS = Object.fromEntries(RANKED_DTYPES.map((dtype, rank) => [dtype
 
 /** Bytes that are copied from a device at a time. */
 const DEVICE_PIECE_BYTES = 16 * 1024 * 1024;
-
-/** What the elements of a typed array are, by its name, where that says it all. */
-const DTYPE_OF_ARRAY: Readonly<Record<string, DTypeName>> = {
-  Int8Array: 'I8',
-  Uint8Array: 'U8',
-  Uint8ClampedArray: 'U8',
-  Int16Array: 'I16',
-  Uint16Array: 'U16',
-  Float16Array: 'F16',
-  Int32Array: 'I32',
-  Uint32Array: 'U32',
-  Float32Array: 'F32',
-  Float64Array: 'F64',
-  BigInt64Array: 'I64',
-  BigUint64Array: 'U64',
-};
 
 interface Item {
   readonly name: string;
@@ -205,16 +189,17 @@ function elementsOf(
   tensor: object,
   error: (code: ErrorCode, problem: string) => Error,
 ): { dtype: DTypeName; source: Uint8Array } {
-  const { dtype: given, data } = tensor as Partial<SaveArray>;
+  const { dtype: given, data } = tensor as { dtype?: DTypeName; data?: Uint8Array | DataView };
   if (!ArrayBuffer.isView(data)) throw error('INVALID_ARGUMENT', 'data must be a typed array or a DataView');
-  const kind = isDataView(data) ? 'DataView' : (data as Uint8Array)[Symbol.toStringTag];
-  const dtype = given === undefined ? DTYPE_OF_ARRAY[kind] : given;
+  const kind = data[Symbol.toStringTag];
+  const said = dtypeOfArray(data);
+  const dtype = given === undefined ? said : given;
   if (dtype === undefined) throw error('INVALID_ARGUMENT', `dtype is missing, and a ${kind} does not say it`);
   if (typeof dtype !== 'string' || !Object.hasOwn(DTYPE_BITS, dtype)) {
     throw error('UNKNOWN_DTYPE', `unknown dtype ${shown(dtype)}, expected one of ${Object.keys(DTYPE_BITS).join(' ')}`);
   }
   const nearest = typedArrayOf(dtype).name;
-  if (kind !== nearest && kind !== 'Uint8Array' && kind !== 'DataView' && DTYPE_OF_ARRAY[kind] !== dtype) {
+  if (kind !== nearest && kind !== 'Uint8Array' && kind !== 'DataView' && said !== dtype) {
     throw error('INVALID_ARGUMENT', `data is a ${kind}, expected a ${nearest} for ${dtype}, or bytes in a Uint8Array`);
   }
   return { dtype, source: new Uint8Array(data.buffer, data.byteOffset, data.byteLength) };

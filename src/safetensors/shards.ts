@@ -4,6 +4,7 @@ import type { NativeHeaderFdCache } from '../native/core.js';
 import { type Files, type FilesOptions, resolveFiles } from './files.js';
 import { checkIndex, joinByIndex } from './index-join.js';
 import { SafeTensorsMetadata } from './metadata.js';
+import { type HeaderOf, headersOfNames } from './names-of-no-file.js';
 import type { ShardIndex } from './shard-index.js';
 import { duplicate, type ShardSet } from './shard-set.js';
 
@@ -20,6 +21,8 @@ interface ReadOptions extends FilesOptions {
   readonly byName?: boolean;
   /** Keeps the files open for their data. */
   readonly fdCache?: NativeHeaderFdCache;
+  /** Knows headers of names that are no files. */
+  readonly headerOf?: HeaderOf;
 }
 
 /**
@@ -27,7 +30,9 @@ interface ReadOptions extends FilesOptions {
  * and of joinShards, MISSING_SHARD, and the reason of `signal`.
  */
 export async function readShards(files: Files, options: ReadOptions, signal?: AbortSignal): Promise<ShardSet> {
-  const { allowTrailingBytes = false, byName = true, fdCache } = options;
+  const { allowTrailingBytes = false, byName = true, fdCache, headerOf } = options;
+  const named = headerOf && (await headersOfNames(files, headerOf));
+  if (named) return joinShards(named, null);
   const { paths, index, notes } = await resolveFiles(files, options);
   if (index?.missing) throw index.missing;
   const metadata = new Array<SafeTensorsMetadata>(paths.length);

@@ -1,27 +1,30 @@
 import { readFile } from 'node:fs/promises';
 import { setTimeout } from 'node:timers/promises';
+import { isMap } from 'node:util/types';
 import { type Check, checkOptions, fail, notNegative } from '../base/checks.js';
 import { FastSafetensorsError } from '../base/errors.js';
-import type { CopierFactory, CopyRange, CopyRequest } from '../copiers/copier.js';
+import type { CopierConstructor, CopierFactory, CopyRange, CopyRequest } from '../copiers/copier.js';
 import type { SafeTensorsMetadata, TensorFrame } from '../safetensors/metadata.js';
+import { dataOf, type MockTensor, mockHeader } from './mock-header.js';
 
 /** What a mock copier delivers, and when it fails. */
 export interface MockCopierOptions {
   /**
-   * Bytes of tensors by name, each as many as the header says, in place of those in the file. Other tensors come from
-   * the file; default: all do. They stay the caller's and are copied with each load.
+   * Tensors by name. Of a file that exists: bytes in place of those in the file, each as many as the header says; other
+   * tensors come from the file. Of a name that is no file: all the tensors there are, in this order. They stay the
+   * caller's and are copied with each load. Default: all come from files.
    */
-  tensors?: Readonly<Record<string, ArrayBufferView>> | ReadonlyMap<string, ArrayBufferView>;
+  tensors?: Readonly<Record<string, MockTensor>> | ReadonlyMap<string, MockTensor>;
   /** Fail with IO_ERROR at this tensor: its name, or its number from 1 in the order of copying; default: never. */
   failAt?: string | number;
   /** Milliseconds that each request takes at least; default: 0. */
   delayMs?: number;
 }
 
-const bytesByName: Check = (value, name) => {
-  const entries = value instanceof Map ? [...value.values()] : Object.values((value as object | null) ?? {});
-  if (typeof value !== 'object' || value === null || !entries.every((bytes) => ArrayBuffer.isView(bytes)))
-    fail(name, 'typed arrays by the names of tensors', value);
+const tensorsByName: Check = (value, name) => {
+  const entries = isMap(value) ? [...value.values()] : Object.values((value as object | null) ?? {});
+  if (typeof value !== 'object' || value === null || !entries.every((tensor) => ArrayBuffer.isView(dataOf(tensor))))
+    fail(name, 'typed arrays, or { dtype, shape, data }, by the names of tensors', value);
 };
 const nameOrNumber: Check = (value, name) => {
   if (typeof value !== 'string' && !(Number.isSafeInteger(value) && (value as number) >= 1))
@@ -30,12 +33,15 @@ const nameOrNumber: Check = (value, name) => {
 
 /**
  * A copier for tests, without the native engine: `registerCopier('mock', mockCopier({ … }))`, then a loader with
- * `copier: 'mock'`. INVALID_ARGUMENT for a wrong option, and from a load whose header disagrees with `tensors`.
+ * `copier: 'mock'` and, with `tensors`, `files: 'any name'`. INVALID_ARGUMENT for a wrong option, and from a load whose
+ * header disagrees with `tensors`.
  */
 export function mockCopier(options: MockCopierOptions = {}): CopierFactory {
-  checkOptions(options, { tensors: bytesByName, failAt: nameOrNumber, delayMs: notNegative });
+  checkOptions(options, { tensors: tensorsByName, failAt: nameOrNumber, delayMs: notNegative });
   const { delayMs = 0, failAt } = options;
-  const tensors = options.tensors instanceof Map ? options.tensors : new Map(Object.entries(options.tensors ?? {}));
+  const tensors = new Map<string, MockTensor>(
+    isMap(options.tensors) ? options.tensors : Object.entries(options.tensors ?? {}),
+  );
   let copied = 0; // tensors, of all files
 
   const copy = async (
@@ -53,7 +59,7 @@ export function mockCopier(options: MockCopierOptions = {}): CopierFactory {
         const message = `${path}: the mock copier was told to fail at tensor "${name}"`;
         throw new FastSafetensorsError('IO_ERROR', message, { path, tensor: name });
       }
-      const given = tensors.get(name);
+      const given = dataOf(tensors.get(name));
       if (!given) file ??= await readFile(path);
       await destination.write(
         range.destOffset,
@@ -62,7 +68,7 @@ export function mockCopier(options: MockCopierOptions = {}): CopierFactory {
     }
   };
 
-  return () => (metadata) => ({
+  const factory = (): CopierConstructor => (metadata) => ({
     submitIo(request: CopyRequest): Promise<void> {
       const pending = copy(metadata, request);
       pending.catch(() => {}); // waitIo reports it
@@ -71,6 +77,7 @@ export function mockCopier(options: MockCopierOptions = {}): CopierFactory {
     waitIo: (pending) => pending as Promise<void>,
     close: async () => {},
   });
+  return tensors.size > 0 ? Object.assign(factory, { metadata: () => mockHeader(tensors) }) : factory;
 }
 
 function tensorAt(metadata: SafeTensorsMetadata, fileOffset: number): TensorFrame {

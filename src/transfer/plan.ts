@@ -14,6 +14,12 @@ export const MAX_ALLOCATION = 256 * 1024 * 1024;
 /** Default bytes of a batch: enough to keep a 50 GB/s store busy for 20 ms. */
 export const DEFAULT_BATCH_BYTES = 1024 * 1024 * 1024;
 
+/** What becomes of floating tensors: LoaderOptions.dtype and dtypePolicy. */
+export interface Conversion {
+  readonly dtype?: DTypeName;
+  readonly dtypePolicy?: 'strict' | 'convertible';
+}
+
 /** A file and the tensors of it that are wanted: indices in the order of offsets; null for all. */
 export interface PlanInput {
   readonly metadata: SafeTensorsMetadata;
@@ -91,11 +97,11 @@ export class Plan {
 
   /**
    * Whole tensors, each at TENSOR_ALIGNMENT, in batches of at most `batchBytes` in memory; a larger tensor is a batch
-   * of its own. Floating tensors become `dtype`: UNSUPPORTED_DTYPE for one that cannot.
+   * of its own. Floating tensors become `dtype`: UNSUPPORTED_DTYPE for one that cannot, unless the policy lets it stay.
    */
   static async ofTensors(
     inputs: readonly PlanInput[],
-    { batchBytes = Number.POSITIVE_INFINITY, dtype }: { batchBytes?: number; dtype?: DTypeName } = {},
+    { batchBytes = Number.POSITIVE_INFINITY, ...conversion }: { batchBytes?: number } & Conversion = {},
   ): Promise<Plan> {
     const count = inputs.reduce((sum, input) => sum + countOf(input), 0);
     const items = packedItems(count);
@@ -116,7 +122,7 @@ export class Plan {
         const begin = begins[tensor]!;
         const length = ends[tensor]! - begin;
         const stored = dtypes[tensor]!;
-        const target = dtype === undefined ? stored : targetOf(metadata, tensor, dtype);
+        const target = conversion.dtype === undefined ? stored : targetOf(metadata, tensor, conversion);
         const size = sizeOf(length, stored, target);
         converts ||= target !== stored;
         let start = alignUp(used);
@@ -260,25 +266,23 @@ export class Plan {
   }
 }
 
-/** The dtype in memory of a tensor, by its index. UNSUPPORTED_DTYPE when it cannot become `dtype`. */
-export function convertedDtype(metadata: SafeTensorsMetadata, tensor: number, dtype: DTypeName | undefined): DTypeName {
-  return DTYPE_NAMES[dtype === undefined ? metadata.packed.dtypes[tensor]! : targetOf(metadata, tensor, dtype)]!;
+/** The dtype in memory of a tensor, by its index. UNSUPPORTED_DTYPE when it can neither become `dtype` nor stay. */
+export function convertedDtype(metadata: SafeTensorsMetadata, tensor: number, conversion: Conversion): DTypeName {
+  return DTYPE_NAMES[targetOf(metadata, tensor, conversion)]!;
 }
 
-/**
- * The number of the dtype that a tensor has in memory when `dtype` is asked for: integers, booleans and complex numbers
- * stay as they are.
- */
-function targetOf(metadata: SafeTensorsMetadata, tensor: number, dtype: DTypeName): number {
+/** The number of the dtype that a tensor has in memory: integers, booleans and complex numbers stay as they are. */
+function targetOf(metadata: SafeTensorsMetadata, tensor: number, { dtype, dtypePolicy }: Conversion): number {
   const stored = metadata.packed.dtypes[tensor]!;
   const from = DTYPE_NAMES[stored]!;
-  if (from === dtype || !isFloating(from)) return stored;
+  if (dtype === undefined || from === dtype || !isFloating(from)) return stored;
   if (canConvert(from, dtype)) return DTYPE_NAMES.indexOf(dtype);
+  if (dtypePolicy === 'convertible') return stored;
   const { path } = metadata;
   const name = metadata.nameAt(tensor);
   const message =
     `${path}: tensor "${name}" is ${from}, which cannot be converted to ${dtype} on the way; ` +
-    'leave it out with filter, or load without dtype';
+    "leave it out with filter, let it stay with dtypePolicy: 'convertible', or load without dtype";
   throw new FastSafetensorsError('UNSUPPORTED_DTYPE', message, { path, tensor: name });
 }
 

@@ -2,7 +2,7 @@ import { DTYPE_BITS, DTYPE_NAMES, type DTypeName } from '../base/dtype.js';
 import { Turns } from '../base/timers.js';
 import type { SafeTensorsMetadata, TensorFrame } from '../safetensors/metadata.js';
 import type { RunGrid } from '../safetensors/tensor-frame.js';
-import { convertedDtype, Plan, packedItems } from './plan.js';
+import { type Conversion, convertedDtype, Plan, packedItems } from './plan.js';
 
 /** Bytes of a hole between two runs that cost less than another read. */
 const LARGEST_GAP = 32 * 1024;
@@ -38,15 +38,15 @@ interface Pieces {
 /**
  * Plans the reading of one slice that is not empty. Runs that are long or far apart are read one by one, straight into
  * place; others in pieces, together with the holes between them. So the cost follows the bytes that are read, not the
- * number of runs. UNSUPPORTED_DTYPE for a `dtype` that the slice cannot become.
+ * number of runs. UNSUPPORTED_DTYPE as for the whole tensor.
  */
 export async function planSlice(
   metadata: SafeTensorsMetadata,
   slice: TensorFrame,
-  dtype: DTypeName | undefined,
+  conversion: Conversion = {},
 ): Promise<SlicePlan> {
   const tensor = metadata.indexOf(slice.name);
-  const target = convertedDtype(metadata, tensor, dtype);
+  const target = convertedDtype(metadata, tensor, conversion);
   const grid = slice.grid();
   const piece = piecesOf(grid);
   // Bytes in memory of whole elements in the file. Dtypes smaller than a byte are not converted.

@@ -104,7 +104,13 @@ export default [
   },
   {
     name: 'one-registration-for-all-users',
-    edits: [{ file: 'csrc/reader/gds/cufile_driver.cc', find: 'if (buffer.users == 0 && !buffer.registered) {', replace: '{' }],
+    edits: [
+      {
+        file: 'csrc/reader/gds/cufile_driver.cc',
+        find: 'if (buffer.users == 0 && !buffer.registered) {',
+        replace: '{',
+      },
+    ],
     native: 'GdsReaderTest.MemoryIsRegisteredOnceForAllWhoUseIt',
   },
   {

@@ -125,7 +125,10 @@ std::vector<Case> Cases() {
       {"EqualKeysInDifferentObjects", ok, File("{\"shape\":" + kF32 + ",\"__metadata__\":{\"shape\":\"\"}}", 4)},
       // __metadata__
       {"MetadataIsAnArray", text, File(R"({"__metadata__":[]})")},
-      {"MetadataIsNull", text, File(R"({"__metadata__":null})")},
+      {"MetadataIsNull", ok, File(R"({"__metadata__":null})")},
+      {"MetadataIsNullBeforeATensor", ok, File("{\"__metadata__\":null,\"w\":" + kF32 + "}", 4)},
+      {"MetadataIsAnotherWord", text, File(R"({"__metadata__":nil})")},
+      {"MetadataIsNullAndThereAgain", duplicate, File(R"({"__metadata__":null,"__metadata__":{}})")},
       {"MetadataIsAString", text, File(R"({"__metadata__":"x"})")},
       {"MetadataValueIsANumber", text, File(R"({"__metadata__":{"a":1}})")},
       {"MetadataValueIsNull", text, File(R"({"__metadata__":{"a":null}})")},
