@@ -28,14 +28,14 @@ const MAX_HINTS = 50;
 
 /** NO_FILES for a folder without weights, with what it has instead. */
 export async function nothingHere(folder: string, entries: readonly FileInfo[]): Promise<FastSafetensorsError> {
-  const names = entries.map(({ name }) => name);
+  const names = entries.map(({ name }) => name).sort();
   const message = `${folder} has neither a *.safetensors.index.json nor any *.safetensors`;
   const hint = (what: string) => new FastSafetensorsError('NO_FILES', `${message}; ${what}`, { path: folder });
 
   const folders = entries.filter((entry) => entry.isDirectory() && !entry.name.startsWith('.')).slice(0, MAX_HINTS);
   const inside = await Promise.all(folders.map(({ name }) => readdir(join(folder, name)).catch(() => [])));
   const models = folders.filter((_, i) => inside[i]!.some(({ name }) => /^[^.].*\.safetensors$/.test(name)));
-  if (models.length > 0) return hint(`these folders of it do: ${listed(models.map(({ name }) => name))}`);
+  if (models.length > 0) return hint(`these folders of it do: ${listed(models.map(({ name }) => name).sort())}`);
   const unfinished = names.filter((name) => /\.(incomplete|part|aria2|crdownload|tmp)$/.test(name));
   if (unfinished.length > 0) return hint(`of an unfinished download it has ${listed(unfinished)}: download it again`);
   const others = names.filter((name) => /\.(bin|ckpt|gguf|h5|msgpack|npz|onnx|pt|pth|tflite)$/.test(name));
