@@ -1,6 +1,6 @@
 import { expectClean } from './support/child.js';
 
-// V8 knows how much memory tensors keep: it collects those that were dropped without dispose() as it would typed arrays.
+// V8 knows how much memory tensors keep: it collects those dropped without dispose() as it would typed arrays.
 
 const gc = { flags: ['--expose-gc'] };
 

@@ -16,7 +16,7 @@ test('the daemon has the same links and memory for each loader, and none once th
   await run('kept');
 });
 
-test('a daemon that was mounted read-only has two links however many loaders there are; the log has one line', async () => {
+test('a read-only daemon has two links however many loaders there are; the log has one line', async () => {
   await run('readOnly');
 });
 

@@ -13,7 +13,10 @@ import type { Wish } from './framework.js';
 export type WeightNames = Readonly<Record<string, string>> | ((name: string) => string);
 
 /** All options of loaders except those that the model decides. */
-export type WeightOptions = Omit<ParallelOptions, 'files' | 'framework' | 'filter' | 'dtype' | 'dtypePolicy' | 'borrow' | 'order'>;
+export type WeightOptions = Omit<
+  ParallelOptions,
+  'files' | 'framework' | 'filter' | 'dtype' | 'dtypePolicy' | 'borrow' | 'order'
+>;
 
 const { files, framework, filter, dtype, borrow, order, ...LOADING } = PARALLEL_CHECKS;
 const OTHERS = { files, framework, filter, dtype, borrow, order };

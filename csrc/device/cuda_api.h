@@ -22,8 +22,7 @@ using CUevent = struct CUevent_st*;
 constexpr CUresult kSuccess = 0, kInvalidValue = 1, kOutOfMemory = 2, kNotInitialized = 3, kDeinitialized = 4,
                    kNoDevice = 100, kInvalidDevice = 101, kInvalidContext = 201, kInvalidHandle = 400, kNotFound = 500,
                    kNotReady = 600, kIllegalAddress = 700, kContextIsDestroyed = 709,
-                   kHostMemoryAlreadyRegistered = 712, kHostMemoryNotRegistered = 713,
-                   kLaunchFailed = 719;
+                   kHostMemoryAlreadyRegistered = 712, kHostMemoryNotRegistered = 713, kLaunchFailed = 719;
 // flags
 constexpr unsigned kStreamNonBlocking = 1, kEventDisableTiming = 2, kMemHostAllocPortable = 1,
                    kMemHostAllocDeviceMap = 2, kMemHostRegisterPortable = 1, kMemAttachGlobal = 1;

@@ -105,8 +105,7 @@ template <class Read>
 Napi::Value TextOf(Napi::Env env, const std::string& path, const char* what, Read read) {
   auto text = std::make_shared<std::string>();
   return AsyncWork::Run(
-      env,
-      [=] { return read(path.c_str(), text.get()) ? Status::Ok() : IoError(path, what + (" " + path), errno); },
+      env, [=] { return read(path.c_str(), text.get()) ? Status::Ok() : IoError(path, what + (" " + path), errno); },
       [text](Napi::Env on) { return Napi::String::New(on, *text); });
 }
 
@@ -149,7 +148,8 @@ Status ReadWhole(const std::string& path, double max_bytes, Content* out) {
         .At(path);
   }
   const auto size = static_cast<size_t>(found.st_size);
-  if (static_cast<double>(size) > max_bytes) return wrong(Format("expected at most %.0f bytes, found %zu", max_bytes, size));
+  if (static_cast<double>(size) > max_bytes)
+    return wrong(Format("expected at most %.0f bytes, found %zu", max_bytes, size));
   const size_t room = size + 1;  // to notice a file that grows
   out->bytes.reset(new uint8_t[room]);
   while (out->size < room) {
@@ -161,8 +161,8 @@ Status ReadWhole(const std::string& path, double max_bytes, Content* out) {
     out->size += static_cast<size_t>(got);
   }
   if (out->size == size) return Status::Ok();
-  return wrong(Format("expected %zu bytes, found %s", size,
-                      out->size < size ? std::to_string(out->size).c_str() : "more"));
+  return wrong(
+      Format("expected %zu bytes, found %s", size, out->size < size ? std::to_string(out->size).c_str() : "more"));
 }
 
 // readFile(path, maxBytes): Promise<ArrayBuffer> of a regular file of at most so many bytes
@@ -172,9 +172,7 @@ Napi::Value ReadFile(const Napi::CallbackInfo& info) {
   const double max_bytes = info[1].As<Napi::Number>();
   return AsyncWork::Run(
       info.Env(), [=] { return ReadWhole(path, max_bytes, content.get()); },
-      [content](Napi::Env env) {
-        return ArrayBufferOverOrCopy(env, content->bytes.get(), content->size, content);
-      });
+      [content](Napi::Env env) { return ArrayBufferOverOrCopy(env, content->bytes.get(), content->size, content); });
 }
 
 // deadThreeFs(path, errno: its name): string, the 3FS mount whose lost daemon explains that a system call on the path

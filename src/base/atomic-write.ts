@@ -79,7 +79,8 @@ export async function moveOver(temporary: string, path: string): Promise<void> {
 async function targetOf(path: string): Promise<{ path: string; replaced: Stats | undefined }> {
   const replaced = await stat(path).catch(absent);
   if (!replaced || replaced.isFile()) return { path: await endOfLinks(path), replaced };
-  const message = `cannot write ${path}: expected a regular file or none, found ${kindOf(replaced)}; choose another path`;
+  const found = kindOf(replaced);
+  const message = `cannot write ${path}: expected a regular file or none, found ${found}; choose another path`;
   throw new FastSafetensorsError('IO_ERROR', message, { path });
 }
 

@@ -13,7 +13,7 @@ export interface SaveArray {
   /** Dimensions, outermost first, each an integer of 0 or more; [] for a scalar. */
   readonly shape: readonly number[];
   /**
-   * The elements, row-major and little-endian, exactly product(shape) x bits / 8 bytes: as bytes (Uint8Array, DataView),
+   * The elements, row-major and little-endian, exactly product(shape) x bits / 8: as bytes (Uint8Array, DataView),
    * or in the typed array that DeviceTensor.data has for this dtype. They stay the caller's and must not change until
    * the promise settles.
    */
