@@ -164,7 +164,7 @@ TEST(ExitGateDeathTest, GivesBackBeforeItCloses) {
       {
         Load();
         ExitGate::BeforeClosing([] {
-          if (Work(0) == 0) fputs("given back\n", stderr);
+          if (library.work(0) == 0) fputs("given back\n", stderr);
         });
         Load();  // another library: its handler runs first
         exit(7);
