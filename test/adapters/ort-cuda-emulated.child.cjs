@@ -5,7 +5,7 @@ const { join } = require('node:path');
 const { Worker, isMainThread, parentPort, workerData } = require('node:worker_threads');
 const { createSession, onnxruntime } = require('fastsafetensors-node/ort');
 const helpers = require('../support/child-helpers.cjs');
-const { assert, main, nativeMetrics, nothingHeld, SafeTensorsFileLoader, setImmediate, setTimeout } = helpers;
+const { assert, endAt, main, nativeMetrics, nothingHeld, SafeTensorsFileLoader, setImmediate, setTimeout } = helpers;
 
 const top = join(__dirname, '..', '..');
 // What ONNX Runtime sees is not part of the package's surface.
@@ -255,6 +255,23 @@ if (!isMainThread) {
       await setTimeout(20);
       await nothingHeld();
     },
+
+    /** Ends while sessions are made, run and released, and values are read; the arguments are endAt's. */
+    endAt: (...args) =>
+      endAt(...args.slice(-3), (done) => {
+        const work = async (n) => {
+          const device = n % 2 === 0 ? 'cuda:0' : LAST;
+          const buffer = await loadBuffer(device);
+          for (; ; ++n) {
+            const session = await open(device, { weights: buffer, sessionOptions: onDevice });
+            const { y } = await session.run({ x: x(n) });
+            expectSum(await y.getData(), n);
+            if (n % 3 !== 0) await session.release();
+            done();
+          }
+        };
+        for (let i = 0; i < 4; ++i) work(i);
+      }),
 
     async naturalEnd() {
       const session = await open(LAST, { sessionOptions: onDevice });

@@ -1,6 +1,7 @@
 import { emulators } from 'fastsafetensors-node/testing';
 import { type AddModel, writeAddModel } from '../support/add-model.js';
 import { runChild } from '../support/child.js';
+import { endAtRandom, seed } from '../support/random-ends.js';
 import { testFolder } from '../support/tensor-files.js';
 
 // Emulated GPUs: host access to their memory crashes; a use after free, or a leak, ends the process and says why.
@@ -42,4 +43,21 @@ describe('an emulated ONNX Runtime with sessions on emulated GPUs', () => {
     ['workers', 'workers and the main thread at once'],
     ['naturalEnd', 'the process ends with everything open'],
   ])('%s: %s', (scenario) => run(scenario, 'emulated'));
+
+  test.each(['exit', 'uncaught'] as const)(
+    'ended by %s at random moments of sessions, a process has the right exit code',
+    async (ending) => {
+      const env = {
+        ...emulators.cuda.env({ DELAY_US: 300, LEAKS: 'off' }),
+        FST_EMU_ORT_LEAKS: '0',
+        FST_EMU_ORT_US: '50000',
+      };
+      const args = ['endAt', 'emulated', files.graph, files.weights];
+      const wrong = await endAtRandom(ending, 12, (...moment) =>
+        runChild('adapters/ort-cuda-emulated.child.cjs', [...args, ...moment], { env }),
+      );
+      expect({ seed, wrong }).toEqual({ seed, wrong: [] });
+    },
+    180_000,
+  );
 });

@@ -30,6 +30,17 @@ export default [
     native: 'CudaExitDeathTest.ThreadsInTheDriverDoNotChangeTheCode',
   },
   {
+    name: 'work-inside-onnx-runtime-at-exit',
+    file: 'csrc/ort/work.cc',
+    find: `  AllGroups().End(kExitTimeout);
+  waited = true;
+  RegisterExit();
+`,
+    replace: '  waited = true;\n  RegisterExit();\n',
+    jest: 'test/adapters/ort-cuda-emulated.test.ts',
+    title: 'at random moments of sessions',
+  },
+  {
     name: 'static-object-with-a-destructor',
     file: 'csrc/reader/usrbio/usrbio_api.cc',
     find: 'static auto& lowered = *new std::string; ',

@@ -87,6 +87,11 @@ void Abort(const char* format, ...) {
   abort();
 }
 
+int Setting(const char* name, int otherwise) {
+  const char* text = getenv(name);
+  return text != nullptr && text[0] != '\0' ? atoi(text) : otherwise;
+}
+
 uint64_t Allocate(int device, size_t bytes) {
   Current current(device);
   unsigned long long pointer = 0;

@@ -7,6 +7,9 @@ namespace fst::emulated_ort {
 
 [[noreturn]] void Abort(const char* format, ...) __attribute__((format(printf, 1, 2)));
 
+// A number in the environment.
+int Setting(const char* name, int otherwise);
+
 uint64_t Allocate(int device, size_t bytes);
 void Free(int device, uint64_t pointer);
 // Memory that was freed, or is another device's, is refused by the driver.

@@ -3,11 +3,17 @@
 //
 // It is stricter than the real one, and ends the process where that would compute something else: initializers and
 // inputs must be where the session runs, the memory of initializers must live until the session's end, bound inputs and
-// outputs must be synchronized around a run, every handle must be released.
+// outputs must be synchronized around a run, every handle must be released, and nothing may call once exit() destroys
+// its static objects. In the environment:
+//   FST_EMU_ORT_LEAKS=1     what was not released at exit ends the process; 0: it may end in the middle
+//   FST_EMU_ORT_US=0        how long each run and each creation of a session takes; both can be told to end
 #include <algorithm>
+#include <atomic>
+#include <chrono>
 #include <cstdlib>
 #include <cstring>
 #include <string>
+#include <thread>
 #include <type_traits>
 
 #include "emulators/onnxruntime/device_memory.h"
@@ -40,6 +46,14 @@ void WriteValue(const OrtValue& value, const void* from) {
   } else {
     Write(value.memory.Device(), reinterpret_cast<uint64_t>(value.data), from, kBytes);
   }
+}
+
+// Works for as long as the environment says. False when it was told to end meanwhile.
+bool Work(const std::atomic<bool>& ended) {
+  static const int length_us = Setting("FST_EMU_ORT_US", 0);
+  const auto until = std::chrono::steady_clock::now() + std::chrono::microseconds(length_us);
+  while (!ended && std::chrono::steady_clock::now() < until) std::this_thread::sleep_for(std::chrono::microseconds(50));
+  return !ended;
 }
 
 char* Copied(const char* text) { return strdup(text); }
@@ -143,8 +157,9 @@ struct Emulated {
   }
   static OrtStatus* AddSessionConfigEntry(SessionOptions*, const char*, const char*) { return nullptr; }
   static OrtStatus* SetSessionLogSeverityLevel(SessionOptions*, int) { return nullptr; }
-  static OrtStatus* SessionOptionsSetLoadCancellationFlag(SessionOptions* options, bool) {
+  static OrtStatus* SessionOptionsSetLoadCancellationFlag(SessionOptions* options, bool ended) {
     handles.Expect("session options", options);
+    options->ended = ended;
     return nullptr;
   }
   static OrtStatus* AddInitializer(SessionOptions* options, const char* name, const OrtValue* value) {
@@ -182,6 +197,7 @@ struct Emulated {
         Abort("weight %s is on %d, the session runs on %d", name.c_str(), value->memory.Device(), options->device);
       }
     }
+    if (!Work(options->ended)) return Fail(kFail, "told to end");
     *out = handles.Made("session", new OrtSession{options->device, weight->second});
     return nullptr;
   }
@@ -229,7 +245,7 @@ struct Emulated {
   }
   static OrtStatus* RunOptionsSetTerminate(RunOptions* options) {
     handles.Expect("run options", options);
-    options->terminate = true;
+    options->ended = true;
     return nullptr;
   }
   static void ReleaseRunOptions(RunOptions* options) { handles.Release("run options", options); }
@@ -265,7 +281,7 @@ struct Emulated {
     binding->synchronized = true;
     return nullptr;
   }
-  static OrtStatus* RunWithBinding(OrtSession* session, const RunOptions*, const IoBinding* bound) {
+  static OrtStatus* RunWithBinding(OrtSession* session, const RunOptions* options, const IoBinding* bound) {
     auto* binding = const_cast<IoBinding*>(bound);
     handles.Expect("session", session);
     if (session->device >= 0 && !binding->synchronized) Abort("inputs were not synchronized");
@@ -274,6 +290,7 @@ struct Emulated {
     ReadValue(*binding->input, x);
     ReadValue(*session->weight, w);
     for (size_t i = 0; i < kElements; ++i) x[i] += w[i];
+    if (!Work(options->ended)) return Fail(kFail, "told to end");
     binding->synchronized = false;  // the outputs are not there yet
     const MemoryInfo place = binding->output != nullptr ? binding->output->memory : binding->place;
     auto* result = new OrtValue{place, {kFloat, {kElements}}, nullptr, kBytes, binding->output == nullptr};
@@ -303,15 +320,26 @@ struct Emulated {
 
 [[noreturn]] void Missing() { Abort("a function is called that is not emulated"); }
 
+template <auto function>
+struct Counted;
+template <class Result, class... Arguments, Result (*function)(Arguments...)>
+struct Counted<function> {
+  static Result Call(Arguments... arguments) {
+    Handles::Call call(&handles);
+    return function(arguments...);
+  }
+};
+
 // The address of a function that is emulated, and Missing for one that is not.
-#define X(name, index, since, ret, ...)                                                                     \
-  template <class E, class = void>                                                                          \
-  struct Find_##name {                                                                                      \
-    static void* Address() { return reinterpret_cast<void*>(&Missing); }                                    \
-  };                                                                                                        \
-  template <class E>                                                                                        \
-  struct Find_##name<E, std::void_t<decltype(&E::name)>> {                                                  \
-    static void* Address() { return reinterpret_cast<void*>(static_cast<ret (*)(__VA_ARGS__)>(&E::name)); } \
+#define X(name, index, since, ret, ...)                                                   \
+  template <class E, class = void>                                                        \
+  struct Find_##name {                                                                    \
+    static void* Address() { return reinterpret_cast<void*>(&Missing); }                  \
+  };                                                                                      \
+  template <class E>                                                                      \
+  struct Find_##name<E, std::void_t<decltype(&E::name)>> {                                \
+    static constexpr ret (*kFunction)(__VA_ARGS__) = &E::name;                            \
+    static void* Address() { return reinterpret_cast<void*>(&Counted<kFunction>::Call); } \
   };
 FST_ORT_SLICE(X)
 #undef X

@@ -1,9 +1,12 @@
 // What the opaque types of csrc/ort/slice.h are here, and which of them are alive.
 #pragma once
+#include <atomic>
+#include <chrono>
 #include <map>
 #include <mutex>
 #include <set>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "emulators/onnxruntime/device_memory.h"
@@ -40,10 +43,11 @@ struct CudaOptions {
   int device = 0;
 };
 struct RunOptions {
-  bool terminate = false;
+  std::atomic<bool> ended{false};
 };
 struct SessionOptions {
   int device = -1;
+  std::atomic<bool> ended{false};
   std::map<std::string, const OrtValue*> initializers;
 };
 struct OrtSession {
@@ -63,14 +67,33 @@ struct IoBinding {
 
 namespace fst::emulated_ort {
 
-// What was made and not released; at exit it is told of.
+// What was made and not released; at exit it is told of. A static object of the library: exit() destroys it, and what
+// calls then or later ends the process, as it may with the real library.
 class Handles {
  public:
   ~Handles() {
+    if (calls_ > 0) Abort("exit() destroys its static objects while %d calls are inside", calls_.load());
+    destroyed_ = true;
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));  // whoever calls meanwhile shows
+    if (Setting("FST_EMU_ORT_LEAKS", 1) == 0) return;
     for (const auto& [kind, handles] : live_) {
       if (!handles.empty()) Abort("%zu %ss were never released", handles.size(), kind.c_str());
     }
   }
+  // One call into the library, while it lives.
+  class Call {
+   public:
+    explicit Call(Handles* handles) : handles_(handles) {
+      ++handles_->calls_;
+      if (handles_->destroyed_) Abort("called after exit() destroyed its static objects");
+    }
+    ~Call() { --handles_->calls_; }
+    Call(const Call&) = delete;
+    Call& operator=(const Call&) = delete;
+
+   private:
+    Handles* const handles_;
+  };
   template <class T>
   T* Made(const char* kind, T* handle) {
     std::lock_guard<std::mutex> lock(mutex_);
@@ -93,6 +116,8 @@ class Handles {
  private:
   std::mutex mutex_;
   std::map<std::string, std::set<const void*>> live_;
+  std::atomic<int> calls_{0};
+  std::atomic<bool> destroyed_{false};
 };
 
 }  // namespace fst::emulated_ort
