@@ -17,11 +17,11 @@ describe.each(OWN_COPIERS)('%s to %s', (copier, device) => {
 
   test('process.exit() at random moments of loads ends with its code', async () => {
     expect({ seed, wrong: await endAtRandom('exit', 12, endAt) }).toEqual({ seed, wrong: [] });
-  });
+  }, 180_000);
 
   test('an uncaught error at random moments of loads ends with code 1', async () => {
     expect({ seed, wrong: await endAtRandom('uncaught', 12, endAt) }).toEqual({ seed, wrong: [] });
-  });
+  }, 180_000);
 
   test('a rejection that nobody handles ends with code 1', async () => {
     const { stderr, ...ended } = await run('rejected', 'own', '33');
