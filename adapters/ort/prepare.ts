@@ -173,10 +173,12 @@ function choosePlaces(model: Model, matches: readonly Match[]) {
 /** Makes weights inputs of the model's graph. Returns the matches under the names of those. */
 function turnIntoFed(model: Model, matches: readonly Match[]): Match[] {
   if (matches.length === 0) return [];
-  const weights = matches.flatMap(({ weight }) => weight ?? []);
+  const own = matches.filter((match): match is Match & { weight: Weight } => match.weight !== null);
+  const weights = own.map(({ weight }) => weight);
   const names = uniqueNames(model, weights);
-  turnIntoInputs(model, weights, (weight) => names.get(weight)!);
-  return matches.map((match) => (match.weight ? { ...match, name: names.get(match.weight)! } : match));
+  turnIntoInputs(model, weights, names);
+  const renamed = own.map((match, i) => ({ ...match, name: names[i]! }));
+  return [...matches.filter(({ weight }) => weight === null), ...renamed];
 }
 
 /** Weights over our memory. */
@@ -201,10 +203,13 @@ function pointOutsideAll(model: Model, matches: readonly Match[], folder: string
   const placeOf = ({ path, offset, byteLength: length }: SourceTensor) => {
     return { location: relative(folder, path), offset: offset!, length };
   };
-  const places = new Map<Weight, SourceTensor>();
-  for (const { weight, tensor } of matches) if (weight) places.set(weight, tensor);
-  pointOutside(model, [...places.keys()], (weight) => placeOf(places.get(weight)!));
-  const inputs = matches.filter(({ weight }) => !weight);
+  const own = matches.filter(({ weight }) => weight !== null);
+  pointOutside(
+    model,
+    own.map(({ weight }) => weight!),
+    own.map(({ tensor }) => placeOf(tensor)),
+  );
+  const inputs = matches.filter(({ weight }) => weight === null);
   addInitializers(model, inputs, (message, { tensor }) => pointAt(message, placeOf(tensor)));
 }
 
@@ -215,7 +220,7 @@ function addInitializers(
   addData: (message: Message, match: Match) => void,
 ): void {
   const top = model.graph.message;
-  top.removeChildren(new Set(matches.map(({ input }) => input!)));
+  top.removeChildren(matches.map(({ input }) => input!));
   for (const match of matches) {
     top.addMessage(
       GRAPH.initializer,

@@ -32,6 +32,17 @@ export async function readAt(handle: FileHandle, bytes: Uint8Array, position: nu
   return length;
 }
 
+/** readAt, at once: for pieces so small and many that a thread for each takes longer than the event loop may wait. */
+export function readAtSync(handle: FileHandle, bytes: Uint8Array, position: number): number {
+  let length = 0;
+  while (length < bytes.length) {
+    const read = readSync(handle.fd, bytes, length, bytes.length - length, position + length);
+    if (read === 0) break;
+    length += read;
+  }
+  return length;
+}
+
 /** A file's bytes. Rejects as openRegularFile, and for more than `maxBytes` or a size that changes meanwhile. */
 export async function readRegularFile(path: string, maxBytes = Number.POSITIVE_INFINITY): Promise<Buffer> {
   const handle = await openRegularFile(path);

@@ -1,11 +1,11 @@
 /** The check of what `split-onnx` wrote: `--check`. */
 import { FastSafetensorsError } from '../../base/errors.js';
-import { openRegularFile, readAt } from '../../base/regular-file.js';
+import { openRegularFile, readAt, readAtSync } from '../../base/regular-file.js';
 import { SafeTensorsMetadata } from '../../safetensors/metadata.js';
 import { parseModel } from './graph.js';
 import { readModel } from './model-file.js';
 import type { LiftedTensor, OnnxSplitReport } from './split.js';
-import { TensorReader } from './tensor-reader.js';
+import { SMALL_BYTES, TensorReader } from './tensor-reader.js';
 
 /**
  * Reads both files of a split again and compares every lifted tensor with the original model, byte for byte, where the
@@ -72,7 +72,9 @@ async function byHeader(report: OnnxSplitReport): Promise<SplitReader> {
       if (frame === undefined) throw unknown(report.weights, tensor, 'is missing');
       const [begin, end] = frame.dataOffsets;
       const bytes = Buffer.alloc(end - begin);
-      return bytes.subarray(0, await readAt(handle, bytes, header.dataStart + begin));
+      const at = header.dataStart + begin;
+      const isSmall = bytes.length <= SMALL_BYTES;
+      return bytes.subarray(0, isSmall ? readAtSync(handle, bytes, at) : await readAt(handle, bytes, at));
     },
     close: () => handle.close(),
   };

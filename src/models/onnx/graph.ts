@@ -79,7 +79,7 @@ export function parseModel(bytes: Uint8Array, path: string, minBytes: number): M
   function walk(graphMessage: Message, at: string, depth: number, inFunction: boolean): Graph {
     if (depth > MAX_DEPTH) throw invalid(`graphs are nested deeper than ${MAX_DEPTH}`);
     const nodes = graphMessage.children(GRAPH.node);
-    const outputs = new Set(graphMessage.children(GRAPH.output).map((value) => value.string(VALUE_INFO.name)));
+    const outputs = new Set(graphMessage.stringsIn(GRAPH.output, VALUE_INFO.name));
     const inner = new Map<Message, readonly Graph[]>();
     const here: Graph = { path: at, message: graphMessage, nodes, inner, outputs };
     for (const tensor of graphMessage.children(GRAPH.initializer))
@@ -125,8 +125,8 @@ export function parseModel(bytes: Uint8Array, path: string, minBytes: number): M
 /** Names that a graph itself defines: its inputs, initializers and node outputs. */
 export function definedNames(graph: Graph): string[] {
   return [
-    ...graph.message.children(GRAPH.input).map((value) => value.string(VALUE_INFO.name)),
-    ...graph.message.children(GRAPH.initializer).map((tensor) => tensor.string(TENSOR.name)),
+    ...graph.message.stringsIn(GRAPH.input, VALUE_INFO.name),
+    ...graph.message.stringsIn(GRAPH.initializer, TENSOR.name),
     ...graph.nodes.flatMap((node) => node.strings(NODE.output)),
   ].filter((name) => name !== '');
 }

@@ -24,72 +24,75 @@ interface Place {
   readonly length: number;
 }
 
-/** Makes each weight external data in the weights file. Constant nodes become initializers of their graph. */
-export function pointOutside(model: Model, weights: readonly Weight[], place: (weight: Weight) => Place): void {
+/** Makes each weight external data at its place. Constant nodes become initializers of their graph. */
+export function pointOutside(model: Model, weights: readonly Weight[], places: readonly Place[]): void {
   dropWeightInputs(model);
-  for (const weight of weights) pointAt(weight.tensor, place(weight));
-  for (const [graph, constants] of byGraph(weights.filter(({ node }) => node))) {
-    graph.message.removeChildren(new Set(constants.map(({ node }) => node!)));
+  const entries = new Map<string, Uint8Array>();
+  for (const [i, { tensor }] of weights.entries()) pointAt(tensor, places[i]!, entries);
+  for (const [{ message }, indices] of byGraph(weights)) {
+    const constants = indices.flatMap((i) => (weights[i]!.node ? [weights[i]!] : []));
+    message.removeChildren(constants.map(({ node }) => node!));
     for (const { tensor, info } of constants) {
       tensor.remove(TENSOR.name);
       tensor.addBytes(TENSOR.name, info.name);
-      graph.message.addBytes(GRAPH.initializer, tensor.encode());
+      message.addMessage(GRAPH.initializer, tensor);
     }
   }
 }
 
-/** Replaces a tensor's data, if it has any, by external data at a place. */
-export function pointAt(tensor: Message, { location, offset, length }: Place): void {
+/** Replaces a tensor's data, if it has any, by external data at a place. Tensors may share `entries`. */
+export function pointAt(tensor: Message, place: Place, entries = new Map<string, Uint8Array>()): void {
   tensor.remove(...DATA_FIELDS);
-  for (const [key, value] of Object.entries({ location, offset, length })) {
-    const entry = new Message();
-    entry.addBytes(ENTRY.key, key);
-    entry.addBytes(ENTRY.value, String(value));
-    tensor.addMessage(TENSOR.externalData, entry);
-  }
+  tensor.addBytes(TENSOR.externalData, entry('location', place.location, entries));
+  tensor.addBytes(TENSOR.externalData, entry('offset', String(place.offset), entries));
+  tensor.addBytes(TENSOR.externalData, entry('length', String(place.length), entries));
   tensor.addInteger(TENSOR.dataLocation, EXTERNAL);
 }
 
-/**
- * Makes each weight an input of the model's own graph, under the name that `inputName` gives. Inner graphs see it
- * there; their references follow when the name changes.
- */
-export function turnIntoInputs(model: Model, weights: readonly Weight[], inputName: (weight: Weight) => string): void {
-  dropWeightInputs(model);
-  for (const [graph, own] of byGraph(weights)) {
-    const renamed = new Map(own.map((weight) => [weight.info.name, inputName(weight)]));
-    renameUses(graph, new Map([...renamed].filter(([before, after]) => after !== before)));
-    const described = graph.message.children(GRAPH.valueInfo).filter((value) => renamed.has(nameOf(value)));
-    graph.message.removeChildren(new Set([...own.map(({ node, tensor }) => node ?? tensor), ...described]));
-  }
-  const top = model.graph.message;
-  const inputs = new Map(top.children(GRAPH.input).map((value) => [nameOf(value), value]));
-  const dropped = new Set<Message>();
-  for (const weight of weights) {
-    const name = inputName(weight);
-    const { name: before, dataType, shape } = weight.info;
-    // An initializer that is an input, too, is a default that callers may override: it only loses the default.
-    const own = weight.graph === model.graph ? inputs.get(before) : undefined;
-    if (own && name !== before) dropped.add(own);
-    if (inputs.has(name)) continue;
-    const input = valueInfo(name, dataType, shape);
-    top.addMessage(GRAPH.input, input);
-    inputs.set(name, input);
-  }
-  top.removeChildren(dropped);
+function entry(key: string, value: string, entries: Map<string, Uint8Array>): Uint8Array {
+  const known = entries.get(`${key} ${value}`);
+  if (known) return known;
+  const made = new Message();
+  made.addBytes(ENTRY.key, key);
+  made.addBytes(ENTRY.value, value);
+  const bytes = made.encode();
+  if (key !== 'offset') entries.set(`${key} ${value}`, bytes); // offsets differ
+  return bytes;
 }
 
-function byGraph(weights: readonly Weight[]): Map<Graph, Weight[]> {
-  const groups = new Map<Graph, Weight[]>();
-  for (const weight of weights) {
-    const group = groups.get(weight.graph);
-    if (group) group.push(weight);
-    else groups.set(weight.graph, [weight]);
+/**
+ * Makes each weight an input of the model's own graph, under its name in `names`; weights of one name are one input.
+ * Inner graphs see it there; their references follow when the name changes.
+ */
+export function turnIntoInputs(model: Model, weights: readonly Weight[], names: readonly string[]): void {
+  dropWeightInputs(model);
+  for (const [graph, indices] of byGraph(weights)) {
+    const { message } = graph;
+    const now = new Map(indices.map((i) => [weights[i]!.info.name, names[i]!]));
+    renameUses(graph, new Map([...now].filter(([before, after]) => after !== before)));
+    message.removeChildren(indices.map((i) => weights[i]!.node ?? weights[i]!.tensor));
+    message.removeWhere(GRAPH.valueInfo, VALUE_INFO.name, (name) => now.has(name));
+    // An initializer that is an input, too, is a default that callers may override: it only loses the default.
+    message.removeWhere(GRAPH.input, VALUE_INFO.name, (name) => now.has(name) && now.get(name) !== name);
+  }
+  const top = model.graph.message;
+  const inputs = new Set(top.stringsIn(GRAPH.input, VALUE_INFO.name));
+  for (const [i, { info }] of weights.entries()) {
+    if (!inputs.has(names[i]!)) top.addBytes(GRAPH.input, valueInfo(names[i]!, info.dataType, info.shape).encode());
+    inputs.add(names[i]!);
+  }
+}
+
+/** The weights of each graph, by their indices. */
+function byGraph(weights: readonly Weight[]): Map<Graph, number[]> {
+  const groups = new Map<Graph, number[]>();
+  for (const [i, { graph }] of weights.entries()) {
+    const group = groups.get(graph);
+    if (group) group.push(i);
+    else groups.set(graph, [i]);
   }
   return groups;
 }
-
-const nameOf = (value: Message): string => value.string(VALUE_INFO.name);
 
 /** Puts external data into the model, for a tensor that cannot be lifted: its file is not beside the new model. */
 export function bringInside(tensor: Message, bytes: Uint8Array): void {
@@ -120,8 +123,8 @@ function dropWeightInputs(model: Model): void {
   message.remove(MODEL.irVersion);
   message.addInteger(MODEL.irVersion, IR_VERSION_WITHOUT_INPUTS);
   const top = model.graph.message;
-  const initializers = new Set(top.children(GRAPH.initializer).map((tensor) => tensor.string(TENSOR.name)));
-  top.removeChildren(new Set(top.children(GRAPH.input).filter((value) => initializers.has(nameOf(value)))));
+  const initializers = new Set(top.stringsIn(GRAPH.initializer, TENSOR.name));
+  top.removeWhere(GRAPH.input, VALUE_INFO.name, (name) => initializers.has(name));
 }
 
 /** Renames each use of values in a graph and in those inside it, up to inner graphs that define a name anew. */

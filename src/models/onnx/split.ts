@@ -107,22 +107,24 @@ export async function splitOnnx(modelPath: string | URL, options: OnnxSplitOptio
     await makeFolder(dirname(stem));
     await refuseOverwriting(files.weights, 'split-onnx', new Set([...places.values()].map(({ file }) => file)));
 
-    const stored = store(model, lifted, (weight) => sharedBytes(weight, places.get(weight), options.asInputs));
+    const stored = storedTensors(model, lifted, (weight) => sharedBytes(weight, places.get(weight), options.asInputs));
     const tensors: SaveArray[] = [];
-    for (const [weight, { name, dtype, shape }] of stored.own) {
-      tensors.push({ name, dtype, shape, data: await reader.read(weight.tensor, weight.info) });
+    for (const [i, { info, tensor }] of lifted.entries()) {
+      const { name, dtype, shape, isShared } = stored[i]!;
+      if (!isShared) tensors.push({ name, dtype, shape, data: await reader.read(tensor, info) });
     }
     for (const { tensor, info, stays } of model.weights) {
       if (stays !== undefined && info.external) bringInside(tensor, await reader.read(tensor, info));
     }
-    await saveFile(tensors, files.weights, { metadata: describe(path, stored.own) });
-    await writeGraph(model, lifted, stored.nameOf, files, options.asInputs ?? false);
+    await saveFile(tensors, files.weights, { metadata: describe(path, lifted, stored) });
+    const names = stored.map(({ name }) => name);
+    await writeGraph(model, lifted, names, files, options.asInputs ?? false);
     return {
       ...files,
       mode: options.asInputs ? 'inputs' : 'external-data',
       minBytes,
       bytes: tensors.reduce((sum, { data }) => sum + data.byteLength, 0),
-      tensors: lifted.map((weight) => liftedTensor(weight, stored.nameOf(weight))),
+      tensors: lifted.map((weight, i) => liftedTensor(weight, names[i]!)),
       inline: model.weights.flatMap(({ info: { name, dtype = null, byteLength }, graph, stays }) =>
         stays === undefined ? [] : [{ name, graph: graph.path, dtype, byteLength, reason: stays }],
       ),
@@ -135,45 +137,45 @@ export async function splitOnnx(modelPath: string | URL, options: OnnxSplitOptio
 async function writeGraph(
   model: Model,
   lifted: readonly Weight[],
-  nameOf: (weight: Weight) => string,
+  names: readonly string[],
   files: { readonly graph: string; readonly weights: string },
   asInputs: boolean,
 ): Promise<void> {
   if (asInputs) {
-    turnIntoInputs(model, lifted, nameOf);
+    turnIntoInputs(model, lifted, names);
   } else {
     const header = await SafeTensorsMetadata.fromFile(files.weights);
-    pointOutside(model, lifted, (weight) => {
-      const [begin, end] = header.get(nameOf(weight))!.dataOffsets;
-      return { location: basename(files.weights), offset: header.dataStart + begin, length: end - begin };
+    const location = basename(files.weights);
+    const places = names.map((name) => {
+      const [begin, end] = header.get(name)!.dataOffsets;
+      return { location, offset: header.dataStart + begin, length: end - begin };
     });
+    pointOutside(model, lifted, places);
   }
   await writeModel(files.graph, model.message.encode());
 }
 
-type Stored = ReturnType<typeof storedAs>;
+/** A weight's tensor in the weights file, and whether another weight before it has the same. */
+interface StoredTensor extends ReturnType<typeof storedAs> {
+  readonly isShared: boolean;
+}
 
-/** The weights that get a tensor of their own, each of one `key` only once, and the name of every weight's tensor. */
-function store(
+/** The tensors of the weights, in their order. Weights of one `key` share that of the first. */
+function storedTensors(
   model: Model,
   lifted: readonly Weight[],
   keyOf: (weight: Weight) => string | undefined,
-): { own: Map<Weight, Stored>; nameOf: (weight: Weight) => string } {
-  const first = new Map<string, Weight>();
-  const originals = new Map<Weight, Weight>();
-  for (const weight of lifted) {
-    const key = keyOf(weight);
-    const original = (key !== undefined && first.get(key)) || weight;
-    originals.set(weight, original);
-    if (key !== undefined && original === weight) first.set(key, weight);
-  }
+): StoredTensor[] {
   const names = uniqueNames(model, lifted, ({ info }, name) => storedAs(info, name).name);
-  const own = new Map<Weight, Stored>();
-  for (const weight of lifted) {
-    if (originals.get(weight) !== weight) continue;
-    own.set(weight, { ...storedAs(weight.info, weight.info.name), name: names.get(weight)! });
-  }
-  return { own, nameOf: (weight) => own.get(originals.get(weight)!)!.name };
+  const first = new Map<string, StoredTensor>();
+  return lifted.map((weight, i) => {
+    const key = keyOf(weight);
+    const shared = key === undefined ? undefined : first.get(key);
+    if (shared) return { ...shared, isShared: true };
+    const own = { ...storedAs(weight.info, ''), name: names[i]!, isShared: false };
+    if (key !== undefined) first.set(key, own);
+    return own;
+  });
 }
 
 /** Where a weight's data are: bytes of a file. */
@@ -217,10 +219,12 @@ function liftedTensor({ info, graph, node }: Weight, name: string): LiftedTensor
 }
 
 /** What the weights file says of itself: tensors under another name than in the model, and those of other types. */
-function describe(path: string, own: ReadonlyMap<Weight, Stored>): Record<string, string> {
+function describe(path: string, lifted: readonly Weight[], stored: readonly StoredTensor[]): Record<string, string> {
   const renamed: [string, unknown][] = [];
   const packed: [string, unknown][] = [];
-  for (const [{ info, graph }, { name }] of own) {
+  for (const [i, { info, graph }] of lifted.entries()) {
+    const { name, isShared } = stored[i]!;
+    if (isShared) continue;
     const known = info.dtype ? info.name : packedName(info.name, info.dataType);
     if (name !== known) renamed.push([name, { graph: graph.path, name: info.name }]);
     if (!info.dtype) packed.push([name, { type: nameOfType(info.dataType), shape: info.shape }]);

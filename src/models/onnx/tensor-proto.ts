@@ -26,8 +26,7 @@ export interface TensorInfo {
 /** Reads all but the data. `name`: that of a Constant, which has none. TENSOR_INVALID_INFO for a wrong shape. */
 export function describeTensor(tensor: Message, path: string, name = tensor.string(TENSOR.name)): TensorInfo {
   const external = tensor.integer(TENSOR.dataLocation) === EXTERNAL;
-  const type = describeType(name, tensor.integer(TENSOR.dataType) ?? 0, tensor.integers(TENSOR.dims), path);
-  return { ...type, external };
+  return describeType(name, tensor.integer(TENSOR.dataType) ?? 0, tensor.integers(TENSOR.dims), path, external);
 }
 
 /** What a type and a shape say of a tensor. TENSOR_INVALID_INFO for a wrong shape. `path`: the model's. */
@@ -36,7 +35,8 @@ export function describeType(
   dataType: number,
   shape: readonly number[],
   path: string,
-): Omit<TensorInfo, 'external'> {
+  external = false,
+): TensorInfo {
   const bits = bitsOfType(dataType);
   const allBits = shape.reduce((product, dim) => product * dim, bits ?? 0);
   const byteLength = Math.ceil(allBits / 8);
@@ -45,7 +45,7 @@ export function describeType(
     throw invalid(path, name, `shape [${shape.join(', ')}] is impossible; ${dimensions}`);
   }
   const dtype = allBits % 8 === 0 ? dtypeOf(dataType) : undefined;
-  return { name, dataType, dtype, shape, bits, byteLength };
+  return { name, dataType, dtype, shape, bits, byteLength, external };
 }
 
 /** How a tensor is stored in a .safetensors file: as it is, or its bytes as U8 under a name that says what they are. */

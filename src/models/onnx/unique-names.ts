@@ -5,7 +5,7 @@ import { definedNames, type Graph, type Model, type Weight } from './graph.js';
 const RESERVED = '__metadata__';
 
 /**
- * A name for each weight that nothing else in the model has: names are unique in a weights file, and an inner graph's
+ * A name for each weight, in their order, that nothing else in the model has: names are unique in a weights file, and an inner graph's
  * weight may become an input of the model. The model's own graph keeps its names; an inner graph keeps those that no
  * other graph defines. `spell`: the name in the file of a weight under some name; the same where it is left out.
  * DUPLICATE_TENSOR when one graph defines a name twice.
@@ -14,19 +14,23 @@ export function uniqueNames(
   model: Model,
   weights: readonly Weight[],
   spell: (weight: Weight, name: string) => string = (_, name) => name,
-): Map<Weight, string> {
+): string[] {
   const definitions = countDefinitions(model.graph);
-  const names = new Map<Weight, string>();
+  const names: string[] = [];
   const perGraph = new Map<Graph, Set<string>>();
   const tried = new Map<string, number>(); // by name: the last number that was added to it
   for (const weight of weights) {
     const { name } = weight.info;
-    const here = perGraph.get(weight.graph) ?? new Set();
+    let here = perGraph.get(weight.graph);
+    if (!here) {
+      here = new Set();
+      perGraph.set(weight.graph, here);
+    }
     if (here.has(name)) {
       const message = `${model.path}: graph "${weight.graph.path}" defines tensor "${name}" twice`;
       throw new FastSafetensorsError('DUPLICATE_TENSOR', message, { path: model.path, tensor: name });
     }
-    perGraph.set(weight.graph, here.add(name));
+    here.add(name);
 
     let unique = spell(weight, name);
     const isTaken = (candidate: string) => definitions.has(candidate) || candidate === RESERVED;
@@ -38,7 +42,7 @@ export function uniqueNames(
       tried.set(name, n);
     }
     if (unique !== name) definitions.set(unique, 1);
-    names.set(weight, unique);
+    names.push(unique);
   }
   return names;
 }
