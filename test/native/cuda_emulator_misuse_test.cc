@@ -135,6 +135,21 @@ TEST_F(CudaEmulatorDeathTest, LeaksAtExitAreReportedAndCanAbort) {
   unsetenv("FST_EMU_CUDA_LEAKS");
 }
 
+// Its owner may unlock it in an exit handler: only when the library goes it is left.
+TEST_F(CudaEmulatorDeathTest, RegisteredMemoryIsReportedWhenTheLibraryGoes) {
+  alignas(4096) static unsigned char page[4096];
+  setenv("FST_EMU_CUDA_LEAKS", "report", 1);
+  ctl.reset();
+  EXPECT_EXIT(
+      {
+        cu->MemHostRegister(page, sizeof page, 0);
+        exit(0);
+      },
+      ::testing::ExitedWithCode(0),
+      "alive at exit: 1 allocations .*\n.*alive when the library goes: 1 registered ranges .4096 bytes");
+  unsetenv("FST_EMU_CUDA_LEAKS");
+}
+
 // ---- injected failures ----
 
 TEST_F(CudaEmulatorTest, TheNthCallFailsOnce) {

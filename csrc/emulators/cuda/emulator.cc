@@ -38,7 +38,10 @@ std::string FormatList(const char* format, va_list args) {
 }
 
 // When the process exits (or the library is unloaded, which -z nodelete prevents): contexts alone may be alive.
-__attribute__((destructor)) void AtExit() { Emulator::Get().ReportLeaks(); }
+__attribute__((destructor)) void AtExit() {
+  Emulator::Get().ReportLeaks();
+  Emulator::Get().ReportRegistered();
+}
 
 // The process that called cuInit: one that it forks has none of its threads.
 pid_t owner = 0;
@@ -164,10 +167,11 @@ size_t Emulator::LiveBytes() const {
   return bytes;
 }
 
-std::string Emulator::Living(const Context* context) const {
+std::string Emulator::Living(const Context* context, bool with_registered) const {
   size_t allocations = 0, bytes = 0, pinned = 0, pinned_here = 0, stream_count = 0, event_count = 0;
   for (const auto& [base, block] : blocks) {
     if (context != nullptr && block->context != context) continue;
+    if (!with_registered && block->kind == Block::kHostRegistered) continue;
     (block->host() ? pinned : allocations) += 1;
     (block->host() ? pinned_here : bytes) += block->bytes;
   }
@@ -198,8 +202,8 @@ void Emulator::ReportLeaks() {
   Lock lock(mutex);
   if (std::exchange(reported, true) || leaks == "off") return;
   // What a thread is giving back while the process ends is no leak.
-  changed.wait_for(lock, std::chrono::seconds(1), [this] { return Living(nullptr).empty(); });
-  std::string text = Living(nullptr);
+  changed.wait_for(lock, std::chrono::seconds(1), [this] { return Living(nullptr, false).empty(); });
+  std::string text = Living(nullptr, false);
   int retained = 0;
   for (const Device& device : devices) retained += device.context.retained;
   if (retained != 0 && leaks != "abort-memory")
@@ -207,6 +211,21 @@ void Emulator::ReportLeaks() {
   if (text.empty()) return;
   std::string note = "alive at exit: " + text;
   if (leaks == "abort" || (leaks == "abort-memory" && LiveBytes() != 0)) Abort("%s", note.c_str());
+  fprintf(stderr, "emulated CUDA: %s\n", note.c_str());
+}
+
+void Emulator::ReportRegistered() {
+  Lock lock(mutex);
+  if (leaks == "off") return;
+  size_t count = 0, bytes = 0;
+  for (const auto& [base, block] : blocks) {
+    if (block->kind != Block::kHostRegistered) continue;
+    ++count;
+    bytes += block->bytes;
+  }
+  if (count == 0) return;
+  std::string note = FormatText("alive when the library goes: %zu registered ranges (%zu bytes)", count, bytes);
+  if (leaks == "abort") Abort("%s", note.c_str());
   fprintf(stderr, "emulated CUDA: %s\n", note.c_str());
 }
 

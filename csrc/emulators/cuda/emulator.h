@@ -152,9 +152,10 @@ struct Emulator {
   bool AddFailure(const std::string& function, unsigned long long nth, CUresult code);  // false: no such function
   CUresult TakeFailure(const std::string& function);  // counts a call; the code that it is to fail with, or kSuccess
   size_t LiveBytes() const;
-  std::string Living(
-      const Context* context) const;  // "2 allocations (512 bytes), 1 stream" of a context (null: of all); "" for none
-  void ReportLeaks();                 // once
+  // "2 allocations (512 bytes), 1 stream" of a context (null: of all); "" for none.
+  std::string Living(const Context* context, bool with_registered = true) const;
+  void ReportLeaks();       // once, without ranges that were registered
+  void ReportRegistered();  // when the library goes: memory of callers, who may unlock it in exit handlers of their own
   // To be called whenever something is made: what is alive when exit() begins is reported, after a second in which
   // callers may still give it back. Callers that gate their calls register their gate before that.
   void ReportLeaksAtExit();
