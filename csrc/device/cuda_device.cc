@@ -41,7 +41,7 @@ class PinnedStaging : public StagingMemory {
       device_->MakeCurrentForRelease();
       device_->api().MemFreeHost(memory_);
     } else {
-      ReleaseMemory([device = device_, memory = memory_] { return device->Unregister(memory); },
+      ReleaseMemory([device = device_, memory = memory_] { return device->UnpinHostMemory(memory); },
                     [memory = memory_, mapped = mapped_] { FreeHost(memory, mapped); }, size(),
                     &Metrics::Get().staging_bytes);
     }
@@ -215,16 +215,11 @@ Status CudaDevice::PinHostMemory(void* address, size_t bytes) {
   return FST_CUDA_CHECK(*api_, MemHostRegister, address, bytes, cuda::kMemHostRegisterPortable);
 }
 
-bool CudaDevice::Unregister(void* address) const {
+bool CudaDevice::UnpinHostMemory(void* address) {
   MakeCurrentForRelease();
   CUresult result = api_->MemHostUnregister(address);
   // With a lost context go its registrations, and all that could use them.
   return result == cuda::kSuccess || result == cuda::kHostMemoryNotRegistered || cuda::IsSticky(result);
-}
-
-Status CudaDevice::UnpinHostMemory(void* address) {
-  MakeCurrentForRelease();
-  return api_->Check(api_->MemHostUnregister(address), "cuMemHostUnregister");
 }
 
 Status CudaDevice::KeepPinned(void* address, size_t bytes) {

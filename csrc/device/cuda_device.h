@@ -25,7 +25,7 @@ class CudaDevice : public Device {
   bool staging_is_expensive() const override { return true; }
   Status AllocateStaging(size_t bytes, std::unique_ptr<StagingMemory>* out) override;
   Status PinHostMemory(void* address, size_t bytes) override;
-  Status UnpinHostMemory(void* address) override;
+  bool UnpinHostMemory(void* address) override;
   Status KeepPinned(void* address, size_t bytes) override;
   Status NewStream(std::shared_ptr<CompletionQueue> queue, std::unique_ptr<CopyStream>* out) override;
   int numa_node() const override { return numa_node_; }
@@ -41,8 +41,6 @@ class CudaDevice : public Device {
   Status MakeCurrent() const;
   // The same before calls that release something, which are made even if this fails.
   void MakeCurrentForRelease() const;
-  // Undoes PinHostMemory. False where the memory may still be page-locked: it must not be unmapped then.
-  bool Unregister(void* address) const;
   // Tensor memory without a DeviceBuffer. The context is current. OUT_OF_DEVICE_MEMORY says requested, free and total.
   Status AllocateMemory(size_t bytes, cuda::CUdeviceptr* out);
   void FreeMemory(cuda::CUdeviceptr memory) const;

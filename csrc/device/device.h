@@ -106,7 +106,8 @@ class Device : public std::enable_shared_from_this<Device> {
   // Page-locks existing host memory (a 3FS iov), so that copying from it is as fast as from AllocateStaging's; and
   // undoes it. Does nothing on the host.
   virtual Status PinHostMemory(void* address, size_t bytes) = 0;
-  virtual Status UnpinHostMemory(void* address) = 0;
+  // False where the memory may still be page-locked: it must not be unmapped then, see kept_memory.h.
+  virtual bool UnpinHostMemory(void* address) = 0;
   // Makes sure that memory of PinHostMemory still is page-locked: whoever resets a GPU undoes it.
   virtual Status KeepPinned(void* /*address*/, size_t /*bytes*/) { return Status::Ok(); }
   virtual Status NewStream(std::shared_ptr<CompletionQueue> queue, std::unique_ptr<CopyStream>* out) = 0;

@@ -13,7 +13,7 @@ class HostDevice : public Device {
   Status CheckAvailable(uint64_t bytes) override;
   Status AllocateStaging(size_t bytes, std::unique_ptr<StagingMemory>* out) override;
   Status PinHostMemory(void*, size_t) override { return Status::Ok(); }
-  Status UnpinHostMemory(void*) override { return Status::Ok(); }
+  bool UnpinHostMemory(void*) override { return true; }
   Status NewStream(std::shared_ptr<CompletionQueue> queue, std::unique_ptr<CopyStream>* out) override;
   Status Read(const DeviceBuffer& source, size_t offset, size_t length, void* host) override;
   Status Write(const DeviceBuffer& destination, size_t offset, size_t length, const void* host) override;

@@ -105,17 +105,16 @@ export default [
   {
     name: 'memory-goes-before-it-is-unregistered',
     file: 'csrc/reader/usrbio/usrbio_channel.cc',
-    find: `if (pinned_) (void)kind_.device->UnpinHostMemory(range_->base());
-  iov_.reset();`,
+    find: 'auto unpin = [device',
     replace: `iov_.reset();
-  if (pinned_) (void)kind_.device->UnpinHostMemory(range_->base());`,
+    auto unpin = [device`,
     native: 'Devices/UsrbioBytes.ArriveInASecondLoadOfTheSameEngine/*',
   },
   {
     name: 'memory-is-never-unregistered',
     file: 'csrc/reader/usrbio/usrbio_channel.cc',
-    find: 'if (pinned_) (void)kind_.device->UnpinHostMemory(range_->base());',
-    replace: '',
+    find: 'return device->UnpinHostMemory(range->base());',
+    replace: 'return device != nullptr && range != nullptr;',
     native: 'Devices/UsrbioBytes.ArriveAfterTheRingWasLost/*',
   },
   {
@@ -235,6 +234,12 @@ export default [
     find: 'if (!removable && !exiting_) {',
     replace: 'if (false) {',
     native: 'UsrbioReader/UsrbioPool.WhatIsNotRemovedIsUsedAgainAndWarnedOfOnce/*',
+  },
+  {
+    name: 'buffer-over-one-that-a-gpu-may-still-read',
+    find: 'if (range_.use_count() > 1) {',
+    replace: 'if (false) {',
+    native: 'UsrbioReader/UsrbioPoolCuda.NoOtherBufferIsMappedOverOneThatCannotBeUnpinned/*',
   },
   {
     name: 'pin-of-what-is-kept-is-not-renewed',

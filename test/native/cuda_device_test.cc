@@ -85,7 +85,7 @@ TEST_F(CudaDeviceTest, EveryOperationMakesItsOwnContextCurrent) {
   OnForeignThreads("AllocateStaging", [&] { (void)Staging(); });
   OnForeignThreads("PinHostMemory", [&] {
     EXPECT_TRUE(device->PinHostMemory(bytes.data(), bytes.size()).ok());
-    std::thread([&] { EXPECT_TRUE(device->UnpinHostMemory(bytes.data()).ok()); }).join();
+    std::thread([&] { EXPECT_TRUE(device->UnpinHostMemory(bytes.data())); }).join();
   });
   OnForeignThreads("Write", [&] { EXPECT_TRUE(device->Write(*buffer, 0, kBytes, bytes.data()).ok()); });
   OnForeignThreads("Copy", [&] {

@@ -7,6 +7,7 @@
 #include <thread>
 
 #include "base/warnings.h"
+#include "device/kept_memory.h"
 #include "usrbio_reader_fixture.h"
 
 namespace {
@@ -321,6 +322,36 @@ TEST_P(UsrbioPoolCuda, PinThatAResetOfTheDeviceUndidIsRenewed) {
   EXPECT_EQ(cuda.unpinned_async_copies(), 0u);
   EXPECT_EQ(cu->CtxSetCurrent(nullptr), cuda::kSuccess);
   EXPECT_EQ(cu->DevicePrimaryCtxRelease(0), cuda::kSuccess);
+}
+
+// A GPU may still copy from it.
+TEST_P(UsrbioPoolCuda, BufferThatCannotBeUnpinnedStaysUntilItCan) {
+  LoadOnce();
+  ASSERT_EQ(cuda.set_fail("cuMemHostUnregister", 0, cuda::kUnknown), 0);
+  DropIdle();
+  EXPECT_EQ(Links(), std::set<std::string>());
+  EXPECT_EQ(cuda.live_pinned(), 1u);
+  EXPECT_EQ(Metrics::Get().staging_bytes.load(), kUsual);
+  EXPECT_NE(Buffer(), nullptr);
+  cuda.reset();
+  RetryReleases();
+  EXPECT_EQ(cuda.live_pinned(), 0u);
+  EXPECT_EQ(Metrics::Get().staging_bytes.load(), 0);
+}
+
+TEST_P(UsrbioPoolCuda, NoOtherBufferIsMappedOverOneThatCannotBeUnpinned) {
+  Set("ring_lost", "2");
+  Set("latency_ms", "2");
+  ASSERT_EQ(cuda.set_fail("cuMemHostUnregister", 0, cuda::kUnknown), 0);
+  {
+    Loader loader(this, {}, device);
+    Status status = loader.Load(PlanOf(sources));
+    EXPECT_EQ(status.code(), Code::CUDA_ERROR) << status.message();
+    EXPECT_EQ(Made(), 1u);
+  }
+  cuda.reset();
+  RetryReleases();
+  EXPECT_EQ(cuda.live_pinned(), 0u);
 }
 
 TEST_P(UsrbioPoolCuda, LostDeviceIsAnErrorAndNothingIsKept) {

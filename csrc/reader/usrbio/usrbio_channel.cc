@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "base/metrics.h"
+#include "device/kept_memory.h"
 
 namespace fst::usrbio {
 namespace {
@@ -30,7 +31,9 @@ Status Channel::Create(const UsrbioApi& api, const ChannelKind& kind, std::share
     made->mounted_ = MountedAt(kind.mount);
     UniqueFd reserve;  // the ring's room, until it is made
     FST_RETURN_IF_ERROR(ReserveShm(Ring::BytesOf(kind.entries), &reserve));
-    FST_RETURN_IF_ERROR(SharedIov::Create(api, kind.mount, kind.numa, *made->range_, &made->iov_));
+    std::unique_ptr<SharedIov> iov;
+    FST_RETURN_IF_ERROR(SharedIov::Create(api, kind.mount, kind.numa, *made->range_, &iov));
+    made->iov_ = std::move(iov);
     reserve = UniqueFd();
     return Ring::Create(api, kind.mount, kind.entries, kind.io_depth, kind.numa, &made->ring_);
   }));
@@ -43,7 +46,12 @@ Status Channel::Create(const UsrbioApi& api, const ChannelKind& kind, std::share
 Channel::~Channel() {
   if (idle_) CountIdle(-1);
   ring_.reset();
-  if (pinned_) (void)kind_.device->UnpinHostMemory(range_->base());
+  if (pinned_) {
+    (void)iov_->Unlink();
+    auto unpin = [device = kind_.device, range = range_] { return device->UnpinHostMemory(range->base()); };
+    ReleaseMemory(
+        unpin, [iov = std::move(iov_)]() mutable { iov.reset(); }, range_->size(), &Metrics::Get().staging_bytes);
+  }
   iov_.reset();
 }
 

@@ -30,8 +30,9 @@ class Channel {
   // The codes of SharedIov::Create, Ring::Create and Device::PinHostMemory.
   static Status Create(const UsrbioApi& api, const ChannelKind& kind, std::shared_ptr<AddressRange> range,
                        std::unique_ptr<Channel>* out);
-  // Ring, pin, link, memory: in this order nothing is used after it is gone. With reads in flight as well, see ~Ring.
-  // Blocks on the daemon.
+  // Ring, link, pin, memory: in this order nothing is used after it is gone. With reads in flight as well, see ~Ring.
+  // Where the pin cannot be undone, the memory stays with a reference to its range (kept_memory.h). Blocks on the
+  // daemon.
   ~Channel();
   Channel(const Channel&) = delete;
   Channel& operator=(const Channel&) = delete;
@@ -66,7 +67,7 @@ class Channel {
   const std::shared_ptr<AddressRange> range_;
   dev_t mounted_ = 0;
   bool pinned_ = false, idle_ = false;
-  std::unique_ptr<SharedIov> iov_;
+  std::shared_ptr<SharedIov> iov_;
   std::unique_ptr<Ring> ring_;
 };
 

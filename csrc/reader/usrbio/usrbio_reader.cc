@@ -4,6 +4,7 @@
 #include <cerrno>
 
 #include "base/fd_reserve.h"
+#include "device/kept_memory.h"
 #include "reader/usrbio/usrbio_api.h"
 #include "reader/usrbio/usrbio_channel.h"
 #include "reader/usrbio/usrbio_files.h"
@@ -148,6 +149,12 @@ class UsrbioReader : public Reader {
   }
 
   Status MakeChannel() {
+    RetryReleases();
+    if (range_.use_count() > 1) {
+      return Status(Code::CUDA_ERROR, Format("%s: the shared buffer that was lost is still page-locked, so that no new "
+                                             "one can take its place; close this loader and load with another one",
+                                             device_->name().c_str()));
+    }
     // Where descriptors are few, no file that is being opened may take those of the ring.
     const bool few = !reserve_.HasRoomFor(kManyFds);
     if (few) files_->Pause();
