@@ -29,8 +29,8 @@ export interface ProviderOptions extends FileOptions {
   device?: string;
   /**
    * The model's weights: files to load, or a loaded buffer on `device`. A buffer may serve several sessions and may be
-   * closed once they exist. Without this option the .safetensors files that the model's external data point into are
-   * loaded; a model with its weights inside needs nothing.
+   * closed once they exist. Without this option the files that have the model's external data
+   * (`model.onnx_data`, or .safetensors) are loaded; a model with its weights inside needs nothing.
    *
    * What counts is the dtype in memory: a buffer that was loaded with `dtype: 'F32'` serves an F32 model, whatever its
    * files have. Above 64 MiB of converted weights ONNX Runtime cannot fold or pack constants from them.

@@ -1,4 +1,4 @@
-import { realpath, stat } from 'node:fs/promises';
+import { stat } from 'node:fs/promises';
 import { dirname, relative, resolve } from 'node:path';
 import { FastSafetensorsError, ioError } from '../../src/base/errors.js';
 import type { DeviceTensor } from '../../src/device/device-tensor.js';
@@ -14,6 +14,7 @@ import type { OrtWeight } from '../../src/native/ort.js';
 import type { Files } from '../../src/safetensors/files.js';
 import { noData } from '../../src/safetensors/other-format.js';
 import { memoryOf } from './device-buffer.js';
+import { externalShards } from './external-data.js';
 import {
   countNames,
   ExternalFiles,
@@ -89,18 +90,36 @@ export async function prepareModel(given: string | Uint8Array, options: PrepareO
   const outside = model.weights.filter(
     ({ info, tensor }) => info.external && !options.givenFiles?.has(externalPlace(tensor, info, path).location),
   );
-  const files = weights ?? (await safetensorsOf(outside, external, onDisk));
-  if (files === null) {
-    if (!onDisk) return asIs;
-    for (const weight of outside) await refusePlaceholder(model, weight, external);
-    return { ...asIs, ...(await followLinks(model, outside, external)) };
-  }
-  const set = await Weights.open(files, options);
+  if (weights === undefined && (!onDisk || outside.length === 0)) return asIs;
+  const set =
+    weights === undefined ? await externalSet(model, outside, external, options) : await Weights.open(weights, options);
   try {
     return await place(model, outside, external, set, options);
   } finally {
     await set.end();
   }
+}
+
+/** The external data of a model on disk: of .safetensors files by their headers, of others as the model says. */
+async function externalSet(
+  model: Model,
+  outside: readonly Weight[],
+  external: ExternalFiles,
+  options: PrepareOptions,
+): Promise<Weights> {
+  const files = new Set<string>();
+  const others: Weight[] = [];
+  for (const weight of outside) {
+    if (external.place(weight).location.endsWith('.safetensors')) {
+      files.add(await external.file(weight));
+    } else {
+      await refusePlaceholder(model, weight, external);
+      others.push(weight);
+    }
+  }
+  const set = files.size > 0 ? await Weights.open([...files], options) : Weights.none();
+  if (others.length > 0) await set.addShards(await externalShards(others, external, (name) => set.sources.has(name)));
+  return set;
 }
 
 async function place(
@@ -229,26 +248,6 @@ function addInitializers(
   }
 }
 
-/**
- * ONNX Runtime refuses data behind a link that leaves the model's folder: such a model is made to point past its links.
- * Empty for another one.
- */
-async function followLinks(
-  model: Model,
-  outside: readonly Weight[],
-  external: ExternalFiles,
-): Promise<{ model?: Uint8Array; folder?: string }> {
-  const files = new Map<Weight, string>();
-  for (const weight of outside) files.set(weight, await external.file(weight));
-  const inside = `${await realpath(dirname(model.path))}/`;
-  if ([...files.values()].every((file) => file.startsWith(inside))) return {};
-  const folder = commonFolder([...files.values()]);
-  for (const [weight, file] of files) {
-    pointAt(weight.tensor, { ...external.place(weight), location: relative(folder, file) });
-  }
-  return { model: model.message.encode(), folder };
-}
-
 function initializerOf({ name, shape, dataType }: Match, addData: (message: Message) => void): Message {
   const message = new Message();
   for (const dim of shape) message.addInteger(TENSOR.dims, dim);
@@ -256,20 +255,6 @@ function initializerOf({ name, shape, dataType }: Match, addData: (message: Mess
   message.addBytes(TENSOR.name, name);
   addData(message);
   return message;
-}
-
-/** The .safetensors files that external data point into; null when there is none. */
-async function safetensorsOf(
-  outside: readonly Weight[],
-  external: ExternalFiles,
-  onDisk: boolean,
-): Promise<string[] | null> {
-  if (!onDisk) return null;
-  const files = new Set<string>();
-  for (const weight of outside) {
-    if (external.place(weight).location.endsWith('.safetensors')) files.add(await external.file(weight));
-  }
-  return files.size > 0 ? [...files] : null;
 }
 
 /** The deepest folder that contains all files. */

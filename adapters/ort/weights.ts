@@ -11,7 +11,7 @@ import type { FileOptions } from '../../src/loaders/options.js';
 import { checkUnchanged } from '../../src/safetensors/file-identity.js';
 import type { Files } from '../../src/safetensors/files.js';
 import type { SafeTensorsMetadata } from '../../src/safetensors/metadata.js';
-import { tensorsOf } from '../../src/safetensors/shard-set.js';
+import { type ShardSet, tensorsOf } from '../../src/safetensors/shard-set.js';
 import { readShards } from '../../src/safetensors/shards.js';
 import type { Progress } from '../../src/transfer/progress.js';
 
@@ -40,31 +40,36 @@ export interface WeightLoadOptions extends FileOptions {
 export class Weights {
   readonly sources = new Map<string, SourceTensor>();
   readonly #paths = new Map<SafeTensorsMetadata, string>(); // links followed
-  readonly #own: Files | null; // null when the buffer is the user's
-  #buffer: FilesBufferOnDevice | null;
-
-  private constructor(own: Files | null, buffer: FilesBufferOnDevice | null) {
-    this.#own = own;
-    this.#buffer = buffer;
-  }
+  readonly #own: ShardSet[] = []; // to be loaded; none when the buffer is the user's
+  readonly #buffers: FilesBufferOnDevice[] = []; // the user's, or one for each of #own
 
   /** Reads headers, or takes those of a loaded buffer. The codes of headers and files; CLOSED for a closed buffer. */
   static async open(
     weights: Files | FilesBufferOnDevice,
     { signal, ...options }: FileOptions & { signal?: AbortSignal },
   ): Promise<Weights> {
+    const set = new Weights();
     if (weights instanceof FilesBufferOnDevice) {
-      const set = new Weights(null, weights);
+      set.#buffers.push(weights);
       for (const name of weights.keys()) {
         const { metadata, index, ...inMemory } = weights.sourceOf(name);
         await set.#add(metadata, index, inMemory);
       }
-      return set;
+    } else {
+      await set.addShards(await readShards(weights, { ...options }, signal));
     }
-    const set = new Weights(weights, null);
-    for (const [metadata, index] of tensorsOf(await readShards(weights, { ...options }, signal)))
-      await set.#add(metadata, index);
     return set;
+  }
+
+  /** Nothing yet, for addShards. */
+  static none(): Weights {
+    return new Weights();
+  }
+
+  /** Adds tensors of files, under names that are not taken. IO_ERROR. */
+  async addShards(shards: ShardSet): Promise<void> {
+    this.#own.push(shards);
+    for (const [metadata, index] of tensorsOf(shards)) await this.#add(metadata, index);
   }
 
   async #add(
@@ -84,9 +89,9 @@ export class Weights {
   /** Loads the named tensors. Of a loaded buffer it only checks the device: INVALID_ARGUMENT when it is another one. */
   async load(names: ReadonlySet<string>, options: WeightLoadOptions): Promise<void> {
     if (names.size === 0) return;
-    if (this.#own === null) {
+    if (this.#own.length === 0) {
       const [name] = names;
-      const tensor = await this.#buffer!.getTensor(name!);
+      const tensor = await this.#buffers[0]!.getTensor(name!);
       if (!(tensor instanceof DeviceTensor)) {
         const what = 'this buffer hands out tensors of a framework; load it without the option framework';
         throw new InvalidArgumentError(`weights: ${what}`);
@@ -100,12 +105,13 @@ export class Weights {
         );
       return;
     }
-    const { device, copier, signal, followLinks, variant, index, onProgress } = options;
-    const how = { device, copier, signal, followLinks, variant, index };
-    const loader = new SafeTensorsFileLoader({ ...how, filter: (name) => names.has(name) });
+    const { device, copier, signal, onProgress } = options;
+    const loader = new SafeTensorsFileLoader({ device, copier, signal, filter: (name) => names.has(name) });
     try {
-      await loader.addFilenames(this.#own);
-      this.#buffer = await loader.copyFilesToDevice({ onProgress });
+      for (const shards of this.#own) {
+        await loader.addShards(shards);
+        this.#buffers.push(await loader.copyFilesToDevice({ onProgress }));
+      }
     } finally {
       void loader.close();
     }
@@ -113,7 +119,8 @@ export class Weights {
 
   /** A loaded tensor; the caller disposes it. */
   tensor(name: string): Promise<DeviceTensor> {
-    return this.#buffer!.getTensor(name);
+    const file = this.#own.findIndex((shards) => shards.fileOf(name) !== undefined);
+    return this.#buffers[Math.max(file, 0)]!.getTensor(name);
   }
 
   /** FILE_CHANGED, IO_ERROR: what was loaded and what ONNX Runtime reads itself from these files would differ. */
@@ -123,7 +130,7 @@ export class Weights {
 
   /** Releases what was loaded here; what sessions use stays. Never closes the user's buffer. */
   async end(): Promise<void> {
-    if (this.#own !== null) await this.#buffer?.close();
+    if (this.#own.length > 0) for (const buffer of this.#buffers) await buffer.close();
   }
 }
 

@@ -54,7 +54,7 @@ export class SafeTensorsFileLoader<T = DeviceTensor> {
   async addFilenames(files: Files | Readonly<Record<number, Files>>): Promise<void> {
     const session = this.#session;
     session.check();
-    const { pg = new SingleGroup(), signal, filter, dtype } = this.#options;
+    const { pg = new SingleGroup(), signal } = this.#options;
     let mine = files as Files;
     if (typeof files === 'object' && files !== null && !Array.isArray(files) && !isUrl(files)) {
       for (const rank of Object.keys(files)) {
@@ -64,11 +64,23 @@ export class SafeTensorsFileLoader<T = DeviceTensor> {
       mine = (files as Record<number, Files>)[pg.rank] ?? [];
     }
     const { headerOf } = session.engines;
+    await this.#take((fdCache) => readShards(mine, { ...this.#options, fdCache, headerOf }, signal));
+  }
+
+  /** The same for headers that were read, or made, already. @internal */
+  async addShards(shards: ShardSet): Promise<void> {
+    this.#session.check();
+    await this.#take(async () => shards);
+  }
+
+  async #take(read: (fdCache: NativeHeaderFdCache | undefined) => Promise<ShardSet>): Promise<void> {
+    const session = this.#session;
+    const { filter, dtype, dtypePolicy } = this.#options;
     const headerFds = session.engines.newHeaderFds();
     try {
-      const shards = await session.race(readShards(mine, { ...this.#options, fdCache: headerFds, headerOf }, signal));
+      const shards = await session.race(read(headerFds));
       const inputs = filter ? await session.race(selectTensors(shards.inputs, filter)) : shards.inputs;
-      const plan = await session.race(Plan.ofTensors(inputs, { dtype, dtypePolicy: this.#options.dtypePolicy }));
+      const plan = await session.race(Plan.ofTensors(inputs, { dtype, dtypePolicy }));
       this.#stagingBytes = await session.engines.stagingBytes(plan);
       session.engines.releaseHeaderFds(this.#headerFds);
       this.#headerFds = headerFds;
