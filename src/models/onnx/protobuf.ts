@@ -50,8 +50,8 @@ export class Message {
   private length = 0;
 
   /**
-   * Parses one level; without a source it is empty. Errors name `path`, the file, and the field numbers from its root to this message. UNEXPECTED_EOF
-   * for a message that is cut short, INVALID_ARGUMENT for what is not protobuf.
+   * Parses one level; without a source it is empty. Errors name `path`, the file, and the field numbers from its root
+   * to this message. UNEXPECTED_EOF for a message that is cut short, INVALID_ARGUMENT for what is not protobuf.
    */
   constructor(source?: Uint8Array, path = 'new message', within?: Message, field?: Field) {
     this.source = within?.source ?? (source ? sourceOf(source, path) : NOTHING);

@@ -5,10 +5,10 @@ import { definedNames, type Graph, type Model, type Weight } from './graph.js';
 const RESERVED = '__metadata__';
 
 /**
- * A name for each weight, in their order, that nothing else in the model has: names are unique in a weights file, and an inner graph's
- * weight may become an input of the model. The model's own graph keeps its names; an inner graph keeps those that no
- * other graph defines. `spell`: the name in the file of a weight under some name; the same where it is left out.
- * DUPLICATE_TENSOR when one graph defines a name twice.
+ * A name for each weight, in their order, that nothing else in the model has: names are unique in a weights file, and
+ * an inner graph's weight may become an input of the model. The model's own graph keeps its names; an inner graph keeps
+ * those that no other graph defines. `spell`: the name in the file of a weight under some name; the same where it is
+ * left out. DUPLICATE_TENSOR when one graph defines a name twice.
  */
 export function uniqueNames(
   model: Model,
