@@ -37,6 +37,7 @@ Status Channel::Create(const UsrbioApi& api, const ChannelKind& kind, std::share
     reserve = UniqueFd();
     return Ring::Create(api, kind.mount, kind.entries, kind.io_depth, kind.numa, &made->ring_);
   }));
+  made->Count(+1);
   FST_RETURN_IF_ERROR(kind.device->PinHostMemory(made->range_->base(), made->range_->size()));
   made->pinned_ = true;
   *out = std::move(made);
@@ -44,7 +45,7 @@ Status Channel::Create(const UsrbioApi& api, const ChannelKind& kind, std::share
 }
 
 Channel::~Channel() {
-  if (idle_) CountIdle(-1);
+  const bool made = ring_ != nullptr;
   ring_.reset();
   if (pinned_) {
     (void)iov_->Unlink();
@@ -53,6 +54,7 @@ Channel::~Channel() {
         unpin, [iov = std::move(iov_)]() mutable { iov.reset(); }, range_->size(), &Metrics::Get().staging_bytes);
   }
   iov_.reset();
+  if (made) Count(-1);
 }
 
 std::vector<Link> Channel::links() const {
@@ -63,23 +65,26 @@ std::vector<Link> Channel::links() const {
 
 bool Channel::Detach() {
   if (!ring_->Detach()) return false;
-  CountIdle(+1);
-  idle_ = true;
+  CountAs(/*idle=*/true);
   return true;
 }
 
 void Channel::Attach(std::shared_ptr<RingEvents> events) {
-  if (idle_) CountIdle(-1);
-  idle_ = false;
+  CountAs(/*idle=*/false);
   ring_->Attach(std::move(events));
 }
 
 // What is idle counts apart, as no load holds it.
-void Channel::CountIdle(int by) const {
+void Channel::Count(int by) const {
   Metrics& metrics = Metrics::Get();
-  metrics.rings.fetch_sub(by, std::memory_order_relaxed);
-  metrics.idle_rings.fetch_add(by, std::memory_order_relaxed);
-  metrics.idle_bytes.fetch_add(by * static_cast<int64_t>(range_->size()), std::memory_order_relaxed);
+  (idle_ ? metrics.idle_rings : metrics.rings).fetch_add(by, std::memory_order_relaxed);
+  if (idle_) metrics.idle_bytes.fetch_add(by * static_cast<int64_t>(range_->size()), std::memory_order_relaxed);
+}
+
+void Channel::CountAs(bool idle) {
+  Count(-1);
+  idle_ = idle;
+  Count(+1);
 }
 
 bool Channel::OnSameMount() const { return mounted_ != 0 && MountedAt(kind_.mount) == mounted_; }

@@ -61,7 +61,8 @@ class Channel {
 
  private:
   Channel(ChannelKind kind, std::shared_ptr<AddressRange> range) : kind_(std::move(kind)), range_(std::move(range)) {}
-  void CountIdle(int by) const;
+  void Count(int by) const;
+  void CountAs(bool idle);
 
   const ChannelKind kind_;
   const std::shared_ptr<AddressRange> range_;

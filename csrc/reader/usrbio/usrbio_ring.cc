@@ -9,7 +9,6 @@
 #include <mutex>
 
 #include "base/io_error.h"
-#include "base/metrics.h"
 #include "base/thread.h"
 #include "reader/usrbio/usrbio_iov.h"
 
@@ -138,7 +137,6 @@ Status Ring::Create(const UsrbioApi& api, const std::string& mount, int entries,
     api.iordestroy(&state->ior);
     return started;
   }
-  Metrics::Get().rings.fetch_add(1, std::memory_order_relaxed);
   out->reset(new Ring(state));
   if (ReadLink(link, &(*out)->link_) != 0) (*out)->link_ = {link, ""};
   CloseLinkFolderOnExec(mount);
@@ -156,7 +154,6 @@ Ring::~Ring() {
   }
   if (busy) unlink(link_.path.c_str());
   state_->api->iordestroy(&state_->ior);
-  Metrics::Get().rings.fetch_sub(1, std::memory_order_relaxed);
 }
 
 int Ring::in_flight() const {
