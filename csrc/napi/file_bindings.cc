@@ -135,6 +135,13 @@ struct Content {
   size_t size = 0;
 };
 
+// As src/base/regular-file.ts calls it.
+const char* NameOfKind(mode_t mode) {
+  if (S_ISDIR(mode)) return "a folder";
+  if (S_ISFIFO(mode)) return "a named pipe";
+  return S_ISSOCK(mode) ? "a socket" : "a device";
+}
+
 Status ReadWhole(const std::string& path, double max_bytes, Content* out) {
   // O_NONBLOCK: opening a FIFO must not wait for its writer.
   UniqueFd fd(open(path.c_str(), O_RDONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC));
@@ -142,8 +149,7 @@ Status ReadWhole(const std::string& path, double max_bytes, Content* out) {
   if (!fd.valid() || fstat(fd.get(), &found) != 0) return IoError(path, "open " + path, errno);
   auto wrong = [&path](const std::string& what) { return Status(Code::IO_ERROR, path + ": " + what, EINVAL).At(path); };
   if (!S_ISREG(found.st_mode)) {
-    return Status(Code::IO_ERROR,
-                  path + ": expected a regular file, found " + (S_ISDIR(found.st_mode) ? "a folder" : "none"),
+    return Status(Code::IO_ERROR, path + ": expected a regular file, found " + NameOfKind(found.st_mode),
                   S_ISDIR(found.st_mode) ? EISDIR : EINVAL)
         .At(path);
   }

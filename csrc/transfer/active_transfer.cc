@@ -51,6 +51,18 @@ void ActiveTransfer::PutOff(uint32_t file, const Status& why) {
   put_off_.emplace(found - file_sequence_.begin(), why);
 }
 
+bool ActiveTransfer::PutOffOpenFiles() {
+  const Status why = WhyPutOff();
+  bool any = false;
+  for (uint32_t file = 0; file < files.size(); ++file) {
+    if (files[file].open == nullptr) continue;
+    files[file].open.reset();
+    PutOff(file, why);
+    any = true;
+  }
+  return any;
+}
+
 void ActiveTransfer::AdvanceTo(Cursor next) {
   for (size_t item = cursor.item; item < next.item; ++item) {
     if (plan.items[item].length > 0) continue;

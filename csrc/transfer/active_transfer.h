@@ -32,6 +32,9 @@ class ActiveTransfer {
   void PutOff(uint32_t file, const Status& why);
   // Why the file that is needed first was put off; OK when none is.
   Status WhyPutOff() const { return put_off_.empty() ? Status::Ok() : put_off_.begin()->second; }
+  // Files are opened in any order: those that are open while an earlier one is put off are closed and put off as well.
+  // With no op in flight. False when there is none.
+  bool PutOffOpenFiles();
   // Moves the cursor forward. Empty items are complete when it passes them.
   void AdvanceTo(Cursor next);
   void PassEmptyItems();

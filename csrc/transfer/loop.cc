@@ -149,17 +149,25 @@ bool Loop::IssueAll() {
       t->starved_since = RunningNow();
     }
   }
-  FailPutOff();
-  return started;
+  return ResolvePutOff() || started;
 }
 
-// Files that wait for a descriptor wait for reads, after which files are closed. Without any there is no hope.
-void Loop::FailPutOff() {
-  if (in_flight_ > 0 || throttled_) return;
+// Files that wait for a descriptor wait for reads, after which files are closed. Without any read there is hope only
+// where files that come later were opened first.
+bool Loop::ResolvePutOff() {
+  if (in_flight_ > 0 || throttled_) return false;
+  bool started = false;
   for (std::unique_ptr<ActiveTransfer>& t : transfers_) {
     Status why = t->WhyPutOff();
-    if (!why.ok() && t->HasWork()) t->Fail(why);
+    if (why.ok() || t->failed || !t->HasWork()) continue;
+    if (t->PutOffOpenFiles()) {
+      t->scarce_at = UINT64_MAX;  // they are tried again, one at a time
+      started |= OpenAhead(*t);
+    } else {
+      t->Fail(why);
+    }
   }
+  return started;
 }
 
 bool Loop::OpenAhead(ActiveTransfer& t) {

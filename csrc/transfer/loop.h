@@ -69,7 +69,7 @@ class Loop {
   void CopyOut(Op& op);
   bool IssueAll();  // true when something was started
   bool OpenAhead(ActiveTransfer& t);
-  void FailPutOff();
+  bool ResolvePutOff();
   bool IssueRead(ActiveTransfer& t);
   Status StartRead(ActiveTransfer& t, Chunk chunk, int slot);
   static Status AddPlace(const Op& op, const Status& status);  // file and offset: a device knows of neither
