@@ -16,31 +16,6 @@ export default [
     native: 'ExitGateDeathTest.ClosesBeforeALibraryIsDestroyed',
   },
   {
-    name: 'dlopen-past-the-gate',
-    file: 'csrc/base/shared_library.cc',
-    find: '  FST_RETURN_IF_ERROR(ExitGate::CloseBeforeDestructors());\n  ExitGate::Call call;',
-    replace: '  struct Open {\n    bool open() { return true; }\n  } call;',
-    native: 'ExitGateDeathTest.WaitsForALibraryThatIsBeingLoaded',
-  },
-  {
-    name: 'gate-registered-before-cuinit',
-    file: 'csrc/device/cuda_api.cc',
-    find: 'FST_RETURN_IF_ERROR(ExitGate::CloseBeforeDestructors());',
-    replace: '',
-    native: 'CudaExitDeathTest.ThreadsInTheDriverDoNotChangeTheCode',
-  },
-  {
-    name: 'work-inside-onnx-runtime-at-exit',
-    file: 'csrc/ort/work.cc',
-    find: `  AllGroups().End(kExitTimeout);
-  waited = true;
-  RegisterExit();
-`,
-    replace: '  waited = true;\n  RegisterExit();\n',
-    jest: 'test/adapters/ort-cuda-emulated.test.ts',
-    title: 'at random moments of sessions',
-  },
-  {
     name: 'static-object-with-a-destructor',
     file: 'csrc/reader/usrbio/usrbio_api.cc',
     find: 'static auto& lowered = *new std::string; ',
