@@ -34,7 +34,9 @@ Keeper& TheKeeper() {
 void ReleaseMemory(std::function<bool()> release, std::function<void()> free, size_t bytes,
                    std::atomic<int64_t>* bytes_counter) {
   RetryReleases();
-  if (release() || release()) return free();
+  bool released = release();
+  if (!released) released = release();  // the failure may have passed
+  if (released) return free();
   Kept kept{std::move(release), std::move(free), bytes, bytes_counter};
   kept.Count(+1);
   std::lock_guard<std::mutex> lock(TheKeeper().mutex);

@@ -35,7 +35,7 @@ class ExternalMemory : public std::enable_shared_from_this<ExternalMemory> {
   void Report(uint64_t bytes);
   void Update() { Report(bytes_ > covered_ ? bytes_ - covered_ : 0); }
 
-  const napi_env env_;
+  napi_env env_;
   const std::shared_ptr<Dispatcher> dispatcher_;
   uint64_t bytes_;
   uint64_t covered_ = 0;   // by ArrayBuffers; more than bytes_ where they overlap
