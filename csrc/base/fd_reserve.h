@@ -30,7 +30,7 @@ class FdReserve {
     more.Take();
     return held_.size() == count_ && more.held_.size() == count;
   }
-  // Leaves them to whoever opens next.
+  // Leaves them to the next opener.
   void Give() {
     for (int fd : held_) close(fd);
     held_.clear();

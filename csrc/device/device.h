@@ -108,7 +108,7 @@ class Device : public std::enable_shared_from_this<Device> {
   virtual Status PinHostMemory(void* address, size_t bytes) = 0;
   // False where the memory may still be page-locked: it must not be unmapped then, see kept_memory.h.
   virtual bool UnpinHostMemory(void* address) = 0;
-  // Makes sure that memory of PinHostMemory still is page-locked: whoever resets a GPU undoes it.
+  // Makes sure that memory of PinHostMemory still is page-locked: a reset of the GPU undoes it.
   virtual Status KeepPinned(void* /*address*/, size_t /*bytes*/) { return Status::Ok(); }
   virtual Status NewStream(std::shared_ptr<CompletionQueue> queue, std::unique_ptr<CopyStream>* out) = 0;
   // The NUMA node nearest to this device; -1 if unknown or if all are equally near.

@@ -39,7 +39,7 @@ constexpr Library library = {
 void RegisterDestructor() {
   atexit([] {
     destroyed = true;
-    usleep(20000);  // whoever is still inside shows
+    usleep(20000);  // a thread that is still inside shows
   });
 }
 

@@ -54,7 +54,7 @@ void Deinitialise() {
     Abort("exit() ends the driver while %d calls are inside", emulator.inside);
   emulator.life = Emulator::kEnding;
   lock.unlock();
-  if (emulator.strict) std::this_thread::sleep_for(std::chrono::milliseconds(20));  // whoever calls meanwhile shows
+  if (emulator.strict) std::this_thread::sleep_for(std::chrono::milliseconds(20));  // a call meanwhile shows
   lock.lock();
   emulator.life = Emulator::kEnded;
 }

@@ -126,7 +126,7 @@ void Emulator::Destroy() {
     Abort("exit() destroys the library's static objects while %d calls are inside", inside.load());
   destroyed = true;
   lock.unlock();
-  if (strict) std::this_thread::sleep_for(std::chrono::milliseconds(20));  // whoever calls meanwhile shows
+  if (strict) std::this_thread::sleep_for(std::chrono::milliseconds(20));  // a call meanwhile shows
 }
 
 void Emulator::ReportLeaks() {

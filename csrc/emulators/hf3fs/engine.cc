@@ -322,7 +322,7 @@ void Engine::Post(const std::shared_ptr<Job>& job) {
   }
   ring->processing -= static_cast<int>(job->ios.size());
   ring->completed.notify_all();
-  Cut(job->ring);  // with no post: whoever has done a job looks for the next one of its ring
+  Cut(job->ring);  // with no post: a worker that has done a job looks for the next one of its ring
   StartQueued();
 }
 

@@ -214,7 +214,7 @@ void ReadDir(fuse_req_t req, fuse_ino_t node, size_t size, off_t offset, fuse_fi
   (void)fuse_reply_buf(req, out.data(), used);
 }
 
-// Whoever opened the folder of links is taken for dead when it is closed, other descriptors of his or not.
+// A client is taken for dead when it closes the folder of links, even if it has other descriptors of it.
 void ReleaseDir(fuse_req_t req, fuse_ino_t node, fuse_file_info* info) {
   std::unique_ptr<OpenFolder> folder(FolderOf(info));
   if (node == kIovs) Fs(req).links.Reap(folder->opener);

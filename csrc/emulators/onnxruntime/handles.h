@@ -74,7 +74,7 @@ class Handles {
   ~Handles() {
     if (calls_ > 0) Abort("exit() destroys its static objects while %d calls are inside", calls_.load());
     destroyed_ = true;
-    std::this_thread::sleep_for(std::chrono::milliseconds(20));  // whoever calls meanwhile shows
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));  // a call meanwhile shows
     if (Setting("FST_EMU_ORT_LEAKS", 1) == 0) return;
     for (const auto& [kind, handles] : live_) {
       if (!handles.empty()) Abort("%zu %ss were never released", handles.size(), kind.c_str());

@@ -23,7 +23,7 @@ struct ChannelKind {
   bool operator==(const ChannelKind& other) const;
 };
 
-// Made and destroyed by anybody, used by one I/O thread at a time: whoever hands it on does so under a lock.
+// Made and destroyed by anybody, used by one I/O thread at a time: it is handed on under a lock.
 class Channel {
  public:
   // Makes buffer and ring on the mount's thread, over the whole of `range`, then pins the buffer. Blocks on the daemon.

@@ -9,7 +9,7 @@
 
 namespace fst::usrbio {
 
-// What a ring reports to whoever uses it, on its waiting thread.
+// What a ring reports to its user, on its waiting thread.
 class RingEvents {
  public:
   virtual ~RingEvents() = default;

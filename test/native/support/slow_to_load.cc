@@ -13,7 +13,7 @@ struct Table {
   Table() { usleep(300'000); }
   ~Table() {
     destroyed = true;
-    usleep(50'000);  // whoever calls meanwhile shows
+    usleep(50'000);  // a call meanwhile shows
   }
 } table;
 
