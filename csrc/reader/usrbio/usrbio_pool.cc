@@ -145,7 +145,8 @@ class Pool {
         running_ = false;
         return;
       } else {
-        changed_.wait_until(lock, kept_.front().until);
+        const Clock::time_point until = kept_.front().until;  // a copy: the entry may go meanwhile
+        changed_.wait_until(lock, until);
       }
     }
   }
