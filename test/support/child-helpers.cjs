@@ -11,7 +11,9 @@ const { fst, testing } = onTestDevice(require('fastsafetensors-node'), require('
 
 // The main thread's: a worker that is terminated hears of no exit, and would leave its folder behind.
 const folder = isMainThread ? mkdtempSync(join(tmpdir(), 'fastsafetensors-child-')) : null;
-if (isMainThread) process.on('exit', () => rmSync(folder, { recursive: true, force: true }));
+// Loads that are in progress still make links in it: it is tried again where one comes while it is emptied.
+const gone = { recursive: true, force: true, maxRetries: 20, retryDelay: 10 };
+if (isMainThread) process.on('exit', () => rmSync(folder, gone));
 
 /** The built-in copier that a test is about, and the device of its loads (test/support/own-copier.ts). */
 const own = process.env.TEST_COPIER ? { copier: process.env.TEST_COPIER, device: process.env.TEST_DEVICE } : undefined;
