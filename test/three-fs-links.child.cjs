@@ -3,7 +3,7 @@ const { randomUUID } = require('node:crypto');
 const { once } = require('node:events');
 const { readdirSync, renameSync, symlinkSync, writeFileSync } = require('node:fs');
 const { join } = require('node:path');
-const { assert, main, nativeMetrics, ParallelThreeFSLoader, setTimeout, writeModel } =
+const { assert, countRight, main, nativeMetrics, ParallelThreeFSLoader, setTimeout, writeModel } =
   require('./support/child-helpers.cjs');
 const { FuseMount } = require('./support/fuse-mount.cjs');
 
@@ -48,20 +48,10 @@ main({
   /** One read at a time. The kernel forgets a link after 5 s: who waits for that gives the load up. */
   async load(path) {
     const loader = new ParallelThreeFSLoader({ files: path, entries: 4, stallTimeoutMs: 3500 });
-    const first = loader.iterateWeights();
-    const loading = (async () => {
-      let tensors = 0;
-      for await (const [name, tensor] of first) {
-        const bytes = Buffer.from(await tensor.toHost());
-        assert.ok(bytes.equals(Buffer.alloc(bytes.length, Number(name.split('.')[1]))), `${name} has wrong bytes`);
-        tensor.dispose();
-        ++tensors;
-      }
-      assert.equal(tensors, 4);
-    })();
+    const loading = countRight(loader);
     while (nativeMetrics().rings === 0 || nativeMetrics().inFlight === 0) await setTimeout(1);
     console.log('loading');
-    await loading;
+    assert.equal(await loading, 4);
     await loader.close();
     assert.deepEqual(
       readdirSync('/dev/shm').filter((name) => !name.startsWith('hf3fs-iov-')),

@@ -7,6 +7,7 @@
 #include <cerrno>
 
 #include "base/fd.h"
+#include "base/io_error.h"
 
 namespace fst {
 
@@ -14,9 +15,7 @@ Status IsHole(const std::string& path, bool* out) {
   *out = false;
   UniqueFd fd(open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY));
   struct stat found;
-  if (!fd.valid() || fstat(fd.get(), &found) != 0) {
-    return Status(Code::IO_ERROR, Format("cannot open %s: %s", path.c_str(), ErrnoText(errno).c_str())).At(path);
-  }
+  if (!fd.valid() || fstat(fd.get(), &found) != 0) return IoError(path, "cannot open " + path, errno);
   *out = S_ISREG(found.st_mode) && found.st_size > 0 && lseek(fd.get(), 0, SEEK_DATA) < 0 && errno == ENXIO;
   return Status::Ok();
 }

@@ -45,7 +45,7 @@ function unsafeError(why: string, { path, tensor, says }: NamedBy): FastSafetens
 
 /**
  * Where a named file is: its path in `folder`, and the one that all links lead to. Links are followed wherever they
- * lead: whoever made the folder made them, and a text that came with the files cannot. With `followLinks` false they
+ * lead: the folder's owner made them, and a text that came with the files cannot. With `followLinks` false they
  * must not leave the folder. Rejects as checkName(), with MISSING_SHARD for a file that is not there, or IO_ERROR.
  */
 export async function namedFile(

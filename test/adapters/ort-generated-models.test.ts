@@ -7,7 +7,10 @@ import { createSession } from '../../adapters/ort/index.js';
 import { FastSafetensorsError } from '../../src/base/errors.js';
 import { checkOnnxSplit } from '../../src/models/onnx/check-split.js';
 import { type OnnxSplitReport, splitOnnx } from '../../src/models/onnx/split.js';
-import { GENERATED_MODELS } from '../support/generated-models.js';
+import { DTYPE_MODELS } from '../support/generated-dtypes.js';
+import { GRAPH_MODELS } from '../support/generated-graphs.js';
+
+const GENERATED_MODELS = [...DTYPE_MODELS, ...GRAPH_MODELS];
 
 // Bit for bit what onnxruntime-node gives, before and after split-onnx; an error of ours where it fails as well.
 

@@ -304,18 +304,23 @@ TEST_F(GdsReaderTest, ADriverThatAnotherLibraryOpenedIsUsedAndLeftOpen) {
   EXPECT_EQ(api->DriverClose().err, cufile::kSuccess);
 }
 
+// Memory of the device that is registered once.
+void Registered(const cufile::CufileApi** api, std::shared_ptr<DeviceBuffer>* buffer) {
+  ASSERT_TRUE(cufile::LoadCufile(api).ok());
+  std::shared_ptr<Device> device;
+  ASSERT_TRUE(OpenDevice("cuda:0", false, &device).ok());
+  ASSERT_TRUE(device->Allocate(1 << 16, buffer).ok());
+  cufile::Mode mode = {};
+  ASSERT_TRUE(cufile::OpenDriver(**api, &mode).ok());
+  ASSERT_TRUE(cufile::RegisterBuffer(**api, (*buffer)->address(), (*buffer)->size()).ok());
+}
+
 // Two loads into one allocation: cuFile takes a range once, and must keep it until both are done.
 TEST_F(GdsReaderTest, MemoryIsRegisteredOnceForAllWhoUseIt) {
   AddFile(4096, 1);
   const cufile::CufileApi* api = nullptr;
-  ASSERT_TRUE(cufile::LoadCufile(&api).ok());
-  std::shared_ptr<Device> device;
   std::shared_ptr<DeviceBuffer> buffer;
-  ASSERT_TRUE(OpenDevice("cuda:0", false, &device).ok());
-  ASSERT_TRUE(device->Allocate(1 << 16, &buffer).ok());
-  cufile::Mode mode = {};
-  ASSERT_TRUE(cufile::OpenDriver(*api, &mode).ok());
-  ASSERT_TRUE(cufile::RegisterBuffer(*api, buffer->address(), buffer->size()).ok());
+  ASSERT_NO_FATAL_FAILURE(Registered(&api, &buffer));
   ASSERT_TRUE(cufile::RegisterBuffer(*api, buffer->address(), buffer->size()).ok());
   EXPECT_EQ(cufile.call_count("cuFileBufRegister"), 1u);
   cufile::RemoveUser(buffer->address());
@@ -352,14 +357,8 @@ TEST_F(GdsReaderTest, MemoryThatCannotBeDeregisteredIsKeptUntilItCan) {
 
 TEST_F(GdsReaderTest, MemoryThatIsKeptRegisteredIsUsedAgain) {
   const cufile::CufileApi* api = nullptr;
-  ASSERT_TRUE(cufile::LoadCufile(&api).ok());
-  std::shared_ptr<Device> device;
   std::shared_ptr<DeviceBuffer> buffer;
-  ASSERT_TRUE(OpenDevice("cuda:0", false, &device).ok());
-  ASSERT_TRUE(device->Allocate(1 << 16, &buffer).ok());
-  cufile::Mode mode = {};
-  ASSERT_TRUE(cufile::OpenDriver(*api, &mode).ok());
-  ASSERT_TRUE(cufile::RegisterBuffer(*api, buffer->address(), buffer->size()).ok());
+  ASSERT_NO_FATAL_FAILURE(Registered(&api, &buffer));
   cufile.set_fail("cuFileBufDeregister", 0, cufile::kInvalidValue);
   cufile::RemoveUser(buffer->address());
   EXPECT_FALSE(cufile::Deregister(*api, buffer->address()));

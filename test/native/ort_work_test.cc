@@ -14,46 +14,40 @@ namespace {
 
 using std::chrono::milliseconds;
 
-TEST(OrtWorkTest, WorkRunsAndIsWaitedFor) {
-  auto group = WorkGroup::Make();
+// What runs from its beginning until it may go on.
+struct Held {
   std::promise<void> begun, go;
   std::atomic<bool> done{false};
-  ASSERT_TRUE(group
-                  ->Post(nullptr,
-                         [&] {
-                           begun.set_value();
-                           go.get_future().wait();
-                           done = true;
-                         })
-                  .ok());
-  begun.get_future().wait();
+
+  void Run() {
+    begun.set_value();
+    go.get_future().wait();
+    done = true;
+  }
+};
+
+TEST(OrtWorkTest, WorkRunsAndIsWaitedFor) {
+  auto group = WorkGroup::Make();
+  Held held;
+  ASSERT_TRUE(group->Post(nullptr, [&] { held.Run(); }).ok());
+  held.begun.get_future().wait();
   EXPECT_FALSE(group->End(milliseconds(0)));
-  EXPECT_FALSE(done.load());
-  go.set_value();
+  EXPECT_FALSE(held.done.load());
+  held.go.set_value();
   EXPECT_TRUE(group->End(std::nullopt));
-  EXPECT_TRUE(done.load());
+  EXPECT_TRUE(held.done.load());
 }
 
 // It may hold values of ONNX Runtime, whose library exit() is about to destroy.
 TEST(OrtWorkTest, WhatWorkLeavesForAfterwardsIsWaitedFor) {
   auto group = WorkGroup::Make();
-  std::promise<void> begun, go;
-  std::atomic<bool> done{false};
-  ASSERT_TRUE(group
-                  ->Post(nullptr,
-                         [&] {
-                           TaskPool::AfterTask([&] {
-                             begun.set_value();
-                             go.get_future().wait();
-                             done = true;
-                           });
-                         })
-                  .ok());
-  begun.get_future().wait();
+  Held held;
+  ASSERT_TRUE(group->Post(nullptr, [&] { TaskPool::AfterTask([&] { held.Run(); }); }).ok());
+  held.begun.get_future().wait();
   EXPECT_FALSE(group->End(milliseconds(0)));
-  go.set_value();
+  held.go.set_value();
   EXPECT_TRUE(group->End(std::nullopt));
-  EXPECT_TRUE(done.load());
+  EXPECT_TRUE(held.done.load());
 }
 
 TEST(OrtWorkTest, NothingBeginsAfterTheEnd) {

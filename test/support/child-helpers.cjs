@@ -75,6 +75,18 @@ async function endAt(ending, after, us, begin) {
   await setTimeout(60_000);
 }
 
+/** How many tensors of writeModel() a loader gives; each must have the bytes that its name says. */
+async function countRight(loader) {
+  let tensors = 0;
+  for await (const [name, tensor] of loader.iterateWeights()) {
+    const bytes = Buffer.from(await tensor.toHost());
+    assert.ok(bytes.equals(Buffer.alloc(bytes.length, Number(name.split('.')[1]))), `${name} has wrong bytes`);
+    tensor.dispose();
+    ++tensors;
+  }
+  return tensors;
+}
+
 /** Runs a scenario by its name, from the command line, and says ok. */
 function main(scenarios) {
   const [name, ...args] = process.argv.slice(2);
@@ -92,6 +104,7 @@ module.exports = {
   ...testing,
   ...(own ? { useFakeDevices() {} } : {}), // its device is an emulated one
   assert,
+  countRight,
   dropIdleThreeFs,
   endAt,
   folder,

@@ -37,7 +37,7 @@ class IovTable {
   bool Pin(IovEntry* entry, uint64_t memlock);
 
   // At exit: removes the links of iovs, as their owner did not. What was left: " iov <id> of n bytes" for each whose
-  // link its daemon let go.
+  // link could be removed.
   std::string RemoveLinks();
   size_t size() const { return entries_.size(); }
 

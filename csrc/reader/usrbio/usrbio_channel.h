@@ -55,7 +55,7 @@ class Channel {
   bool StillGood();
   // The mount that it was made on is the one that is there now.
   bool OnSameMount() const;
-  // Of a channel without a user that is to be destroyed next: false where the daemon would not give up what it shares
+  // Of a channel without a user that is to be destroyed next: false where the daemon does not release what it shares
   // with this process, so that the channel is better kept. See SharedIov::Unlink.
   bool Unlink() { return iov_->Unlink(); }
 
