@@ -4,6 +4,7 @@
 #include <sys/syscall.h>
 
 #include <fstream>
+#include <mutex>
 #include <thread>
 
 #include "base/warnings.h"
@@ -11,13 +12,32 @@
 #include "usrbio_reader_fixture.h"
 
 namespace {
-// Links below this folder are not removed, as by a daemon that was mounted read-only.
-std::string read_only;
+// Links below this folder are not removed, as by a daemon that was mounted read-only. Threads of the pool outlive the
+// test that set it.
+struct ReadOnlyFolder {
+  void Set(const std::string& folder) {
+    std::lock_guard lock(mutex);
+    path = folder;
+  }
+  bool Holds(const char* link) {
+    std::lock_guard lock(mutex);
+    return !path.empty() && strncmp(link, path.c_str(), path.size()) == 0;
+  }
+
+ private:
+  std::mutex mutex;
+  std::string path;
+};
+// Never destroyed: exit() removes links after the statics are gone.
+ReadOnlyFolder& ReadOnly() {
+  static auto* folder = new ReadOnlyFolder;
+  return *folder;
+}
 }  // namespace
 
 // In place of libc's, for the core and the emulator.
 extern "C" __attribute__((visibility("default"))) int unlink(const char* path) noexcept {
-  if (!read_only.empty() && strncmp(path, read_only.c_str(), read_only.size()) == 0) {
+  if (ReadOnly().Holds(path)) {
     struct stat st;
     errno = lstat(path, &st) == 0 ? EROFS : ENOENT;
     return -1;
@@ -45,7 +65,7 @@ class UsrbioPool : public UsrbioReaderTest, public ::testing::WithParamInterface
     TakeWarnings();
   }
   void TearDown() override {
-    read_only.clear();
+    ReadOnly().Set({});
     UsrbioReaderTest::TearDown();
   }
 
@@ -259,7 +279,7 @@ TEST_P(UsrbioPool, WhatIsKeptMakesRoomBeforeANewOneFails) {
 
 // A daemon that was mounted read-only lets links be made and does not remove them.
 TEST_P(UsrbioPool, WhatIsNotRemovedIsUsedAgainAndWarnedOfOnce) {
-  read_only = mount + "/3fs-virt/iovs/";
+  ReadOnly().Set(mount + "/3fs-virt/iovs/");
   // Neither is worth keeping, nor has a place.
   for (int i = 0; i < 3; ++i) {
     Set("eio", "2");
