@@ -38,13 +38,13 @@ function typescript(tests) {
 }
 
 /** The same rows for csrc, counted by clang. */
-function cpp() {
+async function cpp() {
   for (const tool of ['llvm-profdata', 'llvm-cov']) {
     if (spawnSync(tool).error) throw new Error(`${tool} is not installed (apt-get install llvm)`);
   }
   const profiles = join(buildFolder('coverage'), 'profiles');
   rmSync(profiles, { recursive: true, force: true });
-  const result = runNativeTests({ preset: 'coverage' });
+  const result = await runNativeTests({ preset: 'coverage' });
   if (result.unavailable) throw new Error(`C++ tests cannot run: ${result.unavailable}`);
   const merged = join(buildFolder('coverage'), 'merged.profdata');
   const raw = readdirSync(profiles).map((name) => join(profiles, name));
@@ -86,7 +86,7 @@ const only = ['--cpp', '--typescript'].find((name) => args.includes(name));
 mkdirSync(folder, { recursive: true });
 const rows = [
   ...(only === '--cpp' ? [] : typescript(args.filter((arg) => arg !== only))),
-  ...(only === '--typescript' ? [] : cpp()),
+  ...(only === '--typescript' ? [] : await cpp()),
 ];
 print(rows);
 console.log(`HTML: ${relative(process.cwd(), folder)}/typescript/index.html and cpp/index.html`);

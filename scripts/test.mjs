@@ -2,7 +2,7 @@
 // with how many ran; fails when anything failed or nothing ran.
 import { spawnSync } from 'node:child_process';
 import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { availableParallelism, tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { runNativeTests } from './native-tests.mjs';
@@ -13,7 +13,7 @@ const counts = { passed: 0, failed: 0, skipped: 0 };
 let broken = false;
 
 try {
-  const native = runNativeTests({});
+  const native = await runNativeTests({});
   if (native.unavailable) {
     console.log(`C++ tests: not run, ${native.unavailable}`);
   } else {
@@ -22,9 +22,11 @@ try {
   }
 
   const report = join(folder, 'jest.json');
+  // jest leaves one CPU alone, but most tests wait for something.
+  const options = ['--json', `--outputFile=${report}`, `--maxWorkers=${availableParallelism()}`];
   const jest = spawnSync(
     process.execPath,
-    [join('node_modules', 'jest', 'bin', 'jest.js'), '--json', `--outputFile=${report}`, ...process.argv.slice(2)],
+    [join('node_modules', 'jest', 'bin', 'jest.js'), ...options, ...process.argv.slice(2)],
     {
       cwd: top,
       stdio: ['ignore', 'ignore', 'inherit'],
