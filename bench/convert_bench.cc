@@ -33,7 +33,7 @@ double Seconds(const std::function<void()>& run) {
 
 int main(int argc, char** argv) {
   const size_t bytes = static_cast<size_t>(argc > 1 ? std::max(1, atoi(argv[1])) : 4) << 20;
-  std::vector<unsigned char> source(bytes), destination(bytes * 4);
+  std::vector<unsigned char> source(bytes), destination(bytes * sizeof(double));
   uint32_t random = 1;
   for (unsigned char& byte : source) byte = static_cast<unsigned char>((random = random * 1664525 + 1013904223) >> 24);
   printf("%zu MiB of source, one thread; GB/s of bytes read + written\n", bytes >> 20);

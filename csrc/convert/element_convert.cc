@@ -1,6 +1,5 @@
 #include "convert/element_convert.h"
 
-#include <array>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
@@ -14,43 +13,9 @@
 namespace fst {
 namespace {
 
-// ---- floats that are too rare to have kernels. Sources: arXiv 2206.02915 (FNUZ: one zero, 0x80 is NaN, no
-// infinities), OCP Microscaling Formats 1.0 (E8M0: powers of two, 0xff is NaN) ----
-using Table = std::array<float, 256>;
-
-Table MakeFnuz(int mantissa_bits, int bias) {
-  Table table;
-  const int mantissas = 1 << mantissa_bits;
-  for (int code = 0; code < 256; ++code) {
-    int exponent = (code & 0x7f) >> mantissa_bits;
-    int mantissa = code & (mantissas - 1);
-    float value = exponent == 0 ? std::ldexp(static_cast<float>(mantissa), 1 - bias - mantissa_bits)
-                                : std::ldexp(static_cast<float>(mantissas + mantissa), exponent - bias - mantissa_bits);
-    table[code] = (code & 0x80) ? -value : value;
-  }
-  table[0x80] = std::numeric_limits<float>::quiet_NaN();
-  return table;
-}
-
-Table MakeE8M0() {
-  Table table;
-  for (int code = 0; code < 255; ++code) table[code] = std::ldexp(1.0f, code - 127);
-  table[255] = std::numeric_limits<float>::quiet_NaN();
-  return table;
-}
-
-const Table* TableOf(DType dtype) {
-  static const Table e4m3fnuz = MakeFnuz(3, 8), e5m2fnuz = MakeFnuz(2, 16), e8m0 = MakeE8M0();
-  switch (dtype) {
-    case DType::F8_E4M3FNUZ:
-      return &e4m3fnuz;
-    case DType::F8_E5M2FNUZ:
-      return &e5m2fnuz;
-    case DType::F8_E8M0:
-      return &e8m0;
-    default:
-      return nullptr;
-  }
+// F8_E8M0 holds powers of two; 0xff is NaN. Source: OCP Microscaling Formats 1.0.
+float OfE8M0(uint8_t code) {
+  return code == 0xff ? std::numeric_limits<float>::quiet_NaN() : std::ldexp(1.0f, code - 127);
 }
 
 // ---- integers ----
@@ -139,7 +104,7 @@ bool CanConvertElements(const ElementConversion& c) {
     case DType::I64:
       return c.to == ConvertTo::kInt32;
     default:
-      return c.to == ConvertTo::kFloat32 && (TableOf(c.from) != nullptr || CanConvertFloats(c.from, DType::F32));
+      return c.to == ConvertTo::kFloat32 && (c.from == DType::F8_E8M0 || CanConvertFloats(c.from, DType::F32));
   }
 }
 
@@ -168,8 +133,8 @@ Status ConvertElements(const ElementConversion& c, const void* source, size_t co
     default:
       break;
   }
-  if (const Table* table = TableOf(c.from)) {
-    ForEach<uint8_t>(source, count, static_cast<float*>(out), [table](uint8_t code) { return (*table)[code]; });
+  if (c.from == DType::F8_E8M0) {
+    ForEach<uint8_t>(source, count, static_cast<float*>(out), OfE8M0);
   } else {
     ConvertFloats(c.from, DType::F32, source, out, count);
   }

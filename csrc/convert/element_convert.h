@@ -1,5 +1,5 @@
 // Conversion of elements for TensorFlow.js, whose tensors are float32, int32 or bool: other dtypes become the nearest
-// of the first two, in host memory. Adds to float_convert.h the rarer floats, integers (which can be out of range) and
+// of the first two, in host memory. Adds to float_convert.h F8_E8M0, integers (which can be out of range) and
 // quantization. Pure functions; any thread.
 #pragma once
 #include <cstddef>

@@ -1,5 +1,10 @@
 #include "convert/float_convert.h"
 
+#include <algorithm>
+#include <array>
+#include <iterator>
+#include <utility>
+
 #include "convert/float_kernels.h"
 
 #if defined(__x86_64__)
@@ -29,7 +34,26 @@ FST_INLINE void Loop(const void* __restrict source, void* __restrict destination
 }
 
 template <class Kernel>
+constexpr bool kByWay = false;  // of another dtype
+template <class First, class Second>
+constexpr bool kByWay<Then<First, Second>> = true;
+
+// Of 8 bits: each of their values is converted once.
+template <class Kernel>
+void ByTable(const void* source, void* destination, size_t n) {
+  using To = typename Kernel::To;
+  std::array<To, 256> table;
+  for (size_t i = 0; i < table.size(); ++i) table[i] = Kernel::Do(static_cast<uint8_t>(i));
+  const auto* in = static_cast<const uint8_t*>(source);
+  char* out = static_cast<char*>(destination);
+  for (size_t i = 0; i < n; ++i) memcpy(out + i * sizeof(To), &table[in[i]], sizeof(To));
+}
+
+template <class Kernel>
 void Portable(const void* source, void* destination, size_t n) {
+  if constexpr (kByWay<Kernel> && sizeof(typename Kernel::From) == 1) {
+    if (n >= 256) return ByTable<Kernel>(source, destination, n);
+  }
   Loop<Kernel>(source, destination, n);
 }
 
@@ -37,10 +61,19 @@ void Portable(const void* source, void* destination, size_t n) {
 
 #define FST_AVX2 __attribute__((target("avx2,f16c")))
 
+template <class First, class Second>
+void InBlocks(Then<First, Second> /*kernel*/, const void* source, void* destination, size_t n);
+
 // The same arithmetic, compiled for AVX2.
 template <class Kernel>
 FST_AVX2 void Fast(const void* source, void* destination, size_t n) {
-  Loop<Kernel>(source, destination, n);
+  if constexpr (!kByWay<Kernel>) {
+    Loop<Kernel>(source, destination, n);
+  } else if constexpr (sizeof(typename Kernel::From) == 1) {
+    Portable<Kernel>(source, destination, n);
+  } else {
+    InBlocks(Kernel(), source, destination, n);
+  }
 }
 
 // The elements after the last whole register of eight.
@@ -101,6 +134,22 @@ FST_AVX2 void Fast<F16ToBF16>(const void* source, void* destination, size_t n) {
   Tail<F16ToBF16>(source, destination, i, n);
 }
 
+// Each half by its own instructions, through what the first-level cache holds.
+template <class First, class Second>
+void InBlocks(Then<First, Second> /*kernel*/, const void* source, void* destination, size_t n) {
+  constexpr size_t kBlock = 1024;
+  typename First::To between[kBlock];
+  const char* in = static_cast<const char*>(source);
+  char* out = static_cast<char*>(destination);
+  for (size_t count = 0; n > 0; n -= count) {
+    count = std::min(n, kBlock);
+    Fast<First>(in, between, count);
+    Fast<Second>(between, out, count);
+    in += count * sizeof(typename First::From);
+    out += count * sizeof(typename Second::To);
+  }
+}
+
 bool DetectFast() {
   unsigned a = 0, b = 0, c = 0, d = 0;
   // The compiler's check of AVX2 includes that the system saves its registers.
@@ -116,30 +165,36 @@ bool DetectFast() { return false; }
 #endif
 
 struct Conversion {
-  DType from, to;
-  Function portable, fast;
+  Function portable = nullptr, fast = nullptr;
 };
 
-template <class Kernel>
-constexpr Conversion Of(DType from, DType to) {
-  return {from, to, Portable<Kernel>, Fast<Kernel>};
+constexpr DType kFloats[] = {DType::F64,     DType::F32,     DType::F16,         DType::BF16,
+                             DType::F8_E4M3, DType::F8_E5M2, DType::F8_E4M3FNUZ, DType::F8_E5M2FNUZ};
+constexpr size_t kFloatCount = std::size(kFloats);
+
+template <size_t kPair>
+constexpr Conversion Of() {
+  constexpr DType kFrom = kFloats[kPair / kFloatCount], kTo = kFloats[kPair % kFloatCount];
+  if constexpr (kFrom == kTo) {
+    return {};
+  } else {
+    using Kernel = typename KernelOf<kFrom, kTo>::Type;
+    return {Portable<Kernel>, Fast<Kernel>};
+  }
 }
 
-constexpr Conversion kConversions[] = {
-    Of<F32ToF16>(DType::F32, DType::F16),        Of<F32ToBF16>(DType::F32, DType::BF16),
-    Of<F16ToF32>(DType::F16, DType::F32),        Of<F16ToBF16>(DType::F16, DType::BF16),
-    Of<BF16ToF32>(DType::BF16, DType::F32),      Of<BF16ToF16>(DType::BF16, DType::F16),
-    Of<F64ToF32>(DType::F64, DType::F32),        Of<E4M3ToF16>(DType::F8_E4M3, DType::F16),
-    Of<E4M3ToBF16>(DType::F8_E4M3, DType::BF16), Of<E4M3ToF32>(DType::F8_E4M3, DType::F32),
-    Of<E5M2ToF16>(DType::F8_E5M2, DType::F16),   Of<E5M2ToBF16>(DType::F8_E5M2, DType::BF16),
-    Of<E5M2ToF32>(DType::F8_E5M2, DType::F32),
-};
+template <size_t... kPairs>
+constexpr std::array<Conversion, sizeof...(kPairs)> All(std::index_sequence<kPairs...>) {
+  return {Of<kPairs>()...};
+}
 
 const Conversion* Find(DType from, DType to) {
-  for (const Conversion& conversion : kConversions) {
-    if (conversion.from == from && conversion.to == to) return &conversion;
-  }
-  return nullptr;
+  static constexpr auto kConversions = All(std::make_index_sequence<kFloatCount * kFloatCount>());
+  const auto* const end = std::end(kFloats);
+  const auto* const row = std::find(std::begin(kFloats), end, from);
+  const auto* const column = std::find(std::begin(kFloats), end, to);
+  if (from == to || row == end || column == end) return nullptr;
+  return &kConversions[static_cast<size_t>(row - kFloats) * kFloatCount + static_cast<size_t>(column - kFloats)];
 }
 
 }  // namespace

@@ -5,6 +5,8 @@
 #include <cstdint>
 #include <cstring>
 
+#include "base/dtype.h"
+
 #define FST_INLINE inline __attribute__((always_inline))
 
 namespace fst::convert {
@@ -37,21 +39,77 @@ struct F32ToBF16 {
   }
 };
 
+// Where a float's magnitude lies in `kMantissaBits` and exponents of bias `kBias`: the bits of the nearest value, ties
+// to even, of which those above the format's largest finite value mean that it is exceeded. Of a NaN: a large number.
+// Float is float or double, and Int the signed integer of as many bits.
+template <class Float, class Int, int kMantissaBits, int kBias>
+FST_INLINE Int Narrow(Int magnitude) {
+  constexpr int kFromMantissaBits = sizeof(Float) == 4 ? 23 : 52, kFromBias = sizeof(Float) == 4 ? 127 : 1023;
+  constexpr int kShift = kFromMantissaBits - kMantissaBits;
+  constexpr Int kRebias = static_cast<Int>(kFromBias - kBias) << kFromMantissaBits;
+  constexpr Int kBelowHalf = (Int{1} << (kShift - 1)) - 1;
+  const Int normal = (magnitude - kRebias + kBelowHalf + ((magnitude >> kShift) & 1)) >> kShift;
+  // A power of two whose last place is that of the format's subnormals: adding it rounds.
+  constexpr Int kPower = static_cast<Int>(kFromBias + 1 - kBias + kShift) << kFromMantissaBits;
+  const Int tiny = Bits<Int>(Bits<Float>(magnitude) + Bits<Float>(kPower)) - kPower;
+  return Select(magnitude < kRebias + (Int{1} << kFromMantissaBits), tiny, normal);
+}
+
 struct F32ToF16 {
   using From = uint32_t;
   using To = uint16_t;
   static FST_INLINE To Do(From x) {
     const int32_t magnitude = static_cast<int32_t>(x & 0x7fffffff);
-    const int32_t normal = (magnitude - (112 << 23) + 0xfff + ((magnitude >> 13) & 1)) >> 13;
-    const int32_t finite = normal > 0x7c00 ? 0x7c00 : normal;
-    // The last place of 0.5 is 2^-24, as that of F16's subnormals: the addition rounds.
-    const int32_t tiny = Bits<int32_t>(Bits<float>(magnitude) + 0.5F) - 0x3f000000;
+    const int32_t near = Narrow<float, int32_t, 10, 15>(magnitude);
     const int32_t nan = 0x7e00 | ((magnitude >> 13) & 0x3ff);
-    int32_t result = Select(magnitude < (113 << 23), tiny, finite);
-    result = Select(magnitude > 0x7f800000, nan, result);
+    const int32_t finite = Select(near > 0x7c00, 0x7c00, near);
+    const int32_t result = Select(magnitude > 0x7f800000, nan, finite);
     return static_cast<To>(static_cast<uint32_t>(result) | (x >> 16 & 0x8000));
   }
 };
+
+struct F64ToF16 {
+  using From = uint64_t;
+  using To = uint16_t;
+  static FST_INLINE To Do(From x) {
+    const int64_t magnitude = static_cast<int64_t>(x & 0x7fffffffffffffff);
+    const int64_t near = Narrow<double, int64_t, 10, 15>(magnitude);
+    const int64_t nan = 0x7e00 | ((magnitude >> 42) & 0x3ff);
+    const int64_t finite = Select<int64_t>(near > 0x7c00, 0x7c00, near);
+    const int64_t result = Select(magnitude > (int64_t{0x7ff} << 52), nan, finite);
+    return static_cast<To>(static_cast<uint64_t>(result) | (x >> 48 & 0x8000));
+  }
+};
+
+// What exceeds the largest value, infinities included, becomes `kAbove`: infinity, or NaN where a format has none.
+template <int kMantissaBits, int kBias, int kLargest, int kAbove, int kNan>
+struct F32ToF8 {
+  using From = uint32_t;
+  using To = uint8_t;
+  static FST_INLINE To Do(From x) {
+    const int32_t magnitude = static_cast<int32_t>(x & 0x7fffffff);
+    const int32_t near = Narrow<float, int32_t, kMantissaBits, kBias>(magnitude);
+    const int32_t finite = Select(near > kLargest, kAbove, near);
+    const int32_t result = Select(magnitude > 0x7f800000, kNan, finite);
+    return static_cast<To>(static_cast<uint32_t>(result) | (x >> 24 & 0x80));
+  }
+};
+using F32ToE4M3 = F32ToF8<3, 7, 0x7e, 0x7f, 0x7f>;
+using F32ToE5M2 = F32ToF8<2, 15, 0x7b, 0x7c, 0x7e>;
+
+template <int kMantissaBits, int kBias>
+struct F32ToFnuz {  // one zero; what would be its negative is the only NaN, for infinities as well
+  using From = uint32_t;
+  using To = uint8_t;
+  static FST_INLINE To Do(From x) {
+    const int32_t near = Narrow<float, int32_t, kMantissaBits, kBias>(static_cast<int32_t>(x & 0x7fffffff));
+    const int32_t with_sign = near | static_cast<int32_t>(x >> 24 & 0x80);
+    const int32_t finite = Select(near == 0, 0, with_sign);
+    return static_cast<To>(Select(near > 0x7f, 0x80, finite));
+  }
+};
+using F32ToE4M3Fnuz = F32ToFnuz<3, 8>;
+using F32ToE5M2Fnuz = F32ToFnuz<2, 16>;
 
 struct F16ToF32 {
   using From = uint16_t;
@@ -94,14 +152,26 @@ struct F64ToF32 {
   using To = uint32_t;
   static FST_INLINE To Do(From x) {
     const int64_t magnitude = static_cast<int64_t>(x & 0x7fffffffffffffff);
-    const int64_t normal = (magnitude - (int64_t{896} << 52) + 0x0fffffff + ((magnitude >> 29) & 1)) >> 29;
-    const int64_t finite = normal > 0x7f800000 ? 0x7f800000 : normal;
-    // The last place of 2^-97 is 2^-149, as that of F32's subnormals.
-    const int64_t tiny = Bits<int64_t>(Bits<double>(magnitude) + 0x1p-97) - Bits<int64_t>(0x1p-97);
+    const int64_t near = Narrow<double, int64_t, 23, 127>(magnitude);
+    const int64_t finite = Select<int64_t>(near > 0x7f800000, 0x7f800000, near);
     const int64_t nan = 0x7fc00000 | ((magnitude >> 29) & 0x7fffff);
-    int64_t result = Select(magnitude < (int64_t{897} << 52), tiny, finite);
-    result = Select(magnitude > (int64_t{0x7ff} << 52), nan, result);
+    const int64_t result = Select(magnitude > (int64_t{0x7ff} << 52), nan, finite);
     return static_cast<To>(result) | static_cast<To>(x >> 32 & 0x80000000);
+  }
+};
+
+struct F32ToF64 {
+  using From = uint32_t;
+  using To = uint64_t;
+  static FST_INLINE To Do(From x) {
+    const int32_t magnitude = static_cast<int32_t>(x & 0x7fffffff);
+    const int64_t normal = (static_cast<int64_t>(magnitude) << 29) + (int64_t{896} << 52);
+    const int64_t tiny = Bits<int64_t>(static_cast<double>(magnitude) * 0x1p-149);
+    const int64_t special = normal + (int64_t{896} << 52);
+    const int64_t quiet = Select<int64_t>(magnitude > 0x7f800000, int64_t{1} << 51, 0);
+    int64_t result = Select(magnitude < 0x800000, tiny, normal);
+    result = Select(magnitude >= 0x7f800000, special, result);
+    return static_cast<To>(result | quiet) | static_cast<To>(x & 0x80000000) << 32;
   }
 };
 
@@ -163,6 +233,19 @@ struct E4M3ToBF16 {
   }
 };
 
+template <int kMantissaBits, int kToMantissaBits, int kBias, int kToBias, int kNan>
+struct WidenFnuz {
+  using From = uint8_t;
+  using To = uint16_t;
+  static FST_INLINE To Do(From e) {
+    const uint16_t finite = WidenFinite<kMantissaBits, kToMantissaBits, kBias, kToBias>(e & 0x7f);
+    return Select<uint16_t>(e == 0x80, kNan, static_cast<uint16_t>(finite | (e & 0x80) << 8));
+  }
+};
+using E4M3FnuzToF16 = WidenFnuz<3, 10, 8, 15, 0xfe00>;
+using E4M3FnuzToBF16 = WidenFnuz<3, 7, 8, 127, 0xffc0>;
+using E5M2FnuzToBF16 = WidenFnuz<2, 7, 16, 127, 0xffc0>;
+
 // BF16 holds every value of 8-bit floats, and is the upper half of F32.
 template <class ToBF16>
 struct F8ToF32 {
@@ -170,7 +253,50 @@ struct F8ToF32 {
   using To = uint32_t;
   static FST_INLINE To Do(From e) { return static_cast<uint32_t>(ToBF16::Do(e)) << 16; }
 };
-using E4M3ToF32 = F8ToF32<E4M3ToBF16>;
-using E5M2ToF32 = F8ToF32<E5M2ToBF16>;
+
+// One after the other.
+template <class First, class Second>
+struct Then {
+  using From = typename First::From;
+  using To = typename Second::To;
+  static FST_INLINE To Do(From x) { return Second::Do(First::Do(x)); }
+};
+
+// The kernel of a pair: its own, or by way of F32, which holds every value of the narrower floats. F64 is rounded twice
+// on that way, as PyTorch and ml_dtypes do it.
+template <DType kFrom, DType kTo>
+struct KernelOf {
+  using Type = Then<typename KernelOf<kFrom, DType::F32>::Type, typename KernelOf<DType::F32, kTo>::Type>;
+};
+#define FST_KERNEL(from, to, kernel)        \
+  template <>                               \
+  struct KernelOf<DType::from, DType::to> { \
+    using Type = kernel;                    \
+  };
+FST_KERNEL(F64, F32, F64ToF32)
+FST_KERNEL(F64, F16, F64ToF16)
+FST_KERNEL(F32, F64, F32ToF64)
+FST_KERNEL(F32, F16, F32ToF16)
+FST_KERNEL(F32, BF16, F32ToBF16)
+FST_KERNEL(F32, F8_E4M3, F32ToE4M3)
+FST_KERNEL(F32, F8_E5M2, F32ToE5M2)
+FST_KERNEL(F32, F8_E4M3FNUZ, F32ToE4M3Fnuz)
+FST_KERNEL(F32, F8_E5M2FNUZ, F32ToE5M2Fnuz)
+FST_KERNEL(F16, F32, F16ToF32)
+FST_KERNEL(F16, BF16, F16ToBF16)
+FST_KERNEL(BF16, F32, BF16ToF32)
+FST_KERNEL(BF16, F16, BF16ToF16)
+FST_KERNEL(F8_E4M3, F32, F8ToF32<E4M3ToBF16>)
+FST_KERNEL(F8_E4M3, F16, E4M3ToF16)
+FST_KERNEL(F8_E4M3, BF16, E4M3ToBF16)
+FST_KERNEL(F8_E5M2, F32, F8ToF32<E5M2ToBF16>)
+FST_KERNEL(F8_E5M2, F16, E5M2ToF16)
+FST_KERNEL(F8_E5M2, BF16, E5M2ToBF16)
+FST_KERNEL(F8_E4M3FNUZ, F32, F8ToF32<E4M3FnuzToBF16>)
+FST_KERNEL(F8_E4M3FNUZ, F16, E4M3FnuzToF16)
+FST_KERNEL(F8_E4M3FNUZ, BF16, E4M3FnuzToBF16)
+FST_KERNEL(F8_E5M2FNUZ, F32, F8ToF32<E5M2FnuzToBF16>)
+FST_KERNEL(F8_E5M2FNUZ, BF16, E5M2FnuzToBF16)
+#undef FST_KERNEL
 
 }  // namespace fst::convert

@@ -30,24 +30,14 @@ export type DTypeName = keyof typeof DTYPE_BITS;
 /** Dtypes by their number in the core. */
 export const DTYPE_NAMES = Object.keys(DTYPE_BITS) as readonly DTypeName[];
 
-/** What a load can convert, in csrc/convert/float_convert.cc: from each dtype to those listed. */
-const CONVERSIONS: Partial<Record<DTypeName, readonly DTypeName[]>> = {
-  F16: ['BF16', 'F32'],
-  BF16: ['F16', 'F32'],
-  F32: ['F16', 'BF16'],
-  F64: ['F32'],
-  F8_E5M2: ['F16', 'BF16', 'F32'],
-  F8_E4M3: ['F16', 'BF16', 'F32'],
-};
+/** The dtypes that a load can convert, each to each other, in csrc/convert/float_convert.cc. */
+export const CONVERTIBLE: readonly DTypeName[] = DTYPE_NAMES.filter(
+  (dtype) => isFloating(dtype) && DTYPE_BITS[dtype] >= 8 && dtype !== 'F8_E8M0',
+);
 
 export function canConvert(from: DTypeName, to: DTypeName): boolean {
-  return CONVERSIONS[from]?.includes(to) ?? false;
+  return from !== to && CONVERTIBLE.includes(from) && CONVERTIBLE.includes(to);
 }
-
-/** The dtypes that a load can convert to. */
-export const CONVERSION_TARGETS: readonly DTypeName[] = DTYPE_NAMES.filter((to) =>
-  DTYPE_NAMES.some((from) => canConvert(from, to)),
-);
 
 /** Whether a dtype is real floating point, to which the option `dtype` applies: no integer, boolean or complex. */
 export function isFloating(dtype: DTypeName): boolean {

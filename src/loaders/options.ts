@@ -1,5 +1,5 @@
 import * as check from '../base/checks.js';
-import { CONVERSION_TARGETS, DTYPE_BITS, type DTypeName } from '../base/dtype.js';
+import { CONVERTIBLE, DTYPE_BITS, type DTypeName } from '../base/dtype.js';
 import { FastSafetensorsError, InvalidArgumentError } from '../base/errors.js';
 import type { Logger } from '../base/logger.js';
 import { type CopierType, isBuiltin, registeredCopiers } from '../copiers/registry.js';
@@ -70,10 +70,11 @@ export interface LoaderOptions<T = DeviceTensor> {
   /** 'nogds', 'unified': the kernel drops each file from the page cache after its last read. Default: false. */
   dropCache?: boolean;
   /**
-   * Converts floating tensors while they are loaded: F32, F16 and BF16 into each other, F64 into F32, F8_E4M3 and
-   * F8_E5M2 into F16, BF16 and F32, rounding to nearest even. Integers, booleans and complex numbers stay. Default:
-   * none. UNSUPPORTED_DTYPE for a floating tensor that cannot become this, unless dtypePolicy lets it stay, and for a
-   * copier or reader of your own.
+   * Converts floating tensors while they are loaded: F64, F32, F16, BF16, F8_E4M3, F8_E5M2 and the two FNUZ dtypes into
+   * each other, with the values that PyTorch and ml_dtypes give: nearest even; what is above the largest value becomes
+   * infinity, or NaN in F8_E4M3 and FNUZ, which have none. Integers, booleans and complex numbers stay. Default: none.
+   * UNSUPPORTED_DTYPE for a floating tensor that cannot become this (F8_E8M0, F6, F4), unless dtypePolicy lets it stay,
+   * and for a copier or reader of your own.
    */
   dtype?: DTypeName;
   /** 'convertible': floating tensors that cannot become `dtype` stay as they are. Default: 'strict', an error. */
@@ -175,8 +176,8 @@ const LOADER_CHECKS: Record<keyof LoaderOptions, check.Check> = {
   dtype: (value, name) => {
     if (typeof value !== 'string' || !Object.hasOwn(DTYPE_BITS, value))
       check.fail(name, `one of ${Object.keys(DTYPE_BITS).join(', ')}`, value);
-    if (!CONVERSION_TARGETS.includes(value as DTypeName)) {
-      const message = `nothing can be converted to ${value} on the way, only to ${CONVERSION_TARGETS.join(', ')}`;
+    if (!CONVERTIBLE.includes(value as DTypeName)) {
+      const message = `nothing can be converted to ${value} on the way, only to ${CONVERTIBLE.join(', ')}`;
       throw new FastSafetensorsError('UNSUPPORTED_DTYPE', `${name}: ${message}`);
     }
   },

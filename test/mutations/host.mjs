@@ -17,10 +17,24 @@ export default [
     native: 'FileReaderTest.AFileThatEndsEarlyIsNeverData',
   },
   {
-    name: 'f32-to-f16-does-not-round-to-even',
+    name: 'floats-do-not-round-to-even',
     file: 'csrc/convert/float_kernels.h',
-    find: '(magnitude - (112 << 23) + 0xfff + ((magnitude >> 13) & 1)) >> 13',
-    replace: '(magnitude - (112 << 23) + 0x1000) >> 13',
+    find: '(magnitude - kRebias + kBelowHalf + ((magnitude >> kShift) & 1)) >> kShift',
+    replace: '(magnitude - kRebias + kBelowHalf + 1) >> kShift',
     native: 'Convert.TiesSubnormalsAndLimitsOf32And64Bits',
+  },
+  {
+    name: 'fnuz-has-a-negative-zero',
+    file: 'csrc/convert/float_kernels.h',
+    find: 'Select(near == 0, 0, with_sign)',
+    replace: 'with_sign',
+    native: 'Convert.EveryValueOf8And16Bits',
+  },
+  {
+    name: 'e4m3-has-infinities',
+    file: 'csrc/convert/float_kernels.h',
+    find: 'using F32ToE4M3 = F32ToF8<3, 7, 0x7e, 0x7f, 0x7f>;',
+    replace: 'using F32ToE4M3 = F32ToF8<3, 7, 0x7e, 0x78, 0x7f>;',
+    native: 'Convert.KnownValues',
   },
 ];
