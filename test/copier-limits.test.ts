@@ -116,7 +116,7 @@ test.each<[string, LoaderOptions, RegExp]>([
   ['staging for a reader', { copier: '3fs', reader: READER, staging: 'always' }, /^staging: .*"3fs"/],
   ['a reader for another copier', { copier: 'nogds', reader: READER }, /^reader: .*'nogds'.*copier: '3fs'/],
   ['a reader where another copier is chosen', { reader: READER }, /^reader: .*copier: '3fs'/],
-  ['gds without gds', { copier: 'gds', nogds: true }, /^nogds: /],
+  ['options of one’s own for another copier', { copier: 'nogds', copierOptions: {} }, /^copierOptions: .*'nogds'/],
 ])('%s is refused', async (_, options, message) => {
   const loader = new ParallelLoader({ files: path, ...options });
   const refused = expect(loader.iterateWeights().next()).rejects;

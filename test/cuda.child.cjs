@@ -127,6 +127,21 @@ if (!isMainThread) {
       await loadAll(paths, { device: 'cuda:1', copier });
     },
 
+    /** With `fallback`, what takes the place of a copier that is not available. */
+    async standsIn(asked, to, reason) {
+      const reports = await loadAll(files(), { device: 'cuda:0', copier: asked, fallback: 'nogds' });
+      for (const { copier, fallbacks, warnings } of reports.slice(0, 2)) {
+        assert.equal(copier, to);
+        assert.deepEqual(
+          fallbacks.map((fallback) => `${fallback.from} to ${fallback.to}`),
+          Array(3).fill(`${asked} to ${to}`),
+        );
+        assert.match(fallbacks[0].reason, new RegExp(reason));
+        assert.equal(warnings.length, 1);
+      }
+      await nothingHeld();
+    },
+
     async fallsBack(to, count) {
       const reports = await loadAll(files(), { device: 'cuda:0', copier: 'gds' });
       for (const { copier, fallbacks, warnings } of reports.slice(0, 2)) {

@@ -98,6 +98,15 @@ test('files that cuFile refuses fall back with one warning', async () => {
   await run(['fallsBack', 'nogds', '1'], { cufile: { REFUSE: '*/b.safetensors', REFUSE_CODE: 5008 } });
 });
 
+test.each([
+  ['gds', 'nogds', 'nvidia-fs', {}],
+  ['gds', 'unified', 'nvidia-fs', { ATTRIBUTES: '18:1' }],
+  ['unified', 'nogds', 'memory of its own', {}],
+  ['fgds', 'nogds', 'no FGDS', {}],
+])("fallback: in place of '%s' that is not available, '%s' reads", async (copier, to, reason, cuda) => {
+  await run(['standsIn', copier, to, reason], { cuda, env: compat() });
+});
+
 test('compatibility mode is named by the report when gds was asked for', async () => {
   await run(['fallsBack', 'gds in compatibility mode', '3'], { cufile: { COMPAT: 1 } });
 });

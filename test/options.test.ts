@@ -20,6 +20,7 @@ const WRONG: Record<string, unknown[]> = {
   pg: [null, 1, {}, { rank: 1, size: 1 }, { rank: 0, size: 0 }, { rank: -1, size: 1 }, { rank: 0, size: 1.5 }],
   framework: [null, {}, { name: 'x' }, 'onnxruntime'],
   nogds: [1, 'true', null],
+  copierOptions: [1, 'bucket', null, ['bucket']],
   setNuma: [0],
   debugLog: ['yes'],
   logger: [null, {}, { debug() {}, info() {} }],

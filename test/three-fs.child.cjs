@@ -3,9 +3,11 @@
 const {
   existsSync,
   mkdirSync,
+  mkdtempSync,
   readdirSync,
   readFileSync,
   readlinkSync,
+  renameSync,
   rmSync,
   statfsSync,
   statSync,
@@ -14,6 +16,7 @@ const {
   writeFileSync,
 } = require('node:fs');
 const { once } = require('node:events');
+const { tmpdir } = require('node:os');
 const { join } = require('node:path');
 const { Worker } = require('node:worker_threads');
 const {
@@ -305,6 +308,44 @@ main({
     assert.equal(warnings.length, 1);
     await opted.close();
     await nothingHeld();
+  },
+
+  /** One of two files is not on the mount: both are read in another way, and the report says so of each once. */
+  async neighbours() {
+    mkdirSync(iovs, { recursive: true });
+    const elsewhere = mkdtempSync(join(tmpdir(), 'not-3fs-'));
+    try {
+      const on = write('on', [7, 4097]);
+      const off = write('off', [300]);
+      const away = join(elsewhere, 'off.safetensors');
+      renameSync(off.path, away);
+      const loader = new ThreeFSLoader({ device, fallback: 'nogds', logger: { debug() {}, info() {}, warn() {} } });
+      await loader.addFilenames([on.path, away]);
+      const buffers = await loader.copyFilesToDevice();
+      for (const [file, i, name] of [
+        [on, 0, 'on.0'],
+        [on, 1, 'on.1'],
+        [{ ...off, path: away }, 0, 'off.0'],
+      ]) {
+        const tensor = await buffers.getTensor(name);
+        await same(tensor, file, i);
+        tensor.dispose();
+      }
+      const { copier, fallbacks } = loader.report;
+      const listed = fallbacks.map(({ path, from, to }) => [path, from, to]);
+      assert.equal(copier, 'nogds');
+      assert.deepEqual(listed, [
+        [on.path, '3fs', 'nogds'],
+        [away, '3fs', 'nogds'],
+      ]);
+      assert.ok(fallbacks[0].reason.includes(`together with ${away}`), fallbacks[0].reason);
+      assert.ok(/3FS/.test(fallbacks[1].reason) && !fallbacks[1].reason.includes('together'), fallbacks[1].reason);
+      await buffers.close();
+      await loader.close();
+      await nothingLeft();
+    } finally {
+      rmSync(elsewhere, { recursive: true });
+    }
   },
 
   async chosen() {

@@ -54,6 +54,10 @@ describe.each(['cpu', 'cuda:0'])('to %s', (device) => {
     await run(device, {}, ['changes']);
   });
 
+  test('a file beside one that is not on 3FS is reported, too', async () => {
+    await run(device, {}, ['neighbours']);
+  });
+
   test('files are read through the descriptors that their headers were read through', async () => {
     await run(device, { LATENCY_MS: 20, BANDWIDTH: 2e8 }, ['sameDescriptors']);
   });

@@ -75,6 +75,12 @@ export function pathOf(value: unknown, name: string): string {
   return text === '~' || text.startsWith('~/') ? homeFolder() + text.slice(1) : text;
 }
 
+/** A switch in the environment: off as 0, false, no, off or nothing, else on; undefined where it is not set. */
+export function environmentSwitch(variable: string): boolean | undefined {
+  const value = process.env[variable];
+  return value === undefined ? undefined : !/^(?:0|false|no|off|)$/i.test(value.trim());
+}
+
 /** As shells have it. */
 export function homeFolder(): string {
   return process.env.HOME || homedir();

@@ -1,3 +1,4 @@
+import { environmentSwitch } from '../base/checks.js';
 import type { EngineOptions } from '../native/core.js';
 import type { EngineSpec, SpecFactory } from './engine-spec.js';
 
@@ -6,11 +7,16 @@ export const nogds = ((_device, options): EngineSpec => ({
   reader: {
     kind: 'file',
     threads: options.maxThreads,
-    direct: options.odirect === true,
+    direct: wantsDirect(options),
     dropCache: options.dropCache ?? false,
   },
   engine: engineOptions(options),
 })) satisfies SpecFactory;
+
+/** Whether reads go past the page cache: as `odirect` says, else FASTSAFETENSORS_ODIRECT. */
+export function wantsDirect({ odirect = 'auto' }: { readonly odirect?: unknown }): boolean {
+  return odirect === 'auto' ? (environmentSwitch('FASTSAFETENSORS_ODIRECT') ?? false) : odirect === true;
+}
 
 /** What every built-in copier takes from a loader's options. */
 export function engineOptions(options: Readonly<Record<string, unknown>>): EngineOptions {

@@ -31,6 +31,12 @@ const BUILTINS: ReadonlyMap<string, Builtin> = new Map<string, Builtin>([
 ]);
 
 /**
+ * Copiers of fastsafetensors that this package has none of: they can be asked for, are never available, and are not
+ * listed.
+ */
+const ABSENT: ReadonlyMap<string, Builtin> = new Map<string, Builtin>([['fgds', absent('FGDS')]]);
+
+/**
  * Registered copiers by name; those that are functions are the user's own. Once in a JavaScript realm: the entry for ES
  * modules re-exports the CommonJS one.
  */
@@ -61,6 +67,16 @@ export function registeredCopiers(): string[] {
   return [...registry.keys()];
 }
 
+/** Whether a copier of this name is registered, or one of fastsafetensors that is never available. */
+export function isKnown(type: CopierType): boolean {
+  return registry.has(type) || ABSENT.has(type);
+}
+
+/** Whether a user registered a copier under this name. */
+export function isOwn(type: CopierType): boolean {
+  return typeof registry.get(type) === 'function';
+}
+
 /** Whether that is a copier of this package; 'auto' is what 'nogds' is. UNKNOWN_COPIER. */
 export function isBuiltin(type: CopierType): boolean {
   return typeof registered(type === 'auto' ? 'nogds' : type) !== 'function';
@@ -81,12 +97,23 @@ export function makeCopier(
   device: Device,
   options: Readonly<Record<string, unknown>>,
 ): EngineSpec | CopierConstructor {
-  const copier = registered(type);
+  const copier = registered(copierAsked(type, options));
   if (typeof copier !== 'function') return copier.spec(device, options);
-  const make = copier(device, options);
+  const make = copier(device, ownOptions(options));
   if (typeof make === 'function') return engineOf(make) ?? make;
   const found = `the factory of copier "${type}" returned ${describe(make)}`;
   throw new InvalidArgumentError(`${found}, expected a function (metadata, device) => Copier`);
+}
+
+/** The copier that options name: `nogds` rules 'gds' out, which then is 'nogds'. */
+export function copierAsked(type: CopierType, { nogds }: { readonly nogds?: unknown }): CopierType {
+  return type === 'gds' && nogds === true && !isOwn('gds') ? 'nogds' : type;
+}
+
+/** What the factory of a user's copier is given: the options, and over them those that are for it alone. */
+function ownOptions(options: Readonly<Record<string, unknown>>): Readonly<Record<string, unknown>> {
+  const { copierOptions } = options;
+  return typeof copierOptions === 'object' ? { ...options, ...copierOptions } : options;
 }
 
 /** makeCopier() as a constructor, for use without a loader. */
@@ -126,6 +153,20 @@ export async function chooseCopier(
   return 'nogds';
 }
 
+/**
+ * What takes the place of a copier where that is not available, and why; undefined where it is. Off the event loop;
+ * does not open the cuFile driver. UNKNOWN_COPIER.
+ */
+export async function insteadOf(
+  type: CopierType,
+  device: Device,
+): Promise<{ readonly copier: string; readonly reason: string } | undefined> {
+  const copier = registered(type);
+  if (typeof copier === 'function') return undefined;
+  const { available, reason = 'it is not available' } = await copier.availability(device);
+  return available ? undefined : { copier: await chooseCopier(device, [], { nogds: true }), reason };
+}
+
 /** True when there are files and all of them are on one 3FS mount. Never rejects. */
 async function onThreeFs(files: readonly string[]): Promise<boolean> {
   if (files.length === 0) return false;
@@ -138,7 +179,7 @@ async function onThreeFs(files: readonly string[]): Promise<boolean> {
 }
 
 function registered(type: CopierType): Builtin | CopierFactory {
-  const copier = registry.get(type);
+  const copier = registry.get(type) ?? ABSENT.get(type);
   if (!copier) throw unknown(type, registeredCopiers());
   return copier;
 }
@@ -146,4 +187,18 @@ function registered(type: CopierType): Builtin | CopierFactory {
 function unknown(type: string, known: readonly string[]): FastSafetensorsError {
   const message = `there is no copier ${describe(type)}; there are ${known.join(', ')}`;
   return new FastSafetensorsError('UNKNOWN_COPIER', message);
+}
+
+function absent(name: string): Builtin {
+  const availability = {
+    available: false,
+    reason: `this package has no ${name}`,
+    remedy: "use copier: 'gds' for GPUDirect Storage, or 'nogds'",
+  };
+  return {
+    availability: async () => availability,
+    spec: () => {
+      throw new FastSafetensorsError('COPIER_UNAVAILABLE', `${availability.reason}; ${availability.remedy}`);
+    },
+  };
 }

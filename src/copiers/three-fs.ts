@@ -15,7 +15,8 @@ import { engineOptions, nogds } from './nogds.js';
 export const threeFs: SpecFactory = (device, options) => {
   if (options.reader !== undefined) return chunkReaderConstructor(options.reader as ChunkReader);
   const { bounceBufferSize: chunk, bufferSize, entries, ioDepth } = options;
-  const mountPoint = (options.mountPoint ?? '') as string;
+  const given = (options.mountPoint ?? '') as string;
+  const mountPoint = given.trim() === '' ? '' : given;
   const setNuma = options.setNuma === false ? 0 : 1;
   const reader = { kind: '3fs', mountPoint, chunk, bufferSize, entries, ioDepth, setNuma };
   const spec: EngineSpec = { reader, engine: { ...engineOptions(options), chunkBytes: undefined } }; // as the reader's
@@ -23,29 +24,32 @@ export const threeFs: SpecFactory = (device, options) => {
 
   const resolveForFiles = async (files: readonly string[]): Promise<ResolvedSpec> => {
     const instead = options.fallback === 'nogds';
-    const fallbacks: Fallback[] = [];
-    const fallBack = (path: string, reason: string): number =>
-      fallbacks.push({ path, from: '3fs', to: 'nogds', reason });
+    const misfits = new Map<string, string>(); // files that cannot be read like this, and why
     const library = settled(native().loadThreeFs()); // beside the mounts: at first it takes a millisecond
     library.catch(() => {}); // awaited below, unless the files are refused before
     try {
       const found = await settled(native().resolveThreeFsMount(files, mountPoint, instead));
       for (const misfit of found.notOnMount) {
         if (!instead || misfit.code !== 'NOT_3FS') throw statusError(misfit);
-        fallBack(misfit.path!, misfit.message);
+        misfits.set(misfit.path!, misfit.message);
       }
       await library;
-      if (fallbacks.length === 0) {
+      if (misfits.size === 0) {
         const mount = found.mountPoint;
         if (!blockSizes.has(mount)) blockSizes.set(mount, found.blockSize);
         const onMount = { ...reader, mountPoint: mount, blockSize: blockSizes.get(mount) };
-        return { copier: '3fs', spec: { ...spec, reader: onMount }, fallbacks };
+        return { copier: '3fs', spec: { ...spec, reader: onMount }, fallbacks: [] };
       }
     } catch (error) {
       const { code, message } = error as FastSafetensorsError;
       if (!instead || (code !== 'NOT_3FS' && code !== 'COPIER_UNAVAILABLE')) throw error;
-      for (const path of files) fallBack(path, message);
+      for (const path of files) if (!misfits.has(path)) misfits.set(path, message);
     }
+    const [misfit] = misfits.keys();
+    const withIt = `it is loaded together with ${misfit}, which is not on 3FS`;
+    const fallbacks: Fallback[] = files.map((path) => {
+      return { path, from: '3fs', to: 'nogds', reason: misfits.get(path) ?? withIt };
+    });
     return { copier: 'nogds', spec: nogds(device, options), fallbacks };
   };
   return { ...spec, resolveForFiles };

@@ -2,7 +2,7 @@ import { checkOptions, fail } from '../base/checks.js';
 import type { CopierConstructor } from '../copiers/copier.js';
 import { type CopierType, copierConstructor, isBuiltin } from '../copiers/registry.js';
 import { Device, type DeviceString } from '../device/device.js';
-import { PARALLEL_CHECKS } from './options.js';
+import { checkDemands, type LoaderOptions, PARALLEL_CHECKS } from './options.js';
 
 /**
  * The constructor of a copier for one device, for use without a loader. Built-in copiers take any option of a
@@ -16,5 +16,8 @@ export function createCopierConstructor(
   const builtin = isBuiltin(type);
   const target = device instanceof Device ? device : Device.parse(device);
   if (typeof options !== 'object' || options === null) fail('options', 'an object', options);
-  return copierConstructor(type, target, builtin ? checkOptions(options, PARALLEL_CHECKS) : options);
+  if (!builtin) return copierConstructor(type, target, options);
+  const checked: LoaderOptions = checkOptions(options, PARALLEL_CHECKS);
+  checkDemands(checked, type === 'auto' ? 'nogds' : type, type === '3fs' && checked.reader !== undefined);
+  return copierConstructor(type, target, checked as Readonly<Record<string, unknown>>);
 }

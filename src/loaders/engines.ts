@@ -2,7 +2,8 @@ import { FastSafetensorsError } from '../base/errors.js';
 import { openUnified } from '../copiers/availability.js';
 import type { CopierConstructor } from '../copiers/copier.js';
 import type { EngineSpec } from '../copiers/engine-spec.js';
-import { chooseCopier, headersKnownTo, isBuiltin, makeCopier } from '../copiers/registry.js';
+import { wantsDirect } from '../copiers/nogds.js';
+import { chooseCopier, copierAsked, headersKnownTo, insteadOf, isBuiltin, makeCopier } from '../copiers/registry.js';
 import { type Device, openDevice } from '../device/device.js';
 import { checked, native } from '../native/addon.js';
 import type { Fallback, NativeEngine, NativeHeaderFdCache } from '../native/core.js';
@@ -21,6 +22,12 @@ export interface PreparedEngine {
 /** Copiers that can read data through the descriptors that headers were read through. */
 const REUSES_HEADER_FD: readonly string[] = ['auto', '3fs', 'nogds', 'unified'];
 
+/** The copier that reads, and what the one that was asked for lacks. */
+interface Choice {
+  readonly copier: string;
+  readonly missing?: string;
+}
+
 /** How a loader's files are read: the copier, the engines that it runs on, the descriptors left from headers. */
 export class Engines {
   readonly #options: LoaderOptions;
@@ -30,8 +37,9 @@ export class Engines {
   readonly #engines = new Map<string, Promise<NativeEngine>>(); // by reader: several only for files on several mounts
   readonly #headerFds = new Set<NativeHeaderFdCache>();
   readonly #closingHeaderFds = new Set<Promise<void>>();
-  #copier: string; // 'auto' until prepare() chooses
-  #choice: Promise<string> | undefined;
+  readonly #asked: string;
+  #copier: string; // as asked for until prepare() chooses
+  #choice: Promise<Choice> | undefined;
   #made: EngineSpec | CopierConstructor | undefined;
 
   /** `checkOpen` throws when the loader is closed: from then on nothing may be made that close() would miss. */
@@ -40,7 +48,8 @@ export class Engines {
     this.#device = device;
     this.#stallTimeoutMs = stallTimeoutMs;
     this.#checkOpen = checkOpen;
-    this.#copier = options.copier ?? 'auto';
+    this.#asked = copierAsked(options.copier ?? 'auto', options);
+    this.#copier = this.#asked;
   }
 
   /** The name of the copier; 'auto' until files were looked at. */
@@ -58,9 +67,8 @@ export class Engines {
    * the copier opens files in its own way.
    */
   newHeaderFds(): NativeHeaderFdCache | undefined {
-    const { copier = 'auto', reader, odirect } = this.#options;
-    if (!REUSES_HEADER_FD.includes(copier) || !isBuiltin(copier)) return undefined;
-    if (reader !== undefined || odirect === true) return undefined;
+    if (!REUSES_HEADER_FD.includes(this.#asked) || !isBuiltin(this.#asked)) return undefined;
+    if (this.#options.reader !== undefined || wantsDirect(this.#options)) return undefined;
     const fds = native().newHeaderFdCache();
     this.#headerFds.add(fds);
     return fds;
@@ -85,14 +93,12 @@ export class Engines {
   async prepare(plan: Plan): Promise<PreparedEngine | CopierConstructor> {
     this.#checkOpen();
     const files = plan.inputs.map(({ metadata }) => metadata.path);
-    if (this.#copier === 'auto') {
-      this.#choice ??= chooseCopier(this.#device, files, this.#options);
-      this.#copier = await this.#choice;
-      this.#checkOpen();
-      if (!REUSES_HEADER_FD.includes(this.#copier)) this.#releaseAllHeaderFds();
-    }
-    const asked = this.#options.copier ?? 'auto';
-    this.#made ??= makeCopier(this.#copier, this.#device, { ...this.#options, copier: asked });
+    this.#choice ??= this.#choose(files);
+    const { copier: chosen, missing } = await this.#choice;
+    this.#copier = chosen;
+    this.#checkOpen();
+    if (!REUSES_HEADER_FD.includes(chosen)) this.#releaseAllHeaderFds();
+    this.#made ??= makeCopier(chosen, this.#device, { ...this.#options, copier: this.#asked });
     checkDemands(this.#options, this.#copier, typeof this.#made === 'function');
     if (typeof this.#made === 'function') {
       if (!plan.converts) return this.#made;
@@ -103,13 +109,25 @@ export class Engines {
     }
     const { spec, copier, fallbacks } = this.#made.resolveForFiles
       ? await this.#made.resolveForFiles(files)
-      : { spec: this.#made, copier: this.#copier, fallbacks: [] };
+      : { spec: this.#made, copier: chosen, fallbacks: instead(files, this.#asked, chosen, missing) };
     this.#checkOpen();
-    const instead = plan.converts ? spec.conversionFallback : undefined;
-    if (!instead) return { engine: await this.#engineFor(spec), copier, fallbacks };
-    const { copier: to, reason } = instead;
-    const converting = files.map((path) => ({ path, from: copier, to, reason }));
-    return { engine: await this.#engineFor(instead.spec), copier: to, fallbacks: [...fallbacks, ...converting] };
+    const converting = plan.converts ? spec.conversionFallback : undefined;
+    if (!converting) return { engine: await this.#engineFor(spec), copier, fallbacks };
+    const { copier: to, reason } = converting;
+    return {
+      engine: await this.#engineFor(converting.spec),
+      copier: to,
+      fallbacks: instead(files, copier, to, reason),
+    };
+  }
+
+  /** Never for files of a user's copier: that one was asked for by name. */
+  async #choose(files: readonly string[]): Promise<Choice> {
+    if (this.#asked === 'auto') return { copier: await chooseCopier(this.#device, files, this.#options) };
+    // '3fs' looks at the files before it falls back: see resolveForFiles.
+    if (this.#options.fallback !== 'nogds' || this.#asked === '3fs') return { copier: this.#asked };
+    const other = await insteadOf(this.#asked, this.#device);
+    return other ? { copier: other.copier, missing: other.reason } : { copier: this.#asked };
   }
 
   async #engineFor(spec: EngineSpec): Promise<NativeEngine> {
@@ -166,4 +184,8 @@ export class Engines {
     }
     await Promise.allSettled(this.#closingHeaderFds);
   }
+}
+
+function instead(files: readonly string[], from: string, to: string, reason: string | undefined): Fallback[] {
+  return reason === undefined ? [] : files.map((path) => ({ path, from, to, reason }));
 }

@@ -2,7 +2,7 @@ import * as check from '../base/checks.js';
 import { CONVERTIBLE, DTYPE_BITS, type DTypeName } from '../base/dtype.js';
 import { FastSafetensorsError, InvalidArgumentError } from '../base/errors.js';
 import type { Logger } from '../base/logger.js';
-import { type CopierType, isBuiltin, registeredCopiers } from '../copiers/registry.js';
+import { type CopierType, isBuiltin, isKnown, registeredCopiers } from '../copiers/registry.js';
 import { Device, type DeviceString } from '../device/device.js';
 import type { DeviceTensor } from '../device/device-tensor.js';
 import type { Framework } from '../device/framework.js';
@@ -30,15 +30,20 @@ export interface LoaderOptions<T = DeviceTensor> {
   pg?: ProcessGroup;
   /** Makes the framework's own tensors, such as onnxruntime(ort) or tfjs(tf). Default: tensors are DeviceTensors. */
   framework?: Framework<T>;
-  /** true: 'auto' never chooses 'gds'. INVALID_ARGUMENT with copier: 'gds'. Default: false. */
+  /** Of a copier of your own: what its factory is given beside and over the other options. INVALID_ARGUMENT else. */
+  copierOptions?: Readonly<Record<string, unknown>>;
+  /** true: 'auto' never chooses 'gds', and copier: 'gds' is 'nogds'. Default: false. */
   nogds?: boolean;
   /** '3fs': shared memory on the NUMA node of the GPU. Default: true. */
   setNuma?: boolean;
-  /** Debug lines go to the logger. Default: whether the environment has FASTSAFETENSORS_DEBUG. */
+  /**
+   * Debug lines go to the logger. Default: whether the environment has FASTSAFETENSORS_DEBUG, and not as 0, false, no
+   * or off.
+   */
   debugLog?: boolean;
   /** Where messages go. Default: console. */
   logger?: Logger;
-  /** '3fs': where 3FS is mounted. Default, also for '': the mount of the files. NOT_3FS for files outside it. */
+  /** '3fs': where 3FS is mounted. Default, also where blank: the mount of the files. NOT_3FS for files outside it. */
   mountPoint?: string;
   /** '3fs': entries of the I/O ring, of which a quarter is in flight. Default: four for each read in flight. */
   entries?: number;
@@ -51,7 +56,11 @@ export interface LoaderOptions<T = DeviceTensor> {
    * built-in copier reads, also if 'auto' chose it.
    */
   reader?: unknown;
-  /** '3fs': 'nogds' reads files that are not on 3FS by that copier, and the report says so. Default, false: NOT_3FS. */
+  /**
+   * 'nogds': ordinary reads take the place of a copier that is not available, and of '3fs' for files that are not on
+   * 3FS, and the report says so ('unified' where the GPU shares the host's memory). Default, false: COPIER_UNAVAILABLE,
+   * NOT_3FS.
+   */
   fallback?: 'nogds' | false;
   /** Bytes of one read that passes through a staging slot (bounce buffer). Default: 1 MiB for '3fs', else 4 MiB. */
   bounceBufferSize?: number;
@@ -140,9 +149,9 @@ const LOADER_CHECKS: Record<keyof LoaderOptions, check.Check> = {
   device: (value) => void Device.parse(value as string),
   copier: (value, name) => {
     if (typeof value !== 'string' || value === '') check.fail(name, 'the name of a copier', value);
-    if (value !== 'auto' && !registeredCopiers().includes(value)) {
+    if (value !== 'auto' && !isKnown(value)) {
       const known = ['auto', ...registeredCopiers()].join(', ');
-      throw new FastSafetensorsError('UNKNOWN_COPIER', `copier: "${value}" is not registered; there are ${known}`);
+      throw new FastSafetensorsError('UNKNOWN_COPIER', `${name}: "${value}" is not registered; there are ${known}`);
     }
   },
   pg: (value, name) => {
@@ -158,6 +167,9 @@ const LOADER_CHECKS: Record<keyof LoaderOptions, check.Check> = {
     }
   },
   framework: check.methods('a framework: onnxruntime(ort)', 'adopt'),
+  copierOptions: (value, name) => {
+    if (typeof value !== 'object' || value === null || Array.isArray(value)) check.fail(name, 'an object', value);
+  },
   nogds: check.boolean,
   setNuma: check.boolean,
   debugLog: check.boolean,
@@ -238,9 +250,17 @@ export function checkDemands(options: LoaderOptions, copier: string, own: boolea
         'or leave reader out',
     );
   }
-  if (options.nogds === true && copier === 'gds' && isBuiltin(copier)) {
-    throw new InvalidArgumentError("nogds: it forbids what copier: 'gds' asks for; leave one of them out");
+  if (options.copierOptions !== undefined && isBuiltin(copier)) {
+    throw new InvalidArgumentError(
+      `copierOptions: they are for a copier of your own, and '${copier}' would read these files; give built-in ` +
+        'copiers their options beside copier',
+    );
   }
+}
+
+/** Checks one option's value; `name` says whose it is. The codes of checkParallelOptions. */
+export function checkOption(option: keyof ParallelOptions, value: unknown, name: string): void {
+  PARALLEL_CHECKS[option](value, name);
 }
 
 /** For messages: who has the options that only loaders with `files` have. */

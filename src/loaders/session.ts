@@ -1,4 +1,5 @@
 import { unlessAborted } from '../base/abort.js';
+import { environmentSwitch } from '../base/checks.js';
 import { counted } from '../base/counted.js';
 import { FastSafetensorsError } from '../base/errors.js';
 import { consoleLogger, type Logger, safeLogger } from '../base/logger.js';
@@ -42,7 +43,7 @@ export class Session {
     this.#name = name;
     this.device = Device.parse(options.device ?? 'cpu');
     this.#logger = options.logger ? safeLogger(options.logger) : consoleLogger;
-    this.#debug = options.debugLog ?? Boolean(process.env.FASTSAFETENSORS_DEBUG);
+    this.#debug = options.debugLog ?? environmentSwitch('FASTSAFETENSORS_DEBUG') ?? false;
     this.#stallTimeoutMs = options.stallTimeoutMs ?? DEFAULT_STALL_TIMEOUT_MS;
     this.engines = new Engines(options, this.device, this.#stallTimeoutMs, () => this.check());
     this.#reporter = new LoadReporter(this.engines.copier, this.device.toString(), this.#logger);
