@@ -53,6 +53,7 @@ function untrue(page: string): string[] {
 test.each([
   ['docs/architecture.md', 100],
   ['docs/adding-a-copier.md', 5],
+  ['docs/configuration.md', 1],
   ['docs/files.md', 0],
   ['CONTRIBUTING.md', 5],
   ['test/README.md', 5],

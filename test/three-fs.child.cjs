@@ -342,6 +342,12 @@ main({
       assert.ok(/3FS/.test(fallbacks[1].reason) && !fallbacks[1].reason.includes('together'), fallbacks[1].reason);
       await buffers.close();
       await loader.close();
+
+      // By itself it is read through 3FS; a blank mount point is the mount of the files.
+      const alone = new ParallelThreeFSLoader({ files: on.path, device, mountPoint: ' ', fallback: 'nogds' });
+      for await (const [, tensor] of alone.iterateWeights()) tensor.dispose();
+      assert.deepEqual([alone.report.copier, alone.report.fallbacks], ['3fs', []]);
+      await alone.close();
       await nothingLeft();
     } finally {
       rmSync(elsewhere, { recursive: true });

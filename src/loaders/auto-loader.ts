@@ -1,18 +1,38 @@
+import { environmentSwitch } from '../base/checks.js';
 import { safeLogger } from '../base/logger.js';
 import type { DeviceTensor } from '../device/device-tensor.js';
-import { configOptions, readConfig } from './config.js';
+import { type Configuration, configOptions, readConfig } from './config.js';
 import type { ParallelOptions } from './options.js';
 import { ParallelLoader } from './parallel-loader.js';
 
 /** A ParallelLoader that takes from the configuration (see loadConfig) what its options do not say. */
 export class AutoLoader<T = DeviceTensor> extends ParallelLoader<T> {
-  /** Reads the configuration. IO_ERROR, and the codes of ParallelLoader's constructor. */
+  /** The configuration, as loadConfig() gives it. */
+  readonly config: Readonly<Record<string, unknown>>;
+
+  /**
+   * Reads the configuration, and says in one line what it comes to: to your logger's `info`, without one of yours only
+   * where debug lines are on. IO_ERROR, and the codes of ParallelLoader's constructor.
+   */
   constructor(options: ParallelOptions<T>) {
     const given = { ...options };
-    const debug = (message: string): void => {
-      if (given.debugLog || process.env.FASTSAFETENSORS_DEBUG)
-        safeLogger(given.logger ?? console).debug(`fastsafetensors: ${message}`);
-    };
-    super({ ...(configOptions(readConfig({}, debug), debug) as Partial<ParallelOptions<T>>), ...given });
+    const left: string[] = []; // out; said when it is known whether the configuration turns debug lines on
+    const configuration = readConfig({}, (message) => left.push(message));
+    const merged = configOptions(configuration, given as Partial<ParallelOptions>, (message) => left.push(message));
+    super(merged as unknown as ParallelOptions<T>);
+    this.config = configuration.fields;
+    const logger = safeLogger(given.logger ?? console);
+    const debugging = merged.debugLog ?? environmentSwitch('FASTSAFETENSORS_DEBUG') ?? false;
+    for (const message of debugging ? left : []) logger.debug(`fastsafetensors: ${message}`);
+    if (given.logger || debugging) logger.info(`fastsafetensors: ${summary(configuration, merged)}`);
   }
+}
+
+function summary({ source, fields }: Configuration, options: Partial<ParallelOptions>): string {
+  const { device = 'cpu', copier = 'auto', queueSize = 0, files, ...others } = options;
+  const plain = Object.entries(others).filter(([, value]) => ['string', 'number', 'boolean'].includes(typeof value));
+  const count = Array.isArray(files) ? files.length : 1;
+  const parts = { loader: fields.loader, device, files: count, copier, queueSize, ...Object.fromEntries(plain) };
+  const text = Object.entries(parts).map(([name, value]) => `${name}=${value}`);
+  return `AutoLoader by ${source}: ${text.join(', ')}`;
 }
