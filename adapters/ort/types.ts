@@ -31,7 +31,7 @@ const ELEMENT_TYPES: readonly ElementType[] = [
   { type: 'uint32', number: 12, array: Uint32Array, onDevice: true, dtype: 'U32' },
   { type: 'uint64', number: 13, array: BigUint64Array, onDevice: false, dtype: 'U64' },
   { type: 'uint4', number: 21, array: Uint8Array, onDevice: true },
-  { type: 'int4', number: 22, array: Int8Array, onDevice: true },
+  { type: 'int4', number: 22, array: Uint8Array, onDevice: true }, // by its declaration, an Int8Array is refused
 ];
 
 export const STRING_TYPE = 8;
@@ -77,6 +77,12 @@ const MORE_NAMES: Readonly<Record<number, string>> = {
   20: 'float8e5m2fnuz',
   23: 'float4e2m1',
 };
+
+/** ONNX's number of a name that typeName() gives; undefined for other names. */
+export function numberOfName(name: string): number | undefined {
+  const more = Object.entries(MORE_NAMES).find(([, own]) => own === name);
+  return BY_TYPE.get(name)?.number ?? (more && Number(more[0]));
+}
 
 /** The name of an element type in messages and metadata. */
 export function typeName(number: number): string {

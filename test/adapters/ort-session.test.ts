@@ -126,6 +126,21 @@ describe('element types go in and come out bit by bit', () => {
     await session.release();
   });
 
+  test.each([
+    ['uint4', 21],
+    ['int4', 22],
+  ] as const)('%s, two in a byte', async (type, number) => {
+    const parts = {
+      nodes: [node('Cast', ['x'], ['y'], { to: { int: number } })],
+      inputs: [value('x', [3], number)],
+      outputs: [value('y', [3], number)],
+    };
+    const session = await ort.InferenceSession.create(model({ ...parts, opsets: { '': 21 } }, 10), PROVIDER);
+    const { y } = await session.run({ x: new ort.Tensor(type, Uint8Array.of(0x8f, 0x07), [3]) });
+    expect([y!.type, y!.dims, bits(y!.data as Uint8Array)]).toEqual([type, [3], '8f07']);
+    await session.release();
+  });
+
   test('string', async () => {
     const session = await ort.InferenceSession.create(identity(8), PROVIDER);
     const { y } = await session.run({ x: new ort.Tensor('string', ['', 'a', 'äöü', 'x'.repeat(1000)], [4]) });
