@@ -4,9 +4,9 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import * as ort from 'onnxruntime-node';
 import { type ExampleModel, MODELS } from '../examples/models.js';
+import { compareRuns } from '../src/cli/compare-onnx-runs.js';
 import { checkOnnxSplit } from '../src/models/onnx/check-split.js';
 import { compareOutputs } from '../src/models/onnx/compare-outputs.js';
-import { compareRuns } from '../src/models/onnx/compare-runs.js';
 import { type OnnxSplitReport, splitOnnx } from '../src/models/onnx/split.js';
 
 let folder: string;

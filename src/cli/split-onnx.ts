@@ -3,8 +3,8 @@ import { join } from 'node:path';
 import { type Command, InvalidArgumentError } from 'commander';
 import { counted } from '../base/counted.js';
 import { checkOnnxSplit } from '../models/onnx/check-split.js';
-import { type Comparison, compareRuns } from '../models/onnx/compare-runs.js';
 import { DEFAULT_MIN_BYTES, type OnnxSplitOptions, type OnnxSplitReport, splitOnnx } from '../models/onnx/split.js';
+import { type Comparison, compareRuns } from './compare-onnx-runs.js';
 import { formatBytes, printJson, printLine, printTable } from './output.js';
 
 type Shapes = Record<string, number[]>;
@@ -86,6 +86,10 @@ function print(
   }
   const verdict = check.run.withinTolerance ? '' : ', OUT OF TOLERANCE';
   printLine(`check: largest difference ${check.run.largest} on random inputs${verdict}`);
+  const { notCompared, needsCreateSession } = check.run;
+  if (needsCreateSession !== null)
+    printLine(`check: only createSession opens the new graph, not onnxruntime-node alone: ${needsCreateSession}`);
+  if (notCompared.length > 0) printLine(`check: outputs that cannot be compared: ${notCompared.join(', ')}`);
 }
 
 function wholeNumber(text: string): number {

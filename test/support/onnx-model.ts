@@ -65,8 +65,10 @@ export function externalTensor(
   });
 }
 
-export function value(name: string, shape: readonly number[], type: number = TYPES.F32): Message {
-  const dims = message({ [SHAPE.dim]: shape.map((dim) => message({ [DIM.value]: dim })) });
+/** A dimension that is a name is symbolic. */
+export function value(name: string, shape: readonly (number | string)[], type: number = TYPES.F32): Message {
+  const dimOf = (dim: number | string) => message({ [typeof dim === 'number' ? DIM.value : 2]: dim });
+  const dims = message({ [SHAPE.dim]: shape.map(dimOf) });
   return message({
     [VALUE_INFO.name]: name,
     [VALUE_INFO.type]: message({ [TYPE.tensor]: message({ [TENSOR_TYPE.elemType]: type, [TENSOR_TYPE.shape]: dims }) }),
