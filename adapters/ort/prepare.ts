@@ -4,10 +4,11 @@ import { FastSafetensorsError, ioError } from '../../src/base/errors.js';
 import type { DeviceTensor } from '../../src/device/device-tensor.js';
 import type { FilesBufferOnDevice } from '../../src/loaders/files-buffer.js';
 import { type Model, parseModel, type Weight } from '../../src/models/onnx/graph.js';
-import { isOrtFormat, readModel, readStart, refuseOtherFormat } from '../../src/models/onnx/model-file.js';
+import { isOrtFormat, readStart, refuseOtherFormat } from '../../src/models/onnx/model-file.js';
 import { Message } from '../../src/models/onnx/protobuf.js';
 import { bringInside, pointAt, pointOutside, turnIntoInputs } from '../../src/models/onnx/rewrite.js';
 import { GRAPH, TENSOR } from '../../src/models/onnx/schema.js';
+import { SparseModel } from '../../src/models/onnx/sparse-model.js';
 import { externalPlace } from '../../src/models/onnx/tensor-proto.js';
 import { uniqueNames } from '../../src/models/onnx/unique-names.js';
 import type { OrtWeight } from '../../src/native/ort.js';
@@ -83,20 +84,25 @@ export async function prepareModel(given: string | Uint8Array, options: PrepareO
       return asIs;
     }
   }
-  const bytes = onDisk ? await readModel(path) : given;
-  signal?.throwIfAborted();
-  const model = parseModel(bytes, path, 0);
-  const external = new ExternalFiles(model, onDisk, options);
-  const outside = model.weights.filter(
-    ({ info, tensor }) => info.external && !options.givenFiles?.has(externalPlace(tensor, info, path).location),
-  );
-  if (weights === undefined && (!onDisk || outside.length === 0)) return asIs;
-  const set =
-    weights === undefined ? await externalSet(model, outside, external, options) : await Weights.open(weights, options);
+  const file = onDisk ? await SparseModel.open(path) : undefined;
   try {
-    return await place(model, outside, external, set, options);
+    signal?.throwIfAborted();
+    const model = parseModel(file?.bytes ?? (given as Uint8Array), path, 0);
+    const external = new ExternalFiles(model, onDisk, options);
+    const outside = model.weights.filter(
+      ({ info, tensor }) => info.external && !options.givenFiles?.has(externalPlace(tensor, info, path).location),
+    );
+    if (weights === undefined && (!onDisk || outside.length === 0)) return asIs;
+    const set = await (weights === undefined
+      ? externalSet(model, outside, external, options)
+      : Weights.open(weights, options));
+    try {
+      return await place(model, file, outside, external, set, options);
+    } finally {
+      await set.end();
+    }
   } finally {
-    await set.end();
+    await file?.close();
   }
 }
 
@@ -124,6 +130,7 @@ async function externalSet(
 
 async function place(
   model: Model,
+  file: SparseModel | undefined,
   outside: readonly Weight[],
   external: ExternalFiles,
   set: Weights,
@@ -131,6 +138,7 @@ async function place(
 ): Promise<Prepared> {
   const byPlaceOnly = options.weights === undefined;
   const { matches, unmatched } = await matchWeights(model, external, set.sources, { ...options, byPlaceOnly });
+  await file?.complete(matches.flatMap(({ weight }) => (weight && !weight.info.external ? weight.tensor : [])));
   // Weights that stay outside without a tensor of ours are checked before anything is loaded.
   const matched = new Set(matches.map(({ weight }) => weight));
   const left: { weight: Weight; file: string }[] = [];

@@ -1,5 +1,5 @@
 // What sessions of one model cost, in a process of their own: prints JSON, in bytes above what the process had before.
-// `how` is ours, or theirs (onnxruntime-node).
+// `how` is ours (weights loaded before), files (loaded by the session), or theirs (onnxruntime-node).
 const { readFileSync } = require('node:fs');
 const { setTimeout } = require('node:timers/promises');
 const ort = require('onnxruntime-node');
@@ -25,6 +25,7 @@ const OPEN = {
     await loader.close();
     return () => createSession(ort, graph, { weights: buffer });
   },
+  files: async () => () => createSession(ort, graph, weights ? { weights } : {}),
   theirs: async () => () =>
     ort.InferenceSession.create(graph, { externalData: [{ path: location, data: readFileSync(weights) }] }),
 };
