@@ -6,6 +6,7 @@ import type { Message } from '../../src/models/onnx/protobuf.js';
 import { DIM, GRAPH, nameOfType, SHAPE, TENSOR_TYPE, TYPE, VALUE_INFO } from '../../src/models/onnx/schema.js';
 import {
   describeType,
+  type ExternalPlace,
   externalPlace,
   packedName,
   resolveLocation,
@@ -59,6 +60,7 @@ export class UnmatchedWeightsError extends FastSafetensorsError {
 
 /** Where the external data of a model are. */
 export class ExternalFiles {
+  readonly #places = new Map<Weight, ExternalPlace>();
   readonly #files = new Map<string, Promise<string>>();
   readonly #holes = new Map<string, Promise<boolean>>();
   readonly #model: Model;
@@ -73,8 +75,14 @@ export class ExternalFiles {
     this.onDisk = onDisk;
   }
 
-  place(weight: Weight): { location: string; offset: number; length: number } {
-    return externalPlace(weight.tensor, weight.info, this.#model.path);
+  /** As the model has it; edits of the model come later. TENSOR_INVALID_INFO. */
+  place(weight: Weight): ExternalPlace {
+    let place = this.#places.get(weight);
+    if (!place) {
+      place = externalPlace(weight.tensor, weight.info, this.#model.path);
+      this.#places.set(weight, place);
+    }
+    return place;
   }
 
   /** The file, links followed. UNSAFE_SHARD_PATH, MISSING_SHARD. */
@@ -156,7 +164,8 @@ export async function matchWeights(
       left.push(want);
     } else {
       if (tensor !== atPlace) checkSame(model, want, tensor);
-      matches.push({ ...want, tensor });
+      const { dtype, dataType, shape, byteLength, input } = want;
+      matches.push({ name, dtype, dataType, shape, byteLength, weight, input, hasName, tensor });
     }
   }
 
@@ -194,7 +203,7 @@ function wantedTensors(model: Model): Wanted[] {
     const hidden = graph.path.startsWith('function ') || info.name === '' || weight.stays === 'stored in segments';
     const hasName = graph.path === '' || count.get(info.name) === 1;
     if (hidden || (!hasName && !info.external)) continue;
-    wanted.push({ ...info, weight, input: null, hasName });
+    wanted.push(wantedOf(info, weight, null, hasName));
   }
   for (const input of model.graph.message.children(GRAPH.input)) {
     const name = input.string(VALUE_INFO.name);
@@ -203,9 +212,15 @@ function wantedTensors(model: Model): Wanted[] {
     if (own.has(name) || !type || !dims?.every((dim) => dim.integer(DIM.value) !== undefined)) continue;
     const dataType = type.integer(TENSOR_TYPE.elemType) ?? 0;
     const shape = dims.map((dim) => dim.integer(DIM.value)!);
-    wanted.push({ ...describeType(name, dataType, shape, model.path), weight: null, input, hasName: true });
+    wanted.push(wantedOf(describeType(name, dataType, shape, model.path), null, input, true));
   }
   return wanted;
+}
+
+/** Field by field, as in matchWeights: a spread of objects makes a hidden class for each, which is garbage by the MB. */
+function wantedOf(info: TensorInfo, weight: Weight | null, input: Message | null, hasName: boolean): Wanted {
+  const { name, dtype, dataType, shape, byteLength } = info;
+  return { name, dtype, dataType, shape, byteLength, weight, input, hasName };
 }
 
 /** How many weights of the model's graphs have a name. */

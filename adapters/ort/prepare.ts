@@ -9,7 +9,6 @@ import { Message } from '../../src/models/onnx/protobuf.js';
 import { bringInside, pointAt, pointOutside, turnIntoInputs } from '../../src/models/onnx/rewrite.js';
 import { GRAPH, TENSOR } from '../../src/models/onnx/schema.js';
 import { SparseModel } from '../../src/models/onnx/sparse-model.js';
-import { externalPlace } from '../../src/models/onnx/tensor-proto.js';
 import { uniqueNames } from '../../src/models/onnx/unique-names.js';
 import type { OrtWeight } from '../../src/native/ort.js';
 import type { Files } from '../../src/safetensors/files.js';
@@ -90,7 +89,7 @@ export async function prepareModel(given: string | Uint8Array, options: PrepareO
     const model = parseModel(file?.bytes ?? (given as Uint8Array), path, 0);
     const external = new ExternalFiles(model, onDisk, options);
     const outside = model.weights.filter(
-      ({ info, tensor }) => info.external && !options.givenFiles?.has(externalPlace(tensor, info, path).location),
+      (weight) => weight.info.external && !options.givenFiles?.has(external.place(weight).location),
     );
     if (weights === undefined && (!onDisk || outside.length === 0)) return asIs;
     const set = await (weights === undefined
@@ -219,7 +218,8 @@ async function overMemory(
   const add = async ({ name, tensor: source, shape: dims, dataType: type }: Match, isInput: boolean) => {
     const tensor = await set.tensor(source.name);
     tensors.push(tensor);
-    weights.push({ ...memoryOf(tensor), name, dims, type, isInput });
+    const { memory, offset, byteLength } = memoryOf(tensor);
+    weights.push({ name, dims, type, isInput, memory, offset, byteLength });
   };
   for (const match of given) await add(match, false);
   for (const match of fed) await add(match, true);
@@ -227,8 +227,11 @@ async function overMemory(
 }
 
 function pointOutsideAll(model: Model, matches: readonly Match[], folder: string): void {
+  const locations = new Map<string, string>();
   const placeOf = ({ path, offset, byteLength: length }: SourceTensor) => {
-    return { location: relative(folder, path), offset: offset!, length };
+    const location = locations.get(path) ?? relative(folder, path);
+    locations.set(path, location);
+    return { location, offset: offset!, length };
   };
   const own = matches.filter(({ weight }) => weight !== null);
   pointOutside(

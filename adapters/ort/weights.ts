@@ -53,7 +53,8 @@ export class Weights {
       set.#buffers.push(weights);
       for (const name of weights.keys()) {
         const { metadata, index, ...inMemory } = weights.sourceOf(name);
-        await set.#add(metadata, index, inMemory);
+        await set.#follow(metadata, true);
+        set.#add(metadata, index, inMemory);
       }
     } else {
       await set.addShards(await readShards(weights, { ...options }, signal));
@@ -69,16 +70,16 @@ export class Weights {
   /** Adds tensors of files, under names that are not taken. IO_ERROR. */
   async addShards(shards: ShardSet): Promise<void> {
     this.#own.push(shards);
-    for (const [metadata, index] of tensorsOf(shards)) await this.#add(metadata, index);
+    for (const metadata of shards.metadata) await this.#follow(metadata, false);
+    for (const [metadata, index] of tensorsOf(shards)) this.#add(metadata, index);
   }
 
-  async #add(
-    metadata: SafeTensorsMetadata,
-    index: number,
-    inMemory?: Pick<SourceTensor, 'dtype' | 'byteLength'>,
-  ): Promise<void> {
-    const path = this.#paths.get(metadata) ?? (await real(metadata.path, inMemory !== undefined));
-    this.#paths.set(metadata, path);
+  async #follow(metadata: SafeTensorsMetadata, isLoaded: boolean): Promise<void> {
+    if (!this.#paths.has(metadata)) this.#paths.set(metadata, await real(metadata.path, isLoaded));
+  }
+
+  #add(metadata: SafeTensorsMetadata, index: number, inMemory?: Pick<SourceTensor, 'dtype' | 'byteLength'>): void {
+    const path = this.#paths.get(metadata)!;
     const frame = metadata.frameAt(index);
     const { name, shape, dtype: storedAs } = frame;
     const { dtype, byteLength } = inMemory ?? frame;

@@ -74,9 +74,16 @@ export class Message {
     return fields[0] && this.childOf(fields[0]);
   }
 
-  /** The string `inner` of each sub-message of a field. Those are not kept: there may be very many. */
+  /** Passes on each sub-message of a field, to be read. Those are not kept: there may be very many. */
+  eachIn(id: number, read: (child: Message) => void): void {
+    for (let field = this.first; field; field = field.next) if (field.id === id) read(this.peek(field));
+  }
+
+  /** The string `inner` of each sub-message of a field. */
   stringsIn(id: number, inner: number): string[] {
-    return this.all(id).map((field) => this.peek(field).string(inner));
+    const strings: string[] = [];
+    this.eachIn(id, (child) => strings.push(child.string(inner)));
+    return strings;
   }
 
   /** The values of a field of bytes, strings or sub-messages. */

@@ -60,15 +60,17 @@ export function packedName(name: string, dataType: number): string {
   return `${name}.${nameOfType(dataType)}`;
 }
 
-/** Location, offset and length of external data. Without a length they are as long as the shape says. */
-export function externalPlace(
-  tensor: Message,
-  info: TensorInfo,
-  path: string,
-): { location: string; offset: number; length: number } {
-  const entries = new Map(
-    tensor.children(TENSOR.externalData).map((entry) => [entry.string(ENTRY.key), entry.string(ENTRY.value)]),
-  );
+/** Where external data are: bytes from the file's start. */
+export interface ExternalPlace {
+  readonly location: string;
+  readonly offset: number;
+  readonly length: number;
+}
+
+/** The place of external data, which are as long as the shape says where the model gives no length. */
+export function externalPlace(tensor: Message, info: TensorInfo, path: string): ExternalPlace {
+  const entries = new Map<string, string>();
+  tensor.eachIn(TENSOR.externalData, (entry) => entries.set(entry.string(ENTRY.key), entry.string(ENTRY.value)));
   const location = entries.get('location');
   if (location === undefined) throw invalid(path, info.name, 'external data without a location');
   const number = (key: string, fallback: number) => {
