@@ -43,6 +43,7 @@ test('the report is zero before the first load and tells what was loaded', async
     bytesPerSecond: 0,
     maxInFlight: 0,
     fallbacks: [],
+    notes: [],
   };
   expect(loader.report).toEqual(zero);
   for await (const [, tensor] of loader.iterateWeights()) tensor.dispose();
@@ -54,6 +55,7 @@ test('the report is zero before the first load and tells what was loaded', async
     tensors: 11,
     bytes: 10045 + 400,
     fallbacks: [],
+    notes: [],
   });
   expect(report.seconds).toBeGreaterThan(0);
   expect(report.bytesPerSecond).toBeCloseTo(report.bytes / report.seconds);

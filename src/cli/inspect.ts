@@ -25,7 +25,7 @@ async function inspect(path: string, { json, ...options }: InspectOptions): Prom
   if (json) {
     const files = headers.map(describe);
     const tensorCount = files.reduce((sum, file) => sum + file.tensorCount, 0);
-    return printJson(single ? files[0] : { path, tensorCount, files, ...(notes.length > 0 && { notes }) });
+    return printJson(single ? files[0] : { path, tensorCount, files, notes });
   }
   for (const header of headers) print(header);
   for (const note of notes) printLine(`note: ${note}`);

@@ -38,7 +38,7 @@ async function load(files: string[], { json, ...options }: LoadCommandOptions): 
     printLine(`${what} in ${report.seconds.toFixed(3)} s: ${rate} with copier ${report.copier} on ${report.device}`);
     for (const { path, from, to, reason } of report.fallbacks)
       printLine(`  ${path}: fell back from '${from}' to '${to}': ${reason}`);
-    for (const note of report.notes ?? []) printLine(`  ${note}`);
+    for (const note of report.notes) printLine(`  ${note}`);
   } finally {
     await loader.close();
   }

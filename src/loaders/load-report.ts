@@ -21,9 +21,9 @@ export interface LoadReport {
   fallbacks: { path: string; from: string; to: string; reason: string }[];
   /**
    * Files and tensors that were left out, or taken from elsewhere than their index says; and of the framework's adapter
-   * copies that were needed, and dtypes that changed. Absent without any.
+   * copies that were needed, and dtypes that changed.
    */
-  notes?: readonly string[];
+  notes: readonly string[];
 }
 
 /** Keeps the report of a loader's last load, and warns of each fallback once. */
@@ -39,7 +39,7 @@ export class LoadReporter {
 
   /** A copy. */
   get report(): LoadReport {
-    return { ...this.#report, fallbacks: [...this.#report.fallbacks] };
+    return { ...this.#report, fallbacks: [...this.#report.fallbacks], notes: [...this.#report.notes] };
   }
 
   /** A new load: its report begins. */
@@ -70,5 +70,5 @@ export class LoadReporter {
 
 function empty(copier: string, device: string): LoadReport {
   const figures = { files: 0, tensors: 0, bytes: 0, seconds: 0, bytesPerSecond: 0, maxInFlight: 0 };
-  return { copier, device, ...figures, fallbacks: [] };
+  return { copier, device, ...figures, fallbacks: [], notes: [] };
 }

@@ -50,8 +50,7 @@ export class Session {
   }
 
   get report(): LoadReport {
-    const notes = [...this.#notes, ...(this.options.framework?.notes ?? [])];
-    return { ...this.#reporter.report, ...(notes.length > 0 && { notes }) };
+    return { ...this.#reporter.report, notes: [...this.#notes, ...(this.options.framework?.notes ?? [])] };
   }
 
   /** CLOSED after close(); the reason of a signal that is aborted. */

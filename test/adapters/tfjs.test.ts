@@ -69,7 +69,7 @@ describe('dtypes', () => {
     expect([...loaded.i!.dataSync()]).toEqual([-(2 ** 31), 2 ** 31 - 1]);
     expect(loaded.b!.dtype).toBe('bool');
     expect([...loaded.b!.dataSync()]).toEqual([1, 0, 1]);
-    expect(report.notes).toBeUndefined();
+    expect(report.notes).toEqual([]);
     tf.dispose(loaded);
   });
 

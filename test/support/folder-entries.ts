@@ -39,7 +39,7 @@ export const ENTRIES: Record<string, (files: string, options: FileOptions) => Pr
         if (name === 'w') seen.w = (await firstOf(await tensor.toHost()))!;
         tensor.dispose();
       }
-      return { ...seen, notes: loader.report.notes ?? [] };
+      return { ...seen, notes: loader.report.notes };
     } finally {
       await loader.close();
     }
@@ -50,7 +50,7 @@ export const ENTRIES: Record<string, (files: string, options: FileOptions) => Pr
       await loader.addFilenames(files);
       const buffer = await loader.copyFilesToDevice();
       const w = await buffer.getTensor('w');
-      const seen = { names: buffer.keys(), w: firstOf(await w.toHost()), notes: loader.report.notes ?? [] };
+      const seen = { names: buffer.keys(), w: firstOf(await w.toHost()), notes: loader.report.notes };
       w.dispose();
       await buffer.close();
       return seen;
@@ -91,7 +91,7 @@ export const ENTRIES: Record<string, (files: string, options: FileOptions) => Pr
     return { notes: verdicts.flatMap((verdict: { warnings: string[] }) => verdict.warnings) };
   },
   load: async (files, options) => {
-    const { tensors, notes = [] } = await command('load', files, ...flags(options));
+    const { tensors, notes } = await command('load', files, ...flags(options));
     return { names: Array.from({ length: tensors }), notes };
   },
 };

@@ -113,7 +113,7 @@ describe('memory', () => {
       if (name === 't7') tensor.dispose();
       else loaded.push(tensor);
     }
-    expect(loader.report.notes).toBeUndefined();
+    expect(loader.report.notes).toEqual([]);
     const sums = loaded.map((t) => tf.tidy(() => t.sum().arraySync() as number));
     await loader.close();
     expect(loaded.map((t) => tf.tidy(() => t.sum().arraySync()))).toEqual(sums);
