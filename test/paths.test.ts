@@ -9,6 +9,7 @@ import {
   SafeTensorsFileLoader,
   SafeTensorsMetadata,
   saveFile,
+  ThreeFSLoader,
 } from 'fastsafetensors-node';
 import { pathOf } from '../src/base/checks.js';
 import { readModelJson } from '../src/models/tfjs/model-json.js';
@@ -81,6 +82,21 @@ test('so they are to what reads and writes other files', async () => {
     expect(await runCli(command, '~/model.safetensors')).toMatchObject({ exitCode: 0, stderr: '' });
 });
 
+test('so is the mount point of 3FS', async () => {
+  process.env.HOME = folder;
+  for (const mountPoint of ['~', pathToFileURL(folder), pathToFileURL(folder).href]) {
+    const refused = { code: 'NOT_3FS', path: folder };
+    const files = { files: path, copier: '3fs', mountPoint } as const;
+    await expect(new ParallelLoader(files).iterateWeights().next()).rejects.toMatchObject(refused);
+    const single = new ThreeFSLoader({ mountPoint });
+    await single.addFilenames(path);
+    await expect(single.copyFilesToDevice()).rejects.toMatchObject(refused);
+  }
+  expect(() => new ThreeFSLoader({ mountPoint: 'https://example.com/3fs' })).toThrow(
+    expect.objectContaining({ code: 'INVALID_ARGUMENT', message: expect.stringContaining('mountPoint') }),
+  );
+});
+
 test.each([
   ['https://huggingface.co/org/name/resolve/main/model.safetensors', '`hf download org/name`'],
   ['hf://org/name', '`hf download org/name`'],
@@ -113,6 +129,11 @@ test('a pattern is told not to be expanded, unless a file is called so', async (
       message: expect.stringMatching(/patterns are not expanded; pass the folder, or a list of files/),
     });
   expect((await runCli('load', join(folder, '*.safetensors'))).stderr).toContain('not expanded');
+  const list = [path, join(folder, '*.safetensors')];
+  const refused = { code: 'INVALID_ARGUMENT', message: expect.stringContaining('patterns are not expanded') };
+  await expect(fastsafeOpen(list)).rejects.toMatchObject(refused);
+  await expect(new ParallelLoader({ files: list }).iterateWeights().next()).rejects.toMatchObject(refused);
+  await expect(new SafeTensorsFileLoader().addFilenames({ 0: list })).rejects.toMatchObject(refused);
   const odd = await writeModel(folder, ENTRIES, '[1]*.safetensors');
   expectSame(await LOADERS.fastsafeOpen!([odd], {}), ENTRIES);
 });
@@ -128,6 +149,7 @@ describe('the name of a model of the hub that is no path', () => {
     process.env.HF_HUB_CACHE = join(folder, 'nowhere');
     const refused = { code: 'IO_ERROR', path: 'org/name', message: expect.stringContaining('`hf download org/name`') };
     await expect(fastsafeOpen('org/name')).rejects.toMatchObject(refused);
+    await expect(fastsafeOpen([path, 'org/name'])).rejects.toMatchObject(refused);
     expect((await runCli('verify', 'org/name')).stdout).toContain('hf download org/name');
   });
 

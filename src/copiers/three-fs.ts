@@ -15,8 +15,9 @@ import { engineOptions, nogds } from './nogds.js';
 export const threeFs: SpecFactory = (device, options) => {
   if (options.reader !== undefined) return chunkReaderConstructor(options.reader as ChunkReader);
   const { bounceBufferSize: chunk, bufferSize, entries, ioDepth } = options;
-  const given = (options.mountPoint ?? '') as string;
-  const mountPoint = given.trim() === '' ? '' : given;
+  const given = options.mountPoint ?? '';
+  const blank = typeof given === 'string' && given.trim() === '';
+  const mountPoint = blank ? '' : check.pathOf(given, 'mountPoint');
   const setNuma = options.setNuma === false ? 0 : 1;
   const reader = { kind: '3fs', mountPoint, chunk, bufferSize, entries, ioDepth, setNuma };
   const spec: EngineSpec = { reader, engine: { ...engineOptions(options), chunkBytes: undefined } }; // as the reader's

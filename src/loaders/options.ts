@@ -43,8 +43,11 @@ export interface LoaderOptions<T = DeviceTensor> {
   debugLog?: boolean;
   /** Where messages go. Default: console. */
   logger?: Logger;
-  /** '3fs': where 3FS is mounted. Default, also where blank: the mount of the files. NOT_3FS for files outside it. */
-  mountPoint?: string;
+  /**
+   * '3fs': where 3FS is mounted; `~` and file: URLs are understood. Default, also where blank: the mount of the files.
+   * NOT_3FS for files outside it.
+   */
+  mountPoint?: string | URL;
   /** '3fs': entries of the I/O ring, of which a quarter is in flight. Default: four for each read in flight. */
   entries?: number;
   /** '3fs': the most reads of one job, as n or -n; 0: all that are queued. Default, -1: each completes by itself. */
@@ -174,7 +177,9 @@ const LOADER_CHECKS: Record<keyof LoaderOptions, check.Check> = {
   setNuma: check.boolean,
   debugLog: check.boolean,
   logger: check.methods('an object with debug, info and warn', 'debug', 'info', 'warn'),
-  mountPoint: check.text,
+  mountPoint: (value, name) => {
+    if (value !== '') check.pathOf(value, name);
+  },
   entries: check.integer(1, 65536),
   ioDepth: check.integer(-65536, 65536),
   bufferSize: check.integer(4096),

@@ -6,7 +6,7 @@ import { listed } from '../base/listed.js';
 import { type FileInfo, readdir, stat } from '../native/addon.js';
 import { snapshotOf } from './hub-cache.js';
 import { absence, isAbsent } from './named-file.js';
-import { nothingHere, refusePattern } from './no-files.js';
+import { mayBeNoPath, nothingHere, refusePattern } from './no-files.js';
 import { readIndex, type ShardIndex } from './shard-index.js';
 
 /**
@@ -42,13 +42,20 @@ export async function resolveFiles(files: Files, options: FilesOptions = {}): Pr
   if (index !== undefined) {
     throw new InvalidArgumentError(`files: "${index}" is an index; pass it alone, it names its shards itself`);
   }
+  for (const path of paths) if (mayBeNoPath(path)) await statIfThere(path);
   return { paths, index: null, notes: [] };
 }
 
-async function resolvePath(path: string, options: FilesOptions): Promise<ResolvedFiles> {
-  const info = await stat(path).catch(async (error) => {
+/** Undefined for what is not there; what that looks like a pattern or the name of a model says what to do. */
+function statIfThere(path: string): Promise<FileInfo | undefined> {
+  return stat(path).catch(async (error) => {
     if (isAbsent(error)) await refusePattern(path, error);
+    return undefined;
   });
+}
+
+async function resolvePath(path: string, options: FilesOptions): Promise<ResolvedFiles> {
+  const info = await statIfThere(path);
   if (info?.isDirectory()) return resolveFolder(path, options);
   if (path.endsWith('.json')) return byIndex(await readIndex(path, options), []);
   // A path that does not exist is reported when its header is read.

@@ -5,16 +5,24 @@ import { listed } from '../base/listed.js';
 import { type FileInfo, readdir } from '../native/addon.js';
 import { cachedRepository } from './hub-cache.js';
 
+const PATTERN = /[*?[\]{}]/;
+const HUB_NAME = /^[\w-][\w.-]*\/[\w.-]+$/;
+
+/** Whether refusePattern() may refuse it: worth a look whether it exists. */
+export const mayBeNoPath = (path: string): boolean => PATTERN.test(path) || isHubName(path);
+
+const isHubName = (path: string): boolean => HUB_NAME.test(path) && !/\.(safetensors|json)$/.test(path);
+
 /**
  * Refuses a path that does not exist and looks like something else: INVALID_ARGUMENT for a pattern, IO_ERROR for the
  * name of a model of the Hugging Face hub. Returns for others.
  */
 export async function refusePattern(path: string, cause: unknown): Promise<void> {
-  if (/[*?[\]{}]/.test(path)) {
+  if (PATTERN.test(path)) {
     const found = `files: nothing is called ${JSON.stringify(path)}, and patterns are not expanded`;
     throw new InvalidArgumentError(`${found}; pass the folder, or a list of files`);
   }
-  if (!/^[\w-][\w.-]*\/[\w.-]+$/.test(path) || /\.(safetensors|json)$/.test(path)) return;
+  if (!isHubName(path)) return;
   const cached = await cachedRepository(path);
   const how = cached
     ? `pass its folder in the cache, ${cached}`
