@@ -50,6 +50,7 @@
         "csrc/reader/usrbio/usrbio_reader.cc",
         "csrc/reader/usrbio/usrbio_reads.cc",
         "csrc/reader/usrbio/usrbio_ring.cc",
+        "csrc/reader/usrbio/usrbio_semaphore.cc",
         "csrc/reader/usrbio/usrbio_sweep.cc",
         "csrc/transfer/active_transfer.cc",
         "csrc/transfer/chunker.cc",

@@ -155,6 +155,16 @@ main({
       await mount.kill();
       assert.throws(() => statSync(path), { code: 'ENOENT' });
 
+      // The semaphores of one that is killed stay in /dev/shm.
+      await mount.restart({ semaphores: true });
+      const semaphores = ['submit-ios', 'submit-ios.ph', 'submit-ios.pl'].map((name) =>
+        readlinkSync(join(mount.iovs, name)),
+      );
+      assert.equal(new Set(semaphores).size, 3);
+      await mount.kill();
+      for (const file of semaphores) assert.match(file, /^\/dev\/shm\/sem\.hf3fs-submit-ios\./);
+      for (const file of semaphores) unlinkSync(file);
+
       // A read that ends in a hole is short, and the file is then taken to end there.
       await mount.restart();
       const sparse = join(mount.backing, 'sparse');

@@ -103,6 +103,13 @@ export default [
     native: 'UsrbioReaderTest.ReplacesTheRingWhenNoCopyReadsFromIt',
   },
   {
+    name: 'semaphore-is-opened-more-often-than-closed',
+    file: 'csrc/reader/usrbio/usrbio_semaphore.cc',
+    find: 'while (opened_ > 0 && sem_close(own_) == 0) --opened_;',
+    replace: 'sem_close(own_);',
+    native: 'UsrbioSemaphoreTest.GoesWithItsDaemonAndTheLastRing',
+  },
+  {
     name: 'memory-goes-before-it-is-unregistered',
     file: 'csrc/reader/usrbio/usrbio_channel.cc',
     find: 'auto unpin = [device',

@@ -235,6 +235,7 @@ EXPORT int hf3fs_iorcreate4(Ior* ior, const char* mount, int entries, bool for_r
       emu::Die("a ring in a full /dev/shm: its first touch kills the daemon, or the process, with SIGBUS");
     emu::RemoveShm(shm_name);  // a ring's name goes as soon as the daemon has it
     if (result == 0) emu::OpenLinkFolder(mount);
+    if (result == 0) emu::OpenSemaphore(mount);
   }
   if (result != 0) {
     munmap(ring->base, ring->size);

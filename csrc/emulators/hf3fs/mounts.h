@@ -41,6 +41,10 @@ void RemoveShm(const std::string& name);
 void KillDaemon(const std::string& mount);
 void ReviveDaemons();
 
+// Opens the semaphore of the daemon that wakes it, as the library does for each ring, and never closes it. Nothing
+// where the daemon has none.
+void OpenSemaphore(const std::string& mount);
+
 // Removes all of the above; *left (if given) lists the links and names that were still there.
 void RemoveTraces(std::string* left);
 

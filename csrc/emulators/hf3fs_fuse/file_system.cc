@@ -16,6 +16,7 @@ namespace emu {
 namespace {
 
 constexpr uint64_t kVirtual = static_cast<uint64_t>(-2), kIovs = 0xffffffff80000000, kFirstLink = kIovs - 65535;
+constexpr const char* kSemaphoreNames[] = {"submit-ios", "submit-ios.ph", "submit-ios.pl"};
 constexpr char kVirtualName[] = "3fs-virt", kIovsName[] = "iovs";
 
 FileSystem& Fs(fuse_req_t req) { return *static_cast<FileSystem*>(fuse_req_userdata(req)); }
@@ -26,6 +27,8 @@ pid_t Client(fuse_req_t req) { return Fs(req).sees_no_pids ? 0 : fuse_req_ctx(re
 void Reply(fuse_req_t req, int error) { (void)fuse_reply_err(req, error); }
 
 bool IsVirtualFolder(uint64_t node) { return node == kVirtual || node == kIovs; }
+// Which of the daemon's semaphores a node stands for; -1 for others.
+int SemaphoreOf(uint64_t node) { return node < kIovs && kIovs - node <= 3 ? static_cast<int>(kIovs - node) - 1 : -1; }
 bool IsLink(uint64_t node) { return node <= kFirstLink && node > kFirstLink - INT_MAX; }
 
 struct stat FolderStat(uint64_t node) {
@@ -44,6 +47,15 @@ struct stat LinkStat(size_t slot, const Link& link) {
   st.st_uid = link.uid;
   st.st_gid = link.gid;
   st.st_size = static_cast<off_t>(link.target.size());
+  return st;
+}
+
+struct stat SemaphoreStat(const FileSystem& fs, int number) {
+  struct stat st = {};
+  st.st_ino = kIovs - static_cast<uint64_t>(number) - 1;
+  st.st_mode = S_IFLNK | 0666;
+  st.st_nlink = 1;
+  st.st_size = static_cast<off_t>(fs.semaphores[static_cast<size_t>(number)].size());
   return st;
 }
 
@@ -71,6 +83,9 @@ void Lookup(fuse_req_t req, fuse_ino_t parent, const char* name) {
     return ReplyEntry(req, FolderStat(kIovs), kEntrySeconds);
   }
   if (parent == kIovs) {
+    for (int i = 0; i < static_cast<int>(fs.semaphores.size()); i++) {
+      if (strcmp(name, kSemaphoreNames[i]) == 0) return ReplyEntry(req, SemaphoreStat(fs, i), kEntrySeconds);
+    }
     size_t slot;
     Link link;
     int error = fs.links.Find(name, Uid(req), &slot);
@@ -98,6 +113,8 @@ void GetAttr(fuse_req_t req, fuse_ino_t node, fuse_file_info*) {
   struct stat st;
   if (IsVirtualFolder(node)) {
     st = FolderStat(node);
+  } else if (SemaphoreOf(node) >= 0) {
+    st = SemaphoreStat(fs, SemaphoreOf(node));
   } else if (IsLink(node)) {
     Link link;
     int error = fs.links.At(kFirstLink - node, Uid(req), &link);
@@ -115,6 +132,10 @@ void GetAttr(fuse_req_t req, fuse_ino_t node, fuse_file_info*) {
 
 void ReadLink(fuse_req_t req, fuse_ino_t node) {
   FileSystem& fs = Fs(req);
+  if (SemaphoreOf(node) >= 0) {
+    (void)fuse_reply_readlink(req, fs.semaphores[static_cast<size_t>(SemaphoreOf(node))].c_str());
+    return;
+  }
   if (IsLink(node)) {
     Link link;
     int error = fs.deny_readlink ? EPERM : fs.links.At(kFirstLink - node, Uid(req), &link);

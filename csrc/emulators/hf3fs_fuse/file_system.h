@@ -4,6 +4,7 @@
 
 #include <atomic>
 #include <string>
+#include <vector>
 
 #include "emulators/hf3fs_fuse/links.h"
 #include "emulators/hf3fs_fuse/nodes.h"
@@ -17,6 +18,7 @@ struct FileSystem {
   const std::string mount;
   Nodes nodes;
   Links links;
+  std::vector<std::string> semaphores;     // the files of submit-ios, submit-ios.ph and submit-ios.pl, or none
   const uint32_t chunk_bytes;              // st_blksize of files
   std::atomic<bool> readonly{false};       // a link is made, and its removal answers EROFS
   std::atomic<bool> deny_readlink{false};  // readlink answers EPERM

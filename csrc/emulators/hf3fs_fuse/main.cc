@@ -6,6 +6,7 @@
 //   --iovs=N        links at a time, 1048576 if not given; one more is EMFILE
 //   --chunk=BYTES   st_blksize of files, a power of two, 1048576 if not given
 //   --auto-unmount  the mount goes when the daemon dies, instead of answering ENOTCONN
+//   --semaphores    with the three semaphores of a real daemon in /dev/shm, which stay there when it is killed
 //   --die-with-parent  SIGKILL when the thread ends that started it
 //
 // Each line on its standard input is a command, answered by a line "ok" or "unknown":
@@ -16,14 +17,19 @@
 //   hold N        the Nth link from now, and those after it, are not answered until `hold 0`
 //   lose          forgets all links, and the kernel does not hear of it
 //   links         before "ok", a line for each link: slot, thread, uid, bytes, name, target
+#include <fcntl.h>
 #include <getopt.h>
+#include <semaphore.h>
 #include <signal.h>
 #include <sys/prctl.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include <climits>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <fstream>
 #include <iostream>
 #include <sstream>
 #include <thread>
@@ -36,18 +42,22 @@ struct Arguments {
   std::string backing, mount;
   size_t iovs = 1 << 20;
   uint32_t chunk = 1 << 20;
-  bool readonly = false, auto_unmount = false;
+  bool readonly = false, auto_unmount = false, semaphores = false;
 
   bool Parse(int argc, char** argv) {
-    const option options[] = {
-        {"readonly", no_argument, nullptr, 'r'},        {"iovs", required_argument, nullptr, 'i'},
-        {"chunk", required_argument, nullptr, 'c'},     {"auto-unmount", no_argument, nullptr, 'u'},
-        {"die-with-parent", no_argument, nullptr, 'd'}, {nullptr, 0, nullptr, 0}};
+    const option options[] = {{"readonly", no_argument, nullptr, 'r'},
+                              {"iovs", required_argument, nullptr, 'i'},
+                              {"chunk", required_argument, nullptr, 'c'},
+                              {"auto-unmount", no_argument, nullptr, 'u'},
+                              {"die-with-parent", no_argument, nullptr, 'd'},
+                              {"semaphores", no_argument, nullptr, 's'},
+                              {nullptr, 0, nullptr, 0}};
     for (int found; (found = getopt_long(argc, argv, "", options, nullptr)) != -1;) {
       if (found == 'r') readonly = true;
       if (found == 'i') iovs = strtoull(optarg, nullptr, 10);
       if (found == 'c') chunk = static_cast<uint32_t>(strtoul(optarg, nullptr, 10));
       if (found == 'u') auto_unmount = true;
+      if (found == 's') semaphores = true;
       if (found == 'd') (void)prctl(PR_SET_PDEATHSIG, SIGKILL);
       if (found == '?') return false;
     }
@@ -83,9 +93,25 @@ void ObeyCommands(emu::FileSystem* fs) {
   for (std::string line; std::getline(std::cin, line);) std::cout << (Obey(fs, line) ? "ok" : "unknown") << std::endl;
 }
 
+// Makes the semaphores that clients wake a daemon by: /dev/shm/sem.hf3fs-submit-ios.<uuid>.
+std::vector<std::string> MakeSemaphores() {
+  std::vector<std::string> files;
+  for (int i = 0; i < 3; i++) {
+    std::ifstream uuids("/proc/sys/kernel/random/uuid");
+    std::string uuid;
+    std::getline(uuids, uuid);
+    const std::string name = "hf3fs-submit-ios." + uuid;
+    if (sem_open(("/" + name).c_str(), O_CREAT, 0666, 0) == SEM_FAILED) continue;
+    files.push_back("/dev/shm/sem." + name);
+    (void)chmod(files.back().c_str(), 0666);
+  }
+  return files;
+}
+
 int Serve(const Arguments& arguments) {
   auto* fs = new emu::FileSystem(arguments.mount, arguments.iovs, arguments.chunk);  // commands may outlive the mount
   fs->readonly = arguments.readonly;
+  if (arguments.semaphores) fs->semaphores = MakeSemaphores();
   int error = fs->nodes.Open(arguments.backing);
   if (error != 0) {
     fprintf(stderr, "hf3fs_fuse: %s: %s\n", arguments.backing.c_str(), strerror(error));
@@ -110,6 +136,7 @@ int Serve(const Arguments& arguments) {
     fuse_remove_signal_handlers(session);
   }
   if (session != nullptr) fuse_session_destroy(session);
+  for (const std::string& file : fs->semaphores) unlink(file.c_str());
   fuse_opt_free_args(&args);
   return status;
 }

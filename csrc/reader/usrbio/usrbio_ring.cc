@@ -11,6 +11,7 @@
 #include "base/io_error.h"
 #include "base/thread.h"
 #include "reader/usrbio/usrbio_iov.h"
+#include "reader/usrbio/usrbio_semaphore.h"
 
 namespace fst::usrbio {
 namespace {
@@ -118,6 +119,7 @@ Status Ring::Create(const UsrbioApi& api, const std::string& mount, int entries,
                     std::unique_ptr<Ring>* out) {
   auto state = std::make_shared<State>();
   state->api = &api;
+  std::shared_ptr<SubmitSemaphore> semaphore = SubmitSemaphore::Of(mount);
   // timeout 0 and flags 0 always: with others the library hangs, or leaks the link.
   int made = api.iorcreate4(&state->ior, mount.c_str(), entries, /*for_read=*/true, io_depth, /*timeout=*/0, numa,
                             /*flags=*/0);
@@ -127,6 +129,7 @@ Status Ring::Create(const UsrbioApi& api, const std::string& mount, int entries,
     unlink(link.c_str());  // a library that fails after it made the link looks for it by another name and leaves it
     return RingFailed(mount, entries, -made);
   }
+  if (semaphore != nullptr) semaphore->CountOpening();
   if (!Populate(state->ior.iov.base, state->ior.iov.size)) {
     api.iordestroy(&state->ior);
     return RingFailed(mount, entries, ENOSPC);
@@ -137,7 +140,7 @@ Status Ring::Create(const UsrbioApi& api, const std::string& mount, int entries,
     api.iordestroy(&state->ior);
     return started;
   }
-  out->reset(new Ring(state));
+  out->reset(new Ring(state, std::move(semaphore)));
   if (ReadLink(link, &(*out)->link_) != 0) (*out)->link_ = {link, ""};
   CloseLinkFolderOnExec(mount);
   return Status::Ok();

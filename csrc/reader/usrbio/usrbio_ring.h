@@ -6,6 +6,7 @@
 #include "base/status.h"
 #include "reader/usrbio/usrbio_api.h"
 #include "reader/usrbio/usrbio_mount.h"
+#include "reader/usrbio/usrbio_semaphore.h"
 
 namespace fst::usrbio {
 
@@ -58,7 +59,9 @@ class Ring {
 
  private:
   struct State;
-  explicit Ring(std::shared_ptr<State> state) : state_(std::move(state)) {}
+  Ring(std::shared_ptr<State> state, std::shared_ptr<SubmitSemaphore> semaphore)
+      : semaphore_(std::move(semaphore)), state_(std::move(state)) {}
+  std::shared_ptr<SubmitSemaphore> semaphore_;  // closed after the ring is destroyed
   std::shared_ptr<State> state_;
   Link link_;
 };
