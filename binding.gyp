@@ -44,6 +44,7 @@
         "csrc/reader/usrbio/usrbio_channel.cc",
         "csrc/reader/usrbio/usrbio_files.cc",
         "csrc/reader/usrbio/usrbio_iov.cc",
+        "csrc/reader/usrbio/usrbio_lost_fds.cc",
         "csrc/reader/usrbio/usrbio_mount.cc",
         "csrc/reader/usrbio/usrbio_pool.cc",
         "csrc/reader/usrbio/usrbio_preflight.cc",

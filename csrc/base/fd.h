@@ -26,6 +26,11 @@ class UniqueFd {
   }
   int get() const { return fd_; }
   bool valid() const { return fd_ >= 0; }
+  // Gives the descriptor up: it is not closed, and metrics do not count it any more.
+  int Release() {
+    if (fd_ >= 0) Metrics::Get().open_files.fetch_sub(1, std::memory_order_relaxed);
+    return std::exchange(fd_, -1);
+  }
 
  private:
   int fd_ = -1;

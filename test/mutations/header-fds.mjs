@@ -49,7 +49,7 @@ export default [
   {
     name: 'not-evicted-for-reg-fd',
     file: 'csrc/reader/usrbio/usrbio_files.cc',
-    find: '(HeaderFdCache::EvictAll(seen) || state.WaitForAnother(closings))',
+    find: 'HeaderFdCache::EvictAll(evictions) || state.WaitForAnother(closings)',
     replace: 'state.WaitForAnother(closings)',
     native: 'UsrbioReaderTest.GivesUpWhatIsKeptWhereTheLibraryHasNoDescriptor',
   },

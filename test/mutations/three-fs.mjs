@@ -55,18 +55,18 @@ export default [
   },
   {
     name: 'closed-before-it-is-deregistered',
-    file: 'csrc/reader/usrbio/usrbio_files.cc',
-    find: 'state->api->dereg_fd(fd->get());',
-    replace: `const int number = fd->get();
-      *fd = UniqueFd();
-      state->api->dereg_fd(number);`,
+    file: 'csrc/reader/usrbio/usrbio_lost_fds.cc',
+    find: 'api.dereg_fd(fd.get());  // before',
+    replace: `const int number = fd.get();
+  fd = UniqueFd();
+  api.dereg_fd(number);  // before`,
     native: 'Devices/UsrbioBytes.ArriveInASecondLoadOfTheSameEngine/*',
   },
   {
     name: 'never-deregistered',
-    file: 'csrc/reader/usrbio/usrbio_files.cc',
-    find: 'state->api->dereg_fd(fd->get());',
-    replace: '',
+    file: 'csrc/reader/usrbio/usrbio_lost_fds.cc',
+    find: 'api.dereg_fd(fd.get());  // before',
+    replace: '// before',
     native: 'Devices/UsrbioBytes.ArriveInASecondLoadOfTheSameEngine/*',
   },
   {
@@ -75,6 +75,41 @@ export default [
     find: 'while (result == EINVAL && tried',
     replace: 'while (false && tried',
     native: 'Devices/UsrbioFailure.FileWhoseNumberTheLibraryHoldsMovesToAnother/*',
+  },
+  {
+    name: 'number-that-a-dead-daemon-lost',
+    file: 'csrc/reader/usrbio/usrbio_files.cc',
+    find: '    api.dereg_fd(fd->get());\n',
+    replace: '',
+    native: 'UsrbioLostFdsTest.ThatHadToBeClosedComeBackWithTheirNumbers',
+  },
+  {
+    name: 'lost-descriptors-are-closed',
+    file: 'csrc/reader/usrbio/usrbio_lost_fds.cc',
+    find: 'if (!lost) return GiveBackLostFds(api, fd.get());',
+    replace: 'return GiveBackLostFds(api, fd.get());',
+    native: 'UsrbioLostFdsTest.ComeBackWithTheNextFileThatIsOpened',
+  },
+  {
+    name: 'lost-descriptors-come-back-with-opens-alone',
+    file: 'csrc/reader/usrbio/usrbio_lost_fds.cc',
+    find: 'if (!lost) return GiveBackLostFds(api, fd.get());',
+    replace: 'if (!lost) return;',
+    native: 'UsrbioLostFdsTest.ComeBackWithAFileThatIsClosed',
+  },
+  {
+    name: 'lost-descriptors-are-given-back-to-the-dead',
+    file: 'csrc/reader/usrbio/usrbio_lost_fds.cc',
+    find: 'lost->duplicate > 0 && IsDuplicate(dead.get(), lost->duplicate)',
+    replace: 'false',
+    native: 'UsrbioLostFdsTest.StayLostWhileNoDaemonAnswers',
+  },
+  {
+    name: 'lost-descriptors-are-kept-where-none-is-left',
+    file: 'csrc/reader/usrbio/usrbio_files.cc',
+    find: '(state.WaitForAnother(closings) || CloseOneLostFd())) continue;\n      if',
+    replace: 'state.WaitForAnother(closings)) continue;\n      if',
+    native: 'UsrbioLostFdsTest.MakeRoomWhereDescriptorsAreFew',
   },
   {
     name: 'duplicates-are-inherited',

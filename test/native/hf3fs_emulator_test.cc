@@ -363,8 +363,10 @@ TEST_F(Hf3fsEmulator, ARingLinkRemovedFromOutsideIsALostRing) {
 }
 
 TEST_F(Hf3fsEmulator, ADeadDaemonIsSilentAndItsMountIsGone) {
+  int number;
   {
     Client c(this);
+    number = c.fd;
     Set("daemon_dead", "1");
     ASSERT_GE(c.Prep(0, 0, 100, 1), 0);
     EXPECT_EQ(api->submit_ios(&c.ring), 0);
@@ -380,17 +382,45 @@ TEST_F(Hf3fsEmulator, ADeadDaemonIsSilentAndItsMountIsGone) {
   }
   Call<void()>("fst_emu_hf3fs_revive")();
   {
-    // dereg_fd asked the dead mount and did nothing: the number stays taken, as in the real library.
+    // dereg_fd asked the dead mount and did nothing: the number stays taken, until a live descriptor has it.
     int fd = open((mount + "/data").c_str(), O_RDONLY), other = fcntl(fd, F_DUPFD, 200);
+    ASSERT_EQ(fd, number);
     EXPECT_EQ(api->reg_fd(fd, 0), EINVAL);
     EXPECT_LE(api->reg_fd(other, 0), 0);
-    api->dereg_fd(other);
-    close(other);
-    close(fd);
+    EXPECT_EQ(Stat("fds"), 2u);
+    api->dereg_fd(fd);
+    EXPECT_EQ(Stat("fds"), 1u);
+    EXPECT_LE(api->reg_fd(fd, 0), 0);
+    for (int registered : {fd, other}) {
+      api->dereg_fd(registered);
+      close(registered);
+    }
   }
   Call<void()>("fst_emu_hf3fs_reset")();
   Client again(this);
   EXPECT_EQ(again.Read(0, 0, 100), 100);
+}
+
+TEST_F(Hf3fsEmulator, AStoppedDaemonAnswersWhenItGoesOn) {
+  Client c(this);
+  Call<void(const char*)>("fst_emu_hf3fs_stop_daemon")(mount.c_str());
+  std::atomic<bool> registered{false};
+  std::string other = WriteFile("other", 100);
+  std::thread asking([&] {
+    int fd = open(other.c_str(), O_RDONLY | O_CLOEXEC);
+    EXPECT_LE(api->reg_fd(fd, 0), 0);
+    registered = true;
+    api->dereg_fd(fd);
+    close(fd);
+  });
+  ASSERT_GE(c.Prep(0, 0, 100, 1), 0) << "the library asks nobody";
+  EXPECT_EQ(api->submit_ios(&c.ring), 0);
+  EXPECT_TRUE(c.Wait(1, 0.1).empty());
+  EXPECT_FALSE(registered);
+  Call<void()>("fst_emu_hf3fs_continue")();
+  EXPECT_EQ(c.Wait(1).at(1), 100);
+  asking.join();
+  EXPECT_TRUE(registered);
 }
 
 TEST_F(Hf3fsEmulator, ReadsWithManyRingsAtATime) {

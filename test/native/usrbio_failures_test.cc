@@ -180,20 +180,33 @@ TEST_P(UsrbioFailure, FileWhoseNumberTheLibraryHoldsMovesToAnother) {
   EXPECT_TRUE(status.ok()) << status.message();
 }
 
-// Deregistering asks the daemon first: what was open when it died stays registered for ever, by its number.
-TEST_P(UsrbioFailure, NumbersThatADeadDaemonKeepsDoNotStopLaterLoads) {
+// Deregistering asks the daemon first: what was open when it died stays registered until a live one answers for it.
+TEST_P(UsrbioFailure, DeathsOfTheDaemonLeaveNothingInTheProcess) {
   std::vector<Source> sources;
   for (int i = 0; i < 6; ++i) sources.push_back(Write("shard-" + std::to_string(i), {4 * kMi, 5}));
   Loader loader(this, {}, GetParam());
-  for (int i = 0; i < 2; ++i) {
+  auto entries = [](const char* folder) {
+    std::filesystem::directory_iterator all(folder);
+    return std::distance(begin(all), end(all));
+  };
+  std::ptrdiff_t fds = 0, threads = 0;
+  for (int i = 0; i < 6; ++i) {
     Set("latency_ms", "5");
     Set("daemon_dead", "6");
     ExpectCode(loader.Load(PlanOf(sources)), Code::THREEFS_DISCONNECTED);
+    for (int wait = 0; wait < 5000 && Metrics::Get().open_files > 0; ++wait) usleep(1000);  // closers close later
+    EXPECT_GT(usrbio::LostFds(), 0u);
     Set("daemon_dead", "0");
     Call<void()>("fst_emu_hf3fs_revive")();
     Status again = loader.Load(PlanOf(sources));
     ASSERT_TRUE(again.ok()) << again.message();
     loader.ExpectBytes(sources);
+    EXPECT_EQ(usrbio::LostFds(), 0u);
+    for (int wait = 0; wait < 5000 && Stat("fds") > 0; ++wait) usleep(1000);
+    EXPECT_EQ(Stat("fds"), 0u);
+    if (i == 0) fds = entries("/proc/self/fd"), threads = entries("/proc/self/task");
+    EXPECT_EQ(entries("/proc/self/fd"), fds) << "after death " << i;
+    EXPECT_LE(entries("/proc/self/task"), threads + 8) << "after death " << i;  // pools start theirs as work comes
   }
 }
 

@@ -10,6 +10,8 @@
 #include "device/devices.h"
 #include "emulated_cuda.h"
 #include "hf3fs_emulator_fixture.h"
+#include "reader/usrbio/usrbio_files.h"
+#include "reader/usrbio/usrbio_lost_fds.h"
 #include "reader/usrbio/usrbio_pool.h"
 #include "reader/usrbio/usrbio_reader.h"
 #include "transfer/engine.h"
@@ -22,6 +24,7 @@ class UsrbioReaderTest : public Hf3fsEmulatorTest {
 
   void TearDown() override {
     DropIdle();
+    GiveBackLostFds();
     EXPECT_EQ(LeftInShm(), std::set<std::string>());
     EXPECT_EQ(Metrics::Get().rings.load(), 0);
     EXPECT_EQ(Metrics::Get().staging_bytes.load(), 0);
@@ -35,6 +38,20 @@ class UsrbioReaderTest : public Hf3fsEmulatorTest {
     usrbio::DropIdleChannels(std::chrono::seconds(20));
     EXPECT_EQ(Metrics::Get().idle_rings.load(), 0);
     EXPECT_EQ(Metrics::Get().idle_bytes.load(), 0);
+  }
+
+  // What a daemon that died here has left taken comes back with the next file that is opened.
+  void GiveBackLostFds() {
+    if (usrbio::LostFds() == 0) return;
+    Call<void()>("fst_emu_hf3fs_reset")();
+    const std::string path = WriteFile("any", 1);
+    FileIdentity identity;
+    EXPECT_TRUE(FileIdentity::OfPath(path, &identity));
+    usrbio::Files files(*api, mount);
+    std::shared_ptr<ReaderFile> file;
+    Status opened = files.Open(path, identity, &file);
+    EXPECT_TRUE(opened.ok()) << opened.message();
+    EXPECT_EQ(usrbio::LostFds(), 0u);
   }
 
   // Names that this test left in /dev/shm. Other processes' come and go meanwhile: only what stays counts.

@@ -2,6 +2,8 @@
 #include <sys/resource.h>
 #include <utime.h>
 
+#include <thread>
+
 #include "base/header_fd_cache.h"
 #include "reader/usrbio/usrbio_files.h"
 #include "reader/usrbio/usrbio_mount.h"
@@ -182,9 +184,9 @@ TEST_F(UsrbioReaderTest, RegistersWhatTheHeaderWasReadThrough) {
   const uint64_t registered = Stat("reg_fd");
   std::shared_ptr<ReaderFile> file, again;
   ASSERT_TRUE(files.Open(path, identity, &file).ok());
-  EXPECT_EQ(usrbio::Files::FdOf(*file), fd);
+  EXPECT_EQ(usrbio::RegisteredFile::Of(*file).descriptor()->number, fd);
   ASSERT_TRUE(files.Open(path, identity, &again).ok());
-  EXPECT_NE(usrbio::Files::FdOf(*again), fd);
+  EXPECT_NE(usrbio::RegisteredFile::Of(*again).descriptor()->number, fd);
   EXPECT_EQ(Stat("reg_fd"), registered + 2);
 }
 

@@ -11,9 +11,18 @@
 namespace fst::usrbio {
 namespace {
 
-class NoFile : public ReaderFile {
+struct Number : Descriptor {
+  explicit Number(int number) : Descriptor(number) {}
+};
+
+class NoFile : public RegisteredFile {
  public:
-  NoFile() : ReaderFile("/mount/file", {}) {}
+  NoFile() : RegisteredFile("/mount/file", {}) {}
+  std::shared_ptr<Descriptor> descriptor() const override { return descriptor_; }
+  Status CheckUnchanged() override { return Status::Ok(); }
+
+ private:
+  const std::shared_ptr<Descriptor> descriptor_ = std::make_shared<Number>(7);
 };
 
 class UsrbioReadsTest : public ::testing::Test {

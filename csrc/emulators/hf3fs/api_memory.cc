@@ -63,6 +63,13 @@ void FillIov(Iov* iov, uint8_t* base, void* handle, const std::string& id, const
   iov->numa = numa;
 }
 
+// What the library asks first, without the lock: a stopped daemon answers late.
+bool AskDaemon(Engine& engine, int fd, Lock& lock) {
+  const std::string root = engine.settings.root, life = engine.files.LifeOfNumber(fd);
+  Unlocked asking(lock);
+  return emu::Is3fs(fd, root, life);
+}
+
 }  // namespace
 
 EXPORT bool hf3fs_is_hf3fs(int fd) {
@@ -285,10 +292,10 @@ EXPORT int hf3fs_reg_fd(int fd, uint64_t flags) {
   Engine& engine = Engine::Get();
   Lock lock(engine.mutex);
   int result;
-  if (engine.ShallFail("reg_fd", &result)) return result;
+  if (engine.ShallFail("reg_fd", &result)) return engine.files.Refuse(fd, result);
   int dup_fd = 0;
   std::string misuse;
-  result = engine.files.Register(fd, engine.settings.root, &dup_fd, &misuse);
+  result = engine.files.Register(fd, AskDaemon(engine, fd, lock), engine.settings.root, &dup_fd, &misuse);
   if (!misuse.empty()) engine.Misuse(misuse);
   return result == 0 ? -dup_fd : result;
 }
@@ -297,6 +304,6 @@ EXPORT void hf3fs_dereg_fd(int fd) {
   Engine& engine = Engine::Get();
   Lock lock(engine.mutex);
   std::string misuse;
-  engine.files.Deregister(fd, engine.settings.root, &misuse);
+  engine.files.Deregister(fd, AskDaemon(engine, fd, lock), &misuse);
   if (!misuse.empty()) engine.Misuse(misuse);
 }

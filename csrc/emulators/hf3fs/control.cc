@@ -20,13 +20,12 @@ EXPORT int fst_emu_hf3fs_set(const char* name, const char* value) {
   return engine.Apply() ? 0 : -1;
 }
 
-// Brings dead daemons back, frees the descriptors that they kept registered, and sets every setting to what the
-// environment says.
+// Brings dead and stopped daemons back, and sets every setting to what the environment says.
 EXPORT void fst_emu_hf3fs_reset() {
   Engine& engine = Engine::Get();
   Lock lock(engine.mutex);
   emu::ReviveDaemons();
-  engine.files.ForgetOrphans();
+  emu::ContinueDaemons();
   engine.settings = emu::FromEnvironment();
   engine.Apply();
 }
@@ -77,6 +76,12 @@ EXPORT void fst_emu_hf3fs_revive() {
   Lock lock(Engine::Get().mutex);
   emu::ReviveDaemons();
 }
+
+// The daemon of `mount` is stopped (SIGSTOP): it answers nothing, and no io completes.
+EXPORT void fst_emu_hf3fs_stop_daemon(const char* mount) { emu::StopDaemon(mount); }
+
+// Stopped daemons go on.
+EXPORT void fst_emu_hf3fs_continue() { emu::ContinueDaemons(); }
 
 namespace {
 

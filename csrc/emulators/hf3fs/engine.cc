@@ -15,6 +15,7 @@ namespace emu {
 namespace {
 
 constexpr size_t kPoisonSize = 1 << 20;
+constexpr uint64_t kStopCheckNs = 2000000;
 
 // A file of poison: the kernel copies it, and answers EFAULT where memset would crash without a reason.
 int PoisonFile() {
@@ -229,6 +230,7 @@ void Engine::Inject(Io* io, Ring* ring) {
     for (const auto& any : rings) any->lost = RemoveLink(any->link) || any->lost;
   }
   if (io->number == settings.daemon_dead) KillDaemon(ring->mount);
+  if (io->number == settings.daemon_stopped) StopDaemon(ring->mount);
 }
 
 void Engine::Schedule(uint64_t at_ns, Step step, std::shared_ptr<Job> job) {
@@ -261,6 +263,7 @@ void Engine::Work() {
 
 void Engine::Run(Task task, std::unique_lock<std::mutex>& lock) {
   const std::shared_ptr<Job>& job = task.job;
+  if (IsStopped(job->ring->mount)) return Schedule(NowNs() + kStopCheckNs, task.step, job);
   if (!HasRing(job->ring.get(), lock)) {
     Drop(job);
     return ReleaseReady(lock);

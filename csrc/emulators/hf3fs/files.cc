@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <utility>
 
 #include "emulators/hf3fs/mounts.h"
 
@@ -55,6 +56,7 @@ bool RegisteredFile::OpenOwn() {
 
 RegisteredFile::Holes RegisteredFile::HolesOf(uint64_t offset, uint64_t length) {
   Holes holes;
+  std::shared_lock<std::shared_mutex> stays(open_);
   std::lock_guard<std::mutex> lock(mutex_);
   if (!OpenOwn()) return holes;
   const auto begin = static_cast<off_t>(offset), end = begin + static_cast<off_t>(length);
@@ -65,7 +67,13 @@ RegisteredFile::Holes RegisteredFile::HolesOf(uint64_t offset, uint64_t length) 
   return holes;
 }
 
+void RegisteredFile::CloseDuplicate() {
+  std::unique_lock<std::shared_mutex> lock(open_);
+  close(std::exchange(dup_fd, -1));
+}
+
 int64_t RegisteredFile::Read(uint8_t* to, uint64_t offset, uint64_t length) {
+  std::shared_lock<std::shared_mutex> stays(open_);
   struct stat st;
   if (fstat(dup_fd, &st) != 0) return -errno;
   uint64_t size = static_cast<uint64_t>(st.st_size);
@@ -90,23 +98,25 @@ int64_t RegisteredFile::Read(uint8_t* to, uint64_t offset, uint64_t length) {
   return static_cast<int64_t>(done);
 }
 
-int FileTable::Register(int fd, const std::string& root, int* dup_fd, std::string* misuse) {
-  auto refuse = [this, fd](int error) { return refused_[fd] = error; };
-  std::string path = fd < 0 ? "" : PathOfFd(fd), mount = path.empty() ? "" : MountOf(path, root);
+int FileTable::Register(int fd, bool is_3fs, const std::string& root, int* dup_fd, std::string* misuse) {
+  auto refuse = [this, fd](int error) { return Refuse(fd, error); };
   auto known = files_.find(fd);
-  if (known != files_.end() && !known->second->orphan && !IsSameDescriptor(fd, *known->second)) {
+  // Of a number that a dead daemon left taken, nobody can say whose it is by now.
+  const bool stale = known != files_.end() && !known->second->IsKnown();
+  if (known != files_.end() && !stale && !IsSameDescriptor(fd, *known->second)) {
     *misuse = "fd " + Number(fd) + " (" + known->second->path +
               ") was closed before dereg_fd, and its number is registered again";
     return refuse(EINVAL);
   }
   struct stat st;
-  if (mount.empty() || fstat(fd, &st) != 0) return refuse(EBADF);
-  if (known != files_.end()) return EINVAL;
+  if (!is_3fs || fstat(fd, &st) != 0) return refuse(EBADF);
+  if (known != files_.end()) return stale ? refuse(EINVAL) : EINVAL;
   int copy = dup(fd);  // which processes that are started inherit, as the library's
   if (copy < 0) return refuse(errno);
-  if (files_.count(copy) != 0) {
-    if (!files_[copy]->orphan)
-      *misuse = "fd " + Number(copy) + " (" + files_[copy]->path + ") was closed before dereg_fd";
+  auto taken = files_.find(copy);
+  if (taken != files_.end()) {
+    if (taken->second->IsKnown())
+      *misuse = "fd " + Number(copy) + " (" + taken->second->path + ") was closed before dereg_fd";
     close(copy);
     return refuse(EINVAL);
   }
@@ -116,17 +126,21 @@ int FileTable::Register(int fd, const std::string& root, int* dup_fd, std::strin
   file->flags = fcntl(fd, F_GETFL);
   file->device = st.st_dev;
   file->inode = st.st_ino;
-  file->path = path;
-  file->mount = mount;
+  file->path = PathOfFd(fd);
+  file->mount = MountOf(file->path, root);
+  file->life = LifeOf(file->mount);
   files_[fd] = files_[copy] = file;
   refused_.erase(fd);
   *dup_fd = copy;
   return 0;
 }
 
-void FileTable::Deregister(int fd, const std::string& root, std::string* misuse) {
+void FileTable::Deregister(int fd, bool is_3fs, std::string* misuse) {
   auto known = files_.find(fd);
   if (known == files_.end()) {
+    auto refused = refused_.find(fd);
+    // Nothing happens, then, to a number that reg_fd has just refused as taken.
+    if (refused != refused_.end() && refused->second == EINVAL) return;
     *misuse =
         "dereg_fd(" + Number(fd) + "), which is not registered (a second dereg_fd, or a registration that failed)";
     return;
@@ -137,19 +151,23 @@ void FileTable::Deregister(int fd, const std::string& root, std::string* misuse)
               " was registered";
     return;
   }
-  if (!IsSameDescriptor(fd, *file)) {
+  const bool alive = file->IsKnown();
+  if (alive && !IsSameDescriptor(fd, *file)) {
     *misuse = "fd " + Number(fd) + " (" + file->path + ") was closed before dereg_fd";
     return;
   }
-  if (MountOf(file->path, root).empty()) {  // the library asks the mount first, and a dead one does not answer
-    file->orphan = true;
-    return;
-  }
-  if (file->in_flight > 0) {
+  if (!is_3fs) return;
+  if (alive && file->in_flight > 0) {
     *misuse = "dereg_fd(" + Number(fd) + ") with " + Number(file->in_flight) + " ios of its file in flight";
   }
   files_.erase(file->dup_fd);
   files_.erase(fd);
+  file->CloseDuplicate();
+}
+
+std::string FileTable::LifeOfNumber(int fd) const {
+  auto known = files_.find(fd);
+  return known != files_.end() && IsSameDescriptor(fd, *known->second) ? known->second->life : "";
 }
 
 std::shared_ptr<RegisteredFile> FileTable::Find(int fd, std::string* misuse) const {
@@ -163,25 +181,17 @@ std::shared_ptr<RegisteredFile> FileTable::Find(int fd, std::string* misuse) con
     }
     return nullptr;
   }
-  if (known->second->orphan) {
-    *misuse = "prep_io on fd " + Number(fd) + ", whose number still stands for " + known->second->path +
-              ": dereg_fd did nothing, its daemon being dead, and reg_fd answers EINVAL";
-  } else if (known->first == known->second->fd && !IsSameDescriptor(known->first, *known->second)) {
-    *misuse = "prep_io on fd " + Number(fd) + " (" + known->second->path + "), which was closed before dereg_fd";
+  if (known->first == known->second->fd && !IsSameDescriptor(known->first, *known->second)) {
+    *misuse = "prep_io on fd " + Number(fd) + ", whose number stands for " + known->second->path +
+              ", which was closed before dereg_fd, or left by a daemon that died";
   }
   return known->second;
-}
-
-void FileTable::ForgetOrphans() {
-  for (auto entry = files_.begin(); entry != files_.end();) {
-    entry = entry->second->orphan ? files_.erase(entry) : std::next(entry);
-  }
 }
 
 std::string FileTable::Leftovers() const {
   std::string text;
   for (const auto& entry : files_) {
-    if (entry.first == entry.second->fd && !entry.second->orphan)
+    if (entry.first == entry.second->fd && entry.second->IsKnown())
       text += " fd " + Number(entry.first) + " (" + entry.second->path + ")";
   }
   return text;
@@ -189,7 +199,7 @@ std::string FileTable::Leftovers() const {
 
 size_t FileTable::size() const {
   size_t count = 0;
-  for (const auto& entry : files_) count += entry.first == entry.second->fd && !entry.second->orphan;
+  for (const auto& entry : files_) count += entry.first == entry.second->fd;
   return count;
 }
 

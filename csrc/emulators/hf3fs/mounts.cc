@@ -4,12 +4,16 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <semaphore.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include <cerrno>
+#include <chrono>
+#include <condition_variable>
 #include <cstdio>
+#include <map>
 #include <mutex>
 #include <set>
 #include <vector>
@@ -19,10 +23,14 @@ namespace {
 
 constexpr char kVirtual[] = "/3fs-virt";
 constexpr char kDead[] = "/.3fs-virt-dead";
+constexpr uint32_t kMagic = 0x8f3f5fff;          // HF3FS_SUPER_MAGIC
+constexpr unsigned long kGetMagic = 0x80046802;  // HF3FS_IOC_GET_MAGIC_NUM
 
 struct Traces {
   std::mutex mutex;
-  std::set<std::string> links, shms, killed, open;
+  std::set<std::string> links, shms, killed, open, stopped;
+  std::map<std::string, int> lives;  // daemons that came after the first one here
+  std::condition_variable continued;
   std::vector<std::string> folders;  // in the order in which they were made
 };
 
@@ -41,7 +49,10 @@ bool IsUnder(const std::string& path, const std::string& folder) {
 }
 
 void Revive(Traces& traces) {
-  for (const std::string& mount : traces.killed) rename((mount + kDead).c_str(), (mount + kVirtual).c_str());
+  for (const std::string& mount : traces.killed) {
+    rename((mount + kDead).c_str(), (mount + kVirtual).c_str());
+    traces.lives[mount]++;
+  }
   traces.killed.clear();
 }
 
@@ -64,7 +75,25 @@ std::string PathOfFd(int fd) {
   return !path.empty() && path[0] == '/' ? path : "";
 }
 
+std::string LifeOf(const std::string& mount) {
+  struct stat st;
+  if (stat((mount + kVirtual).c_str(), &st) != 0) return "";
+  std::lock_guard<std::mutex> lock(All().mutex);
+  return std::to_string(st.st_dev) + ":" + std::to_string(All().lives[mount]);
+}
+
+bool Is3fs(int fd, const std::string& root, const std::string& life) {
+  uint32_t magic = 0;
+  if (ioctl(fd, kGetMagic, &magic) == 0) return magic == kMagic;  // of a FUSE mount
+  if (errno != ENOTTY && errno != EINVAL && errno != ENOSYS) return false;
+  const std::string path = fd < 0 ? "" : PathOfFd(fd), mount = path.empty() ? "" : MountOf(path, root);
+  if (mount.empty()) return false;
+  AwaitDaemon(mount);
+  return life.empty() || LifeOf(mount) == life;
+}
+
 int MakeIovsFolder(const std::string& mount, bool make_virtual) {
+  AwaitDaemon(mount);
   Traces& traces = All();
   std::lock_guard<std::mutex> lock(traces.mutex);
   if (!IsFolder(mount + kVirtual)) {
@@ -142,6 +171,27 @@ void KillDaemon(const std::string& mount) {
 void ReviveDaemons() {
   std::lock_guard<std::mutex> lock(All().mutex);
   Revive(All());
+}
+
+void StopDaemon(const std::string& mount) {
+  std::lock_guard<std::mutex> lock(All().mutex);
+  All().stopped.insert(mount);
+}
+
+void ContinueDaemons() {
+  std::lock_guard<std::mutex> lock(All().mutex);
+  All().stopped.clear();
+  All().continued.notify_all();
+}
+
+bool IsStopped(const std::string& mount) {
+  std::lock_guard<std::mutex> lock(All().mutex);
+  return All().stopped.count(mount) != 0;
+}
+
+void AwaitDaemon(const std::string& mount) {
+  std::unique_lock<std::mutex> lock(All().mutex);
+  All().continued.wait_for(lock, std::chrono::seconds(kLongestStop), [&] { return All().stopped.count(mount) == 0; });
 }
 
 void OpenSemaphore(const std::string& mount) {

@@ -11,6 +11,12 @@ std::string MountOf(const std::string& path, const std::string& root);
 // The path behind an open descriptor; "" when there is none.
 std::string PathOfFd(int fd);
 
+// Which daemon serves `mount`: another text after each restart, "" while there is none.
+std::string LifeOf(const std::string& mount);
+// What the library asks a descriptor's daemon before it registers or forgets it. False where the daemon that it was
+// opened with is gone: `life` is that of its registration, "" before. Waits while the daemon is stopped.
+bool Is3fs(int fd, const std::string& root, const std::string& life);
+
 // Makes <mount>/3fs-virt/iovs where it is absent (removed at exit). 0, or an errno; ENOTCONN when the mount's daemon is
 // dead.
 int MakeIovsFolder(const std::string& mount, bool make_virtual);
@@ -36,10 +42,16 @@ std::string ReadLink(const std::string& link);
 void RememberShm(const std::string& name);
 void RemoveShm(const std::string& name);
 
-// The daemon of `mount` dies: its links go, and 3fs-virt is renamed away. Revive undoes that for every mount killed
-// here.
+// The daemon of `mount` dies: its links go, and 3fs-virt is renamed away. Revive brings back every daemon killed here.
 void KillDaemon(const std::string& mount);
 void ReviveDaemons();
+// The daemon of `mount` is stopped: whoever asks it waits for ContinueDaemons, at most kLongestStop seconds.
+void StopDaemon(const std::string& mount);
+void ContinueDaemons();
+bool IsStopped(const std::string& mount);
+constexpr int kLongestStop = 60;
+// Waits while the daemon of `mount` is stopped.
+void AwaitDaemon(const std::string& mount);
 
 // Opens the semaphore of the daemon that wakes it, as the library does for each ring, and never closes it. Nothing
 // where the daemon has none.

@@ -17,6 +17,7 @@
 #include "base/io_error.h"
 #include "reader/open_file.h"
 #include "reader/usrbio/mount_point.h"
+#include "reader/usrbio/usrbio_lost_fds.h"
 #include "reader/usrbio/usrbio_mount.h"
 
 namespace fst::usrbio {
@@ -26,6 +27,7 @@ constexpr int kMaxClosers = 2;
 constexpr int kMinOpenFiles = 8, kMaxOpenFiles = 256;
 constexpr uint64_t kReservedFds = 16;  // left to the rest of the process
 constexpr size_t kMaxFdsTried = 4096;  // far more numbers than the library can hold
+constexpr int kMaxRestarts = 3;        // of the daemon, while one file is opened
 constexpr auto kCloseTimeout = std::chrono::milliseconds(100);
 constexpr auto kLongestWait = std::chrono::seconds(1);
 
@@ -38,23 +40,29 @@ uint64_t UsedDescriptors() {
   return count;
 }
 
-// reg_fd; <= 0 is success. When the daemon was dead while a file was deregistered, the library keeps the file's number
-// for ever (EINVAL for the next file with it): the file is then duplicated until the library takes its number.
-int Register(const UsrbioApi& api, UniqueFd* fd) {
+// reg_fd: 0 or an errno. *duplicate is then the library's own descriptor of the file; 0: unknown. EINVAL: the library
+// still has this number, or that of its duplicate, of a file that was open when a daemon died. Any live descriptor of
+// that number makes it forget; until the duplicate gets another one as well, the file is moved on.
+int Register(const UsrbioApi& api, UniqueFd* fd, int* duplicate) {
   std::vector<UniqueFd> tried;  // kept open, so that no number comes twice
   int result = api.reg_fd(fd->get(), 0);
   while (result == EINVAL && tried.size() < kMaxFdsTried) {
+    api.dereg_fd(fd->get());
+    result = api.reg_fd(fd->get(), 0);
+    if (result != EINVAL) break;
     UniqueFd other(fcntl(fd->get(), F_DUPFD_CLOEXEC, 0));
     if (!other.valid()) return errno;
     tried.push_back(std::exchange(*fd, std::move(other)));
     result = api.reg_fd(fd->get(), 0);
   }
-  // -result is the library's own duplicate, which started processes would inherit.
+  if (result > 0) return result;
+  // Started processes would inherit the duplicate.
   struct stat own, copy;
   bool same = result < 0 && fstat(fd->get(), &own) == 0 && fstat(-result, &copy) == 0 && own.st_dev == copy.st_dev &&
               own.st_ino == copy.st_ino;
   if (same) (void)fcntl(-result, F_SETFD, FD_CLOEXEC);
-  return result;
+  *duplicate = same ? -result : 0;
+  return 0;
 }
 
 }  // namespace
@@ -72,14 +80,14 @@ struct Files::State {
   TaskPool closers{"fst-3fs-close", kMaxClosers};
   std::mutex mutex;
   std::condition_variable changed;
-  int open = 0, opening = 0, closing = 0;  // files; of them, those in Open() and those that closers close
+  int open = 0, opening = 0, closing = 0;  // descriptors; of them, those in Open() and those that closers close
   uint64_t closings = 0;                   // ever
   bool paused = false;
 
   // A soft limit, with a timeout: reads of the files that are open may depend on the one that is being opened.
-  void Enter() {
+  void Enter(bool within_limit) {
     std::unique_lock<std::mutex> lock(mutex);
-    changed.wait_for(lock, kCloseTimeout, [this] { return open < limit; });
+    if (within_limit) changed.wait_for(lock, kCloseTimeout, [this] { return open < limit; });
     changed.wait(lock, [this] { return !paused; });
     ++open;
     ++opening;
@@ -114,24 +122,58 @@ struct Files::State {
   }
 };
 
-class Files::OpenFile : public ReaderFile {
+class Files::OpenDescriptor : public Descriptor {
  public:
-  OpenFile(const std::string& path, const FileIdentity& identity, UniqueFd fd, std::shared_ptr<State> state)
-      : ReaderFile(path, identity), fd_(std::make_shared<UniqueFd>(std::move(fd))), state_(std::move(state)) {}
-  ~OpenFile() override {
-    auto close = [fd = std::move(fd_), state = state_]() mutable {
-      state->api->dereg_fd(fd->get());  // before close: the library knows files by their numbers
-      fd.reset();
+  OpenDescriptor(UniqueFd fd, int duplicate, std::shared_ptr<State> state)
+      : Descriptor(fd.get()),
+        fd_(std::make_shared<UniqueFd>(std::move(fd))),
+        duplicate_(duplicate),
+        state_(std::move(state)) {}
+  ~OpenDescriptor() override {
+    state_->BeginToClose();
+    auto close = [fd = std::move(fd_), duplicate = duplicate_, state = state_] {
+      CloseRegistered(*state->api, std::move(*fd), duplicate);
       state->Closed();
     };
-    state_->BeginToClose();
     if (!state_->closers.Post(close).ok()) close();
   }
-  int fd() const { return fd_->get(); }
+
+  // Opens a file, compares it with `expected` and registers it. `within_limit`: see State::Enter.
+  static Status Open(const std::shared_ptr<State>& state, const std::string& path, const FileIdentity& expected,
+                     bool within_limit, std::shared_ptr<Descriptor>* out) {
+    state->Enter(within_limit);
+    UniqueFd fd;
+    int duplicate = 0;
+    Status opened = OpenRegistered(*state, path, expected, &fd, &duplicate);
+    if (opened.ok()) *out = std::make_shared<OpenDescriptor>(std::move(fd), duplicate, state);
+    state->Leave(opened.ok());
+    return opened;
+  }
 
  private:
+  static Status OpenRegistered(State& state, const std::string& path, const FileIdentity& expected, UniqueFd* out,
+                               int* duplicate);
+
   std::shared_ptr<UniqueFd> fd_;
-  std::shared_ptr<State> state_;
+  const int duplicate_;
+  const std::shared_ptr<State> state_;
+};
+
+class Files::OpenFile : public RegisteredFile {
+ public:
+  OpenFile(const std::string& path, const FileIdentity& identity, std::shared_ptr<Descriptor> through)
+      : RegisteredFile(path, identity), descriptor_(std::move(through)) {}
+
+  std::shared_ptr<Descriptor> descriptor() const override { return descriptor_; }
+
+  Status CheckUnchanged() override {
+    FileIdentity now;
+    FST_RETURN_IF_ERROR(FileIdentity::OfServer(descriptor_->number, path(), &now));
+    return identity().CheckSame(now, path());
+  }
+
+ private:
+  const std::shared_ptr<Descriptor> descriptor_;
 };
 
 Files::Files(const UsrbioApi& api, std::string mount) : state_(std::make_shared<State>()) {
@@ -158,57 +200,45 @@ void Files::Resume() {
   state_->changed.notify_all();
 }
 
-Status Files::Open(const std::string& path, const FileIdentity& expected, std::shared_ptr<ReaderFile>* out) {
-  State& state = *state_;
-  state.Enter();
-  auto fail = [&state](Status status) {
-    state.Leave(/*opened=*/false);
-    return status;
-  };
-  for (;;) {
-    const uint64_t seen = HeaderFdCache::evictions(), closings = state.Closings();
+Status Files::OpenDescriptor::OpenRegistered(State& state, const std::string& path, const FileIdentity& expected,
+                                             UniqueFd* out, int* duplicate) {
+  for (int restarts = 0;;) {
+    const uint64_t evictions = HeaderFdCache::evictions(), closings = state.Closings();
     UniqueFd fd;
     Status opened = OpenUnchanged(path, 0, expected, &fd);
     if (!opened.ok()) {
-      if (OutOfDescriptors(opened.os_error()) && state.WaitForAnother(closings)) continue;
-      if (opened.code() == Code::IO_ERROR) {
-        Status alive = ProbeMount(state.mount);
-        if (!alive.ok()) opened = alive.At(path);
-      }
-      return fail(opened);
+      if (OutOfDescriptors(opened.os_error()) && (state.WaitForAnother(closings) || CloseOneLostFd())) continue;
+      if (opened.code() == Code::IO_ERROR) FST_RETURN_IF_ERROR(ProbeMount(state.mount).At(path));
+      return opened;
     }
-    const int error = Register(*state.api, &fd);  // <= 0 is success
-    if (error <= 0) {
-      *out = std::make_shared<OpenFile>(path, expected, std::move(fd), state_);
-      state.Leave(/*opened=*/true);
+    const int error = Register(*state.api, &fd, duplicate);
+    if (error == 0) {
+      GiveBackLostFds(*state.api, fd.get());
+      *out = std::move(fd);
       return Status::Ok();
     }
+    const bool dead = error == EBADF && !Answers(fd.get());
     fd = UniqueFd();
-    if (OutOfDescriptors(error) && (HeaderFdCache::EvictAll(seen) || state.WaitForAnother(closings))) continue;
-    Status alive = ProbeMount(state.mount);
-    if (!alive.ok()) return fail(alive.At(path));
-    std::string mount;
-    if (error == EBADF) {
-      Status where = ExtractMountPoint(path, &mount);
-      if (!where.ok()) return fail(where);
-    }
-    return fail(
-        Status(
-            Code::THREEFS_ERROR,
-            Format(
-                "%s: the 3FS client library does not take this file: %s%s", path.c_str(), ErrnoText(error).c_str(),
-                OutOfDescriptors(error) ? ("; each file takes two descriptors" + DescriptorRemedy(error)).c_str() : ""),
-            error)
-            .At(path));
+    const bool few = OutOfDescriptors(error);
+    if (few && (HeaderFdCache::EvictAll(evictions) || state.WaitForAnother(closings) || CloseOneLostFd())) continue;
+    FST_RETURN_IF_ERROR(ProbeMount(state.mount).At(path));
+    if (dead && ++restarts <= kMaxRestarts) continue;
+    std::string where;
+    if (error == EBADF) FST_RETURN_IF_ERROR(ExtractMountPoint(path, &where));
+    const std::string remedy = few ? "; each file takes two descriptors" + DescriptorRemedy(error) : "";
+    return Status(Code::THREEFS_ERROR,
+                  Format("%s: the 3FS client library does not take this file: %s%s", path.c_str(),
+                         ErrnoText(error).c_str(), remedy.c_str()),
+                  error)
+        .At(path);
   }
 }
 
-int Files::FdOf(const ReaderFile& file) { return static_cast<const OpenFile&>(file).fd(); }
-
-Status Files::CheckUnchanged(const ReaderFile& file) {
-  FileIdentity now;
-  FST_RETURN_IF_ERROR(FileIdentity::OfServer(FdOf(file), file.path(), &now));
-  return file.identity().CheckSame(now, file.path());
+Status Files::Open(const std::string& path, const FileIdentity& expected, std::shared_ptr<ReaderFile>* out) {
+  std::shared_ptr<Descriptor> through;
+  FST_RETURN_IF_ERROR(OpenDescriptor::Open(state_, path, expected, /*within_limit=*/true, &through));
+  *out = std::make_shared<OpenFile>(path, expected, std::move(through));
+  return Status::Ok();
 }
 
 }  // namespace fst::usrbio

@@ -10,6 +10,30 @@
 
 namespace fst::usrbio {
 
+// What a file is read through: a descriptor that the library has registered. Deregistered and closed, on another
+// thread, with its last reference.
+class Descriptor {
+ public:
+  virtual ~Descriptor() = default;
+  const int number;  // as prep_io takes it
+
+ protected:
+  explicit Descriptor(int fd) : number(fd) {}
+};
+
+// A file of Files.
+class RegisteredFile : public ReaderFile {
+ public:
+  static RegisteredFile& Of(ReaderFile& file) { return static_cast<RegisteredFile&>(file); }
+
+  virtual std::shared_ptr<Descriptor> descriptor() const = 0;
+  // FILE_CHANGED when the file is not what it was when it was opened. Asks the daemon, not the kernel's cache: blocks.
+  virtual Status CheckUnchanged() = 0;
+
+ protected:
+  using ReaderFile::ReaderFile;
+};
+
 class Files {
  public:
   // `mount` is for messages, and to tell a dead daemon from a file that is elsewhere.
@@ -18,21 +42,16 @@ class Files {
   ~Files();
 
   // Any thread, several at a time. Blocks, also until another file is closed where the limit of open files requires it.
-  // IO_ERROR, FILE_CHANGED, NOT_3FS, THREEFS_DISCONNECTED, THREEFS_ERROR.
+  // IO_ERROR, FILE_CHANGED, NOT_3FS, THREEFS_DISCONNECTED, THREEFS_ERROR. *out is a RegisteredFile.
   Status Open(const std::string& path, const FileIdentity& expected, std::shared_ptr<ReaderFile>* out);
 
   // Lets those that run end, for a second at most; new ones wait until Resume. One thread.
   void Pause();
   void Resume();
 
-  // The descriptor of a file made by Open, as prep_io takes it.
-  static int FdOf(const ReaderFile& file);
-
-  // FILE_CHANGED when the file is not what it was when it was opened. Asks the daemon, not the kernel's cache: blocks.
-  static Status CheckUnchanged(const ReaderFile& file);
-
  private:
   struct State;
+  class OpenDescriptor;
   class OpenFile;
   std::shared_ptr<State> state_;
 };

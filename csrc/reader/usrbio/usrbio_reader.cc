@@ -220,8 +220,8 @@ class UsrbioReader : public Reader {
     Reads::Next next;
     bool prepared = false;
     while (reads_->TakeWaiting(&next)) {
-      int result = channel_->ring().Prepare(channel_->iov(), next.to, usrbio::Files::FdOf(*next.file), next.offset,
-                                            next.length, next.userdata);
+      int result = channel_->ring().Prepare(channel_->iov(), next.to, next.through->number, next.offset, next.length,
+                                            next.userdata);
       if (result == -EAGAIN) {
         reads_->PutBack(next.index);
         // The next completion wakes the loop to try again. Where none is due, RetrySoon does.
@@ -253,7 +253,7 @@ class UsrbioReader : public Reader {
   usrbio::ChannelKind kind_;
   std::shared_ptr<usrbio::AddressRange> range_;  // stays while the slots do, whichever channel lies in it
   std::unique_ptr<usrbio::Channel> channel_;
-  std::vector<std::shared_ptr<ReaderFile>> orphans_;  // of reads that were failed: closed after their ring
+  std::vector<std::shared_ptr<usrbio::Descriptor>> orphans_;  // of reads that were failed: closed after their ring
   bool suspended_ = false, polled_ = false;
   int losses_ = 0;
   uint64_t completed_at_loss_ = UINT64_MAX;

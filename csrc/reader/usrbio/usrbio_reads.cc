@@ -5,7 +5,6 @@
 #include <cerrno>
 
 #include "reader/open_file.h"
-#include "reader/usrbio/usrbio_files.h"
 
 namespace fst::usrbio {
 namespace {
@@ -51,10 +50,12 @@ bool Reads::TakeWaiting(Next* next) {
   waiting_.pop_front();
   Read& read = reads_[index];
   read.state = Read::kInRing;
+  read.through = RegisteredFile::Of(*read.request.file).descriptor();
   *next = {index,
            generation_ << kIndexBits | index,
            AddressOf(read.request),
            read.request.file,
+           read.through,
            read.request.offset,
            read.request.length};
   return true;
@@ -97,24 +98,24 @@ void Reads::BeginGeneration(std::vector<Link> links) {
             [this](uint32_t a, uint32_t b) { return reads_[a].sequence < reads_[b].sequence; });
 }
 
-void Reads::FailAll(const Status& status, std::vector<std::shared_ptr<ReaderFile>>* files) {
+void Reads::FailAll(const Status& status, std::vector<std::shared_ptr<Descriptor>>* open) {
   std::lock_guard<std::mutex> lock(mutex_);
   waiting_.clear();
   for (uint32_t index = 0; index < reads_.size(); ++index) {
     Read& read = reads_[index];
     if (read.state == Read::kFree) continue;
-    files->push_back(read.request.file);
+    open->push_back(read.through);
     Finish(read, index, status.At(read.request.file->path(), {}, static_cast<int64_t>(read.request.offset)));
   }
 }
 
-bool Reads::FailTag(uint64_t tag, const Status& status, std::vector<std::shared_ptr<ReaderFile>>* files) {
+bool Reads::FailTag(uint64_t tag, const Status& status, std::vector<std::shared_ptr<Descriptor>>* open) {
   std::lock_guard<std::mutex> lock(mutex_);
   for (uint32_t index = 0; index < reads_.size(); ++index) {
     Read& read = reads_[index];
     if (read.state == Read::kFree || read.tag != tag) continue;
     waiting_.erase(std::remove(waiting_.begin(), waiting_.end(), index), waiting_.end());
-    files->push_back(read.request.file);
+    open->push_back(read.through);
     Finish(read, index, status);
     return true;
   }
@@ -150,12 +151,12 @@ void Reads::Completed(const Cqe* completions, int count) {
     int64_t result = completions[i].result;
     refused_ |= result < 0;
     // EINVAL may also mean that the daemon has lost the iov.
-    bool unknown_buffer = result == -EINVAL;
-    if (!unknown_buffer && (result < 0 || static_cast<uint64_t>(result) > read.request.length)) {
+    const bool unknown = result == -EINVAL;
+    if (!unknown && (result < 0 || static_cast<uint64_t>(result) > read.request.length)) {
       Finish(read, index, ResultError(read, result));
       continue;
     }
-    if (!unknown_buffer && static_cast<uint64_t>(result) >= read.request.required && !read.request.last) {
+    if (!unknown && static_cast<uint64_t>(result) >= read.request.required && !read.request.last) {
       Finish(read, index, Status::Ok());
       continue;
     }
@@ -163,8 +164,10 @@ void Reads::Completed(const Cqe* completions, int count) {
     read.state = Read::kChecking;
     auto self = shared_from_this();
     uint64_t generation = generation_;
-    Status posted = checkers_.Post(
-        [=] { unknown_buffer ? self->CheckLinks(index, generation) : self->CheckFile(index, generation, result); });
+    Status posted = checkers_.Post([=] {
+      if (result == -EINVAL) return self->CheckLinks(index, generation);
+      self->CheckFile(index, generation, result);
+    });
     if (!posted.ok()) Finish(read, index, posted);
   }
 }
@@ -178,8 +181,12 @@ void Reads::CheckLinks(uint32_t index, uint64_t generation) {
   // The read will be repeated by the new ring.
   if (AnyGone(links)) return Notice(generation, Health::kLost, Status::Ok());
   std::lock_guard<std::mutex> lock(mutex_);
-  if (generation != generation_ || reads_[index].state != Read::kChecking) return;
+  if (!IsChecking(index, generation)) return;
   Finish(reads_[index], index, ResultError(reads_[index], -EINVAL));
+}
+
+bool Reads::IsChecking(uint32_t index, uint64_t generation) const {
+  return generation == generation_ && reads_[index].state == Read::kChecking;
 }
 
 Status Reads::ResultError(const Read& read, int64_t result) const {
@@ -208,19 +215,18 @@ void Reads::CheckFile(uint32_t index, uint64_t generation, int64_t result) {
   std::shared_ptr<ReaderFile> file;
   uint64_t offset;
   size_t required;
-  auto current = [&] { return generation == generation_ && reads_[index].state == Read::kChecking; };
   {
     std::lock_guard<std::mutex> lock(mutex_);
-    if (!current()) return;
+    if (!IsChecking(index, generation)) return;
     const ReadRequest& request = reads_[index].request;
     file = request.file;
     offset = request.offset;
     required = request.required;
   }
-  Status status = Files::CheckUnchanged(*file);
+  Status status = RegisteredFile::Of(*file).CheckUnchanged();
   if (status.ok() && got < required) status = EndedEarly(*file, offset, got, required);
   std::lock_guard<std::mutex> lock(mutex_);
-  if (!current()) return;
+  if (!IsChecking(index, generation)) return;
   file.reset();  // before the completion, as its receiver may count open files
   Finish(reads_[index], index, std::move(status));
 }
@@ -228,6 +234,7 @@ void Reads::CheckFile(uint32_t index, uint64_t generation, int64_t result) {
 void Reads::Finish(Read& read, uint32_t index, Status status) {
   completed_ += status.ok();
   read.request = ReadRequest();
+  read.through.reset();
   read.state = Read::kFree;
   free_.push_back(index);
   queue_->Put({Completion::Kind::kRead, read.tag, std::move(status)});

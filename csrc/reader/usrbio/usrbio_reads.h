@@ -9,6 +9,7 @@
 #include "base/completion_queue.h"
 #include "base/task_pool.h"
 #include "reader/reader.h"
+#include "reader/usrbio/usrbio_files.h"
 #include "reader/usrbio/usrbio_ring.h"
 
 namespace fst::usrbio {
@@ -25,6 +26,7 @@ class Reads : public RingEvents, public std::enable_shared_from_this<Reads> {
     uint64_t userdata;
     uint8_t* to;
     std::shared_ptr<ReaderFile> file;
+    std::shared_ptr<Descriptor> through;
     uint64_t offset, length;
   };
   void Add(ReadRequest request, uint64_t tag);
@@ -39,10 +41,11 @@ class Reads : public RingEvents, public std::enable_shared_from_this<Reads> {
   void EndGeneration();
   // A new ring, with the links that Silent() checks. Every read that the former ring had waits again, in order.
   void BeginGeneration(std::vector<Link> links);
-  // Completes every read with this status. Moves their files to *files: they must stay open until the ring is gone.
-  void FailAll(const Status& status, std::vector<std::shared_ptr<ReaderFile>>* files);
+  // Completes every read with this status. What they went through is added to *open: it must stay open until the ring
+  // is gone.
+  void FailAll(const Status& status, std::vector<std::shared_ptr<Descriptor>>* open);
   // The same for one read; false when there is no such read.
-  bool FailTag(uint64_t tag, const Status& status, std::vector<std::shared_ptr<ReaderFile>>* files);
+  bool FailTag(uint64_t tag, const Status& status, std::vector<std::shared_ptr<Descriptor>>* open);
 
   // What was noticed since the last call. kLost: the ring is unusable. kDead: the daemon is gone; *why is the error.
   enum class Health : uint8_t { kGood, kLost, kDead };
@@ -62,9 +65,12 @@ class Reads : public RingEvents, public std::enable_shared_from_this<Reads> {
   struct Read {
     enum State : uint8_t { kFree, kWaiting, kInRing, kChecking } state = kFree;
     uint64_t tag = 0, sequence = 0;
+    std::shared_ptr<Descriptor> through;  // since it was last in the ring
     ReadRequest request;
   };
 
+  // The lock is held. False when the read was repeated, failed or ended meanwhile.
+  bool IsChecking(uint32_t index, uint64_t generation) const;
   Status ResultError(const Read& read, int64_t result) const;
   void CheckLinks(uint32_t index, uint64_t generation);
   void CheckFile(uint32_t index, uint64_t generation, int64_t result);
