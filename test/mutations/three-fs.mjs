@@ -77,6 +77,43 @@ export default [
     native: 'Devices/UsrbioFailure.FileWhoseNumberTheLibraryHoldsMovesToAnother/*',
   },
   {
+    name: 'forgotten-file-is-an-error',
+    file: 'csrc/reader/usrbio/usrbio_reads.cc',
+    find: 'result == -EINVAL || result == -EBADF;',
+    replace: 'result == -EINVAL;',
+    native: 'Devices/UsrbioBytes.ArriveThoughTheDaemonForgotTheFiles/*',
+  },
+  {
+    name: 'forgotten-file-is-renewed-for-ever',
+    file: 'csrc/reader/usrbio/usrbio_reads.cc',
+    find: '++read.renewals > kMaxRenewals',
+    replace: 'false',
+    native: 'UsrbioReadsTest.AFileThatStaysUnknownIsAnErrorInTheEnd',
+  },
+  {
+    name: 'file-is-opened-anew-for-each-read',
+    file: 'csrc/reader/usrbio/usrbio_files.cc',
+    find: 'if (descriptor().get() != &known) return Status::Ok();',
+    replace: '(void)known;',
+    native: 'UsrbioReaderTest.AFileThatIsOpenedAnewIsComparedAgain',
+  },
+  {
+    name: 'stale-file-is-not-opened-anew',
+    file: 'csrc/reader/usrbio/usrbio_files.cc',
+    find: 'if (MeansDaemonGone(found.os_error())) return Renew(*through);  // which compares it, too',
+    replace: '',
+    jest: 'test/restarts.test.ts',
+    title: 'a file that the daemon does not know any more is opened anew',
+  },
+  {
+    name: 'failed-read-closes-what-it-went-through',
+    file: 'csrc/reader/usrbio/usrbio_reads.cc',
+    find: `open->push_back(read.through);
+    Finish(read, index, status.At(`,
+    replace: '(void)open;\n    Finish(read, index, status.At(',
+    native: 'UsrbioReadsTest.WhatAFailedReadWentThroughStaysOpen',
+  },
+  {
     name: 'number-that-a-dead-daemon-lost',
     file: 'csrc/reader/usrbio/usrbio_files.cc',
     find: '    api.dereg_fd(fd->get());\n',

@@ -401,6 +401,23 @@ TEST_F(Hf3fsEmulator, ADeadDaemonIsSilentAndItsMountIsGone) {
   EXPECT_EQ(again.Read(0, 0, 100), 100);
 }
 
+TEST_F(Hf3fsEmulator, ADaemonThatWasRestartedKnowsNoFileOfBefore) {
+  Client c(this);
+  EXPECT_EQ(c.Read(0, 0, 100), 100);
+  Set("forget", "1");
+  EXPECT_EQ(c.Read(0, 0, 100), -EBADF);
+  EXPECT_EQ(c.Read(0, 0, 100), -EBADF) << "until it is opened and registered anew";
+  int live = open(c.path.c_str(), O_RDONLY | O_CLOEXEC);
+  EXPECT_LE(api->reg_fd(live, 0), 0);
+  api->dereg_fd(c.fd);
+  EXPECT_EQ(Stat("fds"), 2u) << "its daemon is gone";
+  ASSERT_EQ(dup3(live, c.fd, O_CLOEXEC), c.fd);
+  api->dereg_fd(c.fd);
+  EXPECT_EQ(Stat("fds"), 1u);
+  close(std::exchange(c.fd, live));
+  EXPECT_EQ(c.Read(0, 0, 100), 100);
+}
+
 TEST_F(Hf3fsEmulator, AStoppedDaemonAnswersWhenItGoesOn) {
   Client c(this);
   Call<void(const char*)>("fst_emu_hf3fs_stop_daemon")(mount.c_str());

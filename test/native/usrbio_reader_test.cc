@@ -106,6 +106,39 @@ TEST_P(UsrbioBytes, ArriveAfterTheRingWasLost) {
   EXPECT_GE(Stat("iorcreate4"), made + 2);
 }
 
+// A daemon that was restarted in a moment.
+TEST_P(UsrbioBytes, ArriveThoughTheDaemonForgotTheFiles) {
+  Set("forget", "9");
+  Set("latency_ms", "2");
+  std::vector<Source> sources;
+  for (int i = 0; i < 4; ++i) sources.push_back(Write("shard-" + std::to_string(i), {8 * kMi + 3, 77}));
+  Loader loader(this, {}, device);
+  Status loaded = loader.Load(PlanOf(sources));
+  ASSERT_TRUE(loaded.ok()) << loaded.message();
+  loader.ExpectBytes(sources);
+}
+
+TEST_P(UsrbioBytes, ArriveThoughTheDaemonDiesAndComesBackAgainAndAgain) {
+  Set("bandwidth", "1e8");  // 32 MiB take 0.3 s
+  std::vector<Source> sources;
+  for (int i = 0; i < 4; ++i) sources.push_back(Write("shard-" + std::to_string(i), {8 * kMi + 3, 77}));
+  Plan plan = PlanOf(sources);
+  Loader loader(this, {}, device);
+  const uint64_t made = Stat("iorcreate4"), first = Stat("ios");
+  std::thread restarts([&] {
+    for (uint64_t io : {3, 12, 20}) {
+      while (Stat("ios") < first + io) usleep(1000);
+      Call<void(const char*)>("fst_emu_hf3fs_kill_daemon")(mount.c_str());
+      Call<void()>("fst_emu_hf3fs_revive")();
+    }
+  });
+  Status loaded = loader.Load(plan);
+  restarts.join();
+  ASSERT_TRUE(loaded.ok()) << loaded.message();
+  loader.ExpectBytes(sources);
+  EXPECT_GE(Stat("iorcreate4"), made + 2);
+}
+
 TEST_P(UsrbioBytes, ArriveInASecondLoadOfTheSameEngine) {
   std::vector<Source> sources = {Write("a", {5 * kMi})};
   Loader loader(this, {}, device);
@@ -171,6 +204,27 @@ TEST_F(UsrbioReaderTest, ReplacesTheRingWhenNoCopyReadsFromIt) {
 }
 
 // The descriptor that read the header is the one that is registered.
+TEST_F(UsrbioReaderTest, AFileThatIsOpenedAnewIsComparedAgain) {
+  const std::string path = WriteFile("data", 1000);
+  FileIdentity identity;
+  ASSERT_TRUE(FileIdentity::OfPath(path, &identity));
+  usrbio::Files files(*api, mount);
+  std::shared_ptr<ReaderFile> file;
+  ASSERT_TRUE(files.Open(path, identity, &file).ok());
+  auto& registered = usrbio::RegisteredFile::Of(*file);
+  const std::shared_ptr<usrbio::Descriptor> first = registered.descriptor();
+  Call<void(const char*)>("fst_emu_hf3fs_kill_daemon")(mount.c_str());
+  EXPECT_EQ(registered.Renew(*first).code(), Code::THREEFS_DISCONNECTED);
+  Call<void()>("fst_emu_hf3fs_revive")();
+  ASSERT_TRUE(registered.Renew(*first).ok());
+  const std::shared_ptr<usrbio::Descriptor> second = registered.descriptor();
+  EXPECT_NE(second, first);
+  ASSERT_TRUE(registered.Renew(*first).ok());
+  EXPECT_EQ(registered.descriptor(), second) << "it was opened anew already";
+  ASSERT_EQ(rename(WriteFile("other", 1000).c_str(), path.c_str()), 0);
+  EXPECT_EQ(registered.Renew(*second).code(), Code::FILE_CHANGED);
+}
+
 TEST_F(UsrbioReaderTest, RegistersWhatTheHeaderWasReadThrough) {
   const std::string path = WriteFile("data", 5000);
   HeaderFdCache cache;

@@ -4,9 +4,12 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <cerrno>
 #include <fstream>
 #include <string>
+
+#include "reader/usrbio/usrbio_files.h"
 
 namespace fst::usrbio {
 namespace {
@@ -15,21 +18,36 @@ struct Number : Descriptor {
   explicit Number(int number) : Descriptor(number) {}
 };
 
+// A file that the daemon knows by its last descriptor only.
 class NoFile : public RegisteredFile {
  public:
   NoFile() : RegisteredFile("/mount/file", {}) {}
-  std::shared_ptr<Descriptor> descriptor() const override { return descriptor_; }
+  std::shared_ptr<Descriptor> descriptor() const override {
+    std::lock_guard<std::mutex> lock(mutex_);
+    return descriptor_;
+  }
+  Status Renew(const Descriptor& known) override {
+    ++renewals;
+    std::lock_guard<std::mutex> lock(mutex_);
+    if (!renewing.ok()) return renewing;
+    if (&known == descriptor_.get()) descriptor_ = std::make_shared<Number>(known.number + 1);
+    return Status::Ok();
+  }
   Status CheckUnchanged() override { return Status::Ok(); }
 
+  Status renewing;
+  std::atomic<int> renewals{0};
+
  private:
-  const std::shared_ptr<Descriptor> descriptor_ = std::make_shared<Number>(7);
+  mutable std::mutex mutex_;
+  std::shared_ptr<Descriptor> descriptor_ = std::make_shared<Number>(7);
 };
 
 class UsrbioReadsTest : public ::testing::Test {
  protected:
   void Add(uint64_t tag) {
     ReadRequest request;
-    request.file = std::make_shared<NoFile>();
+    request.file = file;
     request.length = request.required = sizeof bytes;
     request.pieces.push_back({reinterpret_cast<uint64_t>(bytes), sizeof bytes, reinterpret_cast<uint64_t>(bytes)});
     reads->Add(std::move(request), tag);
@@ -55,8 +73,23 @@ class UsrbioReadsTest : public ::testing::Test {
     return taken;
   }
   using List = std::vector<std::pair<uint64_t, std::string>>;
+  // What checkers make of completions comes later.
+  List WaitForOne() {
+    for (int i = 0; i < 10000; ++i) {
+      List taken = Taken();
+      if (!taken.empty()) return taken;
+      usleep(1000);
+    }
+    return {};
+  }
+  Reads::Next WaitForNext() {
+    Reads::Next next = {};
+    for (int i = 0; i < 10000 && !reads->TakeWaiting(&next); ++i) usleep(1000);
+    return next;
+  }
 
   uint8_t bytes[64] = {};
+  std::shared_ptr<NoFile> file = std::make_shared<NoFile>();
   std::shared_ptr<CompletionQueue> queue = std::make_shared<CompletionQueue>();
   std::shared_ptr<Reads> reads = std::make_shared<Reads>(queue, "/mount");
 };
@@ -108,6 +141,57 @@ TEST_F(UsrbioReadsTest, AllReadsOfALostRingWaitAgain) {
     Complete(Take(), sizeof bytes);
     EXPECT_EQ(Taken(), (List{{tag, "OK"}}));
   }
+}
+
+// A restarted daemon does not know the files of before.
+TEST_F(UsrbioReadsTest, ReadsOfAForgottenFileAreRepeatedThroughANewDescriptor) {
+  Add(1);
+  Add(2);
+  const uint64_t first = Take(), second = Take();
+  Complete(first, -EBADF);
+  Complete(second, -EBADF);
+  for (int i = 0; i < 2; ++i) {
+    Reads::Next next = WaitForNext();
+    EXPECT_EQ(next.through->number, 8) << "it is opened once for both";
+    Complete(next.userdata, sizeof bytes);
+  }
+  EXPECT_EQ(Taken().size(), 2u);
+  EXPECT_EQ(file->renewals, 2);
+}
+
+TEST_F(UsrbioReadsTest, AFileThatStaysUnknownIsAnErrorInTheEnd) {
+  Add(1);
+  uint64_t userdata = Take();
+  for (int i = 0; i < 3; ++i) {
+    Complete(userdata, -EBADF);
+    userdata = WaitForNext().userdata;
+  }
+  Complete(userdata, -EBADF);
+  EXPECT_EQ(WaitForOne(), (List{{1, "THREEFS_ERROR"}}));
+  EXPECT_EQ(file->renewals, 3);
+}
+
+TEST_F(UsrbioReadsTest, AForgottenFileThatCannotBeOpenedAnewIsItsError) {
+  file->renewing = Status(Code::THREEFS_DISCONNECTED, "told to be dead");
+  Add(1);
+  Complete(Take(), -EBADF);
+  EXPECT_EQ(WaitForOne(), (List{{1, "THREEFS_DISCONNECTED"}}));
+}
+
+// The daemon may still read for a ring that is left.
+TEST_F(UsrbioReadsTest, WhatAFailedReadWentThroughStaysOpen) {
+  Add(1);
+  Add(2);
+  (void)Take();
+  std::weak_ptr<Descriptor> first = file->descriptor();
+  Complete(Take(), -EBADF);
+  EXPECT_EQ(WaitForNext().through->number, 8);
+  EXPECT_FALSE(first.expired()) << "a read that went through it is still in the ring";
+  std::vector<std::shared_ptr<Descriptor>> open;
+  reads->FailAll(Status(Code::STALLED, "given up"), &open);
+  EXPECT_FALSE(first.expired());
+  open.clear();
+  EXPECT_TRUE(first.expired());
 }
 
 // A dead daemon's mount answers ENOTCONN for its links: only the mount itself tells.

@@ -71,7 +71,7 @@ EXPORT void fst_emu_hf3fs_kill_daemon(const char* mount) {
   emu::KillDaemon(mount);
 }
 
-// Daemons that this process killed are back; rings and iovs have to be made anew.
+// Daemons that this process killed are back; rings and iovs have to be made anew, and files be opened and registered.
 EXPORT void fst_emu_hf3fs_revive() {
   Lock lock(Engine::Get().mutex);
   emu::ReviveDaemons();

@@ -231,6 +231,7 @@ void Engine::Inject(Io* io, Ring* ring) {
   }
   if (io->number == settings.daemon_dead) KillDaemon(ring->mount);
   if (io->number == settings.daemon_stopped) StopDaemon(ring->mount);
+  if (io->number == settings.forget) ForgetFiles(ring->mount);
 }
 
 void Engine::Schedule(uint64_t at_ns, Step step, std::shared_ptr<Job> job) {

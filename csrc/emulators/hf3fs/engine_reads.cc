@@ -52,6 +52,10 @@ void Engine::ReadOne(Io* io, Job* job, std::unique_lock<std::mutex>& lock) {
   }
   job->ring->touching--;
   touched_.notify_all();
+  if (io->result == RegisteredFile::kNoAnswer) {
+    job->ring->lost = true;  // its daemon is gone with it: nothing completes any more
+    io->result = -ENOTCONN;
+  }
   if (io->result > 0) counters.bytes += static_cast<uint64_t>(io->result);
 }
 

@@ -73,9 +73,15 @@ void RegisteredFile::CloseDuplicate() {
 }
 
 int64_t RegisteredFile::Read(uint8_t* to, uint64_t offset, uint64_t length) {
+  const std::string now = LifeOf(mount);
+  if (now != life) return now.empty() ? kNoAnswer : -EBADF;
+  auto failed = [](int error) {
+    if (error == ENOTCONN || error == ECONNABORTED) return kNoAnswer;
+    return static_cast<int64_t>(error == ESTALE ? -EBADF : -error);  // ESTALE: a FUSE daemon does not know the file
+  };
   std::shared_lock<std::shared_mutex> stays(open_);
   struct stat st;
-  if (fstat(dup_fd, &st) != 0) return -errno;
+  if (fstat(dup_fd, &st) != 0) return failed(errno);
   uint64_t size = static_cast<uint64_t>(st.st_size);
   if (offset >= size) return 0;
   uint64_t end = std::min(offset + length, size);
@@ -91,7 +97,7 @@ int64_t RegisteredFile::Read(uint8_t* to, uint64_t offset, uint64_t length) {
   while (offset + done < end) {
     ssize_t n = pread(fd, to + done, end - offset - done, static_cast<off_t>(offset + done));
     if (n < 0 && errno == EINTR) continue;
-    if (n < 0) return -errno;
+    if (n < 0) return failed(errno);
     if (n == 0) break;  // truncated meanwhile
     done += static_cast<uint64_t>(n);
   }

@@ -28,7 +28,8 @@ struct RegisteredFile {
   void CloseDuplicate();
 
   // Up to `length` bytes, or -errno. Short at the end of the file and where the read ends in a hole, 0 past the end.
-  // Any thread.
+  // -EBADF where another daemon is there, which does not know the file; kNoAnswer where none is. Any thread.
+  static constexpr int64_t kNoAnswer = INT64_MIN;
   int64_t Read(uint8_t* to, uint64_t offset, uint64_t length);
 
   // Whether a read begins in a hole, and whether data follows on a hole in it. Any thread.

@@ -173,6 +173,11 @@ void ReviveDaemons() {
   Revive(All());
 }
 
+void ForgetFiles(const std::string& mount) {
+  std::lock_guard<std::mutex> lock(All().mutex);
+  All().lives[mount]++;
+}
+
 void StopDaemon(const std::string& mount) {
   std::lock_guard<std::mutex> lock(All().mutex);
   All().stopped.insert(mount);

@@ -42,9 +42,12 @@ std::string ReadLink(const std::string& link);
 void RememberShm(const std::string& name);
 void RemoveShm(const std::string& name);
 
-// The daemon of `mount` dies: its links go, and 3fs-virt is renamed away. Revive brings back every daemon killed here.
+// The daemon of `mount` dies: its links go, and 3fs-virt is renamed away. Revive brings back every daemon killed here,
+// which knows no file of before.
 void KillDaemon(const std::string& mount);
 void ReviveDaemons();
+// The daemon of `mount` forgets all files, as one does that is restarted in a moment.
+void ForgetFiles(const std::string& mount);
 // The daemon of `mount` is stopped: whoever asks it waits for ContinueDaemons, at most kLongestStop seconds.
 void StopDaemon(const std::string& mount);
 void ContinueDaemons();

@@ -98,6 +98,7 @@ bool Set(Settings* s, const Counters& counters, const std::string& name, const s
   if (name == "ring_lost") return Nth(value, counters.ios, &s->ring_lost);
   if (name == "daemon_dead") return Nth(value, counters.ios, &s->daemon_dead);
   if (name == "daemon_stopped") return Nth(value, counters.ios, &s->daemon_stopped);
+  if (name == "forget") return Nth(value, counters.ios, &s->forget);
   if (name == "memlock") return Count(value, &s->memlock);
   if (name == "fail") return Failures(value, counters, &s->failures);
   return false;

@@ -23,9 +23,11 @@
 //   RING_LOST=n       when the nth io starts, the links of all rings vanish: no io of them completes any more
 //   DAEMON_DEAD=n     when the nth io starts, the daemon dies: 3fs-virt vanishes from the mount (lstat says ENOENT,
 //                     where a real dead mount says ENOTCONN), prep and submit still succeed, wait returns 0.
-//                     fst_emu_hf3fs_revive() brings it back
+//                     fst_emu_hf3fs_revive() brings it back, without links and knowing no file of before (EBADF)
 //   DAEMON_STOPPED=n  when the nth io starts, the daemon is stopped: no io completes, and calls that ask it (reg_fd,
 //                     dereg_fd, what makes iovs and rings) wait for fst_emu_hf3fs_continue(), a minute at most
+//   FORGET=n          when the nth io starts, the daemon forgets all files: their ios give -EBADF until the files are
+//                     opened and registered anew, as with one that was restarted in a moment
 //   MEMLOCK=bytes     more iov memory than this fails to be registered: its ios give -EACCES
 //   FAIL=list         "prep_io:2:-5,reg_fd:1:24": the nth call of a function answers this; "iorwrap:1:-2": the nth
 //                     iorcreate fails after it made its link, and leaves it, as where the semaphores are not found;
@@ -49,8 +51,8 @@ struct Settings {
   std::string root, link, eio_path;
   double latency_ms = 0, bandwidth = 0;
   uint64_t jobs = 32, threads = 4, shuffle = 0, eagain_every = 0, early = 0, short_every = 0, eio_every = 0;
-  uint64_t ring_lost = 0, daemon_dead = 0, daemon_stopped = 0,
-           memlock = 0;  // ios are numbered from 1; 0: never
+  uint64_t memlock = 0;
+  uint64_t ring_lost = 0, daemon_dead = 0, daemon_stopped = 0, forget = 0;  // ios are numbered from 1; 0: never
   std::set<uint64_t> short_ios, eio_ios, stall_ios;
   struct Failure {
     uint64_t call;

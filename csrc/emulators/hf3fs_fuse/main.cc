@@ -16,6 +16,7 @@
 //   no-pids 0|1   clients are not told apart, as from a sibling PID namespace: one that ends takes all links along
 //   hold N        the Nth link from now, and those after it, are not answered until `hold 0`
 //   lose          forgets all links, and the kernel does not hear of it
+//   stale         forgets all files: what is asked of an open one answers ESTALE until it is looked up again
 //   links         before "ok", a line for each link: slot, thread, uid, bytes, name, target
 #include <fcntl.h>
 #include <getopt.h>
@@ -80,6 +81,7 @@ bool Obey(emu::FileSystem* fs, const std::string& line) {
   if (command == "no-pids") return fs->sees_no_pids = on, true;
   if (command == "hold") return fs->hold = number, true;
   if (command == "lose") return fs->links.Clear(), true;
+  if (command == "stale") return fs->nodes.ForgetAll(), true;
   if (command != "links") return false;
   for (const auto& [slot, link] : fs->links.List(/*of_all=*/true, 0)) {
     std::cout << slot << ' ' << link.maker << ' ' << link.uid << ' ' << link.memory->size << ' ' << link.name << ' '

@@ -45,6 +45,18 @@ void Nodes::Forget(uint64_t number, uint64_t times) {
   nodes_.erase(node);
 }
 
+void Nodes::ForgetAll() {
+  std::lock_guard<std::mutex> lock(mutex_);
+  for (auto node = nodes_.begin(); node != nodes_.end();) {
+    if (node->first == 1) {
+      ++node;
+      continue;
+    }
+    close(node->second.fd);
+    node = nodes_.erase(node);
+  }
+}
+
 int Nodes::FdOf(uint64_t number) const {
   std::lock_guard<std::mutex> lock(mutex_);
   auto node = nodes_.find(number);

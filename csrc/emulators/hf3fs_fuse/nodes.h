@@ -19,6 +19,9 @@ class Nodes {
   int Lookup(uint64_t parent, const char* name, struct stat* out);
   void Forget(uint64_t node, uint64_t times);
 
+  // Forgets all but the root, of which the kernel does not hear: as a daemon that was started again.
+  void ForgetAll();
+
   // -1 for a number that is not known, as those of before a restart.
   int FdOf(uint64_t node) const;
 

@@ -15,6 +15,7 @@
 
 #include "base/header_fd_cache.h"
 #include "base/io_error.h"
+#include "base/mounts.h"
 #include "reader/open_file.h"
 #include "reader/usrbio/mount_point.h"
 #include "reader/usrbio/usrbio_lost_fds.h"
@@ -161,19 +162,39 @@ class Files::OpenDescriptor : public Descriptor {
 
 class Files::OpenFile : public RegisteredFile {
  public:
-  OpenFile(const std::string& path, const FileIdentity& identity, std::shared_ptr<Descriptor> through)
-      : RegisteredFile(path, identity), descriptor_(std::move(through)) {}
+  OpenFile(const std::string& path, const FileIdentity& identity, std::shared_ptr<Descriptor> through,
+           std::shared_ptr<State> state)
+      : RegisteredFile(path, identity), state_(std::move(state)), descriptor_(std::move(through)) {}
 
-  std::shared_ptr<Descriptor> descriptor() const override { return descriptor_; }
+  std::shared_ptr<Descriptor> descriptor() const override {
+    std::lock_guard<std::mutex> lock(mutex_);
+    return descriptor_;
+  }
+
+  Status Renew(const Descriptor& known) override {
+    std::lock_guard<std::mutex> one(renewing_);
+    if (descriptor().get() != &known) return Status::Ok();
+    std::shared_ptr<Descriptor> anew;
+    FST_RETURN_IF_ERROR(OpenDescriptor::Open(state_, path(), identity(), /*within_limit=*/false, &anew));
+    std::lock_guard<std::mutex> lock(mutex_);
+    descriptor_.swap(anew);
+    return Status::Ok();
+  }
 
   Status CheckUnchanged() override {
+    const std::shared_ptr<Descriptor> through = descriptor();
     FileIdentity now;
-    FST_RETURN_IF_ERROR(FileIdentity::OfServer(descriptor_->number, path(), &now));
+    Status found = FileIdentity::OfServer(through->number, path(), &now);
+    if (MeansDaemonGone(found.os_error())) return Renew(*through);  // which compares it, too
+    FST_RETURN_IF_ERROR(found);
     return identity().CheckSame(now, path());
   }
 
  private:
-  const std::shared_ptr<Descriptor> descriptor_;
+  const std::shared_ptr<State> state_;
+  std::mutex renewing_;
+  mutable std::mutex mutex_;  // guards what follows
+  std::shared_ptr<Descriptor> descriptor_;
 };
 
 Files::Files(const UsrbioApi& api, std::string mount) : state_(std::make_shared<State>()) {
@@ -237,7 +258,7 @@ Status Files::OpenDescriptor::OpenRegistered(State& state, const std::string& pa
 Status Files::Open(const std::string& path, const FileIdentity& expected, std::shared_ptr<ReaderFile>* out) {
   std::shared_ptr<Descriptor> through;
   FST_RETURN_IF_ERROR(OpenDescriptor::Open(state_, path, expected, /*within_limit=*/true, &through));
-  *out = std::make_shared<OpenFile>(path, expected, std::move(through));
+  *out = std::make_shared<OpenFile>(path, expected, std::move(through), state_);
   return Status::Ok();
 }
 

@@ -21,13 +21,17 @@ class Descriptor {
   explicit Descriptor(int fd) : number(fd) {}
 };
 
-// A file of Files.
+// A file of Files. All methods: any thread.
 class RegisteredFile : public ReaderFile {
  public:
   static RegisteredFile& Of(ReaderFile& file) { return static_cast<RegisteredFile&>(file); }
 
   virtual std::shared_ptr<Descriptor> descriptor() const = 0;
-  // FILE_CHANGED when the file is not what it was when it was opened. Asks the daemon, not the kernel's cache: blocks.
+  // The daemon does not know the file by `known`, which descriptor() gave: it was restarted. Opens, compares and
+  // registers the file anew, unless that was done meanwhile. Blocks. The codes of Files::Open.
+  virtual Status Renew(const Descriptor& known) = 0;
+  // FILE_CHANGED when the file is not what it was when it was opened. Asks the daemon, not the kernel's cache, and one
+  // that was restarted by Renew: blocks.
   virtual Status CheckUnchanged() = 0;
 
  protected:

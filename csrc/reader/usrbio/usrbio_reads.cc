@@ -10,6 +10,7 @@ namespace fst::usrbio {
 namespace {
 
 constexpr int kIndexBits = 16;
+constexpr int kMaxRenewals = 3;  // of one read
 
 // Of no other ring in this process: one that is used by several readers after each other takes no completion of an
 // earlier one for its own.
@@ -39,6 +40,7 @@ void Reads::Add(ReadRequest request, uint64_t tag) {
   read.state = Read::kWaiting;
   read.tag = tag;
   read.sequence = sequence_++;
+  read.renewals = 0;
   read.request = std::move(request);
   waiting_.push_back(index);
 }
@@ -150,8 +152,8 @@ void Reads::Completed(const Cqe* completions, int count) {
     Read& read = reads_[index];
     int64_t result = completions[i].result;
     refused_ |= result < 0;
-    // EINVAL may also mean that the daemon has lost the iov.
-    const bool unknown = result == -EINVAL;
+    // EINVAL may also mean that the daemon has lost the iov, EBADF that it does not know the file.
+    const bool unknown = result == -EINVAL || result == -EBADF;
     if (!unknown && (result < 0 || static_cast<uint64_t>(result) > read.request.length)) {
       Finish(read, index, ResultError(read, result));
       continue;
@@ -166,6 +168,7 @@ void Reads::Completed(const Cqe* completions, int count) {
     uint64_t generation = generation_;
     Status posted = checkers_.Post([=] {
       if (result == -EINVAL) return self->CheckLinks(index, generation);
+      if (result == -EBADF) return self->RenewFile(index, generation);
       self->CheckFile(index, generation, result);
     });
     if (!posted.ok()) Finish(read, index, posted);
@@ -203,6 +206,11 @@ Status Reads::ResultError(const Read& read, int64_t result) const {
         "raise the limit of locked memory (ulimit -l unlimited, LimitMEMLOCK=infinity in the daemon's unit) or lower "
         "bufferSize",
         path.c_str(), request.length, offset);
+  } else if (result == -EBADF) {
+    text = Format(
+        "%s: reading %zu bytes at offset %llu failed: the 3FS daemon does not know the file (EBADF), although it was "
+        "opened anew %d times",
+        path.c_str(), request.length, offset, kMaxRenewals);
   } else {
     text = Format("%s: reading %zu bytes at offset %llu through 3FS failed: %s", path.c_str(), request.length, offset,
                   ErrnoText(static_cast<int>(-result)).c_str());
@@ -229,6 +237,29 @@ void Reads::CheckFile(uint32_t index, uint64_t generation, int64_t result) {
   if (!IsChecking(index, generation)) return;
   file.reset();  // before the completion, as its receiver may count open files
   Finish(reads_[index], index, std::move(status));
+}
+
+// The read is repeated through a new descriptor.
+void Reads::RenewFile(uint32_t index, uint64_t generation) {
+  std::shared_ptr<ReaderFile> file;
+  std::shared_ptr<Descriptor> known;
+  {
+    std::lock_guard<std::mutex> lock(mutex_);
+    if (!IsChecking(index, generation)) return;
+    Read& read = reads_[index];
+    if (++read.renewals > kMaxRenewals) return Finish(read, index, ResultError(read, -EBADF));
+    file = read.request.file;
+    known = read.through;
+  }
+  Status renewed = RegisteredFile::Of(*file).Renew(*known);
+  std::lock_guard<std::mutex> lock(mutex_);
+  if (!IsChecking(index, generation)) return;
+  file.reset();
+  known.reset();
+  if (!renewed.ok()) return Finish(reads_[index], index, std::move(renewed));
+  reads_[index].state = Read::kWaiting;
+  waiting_.push_front(index);
+  queue_->Wake();
 }
 
 void Reads::Finish(Read& read, uint32_t index, Status status) {

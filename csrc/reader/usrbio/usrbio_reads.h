@@ -65,6 +65,7 @@ class Reads : public RingEvents, public std::enable_shared_from_this<Reads> {
   struct Read {
     enum State : uint8_t { kFree, kWaiting, kInRing, kChecking } state = kFree;
     uint64_t tag = 0, sequence = 0;
+    int renewals = 0;                     // how often its file was opened anew
     std::shared_ptr<Descriptor> through;  // since it was last in the ring
     ReadRequest request;
   };
@@ -74,6 +75,7 @@ class Reads : public RingEvents, public std::enable_shared_from_this<Reads> {
   Status ResultError(const Read& read, int64_t result) const;
   void CheckLinks(uint32_t index, uint64_t generation);
   void CheckFile(uint32_t index, uint64_t generation, int64_t result);
+  void RenewFile(uint32_t index, uint64_t generation);
   void Finish(Read& read, uint32_t index, Status status);  // the lock is held
   void Notice(uint64_t generation, Health health, Status why);
 
