@@ -196,7 +196,7 @@ class Backend {
       try {
         await prepared.check();
       } catch (error) {
-        await native().ortCloseSession(session);
+        await settled(native().ortCloseSession(session));
         throw error;
       }
       return session;

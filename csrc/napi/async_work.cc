@@ -29,11 +29,9 @@ Napi::Value AsyncWork::Pending(Napi::Env env, std::function<void(Status)>* finis
   auto promise = std::make_shared<Promise>(Promise{Napi::Promise::Deferred::New(env), std::move(done)});
   if (keep != nullptr) napi_create_reference(env, keep, 1, &promise->kept);
   auto dispatcher = EnvState::Of(env).dispatcher();
-  dispatcher->Hold();
   Napi::Value result = promise->deferred.Promise();
   *finish = [dispatcher, promise = std::move(promise)](const Status& status) {
-    auto settle = [dispatcher, promise, status](Napi::Env on) {
-      dispatcher->Release();
+    auto settle = [promise, status](Napi::Env on) {
       if (promise->kept != nullptr) napi_delete_reference(on, std::exchange(promise->kept, nullptr));
       if (!status.ok()) return promise->deferred.Reject(StatusToJs(on, status));
       Napi::Value value;

@@ -8,7 +8,8 @@
 
 namespace fst {
 
-// Promises that keep the event loop alive until they settle. Called on the environment's thread.
+// Promises that do not keep the event loop alive: whoever waits for one does, in TypeScript. Called on the
+// environment's thread.
 class AsyncWork {
  public:
   using Work = std::function<Status()>;

@@ -116,6 +116,11 @@ Napi::Value StagingBytes(const Napi::CallbackInfo& info) {
   return Napi::Number::New(info.Env(), static_cast<double>(bytes));
 }
 
+// engineTurn(engine): a number that moves on while its I/O thread lives, and is odd while that is busy
+Napi::Value EngineTurn(const Napi::CallbackInfo& info) {
+  return Napi::Number::New(info.Env(), static_cast<double>(FromExternal<Engine>(info[0])->turn()));
+}
+
 // takeFallbacks(engine): {path, from, to, reason}[], files read in another way than asked since the last call
 Napi::Value TakeFallbacks(const Napi::CallbackInfo& info) {
   Napi::Env env = info.Env();
@@ -221,10 +226,7 @@ void Wake(const std::shared_ptr<Load>& load) {
   load->dispatcher->Post([load](Napi::Env env) {
     load->posted.store(false);
     load->news = load->waiting.empty();
-    for (auto& deferred : load->waiting) {
-      load->dispatcher->Release();
-      deferred.Resolve(env.Undefined());
-    }
+    for (auto& deferred : load->waiting) deferred.Resolve(env.Undefined());
     load->waiting.clear();
   });
 }
@@ -320,7 +322,7 @@ Napi::Value TransferError(const Napi::CallbackInfo& info) {
   return status.ok() ? info.Env().Null() : Napi::Value(StatusToJs(info.Env(), status));
 }
 
-// waitTransfer(load): Promise<void>, resolved when something changed since the last one. Keeps the event loop alive.
+// waitTransfer(load): Promise<void>, resolved when something changed since the last one, or the load was cancelled
 Napi::Value WaitTransfer(const Napi::CallbackInfo& info) {
   auto& load = FromExternal<Load>(info[0]);
   auto deferred = Napi::Promise::Deferred::New(info.Env());
@@ -328,7 +330,6 @@ Napi::Value WaitTransfer(const Napi::CallbackInfo& info) {
     load->news = false;
     deferred.Resolve(info.Env().Undefined());
   } else {
-    load->dispatcher->Hold();
     load->waiting.push_back(deferred);
   }
   return deferred.Promise();
@@ -363,11 +364,13 @@ void SetWindow(const Napi::CallbackInfo& info) {
   if (load->allocates) memory->Add(bytes);
 }
 
-// cancelTransfer(engine, load): its allocations are freed when its last read and copy have ended.
+// cancelTransfer(engine, load): its allocations are freed when its last read and copy have ended. Who waits for it is
+// woken, also when the I/O thread hangs.
 void CancelTransfer(const Napi::CallbackInfo& info) {
   auto& [load, memory] = HeldBy<Load>(info[1]);
   FromExternal<Engine>(info[0])->Cancel(load->transfer, Status(Code::CLOSED, "the load was cancelled"));
   memory->Clear();
+  Wake(load);
 }
 
 }  // namespace
@@ -376,6 +379,7 @@ void ExportEngine(Napi::Env env, Napi::Object exports) {
   Export<CreateEngine>(env, exports, "createEngine");
   Export<CloseEngine>(env, exports, "closeEngine");
   Export<StagingBytes>(env, exports, "stagingBytes");
+  Export<EngineTurn>(env, exports, "engineTurn");
   Export<TakeFallbacks>(env, exports, "takeFallbacks");
   Export<StartTransfer>(env, exports, "startTransfer");
   Export<PollTransfer>(env, exports, "pollTransfer");

@@ -17,7 +17,7 @@ std::atomic<bool>& Exiting() {
 
 }  // namespace
 
-Dispatcher::Dispatcher(Napi::Env env) : env_(env) {
+Dispatcher::Dispatcher(Napi::Env env) {
   napi_value name;
   napi_create_string_utf8(env, "fastsafetensors", NAPI_AUTO_LENGTH, &name);
   napi_status status =
@@ -50,14 +50,6 @@ void Dispatcher::Drain(napi_env raw_env, napi_value, void* context, void*) {
       // The environment is ending: it makes no more values, and nobody waits for them.
     }
   }
-}
-
-void Dispatcher::Hold() {
-  if (holds_++ == 0 && function_ != nullptr) napi_ref_threadsafe_function(env_, function_);
-}
-
-void Dispatcher::Release() {
-  if (--holds_ == 0 && function_ != nullptr) napi_unref_threadsafe_function(env_, function_);
 }
 
 void Dispatcher::Close() {

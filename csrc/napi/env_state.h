@@ -18,12 +18,9 @@ class Dispatcher : public std::enable_shared_from_this<Dispatcher> {
  public:
   explicit Dispatcher(Napi::Env env);
 
-  // Any thread. The function runs on the environment's thread with a handle scope open, or never.
+  // Any thread. The function runs on the environment's thread with a handle scope open, or never. The event loop does
+  // not stay alive for it.
   void Post(std::function<void(Napi::Env)> task);
-
-  // The environment's thread. While held, the event loop stays alive for a function that will be posted.
-  void Hold();
-  void Release();
 
   // The environment's thread, at its end.
   void Close();
@@ -31,11 +28,9 @@ class Dispatcher : public std::enable_shared_from_this<Dispatcher> {
  private:
   static void Drain(napi_env env, napi_value callback, void* context, void* data);
 
-  napi_env env_;
   std::mutex mutex_;  // guards what follows
   napi_threadsafe_function function_ = nullptr;
   std::vector<std::function<void(Napi::Env)>> tasks_;
-  int holds_ = 0;  // the environment's thread alone
 };
 
 class EnvState {

@@ -43,7 +43,7 @@
 
 namespace fst {
 
-// An open file of a reader. Closed with its last reference, which any thread may drop; the I/O thread if a load fails.
+// An open file of a reader. Closed with its last reference, which any thread may drop.
 class ReaderFile {
  public:
   virtual ~ReaderFile() = default;

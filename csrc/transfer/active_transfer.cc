@@ -104,8 +104,10 @@ void ActiveTransfer::CompleteItem(uint32_t item) {
 void ActiveTransfer::Fail(Status status) {
   if (failed) return;
   failed = news = true;
-  for (File& file : files) file.open.reset();
   transfer->PublishError(std::move(status));
+  for (File& file : files) {
+    if (file.open != nullptr) closing.push_back(std::move(file.open));
+  }
   registrations.assign(registrations.size(), nullptr);
   transfer->ReleaseAllocations();
 }

@@ -41,7 +41,8 @@ class ActiveTransfer {
   // Releases the file if the cursor has passed its last item. True: no further read of it follows.
   bool ReleaseIfDone(uint32_t file);
   void CompleteBytes(uint32_t item, uint64_t bytes);
-  // Ends the transfer with this error unless it has one. Ops in flight keep their memory until they have drained.
+  // Ends the transfer with this error unless it has one. Ops in flight keep their memory until they have drained, and
+  // files that are open are left in `closing`.
   void Fail(Status status);
 
   const std::shared_ptr<Transfer> transfer;
@@ -49,8 +50,9 @@ class ActiveTransfer {
   Cursor cursor;       // where the next read begins
   size_t allowed = 0;  // one past the last item that may be started
   std::vector<File> files;
+  std::vector<std::shared_ptr<ReaderFile>> closing;        // to be closed, not by the I/O thread: a close may hang
   std::vector<std::shared_ptr<void>> registrations;        // by allocation, see Reader::RegisterBuffer
-  int ops = 0;                                             // opens, reads, conversions and copies in flight
+  int ops = 0;                                             // opens, reads, conversions, copies, closes in flight
   int opening = 0;                                         // of them, opens
   Clock::duration starved_since = Clock::duration::max();  // since then, of running time, others have all slots
   bool scarce = false;                                     // no descriptor was left for the last open

@@ -97,6 +97,8 @@ void Engine::Close(std::function<void()> closed) {
   if (closed) closed();
 }
 
+uint64_t Engine::turn() const { return shared_->turn.load(); }
+
 std::vector<Reader::Fallback> Engine::TakeFallbacks() {
   std::lock_guard<std::mutex> lock(shared_->mutex);
   return std::move(shared_->fallbacks);

@@ -42,6 +42,9 @@ class Engine {
   // or, if the engine has closed before, on this one. A read that never completes delays it for ever: limit the wait.
   void Close(std::function<void()> closed);
 
+  // Moves on when the I/O thread begins a turn and when it ends it; odd in a turn. One that stays odd hangs, and tells
+  // nobody of stalls and deadlines.
+  uint64_t turn() const;
   // Files that were read in another way than requested, since the last call.
   std::vector<Reader::Fallback> TakeFallbacks();
   // Bytes of the slots that a transfer with or without conversion needs; 0 if it needs none.

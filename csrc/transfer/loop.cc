@@ -37,7 +37,9 @@ void Loop::Run() {
     }
     RetireFinished();
     if (closing_ && in_flight_ == 0 && transfers_.empty()) return;
+    ++shared_->turn;
     shared_->queue->Take(&completions, NextDeadline());
+    ++shared_->turn;
     if (!completions.empty()) CollectFallbacks();
     for (const Completion& completion : completions) Handle(completion);
   }
@@ -89,6 +91,7 @@ void Loop::Handle(const Completion& completion) {
   if (op.stage == Op::kReading && completion.kind == Completion::Kind::kRead) return HandleRead(op, status);
   if (op.stage == Op::kConverting && completion.kind == Completion::Kind::kConvert) return HandleConverted(op, status);
   if (op.stage == Op::kCopying && completion.kind == Completion::Kind::kCopy) return HandleCopied(op, status);
+  if (op.stage == Op::kClosing && completion.kind == Completion::Kind::kClose) return FreeOp(op);
 }
 
 void Loop::HandleOpened(Op& op, const Status& status) {
@@ -103,6 +106,7 @@ void Loop::HandleOpened(Op& op, const Status& status) {
     t.files[op.file].open = std::move(op.opened);
     t.scarce = false;
   }
+  if (op.opened != nullptr) t.closing.push_back(std::move(op.opened));
   FreeOp(op);
 }
 
@@ -193,6 +197,20 @@ bool Loop::OpenAhead(ActiveTransfer& t) {
   return started;
 }
 
+// On the threads that open: a close asks the store, too, and one that hangs must hold up no other load.
+void Loop::StartClosing(ActiveTransfer& t) {
+  for (std::shared_ptr<ReaderFile>& file : t.closing) {
+    Op& op = NewOp(Op::kClosing, t);
+    op.opened = std::move(file);
+    Status posted = openers_->Post([closed = &op.opened, tag = TagOf(op), queue = shared_->queue] {
+      closed->reset();
+      queue->Put({Completion::Kind::kClose, tag, Status::Ok()});
+    });
+    if (!posted.ok()) FreeOp(op);
+  }
+  t.closing.clear();
+}
+
 bool Loop::IssueRead(ActiveTransfer& t) {
   if (t.failed) return false;
   t.PassEmptyItems();
@@ -274,6 +292,7 @@ Status Loop::StartRead(ActiveTransfer& t, Chunk chunk, int slot) {
 void Loop::RetireFinished() {
   for (auto it = transfers_.begin(); it != transfers_.end();) {
     ActiveTransfer& t = **it;
+    StartClosing(t);
     const bool over = t.ops == 0 && (t.failed || t.complete());
     if (over) t.transfer->PublishDrained();
     const std::function<void()>& notify = t.transfer->options().notify;

@@ -1,8 +1,9 @@
 // The I/O thread of an engine: it opens files ahead, cuts plans into chunks, starts reads, starts the copy of each
 // completed read and accounts for each completed copy. It never copies or converts a byte itself. It sleeps in its
-// queue and waits for no open, read or copy; only memory, a 3FS ring, closing the files of a failed load and the
-// engine's end may block it.
+// queue and waits for no open, read, copy or close; only memory, a 3FS ring and the engine's end may block it, and
+// Engine::turn shows when one does.
 #pragma once
+#include <atomic>
 #include <deque>
 #include <memory>
 #include <mutex>
@@ -25,6 +26,9 @@ struct EngineShared {
   ChunkRules rules;
   int slot_count = 0;
 
+  // Moves on when the I/O thread begins and when it ends a turn, after which it sleeps; odd in a turn.
+  std::atomic<uint64_t> turn{1};
+
   std::mutex mutex;  // guards what follows: requests to the loop, and its answers
   std::vector<std::unique_ptr<ActiveTransfer>> started;
   std::vector<std::pair<std::shared_ptr<Transfer>, Status>> cancelled;
@@ -41,9 +45,9 @@ class Loop {
   void Run();
 
  private:
-  // One open, or one read with its conversion and copy.
+  // One open, one read with its conversion and copy, or the closing of a failed transfer's file.
   struct Op {
-    enum Stage : uint8_t { kFree, kOpening, kReading, kConverting, kCopying } stage = kFree;
+    enum Stage : uint8_t { kFree, kOpening, kReading, kConverting, kCopying, kClosing } stage = kFree;
     uint32_t index = 0, generation = 0;
     ActiveTransfer* transfer = nullptr;  // counts this op: the loop keeps it until the op is free
     uint32_t file = 0;
@@ -53,7 +57,7 @@ class Loop {
     std::vector<ChunkPart> parts;
     std::vector<std::shared_ptr<DeviceBuffer>> buffers;  // by part: memory under I/O stays when its transfer fails
     std::shared_ptr<void> registration;                  // the same for what Reader::RegisterBuffer returned
-    std::shared_ptr<ReaderFile> opened;                  // written by the opening thread
+    std::shared_ptr<ReaderFile> opened;                  // written by the opening thread; or to be closed
     uint64_t reads_done = 0;                             // of an opening: the loop's when it began
     Clock::duration since = {};                          // when the stage began, of running_
   };
@@ -65,6 +69,7 @@ class Loop {
   void HandleRead(Op& op, const Status& status);
   void HandleConverted(Op& op, const Status& status);
   void HandleCopied(Op& op, const Status& status);
+  void StartClosing(ActiveTransfer& t);
   void StartConversion(Op& op);
   void CopyOut(Op& op);
   bool IssueAll();  // true when something was started

@@ -55,13 +55,29 @@ export class Turns {
   }
 }
 
+// Whoever waits keeps the event loop alive, and nothing else does: neither limits, nor native work, which may hang in
+// the kernel (a store whose daemon was stopped) when nobody waits for it any more.
+let waiting = 0;
+let alive: NodeJS.Timeout | undefined;
+
+/** The outcome of a promise; the event loop stays alive until it is there. */
+export async function held<T>(promise: Promise<T>): Promise<T> {
+  alive ??= setInterval(() => {}, LONGEST_MS);
+  if (++waiting === 1) alive.ref();
+  try {
+    return await promise;
+  } finally {
+    if (--waiting === 0) alive.unref();
+  }
+}
+
 /**
  * Calls `call` after `ms` milliseconds, and never where that is more than setTimeout can count (24 days) or Infinity.
- * Returns what cancels it.
+ * Returns what cancels it. Does not keep the event loop alive.
  */
 export function after(ms: number, call: () => void): () => void {
   if (ms > LONGEST_MS) return () => {};
-  const timer = setTimeout(call, ms);
+  const timer = setTimeout(call, Math.max(ms, 0)).unref();
   return () => clearTimeout(timer);
 }
 

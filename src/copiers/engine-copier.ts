@@ -1,9 +1,10 @@
 import { onAbort } from '../base/abort.js';
 import { FastSafetensorsError } from '../base/errors.js';
+import { afterRunning, held } from '../base/timers.js';
 import { Allocation } from '../device/allocation.js';
 import { Device, openDevice } from '../device/device.js';
 import { checked, native, settled } from '../native/addon.js';
-import type { NativeEngine } from '../native/core.js';
+import { DEFAULT_STALL_TIMEOUT_MS, type NativeEngine } from '../native/core.js';
 import type { SafeTensorsMetadata } from '../safetensors/metadata.js';
 import { EngineLoad } from '../transfer/engine-load.js';
 import { Plan } from '../transfer/plan.js';
@@ -80,7 +81,10 @@ class EngineCopier implements Copier<Promise<void>> {
     return checked(() => native().createEngine(handle, reader, engine));
   }
 
-  /** Resolves or rejects when nothing writes to the memory any more. */
+  /**
+   * Resolves or rejects when nothing writes to the memory any more. After an abort the event loop stays alive for what
+   * is in flight as long as a loader's close() waits.
+   */
   async #load(
     engine: NativeEngine,
     allocation: Allocation,
@@ -90,19 +94,29 @@ class EngineCopier implements Copier<Promise<void>> {
   ): Promise<void> {
     const sorted = [...ranges].sort((a, b) => a.fileOffset - b.fileOffset);
     const plan = Plan.ofRanges(this.#metadata, allocation.size, sorted);
-    const load = await EngineLoad.start(engine, plan, allocation.device, {}, [allocation]);
-    const cancel = (): void => load.cancel();
+    const { stallTimeoutMs = DEFAULT_STALL_TIMEOUT_MS } = this.#spec.engine;
+    const load = await held(EngineLoad.start(engine, plan, allocation.device, { stallTimeoutMs }, [allocation]));
+    let waits = true;
+    let stopLimit = (): void => {};
+    const cancel = (): void => {
+      load.cancel(); // which wakes whoever waits
+      stopLimit = afterRunning(stallTimeoutMs, () => {
+        waits = false;
+        load.cancel();
+      });
+    };
     const stop = onAbort(signal, cancel);
     if (signal.aborted) cancel();
     try {
       while (!load.drained) {
-        await load.wait();
+        await (waits ? held(load.wait()) : load.wait());
         progress?.();
       }
       signal.throwIfAborted();
       if (load.error) throw load.error;
     } finally {
       stop();
+      stopLimit();
       load.end();
     }
   }

@@ -1,9 +1,6 @@
 import { afterRunning, milliseconds } from '../base/timers.js';
 
-/**
- * Calls back when no request in flight makes progress for a while in which this process runs. Keeps the event loop
- * alive until then.
- */
+/** Calls back when no request in flight makes progress for a while in which this process runs. */
 export class StallWatch {
   readonly #limitMs: number;
   readonly #stalled: () => void;

@@ -175,7 +175,10 @@ export class Engines {
     return this.#engines.size > 0 ? native().takeWarnings() : [];
   }
 
-  /** Resolves when no engine has anything in flight, and header descriptors are closed. */
+  /**
+   * Resolves when no engine has anything in flight, and header descriptors are closed. Does not keep the event loop
+   * alive.
+   */
   async close(): Promise<void> {
     this.#releaseAllHeaderFds();
     for (const opening of this.#engines.values()) {

@@ -3,14 +3,14 @@ import { environmentSwitch } from '../base/checks.js';
 import { counted } from '../base/counted.js';
 import { FastSafetensorsError } from '../base/errors.js';
 import { consoleLogger, type Logger, safeLogger } from '../base/logger.js';
-import { milliseconds, within } from '../base/timers.js';
+import { held, milliseconds, within } from '../base/timers.js';
 import type { CopierConstructor } from '../copiers/copier.js';
 import { CopierLoad } from '../copiers/copier-load.js';
 import { Pace } from '../copiers/pace.js';
 import { Device } from '../device/device.js';
 import type { DeviceTensor } from '../device/device-tensor.js';
 import { disposeWhenMade } from '../device/framework.js';
-import type { NativeEngine, TransferOptions } from '../native/core.js';
+import { DEFAULT_STALL_TIMEOUT_MS, type NativeEngine, type TransferOptions } from '../native/core.js';
 import { EngineLoad } from '../transfer/engine-load.js';
 import type { Load } from '../transfer/load.js';
 import type { Plan } from '../transfer/plan.js';
@@ -18,8 +18,6 @@ import { type Progress, ProgressMeter, progressBar } from '../transfer/progress.
 import { Engines } from './engines.js';
 import { type LoadReport, LoadReporter } from './load-report.js';
 import type { LoaderOptions } from './options.js';
-
-const DEFAULT_STALL_TIMEOUT_MS = 90_000;
 
 /** What a loader keeps between its loads, and what ends with it: loads in progress, engines, the report. */
 export class Session {
@@ -100,7 +98,8 @@ export class Session {
 
   /** A load that starts when its caller waits no longer is ended at once; close() waits for it with its engine. */
   #start(engine: NativeEngine, plan: Plan, options: TransferOptions, signal?: AbortSignal): Promise<EngineLoad> {
-    const starting = EngineLoad.start(engine, plan, this.device, options);
+    const limits = { ...options, stallTimeoutMs: this.#stallTimeoutMs };
+    const starting = EngineLoad.start(engine, plan, this.device, limits);
     const endWhenStarted = (): void => {
       starting.then(
         (load) => load.end(),
@@ -153,10 +152,10 @@ export class Session {
     });
   }
 
-  /** unlessAborted() by the loader's signal, this one, or close() (CLOSED). */
+  /** unlessAborted() by the loader's signal, this one, or close() (CLOSED). Keeps the event loop alive. */
   race<T>(promise: Promise<T>, signal?: AbortSignal, abandoned?: () => void): Promise<T> {
     const signals = [this.options.signal, signal, this.#closing.signal].filter((given) => given !== undefined);
-    return unlessAborted(promise, signals, abandoned);
+    return held(unlessAborted(promise, signals, abandoned));
   }
 
   /**
@@ -172,7 +171,7 @@ export class Session {
    * call waits for the first.
    */
   close(): Promise<void> {
-    this.#closed ??= this.#close();
+    this.#closed ??= held(this.#close());
     return this.#closed;
   }
 

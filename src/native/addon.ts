@@ -2,6 +2,7 @@
 import { existsSync } from 'node:fs';
 import { dirname, join, resolve } from 'node:path';
 import { explainErrorsBy, FastSafetensorsError } from '../base/errors.js';
+import { held } from '../base/timers.js';
 import type { CoreAddon, FileKind, Metrics, StatusObject } from './core.js';
 import type { OrtAddon } from './ort.js';
 import type { TfAddon } from './tf.js';
@@ -64,8 +65,16 @@ function isStatus(value: unknown): value is StatusObject {
   );
 }
 
-/** Awaits a native promise; a status object that it rejects with becomes the package's error. */
-export async function settled<T>(promise: Promise<T>): Promise<T> {
+/**
+ * Awaits a native promise; a status object that it rejects with becomes the package's error. The event loop stays alive
+ * until then: native work alone does not keep it so.
+ */
+export function settled<T>(promise: Promise<T>): Promise<T> {
+  return held(translated(promise));
+}
+
+/** settled() for work that somebody else waits for, with a limit: it does not keep the event loop alive. */
+export async function translated<T>(promise: Promise<T>): Promise<T> {
   try {
     return await promise;
   } catch (error) {
@@ -100,7 +109,7 @@ const infoOf = (name: string, kind: FileKind): FileInfo => ({
 /** Rejects as functions of node:fs do: with an Error whose `code` is the name of the system's error. */
 async function systemCall<T>(promise: Promise<T>): Promise<T> {
   try {
-    return await promise;
+    return await held(promise);
   } catch (error) {
     if (!isStatus(error)) throw error;
     const { message, path, code, errno = code } = error;

@@ -55,6 +55,9 @@ export interface TransferOptions {
   readonly timeoutMs?: number;
 }
 
+/** Milliseconds after which an engine's ops are STALLED, where its loader says nothing else. */
+export const DEFAULT_STALL_TIMEOUT_MS = 90_000;
+
 /** A file that was read in another way than asked. */
 export interface Fallback {
   path: string;
@@ -155,6 +158,7 @@ export interface CoreAddon {
   createEngine(device: NativeDevice, reader: ReaderOptions, options: EngineOptions): NativeEngine;
   closeEngine(engine: NativeEngine): Promise<void>;
   stagingBytes(engine: NativeEngine, converts: boolean): number;
+  engineTurn(engine: NativeEngine): number;
   takeFallbacks(engine: NativeEngine): Fallback[];
   startTransfer(engine: NativeEngine, plan: NativePlan, options: TransferOptions): Promise<NativeLoad>;
   pollTransfer(load: NativeLoad, out: Float64Array): void;

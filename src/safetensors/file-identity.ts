@@ -1,5 +1,5 @@
 import { FastSafetensorsError, ioError } from '../base/errors.js';
-import { native, stat } from '../native/addon.js';
+import { native, settled, stat } from '../native/addon.js';
 import type { NativeFileIdentity } from '../native/packed.js';
 
 /**
@@ -14,7 +14,7 @@ export async function checkUnchanged(path: string, identity: NativeFileIdentity 
   const { dev, ino, size, mtimeNs } = now;
   const same = ino === identity.ino && BigInt(size) === identity.size && mtimeNs === identity.mtimeNs;
   // A 3FS whose daemon was restarted is another device with the same files.
-  if (same && (dev === identity.dev || (await native().isOnThreeFs(path)))) return;
+  if (same && (dev === identity.dev || (await settled(native().isOnThreeFs(path))))) return;
   let what: string;
   if (dev !== identity.dev || ino !== identity.ino) what = 'it was replaced by another file';
   else if (BigInt(size) !== identity.size) what = `its size went from ${identity.size} to ${size} bytes`;

@@ -1,9 +1,14 @@
+import { FastSafetensorsError } from '../base/errors.js';
+import { after, afterRunning, milliseconds } from '../base/timers.js';
 import { Allocation } from '../device/allocation.js';
 import type { Device } from '../device/device.js';
-import { native, settled, statusError } from '../native/addon.js';
+import { native, statusError, translated } from '../native/addon.js';
 import type { NativeLoad as Handle, NativeEngine, TransferOptions } from '../native/core.js';
 import { Load } from './load.js';
 import type { Plan } from './plan.js';
+
+/** The I/O thread has so long to say TIMEOUT itself: it knows when a deadline has passed while this process slept. */
+const GRACE_MS = 500;
 
 /** A load that an engine of the core runs, as one transfer. */
 export class EngineLoad extends Load {
@@ -11,6 +16,7 @@ export class EngineLoad extends Load {
   readonly #handle: Handle;
   readonly #state = new Float64Array(6); // see pollTransfer
   #error: Error | null = null;
+  #unwatch = (): void => {};
 
   private constructor(engine: NativeEngine, handle: Handle, plan: Plan, device: Device) {
     super(plan, device);
@@ -19,19 +25,68 @@ export class EngineLoad extends Load {
   }
 
   /**
-   * `allocations`: those of the plan where they exist; else the engine allocates. Rejects with what the engine says of
-   * the plan; CLOSED when the engine is closed.
+   * Does not keep the event loop alive. `allocations`: those of the plan where they exist; else the engine allocates.
+   * Rejects with what the engine says of the plan; CLOSED when the engine is closed.
    */
   static async start(
     engine: NativeEngine,
     plan: Plan,
     device: Device,
-    options: TransferOptions,
+    options: TransferOptions & { stallTimeoutMs: number },
     allocations?: readonly Allocation[],
   ): Promise<EngineLoad> {
     const given = allocations && { memory: allocations.map(({ handle }) => handle) };
-    const handle = await settled(native().startTransfer(engine, { ...plan.toNative(), ...given }, options));
-    return new EngineLoad(engine, handle, plan, device);
+    const handle = await translated(native().startTransfer(engine, { ...plan.toNative(), ...given }, options));
+    const load = new EngineLoad(engine, handle, plan, device);
+    load.#watchThread(options);
+    return load;
+  }
+
+  /** Limits are the I/O thread's to tell, unless it hangs itself: in a ring of 3FS whose daemon was stopped. */
+  #watchThread({
+    stallTimeoutMs,
+    timeoutMs = Number.POSITIVE_INFINITY,
+  }: {
+    stallTimeoutMs: number;
+    timeoutMs?: number;
+  }) {
+    let turn = 0;
+    let since = 0;
+    const busySince = (): number => {
+      const now = native().engineTurn(this.#engine);
+      if (now !== turn || now % 2 === 0) since = milliseconds();
+      turn = now;
+      return since;
+    };
+    const arrived = (): string => `${this.bytesLoaded} of ${this.plan.bytes} bytes had arrived`;
+    const [path] = this.plan.inputs.map(({ metadata }) => metadata.path);
+    const stalled = (): void => {
+      const what = `${path}: the thread that loads it has not come back for ${stallTimeoutMs} ms (stallTimeoutMs)`;
+      const message = `${what}, for memory or for a ring of 3FS; ${arrived()}; is its store still there?`;
+      this.#fail(new FastSafetensorsError('STALLED', message, { path }));
+    };
+    const late = (): void => {
+      const message = `the load was not complete in time: ${arrived()}, and the thread that loads it hangs`;
+      this.#fail(new FastSafetensorsError('TIMEOUT', `${message}; raise timeoutMs`));
+    };
+    const stops = [afterRunning(stallTimeoutMs, stalled, busySince), after(timeoutMs + GRACE_MS, late)];
+    this.#unwatch = () => {
+      for (const stop of stops) stop();
+    };
+  }
+
+  #fail(error: Error): void {
+    if (!this.error && !this.drained) this.cancel(error);
+  }
+
+  override async complete(): Promise<void> {
+    await super.complete();
+    this.#unwatch();
+  }
+
+  override end(): void {
+    this.#unwatch();
+    super.end();
   }
 
   #poll(): Float64Array {
@@ -65,7 +120,7 @@ export class EngineLoad extends Load {
   }
 
   wait(): Promise<void> {
-    return settled(native().waitTransfer(this.#handle));
+    return native().waitTransfer(this.#handle);
   }
 
   takeReady(): ArrayLike<number> {

@@ -34,7 +34,7 @@ export abstract class Load {
   abstract get drained(): boolean;
   /** The first error. */
   abstract get error(): Error | null;
-  /** Resolves when any of the above has changed. Keeps the event loop alive until then. */
+  /** Resolves when any of the above has changed. Does not keep the event loop alive: who waits does. */
   abstract wait(): Promise<void>;
   /** Items that became ready since the last call. Only for a load with collectReady. */
   abstract takeReady(): ArrayLike<number>;
@@ -48,7 +48,7 @@ export abstract class Load {
   /** The allocation of a ready item, retained for the caller. Called once for each; null after an error. */
   protected abstract takeAllocation(index: number): Allocation | null;
 
-  /** Resolves when every tensor is ready; rejects with the first error. */
+  /** Resolves when every tensor is ready; rejects with the first error. Does not keep the event loop alive. */
   async complete(): Promise<void> {
     while (!this.drained || this.error) {
       if (this.error) throw this.error;

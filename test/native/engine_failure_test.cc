@@ -273,6 +273,43 @@ TEST_F(EngineTest, AnOpenThatHangsIsAStall) {
   watch->WaitDrained();
 }
 
+// close(2) asks the store: on one whose daemon was stopped it hangs.
+TEST_F(EngineTest, AFileThatDoesNotCloseHoldsUpNeitherItsErrorNorOtherLoads) {
+  Model model = Written({});
+  auto script = SmallReads();
+  script->needs.in_flight = 1;
+  script->hold = true;
+  auto engine = Open(std::make_shared<HostDevice>(), std::make_unique<ScriptedReader>(script));
+  auto failed = Watch::Begin(*engine, model);
+  script->WaitHeld(1);
+  ASSERT_TRUE(Eventually([&] { return script->opens == static_cast<int>(model.plan.files.size()); }));
+  script->hold_closes = true;
+  engine->Cancel(failed->shared_transfer(), Status(Code::CLOSED, "cancelled"));
+  failed->WaitFailed();
+  auto other = Watch::Begin(*engine, model);
+  engine->Cancel(other->shared_transfer(), Status(Code::CLOSED, "cancelled"));
+  other->ExpectFailure(Code::CLOSED);
+  EXPECT_FALSE(failed->transfer().drained());
+  script->Release();
+  failed->ExpectFailure(Code::CLOSED);
+  EXPECT_EQ(Metrics::Get().in_flight, 0);
+  CloseAndWait(*engine);
+}
+
+TEST_F(EngineTest, AnIoThreadThatHangsStaysInItsTurn) {
+  auto script = SmallReads();
+  script->hold_start = true;
+  auto engine = Open(std::make_shared<HostDevice>(), std::make_unique<ScriptedReader>(script));
+  const uint64_t turn = engine->turn();
+  EXPECT_EQ(turn % 2, 1U);
+  engine->SetWindow(std::make_shared<Transfer>(Plan(), TransferOptions()), 1);  // wakes it
+  std::this_thread::sleep_for(std::chrono::milliseconds(20));
+  EXPECT_EQ(engine->turn(), turn);
+  script->Release();
+  EXPECT_TRUE(Eventually([&] { return engine->turn() > turn && engine->turn() % 2 == 0; }));
+  CloseAndWait(*engine);
+}
+
 // The first error stays, whatever follows it.
 TEST_F(EngineTest, TheFirstErrorStays) {
   Model model = Written({});

@@ -5,7 +5,7 @@ const { tmpdir } = require('node:os');
 const { join } = require('node:path');
 const { setImmediate, setTimeout } = require('node:timers/promises');
 const { isMainThread } = require('node:worker_threads');
-const { native } = require('../../dist/src/native/addon.js');
+const { native, settled } = require('../../dist/src/native/addon.js');
 const { onTestDevice } = require('./test-device.cjs');
 const { fst, testing } = onTestDevice(require('fastsafetensors-node'), require('fastsafetensors-node/testing'));
 
@@ -48,7 +48,7 @@ async function nothingHeld(timeoutMs = 10_000) {
 /** Rings, and bytes of their buffers, that '3fs' keeps for the next loader. */
 const idleThreeFs = () => native().idleThreeFs();
 /** Gives that back. */
-const dropIdleThreeFs = () => native().dropIdleThreeFs();
+const dropIdleThreeFs = () => settled(native().dropIdleThreeFs());
 
 /** A moment of a load: some microtasks, then some turns of the event loop, then milliseconds. */
 async function moment(n) {

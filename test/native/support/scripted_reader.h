@@ -16,12 +16,6 @@
 
 namespace fst {
 
-class ScriptedFile : public FdFile {
- public:
-  using FdFile::FdFile;
-  std::atomic<bool> last_seen{false};
-};
-
 // What the test controls and observes. Shared with the reader, which the engine owns.
 struct ReaderScript {
   ReaderNeeds needs;
@@ -29,6 +23,8 @@ struct ReaderScript {
   int fail_submit_at = 0, fail_open_at = 0;  // the nth; 0: none
   std::atomic<bool> hold{false};             // reads wait for Release
   std::atomic<bool> hold_opens{false};       // opens wait for Release
+  std::atomic<bool> hold_closes{false};      // so do closes
+  std::atomic<bool> hold_start{false};       // so does Start, on the I/O thread
   bool repeats = false;                      // completes each read twice, against the contract
 
   std::atomic<int> submits{0}, opens{0}, needs_calls{0};
@@ -48,7 +44,7 @@ struct ReaderScript {
     std::vector<HeldRead> held;
     {
       std::lock_guard<std::mutex> lock(mutex_);
-      hold = hold_opens = false;
+      hold = hold_opens = hold_closes = hold_start = false;
       held.swap(held_);
     }
     wake_.notify_all();
@@ -68,6 +64,11 @@ struct ReaderScript {
   // Puts a completion for a read, whatever its state.
   void Complete(uint64_t tag) { queue_->Put({Completion::Kind::kRead, tag, Status::Ok()}); }
 
+  void WaitUntilNot(const std::atomic<bool>& held) {
+    std::unique_lock<std::mutex> lock(mutex_);
+    wake_.wait(lock, [&] { return !held; });
+  }
+
  private:
   friend class ScriptedReader;
   struct HeldRead {
@@ -83,7 +84,7 @@ struct ReaderScript {
   }
 
   static Status Deliver(const ReadRequest& request) {
-    const auto& file = static_cast<const ScriptedFile&>(*request.file);
+    const auto& file = static_cast<const FdFile&>(*request.file);
     uint64_t offset = request.offset;
     size_t arrived = 0;
     for (const ReadPiece& piece : request.pieces) {
@@ -103,6 +104,17 @@ struct ReaderScript {
   std::vector<HeldRead> held_;
 };
 
+class ScriptedFile : public FdFile {
+ public:
+  ScriptedFile(const std::string& path, const FileIdentity& identity, UniqueFd fd, std::shared_ptr<ReaderScript> script)
+      : FdFile(path, identity, std::move(fd)), script_(std::move(script)) {}
+  ~ScriptedFile() override { script_->WaitUntilNot(script_->hold_closes); }
+  std::atomic<bool> last_seen{false};
+
+ private:
+  std::shared_ptr<ReaderScript> script_;
+};
+
 class ScriptedReader : public Reader {
  public:
   explicit ScriptedReader(std::shared_ptr<ReaderScript> script) : script_(std::move(script)) {}
@@ -116,18 +128,16 @@ class ScriptedReader : public Reader {
   Status Start(std::shared_ptr<CompletionQueue> queue, const std::shared_ptr<Device>& device) override {
     EXPECT_NE(device, nullptr);
     script_->queue_ = std::move(queue);
+    script_->WaitUntilNot(script_->hold_start);
     return script_->start;
   }
 
   Status Open(const std::string& path, const FileIdentity& expected, std::shared_ptr<ReaderFile>* out) override {
-    {
-      std::unique_lock<std::mutex> lock(script_->mutex_);
-      script_->wake_.wait(lock, [this] { return !script_->hold_opens; });
-    }
+    script_->WaitUntilNot(script_->hold_opens);
     if (++script_->opens == script_->fail_open_at) return Status(Code::IO_ERROR, "told to fail this open").At(path);
     UniqueFd fd;
     FST_RETURN_IF_ERROR(OpenUnchanged(path, 0, expected, &fd));
-    *out = std::make_shared<ScriptedFile>(path, expected, std::move(fd));
+    *out = std::make_shared<ScriptedFile>(path, expected, std::move(fd), script_);
     return Status::Ok();
   }
 
