@@ -71,10 +71,17 @@ test('there are at least forty, none twice', () => {
   expect(new Set(GENERATED_MODELS.map(({ name }) => name)).size).toBe(GENERATED_MODELS.length);
 });
 
-test.each(GENERATED_MODELS)('$name', async ({ write, feeds, lifts = true, fails = false }) => {
+test.each(GENERATED_MODELS)('$name', async ({ write, writeWithoutLinks, feeds, lifts = true, fails = false }) => {
   const path = write(folder);
   const feed = (seed: number) => feeds(ort, seed);
-  const reference = ort.InferenceSession.create(path, quiet).then((session) => outputsOf(session, feed));
+  const plain = (model: string) =>
+    ort.InferenceSession.create(model, quiet).then((session) => outputsOf(session, feed));
+  if (writeWithoutLinks) {
+    await expect(plain(path)).rejects.toThrow();
+    const strict = createSession(ort, path, { followLinks: false, sessionOptions: quiet });
+    await expect(strict).rejects.toMatchObject({ code: 'UNSAFE_SHARD_PATH' });
+  }
+  const reference = plain(writeWithoutLinks ? writeWithoutLinks(join(folder, 'without')) : path);
   const ours = () => createSession(ort, path, { sessionOptions: quiet }).then((session) => outputsOf(session, feed));
   if (fails) {
     await expect(reference).rejects.toThrow();

@@ -111,6 +111,12 @@ add('external data in a folder', adding('data/w.bin', 512, 2048), float(512), { 
 add('external data by a link in its folder', adding('w.bin', 512, 2048), float(512), {
   files: { 'blobs/abc': shared, 'w.bin': { link: 'blobs/abc' } },
 });
+for (const [name, link] of Object.entries({ 'out of its folder': '../disk/w.bin', 'to a link': '../links/w.bin' })) {
+  add(`external data by a link that leads ${name}`, adding('w.bin', 512, 2048), float(512), {
+    files: { 'disk/w.bin': shared, 'links/w.bin': { link: '../disk/w.bin' }, 'models/w.bin': { link } },
+    leaves: true,
+  });
+}
 add('external data that are not there', adding('gone.bin', 0, 2048), float(512), { fails: true });
 add('external data that end outside their file', adding('w.bin', 8192 * 4, 2048), float(512), {
   files: { 'w.bin': shared },

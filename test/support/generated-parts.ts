@@ -1,5 +1,5 @@
 /** What generated models are made of: `generated-dtypes.ts` and `generated-graphs.ts` add the models. */
-import { mkdirSync, symlinkSync, writeFileSync } from 'node:fs';
+import { copyFileSync, mkdirSync, symlinkSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import type * as Ort from 'onnxruntime-node';
 import { noise } from '../../src/models/onnx/noise.js';
@@ -16,6 +16,8 @@ export interface GeneratedModel {
   readonly lifts?: boolean;
   /** Whether onnxruntime-node refuses it; default: no. */
   readonly fails?: boolean;
+  /** Where onnxruntime-node refuses only a link: writes the same model without links. */
+  readonly writeWithoutLinks?: (folder: string) => string;
 }
 
 export type Parts = ModelParts & { irVersion?: number };
@@ -28,7 +30,7 @@ export const T = {
   ...{ F8_E8M0: 24, UINT2: 25, INT2: 26 },
 };
 
-/** Collects models by name. */
+/** Collects models by name. `leaves`: the model is in models/, and links lead out of that. */
 export class Models {
   readonly made: GeneratedModel[] = [];
 
@@ -36,20 +38,23 @@ export class Models {
     name: string,
     parts: Parts,
     feeds: GeneratedModel['feeds'],
-    { files = {}, ...rest }: { files?: Files; lifts?: boolean; fails?: boolean } = {},
+    { files = {}, leaves = false, ...rest }: { files?: Files; leaves?: boolean; lifts?: boolean; fails?: boolean } = {},
   ): void => {
-    const write = (folder: string) => {
+    const writeAll = (folder: string, linked: boolean) => {
       for (const [file, content] of Object.entries(files)) {
         const path = join(folder, file);
         mkdirSync(dirname(path), { recursive: true });
         if (content instanceof Uint8Array) writeFileSync(path, content);
-        else symlinkSync(content.link, path);
+        else if (linked) symlinkSync(content.link, path);
+        else copyFileSync(join(dirname(path), content.link), path);
       }
-      const path = join(folder, 'm.onnx');
+      const path = join(folder, leaves ? 'models/m.onnx' : 'm.onnx');
       writeFileSync(path, model(parts, parts.irVersion));
       return path;
     };
-    this.made.push({ name, write, feeds, ...rest });
+    const write = (folder: string) => writeAll(folder, true);
+    const writeWithoutLinks = (folder: string) => writeAll(folder, false);
+    this.made.push({ name, write, feeds, ...(leaves && { writeWithoutLinks }), ...rest });
   };
 }
 
