@@ -23,7 +23,7 @@ const addon = native() as any;
 const handles = new Map<string, unknown>();
 
 beforeAll(async () => {
-  const device = await native().openDevice('cpu', false);
+  const device = await native().openDevice('cpu', false, true);
   const engine = native().createEngine(device, { kind: 'file' }, {});
   handles.set('NativeDevice', device);
   handles.set('NativeEngine', engine);

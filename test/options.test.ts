@@ -15,7 +15,7 @@ import { newFolder, someEntries, writeModel } from './support/model-files.js';
 // Constructors check every option at once; a wrong one names itself, a misspelled one its nearest right name.
 
 const WRONG: Record<string, unknown[]> = {
-  device: ['gpu:', 'cuda:-1', 'cuda:x', '', 'CPU', 0, null],
+  device: ['gpu:', 'cuda:-1', 'cuda:x', '', 'cpu:1', 0, null],
   copier: [0, '', null],
   pg: [null, 1, {}, { rank: 1, size: 1 }, { rank: 0, size: 0 }, { rank: -1, size: 1 }, { rank: 0, size: 1.5 }],
   framework: [null, {}, { name: 'x' }, 'onnxruntime'],

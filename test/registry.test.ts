@@ -84,13 +84,25 @@ test.each(['gds', 'unified'])('%s on the cpu: COPIER_UNAVAILABLE with the reason
 });
 
 test('availability of what is there, of a device that is not, and of the unknown', async () => {
-  expect(await copierAvailability('nogds')).toEqual({ available: true });
-  expect(await copierAvailability('auto', 'cpu')).toEqual({ available: true });
+  const nogds = { copier: 'nogds', backend: 'pread', available: true };
+  expect(await copierAvailability('nogds')).toEqual(nogds);
+  expect(await copierAvailability('auto', 'cpu')).toEqual(nogds);
   const away = await copierAvailability('nogds', 'cuda:3');
   expect(away).toMatchObject({ available: false, reason: expect.stringContaining('libcuda.so.1') });
   useFakeDevices({});
-  expect(await copierAvailability('nogds', 'cuda:3')).toEqual({ available: true });
+  expect(await copierAvailability('nogds', 'cuda:3')).toEqual(nogds);
   useFakeDevices(null);
+  for (const [type, backend] of [
+    ['3fs', 'usrbio'],
+    ['gds', 'cufile'],
+    ['unified', 'pread'],
+    ['fgds', undefined],
+  ] as const) {
+    expect(await copierAvailability(type)).toMatchObject({ copier: type, available: false });
+    expect((await copierAvailability(type)).backend).toBe(backend);
+  }
+  registerCopier('of one’s own', () => () => ({ submitIo() {}, waitIo: async () => {}, close: async () => {} }));
+  expect(await copierAvailability('of one’s own')).toEqual({ copier: 'of one’s own', available: true });
   await expect(copierAvailability('s3')).rejects.toMatchObject({ code: 'UNKNOWN_COPIER' });
   await expect(copierAvailability('nogds', 'tpu')).rejects.toMatchObject({ code: 'INVALID_ARGUMENT' });
 });
@@ -112,6 +124,10 @@ test.each([
   ['cuda:7', 'cuda', 7, 'cuda:7'],
   ['gpu', 'cuda', 0, 'cuda:0'],
   ['gpu:12', 'cuda', 12, 'cuda:12'],
+  ['CPU', 'cpu', null, 'cpu'],
+  ['cpu:0', 'cpu', null, 'cpu'],
+  ['CUDA:1', 'cuda', 1, 'cuda:1'],
+  ['Gpu', 'cuda', 0, 'cuda:0'],
 ])('Device.parse(%s)', (text, type, index, name) => {
   const device = Device.parse(text);
   expect({ type: device.type, index: device.index, name: device.toString() }).toEqual({ type, index, name });
@@ -119,8 +135,9 @@ test.each([
 
 test.each([
   '',
-  'cpu:0',
-  'CUDA',
+  'cpu:1',
+  'cpu:',
+  'cpu:00',
   'cuda:',
   'cuda:01',
   'cuda:-1',

@@ -55,10 +55,10 @@ class PinnedStaging : public StagingMemory {
 
 }  // namespace
 
-Status CudaDevice::Open(int ordinal, bool unified, std::shared_ptr<Device>* out) {
+Status CudaDevice::Open(int ordinal, bool unified, std::shared_ptr<Device>* out, bool near) {
   const cuda::CudaApi* api = nullptr;
   FST_RETURN_IF_ERROR(cuda::LoadCuda(&api));
-  std::shared_ptr<CudaDevice> device(new CudaDevice(api, ordinal, unified));
+  std::shared_ptr<CudaDevice> device(new CudaDevice(api, ordinal, unified, near));
   FST_RETURN_IF_ERROR(device->Init());
   *out = std::move(device);
   return Status::Ok();
@@ -98,8 +98,8 @@ Status CudaDevice::Init() {
   FST_RETURN_IF_ERROR(
       FST_CUDA_CHECK(*api_, DeviceGetAttribute, &registers, cuda::kAttributeHostRegisterSupported, device));
   registers_ = registers == 1;
-  numa_node_ = NumaNodeInSysfs(info_.bus_id);
-  if (numa_node_ < 0) {
+  if (near_) numa_node_ = NumaNodeInSysfs(info_.bus_id);
+  if (near_ && numa_node_ < 0) {
     // Virtual machines may hide it. Drivers before CUDA 12.3 do not know the attribute.
     CUresult asked = api_->DeviceGetAttribute(&numa_node_, cuda::kAttributeHostNumaId, device);
     if (asked == cuda::kInvalidValue)

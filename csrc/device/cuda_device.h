@@ -15,8 +15,9 @@ class CudaDevice : public Device {
  public:
   // Any thread but the event loop's: takes up to a second. DEVICE_UNAVAILABLE without a driver or without that device,
   // CUDA_ERROR. `unified`: tensors are in memory that the host can fill, for GPUs that share the host's memory. That is
-  // managed memory or, where the host may not touch it while the GPU works (Jetson), page-locked memory.
-  static Status Open(int ordinal, bool unified, std::shared_ptr<Device>* out);
+  // managed memory or, where the host may not touch it while the GPU works (Jetson), page-locked memory. Without `near`
+  // staging lies wherever the system puts it, not on the GPU's NUMA node.
+  static Status Open(int ordinal, bool unified, std::shared_ptr<Device>* out, bool near = true);
 
   const std::string& name() const override { return name_; }
   bool host_accessible() const override { return unified_; }
@@ -46,8 +47,8 @@ class CudaDevice : public Device {
   void FreeMemory(cuda::CUdeviceptr memory) const;
 
  private:
-  CudaDevice(const cuda::CudaApi* api, int ordinal, bool unified)
-      : api_(api), ordinal_(ordinal), unified_(unified), name_("cuda:" + std::to_string(ordinal)) {}
+  CudaDevice(const cuda::CudaApi* api, int ordinal, bool unified, bool near)
+      : api_(api), ordinal_(ordinal), unified_(unified), near_(near), name_("cuda:" + std::to_string(ordinal)) {}
   Status Init();
   Status SyncNullStream() const;
   Status OutOfMemory(uint64_t bytes) const;
@@ -55,6 +56,7 @@ class CudaDevice : public Device {
   const cuda::CudaApi* const api_;
   const int ordinal_;
   const bool unified_;
+  const bool near_;
   bool managed_ = false;   // unified memory is managed memory
   bool registers_ = true;  // the driver can page-lock memory that the process has allocated
   const std::string name_;

@@ -23,10 +23,12 @@ Registry& TheRegistry() {
 
 }  // namespace
 
-Status OpenDevice(const std::string& name, bool unified, std::shared_ptr<Device>* out) {
+Status OpenDevice(const std::string& name, bool unified, std::shared_ptr<Device>* out, bool near) {
   Registry& registry = TheRegistry();
   std::lock_guard<std::mutex> lock(registry.mutex);
-  std::shared_ptr<Device>& device = registry.devices[unified ? name + " unified" : name];
+  std::string key = unified ? name + " unified" : name;
+  if (!near && name != "cpu") key += " anywhere";
+  std::shared_ptr<Device>& device = registry.devices[key];
   if (device == nullptr) {
     int ordinal = -1;
     if (name == "cpu") {
@@ -37,7 +39,7 @@ Status OpenDevice(const std::string& name, bool unified, std::shared_ptr<Device>
     } else if (registry.fake) {
       device = std::make_shared<FakeDevice>(name, *registry.fake);
     } else {
-      FST_RETURN_IF_ERROR(CudaDevice::Open(ordinal, unified, &device));
+      FST_RETURN_IF_ERROR(CudaDevice::Open(ordinal, unified, &device, near));
     }
   }
   *out = device;

@@ -21,13 +21,13 @@ Status CheckRange(const DeviceBuffer& buffer, size_t offset, size_t length) {
                 Format("%zu bytes at %zu are not in an allocation of %zu bytes", length, offset, buffer.size()));
 }
 
-// openDevice(name, unified): Promise<External>. See OpenDevice.
+// openDevice(name, unified, near): Promise<External>. See OpenDevice.
 Napi::Value OpenDeviceJs(const Napi::CallbackInfo& info) {
   auto device = std::make_shared<std::shared_ptr<Device>>();
   std::string name = info[0].As<Napi::String>();
-  bool unified = info[1].ToBoolean();
+  bool unified = info[1].ToBoolean(), near = info[2].ToBoolean();
   return AsyncWork::Run(
-      info.Env(), [=] { return OpenDevice(name, unified, device.get()); },
+      info.Env(), [=] { return OpenDevice(name, unified, device.get(), near); },
       [device](Napi::Env env) { return ToExternal<Device>(env, *device); });
 }
 

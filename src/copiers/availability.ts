@@ -4,8 +4,12 @@ import { type Device, openDevice } from '../device/device.js';
 import { native, settled } from '../native/addon.js';
 import type { NativeDevice } from '../native/core.js';
 
-/** Whether a copier can be used on a device, and on what library that rests. */
+/** Whether a copier can be used on a device, and what it rests on. */
 export interface Availability {
+  /** The copier: of 'auto' the one that it would choose for files that are not on 3FS. */
+  copier?: string;
+  /** What reads: 'usrbio', 'cufile' or 'pread'. Absent for a copier of your own. */
+  backend?: string;
   available: boolean;
   /** Why it is not available; for an available copier, what may still fail. */
   reason?: string;
@@ -130,10 +134,10 @@ export async function unifiedAvailability(device: Device): Promise<Availability>
   return { available: true, ...driver };
 }
 
-/** Opens a device with memory that the host shares. DEVICE_UNAVAILABLE, COPIER_UNAVAILABLE. */
-export async function openUnified(device: Device): Promise<NativeDevice> {
+/** openDevice() with memory that the host shares. DEVICE_UNAVAILABLE, COPIER_UNAVAILABLE. */
+export async function openUnified(device: Device, near?: boolean): Promise<NativeDevice> {
   await openDevice(device);
   const { available, reason, remedy } = await unifiedAvailability(device);
   if (!available) throw new FastSafetensorsError('COPIER_UNAVAILABLE', `the copier "unified": ${reason}; ${remedy}`);
-  return openDevice(device, true);
+  return openDevice(device, true, near);
 }

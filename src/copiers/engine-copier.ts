@@ -74,7 +74,7 @@ class EngineCopier implements Copier<Promise<void>> {
 
   async #open(device: Device): Promise<NativeEngine> {
     // Not memory that the host shares, as that was allocated elsewhere: a unified copier uses slots here.
-    const handle = await openDevice(device);
+    const handle = await openDevice(device, false, this.#spec.near);
     if (this.#spec.unified && device.type === 'cuda') await openUnified(device);
     const files = [this.#metadata.path];
     const { reader, engine } = this.#spec.resolveForFiles ? (await this.#spec.resolveForFiles(files)).spec : this.#spec;

@@ -9,6 +9,8 @@ import type { CopierConstructor } from './copier.js';
 export interface EngineSpec {
   readonly reader: ReaderOptions;
   readonly engine: EngineOptions;
+  /** Staging lies on the NUMA node of the GPU; default: true. */
+  readonly near?: boolean;
   /** Tensors lie in memory that host and device share: see availability.ts. */
   readonly unified?: boolean;
   /**

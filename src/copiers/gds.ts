@@ -6,5 +6,6 @@ export const gds: SpecFactory = (device, options) => ({
   // Chosen by name, cuFile's compatibility mode is accepted; 'auto' has a better choice.
   reader: { kind: 'gds', threads: options.maxThreads, chosen: options.copier !== 'auto' },
   engine: engineOptions(options),
+  near: options.setNuma !== false,
   conversionFallback: { copier: 'nogds', reason: 'dtypes are converted in host memory', spec: nogds(device, options) },
 });

@@ -11,6 +11,7 @@ export const nogds = ((_device, options): EngineSpec => ({
     dropCache: options.dropCache ?? false,
   },
   engine: engineOptions(options),
+  near: options.setNuma !== false,
 })) satisfies SpecFactory;
 
 /** Whether reads go past the page cache: as `odirect` says, else FASTSAFETENSORS_ODIRECT. */

@@ -18,16 +18,18 @@ export type CopierType = 'auto' | '3fs' | 'gds' | 'nogds' | 'unified' | (string 
 export type { Availability };
 
 interface Builtin {
+  /** What reads, for copierAvailability(). */
+  readonly backend?: string;
   readonly spec: SpecFactory;
   /** Off the event loop; never rejects for an unavailable copier. */
   readonly availability: (device: Device) => Promise<Availability>;
 }
 
 const BUILTINS: ReadonlyMap<string, Builtin> = new Map<string, Builtin>([
-  ['3fs', { spec: threeFs, availability: threeFsAvailability }],
-  ['gds', { spec: gds, availability: gdsAvailability }],
-  ['nogds', { spec: nogds, availability: nogdsAvailability }],
-  ['unified', { spec: unified, availability: unifiedAvailability }],
+  ['3fs', { backend: 'usrbio', spec: threeFs, availability: threeFsAvailability }],
+  ['gds', { backend: 'cufile', spec: gds, availability: gdsAvailability }],
+  ['nogds', { backend: 'pread', spec: nogds, availability: nogdsAvailability }],
+  ['unified', { backend: 'pread', spec: unified, availability: unifiedAvailability }],
 ]);
 
 /**
@@ -132,8 +134,11 @@ export function copierConstructor(
  */
 export async function copierAvailability(type: CopierType, device = 'cpu'): Promise<Availability> {
   const target = Device.parse(device);
-  const copier = registered(type === 'auto' ? await chooseCopier(target, [], {}) : type);
-  return typeof copier === 'function' ? { available: true } : copier.availability(target);
+  const name = type === 'auto' ? await chooseCopier(target, [], {}) : type;
+  const copier = registered(name);
+  if (typeof copier === 'function') return { copier: name, available: true };
+  const { backend } = copier;
+  return { copier: name, ...(backend && { backend }), ...(await copier.availability(target)) };
 }
 
 /**

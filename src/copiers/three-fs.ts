@@ -18,9 +18,10 @@ export const threeFs: SpecFactory = (device, options) => {
   const given = options.mountPoint ?? '';
   const blank = typeof given === 'string' && given.trim() === '';
   const mountPoint = blank ? '' : check.pathOf(given, 'mountPoint');
-  const setNuma = options.setNuma === false ? 0 : 1;
-  const reader = { kind: '3fs', mountPoint, chunk, bufferSize, entries, ioDepth, setNuma };
-  const spec: EngineSpec = { reader, engine: { ...engineOptions(options), chunkBytes: undefined } }; // as the reader's
+  const near = options.setNuma !== false;
+  const reader = { kind: '3fs', mountPoint, chunk, bufferSize, entries, ioDepth, setNuma: Number(near) };
+  const engine = { ...engineOptions(options), chunkBytes: undefined }; // as the reader's
+  const spec: EngineSpec = { reader, engine, near };
   const blockSizes = new Map<string, number>(); // by mount: that of the first file, so that one engine serves all
 
   const resolveForFiles = async (files: readonly string[]): Promise<ResolvedSpec> => {

@@ -2,7 +2,10 @@ import { fail } from '../base/checks.js';
 import { native, settled } from '../native/addon.js';
 import type { NativeDevice } from '../native/core.js';
 
-/** 'cpu', 'cuda', 'cuda:N', 'gpu' or 'gpu:N'; 'cuda' and 'gpu' mean the same, and number 0 where none is given. */
+/**
+ * 'cpu', 'cuda', 'cuda:N', 'gpu' or 'gpu:N', in any case; 'cuda' and 'gpu' mean the same, and number 0 where none is
+ * given. 'cpu:0' is 'cpu'.
+ */
 export type DeviceString = string;
 
 /** Where tensors live: host memory or that of one GPU. Immutable; equal devices have equal strings. */
@@ -18,9 +21,9 @@ export class Device {
 
   /** The device that a text names, whether it exists or not. INVALID_ARGUMENT for what is no DeviceString. */
   static parse(text: DeviceString): Device {
-    if (text === 'cpu') return new Device('cpu', null);
-    const match = typeof text === 'string' ? /^(?:cuda|gpu)(?::(0|[1-9]\d{0,3}))?$/.exec(text) : null;
+    const match = typeof text === 'string' ? /^(?:cpu(?::0)?|(?:cuda|gpu)(?::(0|[1-9]\d{0,3}))?)$/i.exec(text) : null;
     if (!match) fail('device', "'cpu', 'cuda', 'cuda:N', 'gpu' or 'gpu:N'", text);
+    if (/^cpu/i.test(text)) return new Device('cpu', null);
     return new Device('cuda', Number(match[1] ?? 0));
   }
 
@@ -32,8 +35,8 @@ export class Device {
 
 /**
  * Opens a device off the event loop, once per process. `unified`: one whose allocations the host can fill as well.
- * DEVICE_UNAVAILABLE, saying what was tried.
+ * `near`: staging lies on the NUMA node of the GPU. DEVICE_UNAVAILABLE, saying what was tried.
  */
-export function openDevice(device: Device, unified = false): Promise<NativeDevice> {
-  return settled(native().openDevice(device.toString(), unified));
+export function openDevice(device: Device, unified = false, near = true): Promise<NativeDevice> {
+  return settled(native().openDevice(device.toString(), unified, near));
 }

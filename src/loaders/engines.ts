@@ -131,7 +131,8 @@ export class Engines {
   }
 
   async #engineFor(spec: EngineSpec): Promise<NativeEngine> {
-    const key = JSON.stringify([spec.reader, spec.unified]);
+    const { near, unified } = spec;
+    const key = JSON.stringify([spec.reader, unified]);
     let opening = this.#engines.get(key);
     if (!opening) {
       const options = {
@@ -139,7 +140,7 @@ export class Engines {
         stallTimeoutMs: spec.engine.stallTimeoutMs ?? this.#stallTimeoutMs,
         converts: this.#options.dtype !== undefined,
       };
-      const device = spec.unified ? openUnified(this.#device) : openDevice(this.#device);
+      const device = unified ? openUnified(this.#device, near) : openDevice(this.#device, false, near);
       opening = device.then((opened) => checked(() => native().createEngine(opened, spec.reader, options)));
       this.#engines.set(key, opening);
     }

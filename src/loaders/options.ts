@@ -34,7 +34,7 @@ export interface LoaderOptions<T = DeviceTensor> {
   copierOptions?: Readonly<Record<string, unknown>>;
   /** true: 'auto' never chooses 'gds', and copier: 'gds' is 'nogds'. Default: false. */
   nogds?: boolean;
-  /** '3fs': shared memory on the NUMA node of the GPU. Default: true. */
+  /** Memory that reads pass through lies on the NUMA node of the GPU; nothing on the host. Default: true. */
   setNuma?: boolean;
   /**
    * Debug lines go to the logger. Default: whether the environment has FASTSAFETENSORS_DEBUG, and not as 0, false, no

@@ -128,7 +128,7 @@ export interface CoreAddon {
   parseHeader(bytes: Uint8Array, allowTrailingBytes: boolean): Promise<NativeHeader>;
   parseShardIndex(bytes: Uint8Array, path: string): Promise<NativeShardIndex>;
   recognizeFormat(bytes: Uint8Array, fileSize: number): { name: string; description: string };
-  openDevice(name: string, unified: boolean): Promise<NativeDevice>;
+  openDevice(name: string, unified: boolean, near: boolean): Promise<NativeDevice>;
   deviceInfo(device: NativeDevice): DeviceInfo;
   allocate(device: NativeDevice, bytes: number): Promise<NativeAllocation>;
   checkAvailable(device: NativeDevice, bytes: number): Promise<void>;

@@ -251,6 +251,11 @@ TEST_F(CudaDeviceTest, StagingIsOnTheNodeOfTheDevice) {
   std::unique_ptr<StagingMemory> staging;
   ASSERT_TRUE(near->AllocateStaging(kBytes, &staging).ok());
   EXPECT_EQ(cuda.pinned_node(), 0);
+  std::shared_ptr<Device> not_near;
+  ASSERT_TRUE(OpenDevice("cuda:0", false, &not_near, /*near=*/false).ok());
+  EXPECT_EQ(not_near->numa_node(), -1);
+  ASSERT_TRUE(not_near->AllocateStaging(kBytes, &staging).ok());
+  EXPECT_EQ(cuda.pinned_node(), -1);
   cuda.set_attribute(1, cuda::kAttributeHostNumaId, -1);
   std::shared_ptr<Device> anywhere;
   ASSERT_TRUE(OpenDevice("cuda:1", false, &anywhere).ok());
