@@ -131,6 +131,55 @@ test.each([
   expect((await refused(call)).message).toMatch(message);
 });
 
+test.each([
+  ['bbufSizeKb', /bounceBufferSize, in bytes: KiB \* 1024/],
+  ['useTqdmOnLoad', /progress: true/],
+  ['disableCache', /nothing: .*dropCache/],
+  ['maxConcurrentProducers', /nothing: .*maxThreads/],
+  ['allLocal', /nothing: .*pg/],
+  ['useFgds', /copier: .*'gds'/],
+  ['copierType', /copier, .*fallback: 'nogds'/],
+  ['overlapIo', /nothing: .*overlap/],
+  ['maxCopyBlockSize', /bounceBufferSize: bytes/],
+  ['useBufRegister', /nothing: /],
+  ['hfWeightsFiles', /files: paths/],
+  ['tensorFilter', /filter: \(name, frame\) => boolean/],
+  ['borrowedTensors', /borrow: true/],
+  ['usePipeline', /queueSize: -1 is serial/],
+  ['useChunkBudgetAsAllocationSize', /maxBatchBytes/],
+  ['broadcastRunBytes', /nothing: /],
+])('%s, a name of fastsafetensors, says what is here', async (name, says) => {
+  const snakeCase = name.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`);
+  for (const given of [name, snakeCase]) {
+    const doors: ((o: Any) => unknown)[] = [(o) => new ParallelLoader({ files: 'x', ...o })];
+    doors.push(
+      (o) => new AutoLoader({ files: 'x', ...o }),
+      (o) => createCopierConstructor('nogds', 'cpu', o),
+    );
+    for (const door of doors) {
+      const { message } = await refused(() => door({ [given]: 1 }));
+      expect(message).toMatch(`there is no option "${given}"; that of fastsafetensors is `);
+      expect(message).toMatch(says);
+    }
+    // Other loaders have not all of these options: they say who has.
+    for (const door of [(o: Any) => new SafeTensorsFileLoader(o), (o: Any) => fastsafeOpen(path, o)]) {
+      expect((await refused(() => door({ [given]: 1 }))).message).toMatch(says);
+    }
+  }
+});
+
+test('a name of fastsafetensors says whose the option is that belongs elsewhere', async () => {
+  const ofCopy = await refused(() => loaded((loader) => loader.copyFilesToDevice({ max_copy_block_size: 1 })));
+  expect(ofCopy.message).toMatch(/; bounceBufferSize is one of the loader's constructor$/);
+  const ofOpen = await refused(() => fastsafeOpen(path, { borrowedTensors: true } as Any));
+  expect(ofOpen.message).toMatch(/borrow: true; borrow is one of ParallelLoader$/);
+});
+
+test('where nothing like it is an option, a name of fastsafetensors is any other', async () => {
+  const { message } = await refused(() => saveFile([], path, { bbufSizeKb: 1 } as Any));
+  expect(message).toBe('there is no option "bbufSizeKb"; the only one is "metadata"');
+});
+
 test.each<[string, () => unknown]>([
   ['toHost with text', () => opened(async (files) => (await files.getTensor('w')).toHost('x'))],
   ['toHost with null', () => opened(async (files) => (await files.getTensor('w')).toHost(null))],

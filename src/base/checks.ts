@@ -1,6 +1,7 @@
 import { homedir } from 'node:os';
 import { fileURLToPath } from 'node:url';
 import { InvalidArgumentError } from './errors.js';
+import { fromPython } from './python-names.js';
 
 /** Throws INVALID_ARGUMENT, naming the option, when its value is wrong. */
 export type Check = (value: unknown, name: string) => void;
@@ -136,6 +137,11 @@ export function checkOptions<T>(
 /** What to do about an unknown name, to be appended to a message. */
 export function hint(name: string, own: readonly string[], elsewhere: Readonly<Record<string, string>> = {}): string {
   if (Object.hasOwn(elsewhere, name)) return ` here: it is one of ${elsewhere[name]}`;
+  const python = fromPython(plain(name));
+  if (python && own.includes(python.option)) return `; that of fastsafetensors is ${python.says}`;
+  if (python && Object.hasOwn(elsewhere, python.option)) {
+    return `; that of fastsafetensors is ${python.says}; ${python.option} is one of ${elsewhere[python.option]}`;
+  }
   const near = nearest(name, [...own, ...Object.keys(elsewhere)]);
   if (near === undefined) return own.length === 1 ? `; the only one is "${own[0]}"` : `; there are ${own.join(', ')}`;
   return `; did you mean "${near}"?${own.includes(near) ? '' : ` That is one of ${elsewhere[near]}`}`;
