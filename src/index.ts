@@ -35,6 +35,7 @@ export { ParallelThreeFSLoader, ThreeFSLoader } from './loaders/three-fs-loader.
 export { nativeMetrics } from './native/addon.js';
 export type { Metrics } from './native/core.js';
 export type { Files } from './safetensors/files.js';
+export { type HeadersBatchOptions, readHeadersBatch } from './safetensors/headers-batch.js';
 export { SafeTensorsMetadata, type SafeTensorsMetadataOptions, TensorFrame } from './safetensors/metadata.js';
 export {
   type SaveArray,

@@ -14,13 +14,18 @@ const HEADERS_AT_A_TIME = 32;
 /** Whether an index decides which tensors there are, or has to agree with its shards: see LoaderOptions. */
 export type IndexRule = 'decides' | 'strict';
 
-interface ReadOptions extends FilesOptions {
-  readonly index?: IndexRule;
+interface HeaderOptions {
   readonly allowTrailingBytes?: boolean;
   /** The headers will be asked for tensors by name; true. */
   readonly byName?: boolean;
   /** Keeps the files open for their data. */
   readonly fdCache?: NativeHeaderFdCache;
+  /** Headers that are read at a time. */
+  readonly atATime?: number;
+}
+
+interface ReadOptions extends FilesOptions, HeaderOptions {
+  readonly index?: IndexRule;
   /** Knows headers of names that are no files. */
   readonly headerOf?: HeaderOf;
 }
@@ -30,11 +35,22 @@ interface ReadOptions extends FilesOptions {
  * and of joinShards, MISSING_SHARD, and the reason of `signal`.
  */
 export async function readShards(files: Files, options: ReadOptions, signal?: AbortSignal): Promise<ShardSet> {
-  const { allowTrailingBytes = false, byName = true, fdCache, headerOf } = options;
+  const { headerOf } = options;
   const named = headerOf && (await headersOfNames(files, headerOf));
   if (named) return joinShards(named, null);
   const { paths, index, notes } = await resolveFiles(files, options);
   if (index?.missing) throw index.missing;
+  const metadata = await readHeaders(paths, options, signal);
+  const set = await joinShards(metadata, index, options.index);
+  return { ...set, notes: [...notes, ...set.notes] };
+}
+
+/** Reads and checks the header of each path, in their order; after one that fails none is begun. */
+export async function readHeaders(
+  paths: readonly string[],
+  { allowTrailingBytes = false, byName = true, fdCache, atATime = HEADERS_AT_A_TIME }: HeaderOptions,
+  signal?: AbortSignal,
+): Promise<SafeTensorsMetadata[]> {
   const metadata = new Array<SafeTensorsMetadata>(paths.length);
   let next = 0;
   const worker = async (): Promise<void> => {
@@ -42,13 +58,17 @@ export async function readShards(files: Files, options: ReadOptions, signal?: Ab
       signal?.throwIfAborted();
       const file = next++;
       const path = paths[file]!;
-      const header = await settled(native().readHeader(path, allowTrailingBytes, fdCache));
-      metadata[file] = await SafeTensorsMetadata.fromNative(header, path, { byName });
+      try {
+        const header = await settled(native().readHeader(path, allowTrailingBytes, fdCache));
+        metadata[file] = await SafeTensorsMetadata.fromNative(header, path, { byName });
+      } catch (error) {
+        next = paths.length;
+        throw error;
+      }
     }
   };
-  await Promise.all(Array.from({ length: Math.min(HEADERS_AT_A_TIME, paths.length) }, worker));
-  const set = await joinShards(metadata, index, options.index);
-  return { ...set, notes: [...notes, ...set.notes] };
+  await Promise.all(Array.from({ length: Math.min(atATime, paths.length) }, worker));
+  return metadata;
 }
 
 /**
