@@ -34,7 +34,7 @@ test.each([
   const folder = await newFolder();
   const metadata = await SafeTensorsMetadata.fromFile(await writeModel(folder, [entry('a', 'U8', [16])]));
   const plan = await Plan.ofTensors([{ metadata, selection: null }], {});
-  const device = await settled(native().openDevice('cpu', false));
+  const device = await settled(native().openDevice('cpu', false, true));
   const engine = checked(() => native().createEngine(device, { kind: 'fake', stallAt: 1 }, {}));
   const turn = jest.spyOn(native(), 'engineTurn');
   const late = { ...limits, timeoutMs: undefined }; // the engine does not hear of the limit that it would tell
