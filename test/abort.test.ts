@@ -1,4 +1,4 @@
-import { unlessAborted } from '../src/base/abort';
+import { unlessAborted } from '../src/base/waiting';
 
 // One race between a promise and signals, for loaders, buffers and sessions.
 

@@ -1,12 +1,25 @@
 // Loads from a store that hangs: a read that never comes back, or a real FUSE mount whose daemon was stopped (SIGSTOP).
 const { once } = require('node:events');
-const { renameSync, writeSync } = require('node:fs');
-const { join } = require('node:path');
+const { readdirSync, readlinkSync, renameSync, writeSync } = require('node:fs');
+const { dirname, join } = require('node:path');
 const { createInterface } = require('node:readline');
 const { Worker, isMainThread, parentPort, workerData } = require('node:worker_threads');
 const helpers = require('./support/child-helpers.cjs');
 const { FuseMount } = require('./support/fuse-mount.cjs');
-const { assert, fakeReader, main, ParallelLoader, registerCopier } = helpers;
+const { safetensorsHandler } = require('fastsafetensors-node/tfjs');
+const {
+  assert,
+  AutoLoader,
+  fakeReader,
+  fastsafeOpen,
+  main,
+  ParallelLoader,
+  ParallelThreeFSLoader,
+  registerCopier,
+  SafeTensorsFileLoader,
+  SafeTensorsMetadata,
+  ThreeFSLoader,
+} = helpers;
 
 registerCopier('stalled', fakeReader({ stallAt: 1 }));
 
@@ -20,21 +33,32 @@ async function stall(options) {
   await loader.close();
 }
 
-/** Runs a scenario in a process that stops the daemon and is to come to its end before that goes on. */
-const whileStopped = (...args) =>
+async function closing(loader, use) {
+  try {
+    await use(loader);
+  } finally {
+    await loader.close();
+  }
+}
+
+/**
+ * Runs a scenario in a process that stops the daemon and is to end before that goes on; to begin to end, where it has
+ * files open: the kernel then keeps it until the daemon has answered.
+ */
+const whileStopped = (scenario, args, hasFilesOpen) =>
   FuseMount.use({}, async (mount) => {
     const path = join(mount.path, 'm.safetensors');
     renameSync(helpers.writeModel('m', 4, 1 << 20), join(mount.backing, 'm.safetensors'));
-    const client = mount.client([...args, path, mount.pid]);
+    const client = mount.client([scenario, ...args, path, mount.pid]);
     const closed = once(client, 'close');
     const lines = [];
     try {
       for await (const line of createInterface({ input: client.stdout })) {
         lines.push(line);
-        if (line === 'ending') break;
+        if (line === 'ending' && hasFilesOpen) break;
       }
+      if (!hasFilesOpen) assert.deepEqual(await closed, [0, null]);
     } finally {
-      // The kernel keeps a process that has files open on the mount until the daemon has answered.
       mount.resume();
     }
     assert.deepEqual(lines, ['stopped', 'ok', 'ending']);
@@ -64,7 +88,64 @@ if (!isMainThread) {
       assert.deepEqual({ code, messages }, { code: 0, messages: ['closed'] });
     },
 
-    dataOf: (copier) => whileStopped('data', copier),
+    headersOf: (place, limit) => whileStopped('headers', [place, limit], false),
+
+    /** The daemon is stopped before anything is looked at, and goes on when the process has ended. */
+    async headers(place, limit, file, pid) {
+      const files = { 'a file': file, 'a folder': dirname(file), 'an index': `${file}.index.json` }[place];
+      const limits = limit === 'STALLED' ? { stallTimeoutMs: LIMIT_MS } : { timeoutMs: LIMIT_MS };
+      const options = { ...limits, logger: quiet };
+      const model = { modelTopology: {}, weightsManifest: [] };
+      stopDaemon(pid);
+      const looks = {
+        ParallelLoader: () => closing(new ParallelLoader({ ...options, files }), (it) => it.iterateWeights().next()),
+        AutoLoader: () => closing(new AutoLoader({ ...options, files }), (it) => it.iterateWeights().next()),
+        ParallelThreeFSLoader: () =>
+          closing(new ParallelThreeFSLoader({ ...options, files }), (it) => it.iterateWeights().next()),
+        SafeTensorsFileLoader: () => closing(new SafeTensorsFileLoader(options), (it) => it.addFilenames(files)),
+        ThreeFSLoader: () => closing(new ThreeFSLoader(options), (it) => it.addFilenames({ 0: files })),
+        fastsafeOpen: () => fastsafeOpen(files, options),
+        safetensorsHandler: () => safetensorsHandler(files, { ...options, model }).load(),
+      };
+      const isSaid = (error) => {
+        assert.equal(error.code, limit, error.message);
+        assert.match(error.message, new RegExp(`waiting for .* ${files.replaceAll('.', '[.]')} for \\d+ ms`));
+        assert.equal(error.path, files);
+        return true;
+      };
+      const twice = [...Object.entries(looks), ...Object.entries(looks)];
+      await Promise.all(twice.map(([entry, look]) => assert.rejects(look, isSaid, entry)));
+      // What hangs leaves threads to loads from elsewhere.
+      const local = new ParallelLoader({ files: helpers.writeModel('local', 3, 16) });
+      assert.equal(await helpers.countRight(local), 3);
+      await local.close();
+    },
+
+    /** A header that was waited for comes when nobody wants it any more. */
+    late: () =>
+      FuseMount.use({}, async (mount) => {
+        const path = join(mount.path, 'm.safetensors');
+        renameSync(helpers.writeModel('m', 4, 1000), join(mount.backing, 'm.safetensors'));
+        const loader = new ParallelLoader({ files: path, timeoutMs: LIMIT_MS, logger: quiet });
+        await SafeTensorsMetadata.fromFile(path); // what stat tells is in the kernel's cache then
+        await mount.stop();
+        await assert.rejects(loader.iterateWeights().next(), { code: 'TIMEOUT', message: /the header of/ });
+        mount.resume();
+        const opened = () => readdirSync('/proc/self/fd').filter((fd) => linkOf(fd).startsWith(mount.path));
+        const linkOf = (fd) => {
+          try {
+            return readlinkSync(`/proc/self/fd/${fd}`);
+          } catch {
+            return ''; // closed meanwhile
+          }
+        };
+        while (opened().length > 0) await helpers.setTimeout(5);
+        await helpers.nothingHeld();
+        assert.equal(await helpers.countRight(new ParallelLoader({ files: path })), 4);
+        await loader.close();
+      }),
+
+    dataOf: (copier) => whileStopped('data', [copier], true),
 
     /** The daemon is stopped when the first tensor is there. */
     async data(copier, files, pid) {

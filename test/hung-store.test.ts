@@ -20,6 +20,20 @@ test.each([
 const testFuse = testUnless(whyNoFuse());
 const shell = inPrivateMounts('128m');
 
+testFuse.each([
+  ['a file', 'STALLED'],
+  ['a file', 'TIMEOUT'],
+  ['a folder', 'STALLED'],
+  ['a folder', 'TIMEOUT'],
+  ['an index', 'STALLED'],
+])('before the headers of %s are read, every entry is %s, others load, the process ends', async (place, limit) => {
+  await expectClean('hung-store.child.cjs', ['headersOf', place, limit], { shell, timeoutMs: 30_000 });
+});
+
+testFuse('what a load in its headers still opens when the daemon goes on is closed', async () => {
+  await expectClean('hung-store.child.cjs', ['late'], { shell, timeoutMs: 30_000 });
+});
+
 testFuse.each(['nogds', '3fs'])(
   'reads of %s from a daemon that was stopped do not keep the event loop',
   async (copier) => {

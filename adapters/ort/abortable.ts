@@ -1,4 +1,4 @@
-import { unlessAborted } from '../../src/base/abort.js';
+import { unlessAborted } from '../../src/base/waiting.js';
 import { native } from '../../src/native/addon.js';
 import type { NativeOrtControl } from '../../src/native/ort.js';
 

@@ -2,6 +2,7 @@ import { resolve } from 'node:path';
 import { isMainThread } from 'node:worker_threads';
 import { boolean, type Check, checkOptions, fail, pathOf } from '../../src/base/checks.js';
 import { InvalidArgumentError } from '../../src/base/errors.js';
+import { CallWatch } from '../../src/base/waiting.js';
 import type { CopierType } from '../../src/copiers/registry.js';
 import { Device } from '../../src/device/device.js';
 import { FilesBufferOnDevice } from '../../src/loaders/files-buffer.js';
@@ -150,7 +151,14 @@ class Backend {
     const config = sessionConfig(options);
     const files = await externalFiles(options.externalData);
     const givenFiles = new Set(files.map(({ path }) => path));
-    const prepared = await prepareModel(model, { ...own, device: place, givenFiles });
+    const calls = new CallWatch({}, signal ? [signal] : []);
+    const preparing = prepareModel(model, { ...own, device: place, givenFiles, calls });
+    const prepared = await calls.during(preparing, () => {
+      preparing.then(
+        ({ tensors }) => tensors.forEach((tensor) => void tensor.dispose()),
+        () => {}, // it was given up
+      );
+    });
     const control = native().ortNewControl();
     const making = this.#make(model, prepared, { ...config, externalFiles: files }, place, own, control).then(
       (session) => new SessionHandler(session, this.#ort.Tensor, options.preferredOutputLocation),

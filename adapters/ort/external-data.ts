@@ -1,5 +1,6 @@
 import { DTYPE_NAMES, type DTypeName } from '../../src/base/dtype.js';
 import { ioError } from '../../src/base/errors.js';
+import type { FileCalls } from '../../src/base/waiting.js';
 import type { Weight } from '../../src/models/onnx/graph.js';
 import { stat } from '../../src/native/addon.js';
 import { SafeTensorsMetadata } from '../../src/safetensors/metadata.js';
@@ -42,7 +43,9 @@ export async function externalShards(
     entries.set(place, { name: unique, ...type, offset, length });
   }
   const paths = [...files.keys()];
-  const metadata = await Promise.all(paths.map((path) => headerOf(path, [...files.get(path)!.values()])));
+  const metadata = await Promise.all(
+    paths.map((path) => headerOf(path, [...files.get(path)!.values()], external.calls)),
+  );
   const fileOf = (name: string) => {
     const path = names.get(name);
     return path === undefined ? undefined : paths.indexOf(path);
@@ -50,8 +53,8 @@ export async function externalShards(
   return { metadata, inputs: metadata.map((file) => ({ metadata: file, selection: null })), fileOf, notes: [] };
 }
 
-async function headerOf(path: string, entries: Entry[]): Promise<SafeTensorsMetadata> {
-  const { dev, ino, size, mtimeNs } = await stat(path).catch((cause) => {
+async function headerOf(path: string, entries: Entry[], calls?: FileCalls): Promise<SafeTensorsMetadata> {
+  const { dev, ino, size, mtimeNs } = await stat(path, calls).catch((cause) => {
     throw ioError('read', path, cause);
   });
   entries.sort((a, b) => a.offset - b.offset || a.length - b.length);

@@ -1,6 +1,7 @@
 import { basename } from 'node:path';
 import { canConvert, isFloating } from '../../src/base/dtype.js';
 import { FastSafetensorsError, InvalidArgumentError } from '../../src/base/errors.js';
+import type { FileCalls } from '../../src/base/waiting.js';
 import { isReturned, MAX_SHAPE_BYTES, type Model, type Weight } from '../../src/models/onnx/graph.js';
 import type { Message } from '../../src/models/onnx/protobuf.js';
 import { DIM, GRAPH, nameOfType, SHAPE, TENSOR_TYPE, TYPE, VALUE_INFO } from '../../src/models/onnx/schema.js';
@@ -12,7 +13,7 @@ import {
   resolveLocation,
   type TensorInfo,
 } from '../../src/models/onnx/tensor-proto.js';
-import { native, settled } from '../../src/native/addon.js';
+import { fileCall, native } from '../../src/native/addon.js';
 import type { SourceTensor } from './weights.js';
 
 /** What found no partner when a model's weights were looked up in the files. */
@@ -67,12 +68,16 @@ export class ExternalFiles {
   /** False for a model in memory: its locations are relative to nothing. */
   readonly onDisk: boolean;
 
-  readonly #options: { followLinks?: boolean };
+  readonly #options: { followLinks?: boolean; calls?: FileCalls };
 
-  constructor(model: Model, onDisk: boolean, options: { followLinks?: boolean }) {
+  constructor(model: Model, onDisk: boolean, options: { followLinks?: boolean; calls?: FileCalls }) {
     this.#options = options;
     this.#model = model;
     this.onDisk = onDisk;
+  }
+
+  get calls(): FileCalls | undefined {
+    return this.#options.calls;
   }
 
   /** As the model has it; edits of the model come later. TENSOR_INVALID_INFO. */
@@ -108,7 +113,7 @@ export class ExternalFiles {
     const file = await this.file(weight);
     let isHole = this.#holes.get(file);
     if (!isHole) {
-      isHole = settled(native().isHole(file));
+      isHole = fileCall('the data of', file, () => native().isHole(file), this.calls);
       this.#holes.set(file, isHole);
     }
     return isHole;

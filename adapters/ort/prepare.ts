@@ -1,6 +1,6 @@
-import { stat } from 'node:fs/promises';
 import { dirname, relative, resolve } from 'node:path';
 import { FastSafetensorsError, ioError } from '../../src/base/errors.js';
+import { type FileCalls, UNWATCHED } from '../../src/base/waiting.js';
 import type { DeviceTensor } from '../../src/device/device-tensor.js';
 import type { FilesBufferOnDevice } from '../../src/loaders/files-buffer.js';
 import { type Model, parseModel, type Weight } from '../../src/models/onnx/graph.js';
@@ -10,6 +10,7 @@ import { bringInside, pointAt, pointOutside, turnIntoInputs } from '../../src/mo
 import { GRAPH, TENSOR } from '../../src/models/onnx/schema.js';
 import { SparseModel } from '../../src/models/onnx/sparse-model.js';
 import { uniqueNames } from '../../src/models/onnx/unique-names.js';
+import { stat } from '../../src/native/addon.js';
 import type { OrtWeight } from '../../src/native/ort.js';
 import type { Files } from '../../src/safetensors/files.js';
 import { noData } from '../../src/safetensors/other-format.js';
@@ -65,7 +66,7 @@ export interface Prepared {
  * computed from a placeholder. Small ones, and those that give shapes, are stored inside the model. Files never change.
  */
 export async function prepareModel(given: string | Uint8Array, options: PrepareOptions): Promise<Prepared> {
-  const { weights, signal } = options;
+  const { weights, signal, calls = UNWATCHED } = options;
   const asIs: Prepared = {
     model: given,
     weights: [],
@@ -76,14 +77,15 @@ export async function prepareModel(given: string | Uint8Array, options: PrepareO
   const onDisk = typeof given === 'string';
   const path = onDisk ? resolve(given) : 'the model in memory';
   if (weights === undefined) {
-    const size = onDisk ? await sizeOf(given) : given.byteLength;
-    if (isOrtFormat(onDisk ? await readStart(path) : given)) return asIs;
+    const size = onDisk ? await sizeOf(given, calls) : given.byteLength;
+    const start = onDisk ? await calls.call('the beginning of', path, () => readStart(path)) : given;
+    if (isOrtFormat(start)) return asIs;
     if (size > MAX_PARSED_BYTES) {
       if (onDisk) await refuseOtherFormat(path);
       return asIs;
     }
   }
-  const file = onDisk ? await SparseModel.open(path) : undefined;
+  const file = onDisk ? await calls.call('the model', path, () => SparseModel.open(path)) : undefined;
   try {
     signal?.throwIfAborted();
     const model = parseModel(file?.bytes ?? (given as Uint8Array), path, 0);
@@ -122,7 +124,7 @@ async function externalSet(
       others.push(weight);
     }
   }
-  const set = files.size > 0 ? await Weights.open([...files], options) : Weights.none();
+  const set = files.size > 0 ? await Weights.open([...files], options) : Weights.none(options.calls);
   if (others.length > 0) await set.addShards(await externalShards(others, external, (name) => set.sources.has(name)));
   return set;
 }
@@ -289,7 +291,7 @@ async function refusePlaceholder(model: Model, weight: Weight, external: Externa
   if (byteLength === 0) return;
   const file = await external.file(weight);
   const { offset, length } = external.place(weight);
-  const size = await sizeOf(file);
+  const size = await sizeOf(file, external.calls);
   const refused = (code: 'UNEXPECTED_EOF' | 'UNKNOWN_TENSOR', what: string) =>
     new FastSafetensorsError(code, `${what}; pass the weights with the option weights`, {
       path: file,
@@ -305,8 +307,8 @@ async function refusePlaceholder(model: Model, weight: Weight, external: Externa
   throw refused('UNKNOWN_TENSOR', `${file}: ${what}`);
 }
 
-async function sizeOf(path: string): Promise<number> {
-  const { size } = await stat(path).catch((cause) => {
+async function sizeOf(path: string, calls?: FileCalls): Promise<number> {
+  const { size } = await stat(path, calls).catch((cause) => {
     throw ioError('read', path, cause);
   });
   return size;

@@ -1,13 +1,14 @@
-import { realpath } from 'node:fs/promises';
 import { resolve } from 'node:path';
 import type { DTypeName } from '../../src/base/dtype.js';
 import { InvalidArgumentError, ioError } from '../../src/base/errors.js';
+import type { FileCalls } from '../../src/base/waiting.js';
 import type { CopierType } from '../../src/copiers/registry.js';
 import { Device } from '../../src/device/device.js';
 import { DeviceTensor } from '../../src/device/device-tensor.js';
 import { SafeTensorsFileLoader } from '../../src/loaders/file-loader.js';
 import { FilesBufferOnDevice } from '../../src/loaders/files-buffer.js';
 import type { FileOptions } from '../../src/loaders/options.js';
+import { realpath } from '../../src/native/addon.js';
 import { checkUnchanged } from '../../src/safetensors/file-identity.js';
 import type { Files } from '../../src/safetensors/files.js';
 import type { SafeTensorsMetadata } from '../../src/safetensors/metadata.js';
@@ -34,21 +35,28 @@ export interface WeightLoadOptions extends FileOptions {
   readonly copier?: CopierType;
   readonly signal?: AbortSignal;
   readonly onProgress?: (progress: Progress) => void;
+  /** Limits the looks at files. */
+  readonly calls?: FileCalls;
 }
 
 /** The tensors of the option `weights`: headers first, data once it is known which tensors the model takes. */
 export class Weights {
   readonly sources = new Map<string, SourceTensor>();
   readonly #paths = new Map<SafeTensorsMetadata, string>(); // links followed
+  readonly #calls: FileCalls | undefined;
   readonly #own: ShardSet[] = []; // to be loaded; none when the buffer is the user's
   readonly #buffers: FilesBufferOnDevice[] = []; // the user's, or one for each of #own
+
+  private constructor(calls?: FileCalls) {
+    this.#calls = calls;
+  }
 
   /** Reads headers, or takes those of a loaded buffer. The codes of headers and files; CLOSED for a closed buffer. */
   static async open(
     weights: Files | FilesBufferOnDevice,
-    { signal, ...options }: FileOptions & { signal?: AbortSignal },
+    options: FileOptions & { calls?: FileCalls },
   ): Promise<Weights> {
-    const set = new Weights();
+    const set = new Weights(options.calls);
     if (weights instanceof FilesBufferOnDevice) {
       set.#buffers.push(weights);
       for (const name of weights.keys()) {
@@ -57,14 +65,14 @@ export class Weights {
         set.#add(metadata, index, inMemory);
       }
     } else {
-      await set.addShards(await readShards(weights, { ...options }, signal));
+      await set.addShards(await readShards(weights, { ...options }));
     }
     return set;
   }
 
   /** Nothing yet, for addShards. */
-  static none(): Weights {
-    return new Weights();
+  static none(calls?: FileCalls): Weights {
+    return new Weights(calls);
   }
 
   /** Adds tensors of files, under names that are not taken. IO_ERROR. */
@@ -75,7 +83,7 @@ export class Weights {
   }
 
   async #follow(metadata: SafeTensorsMetadata, isLoaded: boolean): Promise<void> {
-    if (!this.#paths.has(metadata)) this.#paths.set(metadata, await real(metadata.path, isLoaded));
+    if (!this.#paths.has(metadata)) this.#paths.set(metadata, await real(metadata.path, isLoaded, this.#calls));
   }
 
   #add(metadata: SafeTensorsMetadata, index: number, inMemory?: Pick<SourceTensor, 'dtype' | 'byteLength'>): void {
@@ -126,7 +134,9 @@ export class Weights {
 
   /** FILE_CHANGED, IO_ERROR: what was loaded and what ONNX Runtime reads itself from these files would differ. */
   async checkUnchanged(files: ReadonlySet<string>): Promise<void> {
-    for (const [{ identity }, path] of this.#paths) if (files.has(path)) await checkUnchanged(path, identity);
+    for (const [{ identity }, path] of this.#paths) {
+      if (files.has(path)) await checkUnchanged(path, identity, this.#calls);
+    }
   }
 
   /** Releases what was loaded here; what sessions use stays. Never closes the user's buffer. */
@@ -136,8 +146,8 @@ export class Weights {
 }
 
 /** Links followed. The file of a loaded buffer may be gone: that matters where ONNX Runtime has to read it. */
-async function real(path: string, isLoaded: boolean): Promise<string> {
-  return realpath(path).catch((cause) => {
+async function real(path: string, isLoaded: boolean, calls?: FileCalls): Promise<string> {
+  return realpath(path, calls).catch((cause) => {
     if (isLoaded) return resolve(path);
     throw ioError('read', path, cause);
   });

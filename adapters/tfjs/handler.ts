@@ -1,9 +1,15 @@
-import { existsSync } from 'node:fs';
 import { basename, dirname, join } from 'node:path';
 import { ReadableStream } from 'node:stream/web';
 import { boolean, checkOptions, isUrl } from '../../src/base/checks.js';
 import { InvalidArgumentError } from '../../src/base/errors.js';
-import { artifactsOf, readModelJson, type TfjsModel, type WeightSpec } from '../../src/models/tfjs/model-json.js';
+import type { CallWatch, FileCalls } from '../../src/base/waiting.js';
+import {
+  artifactsOf,
+  firstOf,
+  readModelJson,
+  type TfjsModel,
+  type WeightSpec,
+} from '../../src/models/tfjs/model-json.js';
 import { type Files, resolveFiles } from '../../src/safetensors/files.js';
 import { tensorsOf } from '../../src/safetensors/shard-set.js';
 import { readShards } from '../../src/safetensors/shards.js';
@@ -17,6 +23,7 @@ import {
   WeightMatch,
   type WeightNames,
   type WeightOptions,
+  watchOf,
 } from './weights.js';
 
 /** Options of safetensorsHandler: those of loaders, and these. */
@@ -54,10 +61,12 @@ export function safetensorsHandler(files: Files, options: SafetensorsHandlerOpti
   const { model, names, stream, ...rest } = options;
   return {
     async load() {
-      const source = await readModelJson(model ?? (await besides(files, rest)));
+      const calls = watchOf(rest);
+      const place = model ?? (await calls.during(besides(files, { ...rest, calls })));
+      const source = await calls.during(readModelJson(place, undefined, calls));
       const streams = stream ?? source.json.format === 'graph-model';
-      const weightSpecs = await specsInOrder(source, files, names, rest);
-      const tensors = () => encodeAll(source, files, names, rest);
+      const weightSpecs = await calls.during(specsInOrder(source, files, names, { ...rest, calls }));
+      const tensors = () => encodeAll(source, files, names, rest, calls);
       const count = weightSpecs.length;
       const artifacts = { ...artifactsOf(source), weightSpecs };
       if (streams) return { ...artifacts, getWeightStream: () => streamOf(tensors(), count) };
@@ -67,13 +76,13 @@ export function safetensorsHandler(files: Files, options: SafetensorsHandlerOpti
 }
 
 /** The path of the model.json beside the files: split-tfjs's own if it exists. */
-async function besides(files: Files, options: WeightOptions): Promise<string> {
+async function besides(files: Files, options: WeightOptions & { calls: FileCalls }): Promise<string> {
   if (Array.isArray(files) && files.length === 0) return 'model.json';
   const { paths, index } = await resolveFiles(files, options);
   const first = index?.path ?? paths[0]!;
   const [stem] = basename(first).split(/(?:-\d+-of-\d+)?\.safetensors/);
   const split = join(dirname(first), `${stem}.split.json`);
-  return existsSync(split) ? split : join(dirname(first), 'model.json');
+  return (await firstOf([split], options.calls)) ?? join(dirname(first), 'model.json');
 }
 
 /**
@@ -84,10 +93,10 @@ async function specsInOrder(
   { specs }: TfjsModel,
   files: Files,
   names: WeightNames | undefined,
-  options: WeightOptions,
+  options: WeightOptions & { calls: FileCalls },
 ): Promise<WeightSpec[]> {
   const match = new WeightMatch(specs, names);
-  const shards = await readShards(files, { ...options }, options.signal);
+  const shards = await readShards(files, { ...options });
   const stored: WeightSpec[] = [];
   for (const [file, index] of tensorsOf(shards)) {
     const frame = file.frameAt(index);
@@ -115,8 +124,9 @@ async function* encodeAll(
   files: Files,
   names: WeightNames | undefined,
   options: WeightOptions,
+  watch: CallWatch,
 ): AsyncGenerator<ArrayBuffer, void, void> {
-  for await (const { specs: same, tensor, wish } of iterateWeights(specs, files, names, options)) {
+  for await (const { specs: same, tensor, wish } of iterateWeights(specs, files, names, options, watch)) {
     const raw = same[0]?.dtype === 'string' || wish.affine || tensor.dtype === 'F16' || ruleOf(tensor).direct;
     const given = raw ? tensor : await toTfDtype(tensor, ruleOf(tensor).dtype as 'float32' | 'int32');
     const { buffer } = given.data; // holds a reference of its own

@@ -20,6 +20,7 @@ import {
   WEIGHT_CHECKS,
   type WeightNames,
   type WeightOptions,
+  watchOf,
 } from './weights.js';
 
 /** Options of loadGraphModel: those of loaders, and these. */
@@ -123,15 +124,23 @@ async function prepare(
   { weights: given, names, onReport, ...options }: ModelOptions,
 ): Promise<{ source: TfjsModel; weights: Weights }> {
   checkTensorFlow(tf, `${name}(tf)`, [name]);
-  const source = await readModelJson(model, LOADABLE_NAMES);
+  const calls = watchOf(options);
+  const source = await calls.during(readModelJson(model, LOADABLE_NAMES, calls));
   checkFormat(source, name);
-  const files = await weightsOf(source, given, options);
+  const files = await calls.during(weightsOf(source, given, { ...options, calls }));
   const adopter = new Adopter(tf);
   const told = (report: LoadReport) =>
     onReport?.({ ...report, ...(adopter.notes.length > 0 && { notes: [...adopter.notes] }) });
   const weights: Weights = Object.create(null); // a weight may have any name, __proto__ as well
   try {
-    for await (const { specs: same, tensor, wish } of iterateWeights(source.specs, files, names, options, told)) {
+    for await (const { specs: same, tensor, wish } of iterateWeights(
+      source.specs,
+      files,
+      names,
+      options,
+      calls,
+      told,
+    )) {
       const spec = same[0];
       if (spec?.dtype === 'string') {
         weights[spec.name] = tf.tensor(decodeStrings(await tensor.toHost(), spec), [...spec.shape], 'string');

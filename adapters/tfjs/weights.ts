@@ -1,4 +1,5 @@
 import { FastSafetensorsError, InvalidArgumentError } from '../../src/base/errors.js';
+import { CallWatch } from '../../src/base/waiting.js';
 import type { DeviceTensor } from '../../src/device/device-tensor.js';
 import type { LoadReport } from '../../src/loaders/load-report.js';
 import { ownedBy, PARALLEL_CHECKS, type ParallelOptions } from '../../src/loaders/options.js';
@@ -93,6 +94,11 @@ function own(names: Readonly<Record<string, string>> | undefined, name: string):
   return names && Object.hasOwn(names, name) ? names[name]! : name;
 }
 
+/** The limits of a model's load, from its first look at a file on. */
+export function watchOf(options: WeightOptions): CallWatch {
+  return new CallWatch(options, options.signal ? [options.signal] : []);
+}
+
 /**
  * Loads the weights of a model in the order of files and offsets; for a model that lists none, all tensors of the
  * files. Rejects, before the first tensor, with the codes of WeightMatch; and with what the loader rejects with.
@@ -102,10 +108,12 @@ export async function* iterateWeights(
   files: Files,
   names: WeightNames | undefined,
   options: WeightOptions,
+  watch: CallWatch,
   onReport?: (report: LoadReport) => void,
 ): AsyncGenerator<ModelWeight, void, void> {
   const match = new WeightMatch(specs, names);
-  const loader = new ParallelLoader({ ...options, files, filter: (_name, frame) => match.add(frame) });
+  const timeoutMs = options.timeoutMs && Math.max(watch.leftMs, 0.001);
+  const loader = new ParallelLoader({ ...options, timeoutMs, files, filter: (_name, frame) => match.add(frame) });
   let checked = false;
   const check = () => {
     if (!checked) match.checkComplete();

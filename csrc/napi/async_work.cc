@@ -3,7 +3,6 @@
 #include <new>
 #include <utility>
 
-#include "base/task_pool.h"
 #include "napi/env_state.h"
 #include "napi/js_values.h"
 
@@ -14,6 +13,12 @@ namespace {
 // The process's workers. Not libuv's pool: a mount that hangs must not stop the program's own file system calls.
 TaskPool& Workers() {
   static TaskPool* pool = new TaskPool("fst-work", 8);
+  return *pool;
+}
+
+// Those for files: several loads that hang leave some to the others (src/base/waiting.ts says how many one takes).
+TaskPool& FileWorkers() {
+  static TaskPool* pool = new TaskPool("fst-files", 64);
   return *pool;
 }
 
@@ -48,9 +53,17 @@ Napi::Value AsyncWork::Pending(Napi::Env env, std::function<void(Status)>* finis
 }
 
 Napi::Value AsyncWork::Run(Napi::Env env, Work work, Done done, napi_value keep) {
+  return RunOn(Workers(), env, std::move(work), std::move(done), keep);
+}
+
+Napi::Value AsyncWork::RunOnFile(Napi::Env env, Work work, Done done) {
+  return RunOn(FileWorkers(), env, std::move(work), std::move(done), nullptr);
+}
+
+Napi::Value AsyncWork::RunOn(TaskPool& pool, Napi::Env env, Work work, Done done, napi_value keep) {
   std::function<void(Status)> finish;
   Napi::Value promise = Pending(env, &finish, std::move(done), keep);
-  Status posted = Workers().Post([work = std::move(work), finish]() mutable {
+  Status posted = pool.Post([work = std::move(work), finish]() mutable {
     Status status;
     try {
       status = work();

@@ -5,6 +5,7 @@
 #include <functional>
 
 #include "base/status.h"
+#include "base/task_pool.h"
 
 namespace fst {
 
@@ -19,7 +20,11 @@ class AsyncWork {
   // before the promise settles. Neither function may own JavaScript values: both may be destroyed on any thread.
   static Napi::Value Run(Napi::Env env, Work work, Done done, napi_value keep = nullptr);
 
-  // The same for what ends by a callback: `*finish` takes the place of `work`'s return. Any thread, to be called once.
+  // The same for calls on files, which hang where their store does: on threads of their own, so that all other work
+  // goes on.
+  static Napi::Value RunOnFile(Napi::Env env, Work work, Done done);
+
+  // Run() for what ends by a callback: `*finish` takes the place of `work`'s return. Any thread, to be called once.
   static Napi::Value Pending(Napi::Env env, std::function<void(Status)>* finish, Done done, napi_value keep = nullptr);
 
   // Calls Close(callback) of an object; the promise resolves when that calls back.
@@ -30,6 +35,9 @@ class AsyncWork {
     object.Close([finish] { finish(Status::Ok()); });
     return promise;
   }
+
+ private:
+  static Napi::Value RunOn(TaskPool& pool, Napi::Env env, Work work, Done done, napi_value keep);
 };
 
 }  // namespace fst

@@ -33,7 +33,7 @@ const char* KindOf(mode_t mode) {
 Napi::Value StatFile(const Napi::CallbackInfo& info) {
   auto found = std::make_shared<struct stat>();
   std::string path = info[0].As<Napi::String>();
-  return AsyncWork::Run(
+  return AsyncWork::RunOnFile(
       info.Env(),
       [=] { return stat(path.c_str(), found.get()) == 0 ? Status::Ok() : IoError(path, "stat " + path, errno); },
       [found](Napi::Env env) {
@@ -83,7 +83,7 @@ Status List(const std::string& folder, Entries* out) {
 Napi::Value ListFolder(const Napi::CallbackInfo& info) {
   auto entries = std::make_shared<Entries>();
   std::string path = info[0].As<Napi::String>();
-  return AsyncWork::Run(
+  return AsyncWork::RunOnFile(
       info.Env(), [=] { return List(path, entries.get()); },
       [entries](Napi::Env env) {
         Napi::Array names = Napi::Array::New(env, entries->names.size());
@@ -104,7 +104,7 @@ Napi::Value ListFolder(const Napi::CallbackInfo& info) {
 template <class Read>
 Napi::Value TextOf(Napi::Env env, const std::string& path, const char* what, Read read) {
   auto text = std::make_shared<std::string>();
-  return AsyncWork::Run(
+  return AsyncWork::RunOnFile(
       env, [=] { return read(path.c_str(), text.get()) ? Status::Ok() : IoError(path, what + (" " + path), errno); },
       [text](Napi::Env on) { return Napi::String::New(on, *text); });
 }
@@ -176,7 +176,7 @@ Napi::Value ReadFile(const Napi::CallbackInfo& info) {
   auto content = std::make_shared<Content>();
   std::string path = info[0].As<Napi::String>();
   const double max_bytes = info[1].As<Napi::Number>();
-  return AsyncWork::Run(
+  return AsyncWork::RunOnFile(
       info.Env(), [=] { return ReadWhole(path, max_bytes, content.get()); },
       [content](Napi::Env env) { return ArrayBufferOverOrCopy(env, content->bytes.get(), content->size, content); });
 }
@@ -197,7 +197,7 @@ Napi::Value DeadThreeFsJs(const Napi::CallbackInfo& info) {
 Napi::Value IsOnThreeFsJs(const Napi::CallbackInfo& info) {
   auto on_it = std::make_shared<bool>();
   std::string path = info[0].As<Napi::String>();
-  return AsyncWork::Run(
+  return AsyncWork::RunOnFile(
       info.Env(),
       [=] {
         *on_it = IsOnThreeFs(path);

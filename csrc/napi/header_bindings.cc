@@ -28,7 +28,7 @@ Napi::Value ReadHeaderJs(const Napi::CallbackInfo& info) {
   HeaderOptions options;
   options.allow_trailing_bytes = info[1].ToBoolean();
   auto fd_cache = FromOptionalExternal<HeaderFdCache>(info[2]);
-  return AsyncWork::Run(
+  return AsyncWork::RunOnFile(
       info.Env(), [=] { return ReadHeader(path, options, &read->header, &read->identity, fd_cache.get()); },
       [read](Napi::Env env) { return HeaderToJs(env, read->header, &read->identity); });
 }

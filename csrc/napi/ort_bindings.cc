@@ -171,7 +171,7 @@ Napi::Value OrtCreateSession(const Napi::CallbackInfo& info) {
 Napi::Value IsHoleJs(const Napi::CallbackInfo& info) {
   auto is_hole = std::make_shared<bool>(false);
   std::string path = info[0].As<Napi::String>();
-  return AsyncWork::Run(
+  return AsyncWork::RunOnFile(
       info.Env(), [=] { return IsHole(path, is_hole.get()); },
       [is_hole](Napi::Env env) -> Napi::Value { return Napi::Boolean::New(env, *is_hole); });
 }

@@ -35,7 +35,7 @@ Napi::Value ResolveMountJs(const Napi::CallbackInfo& info) {
   std::string mount = info[1].As<Napi::String>();
   bool all = info[2].ToBoolean();
   auto found = std::make_shared<usrbio::FilesOnMount>();
-  return AsyncWork::Run(
+  return AsyncWork::RunOnFile(
       info.Env(), [=] { return usrbio::ResolveMount(paths, mount, all, found.get()); },
       [found](Napi::Env env) {
         Napi::Object result = Napi::Object::New(env);
@@ -65,7 +65,7 @@ Napi::Value LoadLibrary(const Napi::CallbackInfo& info) {
 // threeFsAvailability(): Promise<{available, library?, reason?, remedy?}>
 Napi::Value AvailabilityJs(const Napi::CallbackInfo& info) {
   auto found = std::make_shared<usrbio::Availability>();
-  return AsyncWork::Run(
+  return AsyncWork::RunOnFile(
       info.Env(),
       [found] {
         *found = usrbio::CheckAvailability();

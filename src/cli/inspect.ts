@@ -1,6 +1,7 @@
 import type { Command } from 'commander';
 import { pathOf } from '../base/checks.js';
 import { counted } from '../base/counted.js';
+import { CallWatch } from '../base/waiting.js';
 import type { SafeTensorsMetadata } from '../index.js';
 import { readShards } from '../safetensors/shards.js';
 import { addFilesOptions, type FilesOptions } from './files-options.js';
@@ -20,7 +21,8 @@ export function registerInspect(program: Command): void {
 }
 
 async function inspect(path: string, { json, ...options }: InspectOptions): Promise<void> {
-  const { metadata: headers, notes } = await readShards(path, options);
+  const calls = new CallWatch();
+  const { metadata: headers, notes } = await calls.during(readShards(path, { ...options, calls }));
   const single = headers.length === 1 && headers[0]!.path === pathOf(path, 'file');
   if (json) {
     const files = headers.map(describe);

@@ -1,5 +1,6 @@
 import type { Command } from 'commander';
 import { counted } from '../base/counted.js';
+import { CallWatch, type FileCalls } from '../base/waiting.js';
 import { resolveFiles } from '../safetensors/files.js';
 import { SafeTensorsMetadata } from '../safetensors/metadata.js';
 import { tensorsOf } from '../safetensors/shard-set.js';
@@ -35,7 +36,8 @@ async function verify(paths: string[], { json, ...options }: VerifyOptions): Pro
   const verdicts: Verdict[] = [];
   for (const path of paths) {
     try {
-      verdicts.push(...(await verifyPath(path, options)));
+      const calls = new CallWatch();
+      verdicts.push(...(await calls.during(verifyPath(path, options, calls))));
     } catch (error) {
       verdicts.push(failed(path, error));
     }
@@ -55,14 +57,14 @@ async function verify(paths: string[], { json, ...options }: VerifyOptions): Pro
  * The verdict of each file that the path means, after that of the index, or of the folder if its files disagree or some
  * were left out.
  */
-async function verifyPath(path: string, options: FilesOptions): Promise<Verdict[]> {
+async function verifyPath(path: string, options: FilesOptions, calls: FileCalls): Promise<Verdict[]> {
   const { allowTrailingBytes = false } = options;
-  const { paths, index, notes } = await resolveFiles(path, options);
+  const { paths, index, notes } = await resolveFiles(path, { ...options, calls });
   const headers: SafeTensorsMetadata[] = [];
   const files: Verdict[] = [];
   for (const file of paths) {
     try {
-      const header = await SafeTensorsMetadata.fromFile(file, { allowTrailingBytes });
+      const header = await SafeTensorsMetadata.read(file, { allowTrailingBytes, calls });
       headers.push(header);
       files.push(passed(header));
     } catch (error) {

@@ -1,6 +1,7 @@
 import { setMaxListeners } from 'node:events';
 import { FastSafetensorsError, InvalidArgumentError } from '../base/errors.js';
 import { after, within } from '../base/timers.js';
+import { StallWatch, UNWATCHED } from '../base/waiting.js';
 import { Allocation } from '../device/allocation.js';
 import { type Device, openDevice } from '../device/device.js';
 import { native, settled } from '../native/addon.js';
@@ -12,7 +13,6 @@ import type { Plan } from '../transfer/plan.js';
 import type { Copier, CopierConstructor, CopyRange } from './copier.js';
 import { AllocationDestination } from './destination.js';
 import type { Pace } from './pace.js';
-import { StallWatch } from './stall-watch.js';
 
 export interface CopierLoadOptions extends TransferOptions {
   readonly stallTimeoutMs: number;
@@ -68,7 +68,7 @@ export class CopierLoad extends Load {
       this.#fail(this.#stalled(`${requests}: none of them has ended, and nothing was written for them`));
     });
     const stopTimer = after(options.timeoutMs ?? Number.POSITIVE_INFINITY, () => {
-      const message = `the load was not complete after ${options.timeoutMs} ms: ${this.#arrived()}; raise timeoutMs`;
+      const message = `the load was not complete in time: ${this.#arrived()}; raise timeoutMs`;
       this.#fail(new FastSafetensorsError('TIMEOUT', message));
     });
     void this.#run()
@@ -194,10 +194,10 @@ export class CopierLoad extends Load {
     this.maxInFlight = Math.max(this.maxInFlight, ++this.#inFlight);
     this.#watch.enter();
     try {
-      await checkUnchanged(metadata.path, metadata.identity);
+      await checkUnchanged(metadata.path, metadata.identity, UNWATCHED);
       if (this.error) return;
       await this.#copy(this.#copier(file, metadata), metadata, ranges, allocation);
-      await checkUnchanged(metadata.path, metadata.identity);
+      await checkUnchanged(metadata.path, metadata.identity, UNWATCHED);
     } finally {
       --this.#inFlight;
       this.#watch.leave();

@@ -1,10 +1,10 @@
-import { onAbort } from '../base/abort.js';
 import { FastSafetensorsError } from '../base/errors.js';
 import { afterRunning, held } from '../base/timers.js';
+import { DEFAULT_STALL_TIMEOUT_MS, onAbort } from '../base/waiting.js';
 import { Allocation } from '../device/allocation.js';
 import { Device, openDevice } from '../device/device.js';
 import { checked, native, settled } from '../native/addon.js';
-import { DEFAULT_STALL_TIMEOUT_MS, type NativeEngine } from '../native/core.js';
+import type { NativeEngine } from '../native/core.js';
 import type { SafeTensorsMetadata } from '../safetensors/metadata.js';
 import { EngineLoad } from '../transfer/engine-load.js';
 import { Plan } from '../transfer/plan.js';

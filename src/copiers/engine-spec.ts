@@ -1,3 +1,4 @@
+import type { FileCalls } from '../base/waiting.js';
 import type { Device } from '../device/device.js';
 import type { EngineOptions, Fallback, ReaderOptions } from '../native/core.js';
 import type { CopierConstructor } from './copier.js';
@@ -20,9 +21,9 @@ export interface EngineSpec {
   readonly conversionFallback?: { readonly copier: string; readonly reason: string; readonly spec: EngineSpec };
   /**
    * Looks at the files before anything is made for them, off the event loop. Rejects where they cannot be read like
-   * this.
+   * this. `calls` limits the looks.
    */
-  readonly resolveForFiles?: (files: readonly string[]) => Promise<ResolvedSpec>;
+  readonly resolveForFiles?: (files: readonly string[], calls?: FileCalls) => Promise<ResolvedSpec>;
 }
 
 /** How certain files are read. */

@@ -1,5 +1,5 @@
-import { onAbort } from '../base/abort.js';
 import { after, milliseconds } from '../base/timers.js';
+import { onAbort } from '../base/waiting.js';
 import type { CopyRange } from './copier.js';
 
 /** Cuts requests no smaller than this, however slow the pace is: bytes. */

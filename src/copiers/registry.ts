@@ -1,7 +1,8 @@
 import { describe, fail } from '../base/checks.js';
 import { FastSafetensorsError, InvalidArgumentError } from '../base/errors.js';
+import type { FileCalls } from '../base/waiting.js';
 import { Device } from '../device/device.js';
-import { native, settled } from '../native/addon.js';
+import { fileCall, native } from '../native/addon.js';
 import type { HeaderOf } from '../safetensors/names-of-no-file.js';
 import { type Availability, gdsAvailability, nogdsAvailability, unifiedAvailability } from './availability.js';
 import type { CopierConstructor, CopierFactory } from './copier.js';
@@ -26,7 +27,7 @@ interface Builtin {
 }
 
 const BUILTINS: ReadonlyMap<string, Builtin> = new Map<string, Builtin>([
-  ['3fs', { backend: 'usrbio', spec: threeFs, availability: threeFsAvailability }],
+  ['3fs', { backend: 'usrbio', spec: threeFs, availability: () => threeFsAvailability() }],
   ['gds', { backend: 'cufile', spec: gds, availability: gdsAvailability }],
   ['nogds', { backend: 'pread', spec: nogds, availability: nogdsAvailability }],
   ['unified', { backend: 'pread', spec: unified, availability: unifiedAvailability }],
@@ -150,8 +151,9 @@ export async function chooseCopier(
   device: Device,
   files: readonly string[],
   options: { readonly nogds?: boolean },
+  calls?: FileCalls,
 ): Promise<'3fs' | 'gds' | 'unified' | 'nogds'> {
-  if ((await onThreeFs(files)) && (await threeFsAvailability()).available) return '3fs';
+  if ((await onThreeFs(files, calls)) && (await threeFsAvailability(calls)).available) return '3fs';
   if (device.type === 'cpu') return 'nogds';
   if (options.nogds !== true && (await gdsAvailability(device)).available) return 'gds';
   if ((await unifiedAvailability(device)).available) return 'unified';
@@ -173,10 +175,11 @@ export async function insteadOf(
 }
 
 /** True when there are files and all of them are on one 3FS mount. Never rejects. */
-async function onThreeFs(files: readonly string[]): Promise<boolean> {
+async function onThreeFs(files: readonly string[], calls?: FileCalls): Promise<boolean> {
   if (files.length === 0) return false;
   try {
-    const { mountPoint, notOnMount } = await settled(native().resolveThreeFsMount(files, '', false));
+    const resolve = () => native().resolveThreeFsMount(files, '', false);
+    const { mountPoint, notOnMount } = await fileCall('the mount of', files[0]!, resolve, calls);
     return mountPoint !== '' && notOnMount.length === 0;
   } catch {
     return false;

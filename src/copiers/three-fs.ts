@@ -1,6 +1,7 @@
 import * as check from '../base/checks.js';
 import type { FastSafetensorsError } from '../base/errors.js';
-import { checked, native, settled, statusError } from '../native/addon.js';
+import type { FileCalls } from '../base/waiting.js';
+import { checked, fileCall, native, settled, statusError } from '../native/addon.js';
 import type { Fallback } from '../native/core.js';
 import type { Availability } from './availability.js';
 import { type ChunkReader, chunkReaderConstructor } from './chunk-reader.js';
@@ -24,13 +25,14 @@ export const threeFs: SpecFactory = (device, options) => {
   const spec: EngineSpec = { reader, engine, near };
   const blockSizes = new Map<string, number>(); // by mount: that of the first file, so that one engine serves all
 
-  const resolveForFiles = async (files: readonly string[]): Promise<ResolvedSpec> => {
+  const resolveForFiles = async (files: readonly string[], calls?: FileCalls): Promise<ResolvedSpec> => {
     const instead = options.fallback === 'nogds';
     const misfits = new Map<string, string>(); // files that cannot be read like this, and why
     const library = settled(native().loadThreeFs()); // beside the mounts: at first it takes a millisecond
     library.catch(() => {}); // awaited below, unless the files are refused before
     try {
-      const found = await settled(native().resolveThreeFsMount(files, mountPoint, instead));
+      const resolve = () => native().resolveThreeFsMount(files, mountPoint, instead);
+      const found = await fileCall('the mount of', files[0] ?? mountPoint, resolve, calls);
       for (const misfit of found.notOnMount) {
         if (!instead || misfit.code !== 'NOT_3FS') throw statusError(misfit);
         misfits.set(misfit.path!, misfit.message);
@@ -58,9 +60,9 @@ export const threeFs: SpecFactory = (device, options) => {
 };
 
 /** Library, mount, /dev/shm and the limit of locked memory, off the event loop. */
-export async function threeFsAvailability(): Promise<Availability> {
+export async function threeFsAvailability(calls?: FileCalls): Promise<Availability> {
   try {
-    return await settled(native().threeFsAvailability());
+    return await fileCall('the mounts of', '3FS', () => native().threeFsAvailability(), calls);
   } catch (error) {
     return { available: false, reason: (error as Error).message, remedy: "use copier: 'nogds'" };
   }

@@ -1,4 +1,5 @@
 import { FastSafetensorsError } from '../base/errors.js';
+import { type FileCalls, UNWATCHED } from '../base/waiting.js';
 import { openUnified } from '../copiers/availability.js';
 import type { CopierConstructor } from '../copiers/copier.js';
 import type { EngineSpec } from '../copiers/engine-spec.js';
@@ -90,11 +91,12 @@ export class Engines {
    * The engine for a plan's files, or the constructor of a copier of the user's own. DEVICE_UNAVAILABLE,
    * COPIER_UNAVAILABLE, NOT_3FS; UNSUPPORTED_DTYPE and INVALID_ARGUMENT for what this copier cannot do.
    */
-  async prepare(plan: Plan): Promise<PreparedEngine | CopierConstructor> {
+  async prepare(plan: Plan, calls: FileCalls): Promise<PreparedEngine | CopierConstructor> {
     this.#checkOpen();
     const files = plan.inputs.map(({ metadata }) => metadata.path);
-    this.#choice ??= this.#choose(files);
-    const { copier: chosen, missing } = await this.#choice;
+    this.#choice ??= this.#choose(files); // loads share it, and each waits by its own limits
+    const choosing = calls.call('the mount of', files[0] ?? 'no file', () => this.#choice!);
+    const { copier: chosen, missing } = await choosing;
     this.#copier = chosen;
     this.#checkOpen();
     if (!REUSES_HEADER_FD.includes(chosen)) this.#releaseAllHeaderFds();
@@ -108,7 +110,7 @@ export class Engines {
       throw new FastSafetensorsError('UNSUPPORTED_DTYPE', message);
     }
     const { spec, copier, fallbacks } = this.#made.resolveForFiles
-      ? await this.#made.resolveForFiles(files)
+      ? await this.#made.resolveForFiles(files, calls)
       : { spec: this.#made, copier: chosen, fallbacks: instead(files, this.#asked, chosen, missing) };
     this.#checkOpen();
     const converting = plan.converts ? spec.conversionFallback : undefined;
@@ -123,7 +125,7 @@ export class Engines {
 
   /** Never for files of a user's copier: that one was asked for by name. */
   async #choose(files: readonly string[]): Promise<Choice> {
-    if (this.#asked === 'auto') return { copier: await chooseCopier(this.#device, files, this.#options) };
+    if (this.#asked === 'auto') return { copier: await chooseCopier(this.#device, files, this.#options, UNWATCHED) };
     // '3fs' looks at the files before it falls back: see resolveForFiles.
     if (this.#options.fallback !== 'nogds' || this.#asked === '3fs') return { copier: this.#asked };
     const other = await insteadOf(this.#asked, this.#device);
@@ -156,9 +158,9 @@ export class Engines {
    * Prepares for a plan; the most bytes of staging that its load will take, 0 for a copier of the user's own. What goes
    * wrong is 0 as well: the load will say it.
    */
-  async stagingBytes(plan: Plan): Promise<number> {
+  async stagingBytes(plan: Plan, calls: FileCalls): Promise<number> {
     try {
-      const prepared = await this.prepare(plan);
+      const prepared = await this.prepare(plan, calls);
       return typeof prepared === 'function' ? 0 : native().stagingBytes(prepared.engine, plan.converts);
     } catch {
       return 0;

@@ -40,11 +40,11 @@ export async function fastsafeOpen<T = DeviceTensor>(
   options: LoaderOptions<T> = {},
 ): Promise<OpenFiles<T>> {
   const checked = checkLoaderOptions(options);
-  const { signal } = checked;
   const session = new Session(checked as LoaderOptions, 'what fastsafeOpen opened');
   session.check();
   const { headerOf } = session.engines;
-  const shards = await session.race(readShards(files, { ...checked, headerOf }, signal));
+  const watch = session.watch();
+  const shards = await watch.during(readShards(files, { ...checked, headerOf, calls: watch }));
   session.noteFiles(shards.notes);
   return new LazyFiles(session, shards, checked);
 }
@@ -78,10 +78,10 @@ class LazyFiles<T> implements OpenFiles<T> {
 
   async getTensor(name: string): Promise<T> {
     const { metadata, index } = this.#find(name);
-    const { timeoutMs, dtype, dtypePolicy } = this.#options;
+    const { dtype, dtypePolicy } = this.#options;
     const plan = await Plan.ofTensors([{ metadata, selection: Uint32Array.of(index) }], { dtype, dtypePolicy });
     const started = milliseconds();
-    const load = await this.#session.begin(plan, { window: 1, collectReady: false, timeoutMs });
+    const load = await this.#session.begin(plan, { window: 1, collectReady: false });
     let tensor: DeviceTensor;
     try {
       await this.#session.race(load.complete());

@@ -1,6 +1,7 @@
 import { checkTensorName, fail, isUrl } from '../base/checks.js';
 import { FastSafetensorsError } from '../base/errors.js';
 import { milliseconds } from '../base/timers.js';
+import type { CallWatch } from '../base/waiting.js';
 import type { DeviceTensor } from '../device/device-tensor.js';
 import type { NativeHeaderFdCache } from '../native/core.js';
 import type { Files } from '../safetensors/files.js';
@@ -33,6 +34,7 @@ export class SafeTensorsFileLoader<T = DeviceTensor> {
   #inputs: readonly PlanInput[] | undefined;
   #plan: Plan | undefined;
   #headerFds: NativeHeaderFdCache | undefined;
+  #headersMs = 0; // that reading them took, of the time of the first load
   #stagingBytes = 0;
 
   /** Checks the options: INVALID_ARGUMENT, UNKNOWN_COPIER, UNSUPPORTED_DTYPE. */
@@ -54,7 +56,7 @@ export class SafeTensorsFileLoader<T = DeviceTensor> {
   async addFilenames(files: Files | Readonly<Record<number, Files>>): Promise<void> {
     const session = this.#session;
     session.check();
-    const { pg = new SingleGroup(), signal } = this.#options;
+    const { pg = new SingleGroup() } = this.#options;
     let mine = files as Files;
     if (typeof files === 'object' && files !== null && !Array.isArray(files) && !isUrl(files)) {
       for (const rank of Object.keys(files)) {
@@ -64,7 +66,7 @@ export class SafeTensorsFileLoader<T = DeviceTensor> {
       mine = (files as Record<number, Files>)[pg.rank] ?? [];
     }
     const { headerOf } = session.engines;
-    await this.#take((fdCache) => readShards(mine, { ...this.#options, fdCache, headerOf }, signal));
+    await this.#take((fdCache, calls) => readShards(mine, { ...this.#options, fdCache, headerOf, calls }));
   }
 
   /** The same for headers that were read, or made, already. @internal */
@@ -73,15 +75,17 @@ export class SafeTensorsFileLoader<T = DeviceTensor> {
     await this.#take(async () => shards);
   }
 
-  async #take(read: (fdCache: NativeHeaderFdCache | undefined) => Promise<ShardSet>): Promise<void> {
+  async #take(read: (fdCache: NativeHeaderFdCache | undefined, calls: CallWatch) => Promise<ShardSet>): Promise<void> {
     const session = this.#session;
     const { filter, dtype, dtypePolicy } = this.#options;
     const headerFds = session.engines.newHeaderFds();
+    const watch = session.watch();
     try {
-      const shards = await session.race(read(headerFds));
+      const shards = await watch.during(read(headerFds, watch));
       const inputs = filter ? await session.race(selectTensors(shards.inputs, filter)) : shards.inputs;
       const plan = await session.race(Plan.ofTensors(inputs, { dtype, dtypePolicy }));
-      this.#stagingBytes = await session.engines.stagingBytes(plan);
+      this.#stagingBytes = await watch.during(session.engines.stagingBytes(plan, watch));
+      this.#headersMs = watch.spentMs;
       session.engines.releaseHeaderFds(this.#headerFds);
       this.#headerFds = headerFds;
       this.#shards = shards;
@@ -128,8 +132,10 @@ export class SafeTensorsFileLoader<T = DeviceTensor> {
       return file === undefined ? undefined : plan.itemOf(file, name);
     };
     const started = milliseconds();
-    const { timeoutMs, framework, pg = new SingleGroup() } = this.#options;
-    const load = await session.begin(plan, { window: 0xffffffff, collectReady: false, timeoutMs }, signal);
+    const watch = session.watch(signal, this.#headersMs);
+    this.#headersMs = 0;
+    const { framework, pg = new SingleGroup() } = this.#options;
+    const load = await session.begin(plan, { window: 0xffffffff, collectReady: false }, watch, signal);
     const meter = session.meter(load, onProgress);
     try {
       await session.race(load.complete(), signal);

@@ -1,7 +1,7 @@
-import { unlessAborted } from '../base/abort.js';
 import { checkTensorName, fail } from '../base/checks.js';
 import { DTYPE_BITS, type DTypeName } from '../base/dtype.js';
 import { FastSafetensorsError, InvalidArgumentError } from '../base/errors.js';
+import { unlessAborted } from '../base/waiting.js';
 import { Allocation } from '../device/allocation.js';
 import { DeviceTensor } from '../device/device-tensor.js';
 import { adopt, disposeWhenMade, type Framework, isPromise } from '../device/framework.js';

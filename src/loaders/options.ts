@@ -112,13 +112,15 @@ export interface LoaderOptions<T = DeviceTensor> {
   /** Ends what is in progress when aborted: it rejects at once with the signal's reason. */
   signal?: AbortSignal;
   /**
-   * Milliseconds that one load may take after headers were read, else TIMEOUT: wall time, also while the process is
-   * stopped. Default: no limit.
+   * Milliseconds that one load may take, from its first look at a file or folder on, else TIMEOUT: wall time, also
+   * while the process is stopped. Of a SafeTensorsFileLoader it counts addFilenames() and the load after it, but not
+   * the time between the two; of fastsafeOpen the opening, and each tensor by itself. Default: no limit.
    */
   timeoutMs?: number;
   /**
-   * Milliseconds that one open, read or copy may take, else STALLED; close() waits as long for what is in flight. Time
-   * in which the process is stopped (SIGSTOP, a debugger, `docker pause`) does not count. Default: 90,000.
+   * Milliseconds that one open, read or copy may take, else STALLED; so it is while folders and headers are looked at
+   * and none of these looks ends for as long. close() waits as long for what is in flight. Time in which the process is
+   * stopped (SIGSTOP, a debugger, `docker pause`) does not count. Default: 90,000.
    */
   stallTimeoutMs?: number;
   /** The most bytes a second that all loads of this loader read together. Default: no limit. */

@@ -36,14 +36,15 @@ export class ParallelLoader<T = DeviceTensor> {
    */
   async *iterateWeights(): AsyncGenerator<[name: string, tensor: T], void, void> {
     const session = this.#session;
-    const { files, filter, dtype, queueSize = 0, order, timeoutMs, signal } = this.#options;
+    const { files, filter, dtype, queueSize = 0, order } = this.#options;
     const { maxBatchBytes = DEFAULT_BATCH_BYTES } = this.#options;
     session.check();
     const { headerOf } = session.engines;
     const headerFds = session.engines.newHeaderFds();
+    const watch = session.watch();
     try {
-      const shards = await session.race(
-        readShards(files, { ...this.#options, byName: false, fdCache: headerFds, headerOf }, signal),
+      const shards = await watch.during(
+        readShards(files, { ...this.#options, byName: false, fdCache: headerFds, headerOf, calls: watch }),
       );
       session.noteFiles(shards.notes);
       const inputs = filter ? await session.race(selectTensors(shards.inputs, filter)) : shards.inputs;
@@ -51,7 +52,7 @@ export class ParallelLoader<T = DeviceTensor> {
       const plan = await session.race(Plan.ofTensors(inputs, { batchBytes: maxBatchBytes, ...conversion }));
       const window = queueSize + 2;
       const started = milliseconds();
-      const load = await session.begin(plan, { window, collectReady: order === 'ready', timeoutMs });
+      const load = await session.begin(plan, { window, collectReady: order === 'ready' }, watch);
       const meter = session.meter(load);
       try {
         yield* this.#handOut(load, order === 'ready' ? asReady(load, window) : inOrder(load, window));

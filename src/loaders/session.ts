@@ -1,16 +1,16 @@
-import { unlessAborted } from '../base/abort.js';
 import { environmentSwitch } from '../base/checks.js';
 import { counted } from '../base/counted.js';
 import { FastSafetensorsError } from '../base/errors.js';
 import { consoleLogger, type Logger, safeLogger } from '../base/logger.js';
 import { held, milliseconds, within } from '../base/timers.js';
+import { CallWatch, DEFAULT_STALL_TIMEOUT_MS, unlessAborted } from '../base/waiting.js';
 import type { CopierConstructor } from '../copiers/copier.js';
 import { CopierLoad } from '../copiers/copier-load.js';
 import { Pace } from '../copiers/pace.js';
 import { Device } from '../device/device.js';
 import type { DeviceTensor } from '../device/device-tensor.js';
 import { disposeWhenMade } from '../device/framework.js';
-import { DEFAULT_STALL_TIMEOUT_MS, type NativeEngine, type TransferOptions } from '../native/core.js';
+import type { NativeEngine, TransferOptions } from '../native/core.js';
 import { EngineLoad } from '../transfer/engine-load.js';
 import type { Load } from '../transfer/load.js';
 import type { Plan } from '../transfer/plan.js';
@@ -64,14 +64,25 @@ export class Session {
     for (const note of notes) this.#log(() => note);
   }
 
+  /** The limits of one load, from its first look at a file on. `signal` ends it, too; for `spentMs` see CallWatch. */
+  watch(signal?: AbortSignal, spentMs = 0): CallWatch {
+    return new CallWatch(this.options, this.#signals(signal), spentMs);
+  }
+
   /**
    * Begins a load and a new report. The caller has to finish() or detach() the load. Rejects with what Engines.prepare
-   * rejects with and, at once, with what check() throws: there is no load then.
+   * rejects with and, at once, with what check() throws, TIMEOUT or STALLED: there is no load then.
    */
-  async begin(plan: Plan, options: TransferOptions, signal?: AbortSignal): Promise<Load> {
+  async begin(
+    plan: Plan,
+    given: Omit<TransferOptions, 'timeoutMs'>,
+    watch: CallWatch = this.watch(),
+    signal?: AbortSignal,
+  ): Promise<Load> {
     this.check(signal);
-    const prepared = await this.race(this.engines.prepare(plan), signal);
+    const prepared = await watch.during(this.engines.prepare(plan, watch));
     this.check(signal);
+    const options = { ...given, timeoutMs: Math.max(watch.leftMs, 0.001) }; // 0 would be none
     let load: Load;
     if (typeof prepared === 'function') {
       load = this.#startCopier(prepared, plan, options);
@@ -154,8 +165,11 @@ export class Session {
 
   /** unlessAborted() by the loader's signal, this one, or close() (CLOSED). Keeps the event loop alive. */
   race<T>(promise: Promise<T>, signal?: AbortSignal, abandoned?: () => void): Promise<T> {
-    const signals = [this.options.signal, signal, this.#closing.signal].filter((given) => given !== undefined);
-    return held(unlessAborted(promise, signals, abandoned));
+    return held(unlessAborted(promise, this.#signals(signal), abandoned));
+  }
+
+  #signals(signal?: AbortSignal): AbortSignal[] {
+    return [this.options.signal, signal, this.#closing.signal].filter((given) => given !== undefined);
   }
 
   /**

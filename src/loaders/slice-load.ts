@@ -22,7 +22,7 @@ export async function readSlice(
 ): Promise<DeviceTensor> {
   const { name, shape } = slice;
   const { device } = session;
-  const { dtype: wanted, dtypePolicy, timeoutMs } = session.options;
+  const { dtype: wanted, dtypePolicy } = session.options;
   const conversion = { dtype: wanted, dtypePolicy };
   if (slice.byteLength === 0) {
     const dtype = convertedDtype(metadata, metadata.indexOf(name), conversion);
@@ -31,7 +31,7 @@ export async function readSlice(
   const sliced = await session.race(planSlice(metadata, slice, conversion));
   const { plan, dtype, byteLength } = sliced;
   const started = milliseconds();
-  const load = await session.begin(plan, { window: PIECES_AHEAD, collectReady: false, timeoutMs });
+  const load = await session.begin(plan, { window: PIECES_AHEAD, collectReady: false });
   try {
     if (sliced.copyOf) {
       return await Allocation.during(device, byteLength, async (allocation) => {

@@ -3,6 +3,7 @@ import { existsSync } from 'node:fs';
 import { dirname, join, resolve } from 'node:path';
 import { explainErrorsBy, FastSafetensorsError } from '../base/errors.js';
 import { held } from '../base/timers.js';
+import type { FileCalls } from '../base/waiting.js';
 import type { CoreAddon, FileKind, Metrics, StatusObject } from './core.js';
 import type { OrtAddon } from './ort.js';
 import type { TfAddon } from './tf.js';
@@ -106,10 +107,15 @@ const infoOf = (name: string, kind: FileKind): FileInfo => ({
   isSymbolicLink: () => kind === 'link',
 });
 
+/** settled() for a call on a file: through what limits it, where there is such. For `what` see FileCalls. */
+export function fileCall<T>(what: string, path: string, begin: () => Promise<T>, calls?: FileCalls): Promise<T> {
+  return calls ? calls.call(what, path, () => translated(begin())) : settled(begin());
+}
+
 /** Rejects as functions of node:fs do: with an Error whose `code` is the name of the system's error. */
-async function systemCall<T>(promise: Promise<T>): Promise<T> {
+async function systemCall<T>(what: string, path: string, begin: () => Promise<T>, calls?: FileCalls): Promise<T> {
   try {
-    return await held(promise);
+    return await (calls ? calls.call(what, path, begin) : held(begin()));
   } catch (error) {
     if (!isStatus(error)) throw error;
     const { message, path, code, errno = code } = error;
@@ -120,27 +126,30 @@ async function systemCall<T>(promise: Promise<T>): Promise<T> {
 // In place of those of node:fs/promises wherever weights may lie: a store that hangs would hold a thread of libuv, and
 // process.exit() waits for those.
 
-export async function stat(path: string): Promise<FileInfo & Omit<Awaited<ReturnType<Addon['statFile']>>, 'kind'>> {
-  const { kind, ...numbers } = await systemCall(native().statFile(path));
+export async function stat(
+  path: string,
+  calls?: FileCalls,
+): Promise<FileInfo & Omit<Awaited<ReturnType<Addon['statFile']>>, 'kind'>> {
+  const { kind, ...numbers } = await systemCall('a look at', path, () => native().statFile(path), calls);
   return { ...infoOf(path, kind), ...numbers };
 }
 
-export async function readdir(folder: string): Promise<FileInfo[]> {
-  const { names, kinds } = await systemCall(native().listFolder(folder));
+export async function readdir(folder: string, calls?: FileCalls): Promise<FileInfo[]> {
+  const { names, kinds } = await systemCall('the names in', folder, () => native().listFolder(folder), calls);
   return names.map((name, i) => infoOf(name, kinds[i]!));
 }
 
-export function realpath(path: string): Promise<string> {
-  return systemCall(native().realPath(path));
+export function realpath(path: string, calls?: FileCalls): Promise<string> {
+  return systemCall('the links of', path, () => native().realPath(path), calls);
 }
 
-export function readlink(path: string): Promise<string> {
-  return systemCall(native().readLink(path));
+export function readlink(path: string, calls?: FileCalls): Promise<string> {
+  return systemCall('the link', path, () => native().readLink(path), calls);
 }
 
 /** The bytes of a regular file; rejects for more than `maxBytes`. */
-export async function readFile(path: string, maxBytes: number): Promise<Uint8Array> {
-  return new Uint8Array(await systemCall(native().readFile(path, maxBytes)));
+export async function readFile(path: string, maxBytes: number, calls?: FileCalls): Promise<Uint8Array> {
+  return new Uint8Array(await systemCall('the bytes of', path, () => native().readFile(path, maxBytes), calls));
 }
 
 /**

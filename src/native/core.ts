@@ -55,9 +55,6 @@ export interface TransferOptions {
   readonly timeoutMs?: number;
 }
 
-/** Milliseconds after which an engine's ops are STALLED, where its loader says nothing else. */
-export const DEFAULT_STALL_TIMEOUT_MS = 90_000;
-
 /** A file that was read in another way than asked. */
 export interface Fallback {
   path: string;

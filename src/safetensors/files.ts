@@ -3,6 +3,7 @@ import { basename, join } from 'node:path';
 import { pathOf } from '../base/checks.js';
 import { type ErrorCode, FastSafetensorsError, InvalidArgumentError, ioError } from '../base/errors.js';
 import { listed } from '../base/listed.js';
+import type { FileCalls } from '../base/waiting.js';
 import { type FileInfo, readdir, stat } from '../native/addon.js';
 import { snapshotOf } from './hub-cache.js';
 import { absence, isAbsent } from './named-file.js';
@@ -20,6 +21,8 @@ export type Files = string | URL | readonly (string | URL)[];
 export interface FilesOptions {
   readonly followLinks?: boolean;
   readonly variant?: string;
+  /** Limits the looks at files. */
+  readonly calls?: FileCalls;
 }
 
 export interface ResolvedFiles {
@@ -42,20 +45,20 @@ export async function resolveFiles(files: Files, options: FilesOptions = {}): Pr
   if (index !== undefined) {
     throw new InvalidArgumentError(`files: "${index}" is an index; pass it alone, it names its shards itself`);
   }
-  for (const path of paths) if (mayBeNoPath(path)) await statIfThere(path);
+  for (const path of paths) if (mayBeNoPath(path)) await statIfThere(path, options.calls);
   return { paths, index: null, notes: [] };
 }
 
 /** Undefined for what is not there; what that looks like a pattern or the name of a model says what to do. */
-function statIfThere(path: string): Promise<FileInfo | undefined> {
-  return stat(path).catch(async (error) => {
-    if (isAbsent(error)) await refusePattern(path, error);
+function statIfThere(path: string, calls?: FileCalls): Promise<FileInfo | undefined> {
+  return stat(path, calls).catch(async (error) => {
+    if (isAbsent(error)) await refusePattern(path, error, calls);
     return undefined;
   });
 }
 
 async function resolvePath(path: string, options: FilesOptions): Promise<ResolvedFiles> {
-  const info = await statIfThere(path);
+  const info = await statIfThere(path, options.calls);
   if (info?.isDirectory()) return resolveFolder(path, options);
   if (path.endsWith('.json')) return byIndex(await readIndex(path, options), []);
   // A path that does not exist is reported when its header is read.
@@ -63,15 +66,16 @@ async function resolvePath(path: string, options: FilesOptions): Promise<Resolve
 }
 
 async function resolveFolder(folder: string, options: FilesOptions): Promise<ResolvedFiles> {
-  const entries = await readdir(folder).catch((cause) => {
+  const { calls } = options;
+  const entries = await readdir(folder, calls).catch((cause) => {
     throw ioError('list', folder, cause);
   });
   // What macOS and downloads leave behind begins with a dot.
   const names = entries.map(({ name }) => name).filter((name) => !name.startsWith('.'));
   const model = modelAmong(names, folder, options.variant);
   if (!model) {
-    const snapshot = await snapshotOf(folder);
-    if (snapshot === undefined) throw await nothingHere(folder, entries);
+    const snapshot = await snapshotOf(folder, calls);
+    if (snapshot === undefined) throw await nothingHere(folder, entries, calls);
     return resolveFolder(snapshot, options);
   }
   const leftOut = (files: readonly string[]): string[] => {
@@ -83,7 +87,7 @@ async function resolveFolder(folder: string, options: FilesOptions): Promise<Res
     const index = await readIndex(join(folder, model.files[0]!), options);
     return byIndex(index, leftOut(index.shards.map((shard) => basename(shard))));
   }
-  await refuseUnfinished(folder, model.files, entries);
+  await refuseUnfinished(folder, model.files, entries, calls);
   return { paths: model.files.map((name) => join(folder, name)), index: null, notes: leftOut(model.files) };
 }
 
@@ -93,7 +97,12 @@ function byIndex(index: ShardIndex, notes: readonly string[]): ResolvedFiles {
 }
 
 /** MISSING_SHARD for links to nothing, and for files that a download has not completed. */
-async function refuseUnfinished(folder: string, files: readonly string[], entries: readonly FileInfo[]): Promise<void> {
+async function refuseUnfinished(
+  folder: string,
+  files: readonly string[],
+  entries: readonly FileInfo[],
+  calls?: FileCalls,
+): Promise<void> {
   const links = new Set(entries.filter((entry) => entry.isSymbolicLink()).map(({ name }) => name));
   const all = new Set(entries.map(({ name }) => name));
   for (const name of files) {
@@ -102,11 +111,11 @@ async function refuseUnfinished(folder: string, files: readonly string[], entrie
       throw fail('MISSING_SHARD', path, `${path} is not whole: ${name}.aria2 beside it is of an unfinished download`);
     }
     if (!links.has(name)) continue;
-    const gone = await stat(path).then(
+    const gone = await stat(path, calls).then(
       () => false,
       (error) => isAbsent(error),
     );
-    if (gone) throw fail('MISSING_SHARD', path, await absence(path));
+    if (gone) throw fail('MISSING_SHARD', path, await absence(path, calls));
   }
 }
 

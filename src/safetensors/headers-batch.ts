@@ -1,5 +1,6 @@
-import { unlessAborted } from '../base/abort.js';
 import * as check from '../base/checks.js';
+import { held } from '../base/timers.js';
+import { type FileCalls, unlessAborted } from '../base/waiting.js';
 import type { SafeTensorsMetadata } from './metadata.js';
 import { readHeaders } from './shards.js';
 
@@ -28,13 +29,19 @@ export async function readHeadersBatch(
   paths: Iterable<string | URL>,
   options: HeadersBatchOptions = {},
 ): Promise<Map<string, SafeTensorsMetadata>> {
-  const { threads, allowTrailingBytes, signal } = check.checkOptions(options, CHECKS);
+  const { threads = 32, allowTrailingBytes, signal } = check.checkOptions(options, CHECKS);
   signal?.throwIfAborted();
   if (typeof paths !== 'object' || typeof paths?.[Symbol.iterator] !== 'function') {
     check.fail('readHeadersBatch', 'an array of paths', paths);
   }
   const files = [...new Set(Array.from(paths, (path) => check.pathOf(path, 'readHeadersBatch')))];
-  const reading = readHeaders(files, { allowTrailingBytes, atATime: threads }, signal);
-  const headers = await unlessAborted(reading, signal ? [signal] : []);
+  const calls: FileCalls = {
+    async call(_what, _path, begin) {
+      signal?.throwIfAborted();
+      return begin();
+    },
+  };
+  const reading = readHeaders(files, { allowTrailingBytes, calls }, threads);
+  const headers = await held(unlessAborted(reading, signal ? [signal] : []));
   return new Map(headers.map((header) => [header.path, header]));
 }

@@ -2,7 +2,9 @@ import { isUint8Array } from 'node:util/types';
 import * as check from '../base/checks.js';
 import { DTYPE_NAMES } from '../base/dtype.js';
 import { Turns } from '../base/timers.js';
-import { native, settled } from '../native/addon.js';
+import type { FileCalls } from '../base/waiting.js';
+import { fileCall, native, settled } from '../native/addon.js';
+import type { NativeHeaderFdCache } from '../native/core.js';
 import type { NativeFileIdentity, NativeHeader } from '../native/packed.js';
 import { TensorFrame } from './tensor-frame.js';
 
@@ -12,6 +14,16 @@ export { TensorFrame } from './tensor-frame.js';
 export interface SafeTensorsMetadataOptions {
   /** Accept bytes behind the last tensor, counted in `trailingBytes`; default: false, they are refused. */
   readonly allowTrailingBytes?: boolean;
+}
+
+/** How a header is read in this package. */
+export interface HeaderOptions extends SafeTensorsMetadataOptions {
+  /** The header will be asked for tensors by name; true. */
+  readonly byName?: boolean;
+  /** Keeps the file open for its data. */
+  readonly fdCache?: NativeHeaderFdCache;
+  /** Limits the looks at files. */
+  readonly calls?: FileCalls;
 }
 
 /** Names put into the lookup table between two looks at the clock: far less than a millisecond's worth. */
@@ -61,8 +73,17 @@ export class SafeTensorsMetadata {
    */
   static async fromFile(file: string | URL, options: SafeTensorsMetadataOptions = {}): Promise<SafeTensorsMetadata> {
     const path = check.pathOf(file, 'fromFile');
-    const header = await settled(native().readHeader(path, allowsTrailing(options)));
-    return SafeTensorsMetadata.fromNative(header, path);
+    return SafeTensorsMetadata.read(path, { allowTrailingBytes: allowsTrailing(options) });
+  }
+
+  /** The same for a path. `fdCache`: where the file stays open for its data; for `byName` see fromNative. @internal */
+  static async read(
+    path: string,
+    { allowTrailingBytes = false, byName = true, fdCache, calls }: HeaderOptions,
+  ): Promise<SafeTensorsMetadata> {
+    const begin = () => native().readHeader(path, allowTrailingBytes, fdCache);
+    const header = await fileCall('the header of', path, begin, calls);
+    return SafeTensorsMetadata.fromNative(header, path, { byName });
   }
 
   /**

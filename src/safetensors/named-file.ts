@@ -1,6 +1,7 @@
 /** Files that a text of somebody else's names: an index its shards, a model its data. */
 import { join, sep } from 'node:path';
 import { FastSafetensorsError, ioError } from '../base/errors.js';
+import type { FileCalls } from '../base/waiting.js';
 import { readlink, realpath } from '../native/addon.js';
 
 /** What names a file, for messages. */
@@ -52,17 +53,17 @@ export async function namedFile(
   name: string,
   folder: string,
   by: NamedBy,
-  { followLinks = true }: { followLinks?: boolean } = {},
+  { followLinks = true, calls }: { followLinks?: boolean; calls?: FileCalls } = {},
 ): Promise<{ path: string; real: string }> {
   checkName(name, by);
   const path = join(folder, name);
-  const real = await realpath(path).catch(async (cause) => {
+  const real = await realpath(path, calls).catch(async (cause) => {
     if (!isAbsent(cause)) throw ioError('read', path, cause);
-    const message = `${by.says}, but ${await absence(path)}`;
+    const message = `${by.says}, but ${await absence(path, calls)}`;
     throw new FastSafetensorsError('MISSING_SHARD', message, { path, tensor: by.tensor, cause });
   });
   if (!followLinks) {
-    const inside = await realpath(folder);
+    const inside = await realpath(folder, calls);
     if (!real.startsWith(inside.endsWith(sep) ? inside : inside + sep)) {
       throw unsafeError(`it is a link to ${real}, and followLinks is false`, by);
     }
@@ -76,8 +77,8 @@ export function isAbsent(error: unknown): boolean {
 }
 
 /** How a message tells that a file is not there. Of a link, what it leads to is not: an interrupted download. */
-export async function absence(path: string): Promise<string> {
-  const target = await readlink(path).catch(() => undefined);
+export async function absence(path: string, calls?: FileCalls): Promise<string> {
+  const target = await readlink(path, calls).catch(() => undefined);
   if (target === undefined) return `${path} is not there`;
   return `${path} is a link to ${target}, which is not there; download it again`;
 }

@@ -1,5 +1,6 @@
 import { describe } from '../base/checks.js';
 import { InvalidArgumentError } from '../base/errors.js';
+import { type FileCalls, UNWATCHED } from '../base/waiting.js';
 import { stat } from '../native/addon.js';
 import type { Files } from './files.js';
 import { SafeTensorsMetadata } from './metadata.js';
@@ -12,14 +13,18 @@ export type HeaderOf = (name: string) => SafeTensorsMetadata | undefined | Promi
  * The headers of names none of which is a file, in their order; undefined where one is, or has no header: then they
  * mean files. INVALID_ARGUMENT for what is no header, and what `headerOf` throws.
  */
-export async function headersOfNames(files: Files, headerOf: HeaderOf): Promise<SafeTensorsMetadata[] | undefined> {
+export async function headersOfNames(
+  files: Files,
+  headerOf: HeaderOf,
+  calls: FileCalls = UNWATCHED,
+): Promise<SafeTensorsMetadata[] | undefined> {
   const names = [files].flat();
   for (const name of names) {
-    if (typeof name !== 'string' || name === '' || (await exists(name))) return undefined;
+    if (typeof name !== 'string' || name === '' || (await exists(name, calls))) return undefined;
   }
   const headers: SafeTensorsMetadata[] = [];
   for (const name of names as string[]) {
-    const header = await headerOf(name);
+    const header = await calls.call("the copier's header of", name, async () => headerOf(name));
     if (header === undefined) return undefined;
     if (!(header instanceof SafeTensorsMetadata)) {
       const expected = 'expected SafeTensorsMetadata or undefined';
@@ -32,9 +37,9 @@ export async function headersOfNames(files: Files, headerOf: HeaderOf): Promise<
   return headers.length > 0 ? headers : undefined;
 }
 
-async function exists(path: string): Promise<boolean> {
+async function exists(path: string, calls: FileCalls): Promise<boolean> {
   try {
-    await stat(path);
+    await stat(path, calls);
     return true;
   } catch (error) {
     return !isAbsent(error);

@@ -2,6 +2,7 @@
 import { join } from 'node:path';
 import { FastSafetensorsError, InvalidArgumentError } from '../base/errors.js';
 import { listed } from '../base/listed.js';
+import type { FileCalls } from '../base/waiting.js';
 import { type FileInfo, readdir } from '../native/addon.js';
 import { cachedRepository } from './hub-cache.js';
 
@@ -17,13 +18,13 @@ const isHubName = (path: string): boolean => HUB_NAME.test(path) && !/\.(safeten
  * Refuses a path that does not exist and looks like something else: INVALID_ARGUMENT for a pattern, IO_ERROR for the
  * name of a model of the Hugging Face hub. Returns for others.
  */
-export async function refusePattern(path: string, cause: unknown): Promise<void> {
+export async function refusePattern(path: string, cause: unknown, calls?: FileCalls): Promise<void> {
   if (PATTERN.test(path)) {
     const found = `files: nothing is called ${JSON.stringify(path)}, and patterns are not expanded`;
     throw new InvalidArgumentError(`${found}; pass the folder, or a list of files`);
   }
   if (!isHubName(path)) return;
-  const cached = await cachedRepository(path);
+  const cached = await cachedRepository(path, calls);
   const how = cached
     ? `pass its folder in the cache, ${cached}`
     : `download it first: \`hf download ${path}\` prints its folder`;
@@ -35,13 +36,17 @@ export async function refusePattern(path: string, cause: unknown): Promise<void>
 const MAX_HINTS = 50;
 
 /** NO_FILES for a folder without weights, with what it has instead. */
-export async function nothingHere(folder: string, entries: readonly FileInfo[]): Promise<FastSafetensorsError> {
+export async function nothingHere(
+  folder: string,
+  entries: readonly FileInfo[],
+  calls?: FileCalls,
+): Promise<FastSafetensorsError> {
   const names = entries.map(({ name }) => name).sort();
   const message = `${folder} has neither a *.safetensors.index.json nor any *.safetensors`;
   const hint = (what: string) => new FastSafetensorsError('NO_FILES', `${message}; ${what}`, { path: folder });
 
   const folders = entries.filter((entry) => entry.isDirectory() && !entry.name.startsWith('.')).slice(0, MAX_HINTS);
-  const inside = await Promise.all(folders.map(({ name }) => readdir(join(folder, name)).catch(() => [])));
+  const inside = await Promise.all(folders.map(({ name }) => readdir(join(folder, name), calls).catch(() => [])));
   const models = folders.filter((_, i) => inside[i]!.some(({ name }) => /^[^.].*\.safetensors$/.test(name)));
   if (models.length > 0) return hint(`these folders of it do: ${listed(models.map(({ name }) => name).sort())}`);
   const unfinished = names.filter((name) => /\.(incomplete|part|aria2|crdownload|tmp)$/.test(name));

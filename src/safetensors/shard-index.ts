@@ -1,6 +1,7 @@
 /** The index of a model in several files: which tensor is in which. */
 import { dirname } from 'node:path';
 import { FastSafetensorsError, ioError } from '../base/errors.js';
+import type { FileCalls } from '../base/waiting.js';
 import { native, readFile, settled, stat } from '../native/addon.js';
 import type { NativeShardIndex } from '../native/packed.js';
 import { textAt } from './metadata.js';
@@ -20,8 +21,11 @@ export interface ShardIndex {
 }
 
 /** NO_FILES, INVALID_INDEX, UNSAFE_SHARD_PATH or IO_ERROR. */
-export async function readIndex(path: string, options: { followLinks?: boolean }): Promise<ShardIndex> {
-  const bytes = await read(path);
+export async function readIndex(
+  path: string,
+  options: { followLinks?: boolean; calls?: FileCalls },
+): Promise<ShardIndex> {
+  const bytes = await read(path, options.calls);
   const packed = await settled(native().parseShardIndex(bytes, path)).catch((error) => {
     const format = otherFormat(bytes, 'json');
     if (format === undefined) throw error;
@@ -43,15 +47,15 @@ export async function readIndex(path: string, options: { followLinks?: boolean }
   return { path, packed, shards: files.map((file) => file.path!), missing: errors[0] };
 }
 
-async function read(path: string): Promise<Uint8Array> {
-  const info = await stat(path).catch((cause) => {
+async function read(path: string, calls?: FileCalls): Promise<Uint8Array> {
+  const info = await stat(path, calls).catch((cause) => {
     throw ioError('read', path, cause);
   });
   if (info.size > MAX_INDEX_BYTES) {
     const message = `${path}: expected at most ${MAX_INDEX_BYTES} bytes, found ${info.size}`;
     throw new FastSafetensorsError('INVALID_INDEX', message, { path });
   }
-  return readFile(path, MAX_INDEX_BYTES).catch((cause) => {
+  return readFile(path, MAX_INDEX_BYTES, calls).catch((cause) => {
     throw ioError('read', path, cause);
   });
 }

@@ -1,28 +1,16 @@
 import { Turns } from '../base/timers.js';
-import { native, settled } from '../native/addon.js';
-import type { NativeHeaderFdCache } from '../native/core.js';
 import { type Files, type FilesOptions, resolveFiles } from './files.js';
 import { checkIndex, joinByIndex } from './index-join.js';
-import { SafeTensorsMetadata } from './metadata.js';
+import { type HeaderOptions, SafeTensorsMetadata } from './metadata.js';
 import { type HeaderOf, headersOfNames } from './names-of-no-file.js';
 import type { ShardIndex } from './shard-index.js';
 import { duplicate, type ShardSet } from './shard-set.js';
 
 /** Headers read at a time: each is one round trip or two on a distributed file system. */
-const HEADERS_AT_A_TIME = 32;
+const HEADERS_AT_A_TIME = 8;
 
 /** Whether an index decides which tensors there are, or has to agree with its shards: see LoaderOptions. */
 export type IndexRule = 'decides' | 'strict';
-
-interface HeaderOptions {
-  readonly allowTrailingBytes?: boolean;
-  /** The headers will be asked for tensors by name; true. */
-  readonly byName?: boolean;
-  /** Keeps the files open for their data. */
-  readonly fdCache?: NativeHeaderFdCache;
-  /** Headers that are read at a time. */
-  readonly atATime?: number;
-}
 
 interface ReadOptions extends FilesOptions, HeaderOptions {
   readonly index?: IndexRule;
@@ -32,15 +20,15 @@ interface ReadOptions extends FilesOptions, HeaderOptions {
 
 /**
  * Reads and checks every header, several at a time, and joins them. The codes of the header's checks, of resolveFiles
- * and of joinShards, MISSING_SHARD, and the reason of `signal`.
+ * and of joinShards, MISSING_SHARD, and what `calls` ends them with.
  */
-export async function readShards(files: Files, options: ReadOptions, signal?: AbortSignal): Promise<ShardSet> {
-  const { headerOf } = options;
-  const named = headerOf && (await headersOfNames(files, headerOf));
+export async function readShards(files: Files, options: ReadOptions): Promise<ShardSet> {
+  const { headerOf, calls } = options;
+  const named = headerOf && (await headersOfNames(files, headerOf, calls));
   if (named) return joinShards(named, null);
   const { paths, index, notes } = await resolveFiles(files, options);
   if (index?.missing) throw index.missing;
-  const metadata = await readHeaders(paths, options, signal);
+  const metadata = await readHeaders(paths, options);
   const set = await joinShards(metadata, index, options.index);
   return { ...set, notes: [...notes, ...set.notes] };
 }
@@ -48,19 +36,16 @@ export async function readShards(files: Files, options: ReadOptions, signal?: Ab
 /** Reads and checks the header of each path, in their order; after one that fails none is begun. */
 export async function readHeaders(
   paths: readonly string[],
-  { allowTrailingBytes = false, byName = true, fdCache, atATime = HEADERS_AT_A_TIME }: HeaderOptions,
-  signal?: AbortSignal,
+  options: HeaderOptions,
+  atATime = HEADERS_AT_A_TIME,
 ): Promise<SafeTensorsMetadata[]> {
   const metadata = new Array<SafeTensorsMetadata>(paths.length);
   let next = 0;
   const worker = async (): Promise<void> => {
     while (next < paths.length) {
-      signal?.throwIfAborted();
       const file = next++;
-      const path = paths[file]!;
       try {
-        const header = await settled(native().readHeader(path, allowTrailingBytes, fdCache));
-        metadata[file] = await SafeTensorsMetadata.fromNative(header, path, { byName });
+        metadata[file] = await SafeTensorsMetadata.read(paths[file]!, options);
       } catch (error) {
         next = paths.length;
         throw error;

@@ -1,8 +1,9 @@
 /** Reading a TensorProto, the message that holds one tensor of an ONNX model. */
-import { stat } from 'node:fs/promises';
 import { dirname } from 'node:path';
 import type { DTypeName } from '../../base/dtype.js';
 import { FastSafetensorsError } from '../../base/errors.js';
+import type { FileCalls } from '../../base/waiting.js';
+import { stat } from '../../native/addon.js';
 import { namedFile } from '../../safetensors/named-file.js';
 import type { Message } from './protobuf.js';
 import { bitsOfType, dtypeOf, ENTRY, EXTERNAL, nameOfType, TENSOR } from './schema.js';
@@ -92,11 +93,11 @@ export async function resolveLocation(
   location: string,
   path: string,
   tensor: string,
-  options: { followLinks?: boolean } = {},
+  options: { followLinks?: boolean; calls?: FileCalls } = {},
 ): Promise<string> {
   const says = `${path}: tensor "${tensor}" has its data in ${JSON.stringify(location)}`;
   const { real } = await namedFile(location, dirname(path), { path, tensor, says }, options);
-  if ((await stat(real)).isFile()) return real;
+  if ((await stat(real, options.calls)).isFile()) return real;
   throw new FastSafetensorsError('UNSAFE_SHARD_PATH', `${says}, which is no regular file`, { path, tensor });
 }
 

@@ -1,9 +1,9 @@
 /** Reading and checking model.json, the file of a TensorFlow.js model. */
-import { existsSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { isUrl, pathOf } from '../../base/checks.js';
 import { FastSafetensorsError, InvalidArgumentError, ioError } from '../../base/errors.js';
-import { readRegularFile } from '../../base/regular-file.js';
+import type { FileCalls } from '../../base/waiting.js';
+import { readFile, stat } from '../../native/addon.js';
 import type { Files } from '../../safetensors/files.js';
 import { snapshotOf } from '../../safetensors/hub-cache.js';
 import { namedFile } from '../../safetensors/named-file.js';
@@ -68,6 +68,7 @@ const QUANTIZED = ['uint8', 'uint16', 'float16'];
 export async function readModelJson(
   given: string | URL | object,
   names: readonly string[] = [MODEL_NAME],
+  calls?: FileCalls,
 ): Promise<TfjsModel> {
   if (typeof given === 'object' && given !== null && !isUrl(given))
     return { ...checkModel(given, 'the model'), folder: null };
@@ -76,23 +77,34 @@ export async function readModelJson(
   }
   const relative = typeof given === 'string' && /^file:\/\/(?!\/|localhost\/)/i.test(given);
   const model = relative ? given.slice('file://'.length) : pathOf(given, 'model');
-  const bytes = await readRegularFile(model, MAX_MODEL_BYTES).catch((cause) => {
+  const bytes = await readFile(model, MAX_MODEL_BYTES, calls).catch((cause) => {
     if ((cause as NodeJS.ErrnoException).code === 'EISDIR') return null;
     throw ioError('read', model, cause);
   });
   if (bytes === null) {
     const paths = names.map((name) => join(model, name));
-    const there = paths.find((path) => existsSync(path));
-    const snapshot = there ? undefined : await snapshotOf(model);
-    return snapshot ? readModelJson(snapshot, names) : readModelJson(there ?? paths.at(-1)!);
+    const there = await firstOf(paths, calls);
+    const snapshot = there ? undefined : await snapshotOf(model, calls);
+    return snapshot
+      ? readModelJson(snapshot, names, calls)
+      : readModelJson(there ?? paths.at(-1)!, [MODEL_NAME], calls);
   }
   let parsed: unknown;
   try {
-    parsed = JSON.parse(bytes.toString());
+    parsed = JSON.parse(Buffer.from(bytes).toString());
   } catch (error) {
     throw invalid(model, otherFormat(bytes, 'json') ?? `no JSON: ${(error as Error).message}`);
   }
   return { ...checkModel(parsed, model), folder: dirname(model) };
+}
+
+/** The first path where something is; undefined for none. */
+export async function firstOf(paths: readonly string[], calls?: FileCalls): Promise<string | undefined> {
+  for (const path of paths) {
+    const there = await stat(path, calls).catch(() => undefined);
+    if (there) return path;
+  }
+  return undefined;
 }
 
 function checkModel(parsed: unknown, path: string): Omit<TfjsModel, 'folder'> {
@@ -157,7 +169,7 @@ export function checkFormat({ path, json }: TfjsModel, caller: 'loadGraphModel' 
 export async function weightsOf(
   { path, folder, json }: TfjsModel,
   weights: Files | undefined,
-  options: { followLinks?: boolean } = {},
+  options: { followLinks?: boolean; calls?: FileCalls } = {},
 ): Promise<Files> {
   if (weights !== undefined) return weights;
   const { fastsafetensors } = json;
