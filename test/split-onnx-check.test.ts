@@ -116,6 +116,19 @@ test('a dimension that the model leaves open is 1, or what the caller says', asy
   await expect(compareRuns(ort, report, { z: x })).rejects.toMatchObject({ code: 'INVALID_ARGUMENT' });
 });
 
+test.each(['__proto__', 'constructor', '__metadata__'])('inputs and weights may be called %s', async (name) => {
+  const parts = (x: string, w: string) => ({
+    nodes: [node('Add', [x, w], ['y'])],
+    initializers: [rawTensor(w, [512], floats(512))],
+    inputs: [value(x, ['open', 512])],
+    outputs: [value('y', ['open', 512])],
+  });
+  for (const graph of [parts('x', name), parts(name, 'w')]) {
+    const report = await splitOnnx(await write(model(graph)), { asInputs: true });
+    expect(await compareRuns(ort, report)).toMatchObject({ withinTolerance: true });
+  }
+});
+
 test('an input that is no tensor is refused by name', async () => {
   const ofTensor = message({ [TYPE.tensor]: message({ [TENSOR_TYPE.elemType]: TYPES.F32 }) });
   const sequence = message({ [VALUE_INFO.name]: 's', [VALUE_INFO.type]: message({ 4: message({ 1: ofTensor }) }) });

@@ -154,6 +154,28 @@ describe('what is lifted', () => {
   });
 });
 
+test.each([
+  ['a NUL', 'a\0b'],
+  ['invalid UTF-8', Uint8Array.of(0x77, 0xff)],
+])('a weight whose name has %s stays in the graph, which runs', async (_, name) => {
+  const add = message({ [NODE.input]: ['t', name], [NODE.output]: 'y', [NODE.opType]: 'Add' });
+  const path = await write(
+    model({
+      nodes: [node('Add', ['x', 'w'], ['t']), add],
+      initializers: [rawTensor('w', [512], W), tensor('', [512], TYPES.F32, { 8: name, 9: bytesOf(W) })],
+      inputs: [value('x', [512])],
+      outputs: [value('y', [512])],
+    }),
+  );
+  for (const asInputs of [false, true]) {
+    const report = await splitOnnx(path, { asInputs });
+    expect(report.tensors.map((lifted) => lifted.name)).toEqual(['w']);
+    expect(report.inline.map(({ reason }) => reason)).toEqual(['has a name with bytes that are no text']);
+    const feeds = { x: x(), ...(asInputs && { w: new ort.Tensor('float32', W, [512]) }) };
+    expect((await infer(report.graph, feeds)).y!.data).toEqual((await infer(path, { x: x() })).y!.data);
+  }
+});
+
 describe('weights of integers', () => {
   const plain = (length: number) => Uint8Array.from({ length }, (_, i) => (i * 7) % 251);
   const identity = (w: Message, type: number, shape: number[]) =>

@@ -214,9 +214,10 @@ function wantedTensors(model: Model): Wanted[] {
     const name = input.string(VALUE_INFO.name);
     const type = input.child(VALUE_INFO.type)?.child(TYPE.tensor);
     const dims = type?.child(TENSOR_TYPE.shape)?.children(SHAPE.dim);
-    if (own.has(name) || !type || !dims?.every((dim) => dim.integer(DIM.value) !== undefined)) continue;
+    // Some exporters write -1 for a dimension that is open.
+    const shape = dims?.map((dim) => dim.integer(DIM.value) ?? -1);
+    if (own.has(name) || !type || !shape || shape.some((dim) => dim < 0)) continue;
     const dataType = type.integer(TENSOR_TYPE.elemType) ?? 0;
-    const shape = dims.map((dim) => dim.integer(DIM.value)!);
     wanted.push(wantedOf(describeType(name, dataType, shape, model.path), null, input, true));
   }
   return wanted;

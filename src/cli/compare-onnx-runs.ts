@@ -48,12 +48,13 @@ export async function compareRuns(
   };
   try {
     const original = await open(report.model);
-    const feeds: Record<string, Feed> = {};
-    const inputs: Record<string, readonly number[]> = {};
+    const feeds: Record<string, Feed> = Object.create(null); // an input may be called __proto__
+    const inputs: Record<string, readonly number[]> = Object.create(null);
     refuseUnknownNames(shapes, original.inputNames, report.model);
     for (const input of original.inputMetadata) {
       if (!input.isTensor) throw noTensor(report.model, input.name);
-      const dims = shapes[input.name] ?? input.shape.map((dim) => (typeof dim === 'number' ? dim : 1));
+      const given = Object.hasOwn(shapes, input.name) ? shapes[input.name] : undefined;
+      const dims = given ?? input.shape.map((dim) => (typeof dim === 'number' ? dim : 1));
       inputs[input.name] = dims;
       feeds[input.name] = await randomTensor(ort, input.name, input.type, dims, made);
     }
@@ -150,7 +151,7 @@ async function weightFeeds(
     await loader.addFilenames(path);
     const buffer = await loader.copyFilesToDevice();
     const types = new Map(session.inputMetadata.map((input) => [input.name, input]));
-    const feeds: Record<string, Feed> = {};
+    const feeds: Record<string, Feed> = Object.create(null);
     for (const name of buffer.keys()) {
       const tensor = await buffer.getTensor(name);
       made.push(tensor);

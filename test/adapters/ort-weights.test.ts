@@ -247,6 +247,19 @@ test('a model that names files outside its folder is refused', async () => {
   await expect(createSession(ort, path)).rejects.toMatchObject({ code: 'UNSAFE_SHARD_PATH' });
 });
 
+test('an input with a dimension of -1, as some exporters write open ones, is no weight', async () => {
+  const path = await write(
+    model({
+      nodes: [node('Add', ['x', 'w'], ['y'])],
+      initializers: [externalTensor('w', [512], { location: 'gone' })],
+      inputs: [value('x', [-1, 512])],
+      outputs: [value('y', [-1, 512])],
+    }),
+  );
+  const session = await createSession(ort, path, { weights: await save([f32('w', W)]) });
+  expect(await run(session, { x: new ort.Tensor('float32', floats(512), [1, 512]) })).toEqual(sum);
+});
+
 test('an unused model tensor of strings is left alone', async () => {
   const bytes = model({
     nodes: [node('Add', ['x', 'w'], ['y'])],

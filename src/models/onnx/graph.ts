@@ -145,6 +145,8 @@ function reasonToStay(
   minBytes: number,
 ): string | undefined {
   if (info.name === '') return 'has no name';
+  // Invalid UTF-8 is decoded to U+FFFD: several names would be one. ONNX Runtime's API ends a name at a NUL.
+  if (/[\0\ufffd]/.test(info.name)) return 'has a name with bytes that are no text';
   if (info.bits === undefined) return `safetensors has no dtype for ONNX type ${info.dataType}`;
   if (info.byteLength === 0) return 'has no elements';
   // Those in files of their own are moved whatever their type and size: no runtime needed them while it loaded.
