@@ -55,6 +55,7 @@ test.each([
   ['docs/adding-a-copier.md', 5],
   ['docs/configuration.md', 1],
   ['docs/files.md', 0],
+  ['docs/from-fastsafetensors.md', 1],
   ['docs/transformers-js.md', 0],
   ['CONTRIBUTING.md', 5],
   ['test/README.md', 5],

@@ -32,8 +32,18 @@ function python(): string {
 const gpu = existsSync('/dev/nvidia0');
 if (gpu) console.warn('parity: this machine has a GPU, and answers were recorded without: not compared');
 
+let command: string;
+beforeAll(() => {
+  command = python();
+});
+const ask = (...args: string[]) => JSON.parse(run(command, ...args));
+const recordedIn = (name: string) => JSON.parse(readFileSync(join(top, 'fixtures/parity', name), 'utf8'));
+
+test('its public names are those that were recorded', () => {
+  expect(ask('test/parity/record_names.py')).toEqual(recordedIn('names.json'));
+});
+
 (gpu ? test.skip : test)('fastsafetensors 0.5.0 answers as it was recorded', () => {
-  const now = JSON.parse(run(python(), 'test/parity/record.py', 'test/parity/configurations.json'));
-  const recorded = JSON.parse(readFileSync(join(top, 'fixtures/parity/configurations.json'), 'utf8'));
-  expect(now).toEqual(recorded);
+  const now = ask('test/parity/record.py', 'test/parity/configurations.json');
+  expect(now).toEqual(recordedIn('configurations.json'));
 });
