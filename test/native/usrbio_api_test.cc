@@ -124,6 +124,18 @@ TEST_F(UsrbioApiTest, SearchesInOrder) {
   EXPECT_EQ(FindHf3fsLibrary(), file);
 }
 
+TEST_F(UsrbioApiTest, SearchesEveryFolderOfAWheel) {
+  SKIP_WHERE_INSTALLED;
+  Env("VIRTUAL_ENV", folder + "/venv");
+  const std::string packages = "venv/lib/python3.12/site-packages/";
+  // From the last choice to the first.
+  for (const char* place : {"hf3fs_py_usrbio/", "hf3fs_py_usrbio/lib/", "", "hf3fs_fuse/.libs/",
+                            "hf3fs_py_usrbio/.libs/", "hf3fs_py_usrbio.libs/"}) {
+    std::string library = Touch(packages + place + "libhf3fs_api_shared.so");
+    EXPECT_EQ(FindHf3fsLibrary(), library);
+  }
+}
+
 TEST_F(UsrbioApiDeathTest, FallsThroughAnEmptyFolderButNotThroughAWrongFile) {
   std::string loader = Touch("ld/libhf3fs_api_shared.so");
   Env("LD_LIBRARY_PATH", folder + "/ld");

@@ -113,7 +113,7 @@ std::vector<std::string> SystemFolders() {
   return folders;
 }
 
-// The .libs folders of installed hf3fs_py_usrbio wheels, in order of preference.
+// Where installed hf3fs_py_usrbio wheels may have the library, in order of preference.
 std::vector<std::string> WheelFolders() {
   std::vector<std::string> packages = Split(Env("PYTHONPATH"), ":");
   auto add = [&packages](const std::string& prefix) {
@@ -131,7 +131,8 @@ std::vector<std::string> WheelFolders() {
   add("/usr");
   std::vector<std::string> folders;
   for (const std::string& package : packages) {
-    for (const char* kind : {"/hf3fs_py_usrbio*.libs", "/hf3fs_py_usrbio/.libs", "/hf3fs_fuse/.libs"}) {
+    for (const char* kind : {"/hf3fs_py_usrbio*.libs", "/hf3fs_py_usrbio/.libs", "/hf3fs_fuse/.libs", "",
+                             "/hf3fs_py_usrbio/lib", "/hf3fs_py_usrbio"}) {
       for (std::string& path : Glob(package + kind)) folders.push_back(std::move(path));
     }
   }

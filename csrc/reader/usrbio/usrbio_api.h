@@ -86,9 +86,10 @@ struct UsrbioApi {
 };
 
 // Finds the library without loading it; "" when there is none. Looks, in this order, at the file
-// FASTSAFETENSORS_3FS_LIB, the folder HF3FS_LIB_DIR, LD_LIBRARY_PATH, the system's library folders, and the .libs
-// folder of an installed hf3fs_py_usrbio wheel (PYTHONPATH, VIRTUAL_ENV, CONDA_PREFIX, ~/.local, /usr/local/lib,
-// /usr/lib; a newer python first). The file is libhf3fs_api_shared.so, or has a hash or a version in it. Any thread.
+// FASTSAFETENSORS_3FS_LIB, the folder HF3FS_LIB_DIR, LD_LIBRARY_PATH, the system's library folders, and the folders of
+// an installed hf3fs_py_usrbio wheel: its .libs, the site-packages, its own (PYTHONPATH, VIRTUAL_ENV, CONDA_PREFIX,
+// ~/.local, /usr/local/lib, /usr/lib; a newer python first). The file is libhf3fs_api_shared.so, or has a hash or a
+// version in it. Any thread.
 std::string FindHf3fsLibrary();
 
 // Loads the library once per process. On OK, *out stays valid until the process ends. COPIER_UNAVAILABLE when there is
