@@ -43,6 +43,10 @@ test('its public names are those that were recorded', () => {
   expect(ask('test/parity/record_names.py')).toEqual(recordedIn('names.json'));
 });
 
+test('its daily uses give what was recorded', () => {
+  expect(ask('test/parity/record_uses.py')).toEqual(recordedIn('uses.json'));
+});
+
 (gpu ? test.skip : test)('fastsafetensors 0.5.0 answers as it was recorded', () => {
   const now = ask('test/parity/record.py', 'test/parity/configurations.json');
   expect(now).toEqual(recordedIn('configurations.json'));

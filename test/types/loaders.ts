@@ -16,6 +16,7 @@ import {
   type ParallelOptions,
   ParallelThreeFSLoader,
   type Progress,
+  readHeadersBatch,
   SafeTensorsFileLoader,
   SafeTensorsMetadata,
   saveFile,
@@ -74,6 +75,18 @@ export async function lazily(): Promise<void> {
   await using files = await fastsafeOpen('m.safetensors', { framework });
   same<Awaited<ReturnType<typeof files.getTensor>>, MyTensor>(true);
   await files.getSlice('w', 1, { start: -2, step: 2 });
+}
+
+export async function headers(): Promise<void> {
+  const batch = await readHeadersBatch(['a.safetensors', new URL('file:///b.safetensors')], { threads: 8 });
+  for (const [path, header] of batch) void [path.length, header.dataStart, header.get('w')?.shape];
+}
+
+export function configured(): void {
+  const loader = new AutoLoader({ files: 'm', copier: 'mine', copierOptions: { bucket: 'b' } });
+  void [loader.config.loader, loader.iterateWeights()];
+  // @ts-expect-error it is what was read
+  loader.config.loader = 'base';
 }
 
 export function options(signal: AbortSignal): void {
