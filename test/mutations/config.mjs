@@ -60,6 +60,6 @@ export default [
     find: 'near: options.setNuma !== false,',
     replace: 'near: true,',
     jest: 'test/set-numa.test.ts',
-    title: "copier '%s'",
+    title: "copier '",
   },
 ];
