@@ -6,6 +6,7 @@ const {
   dropIdleThreeFs,
   emulators,
   fastsafeOpen,
+  generator,
   main,
   nothingHeld,
   ParallelLoader,
@@ -92,14 +93,15 @@ async function held() {
 
 main({
   /** Killed, and back in less than a second, at any moment of a load. */
-  backInAMoment: (count, device) =>
+  backInAMoment: (count, seed, device) =>
     withShards(async (files, restart, mount) => {
+      const random = generator(Number(seed));
       const seen = {};
       for (let i = 0; i < Number(count); ++i) {
         const loading = loadOnce(files, { device });
-        await setTimeout(Math.random() * LOAD_MS);
+        await setTimeout(random() * LOAD_MS);
         await mount.kill();
-        await setTimeout(Math.random() * 300);
+        await setTimeout(random() * 300);
         await restart();
         const ended = await loading;
         seen[ended] = (seen[ended] ?? 0) + 1;
@@ -192,15 +194,16 @@ main({
     }),
 
   /** After each death the process has what it had after the first. */
-  deaths: (count) =>
+  deaths: (count, seed) =>
     withShards(async (files, restart, mount) => {
+      const random = generator(Number(seed));
       let first;
       for (let i = 0; i < Number(count); ++i) {
         const loader = new ParallelThreeFSLoader({ files });
         const loading = outcome(loader);
-        await setTimeout(Math.random() * LOAD_MS);
+        await setTimeout(random() * LOAD_MS);
         await mount.kill();
-        if (i === 0 || Math.random() < 0.5) {
+        if (i === 0 || random() < 0.5) {
           const ended = await loading;
           assert.ok(['loaded', 'THREEFS_DISCONNECTED'].includes(ended), ended);
         }

@@ -2,7 +2,8 @@
 const { once } = require('node:events');
 const { readdirSync, renameSync } = require('node:fs');
 const { join } = require('node:path');
-const { assert, main, ParallelThreeFSLoader, setTimeout, writeModel } = require('./support/child-helpers.cjs');
+const { assert, generator, main, ParallelThreeFSLoader, setTimeout, writeModel } =
+  require('./support/child-helpers.cjs');
 const { FuseMount } = require('./support/fuse-mount.cjs');
 
 const shared = () => readdirSync('/dev/shm');
@@ -23,17 +24,6 @@ async function until(what, condition) {
 async function loadWhole(mount, path) {
   const [code] = await once(mount.client(['load', path]), 'close');
   assert.equal(code, 0);
-}
-
-/** Numbers in [0, 1) that follow from the seed (mulberry32). */
-function generator(seed) {
-  let state = seed;
-  return () => {
-    state = (state + 0x6d2b79f5) | 0;
-    let t = Math.imul(state ^ (state >>> 15), 1 | state);
-    t = (t + Math.imul(t ^ (t >>> 7), 61 | t)) ^ t;
-    return ((t ^ (t >>> 14)) >>> 0) / 4294967296;
-  };
 }
 
 /** How long a process takes to begin, and then to load. */

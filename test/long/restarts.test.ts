@@ -1,11 +1,13 @@
 import { runChild } from '../support/child.js';
 import { inPrivateMounts, testUnless, whyNoFuse } from '../support/private-mounts.js';
+import { seed } from '../support/random-ends.js';
 
 const test = testUnless(whyNoFuse());
 
-async function run(...args: string[]): Promise<void> {
-  const ended = await runChild('restarts.child.cjs', args, { shell: inPrivateMounts('256m'), timeoutMs: 590_000 });
-  console.log(ended.stdout);
+async function run(scenario: string, count: string, ...more: string[]): Promise<void> {
+  const options = { shell: inPrivateMounts('256m'), timeoutMs: 590_000 };
+  const ended = await runChild('restarts.child.cjs', [scenario, count, String(seed), ...more], options);
+  console.log(`seed ${seed}: ${ended.stdout}`);
   expect(ended).toMatchObject({ code: 0, signal: null, stderr: '' });
 }
 

@@ -58,6 +58,17 @@ async function moment(n) {
 }
 const MOMENTS = 44;
 
+/** Numbers in [0, 1) that follow from the seed (mulberry32). */
+function generator(seed) {
+  let state = seed;
+  return () => {
+    state = (state + 0x6d2b79f5) | 0;
+    let t = Math.imul(state ^ (state >>> 15), 1 | state);
+    t = (t + Math.imul(t ^ (t >>> 7), 61 | t)) ^ t;
+    return ((t ^ (t >>> 14)) >>> 0) / 4294967296;
+  };
+}
+
 /**
  * Ends the process in the middle of the work that `begin` begins: `us` microseconds after that, or after its callback.
  * By process.exit(7), or by an uncaught error.
@@ -108,6 +119,7 @@ module.exports = {
   dropIdleThreeFs,
   endAt,
   folder,
+  generator,
   idleThreeFs,
   main,
   moment,
