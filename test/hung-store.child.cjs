@@ -4,12 +4,17 @@ const { readdirSync, readlinkSync, renameSync, writeSync } = require('node:fs');
 const { dirname, join } = require('node:path');
 const { createInterface } = require('node:readline');
 const { Worker, isMainThread, parentPort, workerData } = require('node:worker_threads');
+const { held } = require('../dist/src/base/timers.js');
+const { native, settled } = require('../dist/src/native/addon.js');
+const { EngineLoad } = require('../dist/src/transfer/engine-load.js');
+const { Plan } = require('../dist/src/transfer/plan.js');
 const helpers = require('./support/child-helpers.cjs');
 const { FuseMount } = require('./support/fuse-mount.cjs');
 const { safetensorsHandler } = require('fastsafetensors-node/tfjs');
 const {
   assert,
   AutoLoader,
+  Device,
   fakeReader,
   fastsafeOpen,
   main,
@@ -86,6 +91,27 @@ if (!isMainThread) {
       worker.on('message', (message) => messages.push(message));
       const code = await new Promise((resolve) => worker.on('exit', resolve));
       assert.deepEqual({ code, messages }, { code: 0, messages: ['closed'] });
+    },
+
+    /** The engine hears of no limit: it is for the event loop to see that its thread does not come back. */
+    async thread(code) {
+      const addon = native();
+      const { startTransfer } = addon;
+      addon.startTransfer = (engine, plan) => startTransfer(engine, plan, {});
+      const metadata = await SafeTensorsMetadata.fromFile(helpers.writeModel('a', 1, 16));
+      const plan = await Plan.ofTensors([{ metadata, selection: null }], {});
+      const engine = addon.createEngine(
+        await settled(addon.openDevice('cpu', false, true)),
+        { kind: 'fake', stallAt: 1 },
+        {},
+      );
+      const limits = code === 'STALLED' ? { stallTimeoutMs: 50 } : { stallTimeoutMs: 90_000, timeoutMs: 50 };
+      const load = await held(EngineLoad.start(engine, plan, Device.parse('cpu'), limits));
+      await helpers.setTimeout(200);
+      assert.equal(load.error, null); // it sleeps between its turns
+      addon.engineTurn = () => 1;
+      await held(assert.rejects(load.complete(), { code, message: /0 of 64 bytes had arrived/ }));
+      load.end();
     },
 
     headersOf: (place, limit) => whileStopped('headers', [place, limit], false),
