@@ -147,6 +147,33 @@ if (!isMainThread) {
       await local.close();
     },
 
+    dataAfterHeadersOf: (copier, limit) => whileStopped('dataAfterHeaders', [copier, limit], true),
+
+    /** The daemon is stopped between headers and data: before a look at the mount, a ring, or a file. */
+    async dataAfterHeaders(copier, limit, files, pid) {
+      const limits = limit === 'STALLED' ? { stallTimeoutMs: LIMIT_MS } : { timeoutMs: LIMIT_MS };
+      const loader = new SafeTensorsFileLoader({ ...limits, copier, logger: quiet });
+      await loader.addFilenames(files);
+      stopDaemon(pid);
+      await assert.rejects(loader.copyFilesToDevice(), { code: limit });
+      if (limit === 'STALLED') await loader.close(); // it waits stallTimeoutMs, which is 90 s with the other
+    },
+
+    workersOf: () => whileStopped('workers', [], false),
+
+    /** One worker is terminated while it looks at a file; the other ends by itself, when its look was STALLED. */
+    async workers(files, pid) {
+      stopDaemon(pid);
+      const [terminated, ending] = [90_000, LIMIT_MS].map((stallTimeoutMs) => {
+        return new Worker(__filename, { workerData: { files, stallTimeoutMs } });
+      });
+      const exits = [terminated, ending].map((worker) => new Promise((resolve) => worker.on('exit', resolve)));
+      assert.deepEqual(await once(ending, 'message'), ['closed']);
+      assert.equal(await exits[1], 0);
+      await terminated.terminate();
+      assert.equal(await exits[0], 1);
+    },
+
     /** A header that was waited for comes when nobody wants it any more. */
     late: () =>
       FuseMount.use({}, async (mount) => {

@@ -24,6 +24,19 @@ testFuse.each([
   await expectClean('hung-store.child.cjs', ['headersOf', place, limit], { shell, timeoutMs: 30_000 });
 });
 
+testFuse.each([
+  ['auto', 'STALLED'],
+  ['3fs', 'STALLED'],
+  ['3fs', 'TIMEOUT'],
+  ['nogds', 'STALLED'],
+])('between headers and data of %s it is %s', async (copier, limit) => {
+  await expectClean('hung-store.child.cjs', ['dataAfterHeadersOf', copier, limit], { shell, timeoutMs: 30_000 });
+});
+
+testFuse('a worker that looks at a file can be terminated, and ends by itself after STALLED', async () => {
+  await expectClean('hung-store.child.cjs', ['workersOf'], { shell, timeoutMs: 30_000 });
+});
+
 testFuse('what a load in its headers still opens when the daemon goes on is closed', async () => {
   await expectClean('hung-store.child.cjs', ['late'], { shell, timeoutMs: 30_000 });
 });
