@@ -154,6 +154,34 @@ describe('what is lifted', () => {
   });
 });
 
+test('of a Constant node with several attributes the first counts, as for ONNX Runtime', async () => {
+  const W2 = floats(512, 2);
+  const attributes = (first: string) => ({
+    [first]: { tensor: rawTensor('', [512], W) },
+    value: { tensor: rawTensor('', [512], W2) },
+  });
+  const constant = (first: string, output: string) => node('Constant', [], [output], attributes(first));
+  const twice = node('Constant', [], ['b'], { value: { tensor: rawTensor('', [512], W) } });
+  twice.addMessage(NODE.attribute, constant('value', 'b').children(NODE.attribute)[0]!);
+  const path = await write(
+    model({
+      nodes: [
+        constant('other', 'a'),
+        twice,
+        node('Add', ['x', 'a'], ['t']),
+        node('Add', ['t', 'b'], ['u']),
+        node('Add', ['u', 'w'], ['y']),
+      ],
+      initializers: [rawTensor('w', [512], W)],
+      inputs: [value('x', [512])],
+      outputs: [value('y', [512])],
+    }),
+  );
+  const report = await splitOnnx(path);
+  expect(report.tensors.map(({ name }) => name)).toEqual(['w', 'b']);
+  expect((await infer(report.graph, { x: x() })).y!.data).toEqual((await infer(path, { x: x() })).y!.data);
+});
+
 test.each([
   ['a NUL', 'a\0b'],
   ['invalid UTF-8', Uint8Array.of(0x77, 0xff)],

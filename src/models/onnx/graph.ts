@@ -110,10 +110,10 @@ export function parseModel(bytes: Uint8Array, path: string, minBytes: number): M
 
   function constant(node: Message, here: Graph, inFunction: boolean) {
     if (node.string(NODE.opType) !== 'Constant' || !['', 'ai.onnx'].includes(node.string(NODE.domain))) return;
-    for (const attribute of node.children(NODE.attribute)) {
-      const tensor = attribute.string(ATTRIBUTE.name) === 'value' ? attribute.child(ATTRIBUTE.tensor) : undefined;
-      if (tensor) add(tensor, here, node, describeTensor(tensor, path, node.string(NODE.output)), inFunction);
-    }
+    // It should have one; ONNX Runtime takes the first.
+    const [attribute] = node.children(NODE.attribute);
+    const tensor = attribute?.string(ATTRIBUTE.name) === 'value' ? attribute.child(ATTRIBUTE.tensor) : undefined;
+    if (tensor) add(tensor, here, node, describeTensor(tensor, path, node.string(NODE.output)), inFunction);
   }
 
   function add(tensor: Message, here: Graph, node: Message | undefined, info: TensorInfo, inFunction: boolean) {
