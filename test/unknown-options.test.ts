@@ -44,6 +44,17 @@ async function opened<T>(use: (files: Any) => T | Promise<T>): Promise<T> {
   }
 }
 
+function ofTensor<T>(use: (tensor: Any) => T | Promise<T>): Promise<T> {
+  return opened(async (files) => {
+    const tensor = await files.getTensor('w');
+    try {
+      return await use(tensor);
+    } finally {
+      tensor.dispose();
+    }
+  });
+}
+
 async function loaded<T>(use: (loader: Any) => T | Promise<T>): Promise<T> {
   const loader = new SafeTensorsFileLoader();
   try {
@@ -72,7 +83,7 @@ const DOORS: [string, (options: Any) => unknown, wrong: string, right: string][]
     'allowTrailingBytes',
   ],
   ['saveFile', (o) => saveFile([], path, o), 'metaData', 'metadata'],
-  ['toHost', (o) => opened(async (files) => (await files.getTensor('w')).toHost(o)), 'ofset', 'offset'],
+  ['toHost', (o) => ofTensor((tensor) => tensor.toHost(o)), 'ofset', 'offset'],
   ['getSlice', (o) => opened((files) => files.getSlice('w', o)), 'stpo', 'stop'],
   ['loadConfig', (o) => loadConfig(o), 'pth', 'path'],
   ['createCopierConstructor', (o) => createCopierConstructor('nogds', 'cpu', o), 'maxThread', 'maxThreads'],
@@ -181,13 +192,10 @@ test('where nothing like it is an option, a name of fastsafetensors is any other
 });
 
 test.each<[string, () => unknown]>([
-  ['toHost with text', () => opened(async (files) => (await files.getTensor('w')).toHost('x'))],
-  ['toHost with null', () => opened(async (files) => (await files.getTensor('w')).toHost(null))],
-  ['toHost with a fraction', () => opened(async (files) => (await files.getTensor('w')).toHost({ offset: 0.5 }))],
-  [
-    'toHost with text for a number',
-    () => opened(async (files) => (await files.getTensor('w')).toHost({ length: '1' })),
-  ],
+  ['toHost with text', () => ofTensor((tensor) => tensor.toHost('x'))],
+  ['toHost with null', () => ofTensor((tensor) => tensor.toHost(null))],
+  ['toHost with a fraction', () => ofTensor((tensor) => tensor.toHost({ offset: 0.5 }))],
+  ['toHost with text for a number', () => ofTensor((tensor) => tensor.toHost({ length: '1' }))],
   ['copyFilesToDevice with null', () => loaded((loader) => loader.copyFilesToDevice(null))],
   ['loadConfig with a number for a path', () => loadConfig({ path: 3 } as Any)],
   ['loadConfig with a path', () => loadConfig('fastsafetensors.json' as Any)],
@@ -223,8 +231,7 @@ test.each([
 });
 
 test('toHost still takes what it says', async () => {
-  await opened(async (files) => {
-    const tensor = await files.getTensor('w');
+  await ofTensor(async (tensor) => {
     expect([...(await tensor.toHost({ offset: 6 }))]).toEqual([6, 7]);
     expect([...(await tensor.toHost({ length: 2 }))]).toEqual([0, 1]);
     expect([...(await tensor.toHost({ offset: undefined, length: undefined }))]).toHaveLength(8);
