@@ -3,11 +3,13 @@ const { copyFileSync, readdirSync, readFileSync, renameSync } = require('node:fs
 const { join } = require('node:path');
 const {
   assert,
+  countRight,
   dropIdleThreeFs,
   emulators,
   fastsafeOpen,
   generator,
   main,
+  nativeMetrics,
   nothingHeld,
   ParallelLoader,
   ParallelThreeFSLoader,
@@ -190,6 +192,21 @@ main({
       await setTimeout(LOAD_MS / 2);
       await mount.command('stale');
       assert.equal(await loading, 'loaded');
+      await nothingHeld();
+    }),
+
+  /** The same between the last read of a file and its comparison. */
+  staleAtTheEnd: () =>
+    FuseMount.use({}, async (mount) => {
+      Object.assign(process.env, emulators.hf3fs.env({ LATENCY_MS: 500 }), own);
+      renameSync(writeModel('m', 2, 1000), join(mount.backing, 'm.safetensors'));
+      const loader = new ParallelThreeFSLoader({ files: join(mount.path, 'm.safetensors') });
+      const loading = countRight(loader);
+      while (nativeMetrics().inFlight === 0) await setTimeout(1);
+      await setTimeout(100);
+      await mount.command('stale');
+      assert.equal(await loading, 2);
+      await loader.close();
       await nothingHeld();
     }),
 

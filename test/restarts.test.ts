@@ -34,9 +34,12 @@ test('a file that another one has replaced meanwhile is not taken for it', async
   await expectClean('restarts.child.cjs', ['replaced'], options);
 });
 
-test('a file that the daemon does not know any more is opened anew', async () => {
-  await expectClean('restarts.child.cjs', ['stale'], options);
-});
+test.each(['stale', 'staleAtTheEnd'])(
+  'a file that the daemon does not know any more is opened anew: %s',
+  async (when) => {
+    await expectClean('restarts.child.cjs', [when], options);
+  },
+);
 
 test('a death leaves no descriptor, mapping or thread', async () => {
   await atRandom('deaths', '4');

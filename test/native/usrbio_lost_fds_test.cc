@@ -95,12 +95,16 @@ TEST_F(UsrbioLostFdsTest, MakeRoomWhereDescriptorsAreFew) {
   const std::string path = WriteFile("any", 1);
   FileIdentity identity;
   ASSERT_TRUE(FileIdentity::OfPath(path, &identity));
-  for (rlim_t left : {0, 1}) {  // for the file and the library's duplicate
+  for (size_t left : {0, 1}) {  // for the file and the library's duplicate
     Lose(20);
     Revive();
     usrbio::Files files(*api, mount);
-    const rlimit few = {static_cast<rlim_t>(Descriptors() - 1) + left, limit.rlim_max};
+    const rlimit few = {static_cast<rlim_t>(Descriptors()), limit.rlim_max};
     ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &few), 0);
+    std::vector<UniqueFd> taken;
+    for (UniqueFd fd; (fd = UniqueFd(open("/", O_RDONLY | O_CLOEXEC))).valid();) taken.push_back(std::move(fd));
+    ASSERT_GE(taken.size(), left);
+    taken.resize(taken.size() - left);
     std::shared_ptr<ReaderFile> file;
     Status opened = files.Open(path, identity, &file);
     EXPECT_EQ(setrlimit(RLIMIT_NOFILE, &limit), 0);
