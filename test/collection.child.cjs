@@ -108,4 +108,17 @@ main({
     }
     assert.ok(seen.length >= 500, `${seen.length} were collected`);
   },
+
+  /** Nobody closes the loader, or ends the iteration, which has more batches than were loaded ahead. */
+  async iterations() {
+    const files = writeModel('b', 40, 5000);
+    for (const limits of [{}, { timeoutMs: 60_000 }]) {
+      const first = async () => {
+        const tensors = new ParallelLoader({ files, maxBatchBytes: 40_000, ...limits }).iterateWeights();
+        (await tensors.next()).value[1].dispose();
+      };
+      await first();
+      await nothingHeld();
+    }
+  },
 });

@@ -12,3 +12,7 @@ test('random orders', async () => {
 test('finalizers run beside those of others', async () => {
   await expectClean('collection.child.cjs', ['registries'], gc);
 });
+
+test('an iteration that is dropped in its middle', async () => {
+  await expectClean('collection.child.cjs', ['iterations'], gc);
+});

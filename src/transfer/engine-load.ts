@@ -1,5 +1,6 @@
 import { FastSafetensorsError } from '../base/errors.js';
 import { after, afterRunning, milliseconds } from '../base/timers.js';
+import type { Limits } from '../base/waiting.js';
 import { Allocation } from '../device/allocation.js';
 import type { Device } from '../device/device.js';
 import { native, statusError, translated } from '../native/addon.js';
@@ -9,6 +10,8 @@ import type { Plan } from './plan.js';
 
 /** The I/O thread has so long to say TIMEOUT itself: it knows when a deadline has passed while this process slept. */
 const GRACE_MS = 500;
+
+const unwatchDropped = new FinalizationRegistry<() => void>((unwatch) => unwatch());
 
 /** A load that an engine of the core runs, as one transfer. */
 export class EngineLoad extends Load {
@@ -42,41 +45,44 @@ export class EngineLoad extends Load {
     return load;
   }
 
-  /** Limits are the I/O thread's to tell, unless it hangs itself: in a ring of 3FS whose daemon was stopped. */
-  #watchThread({
-    stallTimeoutMs,
-    timeoutMs = Number.POSITIVE_INFINITY,
-  }: {
-    stallTimeoutMs: number;
-    timeoutMs?: number;
-  }) {
+  /**
+   * Limits are the I/O thread's to tell, unless it hangs itself: in a ring of 3FS whose daemon was stopped. Weak: a
+   * timer must not keep a load that was dropped.
+   */
+  #watchThread({ stallTimeoutMs, timeoutMs = Number.POSITIVE_INFINITY }: Limits & { stallTimeoutMs: number }): void {
+    const weak = new WeakRef(this);
     let turn = 0;
     let since = 0;
     const busySince = (): number => {
-      const now = native().engineTurn(this.#engine);
+      const load = weak.deref();
+      if (!load) return since;
+      const now = native().engineTurn(load.#engine);
       if (now !== turn || now % 2 === 0) since = milliseconds();
       turn = now;
       return since;
     };
-    const arrived = (): string => `${this.bytesLoaded} of ${this.plan.bytes} bytes had arrived`;
-    const [path] = this.plan.inputs.map(({ metadata }) => metadata.path);
     const stalled = (): void => {
-      const what = `${path}: the thread that loads it has not come back for ${stallTimeoutMs} ms (stallTimeoutMs)`;
-      const message = `${what}, for memory or for a ring of 3FS; ${arrived()}; is its store still there?`;
-      this.#fail(new FastSafetensorsError('STALLED', message, { path }));
+      const what = `the thread that loads it has not come back for ${stallTimeoutMs} ms (stallTimeoutMs)`;
+      const load = weak.deref();
+      if (load) load.#fail('STALLED', `${what}, for memory or for a ring of 3FS`, 'is its store still there?');
     };
     const late = (): void => {
-      const message = `the load was not complete in time: ${arrived()}, and the thread that loads it hangs`;
-      this.#fail(new FastSafetensorsError('TIMEOUT', `${message}; raise timeoutMs`));
+      const what = 'the load was not complete in time, and the thread that loads it hangs';
+      const load = weak.deref();
+      if (load) load.#fail('TIMEOUT', what, 'raise timeoutMs');
     };
     const stops = [afterRunning(stallTimeoutMs, stalled, busySince), after(timeoutMs + GRACE_MS, late)];
     this.#unwatch = () => {
       for (const stop of stops) stop();
     };
+    unwatchDropped.register(this, this.#unwatch);
   }
 
-  #fail(error: Error): void {
-    if (!this.error && !this.drained) this.cancel(error);
+  #fail(code: 'STALLED' | 'TIMEOUT', what: string, advice: string): void {
+    if (this.error || this.drained) return;
+    const arrived = `${this.bytesLoaded} of ${this.plan.bytes} bytes had arrived`;
+    const [path] = this.plan.inputs.map(({ metadata }) => metadata.path);
+    this.cancel(new FastSafetensorsError(code, `${path}: ${what}; ${arrived}; ${advice}`, { path }));
   }
 
   override async complete(): Promise<void> {
