@@ -159,6 +159,18 @@ if (!isMainThread) {
       if (limit === 'STALLED') await loader.close(); // it waits stallTimeoutMs, which is 90 s with the other
     },
 
+    sessionOf: () => whileStopped('session', [], false),
+
+    async session(files, pid) {
+      const ort = require('onnxruntime-node');
+      const { createSession } = require('fastsafetensors-node/ort');
+      stopDaemon(pid);
+      for (const weights of [undefined, files]) {
+        const signal = AbortSignal.timeout(LIMIT_MS);
+        await assert.rejects(createSession(ort, files, { weights, signal }), { name: 'TimeoutError' });
+      }
+    },
+
     workersOf: () => whileStopped('workers', [], false),
 
     /** One worker is terminated while it looks at a file; the other ends by itself, when its look was STALLED. */

@@ -33,6 +33,10 @@ testFuse.each([
   await expectClean('hung-store.child.cjs', ['dataAfterHeadersOf', copier, limit], { shell, timeoutMs: 30_000 });
 });
 
+testFuse('createSession can be aborted, and the process ends', async () => {
+  await expectClean('hung-store.child.cjs', ['sessionOf'], { shell, timeoutMs: 30_000 });
+});
+
 testFuse('a worker that looks at a file can be terminated, and ends by itself after STALLED', async () => {
   await expectClean('hung-store.child.cjs', ['workersOf'], { shell, timeoutMs: 30_000 });
 });

@@ -76,8 +76,9 @@ export async function prepareModel(given: string | Uint8Array, options: PrepareO
   };
   const onDisk = typeof given === 'string';
   const path = onDisk ? resolve(given) : 'the model in memory';
+  // First by a thread of the addon: one of libuv's that hangs keeps the process from ending.
+  const size = onDisk ? await sizeOf(given, calls) : given.byteLength;
   if (weights === undefined) {
-    const size = onDisk ? await sizeOf(given, calls) : given.byteLength;
     const start = onDisk ? await calls.call('the beginning of', path, () => readStart(path)) : given;
     if (isOrtFormat(start)) return asIs;
     if (size > MAX_PARSED_BYTES) {
