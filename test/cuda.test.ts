@@ -56,11 +56,12 @@ describe("'auto'", () => {
     run(['chooses', 'nogds'], { env: { ...p2p(), CUFILE_FORCE_COMPAT_MODE: 'true' } }));
   test('is unified where the device shares the memory of the host', () =>
     run(['chooses', 'unified'], { cuda: { ATTRIBUTES: '18:1' }, env: compat() }));
-  test('is not unified where that is forbidden', () =>
+  test.each(['0', 'false'])('is not unified where that is forbidden (%s)', (no) =>
     run(['chooses', 'nogds'], {
       cuda: { ATTRIBUTES: '18:1' },
-      env: { ...compat(), FASTSAFETENSORS_UNIFIED_MEM: '0' },
-    }));
+      env: { ...compat(), FASTSAFETENSORS_UNIFIED_MEM: no },
+    }),
+  );
 });
 
 test.each([

@@ -1,4 +1,5 @@
 import { access, readFile } from 'node:fs/promises';
+import { environmentSwitch } from '../base/checks.js';
 import { FastSafetensorsError } from '../base/errors.js';
 import { type Device, openDevice } from '../device/device.js';
 import { native, settled } from '../native/addon.js';
@@ -124,10 +125,10 @@ export async function unifiedAvailability(device: Device): Promise<Availability>
   const { integrated, library, version, ...found } = await probe(device);
   if (!found.available) return found;
   const driver = library === '' ? {} : { library, version };
-  const wish = process.env.FASTSAFETENSORS_UNIFIED_MEM;
-  if (wish === '0')
+  const wish = environmentSwitch('FASTSAFETENSORS_UNIFIED_MEM');
+  if (wish === false)
     return unavailable('FASTSAFETENSORS_UNIFIED_MEM=0 forbids unified memory', `unset it, or ${USE_NOGDS}`, driver);
-  if (library === '' || (!integrated && wish !== '1')) {
+  if (library === '' || (!integrated && wish !== true)) {
     const remedy = `${USE_NOGDS}, or set FASTSAFETENSORS_UNIFIED_MEM=1 to use managed memory all the same`;
     return unavailable(`${device} has memory of its own: it does not share the host's`, remedy, driver);
   }

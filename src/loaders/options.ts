@@ -71,7 +71,8 @@ export interface LoaderOptions<T = DeviceTensor> {
   maxThreads?: number;
   /**
    * Reads past the page cache (O_DIRECT). true: wherever the file system takes it, and the report says where it did
-   * not; 'auto' (default) and false: never. Nothing to '3fs' and 'gds', which have no page cache.
+   * not; false: never; 'auto' (default): as FASTSAFETENSORS_ODIRECT says (1 or 0), else never. Nothing to '3fs' and
+   * 'gds', which have no page cache.
    */
   odirect?: 'auto' | boolean;
   /**
