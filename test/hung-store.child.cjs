@@ -14,6 +14,7 @@ const { safetensorsHandler } = require('fastsafetensors-node/tfjs');
 const {
   assert,
   AutoLoader,
+  createCopierConstructor,
   Device,
   fakeReader,
   fastsafeOpen,
@@ -26,9 +27,12 @@ const {
   ThreeFSLoader,
 } = helpers;
 
-registerCopier('stalled', fakeReader({ stallAt: 1 }));
-
 const LIMIT_MS = 300;
+
+registerCopier('stalled', fakeReader({ stallAt: 1 }));
+// A copier of the user's, around one of this package.
+registerCopier('own', () => createCopierConstructor('nogds', 'cpu', { stallTimeoutMs: LIMIT_MS }));
+
 const quiet = { debug() {}, info() {}, warn() {} };
 
 /** Loads until it is STALLED, and closes: what hangs is left behind. */

@@ -29,6 +29,7 @@ testFuse.each([
   ['3fs', 'STALLED'],
   ['3fs', 'TIMEOUT'],
   ['nogds', 'STALLED'],
+  ['own', 'STALLED'],
 ])('between headers and data of %s it is %s', async (copier, limit) => {
   await expectClean('hung-store.child.cjs', ['dataAfterHeadersOf', copier, limit], { shell, timeoutMs: 30_000 });
 });
