@@ -50,7 +50,7 @@ export interface Copier<P = unknown> {
 
 /** Makes the copier of one file. */
 export type CopierConstructor = (metadata: SafeTensorsMetadata, device: Device) => Copier;
-/** Makes the constructor for one loader: of its device, and of its options as they were given. */
+/** Makes the constructor for one loader: of its device, and of its options, with `copierOptions` over them. */
 export interface CopierFactory {
   (device: Device, options: Readonly<Record<string, unknown>>): CopierConstructor;
   /**

@@ -47,9 +47,9 @@ const registry = new Map<string, Builtin | CopierFactory>(BUILTINS);
 
 /**
  * Registers a copier under a name, in place of one of that name. Without a factory, the built-in of that name: they are
- * registered on import, so that this only checks the name. A factory gets a loader's options as they were given, and
- * carries out those that say how to read, such as maxThreads; limits of time and rate are the loader's. UNKNOWN_COPIER,
- * INVALID_ARGUMENT.
+ * registered on import, so that this only checks the name. A factory gets a loader's options as they were given, with
+ * `copierOptions` over them, and carries out those that say how to read, such as maxThreads; limits of time and rate
+ * are the loader's. UNKNOWN_COPIER, INVALID_ARGUMENT.
  */
 export function registerCopier(type: CopierType, factory?: CopierFactory): void {
   if (typeof type !== 'string' || type === '') fail('registerCopier', 'a name', type);

@@ -21,7 +21,8 @@ def answer(path, framework):
     except Exception as error:
         return {"refused": type(error).__name__}
     tensors = sorted(
-        [name, frame.dtype.value, list(frame.shape), list(frame.data_offsets)] for name, frame in metadata.tensors.items()
+        [name, frame.dtype.value, list(frame.shape), list(frame.data_offsets)]
+        for name, frame in metadata.tensors.items()
     )
     return {"metadata": metadata.metadata, "tensors": tensors}
 
