@@ -1,6 +1,7 @@
 import { resolve } from 'node:path';
+import { isMap } from 'node:util/types';
 import { isMainThread } from 'node:worker_threads';
-import { boolean, type Check, checkOptions, fail, pathOf } from '../../src/base/checks.js';
+import { boolean, type Check, checkOptions, entriesOf, pathOf, plainCopy, takesAtMost } from '../../src/base/checks.js';
 import { InvalidArgumentError } from '../../src/base/errors.js';
 import { CallWatch } from '../../src/base/waiting.js';
 import type { CopierType } from '../../src/copiers/registry.js';
@@ -47,7 +48,9 @@ export interface ProviderOptions extends FileOptions {
    */
   allowUnmatched?: boolean;
   /** Options of ONNX Runtime's CUDA provider under its own names: { arena_extend_strategy: 'kSameAsRequested' }. */
-  providerOptions?: Readonly<Record<string, string | number | boolean>>;
+  providerOptions?:
+    | Readonly<Record<string, string | number | boolean>>
+    | ReadonlyMap<string, string | number | boolean>;
   /** Aborts the creation of the session, which rejects at once with the signal's reason. */
   signal?: AbortSignal;
   /** Called while the weights are loaded; not for a buffer that is loaded already. */
@@ -62,20 +65,21 @@ export interface ExecutionProvider extends ProviderOptions {
   readonly name: typeof PROVIDER;
 }
 
-export const object: Check = (value, name) => {
-  if (typeof value !== 'object' || value === null || Array.isArray(value)) fail(name, 'an object', value);
+export const object: Check = (value, name) => void plainCopy(value, name);
+const objectOrMap: Check = (value, name) => {
+  if (!isMap(value)) plainCopy(value, name, 'an object or a Map');
 };
 
 export const PROVIDER_CHECKS = {
   device: (value: unknown) => void Device.parse(value as string),
   weights: () => {}, // checked where they are read
   copier: () => {}, // checked by the loader
-  names: object,
+  names: objectOrMap,
   allowUnmatched: boolean,
   followLinks: PARALLEL_CHECKS.followLinks,
   variant: PARALLEL_CHECKS.variant,
   index: PARALLEL_CHECKS.index,
-  providerOptions: object,
+  providerOptions: objectOrMap,
   signal: COPY_CHECKS.signal,
   onProgress: COPY_CHECKS.onProgress,
 };
@@ -104,6 +108,7 @@ const backends = new WeakMap<object, Backend>();
  * Throws INVALID_ARGUMENT unless `ort` is the module of onnxruntime-node.
  */
 export function registerBackend(ort: object): void {
+  takesAtMost(1, arguments, 'registerBackend');
   const module = ort as Loose;
   if (typeof module?.registerBackend !== 'function' || typeof module.Tensor?.fromGpuBuffer !== 'function') {
     throw new InvalidArgumentError(
@@ -176,6 +181,11 @@ class Backend {
     { providerOptions = {} }: ProviderOptions,
     control: NativeOrtControl,
   ) {
+    const provided = entriesOf<string, string | number | boolean>(
+      providerOptions,
+      'providerOptions',
+      'an object or a Map',
+    );
     const entries = [...(config.entries ?? [])];
     const byDefault = (key: string, value: string): void => {
       if (!entries.some(([entry]) => entry === key)) entries.push([key, value]);
@@ -196,7 +206,7 @@ class Backend {
             model: prepared.model,
             modelName: typeof given === 'string' ? resolve(given) : 'the model in memory',
             weights: prepared.weights,
-            providerOptions: Object.entries(providerOptions).map(([key, value]) => [key, String(value)] as const),
+            providerOptions: provided.map(([key, value]) => [key, String(value)] as const),
           },
           control,
         ),

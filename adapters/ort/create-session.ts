@@ -1,4 +1,4 @@
-import { checkOptions, isUrl, pathOf } from '../../src/base/checks.js';
+import { checkOptions, isUrl, pathOf, takesAtMost } from '../../src/base/checks.js';
 import { InvalidArgumentError } from '../../src/base/errors.js';
 import {
   CREATED,
@@ -53,6 +53,7 @@ export async function createSession<O extends OnnxRuntimeNode>(
   given: string | URL | Uint8Array,
   options: CreateSessionOptions<O> = {},
 ): Promise<SessionOf<O> & SessionExtras> {
+  takesAtMost(3, arguments, 'createSession');
   checkOptions(options, { ...PROVIDER_CHECKS, sessionOptions: object }, OF_LOADERS);
   if (typeof given !== 'string' && !isUrl(given) && !(given instanceof Uint8Array))
     throw new InvalidArgumentError(`createSession: expected a model's path or bytes, found ${typeof given}`);

@@ -1,3 +1,4 @@
+import { takesAtMost } from '../../src/base/checks.js';
 import { canConvert } from '../../src/base/dtype.js';
 import { type FastSafetensorsError, InvalidArgumentError } from '../../src/base/errors.js';
 import type { DeviceTensor } from '../../src/device/device-tensor.js';
@@ -25,6 +26,7 @@ export interface OnnxRuntime {
  * Loading rejects with UNSUPPORTED_DTYPE for dtypes that ONNX Runtime's JavaScript cannot express.
  */
 export function onnxruntime<O extends OnnxRuntime>(ort: O): Framework<InstanceType<O['Tensor']>> {
+  takesAtMost(1, arguments, 'onnxruntime');
   if (typeof ort?.Tensor !== 'function') {
     throw new InvalidArgumentError(
       'onnxruntime(ort): ort has no Tensor class; pass the module itself, as in ' +

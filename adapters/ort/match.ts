@@ -1,4 +1,5 @@
 import { basename } from 'node:path';
+import { entriesOf } from '../../src/base/checks.js';
 import { canConvert, isFloating } from '../../src/base/dtype.js';
 import { FastSafetensorsError, InvalidArgumentError } from '../../src/base/errors.js';
 import type { FileCalls } from '../../src/base/waiting.js';
@@ -38,7 +39,7 @@ export interface Match extends Wanted {
 }
 
 /** { name of a weight in the model: name of its tensor in the files } */
-export type WeightNames = Readonly<Record<string, string>>;
+export type WeightNames = Readonly<Record<string, string>> | ReadonlyMap<string, string>;
 
 export interface MatchOptions {
   readonly names?: WeightNames;
@@ -152,7 +153,8 @@ export async function matchWeights(
   { names = {}, allowUnmatched = false, byPlaceOnly = false }: MatchOptions,
 ): Promise<{ matches: Match[]; unmatched: Unmatched }> {
   const wanted = wantedTensors(model);
-  checkNames(names, wanted, sources);
+  const mapping = new Map(entriesOf<string, string>(names, 'names', EXPECTED_NAMES));
+  checkNames(mapping, wanted, sources);
   const byOffset = groupBy(sources.values(), ({ offset }) => offset);
 
   const matches: Match[] = [];
@@ -161,7 +163,7 @@ export async function matchWeights(
     const { weight, hasName, name } = want;
     const candidates = weight?.info.external ? byOffset.get(external.place(weight).offset) : undefined;
     const atPlace = candidates && (await external.tensorAt(weight!, candidates));
-    const mapped = hasName && Object.hasOwn(names, name) ? sources.get(names[name]!) : undefined;
+    const mapped = hasName && mapping.has(name) ? sources.get(mapping.get(name)!) : undefined;
     const named = hasName && !byPlaceOnly ? sourceOfName(want, sources) : undefined;
     const isSurer = named && !external.onDisk && isSame(want, named);
     const tensor = mapped ?? (isSurer ? named : (atPlace ?? named));
@@ -250,9 +252,15 @@ export function staysInside({ weight, dtype, byteLength }: Match): boolean {
   return byteLength < floor || (weight !== null && isReturned(weight));
 }
 
-function checkNames(names: WeightNames, wanted: readonly Wanted[], sources: ReadonlyMap<string, SourceTensor>): void {
+const EXPECTED_NAMES = "an object or a Map from the model's names to those of the weights";
+
+function checkNames(
+  names: ReadonlyMap<string, string>,
+  wanted: readonly Wanted[],
+  sources: ReadonlyMap<string, SourceTensor>,
+): void {
   const known = new Set(wanted.flatMap(({ name, hasName }) => (hasName ? [name] : [])));
-  for (const [name, tensor] of Object.entries(names)) {
+  for (const [name, tensor] of names) {
     if (!known.has(name))
       throw new InvalidArgumentError(
         `names: the model has no weight "${name}"; expected { model's name: weights' name }`,

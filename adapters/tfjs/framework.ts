@@ -1,3 +1,4 @@
+import { takesAtMost } from '../../src/base/checks.js';
 import type { DeviceTensor } from '../../src/device/device-tensor.js';
 import type { Framework } from '../../src/device/framework.js';
 import { tensorError } from '../tensor-error.js';
@@ -28,6 +29,7 @@ export interface TfjsFramework<T> extends Framework<T> {
  * GiB on the cpu backend) or CLOSED. Throws INVALID_ARGUMENT when `tf` is no TensorFlow.js.
  */
 export function tfjs<TF extends TensorFlow>(tf: TF): TfjsFramework<TensorOf<TF>> {
+  takesAtMost(1, arguments, 'tfjs');
   checkTensorFlow(tf, 'tfjs(tf)');
   const adopter = new Adopter<TF>(tf);
   return {

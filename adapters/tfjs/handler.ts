@@ -1,7 +1,6 @@
 import { basename, dirname, join } from 'node:path';
 import { ReadableStream } from 'node:stream/web';
-import { boolean, checkOptions, isUrl } from '../../src/base/checks.js';
-import { InvalidArgumentError } from '../../src/base/errors.js';
+import { boolean, checkOptions, isList, takesAtMost } from '../../src/base/checks.js';
 import type { CallWatch, FileCalls } from '../../src/base/waiting.js';
 import {
   artifactsOf,
@@ -10,7 +9,7 @@ import {
   type TfjsModel,
   type WeightSpec,
 } from '../../src/models/tfjs/model-json.js';
-import { type Files, resolveFiles } from '../../src/safetensors/files.js';
+import { type Files, listedFiles, resolveFiles } from '../../src/safetensors/files.js';
 import { tensorsOf } from '../../src/safetensors/shard-set.js';
 import { readShards } from '../../src/safetensors/shards.js';
 import { ruleOf, toTfDtype } from './dtypes.js';
@@ -53,10 +52,9 @@ const MAX_SINGLE_BUFFER = 2 ** 30;
  * `tf.loadGraphModel(safetensorsHandler(files))`. TensorFlow.js decodes and copies the weights itself; loadGraphModel
  * and loadLayersModel of this package are faster and copy nothing. Throws INVALID_ARGUMENT; load() rejects as those do.
  */
-export function safetensorsHandler(files: Files, options: SafetensorsHandlerOptions = {}): SafetensorsHandler {
-  if (typeof files !== 'string' && !Array.isArray(files) && !isUrl(files)) {
-    throw new InvalidArgumentError(`safetensorsHandler: expected a path or an array of paths, found ${typeof files}`);
-  }
+export function safetensorsHandler(given: Files, options: SafetensorsHandlerOptions = {}): SafetensorsHandler {
+  takesAtMost(2, arguments, 'safetensorsHandler');
+  const files = listedFiles(given, 'safetensorsHandler');
   checkOptions(options, HANDLER_CHECKS, DECIDED);
   const { model, names, stream, ...rest } = options;
   return {
@@ -77,7 +75,7 @@ export function safetensorsHandler(files: Files, options: SafetensorsHandlerOpti
 
 /** The path of the model.json beside the files: split-tfjs's own if it exists. */
 async function besides(files: Files, options: WeightOptions & { calls: FileCalls }): Promise<string> {
-  if (Array.isArray(files) && files.length === 0) return 'model.json';
+  if (isList(files) && [...files].length === 0) return 'model.json';
   const { paths, index } = await resolveFiles(files, options);
   const first = index?.path ?? paths[0]!;
   const [stem] = basename(first).split(/(?:-\d+-of-\d+)?\.safetensors/);

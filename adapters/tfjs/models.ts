@@ -1,4 +1,4 @@
-import { boolean, callback, checkOptions } from '../../src/base/checks.js';
+import { boolean, callback, checkOptions, takesAtMost } from '../../src/base/checks.js';
 import { InvalidArgumentError } from '../../src/base/errors.js';
 import type { LoadReport } from '../../src/loaders/load-report.js';
 import {
@@ -63,6 +63,7 @@ export async function loadGraphModel<TF extends TensorFlowModels>(
   model: string | URL | object,
   options: ModelOptions = {},
 ): Promise<Awaited<ReturnType<TF['loadGraphModel']>>> {
+  takesAtMost(3, arguments, 'loadGraphModel');
   checkOptions(options, MODEL_CHECKS, DECIDED);
   const { source, weights } = await prepare(tf, 'loadGraphModel', model, options);
   let taken = false;
@@ -94,6 +95,7 @@ export async function loadLayersModel<TF extends TensorFlowModels>(
   model: string | URL | object,
   options: LayersModelOptions = {},
 ): Promise<Awaited<ReturnType<TF['loadLayersModel']>>> {
+  takesAtMost(3, arguments, 'loadLayersModel');
   checkOptions(options, LAYERS_MODEL_CHECKS, DECIDED);
   const { strict = true, ...rest } = options;
   const { source, weights } = await prepare(tf, 'loadLayersModel', model, rest);

@@ -1,3 +1,5 @@
+import { isMap } from 'node:util/types';
+import { entriesOf, fail, isPlain } from '../../src/base/checks.js';
 import { FastSafetensorsError, InvalidArgumentError } from '../../src/base/errors.js';
 import { CallWatch } from '../../src/base/waiting.js';
 import type { DeviceTensor } from '../../src/device/device-tensor.js';
@@ -11,7 +13,7 @@ import { ruleOf } from './dtypes.js';
 import type { Wish } from './framework.js';
 
 /** From the model's names of weights to those in the files; a name that an object lacks is the same in both. */
-export type WeightNames = Readonly<Record<string, string>> | ((name: string) => string);
+export type WeightNames = Readonly<Record<string, string>> | ReadonlyMap<string, string> | ((name: string) => string);
 
 /** All options of loaders except those that the model decides. */
 export type WeightOptions = Omit<
@@ -35,11 +37,18 @@ interface ModelWeight {
   readonly wish: Wish;
 }
 
-function checkNames(names: unknown): void {
-  if (typeof names === 'function' || (typeof names === 'object' && names !== null)) return;
-  throw new InvalidArgumentError(
-    `names: expected an object or a function from the model's names to those in the files, found ${typeof names}`,
-  );
+const EXPECTED_NAMES = "an object, a Map or a function from the model's names to those in the files";
+
+function checkNames(names: unknown, name: string): void {
+  const byName = typeof names === 'object' && names !== null && (isMap(names) || isPlain(names));
+  if (typeof names !== 'function' && !byName) fail(name, EXPECTED_NAMES, names);
+}
+
+/** The name in the files of a weight of the model. */
+function namesOf(names: WeightNames): (name: string) => string {
+  if (typeof names === 'function') return names;
+  const byName = new Map(entriesOf<string, string>(names, 'names', EXPECTED_NAMES));
+  return (name) => (byName.has(name) ? byName.get(name)! : name);
 }
 
 /** Matches the weights of a model with the tensors of its files. */
@@ -51,8 +60,9 @@ export class WeightMatch {
 
   /** INVALID_ARGUMENT for a name that is no string. */
   constructor(specs: readonly WeightSpec[], names: WeightNames | undefined) {
+    const nameOf = namesOf(names ?? {});
     for (const spec of specs) {
-      const name = typeof names === 'function' ? names(spec.name) : own(names, spec.name);
+      const name = nameOf(spec.name);
       if (typeof name !== 'string') {
         const expected = `the name in the files of the weight "${spec.name}"`;
         throw new InvalidArgumentError(`names: expected ${expected}, found ${typeof name}`);
@@ -88,10 +98,6 @@ export class WeightMatch {
       `tensors that the model does not use: ${list(this.#unused)}; give the names that differ with { names }`;
     throw new FastSafetensorsError('UNKNOWN_TENSOR', message, { tensor: missing[0] });
   }
-}
-
-function own(names: Readonly<Record<string, string>> | undefined, name: string): string {
-  return names && Object.hasOwn(names, name) ? names[name]! : name;
 }
 
 /** The limits of a model's load, from its first look at a file on. */

@@ -1,5 +1,6 @@
 import { homedir } from 'node:os';
 import { fileURLToPath } from 'node:url';
+import { isMap } from 'node:util/types';
 import { InvalidArgumentError } from './errors.js';
 import { fromPython } from './python-names.js';
 
@@ -18,7 +19,61 @@ export function describe(value: unknown): string {
   if (typeof value === 'string') return JSON.stringify(value);
   if (typeof value === 'number') return String(value);
   if (value === null) return 'null';
-  return Array.isArray(value) ? 'an array' : typeof value;
+  if (Array.isArray(value)) return 'an array';
+  return typeof value === 'object' && !isPlain(value) ? `an object of kind ${tagOf(value)}` : typeof value;
+}
+
+/** Not a Map, a URL, a Promise or the like, whose contents are no properties. Not by instanceof: see jest's realms. */
+export function isPlain(value: object): boolean {
+  return tagOf(value) === 'Object';
+}
+
+function tagOf(value: object): string {
+  return Object.prototype.toString.call(value).slice('[object '.length, -1);
+}
+
+/**
+ * INVALID_ARGUMENT for arguments after the last one that a function takes, which would be ignored; undefined is none.
+ * Every public function that may throw calls it; what only ends a life (close, dispose) takes whatever it is given.
+ */
+export function takesAtMost(most: number, given: IArguments, name: string): void {
+  let { length } = given;
+  while (length > most && given[length - 1] === undefined) --length;
+  if (length <= most) return;
+  const takes = most === 0 ? 'no argument' : most === 1 ? 'one argument' : `at most ${most} arguments`;
+  const advice = 'options go together into one object, several paths into one array';
+  throw new InvalidArgumentError(`${name}: expected ${takes}, found ${length} (${describe(given[most])}); ${advice}`);
+}
+
+/** Whether `for … of` runs over the items of a value: not of a text, of bytes, or of a Map, which has entries. */
+export function isList(value: unknown): value is Iterable<unknown> {
+  if (typeof value !== 'object' || value === null || !(Symbol.iterator in value)) return false;
+  return !isMap(value) && !ArrayBuffer.isView(value) && tagOf(value) !== 'String';
+}
+
+/** The items of an array or another iterable, copied. INVALID_ARGUMENT for all else. */
+export function listOf<T>(value: Iterable<T>, name: string, expected: string): T[] {
+  if (!isList(value)) fail(name, expected, value);
+  return [...value];
+}
+
+/**
+ * The entries of an object, a Map, or an iterable of pairs as Object.entries() gives them. INVALID_ARGUMENT for all
+ * else.
+ */
+export function entriesOf<K extends string | number, T>(
+  value: Readonly<Record<K, T>> | Iterable<readonly [K, T]>,
+  name: string,
+  expected: string,
+): [K | string, T][] {
+  if (isMap(value) || isList(value)) {
+    return Array.from(value, (pair: unknown) => {
+      if (!Array.isArray(pair) || pair.length !== 2) fail(name, `${expected}, or pairs [key, value] of it`, pair);
+      return [pair[0], pair[1]];
+    });
+  }
+  if (typeof value !== 'object' || value === null || !isPlain(value)) fail(name, expected, value);
+  return Object.entries(value);
 }
 
 export const boolean: Check = (value, name) => {
@@ -123,8 +178,7 @@ export function checkOptions<T>(
   what = 'options',
 ): NonNullable<T> {
   if (options === undefined) return {} as NonNullable<T>;
-  if (typeof options !== 'object' || options === null || Array.isArray(options)) fail(what, 'an object', options);
-  const copy = { ...options };
+  const copy = plainCopy(options, what);
   for (const [name, value] of Object.entries(copy)) {
     const check = Object.hasOwn(checks, name) ? checks[name] : undefined;
     if (!check)
@@ -132,6 +186,12 @@ export function checkOptions<T>(
     if (value !== undefined) check(value, name);
   }
   return copy;
+}
+
+/** A copy of an object. INVALID_ARGUMENT for all else: a Map, a URL or a Promise would be taken for an empty one. */
+export function plainCopy<T>(value: T, name: string, expected = 'an object'): NonNullable<T> {
+  if (typeof value !== 'object' || value === null || !isPlain(value)) fail(name, expected, value);
+  return { ...value };
 }
 
 /** What to do about an unknown name, to be appended to a message. */

@@ -1,4 +1,4 @@
-import { describe, fail } from '../base/checks.js';
+import { describe, fail, takesAtMost } from '../base/checks.js';
 import { FastSafetensorsError, InvalidArgumentError } from '../base/errors.js';
 import type { FileCalls } from '../base/waiting.js';
 import { Device } from '../device/device.js';
@@ -52,6 +52,7 @@ const registry = new Map<string, Builtin | CopierFactory>(BUILTINS);
  * are the loader's. UNKNOWN_COPIER, INVALID_ARGUMENT.
  */
 export function registerCopier(type: CopierType, factory?: CopierFactory): void {
+  takesAtMost(2, arguments, 'registerCopier');
   if (typeof type !== 'string' || type === '') fail('registerCopier', 'a name', type);
   if (type === 'auto')
     throw new InvalidArgumentError("registerCopier: 'auto' is the choice among copiers and no copier");
@@ -67,6 +68,7 @@ export function registerCopier(type: CopierType, factory?: CopierFactory): void 
 
 /** Names of all registered copiers, built-ins first. */
 export function registeredCopiers(): string[] {
+  takesAtMost(0, arguments, 'registeredCopiers');
   return [...registry.keys()];
 }
 
@@ -134,6 +136,7 @@ export function copierConstructor(
  * Rejects with UNKNOWN_COPIER and, for `device`, INVALID_ARGUMENT only.
  */
 export async function copierAvailability(type: CopierType, device = 'cpu'): Promise<Availability> {
+  takesAtMost(2, arguments, 'copierAvailability');
   const target = Device.parse(device);
   const name = type === 'auto' ? await chooseCopier(target, [], {}) : type;
   const copier = registered(name);

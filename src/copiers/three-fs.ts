@@ -73,11 +73,13 @@ export async function threeFsAvailability(calls?: FileCalls): Promise<Availabili
  * THREEFS_DISCONNECTED, INVALID_ARGUMENT.
  */
 export function extractMountPoint(path: string | URL): string {
+  check.takesAtMost(1, arguments, 'extractMountPoint');
   const file = check.pathOf(path, 'extractMountPoint');
   return checked(() => native().extractMountPoint(file));
 }
 
 /** Path of the 3FS client library, null where there is none. Does not load it. */
 export function getHf3fsLibPath(): string | null {
+  check.takesAtMost(0, arguments, 'getHf3fsLibPath');
   return checked(() => native().hf3fsLibPath()) || null;
 }

@@ -1,4 +1,4 @@
-import { checkOptions, integer } from '../base/checks.js';
+import { checkOptions, integer, takesAtMost } from '../base/checks.js';
 import { type DTypeName, typedArrayOf } from '../base/dtype.js';
 import { FastSafetensorsError, InvalidArgumentError } from '../base/errors.js';
 import { native, settled } from '../native/addon.js';
@@ -89,6 +89,7 @@ export class DeviceTensor {
    */
   async toHost(range: { offset?: number; length?: number } = {}): Promise<Uint8Array> {
     this.#check();
+    takesAtMost(1, arguments, 'toHost');
     const { offset = 0, length = this.byteLength - offset } = checkOptions(range, RANGE_CHECKS, {}, 'toHost');
     if (length < 0 || offset + length > this.byteLength) {
       const range = `offset ${offset} and length ${length}`;
@@ -112,6 +113,7 @@ export class DeviceTensor {
   /** A copy in an allocation of its own on the device. OUT_OF_HOST_MEMORY, OUT_OF_DEVICE_MEMORY, CUDA_ERROR, CLOSED. */
   async clone(): Promise<DeviceTensor> {
     this.#check();
+    takesAtMost(0, arguments, 'clone');
     const { name, dtype, shape, byteLength, device } = this;
     const source = this.#allocation?.retain();
     if (!source) return new DeviceTensor(name, dtype, shape, byteLength, device, null, 0);

@@ -1,4 +1,4 @@
-import { fail } from '../base/checks.js';
+import { fail, takesAtMost } from '../base/checks.js';
 import { native, settled } from '../native/addon.js';
 import type { NativeDevice } from '../native/core.js';
 
@@ -21,6 +21,7 @@ export class Device {
 
   /** The device that a text names, whether it exists or not. INVALID_ARGUMENT for what is no DeviceString. */
   static parse(text: DeviceString): Device {
+    takesAtMost(1, arguments, 'Device.parse');
     const match = typeof text === 'string' ? /^(?:cpu(?::0)?|(?:cuda|gpu)(?::(0|[1-9]\d{0,3}))?)$/i.exec(text) : null;
     if (!match) fail('device', "'cpu', 'cuda', 'cuda:N', 'gpu' or 'gpu:N'", text);
     if (/^cpu/i.test(text)) return new Device('cpu', null);

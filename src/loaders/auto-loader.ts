@@ -1,8 +1,8 @@
-import { environmentSwitch } from '../base/checks.js';
+import { environmentSwitch, takesAtMost } from '../base/checks.js';
 import { safeLogger } from '../base/logger.js';
 import type { DeviceTensor } from '../device/device-tensor.js';
 import { type Configuration, configOptions, readConfig } from './config.js';
-import type { ParallelOptions } from './options.js';
+import { checkFiles, type ParallelOptions } from './options.js';
 import { ParallelLoader } from './parallel-loader.js';
 
 /** A ParallelLoader that takes from the configuration (see loadConfig) what its options do not say. */
@@ -15,7 +15,8 @@ export class AutoLoader<T = DeviceTensor> extends ParallelLoader<T> {
    * where debug lines are on. IO_ERROR, and the codes of ParallelLoader's constructor.
    */
   constructor(options: ParallelOptions<T>) {
-    const given = { ...options };
+    takesAtMost(1, arguments, 'AutoLoader');
+    const given = checkFiles(options);
     const left: string[] = []; // out; said when it is known whether the configuration turns debug lines on
     const configuration = readConfig({}, (message) => left.push(message));
     const merged = configOptions(configuration, given as Partial<ParallelOptions>, (message) => left.push(message));

@@ -79,6 +79,7 @@ export interface Configuration {
  * object. What the keys mean: docs/configuration.md; a schema is 'fastsafetensors-node/fastsafetensors.schema.json'.
  */
 export function loadConfig(options: { path?: string | URL } = {}): Record<string, unknown> {
+  check.takesAtMost(1, arguments, 'loadConfig');
   return readConfig(options, () => {}).fields;
 }
 

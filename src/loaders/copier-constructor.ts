@@ -1,4 +1,4 @@
-import { checkOptions, fail } from '../base/checks.js';
+import { checkOptions, fail, takesAtMost } from '../base/checks.js';
 import type { CopierConstructor } from '../copiers/copier.js';
 import { type CopierType, copierConstructor, isBuiltin } from '../copiers/registry.js';
 import { Device, type DeviceString } from '../device/device.js';
@@ -13,6 +13,7 @@ export function createCopierConstructor(
   device: Device | DeviceString,
   options: Readonly<Record<string, unknown>> = {},
 ): CopierConstructor {
+  takesAtMost(3, arguments, 'createCopierConstructor');
   const builtin = isBuiltin(type);
   const target = device instanceof Device ? device : Device.parse(device);
   if (typeof options !== 'object' || options === null) fail('options', 'an object', options);

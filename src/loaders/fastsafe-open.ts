@@ -1,4 +1,4 @@
-import { checkTensorName } from '../base/checks.js';
+import { checkTensorName, takesAtMost } from '../base/checks.js';
 import { FastSafetensorsError } from '../base/errors.js';
 import { milliseconds } from '../base/timers.js';
 import type { DeviceTensor } from '../device/device-tensor.js';
@@ -39,6 +39,7 @@ export async function fastsafeOpen<T = DeviceTensor>(
   files: Files,
   options: LoaderOptions<T> = {},
 ): Promise<OpenFiles<T>> {
+  takesAtMost(2, arguments, 'fastsafeOpen');
   const checked = checkLoaderOptions(options);
   const session = new Session(checked as LoaderOptions, 'what fastsafeOpen opened');
   session.check();
@@ -62,6 +63,7 @@ class LazyFiles<T> implements OpenFiles<T> {
 
   keys(): string[] {
     this.#session.check();
+    takesAtMost(0, arguments, 'keys');
     const { filter } = this.#options;
     const names: string[] = [];
     for (const [file, index] of tensorsOf(this.#shards)) {
@@ -73,11 +75,13 @@ class LazyFiles<T> implements OpenFiles<T> {
 
   metadata(): Map<string, ReadonlyMap<string, string>> {
     this.#session.check();
+    takesAtMost(0, arguments, 'metadata');
     return new Map(this.#shards.metadata.map((file) => [file.path, file.metadata]));
   }
 
   async getTensor(name: string): Promise<T> {
     const { metadata, index } = this.#find(name);
+    takesAtMost(1, arguments, 'getTensor');
     const { dtype, dtypePolicy } = this.#options;
     const plan = await Plan.ofTensors([{ metadata, selection: Uint32Array.of(index) }], { dtype, dtypePolicy });
     const started = milliseconds();

@@ -1,10 +1,9 @@
-import { checkTensorName, fail, isUrl } from '../base/checks.js';
+import { checkTensorName, takesAtMost } from '../base/checks.js';
 import { FastSafetensorsError } from '../base/errors.js';
 import { milliseconds } from '../base/timers.js';
 import type { CallWatch } from '../base/waiting.js';
 import type { DeviceTensor } from '../device/device-tensor.js';
 import type { NativeHeaderFdCache } from '../native/core.js';
-import type { Files } from '../safetensors/files.js';
 import type { ShardSet } from '../safetensors/shard-set.js';
 import { readShards } from '../safetensors/shards.js';
 import { Plan, type PlanInput } from '../transfer/plan.js';
@@ -13,7 +12,7 @@ import { selectTensors } from '../transfer/select-tensors.js';
 import { FilesBufferOnDevice } from './files-buffer.js';
 import type { LoadReport } from './load-report.js';
 import { checkCopyOptions, checkLoaderOptions, type LoaderOptions } from './options.js';
-import { SingleGroup } from './process-group.js';
+import { type FilesByRank, filesOfRank, SingleGroup } from './process-group.js';
 import { Session } from './session.js';
 
 /** Options of one load, in place of the loader's. */
@@ -39,6 +38,7 @@ export class SafeTensorsFileLoader<T = DeviceTensor> {
 
   /** Checks the options: INVALID_ARGUMENT, UNKNOWN_COPIER, UNSUPPORTED_DTYPE. */
   constructor(options: LoaderOptions<T> = {}) {
+    takesAtMost(1, arguments, 'SafeTensorsFileLoader');
     this.#options = checkLoaderOptions(options);
     this.#session = new Session(this.#options as LoaderOptions);
   }
@@ -53,18 +53,12 @@ export class SafeTensorsFileLoader<T = DeviceTensor> {
    * loader reads those of its own rank. They may stay open until they are loaded, or until reset() or close(). Rejects
    * with the codes of headers and files, INVALID_ARGUMENT, CLOSED, or the reason of the aborted signal.
    */
-  async addFilenames(files: Files | Readonly<Record<number, Files>>): Promise<void> {
+  async addFilenames(files: FilesByRank): Promise<void> {
     const session = this.#session;
     session.check();
+    takesAtMost(1, arguments, 'addFilenames');
     const { pg = new SingleGroup() } = this.#options;
-    let mine = files as Files;
-    if (typeof files === 'object' && files !== null && !Array.isArray(files) && !isUrl(files)) {
-      for (const rank of Object.keys(files)) {
-        if (!/^(0|[1-9]\d*)$/.test(rank) || Number(rank) >= pg.size)
-          fail('addFilenames', `ranks from 0 to ${pg.size - 1}`, rank);
-      }
-      mine = (files as Record<number, Files>)[pg.rank] ?? [];
-    }
+    const mine = filesOfRank(files, pg, 'addFilenames');
     const { headerOf } = session.engines;
     await this.#take((fdCache, calls) => readShards(mine, { ...this.#options, fdCache, headerOf, calls }));
   }
@@ -100,12 +94,14 @@ export class SafeTensorsFileLoader<T = DeviceTensor> {
 
   /** Names of all tensors that will be loaded, in the order of files and offsets. NO_FILES, CLOSED. */
   keys(): string[] {
+    takesAtMost(0, arguments, 'keys');
     return this.#planned().names();
   }
 
   /** UNKNOWN_TENSOR, NO_FILES, CLOSED. */
   getShape(name: string): readonly number[] {
     const plan = this.#planned();
+    takesAtMost(1, arguments, 'getShape');
     checkTensorName(name);
     const file = this.#shards!.fileOf(name);
     const item = file === undefined ? undefined : plan.itemOf(file, name);
@@ -120,6 +116,7 @@ export class SafeTensorsFileLoader<T = DeviceTensor> {
    */
   async copyFilesToDevice(options: CopyOptions = {}): Promise<FilesBufferOnDevice<T>> {
     const session = this.#session;
+    takesAtMost(1, arguments, 'copyFilesToDevice');
     const { dtype, signal, onProgress } = checkCopyOptions(options);
     session.check(signal);
     const planned = this.#planned();
@@ -155,6 +152,7 @@ export class SafeTensorsFileLoader<T = DeviceTensor> {
 
   /** What a load will take: bytes of tensors with padding, the most bytes of staging, tensors. NO_FILES, CLOSED. */
   estimate(): { deviceBytes: number; stagingBytes: number; tensors: number } {
+    takesAtMost(0, arguments, 'estimate');
     const plan = this.#planned();
     return { deviceBytes: plan.deviceBytes, stagingBytes: this.#stagingBytes, tensors: plan.count };
   }

@@ -1,4 +1,4 @@
-import { checkTensorName, fail } from '../base/checks.js';
+import { checkTensorName, entriesOf, fail, listOf, takesAtMost } from '../base/checks.js';
 import { DTYPE_BITS, type DTypeName } from '../base/dtype.js';
 import { FastSafetensorsError, InvalidArgumentError } from '../base/errors.js';
 import { unlessAborted } from '../base/waiting.js';
@@ -37,11 +37,13 @@ export class FilesBufferOnDevice<T = DeviceTensor> {
   /** Names of all tensors, in the order of files and offsets. CLOSED. */
   keys(): string[] {
     this.#check();
+    takesAtMost(0, arguments, 'keys');
     return this.#load.plan.names();
   }
 
   /** UNKNOWN_TENSOR, INVALID_ARGUMENT, CLOSED. */
   getShape(name: string): readonly number[] {
+    takesAtMost(1, arguments, 'getShape');
     const { metadata, index } = this.sourceOf(name);
     return metadata.shapeAt(index);
   }
@@ -49,6 +51,7 @@ export class FilesBufferOnDevice<T = DeviceTensor> {
   /** Path of the file that a tensor came from; '' for an unknown one. CLOSED. */
   getFilename(name: string): string {
     this.#check();
+    takesAtMost(1, arguments, 'getFilename');
     const item = this.#find(name);
     return item === undefined ? '' : this.#load.plan.metadataOf(item).path;
   }
@@ -66,6 +69,7 @@ export class FilesBufferOnDevice<T = DeviceTensor> {
 
   /** Rejects with UNKNOWN_TENSOR, INVALID_ARGUMENT, CLOSED, and with what the framework's adapter throws. */
   async getTensor(name: string): Promise<T> {
+    takesAtMost(1, arguments, 'getTensor');
     return this.#adopt(this.#load.tensor(this.#item(name)));
   }
 
@@ -74,12 +78,14 @@ export class FilesBufferOnDevice<T = DeviceTensor> {
    * getTensor(); INVALID_ARGUMENT for a dimension that the tensor does not have.
    */
   async getSharded(name: string, dim: number): Promise<T> {
+    takesAtMost(2, arguments, 'getSharded');
     checkDim(dim, this.getShape(name).length, name, -1);
     return this.getTensor(name); // a group of one: its block is the whole
   }
 
   /** The tensor on rank dstRank, null on other ranks. As getTensor(); INVALID_ARGUMENT for a rank outside the group. */
   async pushTensor(name: string, dstRank: number): Promise<T | null> {
+    takesAtMost(2, arguments, 'pushTensor');
     const { rank, size } = this.#pg;
     if (!Number.isInteger(dstRank) || dstRank < 0 || dstRank >= size)
       fail('pushTensor', `a rank from 0 to ${size - 1}`, dstRank);
@@ -91,11 +97,12 @@ export class FilesBufferOnDevice<T = DeviceTensor> {
    * Several tensors concatenated along `dim`, on the device, in an allocation of their own; named after the first. As
    * getTensor(); INVALID_ARGUMENT where dtypes or other dimensions differ, or elements are smaller than a byte.
    */
-  async getMultiCols(names: readonly string[], dim: number): Promise<T> {
+  async getMultiCols(names: Iterable<string>, dim: number): Promise<T> {
     this.#check();
-    if (!Array.isArray(names) || names.length === 0)
-      throw new InvalidArgumentError('getMultiCols: expected at least one name');
-    const items = names.map((name) => this.#item(name)); // all, before any tensor is made
+    takesAtMost(2, arguments, 'getMultiCols');
+    const listed = listOf(names, 'getMultiCols', 'an array of names');
+    if (listed.length === 0) throw new InvalidArgumentError('getMultiCols: expected at least one name');
+    const items = listed.map((name) => this.#item(name)); // all, before any tensor is made
     const parts = items.map((item) => this.#load.tensor(item));
     try {
       return await this.#adopt(await this.#concatenate(parts, dim));
@@ -104,11 +111,19 @@ export class FilesBufferOnDevice<T = DeviceTensor> {
     }
   }
 
-  /** Several tensors at once: as getSharded(name, dim) for each entry. */
-  async asDict(dims: Readonly<Record<string, number>>): Promise<Map<string, T>> {
-    for (const [name, dim] of Object.entries(dims)) checkDim(dim, this.getShape(name).length, name, -1);
+  /**
+   * Several tensors at once, in the order of `dims`: as getSharded(name, dim) for each entry of an object, a Map, or an
+   * iterable of pairs [name, dim].
+   */
+  async asDict(
+    dims: Readonly<Record<string, number>> | Iterable<readonly [name: string, dim: number]>,
+  ): Promise<Map<string, T>> {
+    this.#check();
+    takesAtMost(1, arguments, 'asDict');
+    const wanted = entriesOf(dims, 'asDict', 'an object or a Map of dimensions by name');
+    for (const [name, dim] of wanted) checkDim(dim, this.getShape(name).length, name, -1);
     const tensors = new Map<string, T>();
-    for (const [name, dim] of Object.entries(dims)) tensors.set(name, await this.getSharded(name, dim));
+    for (const [name, dim] of wanted) if (!tensors.has(name)) tensors.set(name, await this.getSharded(name, dim));
     return tensors;
   }
 

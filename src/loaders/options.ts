@@ -6,7 +6,7 @@ import { type CopierType, isBuiltin, isKnown, registeredCopiers } from '../copie
 import { Device, type DeviceString } from '../device/device.js';
 import type { DeviceTensor } from '../device/device-tensor.js';
 import type { Framework } from '../device/framework.js';
-import type { Files } from '../safetensors/files.js';
+import { type Files, listedFiles } from '../safetensors/files.js';
 import type { TensorFrame } from '../safetensors/metadata.js';
 import type { Progress } from '../transfer/progress.js';
 import type { ProcessGroup } from './process-group.js';
@@ -220,7 +220,7 @@ const LOADER_CHECKS: Record<keyof LoaderOptions, check.Check> = {
 
 /** Checks of what only loaders with `files` have. */
 const PARALLEL_ONLY: Record<Exclude<keyof ParallelOptions, keyof LoaderOptions>, check.Check> = {
-  files: () => {}, // checked by resolveFiles
+  files: () => {}, // checked by checkFiles() and resolveFiles()
   queueSize: check.integer(-1, 65536),
   maxBatchBytes: check.integer(1),
   deviceMemoryBudget: (value, name) => {
@@ -284,11 +284,15 @@ export function checkLoaderOptions<T>(options: LoaderOptions<T>): LoaderOptions<
 
 /** checkLoaderOptions() for loaders with `files`. */
 export function checkParallelOptions<T>(options: ParallelOptions<T>): ParallelOptions<T> {
-  if (typeof options !== 'object' || options === null) check.fail('options', 'an object with files', options);
-  const checked = check.checkOptions(options, PARALLEL_CHECKS);
-  if (checked.files === undefined)
+  return check.checkOptions(checkFiles(options), PARALLEL_CHECKS);
+}
+
+/** Checks that there are `files`; the copy has their list copied. INVALID_ARGUMENT. */
+export function checkFiles<T>(options: ParallelOptions<T>): ParallelOptions<T> {
+  const copy = check.plainCopy(options, 'options', 'an object with files');
+  if (copy.files === undefined)
     throw new InvalidArgumentError('files: expected a path or an array of paths, found nothing');
-  return checked;
+  return { ...copy, files: listedFiles(copy.files) };
 }
 
 const { dtype, signal, onProgress } = LOADER_CHECKS;

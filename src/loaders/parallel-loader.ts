@@ -1,3 +1,4 @@
+import { takesAtMost } from '../base/checks.js';
 import { milliseconds, Turns } from '../base/timers.js';
 import type { DeviceTensor } from '../device/device-tensor.js';
 import { adopt, isPromise } from '../device/framework.js';
@@ -20,6 +21,7 @@ export class ParallelLoader<T = DeviceTensor> {
 
   /** Checks the options: INVALID_ARGUMENT, UNKNOWN_COPIER, UNSUPPORTED_DTYPE. Reads nothing yet. */
   constructor(options: ParallelOptions<T>) {
+    takesAtMost(1, arguments, 'ParallelLoader');
     this.#options = checkParallelOptions(options);
     this.#session = new Session(this.#options as ParallelOptions);
   }
@@ -36,6 +38,7 @@ export class ParallelLoader<T = DeviceTensor> {
    */
   async *iterateWeights(): AsyncGenerator<[name: string, tensor: T], void, void> {
     const session = this.#session;
+    takesAtMost(0, arguments, 'iterateWeights');
     const { files, filter, dtype, queueSize = 0, order } = this.#options;
     const { maxBatchBytes = DEFAULT_BATCH_BYTES } = this.#options;
     session.check();

@@ -1,3 +1,4 @@
+import { takesAtMost } from '../base/checks.js';
 import { InvalidArgumentError } from '../base/errors.js';
 import type { DeviceTensor } from '../device/device-tensor.js';
 import { SafeTensorsFileLoader } from './file-loader.js';
@@ -8,6 +9,7 @@ import { ParallelLoader } from './parallel-loader.js';
 export class ThreeFSLoader<T = DeviceTensor> extends SafeTensorsFileLoader<T> {
   /** INVALID_ARGUMENT, also for another copier than '3fs'. */
   constructor(options: LoaderOptions<T> = {}) {
+    takesAtMost(1, arguments, 'ThreeFSLoader');
     const checked = checkLoaderOptions(options);
     super({ ...checked, copier: threeFsOf(checked.copier) });
   }
@@ -17,6 +19,7 @@ export class ThreeFSLoader<T = DeviceTensor> extends SafeTensorsFileLoader<T> {
 export class ParallelThreeFSLoader<T = DeviceTensor> extends ParallelLoader<T> {
   /** INVALID_ARGUMENT, also for another copier than '3fs'. */
   constructor(options: ParallelOptions<T>) {
+    takesAtMost(1, arguments, 'ParallelThreeFSLoader');
     const checked = checkParallelOptions(options);
     super({ ...checked, copier: threeFsOf(checked.copier) });
   }

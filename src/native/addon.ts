@@ -1,6 +1,7 @@
 /** The only file that loads the addon. Native errors become FastSafetensorsErrors here. */
 import { existsSync } from 'node:fs';
 import { dirname, join, resolve } from 'node:path';
+import { takesAtMost } from '../base/checks.js';
 import { explainErrorsBy, FastSafetensorsError } from '../base/errors.js';
 import { held } from '../base/timers.js';
 import type { FileCalls } from '../base/waiting.js';
@@ -157,5 +158,6 @@ export async function readFile(path: string, maxBytes: number, calls?: FileCalls
  * for the next loader: at most 128 MiB of shared memory for three seconds.
  */
 export function nativeMetrics(): Metrics {
+  takesAtMost(0, arguments, 'nativeMetrics');
   return native().metrics();
 }

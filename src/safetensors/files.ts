@@ -1,6 +1,6 @@
 /** Which .safetensors files the option `files` means. Every loader, adapter and command asks here. */
 import { basename, join } from 'node:path';
-import { pathOf } from '../base/checks.js';
+import { fail as failCheck, isList, isUrl, pathOf } from '../base/checks.js';
 import { type ErrorCode, FastSafetensorsError, InvalidArgumentError, ioError } from '../base/errors.js';
 import { listed } from '../base/listed.js';
 import type { FileCalls } from '../base/waiting.js';
@@ -11,11 +11,21 @@ import { mayBeNoPath, nothingHere, refusePattern } from './no-files.js';
 import { readIndex, type ShardIndex } from './shard-index.js';
 
 /**
- * One .safetensors file, several, a folder or an index file (`*.json`); `~` and file: URLs are understood. A folder
+ * One .safetensors file, several (an array or another iterable), a folder or an index file (`*.json`); `~` and file: URLs are understood. A folder
  * means its one `*.safetensors.index*.json`; without one a whole set of `-0000i-of-0000N`; else its `*.safetensors` in
  * the order of their names. A folder of the Hugging Face cache (`models--org--name`) means its snapshot of refs/main.
  */
-export type Files = string | URL | readonly (string | URL)[];
+export type Files = string | URL | Iterable<string | URL>;
+
+/**
+ * What `files` stands for, its list copied: an iterator runs only once, and loads are many. INVALID_ARGUMENT for what
+ * is neither a path nor a list; paths are checked by resolveFiles().
+ */
+export function listedFiles(files: Files, name = 'files'): string | URL | readonly (string | URL)[] {
+  if (typeof files === 'string' || isUrl(files)) return files;
+  if (!isList(files)) failCheck(name, 'a path, or an array of paths', files);
+  return [...files];
+}
 
 /** How files are found; see LoaderOptions. */
 export interface FilesOptions {
@@ -34,8 +44,9 @@ export interface ResolvedFiles {
 }
 
 /** NO_FILES, INVALID_INDEX, MISSING_SHARD, UNSAFE_SHARD_PATH, IO_ERROR or INVALID_ARGUMENT. */
-export async function resolveFiles(files: Files, options: FilesOptions = {}): Promise<ResolvedFiles> {
-  if (!Array.isArray(files)) return resolvePath(pathOf(files, 'files'), options);
+export async function resolveFiles(given: Files, options: FilesOptions = {}): Promise<ResolvedFiles> {
+  const files = listedFiles(given);
+  if (typeof files === 'string' || isUrl(files)) return resolvePath(pathOf(files, 'files'), options);
   if (files.length === 0)
     throw new FastSafetensorsError('NO_FILES', 'files: the list is empty, expected at least one path');
   const paths = files.map((file) => pathOf(file, 'files'));

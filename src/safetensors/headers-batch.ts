@@ -29,12 +29,11 @@ export async function readHeadersBatch(
   paths: Iterable<string | URL>,
   options: HeadersBatchOptions = {},
 ): Promise<Map<string, SafeTensorsMetadata>> {
+  check.takesAtMost(2, arguments, 'readHeadersBatch');
   const { threads = 32, allowTrailingBytes, signal } = check.checkOptions(options, CHECKS);
   signal?.throwIfAborted();
-  if (typeof paths !== 'object' || typeof paths?.[Symbol.iterator] !== 'function') {
-    check.fail('readHeadersBatch', 'an array of paths', paths);
-  }
-  const files = [...new Set(Array.from(paths, (path) => check.pathOf(path, 'readHeadersBatch')))];
+  const given = check.listOf(paths, 'readHeadersBatch', 'an array of paths');
+  const files = [...new Set(given.map((path) => check.pathOf(path, 'readHeadersBatch')))];
   const calls: FileCalls = {
     async call(_what, _path, begin) {
       signal?.throwIfAborted();

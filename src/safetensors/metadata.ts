@@ -72,6 +72,7 @@ export class SafeTensorsMetadata {
    * INVALID_ARGUMENT.
    */
   static async fromFile(file: string | URL, options: SafeTensorsMetadataOptions = {}): Promise<SafeTensorsMetadata> {
+    check.takesAtMost(2, arguments, 'fromFile');
     const path = check.pathOf(file, 'fromFile');
     return SafeTensorsMetadata.read(path, { allowTrailingBytes: allowsTrailing(options) });
   }
@@ -91,6 +92,7 @@ export class SafeTensorsMetadata {
    * until the promise settles. Rejects as fromFile does for a file of these bytes.
    */
   static async fromBuffer(buffer: Uint8Array, options: SafeTensorsMetadataOptions = {}): Promise<SafeTensorsMetadata> {
+    check.takesAtMost(2, arguments, 'fromBuffer');
     if (!isUint8Array(buffer)) check.fail('fromBuffer', 'a Uint8Array', buffer);
     const header = await settled(native().parseHeader(buffer, allowsTrailing(options)));
     return SafeTensorsMetadata.fromNative(header, '');
@@ -131,17 +133,20 @@ export class SafeTensorsMetadata {
 
   /** The names of all tensors, in the order of offsets. */
   keys(): string[] {
+    check.takesAtMost(0, arguments, 'keys');
     this.#indexUpTo(this.tensorCount);
     return [...this.#indices.keys()]; // so that names are cut out of the header's text only once
   }
 
   /** Whether there is a tensor of this name. */
   has(name: string): boolean {
+    check.takesAtMost(1, arguments, 'has');
     return this.indexOf(name) >= 0;
   }
 
   /** A tensor by its name; undefined for none. */
   get(name: string): TensorFrame | undefined {
+    check.takesAtMost(1, arguments, 'get');
     const index = this.indexOf(name);
     return index < 0 ? undefined : this.frameAt(index);
   }

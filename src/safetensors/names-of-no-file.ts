@@ -2,7 +2,7 @@ import { describe } from '../base/checks.js';
 import { InvalidArgumentError } from '../base/errors.js';
 import { type FileCalls, UNWATCHED } from '../base/waiting.js';
 import { stat } from '../native/addon.js';
-import type { Files } from './files.js';
+import { type Files, listedFiles } from './files.js';
 import { SafeTensorsMetadata } from './metadata.js';
 import { isAbsent } from './named-file.js';
 
@@ -18,7 +18,7 @@ export async function headersOfNames(
   headerOf: HeaderOf,
   calls: FileCalls = UNWATCHED,
 ): Promise<SafeTensorsMetadata[] | undefined> {
-  const names = [files].flat();
+  const names = [listedFiles(files)].flat();
   for (const name of names) {
     if (typeof name !== 'string' || name === '' || (await exists(name, calls))) return undefined;
   }

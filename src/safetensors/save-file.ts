@@ -36,7 +36,7 @@ export type SaveTensor = SaveArray | SaveDeviceTensor;
 /** Options of saveFile. */
 export interface SaveFileOptions {
   /** Texts by name, written as the header's `__metadata__`; default: none. */
-  readonly metadata?: Readonly<Record<string, string>>;
+  readonly metadata?: Readonly<Record<string, string>> | ReadonlyMap<string, string>;
 }
 
 const MAX_HEADER_LENGTH = 100_000_000;
@@ -76,6 +76,7 @@ export async function saveFile(
   file: string | URL,
   options: SaveFileOptions = {},
 ): Promise<void> {
+  check.takesAtMost(3, arguments, 'saveFile');
   const path = check.pathOf(file, 'saveFile');
   const metadata = checkMetadata(options);
   const items = checkTensors(tensors, path).sort(
@@ -97,17 +98,12 @@ async function* piecesOf(header: Buffer, items: readonly Item[]): AsyncGenerator
   }
 }
 
-const stringsByName: check.Check = (value, name) => {
-  if (typeof value !== 'object' || value === null || Array.isArray(value))
-    check.fail(name, 'an object of strings', value);
-};
-
 function checkMetadata(options: SaveFileOptions): [string, string][] | undefined {
-  const { metadata } = check.checkOptions(options, { metadata: stringsByName });
+  const { metadata } = check.checkOptions(options, { metadata: () => {} });
   if (metadata === undefined) return undefined;
-  const entries = Object.entries(metadata);
+  const entries = check.entriesOf<string, string>(metadata, 'metadata', 'an object or a Map of strings');
   for (const [key, value] of entries) {
-    if (typeof value !== 'string') {
+    if (typeof key !== 'string' || typeof value !== 'string') {
       throw new InvalidArgumentError(`saveFile: metadata ${shown(key)} is ${typeof value}, expected a string`);
     }
     if (!isWellFormed(key) || !isWellFormed(value)) {

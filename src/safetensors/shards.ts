@@ -1,5 +1,5 @@
 import { Turns } from '../base/timers.js';
-import { type Files, type FilesOptions, resolveFiles } from './files.js';
+import { type Files, type FilesOptions, listedFiles, resolveFiles } from './files.js';
 import { checkIndex, joinByIndex } from './index-join.js';
 import { type HeaderOptions, SafeTensorsMetadata } from './metadata.js';
 import { type HeaderOf, headersOfNames } from './names-of-no-file.js';
@@ -22,7 +22,8 @@ interface ReadOptions extends FilesOptions, HeaderOptions {
  * Reads and checks every header, several at a time, and joins them. The codes of the header's checks, of resolveFiles
  * and of joinShards, MISSING_SHARD, and what `calls` ends them with.
  */
-export async function readShards(files: Files, options: ReadOptions): Promise<ShardSet> {
+export async function readShards(given: Files, options: ReadOptions): Promise<ShardSet> {
+  const files = listedFiles(given);
   const { headerOf, calls } = options;
   const named = headerOf && (await headersOfNames(files, headerOf, calls));
   if (named) return joinShards(named, null);

@@ -1,6 +1,6 @@
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
-import { type Check, checkOptions, fail } from '../base/checks.js';
+import { type Check, checkOptions, entriesOf, fail, takesAtMost } from '../base/checks.js';
 import { FastSafetensorsError } from '../base/errors.js';
 import { packageFolder } from '../native/addon.js';
 
@@ -15,7 +15,9 @@ export interface Emulator {
    * CUDA_ERROR_OUT_OF_MEMORY and the first copy loses the device. INVALID_ARGUMENT for an unknown option,
    * COPIER_UNAVAILABLE where the library was not built.
    */
-  env(options?: Readonly<Record<string, string | number | boolean>>): Record<string, string>;
+  env(
+    options?: Readonly<Record<string, string | number | boolean>> | ReadonlyMap<string, string | number | boolean>,
+  ): Record<string, string>;
 }
 
 /** The settings that each emulator knows. */
@@ -55,7 +57,8 @@ function emulator(
     },
     env(options = {}) {
       const prefix = `FST_EMU_${settings}_`;
-      const given = Object.entries(options).map(
+      takesAtMost(1, arguments, 'env');
+      const given = entriesOf<string, string | number | boolean>(options, 'env', 'an object or a Map of settings').map(
         ([name, value]) => [name.startsWith(prefix) ? name.slice(prefix.length) : name, value] as const,
       );
       const checks = Object.fromEntries(SETTINGS[settings].split(' ').map((name) => [name, scalar]));

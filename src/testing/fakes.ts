@@ -1,4 +1,4 @@
-import { boolean, type Check, checkOptions, integer, notNegative, oneOf } from '../base/checks.js';
+import { boolean, type Check, checkOptions, integer, notNegative, oneOf, takesAtMost } from '../base/checks.js';
 import type { CopierFactory } from '../copiers/copier.js';
 import { engineConstructor } from '../copiers/engine-copier.js';
 import { engineOptions } from '../copiers/nogds.js';
@@ -46,6 +46,7 @@ const READER_CHECKS: Record<keyof FakeReaderOptions, Check> = {
  * for tests and benchmarks. INVALID_ARGUMENT for a wrong option.
  */
 export function fakeReader(options: FakeReaderOptions = {}): CopierFactory {
+  takesAtMost(1, arguments, 'fakeReader');
   checkOptions(options, READER_CHECKS);
   return (_device, loaderOptions) =>
     engineConstructor({ reader: { kind: 'fake', ...options }, engine: engineOptions(loaderOptions) });
@@ -72,6 +73,7 @@ const DEVICE_CHECKS: Record<keyof FakeDeviceOptions, Check> = {
  * ends that. INVALID_ARGUMENT for a wrong option.
  */
 export function useFakeDevices(options: FakeDeviceOptions | null): void {
+  takesAtMost(1, arguments, 'useFakeDevices');
   if (options !== null) checkOptions(options, DEVICE_CHECKS);
   native().setFakeDevices(options);
 }

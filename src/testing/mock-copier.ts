@@ -1,7 +1,6 @@
 import { readFile } from 'node:fs/promises';
 import { setTimeout } from 'node:timers/promises';
-import { isMap } from 'node:util/types';
-import { type Check, checkOptions, fail, notNegative } from '../base/checks.js';
+import { type Check, checkOptions, entriesOf, fail, notNegative, takesAtMost } from '../base/checks.js';
 import { FastSafetensorsError } from '../base/errors.js';
 import type { CopierConstructor, CopierFactory, CopyRange, CopyRequest } from '../copiers/copier.js';
 import type { SafeTensorsMetadata, TensorFrame } from '../safetensors/metadata.js';
@@ -21,11 +20,7 @@ export interface MockCopierOptions {
   delayMs?: number;
 }
 
-const tensorsByName: Check = (value, name) => {
-  const entries = isMap(value) ? [...value.values()] : Object.values((value as object | null) ?? {});
-  if (typeof value !== 'object' || value === null || !entries.every((tensor) => ArrayBuffer.isView(dataOf(tensor))))
-    fail(name, 'typed arrays, or { dtype, shape, data }, by the names of tensors', value);
-};
+const TENSORS = 'typed arrays, or { dtype, shape, data }, by the names of tensors';
 const nameOrNumber: Check = (value, name) => {
   if (typeof value !== 'string' && !(Number.isSafeInteger(value) && (value as number) >= 1))
     fail(name, "a tensor's name, or its number from 1", value);
@@ -37,11 +32,11 @@ const nameOrNumber: Check = (value, name) => {
  * header disagrees with `tensors`.
  */
 export function mockCopier(options: MockCopierOptions = {}): CopierFactory {
-  checkOptions(options, { tensors: tensorsByName, failAt: nameOrNumber, delayMs: notNegative });
-  const { delayMs = 0, failAt } = options;
-  const tensors = new Map<string, MockTensor>(
-    isMap(options.tensors) ? options.tensors : Object.entries(options.tensors ?? {}),
-  );
+  takesAtMost(1, arguments, 'mockCopier');
+  checkOptions(options, { tensors: () => {}, failAt: nameOrNumber, delayMs: notNegative });
+  const { delayMs = 0, failAt, tensors: given = {} } = options;
+  const tensors = new Map<string, MockTensor>(entriesOf(given, 'tensors', TENSORS));
+  for (const tensor of tensors.values()) if (!ArrayBuffer.isView(dataOf(tensor))) fail('tensors', TENSORS, tensor);
   let copied = 0; // tensors, of all files
 
   const copy = async (
