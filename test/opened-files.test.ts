@@ -99,11 +99,13 @@ describe.each<[string, LoaderOptions]>([
   });
 });
 
-test('close(), reset() and other files let go of those that nobody loaded', async () => {
+test('close(), reset() and a call that fails let go of those that nobody loaded', async () => {
   const loader = new SafeTensorsFileLoader();
-  await loader.addFilenames(files);
+  await loader.addFilenames(files.slice(3));
   await loader.addFilenames(files.slice(0, 3));
-  while (nativeMetrics().openFiles > 3) await setTimeout(1);
+  expect(nativeMetrics().openFiles).toBe(SHARDS);
+  await expect(loader.addFilenames(files.slice(0, 3))).rejects.toMatchObject({ code: 'DUPLICATE_TENSOR' });
+  while (nativeMetrics().openFiles > SHARDS) await setTimeout(1);
   loader.reset();
   while (nativeMetrics().openFiles > 0) await setTimeout(1);
   await loader.addFilenames(files);

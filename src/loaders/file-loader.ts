@@ -4,7 +4,7 @@ import { milliseconds } from '../base/timers.js';
 import type { CallWatch } from '../base/waiting.js';
 import type { DeviceTensor } from '../device/device-tensor.js';
 import type { NativeHeaderFdCache } from '../native/core.js';
-import type { ShardSet } from '../safetensors/shard-set.js';
+import { checkDistinct, joinSets, type ShardSet } from '../safetensors/shard-set.js';
 import { readShards } from '../safetensors/shards.js';
 import { Plan, type PlanInput } from '../transfer/plan.js';
 import type { Progress } from '../transfer/progress.js';
@@ -32,9 +32,12 @@ export class SafeTensorsFileLoader<T = DeviceTensor> {
   #shards: ShardSet | undefined;
   #inputs: readonly PlanInput[] | undefined;
   #plan: Plan | undefined;
-  #headerFds: NativeHeaderFdCache | undefined;
+  readonly #headerFds = new Set<NativeHeaderFdCache>(); // of the files that were added
+  #adding: Promise<void> = Promise.resolve(); // one after the other, in the order of the calls
   #headersMs = 0; // that reading them took, of the time of the first load
+  #addedMs = 0; // when the last call ended
   #stagingBytes = 0;
+  #resets = 0;
 
   /** Checks the options: INVALID_ARGUMENT, UNKNOWN_COPIER, UNSUPPORTED_DTYPE. */
   constructor(options: LoaderOptions<T> = {}) {
@@ -49,9 +52,10 @@ export class SafeTensorsFileLoader<T = DeviceTensor> {
   }
 
   /**
-   * Reads and checks every header, in place of those added before. Files belong to rank 0 unless given by rank; a
-   * loader reads those of its own rank. They may stay open until they are loaded, or until reset() or close(). Rejects
-   * with the codes of headers and files, INVALID_ARGUMENT, CLOSED, or the reason of the aborted signal.
+   * Reads and checks every header, and adds the files to those added before; reset() forgets these. Files belong to
+   * rank 0 unless given by rank; a loader reads those of its own rank. They may stay open until they are loaded, or
+   * until reset() or close(). Rejects with the codes of headers and files, DUPLICATE_TENSOR for a tensor that was added
+   * before, INVALID_ARGUMENT, CLOSED, or the reason of the aborted signal; then nothing was added.
    */
   async addFilenames(files: FilesByRank): Promise<void> {
     const session = this.#session;
@@ -71,25 +75,41 @@ export class SafeTensorsFileLoader<T = DeviceTensor> {
 
   async #take(read: (fdCache: NativeHeaderFdCache | undefined, calls: CallWatch) => Promise<ShardSet>): Promise<void> {
     const session = this.#session;
-    const { filter, dtype, dtypePolicy } = this.#options;
     const headerFds = session.engines.newHeaderFds();
+    const began = milliseconds();
     const watch = session.watch();
+    const reading = watch.during(read(headerFds, watch));
+    reading.catch(() => {}); // it may fail while this waits for those that were called before
+    const added = this.#adding.then(async () => this.#add(await reading, headerFds, watch));
+    this.#adding = added.catch(() => {});
     try {
-      const shards = await watch.during(read(headerFds, watch));
-      const inputs = filter ? await session.race(selectTensors(shards.inputs, filter)) : shards.inputs;
-      const plan = await session.race(Plan.ofTensors(inputs, { dtype, dtypePolicy }));
-      this.#stagingBytes = await watch.during(session.engines.stagingBytes(plan, watch));
-      this.#headersMs = watch.spentMs;
-      session.engines.releaseHeaderFds(this.#headerFds);
-      this.#headerFds = headerFds;
-      this.#shards = shards;
-      session.noteFiles(shards.notes);
-      this.#inputs = inputs;
-      this.#plan = plan;
+      await session.race(added);
+      this.#headersMs += milliseconds() - Math.max(began, this.#addedMs); // of calls at a time, once
+      this.#addedMs = milliseconds();
     } catch (error) {
       session.engines.releaseHeaderFds(headerFds);
       throw error;
     }
+  }
+
+  async #add(added: ShardSet, headerFds: NativeHeaderFdCache | undefined, watch: CallWatch): Promise<void> {
+    const session = this.#session;
+    const { filter, dtype, dtypePolicy } = this.#options;
+    const before = this.#shards;
+    const resets = this.#resets;
+    if (before) await session.race(checkDistinct(before, added));
+    const wanted = filter ? await session.race(selectTensors(added.inputs, filter)) : added.inputs;
+    const inputs = [...(this.#inputs ?? []), ...wanted];
+    const plan = await session.race(Plan.ofTensors(inputs, { dtype, dtypePolicy }));
+    const stagingBytes = await watch.during(session.engines.stagingBytes(plan, watch));
+    const shards = before ? await joinSets(before, added) : added;
+    if (resets !== this.#resets) return this.#add(added, headerFds, watch); // `before` was forgotten meanwhile
+    this.#stagingBytes = stagingBytes;
+    if (headerFds) this.#headerFds.add(headerFds);
+    this.#shards = shards;
+    session.noteFiles(added.notes, before?.notes);
+    this.#inputs = inputs;
+    this.#plan = plan;
   }
 
   /** Names of all tensors that will be loaded, in the order of files and offsets. NO_FILES, CLOSED. */
@@ -123,7 +143,7 @@ export class SafeTensorsFileLoader<T = DeviceTensor> {
     const conversion = { dtype, dtypePolicy: this.#options.dtypePolicy };
     const plan = dtype ? await session.race(Plan.ofTensors(this.#inputs!, conversion), signal) : planned;
     const shards = this.#shards!;
-    const headerFds = this.#headerFds;
+    const headerFds = [...this.#headerFds];
     const find = (name: string): number | undefined => {
       const file = shards.fileOf(name);
       return file === undefined ? undefined : plan.itemOf(file, name);
@@ -146,7 +166,7 @@ export class SafeTensorsFileLoader<T = DeviceTensor> {
       throw error;
     } finally {
       meter?.abandon();
-      session.engines.releaseHeaderFds(headerFds);
+      for (const fds of headerFds) this.#release(fds);
     }
   }
 
@@ -160,8 +180,10 @@ export class SafeTensorsFileLoader<T = DeviceTensor> {
   /** Forgets the files that were added, and closes them. CLOSED. */
   reset(): void {
     this.#session.check();
-    this.#session.engines.releaseHeaderFds(this.#headerFds);
-    this.#headerFds = undefined;
+    for (const fds of this.#headerFds) this.#release(fds);
+    this.#headersMs = 0;
+    this.#session.noteFiles([]);
+    ++this.#resets;
     this.#shards = undefined;
     this.#inputs = undefined;
     this.#plan = undefined;
@@ -177,6 +199,11 @@ export class SafeTensorsFileLoader<T = DeviceTensor> {
 
   [Symbol.asyncDispose](): Promise<void> {
     return this.close();
+  }
+
+  #release(fds: NativeHeaderFdCache): void {
+    this.#headerFds.delete(fds);
+    this.#session.engines.releaseHeaderFds(fds);
   }
 
   #planned(): Plan {

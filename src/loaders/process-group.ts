@@ -22,7 +22,7 @@ export class SingleGroup implements ProcessGroup {
 
 const EXPECTED = 'paths, or an object or a Map of paths by rank';
 
-/** The files of this rank. INVALID_ARGUMENT for what is neither files nor files by rank, and for ranks that are none. */
+/** The files of this rank. INVALID_ARGUMENT for what is neither files nor files by rank, and for wrong ranks. */
 export function filesOfRank(files: FilesByRank, { rank, size }: ProcessGroup, name: string): Files {
   if (typeof files === 'string' || isUrl(files) || isList(files)) return listedFiles(files as Files);
   const byRank = new Map<number, Files>();

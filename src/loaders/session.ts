@@ -58,9 +58,9 @@ export class Session {
     signal?.throwIfAborted();
   }
 
-  /** Takes what readShards() noted of the files into the reports of the next loads. */
-  noteFiles(notes: readonly string[]): void {
-    this.#notes = notes;
+  /** Takes what readShards() noted of the files into the reports of the next loads, after notes of earlier files. */
+  noteFiles(notes: readonly string[], earlier: readonly string[] = []): void {
+    this.#notes = [...earlier, ...notes];
     for (const note of notes) this.#log(() => note);
   }
 

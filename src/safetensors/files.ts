@@ -11,7 +11,8 @@ import { mayBeNoPath, nothingHere, refusePattern } from './no-files.js';
 import { readIndex, type ShardIndex } from './shard-index.js';
 
 /**
- * One .safetensors file, several (an array or another iterable), a folder or an index file (`*.json`); `~` and file: URLs are understood. A folder
+ * One .safetensors file, several (an array or another iterable), a folder or an index file (`*.json`); `~` and file:
+ * URLs are understood. A folder
  * means its one `*.safetensors.index*.json`; without one a whole set of `-0000i-of-0000N`; else its `*.safetensors` in
  * the order of their names. A folder of the Hugging Face cache (`models--org--name`) means its snapshot of refs/main.
  */

@@ -1,4 +1,5 @@
 import { FastSafetensorsError } from '../base/errors.js';
+import { Turns } from '../base/timers.js';
 import type { SafeTensorsMetadata } from './metadata.js';
 
 /** The checked headers of a model's files, which has no tensor twice. */
@@ -32,4 +33,54 @@ export function* tensorsOf({
 export function duplicate(tensor: string, a: SafeTensorsMetadata, b: SafeTensorsMetadata): FastSafetensorsError {
   const message = `tensor "${tensor}" is in ${a.path} and in ${b.path}; load them separately or remove one`;
   return new FastSafetensorsError('DUPLICATE_TENSOR', message, { path: b.path, tensor });
+}
+
+/** Sets that were joined one after the other. */
+class JoinedShards implements ShardSet {
+  readonly metadata: readonly SafeTensorsMetadata[];
+  readonly inputs: readonly ShardTensors[];
+  readonly notes: readonly string[];
+  readonly files: Map<string, number>; // by tensor; the sets that are joined to this one add theirs
+
+  constructor(sets: readonly ShardSet[], files: Map<string, number>) {
+    this.metadata = sets.flatMap(({ metadata }) => metadata);
+    this.inputs = sets.flatMap(({ inputs }) => inputs);
+    this.notes = sets.flatMap(({ notes }) => notes);
+    this.files = files;
+  }
+
+  fileOf(tensor: string): number | undefined {
+    const file = this.files.get(tensor);
+    return file !== undefined && file < this.metadata.length ? file : undefined;
+  }
+}
+
+/** DUPLICATE_TENSOR where two sets have a tensor. */
+export async function checkDistinct(before: ShardSet, added: ShardSet): Promise<void> {
+  const turns = new Turns();
+  for (const [metadata, index] of tensorsOf(added)) {
+    const name = metadata.nameAt(index);
+    const other = before.fileOf(name);
+    if (other !== undefined) throw duplicate(name, before.metadata[other]!, metadata);
+    if (turns.due()) await turns.take();
+  }
+}
+
+/**
+ * The files of two sets that checkDistinct() has compared. It takes turns of the event loop: where it is not waited
+ * for, `before` is not to be joined again.
+ */
+export async function joinSets(before: ShardSet, added: ShardSet): Promise<ShardSet> {
+  const turns = new Turns();
+  const files = before instanceof JoinedShards ? before.files : new Map<string, number>();
+  const put = async (set: ShardSet, first: number): Promise<void> => {
+    for (const [metadata, index] of tensorsOf(set)) {
+      const name = metadata.nameAt(index);
+      files.set(name, first + set.fileOf(name)!);
+      if (turns.due()) await turns.take();
+    }
+  };
+  if (!(before instanceof JoinedShards)) await put(before, 0);
+  await put(added, before.metadata.length);
+  return new JoinedShards([before, added], files);
 }

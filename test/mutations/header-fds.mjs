@@ -66,7 +66,7 @@ export default [
     this.#releaseAllHeaderFds();`,
     replace: 'async close(): Promise<void> {',
     jest: 'test/opened-files.test.ts',
-    title: 'close(), reset() and other files let go of those that nobody loaded',
+    title: 'close(), reset() and a call that fails let go of those that nobody loaded',
   },
   {
     name: 'close-does-not-wait-for-them',
