@@ -17,7 +17,7 @@ import { newFolder, someEntries, writeModel } from './support/model-files.js';
 const WRONG: Record<string, unknown[]> = {
   device: ['gpu:', 'cuda:-1', 'cuda:x', '', 'cpu:1', 0, null],
   copier: [0, '', null],
-  pg: [null, 1, {}, { rank: 1, size: 1 }, { rank: 0, size: 0 }, { rank: -1, size: 1 }, { rank: 0, size: 1.5 }],
+  pg: [1, {}, { rank: 1, size: 1 }, { rank: 0, size: 0 }, { rank: -1, size: 1 }, { rank: 0, size: 1.5 }],
   framework: [null, {}, { name: 'x' }, 'onnxruntime'],
   nogds: [1, 'true', null],
   copierOptions: [1, 'bucket', null, ['bucket']],

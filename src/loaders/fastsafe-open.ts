@@ -3,13 +3,13 @@ import { FastSafetensorsError } from '../base/errors.js';
 import { milliseconds } from '../base/timers.js';
 import type { DeviceTensor } from '../device/device-tensor.js';
 import { adopt, isPromise } from '../device/framework.js';
-import type { Files } from '../safetensors/files.js';
 import type { SafeTensorsMetadata } from '../safetensors/metadata.js';
-import { type ShardSet, tensorsOf } from '../safetensors/shard-set.js';
+import { NO_SHARDS, type ShardSet, tensorsOf } from '../safetensors/shard-set.js';
 import { readShards } from '../safetensors/shards.js';
 import type { SliceRange } from '../safetensors/tensor-frame.js';
 import { Plan } from '../transfer/plan.js';
 import { checkLoaderOptions, type LoaderOptions } from './options.js';
+import { type FilesByRank, filesOfRank, groupOf } from './process-group.js';
 import { Session } from './session.js';
 import { readSlice } from './slice-load.js';
 
@@ -32,20 +32,22 @@ export interface OpenFiles<T = DeviceTensor> {
 }
 
 /**
- * Opens files and checks their headers. Rejects with INVALID_ARGUMENT, UNKNOWN_COPIER and the codes of headers and
+ * Opens files, also by rank as addFilenames() takes them, and checks their headers. Rejects with INVALID_ARGUMENT, UNKNOWN_COPIER and the codes of headers and
  * files.
  */
 export async function fastsafeOpen<T = DeviceTensor>(
-  files: Files,
+  files: FilesByRank,
   options: LoaderOptions<T> = {},
 ): Promise<OpenFiles<T>> {
   takesAtMost(2, arguments, 'fastsafeOpen');
   const checked = checkLoaderOptions(options);
   const session = new Session(checked as LoaderOptions, 'what fastsafeOpen opened');
   session.check();
+  const mine = filesOfRank(files, groupOf(checked), 'fastsafeOpen');
   const { headerOf } = session.engines;
   const watch = session.watch();
-  const shards = await watch.during(readShards(files, { ...checked, headerOf, calls: watch }));
+  const reading = mine ? readShards(mine, { ...checked, headerOf, calls: watch }) : Promise.resolve(NO_SHARDS);
+  const shards = await watch.during(reading);
   session.noteFiles(shards.notes);
   return new LazyFiles(session, shards, checked);
 }

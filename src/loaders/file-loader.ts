@@ -4,7 +4,7 @@ import { milliseconds } from '../base/timers.js';
 import type { CallWatch } from '../base/waiting.js';
 import type { DeviceTensor } from '../device/device-tensor.js';
 import type { NativeHeaderFdCache } from '../native/core.js';
-import { checkDistinct, joinSets, type ShardSet } from '../safetensors/shard-set.js';
+import { checkDistinct, joinSets, NO_SHARDS, type ShardSet } from '../safetensors/shard-set.js';
 import { readShards } from '../safetensors/shards.js';
 import { Plan, type PlanInput } from '../transfer/plan.js';
 import type { Progress } from '../transfer/progress.js';
@@ -12,7 +12,7 @@ import { selectTensors } from '../transfer/select-tensors.js';
 import { FilesBufferOnDevice } from './files-buffer.js';
 import type { LoadReport } from './load-report.js';
 import { checkCopyOptions, checkLoaderOptions, type LoaderOptions } from './options.js';
-import { type FilesByRank, filesOfRank, SingleGroup } from './process-group.js';
+import { type FilesByRank, filesOfRank, groupOf } from './process-group.js';
 import { Session } from './session.js';
 
 /** Options of one load, in place of the loader's. */
@@ -53,16 +53,16 @@ export class SafeTensorsFileLoader<T = DeviceTensor> {
 
   /**
    * Reads and checks every header, and adds the files to those added before; reset() forgets these. Files belong to
-   * rank 0 unless given by rank; a loader reads those of its own rank. They may stay open until they are loaded, or
-   * until reset() or close(). Rejects with the codes of headers and files, DUPLICATE_TENSOR for a tensor that was added
+   * rank 0 unless given by rank; a loader reads those of its own rank: for `{ 0: [] }` and a rank without files it has
+   * no tensors. They may stay open until they are loaded, or until reset() or close(). Rejects with the codes of headers and files, DUPLICATE_TENSOR for a tensor that was added
    * before, INVALID_ARGUMENT, CLOSED, or the reason of the aborted signal; then nothing was added.
    */
   async addFilenames(files: FilesByRank): Promise<void> {
     const session = this.#session;
     session.check();
     takesAtMost(1, arguments, 'addFilenames');
-    const { pg = new SingleGroup() } = this.#options;
-    const mine = filesOfRank(files, pg, 'addFilenames');
+    const mine = filesOfRank(files, groupOf(this.#options), 'addFilenames');
+    if (!mine) return this.#take(async () => NO_SHARDS);
     const { headerOf } = session.engines;
     await this.#take((fdCache, calls) => readShards(mine, { ...this.#options, fdCache, headerOf, calls }));
   }
@@ -101,7 +101,7 @@ export class SafeTensorsFileLoader<T = DeviceTensor> {
     const wanted = filter ? await session.race(selectTensors(added.inputs, filter)) : added.inputs;
     const inputs = [...(this.#inputs ?? []), ...wanted];
     const plan = await session.race(Plan.ofTensors(inputs, { dtype, dtypePolicy }));
-    const stagingBytes = await watch.during(session.engines.stagingBytes(plan, watch));
+    const stagingBytes = inputs.length === 0 ? 0 : await watch.during(session.engines.stagingBytes(plan, watch));
     const shards = before ? await joinSets(before, added) : added;
     if (resets !== this.#resets) return this.#add(added, headerFds, watch); // `before` was forgotten meanwhile
     this.#stagingBytes = stagingBytes;
@@ -151,13 +151,13 @@ export class SafeTensorsFileLoader<T = DeviceTensor> {
     const started = milliseconds();
     const watch = session.watch(signal, this.#headersMs);
     this.#headersMs = 0;
-    const { framework, pg = new SingleGroup() } = this.#options;
+    const { framework } = this.#options;
     const load = await session.begin(plan, { window: 0xffffffff, collectReady: false }, watch, signal);
     const meter = session.meter(load, onProgress);
     try {
       await session.race(load.complete(), signal);
       meter?.stop();
-      const buffer = new FilesBufferOnDevice<T>(load, find, framework, pg);
+      const buffer = new FilesBufferOnDevice<T>(load, find, framework, groupOf(this.#options));
       session.detach(load, started);
       return buffer;
     } catch (error) {

@@ -26,8 +26,8 @@ export interface LoaderOptions<T = DeviceTensor> {
    * is not registered.
    */
   copier?: CopierType;
-  /** The processes that share the model: a group of one (default); larger ones are not supported yet. */
-  pg?: ProcessGroup;
+  /** The processes that share the model: a group of one (default, and null); larger ones are not supported yet. */
+  pg?: ProcessGroup | null;
   /** Makes the framework's own tensors, such as onnxruntime(ort) or tfjs(tf). Default: tensors are DeviceTensors. */
   framework?: Framework<T>;
   /** Of a copier of your own: what its factory is given beside and over the other options. INVALID_ARGUMENT else. */
@@ -162,7 +162,8 @@ const LOADER_CHECKS: Record<keyof LoaderOptions, check.Check> = {
   },
   pg: (value, name) => {
     const pg = value as ProcessGroup | null;
-    if (typeof pg !== 'object' || pg === null) check.fail(name, 'a process group { rank, size }', value);
+    if (pg === null) return;
+    if (typeof pg !== 'object') check.fail(name, 'a process group { rank, size }', value);
     check.integer(1)(pg.size, 'pg.size');
     check.integer(0, pg.size - 1)(pg.rank, 'pg.rank');
     if (pg.size > 1) {

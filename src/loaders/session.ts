@@ -11,6 +11,7 @@ import { Device } from '../device/device.js';
 import type { DeviceTensor } from '../device/device-tensor.js';
 import { disposeWhenMade } from '../device/framework.js';
 import type { NativeEngine, TransferOptions } from '../native/core.js';
+import { EmptyLoad } from '../transfer/empty-load.js';
 import { EngineLoad } from '../transfer/engine-load.js';
 import type { Load } from '../transfer/load.js';
 import type { Plan } from '../transfer/plan.js';
@@ -80,6 +81,10 @@ export class Session {
     signal?: AbortSignal,
   ): Promise<Load> {
     this.check(signal);
+    if (plan.inputs.length === 0) {
+      this.#reporter.begin(this.engines.copier, 0);
+      return new EmptyLoad(plan, this.device);
+    }
     const prepared = await watch.during(this.engines.prepare(plan, watch));
     this.check(signal);
     const options = { ...given, timeoutMs: Math.max(watch.leftMs, 0.001) }; // 0 would be none

@@ -13,6 +13,9 @@ export interface ShardSet {
   readonly notes: readonly string[];
 }
 
+/** No files. */
+export const NO_SHARDS: ShardSet = { metadata: [], inputs: [], notes: [], fileOf: () => undefined };
+
 /** A file, and indices of its tensors; null for all. */
 export interface ShardTensors {
   readonly metadata: SafeTensorsMetadata;
