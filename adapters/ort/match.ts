@@ -225,7 +225,7 @@ function wantedTensors(model: Model): Wanted[] {
   return wanted;
 }
 
-/** Field by field, as in matchWeights: a spread of objects makes a hidden class for each, which is garbage by the MB. */
+/** Field by field, as in matchWeights: a spread of objects makes a hidden class for each, megabytes of garbage. */
 function wantedOf(info: TensorInfo, weight: Weight | null, input: Message | null, hasName: boolean): Wanted {
   const { name, dtype, dataType, shape, byteLength } = info;
   return { name, dtype, dataType, shape, byteLength, weight, input, hasName };

@@ -32,8 +32,8 @@ export interface OpenFiles<T = DeviceTensor> {
 }
 
 /**
- * Opens files, also by rank as addFilenames() takes them, and checks their headers. Rejects with INVALID_ARGUMENT, UNKNOWN_COPIER and the codes of headers and
- * files.
+ * Opens files, also by rank as addFilenames() takes them, and checks their headers. Rejects with INVALID_ARGUMENT,
+ * UNKNOWN_COPIER and the codes of headers and files.
  */
 export async function fastsafeOpen<T = DeviceTensor>(
   files: FilesByRank,

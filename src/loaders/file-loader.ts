@@ -54,8 +54,9 @@ export class SafeTensorsFileLoader<T = DeviceTensor> {
   /**
    * Reads and checks every header, and adds the files to those added before; reset() forgets these. Files belong to
    * rank 0 unless given by rank; a loader reads those of its own rank: for `{ 0: [] }` and a rank without files it has
-   * no tensors. They may stay open until they are loaded, or until reset() or close(). Rejects with the codes of headers and files, DUPLICATE_TENSOR for a tensor that was added
-   * before, INVALID_ARGUMENT, CLOSED, or the reason of the aborted signal; then nothing was added.
+   * no tensors. They may stay open until they are loaded, or until reset() or close(). Rejects with the codes of
+   * headers and files, DUPLICATE_TENSOR for a tensor that was added before, INVALID_ARGUMENT, CLOSED, or
+   * the reason of the aborted signal; then nothing was added.
    */
   async addFilenames(files: FilesByRank): Promise<void> {
     const session = this.#session;

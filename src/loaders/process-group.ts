@@ -27,7 +27,10 @@ export function groupOf({ pg }: { readonly pg?: ProcessGroup | null }): ProcessG
   return pg ?? new SingleGroup();
 }
 
-/** The files of this rank; undefined where it has none by rank. INVALID_ARGUMENT for what is neither files nor files by rank, and for wrong ranks. */
+/**
+ * The files of this rank; undefined where it has none by rank. INVALID_ARGUMENT for what is neither files nor files by
+ * rank, and for wrong ranks.
+ */
 export function filesOfRank(files: FilesByRank, { rank, size }: ProcessGroup, name: string): Files | undefined {
   if (typeof files === 'string' || isUrl(files) || isList(files)) return listedFiles(files as Files);
   const byRank = new Map<number, Files>();

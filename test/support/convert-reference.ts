@@ -63,7 +63,7 @@ function convertBits(from: DTypeName, to: DTypeName, bits: bigint): bigint {
   if (whole === 0n) return zero;
   const power = Math.max(exponent, 1) - biasOf(layout) - mantissaBits;
   const length = whole.toString(2).length;
-  const unit = Math.max(power + length - 1, 1 - biasOf(target)) - target.mantissaBits; // 2^unit: the result's last place
+  const unit = Math.max(power + length - 1, 1 - biasOf(target)) - target.mantissaBits; // 2^unit: the last place
   const drop = BigInt(Math.max(unit - power, 0));
   const scaled = whole << BigInt(Math.max(power - unit, 0));
   let result = scaled >> drop;
