@@ -67,6 +67,25 @@ test('headers that come slowly are not STALLED, however many they are', async ()
   await loader.close();
 });
 
+test('nor is one whose bytes come slowly', async () => {
+  let bytes = 0;
+  jest.spyOn(addon, 'progressOf').mockImplementation(() => bytes);
+  jest.spyOn(addon, 'readHeader').mockImplementation(async (...call) => {
+    for (; bytes < 12; ++bytes) await setTimeout(50);
+    return readHeader(...call);
+  });
+  const loader = new SafeTensorsFileLoader({ stallTimeoutMs: 300 });
+  await loader.addFilenames(files[0]!);
+  expect(loader.keys()).toHaveLength(1);
+  await loader.close();
+});
+
+test('a header tells how much of it was read', async () => {
+  const progress = addon.newProgress();
+  const { headerLength } = await readHeader(files[0]!, false, undefined, progress);
+  expect(addon.progressOf(progress)).toBe(8 + headerLength + 16); // the first read takes what is behind it, too
+});
+
 registerCopier('late', mockCopier({ delayMs: 400 }));
 
 test.each(['ParallelLoader, in order', 'SafeTensorsFileLoader'])(

@@ -30,6 +30,7 @@ beforeAll(async () => {
   handles.set('NativeAllocation', await native().allocate(device, 64));
   handles.set('NativeLoad', await native().startTransfer(engine, EMPTY_PLAN, {}));
   handles.set('NativeHeaderFdCache', native().newHeaderFdCache());
+  handles.set('NativeProgress', native().newProgress());
   handles.set('NativeOrtControl', native().ortNewControl());
 });
 

@@ -1,5 +1,6 @@
 // Headers and shard indices for JavaScript: read and checked on a worker, handed over packed.
 #include <algorithm>
+#include <atomic>
 #include <vector>
 
 #include "napi/async_work.h"
@@ -13,6 +14,8 @@ namespace fst {
 
 template <>
 inline constexpr char kExternalName<HeaderFdCache>[] = "a header fd cache";
+template <>
+inline constexpr char kExternalName<std::atomic<uint64_t>>[] = "a progress";
 
 namespace {
 
@@ -21,16 +24,32 @@ struct Read {
   FileIdentity identity;
 };
 
-// readHeader(path, allowTrailingBytes, fdCache: External | undefined): Promise<NativeHeader>
+// readHeader(path, allowTrailingBytes, fdCache: External | undefined, progress: External | undefined):
+// Promise<NativeHeader>
 Napi::Value ReadHeaderJs(const Napi::CallbackInfo& info) {
   auto read = std::make_shared<Read>();
   std::string path = info[0].As<Napi::String>();
   HeaderOptions options;
   options.allow_trailing_bytes = info[1].ToBoolean();
   auto fd_cache = FromOptionalExternal<HeaderFdCache>(info[2]);
+  auto progress = FromOptionalExternal<std::atomic<uint64_t>>(info[3]);
+  options.bytes_read = progress.get();
   return AsyncWork::RunOnFile(
-      info.Env(), [=] { return ReadHeader(path, options, &read->header, &read->identity, fd_cache.get()); },
+      info.Env(),
+      [=, counted = std::move(progress)] {
+        return ReadHeader(path, options, &read->header, &read->identity, fd_cache.get());
+      },
       [read](Napi::Env env) { return HeaderToJs(env, read->header, &read->identity); });
+}
+
+// newProgress(): External, for readHeader to count the bytes in that it has read
+Napi::Value NewProgress(const Napi::CallbackInfo& info) {
+  return ToExternal(info.Env(), std::make_shared<std::atomic<uint64_t>>(0));
+}
+
+// progressOf(progress): bytes
+Napi::Value ProgressOf(const Napi::CallbackInfo& info) {
+  return Napi::Number::New(info.Env(), static_cast<double>(FromExternal<std::atomic<uint64_t>>(info[0])->load()));
 }
 
 // newHeaderFdCache(): External, for readHeader to keep files open in until their data is read
@@ -105,6 +124,8 @@ Napi::Value RecognizeFormatJs(const Napi::CallbackInfo& info) {
 
 void ExportHeaders(Napi::Env env, Napi::Object exports) {
   Export<ReadHeaderJs>(env, exports, "readHeader");
+  Export<NewProgress>(env, exports, "newProgress");
+  Export<ProgressOf>(env, exports, "progressOf");
   Export<NewHeaderFdCache>(env, exports, "newHeaderFdCache");
   Export<CloseHeaderFdCache>(env, exports, "closeHeaderFdCache");
   Export<ParseHeaderJs>(env, exports, "parseHeader");

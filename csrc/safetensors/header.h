@@ -9,6 +9,7 @@
 //
 // All functions are pure or touch only the file they are given. Any thread.
 #pragma once
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <string>
@@ -30,6 +31,8 @@ constexpr uint64_t kMaxSafeInteger = uint64_t{1} << 53;
 struct HeaderOptions {
   // Accepts bytes after the last tensor's end, counted in Header::trailing_bytes. A file cut short is still refused.
   bool allow_trailing_bytes = false;
+  // ReadHeader counts the bytes here that it has read. Not null outlives the call.
+  std::atomic<uint64_t>* bytes_read = nullptr;
 };
 
 // A checked header. After OK, over all entries i in order:

@@ -14,6 +14,9 @@ namespace fst {
 
 namespace {
 
+// Bytes of one read, of those that are counted.
+constexpr uint64_t kLongestRead = 1 << 20;
+
 // Bytes of the first read: most headers fit, and cost one round trip to the storage.
 constexpr uint64_t kFirstRead = kFormatBytes;
 
@@ -31,11 +34,11 @@ Status EndedEarly(int fd, uint64_t length, uint64_t offset, const FileIdentity& 
       .At(path, {}, static_cast<int64_t>(offset));
 }
 
-// Reads exactly `length` bytes at `offset`.
+// Reads exactly `length` bytes at `offset`, and counts them in `bytes_read` unless it is null.
 Status ReadExactly(int fd, uint8_t* to, uint64_t length, uint64_t offset, const FileIdentity& before,
-                   const std::string& path) {
+                   const std::string& path, std::atomic<uint64_t>* bytes_read) {
   while (length > 0) {
-    ssize_t got = pread(fd, to, length, static_cast<off_t>(offset));
+    ssize_t got = pread(fd, to, std::min(length, kLongestRead), static_cast<off_t>(offset));
     if (got < 0) {
       if (errno == EINTR) continue;
       const int error = errno;
@@ -45,6 +48,7 @@ Status ReadExactly(int fd, uint8_t* to, uint64_t length, uint64_t offset, const 
                      error)
           .At(path, {}, static_cast<int64_t>(offset));
     }
+    if (got > 0 && bytes_read != nullptr) bytes_read->fetch_add(static_cast<uint64_t>(got));
     if (got == 0) return EndedEarly(fd, length, offset, before, path);
     to += got;
     offset += static_cast<uint64_t>(got);
@@ -71,14 +75,15 @@ Status ReadHeader(const std::string& path, const HeaderOptions& options, Header*
   std::unique_ptr<uint8_t[]> bytes = allocate(kFirstRead);
   uint64_t n = 0, total = first;
   if (bytes) {
-    FST_RETURN_IF_ERROR(ReadExactly(fd.get(), bytes.get(), first, 0, before, path));
+    FST_RETURN_IF_ERROR(ReadExactly(fd.get(), bytes.get(), first, 0, before, path, options.bytes_read));
     // ParseHeader says what is wrong with a length.
     if (CheckHeaderLength(bytes.get(), before.size, path, &n).ok() && 8 + n > first) {
       total = 8 + n;
       std::unique_ptr<uint8_t[]> whole = allocate(total);
       if (whole) {
         std::copy(bytes.get(), bytes.get() + first, whole.get());
-        FST_RETURN_IF_ERROR(ReadExactly(fd.get(), whole.get() + first, total - first, first, before, path));
+        FST_RETURN_IF_ERROR(
+            ReadExactly(fd.get(), whole.get() + first, total - first, first, before, path, options.bytes_read));
       }
       bytes = std::move(whole);
     }

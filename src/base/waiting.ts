@@ -70,22 +70,28 @@ function forget(signal: AbortSignal, waiting: Waiting): void {
 export class StallWatch {
   readonly #limitMs: number;
   readonly #stalled: () => void;
+  readonly #look: () => void;
   #inFlight = 0;
   #lastProgressMs = 0;
   #stop: (() => void) | undefined;
   #ended = false;
 
-  constructor(limitMs: number, stalled: () => void) {
+  /** `look` may call progress(), and is called before it is judged whether there was any. */
+  constructor(limitMs: number, stalled: () => void, look = (): void => {}) {
     this.#limitMs = limitMs;
     this.#stalled = stalled;
+    this.#look = look;
   }
 
   /** A request is in flight. */
   enter(): void {
     ++this.#inFlight;
     this.progress();
-    if (this.#inFlight === 1 && !this.#ended)
-      this.#stop = afterRunning(this.#limitMs, this.#stalled, () => this.#lastProgressMs);
+    if (this.#inFlight !== 1 || this.#ended) return;
+    this.#stop = afterRunning(this.#limitMs, this.#stalled, () => {
+      this.#look();
+      return this.#lastProgressMs;
+    });
   }
 
   /** A request has ended. */
@@ -118,10 +124,19 @@ export interface Limits {
   readonly stallTimeoutMs?: number;
 }
 
+interface Call {
+  readonly what: string;
+  readonly path: string;
+  readonly moved: (() => number) | undefined;
+  readonly sinceMs: number;
+}
+
 /** Carries out calls on files for somebody who waits for them with a limit. */
 export interface FileCalls {
-  /** `what`, with the path, to follow "waiting for": 'a look at'. */
-  call<T>(what: string, path: string, begin: () => Promise<T>): Promise<T>;
+  /**
+   * `what`, with the path, to follow "waiting for": 'a look at'. `moved`: a number that grows while the call goes on.
+   */
+  call<T>(what: string, path: string, begin: () => Promise<T>, moved?: () => number): Promise<T>;
 }
 
 /** For a caller that has limits of its own, and keeps the event loop alive itself. */
@@ -129,15 +144,16 @@ export const UNWATCHED: FileCalls = { call: (_what, _path, begin) => begin() };
 
 /**
  * Limits one load from its first look at a file on. While files are looked at it is STALLED when none of its calls has
- * ended for stallTimeoutMs in which the process ran; TIMEOUT after timeoutMs. Both name what was waited for longest.
- * What hangs then is left behind: it keeps neither the caller nor the event loop, and no call follows it.
+ * ended, or moved, for stallTimeoutMs in which the process ran; TIMEOUT after timeoutMs. Both name what was waited for
+ * longest. What hangs then is left behind: it keeps neither the caller nor the event loop, and no call follows it.
  */
 export class CallWatch implements FileCalls {
   readonly #timeoutMs: number;
   readonly #stallTimeoutMs: number;
   readonly #signals: readonly AbortSignal[];
   readonly #beganMs: number;
-  readonly #calls = new Set<{ what: string; path: string; sinceMs: number }>(); // the oldest first
+  readonly #calls = new Set<Call>(); // the oldest first
+  #moved = 0; // of all of them, at the last look
   readonly #stalls: StallWatch;
   readonly #over = new AbortController();
   #free = CALLS_AT_A_TIME;
@@ -149,7 +165,11 @@ export class CallWatch implements FileCalls {
     this.#stallTimeoutMs = limits.stallTimeoutMs ?? DEFAULT_STALL_TIMEOUT_MS;
     this.#signals = [...signals, this.#over.signal];
     this.#beganMs = milliseconds() - spentMs;
-    this.#stalls = new StallWatch(this.#stallTimeoutMs, () => this.#fail('STALLED'));
+    this.#stalls = new StallWatch(
+      this.#stallTimeoutMs,
+      () => this.#fail('STALLED'),
+      () => this.#look(),
+    );
   }
 
   get spentMs(): number {
@@ -174,10 +194,10 @@ export class CallWatch implements FileCalls {
     }
   }
 
-  async call<T>(what: string, path: string, begin: () => Promise<T>): Promise<T> {
+  async call<T>(what: string, path: string, begin: () => Promise<T>, moved?: () => number): Promise<T> {
     if (this.#free > 0) --this.#free;
     else await new Promise<void>((resolve) => this.#queue.push(resolve));
-    const call = { what, path, sinceMs: milliseconds() };
+    const call = { what, path, moved, sinceMs: milliseconds() };
     this.#calls.add(call);
     this.#stalls.enter();
     try {
@@ -190,6 +210,13 @@ export class CallWatch implements FileCalls {
       if (next) next();
       else ++this.#free;
     }
+  }
+
+  #look(): void {
+    let moved = 0;
+    for (const call of this.#calls) moved += call.moved?.() ?? 0;
+    if (moved !== this.#moved) this.#stalls.progress();
+    this.#moved = moved;
   }
 
   #fail(code: 'STALLED' | 'TIMEOUT'): void {

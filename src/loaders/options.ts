@@ -119,9 +119,9 @@ export interface LoaderOptions<T = DeviceTensor> {
    */
   timeoutMs?: number;
   /**
-   * Milliseconds that one open, read or copy may take, else STALLED; so it is while folders and headers are looked at
-   * and none of these looks ends for as long. close() waits as long for what is in flight. Time in which the process is
-   * stopped (SIGSTOP, a debugger, `docker pause`) does not count. Default: 90,000.
+   * Milliseconds that one open, read or copy may take, else STALLED; so it is while folders and headers are looked at,
+   * and none of these looks ends and no byte of a header comes for as long. close() waits as long for what is in
+   * flight. Time in which the process is stopped (SIGSTOP, a debugger, `docker pause`) does not count. Default: 90,000.
    */
   stallTimeoutMs?: number;
   /** The most bytes a second that all loads of this loader read together. Default: no limit. */

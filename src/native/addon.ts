@@ -109,8 +109,14 @@ const infoOf = (name: string, kind: FileKind): FileInfo => ({
 });
 
 /** settled() for a call on a file: through what limits it, where there is such. For `what` see FileCalls. */
-export function fileCall<T>(what: string, path: string, begin: () => Promise<T>, calls?: FileCalls): Promise<T> {
-  return calls ? calls.call(what, path, () => translated(begin())) : settled(begin());
+export function fileCall<T>(
+  what: string,
+  path: string,
+  begin: () => Promise<T>,
+  calls?: FileCalls,
+  moved?: () => number,
+): Promise<T> {
+  return calls ? calls.call(what, path, () => translated(begin()), moved) : settled(begin());
 }
 
 /** Rejects as functions of node:fs do: with an Error whose `code` is the name of the system's error. */

@@ -11,6 +11,8 @@ export type NativeDevice = { readonly [brand]: 'device' };
 export type NativeEngine = { readonly [brand]: 'engine' };
 export type NativeLoad = { readonly [brand]: 'load' };
 export type NativeAllocation = { readonly [brand]: 'allocation' };
+/** Bytes that a call has read so far. */
+export type NativeProgress = { readonly [brand]: 'progress' };
 /** Keeps files open from their headers to their data: see csrc/base/header_fd_cache.h. */
 export type NativeHeaderFdCache = { readonly [brand]: 'header fd cache' };
 
@@ -119,7 +121,14 @@ export interface CoreAddon {
   readFile(path: string, maxBytes: number): Promise<ArrayBuffer>;
   deadThreeFs(path: string, errno: string): string;
   isOnThreeFs(path: string): Promise<boolean>;
-  readHeader(path: string, allowTrailingBytes: boolean, fdCache?: NativeHeaderFdCache): Promise<NativeHeader>;
+  readHeader(
+    path: string,
+    allowTrailingBytes: boolean,
+    fdCache?: NativeHeaderFdCache,
+    progress?: NativeProgress,
+  ): Promise<NativeHeader>;
+  newProgress(): NativeProgress;
+  progressOf(progress: NativeProgress): number;
   newHeaderFdCache(): NativeHeaderFdCache;
   closeHeaderFdCache(fdCache: NativeHeaderFdCache): Promise<void>;
   parseHeader(bytes: Uint8Array, allowTrailingBytes: boolean): Promise<NativeHeader>;

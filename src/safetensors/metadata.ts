@@ -82,8 +82,10 @@ export class SafeTensorsMetadata {
     path: string,
     { allowTrailingBytes = false, byName = true, fdCache, calls }: HeaderOptions,
   ): Promise<SafeTensorsMetadata> {
-    const begin = () => native().readHeader(path, allowTrailingBytes, fdCache);
-    const header = await fileCall('the header of', path, begin, calls);
+    const progress = native().newProgress();
+    const begin = () => native().readHeader(path, allowTrailingBytes, fdCache, progress);
+    const moved = () => native().progressOf(progress);
+    const header = await fileCall('the header of', path, begin, calls, moved);
     return SafeTensorsMetadata.fromNative(header, path, { byName });
   }
 

@@ -279,4 +279,12 @@ export default [
     jest: 'test/header-limits.test.ts',
     title: 'a load asks for at most 8 files at a time',
   },
+  {
+    name: 'bytes-of-a-header-are-no-progress',
+    file: 'src/base/waiting.ts',
+    find: 'if (moved !== this.#moved) this.#stalls.progress();',
+    replace: '',
+    jest: 'test/header-limits.test.ts',
+    title: 'nor is one whose bytes come slowly',
+  },
 ];
