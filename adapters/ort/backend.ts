@@ -165,7 +165,9 @@ class Backend {
       );
     });
     const control = native().ortNewControl();
-    const making = this.#make(model, prepared, { ...config, externalFiles: files }, place, own, control).then(
+    // Its look at the files goes through the same watch, which keeps the event loop alive only while it is asked to.
+    const watched = { ...prepared, check: () => calls.during(prepared.check()) };
+    const making = this.#make(model, watched, { ...config, externalFiles: files }, place, own, control).then(
       (session) => new SessionHandler(session, this.#ort.Tensor, options.preferredOutputLocation),
     );
     const handler = await (signal ? abortable(making, control, signal, (late) => void late.dispose()) : making);

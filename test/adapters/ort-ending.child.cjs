@@ -116,6 +116,15 @@ if (!isMainThread) {
       await setTimeout(60_000);
     },
 
+    /** Nothing else keeps the process alive while it waits for a session; it would end in the middle, with code 0. */
+    async goesOn() {
+      for (let i = 0; i < 30; ++i) {
+        const session = await open(models.short);
+        await session.run({ x: input() });
+        await session.release();
+      }
+    },
+
     /** Nothing is awaited or released: the process ends by itself when the work has. */
     async naturalEnd(_, how) {
       await DOING[how]();

@@ -56,6 +56,8 @@ test.each(['idle', 'running', 'stubborn', 'creating', 'releasing'])(
   },
 );
 
+test('a process that only waits for sessions goes on until it has them', () => clean('goesOn'));
+
 describe('a worker', () => {
   test.each(EVERYTHING)('is terminated with %s; the main thread goes on', async (_, how, moments) => {
     for (const moment of moments) await clean('worker', how, 'terminate', moment);
