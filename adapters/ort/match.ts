@@ -64,6 +64,7 @@ export class UnmatchedWeightsError extends FastSafetensorsError {
 export class ExternalFiles {
   readonly #places = new Map<Weight, ExternalPlace>();
   readonly #files = new Map<string, Promise<string>>();
+  readonly #found = new Map<string, string | undefined>(); // by location; undefined for what is not there
   readonly #holes = new Map<string, Promise<boolean>>();
   readonly #model: Model;
   /** False for a model in memory: its locations are relative to nothing. */
@@ -120,11 +121,19 @@ export class ExternalFiles {
     return isHole;
   }
 
+  /** Looks the files of weights of a model on disk up, for tensorAt(). */
+  async lookUp(weights: readonly Weight[]): Promise<void> {
+    for (const weight of weights) {
+      const { location } = this.place(weight);
+      if (!this.#found.has(location)) this.#found.set(location, await this.file(weight).catch(() => undefined));
+    }
+  }
+
   /**
    * The tensor whose very bytes the external data of a weight are, among those at their offset. Of a model in memory
    * only the file's name can agree, so that it must be one tensor. Never one that was converted.
    */
-  async tensorAt(weight: Weight, candidates: readonly SourceTensor[]): Promise<SourceTensor | undefined> {
+  tensorAt(weight: Weight, candidates: readonly SourceTensor[]): SourceTensor | undefined {
     const { location, offset, length } = this.place(weight);
     // Nothing is at the place of a weight without bytes.
     if (length !== weight.info.byteLength || length === 0) return undefined;
@@ -134,7 +143,7 @@ export class ExternalFiles {
       const sameFile = sameRange.filter(({ path }) => basename(path) === basename(location));
       return sameFile.length === 1 ? sameFile[0] : undefined;
     }
-    const file = await this.file(weight).catch(() => undefined);
+    const file = this.#found.get(location);
     return sameRange.find(({ path }) => path === file);
   }
 }
@@ -156,13 +165,14 @@ export async function matchWeights(
   const mapping = new Map(entriesOf<string, string>(names, 'names', EXPECTED_NAMES));
   checkNames(mapping, wanted, sources);
   const byOffset = groupBy(sources.values(), ({ offset }) => offset);
+  if (external.onDisk) await external.lookUp(wanted.flatMap(({ weight }) => (weight?.info.external ? [weight] : [])));
 
   const matches: Match[] = [];
   const left: Wanted[] = [];
   for (const want of wanted) {
     const { weight, hasName, name } = want;
     const candidates = weight?.info.external ? byOffset.get(external.place(weight).offset) : undefined;
-    const atPlace = candidates && (await external.tensorAt(weight!, candidates));
+    const atPlace = candidates && external.tensorAt(weight!, candidates);
     const mapped = hasName && mapping.has(name) ? sources.get(mapping.get(name)!) : undefined;
     const named = hasName && !byPlaceOnly ? sourceOfName(want, sources) : undefined;
     const isSurer = named && !external.onDisk && isSame(want, named);

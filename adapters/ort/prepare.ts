@@ -218,14 +218,12 @@ async function overMemory(
 ): Promise<{ weights: OrtWeight[]; tensors: DeviceTensor[] }> {
   const weights: OrtWeight[] = [];
   const tensors: DeviceTensor[] = [];
-  const add = async ({ name, tensor: source, shape: dims, dataType: type }: Match, isInput: boolean) => {
+  for (const [i, { name, tensor: source, shape: dims, dataType: type }] of [...given, ...fed].entries()) {
     const tensor = await set.tensor(source.name);
     tensors.push(tensor);
     const { memory, offset, byteLength } = memoryOf(tensor);
-    weights.push({ name, dims, type, isInput, memory, offset, byteLength });
-  };
-  for (const match of given) await add(match, false);
-  for (const match of fed) await add(match, true);
+    weights.push({ name, dims, type, isInput: i >= given.length, memory, offset, byteLength });
+  }
   return { weights, tensors };
 }
 
