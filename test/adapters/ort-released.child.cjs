@@ -26,8 +26,8 @@ async function used(open) {
 const ours = () => createSession(ort, graph, weights ? { weights } : {});
 const theirs = () => ort.InferenceSession.create(graph);
 
-async function repeat(open) {
-  for (let i = 0; i < Number(times); ++i) await (await used(open)).session.release();
+async function repeat(open, count = Number(times)) {
+  for (let i = 0; i < count; ++i) await (await used(open)).session.release();
   while (nativeMetrics().hostBytes > 0) await sleep(1); // allocations are freed on another thread
   return { rss: rss() };
 }
@@ -57,6 +57,13 @@ const KINDS = {
       globalThis.gc();
     }
     return { threads: threads('fst-ort') };
+  },
+
+  /** What later sessions leave beside the first one. */
+  later: async () => {
+    const { rss: first } = await repeat(ours, 1);
+    const { rss: last } = await repeat(ours);
+    return { bytes: last - first };
   },
 
   /** What released sessions cost of which an output is kept. */
