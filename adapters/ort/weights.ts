@@ -118,6 +118,7 @@ export class Weights {
     const loader = new SafeTensorsFileLoader({ device, copier, signal, filter: (name) => names.has(name) });
     try {
       for (const shards of this.#own) {
+        loader.reset(); // each set is loaded into a buffer of its own
         await loader.addShards(shards);
         this.#buffers.push(await loader.copyFilesToDevice({ onProgress }));
       }
