@@ -237,6 +237,8 @@ describe('a buffer', () => {
   test.each<[string, (buffer: Any) => unknown]>([
     ['keys', (b) => b.keys('x')],
     ['getShape', (b) => b.getShape('wide', 0)],
+    ['frame', (b) => b.frame('wide', 0)],
+    ['metadata', (b) => b.metadata('x')],
     ['getFilename', (b) => b.getFilename('wide', 0)],
     ['getTensor', (b) => b.getTensor('wide', {}, 'F16')],
     ['getSharded', (b) => b.getSharded('wide', 0, 'cuda:0')],
@@ -314,6 +316,8 @@ const TOO_MANY: [string, () => unknown][] = [
   ['addFilenames', () => loaded((loader) => loader.addFilenames(...paths))],
   ['keys', () => loaded((loader) => loader.keys('x'))],
   ['getShape', () => loaded((loader) => loader.getShape('wide', 0))],
+  ['frame', () => loaded((loader) => loader.frame('wide', 0))],
+  ['metadata', () => loaded((loader) => loader.metadata('x'))],
   ['estimate', () => loaded((loader) => loader.estimate('x'))],
   ['copyFilesToDevice', () => loaded((loader) => loader.copyFilesToDevice({}, true))],
   ['iterateWeights', () => (new ParallelLoader({ files: file() }) as Any).iterateWeights('x').next()],

@@ -1,9 +1,10 @@
-import { rm } from 'node:fs/promises';
+import { rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import {
   type DeviceTensor,
   FilesBufferOnDevice,
   type Framework,
+  fastsafeOpen,
   nativeMetrics,
   SafeTensorsFileLoader,
 } from 'fastsafetensors-node';
@@ -11,7 +12,7 @@ import { useFakeDevices } from 'fastsafetensors-node/testing';
 import { native } from '../src/native/addon.js';
 import { expectStaging, tensorBytes } from './support/device.js';
 import { expectNothingHeld } from './support/metrics.js';
-import { entry, newFolder, writeModel } from './support/model-files.js';
+import { encodeFile, entry, newFolder, writeModel } from './support/model-files.js';
 
 // What a buffer of loaded files answers on one rank.
 
@@ -27,6 +28,8 @@ const B = [
   entry('cube', 'U16', [2, 3, 4]),
   entry('cube2', 'U16', [2, 7, 4]),
   entry('small', 'F4', [2, 2]),
+  entry('odd', 'F4', [2, 3]),
+  entry('six', 'F6_E2M3', [2, 4]),
 ];
 const ALL = [...A, ...B];
 const bytesOf = (name: string) => Buffer.from(ALL.find((each) => each.name === name)!.bytes);
@@ -131,6 +134,55 @@ describe.each(['cpu', 'cuda:0'])('on %s', (device) => {
     named.dispose();
   });
 
+  test('getMultiCols counts negative dimensions from the last', async () => {
+    const last = await buffers.getMultiCols(['wide', 'wider'], 1);
+    await expectTensor(await buffers.getMultiCols(['wide', 'wider'], -1), [2, 8], await last.toHost());
+    last.dispose();
+    const both = Buffer.concat([bytesOf('wide'), bytesOf('tall')]);
+    await expectTensor(await buffers.getMultiCols(['wide', 'tall'], -2), [6, 3], both);
+    const middle = await buffers.getMultiCols(['cube2', 'cube'], 1);
+    await expectTensor(await buffers.getMultiCols(['cube2', 'cube'], -2), [2, 10, 4], await middle.toHost());
+    middle.dispose();
+  });
+
+  test('getMultiCols takes elements smaller than a byte where rows are whole bytes', async () => {
+    await expectTensor(await buffers.getMultiCols(['small', 'small'], 0), [4, 2], twice(bytesOf('small')));
+    await expectTensor(await buffers.getMultiCols(['small', 'small'], -1), [2, 4], doubled(bytesOf('small'), 1));
+    await expectTensor(await buffers.getMultiCols(['odd', 'odd'], 0), [4, 3], twice(bytesOf('odd')));
+    await expectTensor(await buffers.getMultiCols(['six', 'six'], 1), [2, 8], doubled(bytesOf('six'), 3));
+  });
+
+  test('frame and metadata give what headers say', async () => {
+    for (const { name, dtype, shape } of ALL) {
+      for (const given of [buffers, loader]) expect(given.frame(name)).toMatchObject({ name, dtype, shape });
+    }
+    const texts = new Map(paths.map((path) => [path, new Map()]));
+    expect(buffers.metadata()).toEqual(texts);
+    expect(loader.metadata()).toEqual(texts);
+    for (const given of [buffers, loader])
+      expect(() => given.frame('absent')).toThrow(expect.objectContaining({ code: 'UNKNOWN_TENSOR' }));
+    const path = join(folder, 'noted.safetensors');
+    await writeFile(path, encodeFile([entry('noted', 'F32', [2])], { metadata: { format: 'pt', step: '7' } }));
+    await loader.addFilenames(path);
+    expect([...loader.metadata().get(path)!]).toEqual([
+      ['format', 'pt'],
+      ['step', '7'],
+    ]);
+    loader.reset(); // F4 becomes nothing else
+    await loader.addFilenames(path);
+    await using narrow = await loader.copyFilesToDevice({ dtype: 'BF16' });
+    expect(narrow.frame('noted')).toMatchObject({ dtype: 'F32', byteLength: 8 });
+    expect(narrow.metadata().get(path)!.get('format')).toBe('pt');
+    await using opened = await fastsafeOpen(path);
+    expect(opened.frame('noted')).toMatchObject({ dtype: 'F32', dataOffsets: [0, 8] });
+    expect(() => opened.frame('absent')).toThrow(expect.objectContaining({ code: 'UNKNOWN_TENSOR' }));
+    await narrow.close();
+    expect(() => narrow.frame('noted')).toThrow(expect.objectContaining({ code: 'CLOSED' }));
+    expect(() => narrow.metadata()).toThrow(expect.objectContaining({ code: 'CLOSED' }));
+    loader.reset();
+    expect(() => loader.metadata()).toThrow(expect.objectContaining({ code: 'NO_FILES' }));
+  });
+
   test('getMultiCols of many short rows hands over a few numbers', async () => {
     const tall = [entry('left', 'U8', [50_000, 1]), entry('right', 'U8', [50_000, 3])];
     const path = await writeModel(folder, tall, 'tall.safetensors');
@@ -160,9 +212,12 @@ describe.each(['cpu', 'cuda:0'])('on %s', (device) => {
       [['wide', 'wider'], 0],
       [['wide', 'cube'], 0],
       [['wide'], 2],
-      [['wide'], -1],
+      [['wide'], -3],
+      [['wide'], 0.5],
       [['scalar'], 0],
-      [['small', 'small'], 0],
+      [['scalar'], -1],
+      [['odd', 'odd'], 1],
+      [['odd', 'odd'], -1],
     ] as [string[], number][]) {
       await expect(buffers.getMultiCols(names, dim)).rejects.toMatchObject({ code: 'INVALID_ARGUMENT' });
     }
@@ -283,3 +338,7 @@ test('estimate says what a load then takes', async () => {
   await rm(folder, { recursive: true });
   await expectNothingHeld();
 });
+
+function twice(bytes: Buffer): Buffer {
+  return Buffer.concat([bytes, bytes]);
+}

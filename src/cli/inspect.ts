@@ -34,7 +34,7 @@ async function inspect(path: string, { json, ...options }: InspectOptions): Prom
 }
 
 function describe(header: SafeTensorsMetadata) {
-  const { path, headerLength, sizeBytes, tensorCount } = header;
+  const { path, headerLength, dataStart, sizeBytes, tensorCount } = header;
   const metadata = Object.fromEntries(header.metadata);
   const tensors = [...header].map(({ name, dtype, shape, dataOffsets, byteLength }) => ({
     name,
@@ -43,7 +43,7 @@ function describe(header: SafeTensorsMetadata) {
     dataOffsets,
     byteLength,
   }));
-  return { path, headerLength, sizeBytes, tensorCount, metadata, tensors };
+  return { path, headerLength, dataStart, sizeBytes, tensorCount, metadata, tensors };
 }
 
 function print(header: SafeTensorsMetadata): void {

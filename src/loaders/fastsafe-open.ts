@@ -3,8 +3,8 @@ import { FastSafetensorsError } from '../base/errors.js';
 import { milliseconds } from '../base/timers.js';
 import type { DeviceTensor } from '../device/device-tensor.js';
 import { adopt, isPromise } from '../device/framework.js';
-import type { SafeTensorsMetadata } from '../safetensors/metadata.js';
-import { NO_SHARDS, type ShardSet, tensorsOf } from '../safetensors/shard-set.js';
+import type { SafeTensorsMetadata, TensorFrame } from '../safetensors/metadata.js';
+import { metadataByPath, NO_SHARDS, type ShardSet, tensorsOf } from '../safetensors/shard-set.js';
 import { readShards } from '../safetensors/shards.js';
 import type { SliceRange } from '../safetensors/tensor-frame.js';
 import { Plan } from '../transfer/plan.js';
@@ -19,6 +19,8 @@ export interface OpenFiles<T = DeviceTensor> {
   keys(): string[];
   /** `__metadata__` of each file, by path. */
   metadata(): Map<string, ReadonlyMap<string, string>>;
+  /** What the header says of a tensor: dtype, shape, offsets. UNKNOWN_TENSOR. */
+  frame(name: string): TensorFrame;
   /** Rejects with UNKNOWN_TENSOR, INVALID_ARGUMENT, the codes of copier and device, TIMEOUT, STALLED. */
   getTensor(name: string): Promise<T>;
   /**
@@ -46,8 +48,9 @@ export async function fastsafeOpen<T = DeviceTensor>(
   const mine = filesOfRank(files, groupOf(checked), 'fastsafeOpen');
   const { headerOf } = session.engines;
   const watch = session.watch();
-  const reading = mine ? readShards(mine, { ...checked, headerOf, calls: watch }) : Promise.resolve(NO_SHARDS);
-  const shards = await watch.during(reading);
+  const shardsOf = async () =>
+    mine === undefined ? NO_SHARDS : readShards(mine, { ...checked, headerOf, calls: watch });
+  const shards = await watch.during(shardsOf());
   session.noteFiles(shards.notes);
   return new LazyFiles(session, shards, checked);
 }
@@ -78,7 +81,13 @@ class LazyFiles<T> implements OpenFiles<T> {
   metadata(): Map<string, ReadonlyMap<string, string>> {
     this.#session.check();
     takesAtMost(0, arguments, 'metadata');
-    return new Map(this.#shards.metadata.map((file) => [file.path, file.metadata]));
+    return metadataByPath(this.#shards.metadata);
+  }
+
+  frame(name: string): TensorFrame {
+    takesAtMost(1, arguments, 'frame');
+    const { metadata, index } = this.#find(name);
+    return metadata.frameAt(index);
   }
 
   async getTensor(name: string): Promise<T> {

@@ -4,7 +4,8 @@ import { milliseconds } from '../base/timers.js';
 import type { CallWatch } from '../base/waiting.js';
 import type { DeviceTensor } from '../device/device-tensor.js';
 import type { NativeHeaderFdCache } from '../native/core.js';
-import { checkDistinct, joinSets, NO_SHARDS, type ShardSet } from '../safetensors/shard-set.js';
+import type { SafeTensorsMetadata, TensorFrame } from '../safetensors/metadata.js';
+import { checkDistinct, joinSets, metadataByPath, NO_SHARDS, type ShardSet } from '../safetensors/shard-set.js';
 import { readShards } from '../safetensors/shards.js';
 import { Plan, type PlanInput } from '../transfer/plan.js';
 import type { Progress } from '../transfer/progress.js';
@@ -63,7 +64,7 @@ export class SafeTensorsFileLoader<T = DeviceTensor> {
     session.check();
     takesAtMost(1, arguments, 'addFilenames');
     const mine = filesOfRank(files, groupOf(this.#options), 'addFilenames');
-    if (!mine) return this.#take(async () => NO_SHARDS);
+    if (mine === undefined) return this.#take(async () => NO_SHARDS);
     const { headerOf } = session.engines;
     await this.#take((fdCache, calls) => readShards(mine, { ...this.#options, fdCache, headerOf, calls }));
   }
@@ -121,12 +122,33 @@ export class SafeTensorsFileLoader<T = DeviceTensor> {
 
   /** UNKNOWN_TENSOR, NO_FILES, CLOSED. */
   getShape(name: string): readonly number[] {
-    const plan = this.#planned();
     takesAtMost(1, arguments, 'getShape');
+    const { metadata, index } = this.#find(name);
+    return metadata.shapeAt(index);
+  }
+
+  /**
+   * What the header says of a tensor: its shape, its dtype and offsets in the file. UNKNOWN_TENSOR, NO_FILES, CLOSED.
+   */
+  frame(name: string): TensorFrame {
+    takesAtMost(1, arguments, 'frame');
+    const { metadata, index } = this.#find(name);
+    return metadata.frameAt(index);
+  }
+
+  /** `__metadata__` of each file that was added, by its path. NO_FILES, CLOSED. */
+  metadata(): Map<string, ReadonlyMap<string, string>> {
+    takesAtMost(0, arguments, 'metadata');
+    this.#planned();
+    return metadataByPath(this.#shards!.metadata);
+  }
+
+  #find(name: string): { metadata: SafeTensorsMetadata; index: number } {
+    const plan = this.#planned();
     checkTensorName(name);
     const file = this.#shards!.fileOf(name);
     const item = file === undefined ? undefined : plan.itemOf(file, name);
-    if (item !== undefined) return plan.metadataOf(item).shapeAt(plan.tensors[item]!);
+    if (item !== undefined) return { metadata: plan.metadataOf(item), index: plan.tensors[item]! };
     const message = `no file that was added has a tensor "${name}" to load`;
     throw new FastSafetensorsError('UNKNOWN_TENSOR', message, { tensor: name });
   }

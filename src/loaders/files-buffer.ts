@@ -6,7 +6,8 @@ import { Allocation } from '../device/allocation.js';
 import { DeviceTensor } from '../device/device-tensor.js';
 import { adopt, disposeWhenMade, type Framework, isPromise } from '../device/framework.js';
 import { native, settled } from '../native/addon.js';
-import type { SafeTensorsMetadata } from '../safetensors/metadata.js';
+import type { SafeTensorsMetadata, TensorFrame } from '../safetensors/metadata.js';
+import { metadataByPath } from '../safetensors/shard-set.js';
 import type { Load } from '../transfer/load.js';
 import type { ProcessGroup } from './process-group.js';
 
@@ -46,6 +47,23 @@ export class FilesBufferOnDevice<T = DeviceTensor> {
     takesAtMost(1, arguments, 'getShape');
     const { metadata, index } = this.sourceOf(name);
     return metadata.shapeAt(index);
+  }
+
+  /**
+   * What the header says of a tensor: its shape, its dtype and offsets in the file, also where the load converted it.
+   * UNKNOWN_TENSOR, CLOSED.
+   */
+  frame(name: string): TensorFrame {
+    takesAtMost(1, arguments, 'frame');
+    const { metadata, index } = this.sourceOf(name);
+    return metadata.frameAt(index);
+  }
+
+  /** `__metadata__` of each loaded file, by its path. CLOSED. */
+  metadata(): Map<string, ReadonlyMap<string, string>> {
+    this.#check();
+    takesAtMost(0, arguments, 'metadata');
+    return metadataByPath(this.#load.plan.inputs.map(({ metadata }) => metadata));
   }
 
   /** Path of the file that a tensor came from; '' for an unknown one. CLOSED. */
@@ -94,8 +112,9 @@ export class FilesBufferOnDevice<T = DeviceTensor> {
   }
 
   /**
-   * Several tensors concatenated along `dim`, on the device, in an allocation of their own; named after the first. As
-   * getTensor(); INVALID_ARGUMENT where dtypes or other dimensions differ, or elements are smaller than a byte.
+   * Several tensors concatenated along `dim`, on the device, in an allocation of their own; named after the first. A
+   * negative `dim` counts from the last dimension, -1. As getTensor(); INVALID_ARGUMENT where dtypes or other dimensions
+   * differ, or where rows of elements smaller than a byte would begin within one.
    */
   async getMultiCols(names: Iterable<string>, dim: number): Promise<T> {
     this.#check();
@@ -138,9 +157,11 @@ export class FilesBufferOnDevice<T = DeviceTensor> {
     return this.close();
   }
 
-  async #concatenate(parts: readonly DeviceTensor[], dim: number): Promise<DeviceTensor> {
+  async #concatenate(parts: readonly DeviceTensor[], given: number): Promise<DeviceTensor> {
     const first = parts[0]!;
-    checkDim(dim, first.shape.length, first.name, 0);
+    const rank = first.shape.length;
+    checkDim(given, rank, first.name, -rank);
+    const dim = given < 0 ? given + rank : given;
     const bits = DTYPE_BITS[first.dtype];
     for (const part of parts) {
       const same =
@@ -154,7 +175,14 @@ export class FilesBufferOnDevice<T = DeviceTensor> {
         );
       }
     }
-    if (bits % 8 !== 0) throw new InvalidArgumentError(`getMultiCols: ${first.dtype} has elements smaller than a byte`);
+    for (const { name, shape } of parts) {
+      const row = shape.slice(dim).reduce((product, size) => product * size, 1) * bits;
+      if (row % 8 === 0) continue;
+      throw new InvalidArgumentError(
+        `getMultiCols: a row of "${name}", ${first.dtype} [${shape}], has ${row} bits along dimension ${dim}, ` +
+          'expected whole bytes; concatenate along dimension 0',
+      );
+    }
     const shape = first.shape.map((size, axis) =>
       axis === dim ? parts.reduce((sum, part) => sum + part.shape[dim]!, 0) : size,
     );
@@ -199,6 +227,6 @@ export class FilesBufferOnDevice<T = DeviceTensor> {
 }
 
 function checkDim(dim: number, rank: number, name: string, least: number): void {
-  if (Number.isInteger(dim) && dim >= least && (dim < rank || dim === -1)) return;
-  fail('dim', `${least === -1 ? '-1 or ' : ''}a dimension of "${name}", which has ${rank}`, dim);
+  if (Number.isInteger(dim) && dim >= least && dim < rank) return;
+  fail('dim', `a whole number from ${least}, a dimension of "${name}", which has ${rank}`, dim);
 }

@@ -32,6 +32,11 @@ export function* tensorsOf({
   }
 }
 
+/** `__metadata__` of each file, by its path. */
+export function metadataByPath(files: Iterable<SafeTensorsMetadata>): Map<string, ReadonlyMap<string, string>> {
+  return new Map(Array.from(files, (file) => [file.path, file.metadata]));
+}
+
 /** DUPLICATE_TENSOR: two files have a tensor. */
 export function duplicate(tensor: string, a: SafeTensorsMetadata, b: SafeTensorsMetadata): FastSafetensorsError {
   const message = `tensor "${tensor}" is in ${a.path} and in ${b.path}; load them separately or remove one`;
