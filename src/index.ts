@@ -24,6 +24,12 @@ export type { Framework } from './device/framework.js';
 export { AutoLoader } from './loaders/auto-loader.js';
 export { loadConfig } from './loaders/config.js';
 export { createCopierConstructor } from './loaders/copier-constructor.js';
+export {
+  type ExpertParallel,
+  expertParallelFilter,
+  expertParallelFilterFromEnv,
+  ownedExpertRange,
+} from './loaders/expert-parallel.js';
 export { fastsafeOpen, type OpenFiles } from './loaders/fastsafe-open.js';
 export { type CopyOptions, SafeTensorsFileLoader } from './loaders/file-loader.js';
 export { FilesBufferOnDevice } from './loaders/files-buffer.js';
