@@ -11,8 +11,9 @@ const MAX_ARRAY_BUFFER = 2 ** 32;
 const RANGE_CHECKS = { offset: integer(0), length: integer(0) };
 
 /**
- * A tensor in host or GPU memory. It shares its allocation with other tensors of the load and keeps it alive until it
- * is disposed or collected, whatever becomes of the loader. After dispose() every use is CLOSED.
+ * A tensor in host or GPU memory. It shares its allocation, of at most 256 MiB unless it is larger, with other tensors
+ * of the load and keeps the whole of it alive until it is disposed or collected, whatever becomes of the loader; see
+ * clone(). After dispose() every use is CLOSED.
  */
 export class DeviceTensor {
   readonly name: string;
@@ -110,7 +111,10 @@ export class DeviceTensor {
     }
   }
 
-  /** A copy in an allocation of its own on the device. OUT_OF_HOST_MEMORY, OUT_OF_DEVICE_MEMORY, CUDA_ERROR, CLOSED. */
+  /**
+   * A copy in an allocation of its own on the device, which keeps no other tensor's memory.
+   * OUT_OF_HOST_MEMORY, OUT_OF_DEVICE_MEMORY, CUDA_ERROR, CLOSED.
+   */
   async clone(): Promise<DeviceTensor> {
     this.#check();
     takesAtMost(0, arguments, 'clone');

@@ -113,8 +113,8 @@ export class FilesBufferOnDevice<T = DeviceTensor> {
 
   /**
    * Several tensors concatenated along `dim`, on the device, in an allocation of their own; named after the first. A
-   * negative `dim` counts from the last dimension, -1. As getTensor(); INVALID_ARGUMENT where dtypes or other dimensions
-   * differ, or where rows of elements smaller than a byte would begin within one.
+   * negative `dim` counts from the last dimension, -1. As getTensor(); INVALID_ARGUMENT where dtypes or other
+   * dimensions differ, or where rows of elements smaller than a byte would begin within one.
    */
   async getMultiCols(names: Iterable<string>, dim: number): Promise<T> {
     this.#check();

@@ -141,7 +141,10 @@ export interface ParallelOptions<T = DeviceTensor> extends LoaderOptions<T> {
   files: Files;
   /** Batches that are loaded ahead of the one being yielded: n + 1. Default: 0; -1: none. */
   queueSize?: number;
-  /** Bytes of a batch in memory, cut at tensor boundaries; a larger tensor is a batch of its own. Default: 1 GiB. */
+  /**
+   * Bytes of a batch in memory, cut at tensor boundaries; a larger tensor is a batch of its own. A tensor that is kept
+   * holds its allocation, which is no larger than this, nor than 256 MiB. Default: 1 GiB.
+   */
   maxBatchBytes?: number;
   /** Not supported yet: INVALID_ARGUMENT. maxBatchBytes and queueSize bound what is loaded ahead. */
   deviceMemoryBudget?: number | `${number}%`;
