@@ -1,12 +1,13 @@
 import { checkTensorName, takesAtMost } from '../base/checks.js';
 import { FastSafetensorsError } from '../base/errors.js';
-import { milliseconds } from '../base/timers.js';
+import { held, milliseconds } from '../base/timers.js';
 import type { CallWatch } from '../base/waiting.js';
 import type { DeviceTensor } from '../device/device-tensor.js';
 import type { NativeHeaderFdCache } from '../native/core.js';
 import type { SafeTensorsMetadata, TensorFrame } from '../safetensors/metadata.js';
 import { checkDistinct, joinSets, metadataByPath, NO_SHARDS, type ShardSet } from '../safetensors/shard-set.js';
 import { readShards } from '../safetensors/shards.js';
+import { Arrival } from '../transfer/arrival.js';
 import { Plan, type PlanInput } from '../transfer/plan.js';
 import type { Progress } from '../transfer/progress.js';
 import { selectTensors } from '../transfer/select-tensors.js';
@@ -24,6 +25,12 @@ export interface CopyOptions {
   signal?: AbortSignal;
   /** See LoaderOptions. */
   onProgress?: (progress: Progress) => void;
+  /**
+   * true: the buffer is there as soon as the load has begun, and each tensor, from getTensor() and the like, when its
+   * own bytes are. When the load fails, they reject with its error; closing the buffer ends it. The loader's report is
+   * complete when the load is. Default: false, the buffer comes when everything is loaded.
+   */
+  early?: boolean;
 }
 
 /** Loads whole files into device memory, after their headers were read, as fastsafetensors' class of this name. */
@@ -154,13 +161,13 @@ export class SafeTensorsFileLoader<T = DeviceTensor> {
   }
 
   /**
-   * Loads every tensor. Rejects with the codes of files, copier and device, NO_FILES, CLOSED, TIMEOUT, STALLED, or the
+   * Loads every tensor, and gives them when all are there, or with `early` each when it is. Rejects with the codes of files, copier and device, NO_FILES, CLOSED, TIMEOUT, STALLED, or the
    * reason of an aborted signal.
    */
   async copyFilesToDevice(options: CopyOptions = {}): Promise<FilesBufferOnDevice<T>> {
     const session = this.#session;
     takesAtMost(1, arguments, 'copyFilesToDevice');
-    const { dtype, signal, onProgress } = checkCopyOptions(options);
+    const { dtype, signal, onProgress, early = false } = checkCopyOptions(options);
     session.check(signal);
     const planned = this.#planned();
     const conversion = { dtype, dtypePolicy: this.#options.dtypePolicy };
@@ -175,22 +182,27 @@ export class SafeTensorsFileLoader<T = DeviceTensor> {
     const watch = session.watch(signal, this.#headersMs);
     this.#headersMs = 0;
     const { framework } = this.#options;
-    const load = await session.begin(plan, { window: 0xffffffff, collectReady: false }, watch, signal);
+    const load = await session.begin(plan, { window: 0xffffffff, collectReady: early }, watch, signal);
     const meter = session.meter(load, onProgress);
-    try {
-      await session.race(load.complete(), signal);
-      meter?.stop();
-      const buffer = new FilesBufferOnDevice<T>(load, find, framework, groupOf(this.#options));
-      session.detach(load, started);
-      return buffer;
-    } catch (error) {
-      session.finish(load, started);
-      meter?.rethrow();
-      throw error;
-    } finally {
-      meter?.abandon();
-      for (const fds of headerFds) this.#release(fds);
-    }
+    const whole = async (complete: Promise<void>): Promise<void> => {
+      try {
+        await session.unlessEnded(complete, signal);
+        meter?.stop();
+        session.detach(load, started);
+      } catch (error) {
+        session.finish(load, started);
+        meter?.rethrow();
+        throw error;
+      } finally {
+        meter?.abandon();
+        for (const fds of headerFds) this.#release(fds);
+      }
+    };
+    const arrival = early ? new Arrival(load) : undefined;
+    const buffer = new FilesBufferOnDevice<T>(load, find, framework, groupOf(this.#options), arrival);
+    if (arrival) void whole(arrival.run()).catch((error) => arrival.fail(error));
+    else await held(whole(load.complete()));
+    return buffer;
   }
 
   /** What a load will take: bytes of tensors with padding, the most bytes of staging, tensors. NO_FILES, CLOSED. */

@@ -1,6 +1,7 @@
 import { checkTensorName, entriesOf, fail, listOf, takesAtMost } from '../base/checks.js';
 import { DTYPE_BITS, type DTypeName } from '../base/dtype.js';
 import { FastSafetensorsError, InvalidArgumentError } from '../base/errors.js';
+import { held } from '../base/timers.js';
 import { unlessAborted } from '../base/waiting.js';
 import { Allocation } from '../device/allocation.js';
 import { DeviceTensor } from '../device/device-tensor.js';
@@ -8,6 +9,7 @@ import { adopt, disposeWhenMade, type Framework, isPromise } from '../device/fra
 import { native, settled } from '../native/addon.js';
 import type { SafeTensorsMetadata, TensorFrame } from '../safetensors/metadata.js';
 import { metadataByPath } from '../safetensors/shard-set.js';
+import type { Arrival } from '../transfer/arrival.js';
 import type { Load } from '../transfer/load.js';
 import type { ProcessGroup } from './process-group.js';
 
@@ -20,15 +22,21 @@ export class FilesBufferOnDevice<T = DeviceTensor> {
   readonly #framework: Framework<T> | undefined;
   readonly #pg: ProcessGroup;
   readonly #find: (name: string) => number | undefined;
+  readonly #arrival: Arrival | undefined;
   readonly #closing = new AbortController();
 
-  /** @internal SafeTensorsFileLoader.copyFilesToDevice makes it of a complete load, which it ends. */
+  /**
+   * SafeTensorsFileLoader.copyFilesToDevice makes it of a load, which it ends: a complete one, or one whose `arrival`
+   * tells what is ready. @internal
+   */
   constructor(
     load: Load,
     find: (name: string) => number | undefined,
     framework: Framework<T> | undefined,
     pg: ProcessGroup,
+    arrival?: Arrival,
   ) {
+    this.#arrival = arrival;
     this.#load = load;
     this.#find = find;
     this.#framework = framework;
@@ -88,7 +96,7 @@ export class FilesBufferOnDevice<T = DeviceTensor> {
   /** Rejects with UNKNOWN_TENSOR, INVALID_ARGUMENT, CLOSED, and with what the framework's adapter throws. */
   async getTensor(name: string): Promise<T> {
     takesAtMost(1, arguments, 'getTensor');
-    return this.#adopt(this.#load.tensor(this.#item(name)));
+    return this.#adopt(await this.#tensor(this.#item(name)));
   }
 
   /**
@@ -108,7 +116,7 @@ export class FilesBufferOnDevice<T = DeviceTensor> {
     if (!Number.isInteger(dstRank) || dstRank < 0 || dstRank >= size)
       fail('pushTensor', `a rank from 0 to ${size - 1}`, dstRank);
     const item = this.#item(name);
-    return dstRank === rank ? this.#adopt(this.#load.tensor(item)) : null;
+    return dstRank === rank ? this.#adopt(await this.#tensor(item)) : null;
   }
 
   /**
@@ -122,8 +130,9 @@ export class FilesBufferOnDevice<T = DeviceTensor> {
     const listed = listOf(names, 'getMultiCols', 'an array of names');
     if (listed.length === 0) throw new InvalidArgumentError('getMultiCols: expected at least one name');
     const items = listed.map((name) => this.#item(name)); // all, before any tensor is made
-    const parts = items.map((item) => this.#load.tensor(item));
+    const parts: DeviceTensor[] = [];
     try {
+      for (const item of items) parts.push(await this.#tensor(item));
       return await this.#adopt(await this.#concatenate(parts, dim));
     } finally {
       for (const part of parts) part.dispose();
@@ -210,6 +219,14 @@ export class FilesBufferOnDevice<T = DeviceTensor> {
     const adopted = adopt(this.#framework, tensor);
     if (!isPromise(adopted)) return adopted;
     return unlessAborted(adopted, [this.#closing.signal], () => disposeWhenMade(adopted));
+  }
+
+  /** The tensor of an item, when it has arrived. */
+  async #tensor(item: number): Promise<DeviceTensor> {
+    const arriving = this.#arrival?.ready(item);
+    if (arriving) await held(unlessAborted(arriving, [this.#closing.signal]));
+    this.#check();
+    return this.#load.tensor(item);
   }
 
   #item(name: string): number {

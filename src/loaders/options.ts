@@ -301,7 +301,7 @@ export function checkFiles<T>(options: ParallelOptions<T>): ParallelOptions<T> {
 
 const { dtype, signal, onProgress } = LOADER_CHECKS;
 /** Options of one load. */
-export const COPY_CHECKS = { dtype, signal, onProgress };
+export const COPY_CHECKS = { dtype, signal, onProgress, early: check.boolean };
 
 /** checkLoaderOptions() for copyFilesToDevice(). */
 export function checkCopyOptions<T extends object>(options: T): T {

@@ -170,7 +170,12 @@ export class Session {
 
   /** unlessAborted() by the loader's signal, this one, or close() (CLOSED). Keeps the event loop alive. */
   race<T>(promise: Promise<T>, signal?: AbortSignal, abandoned?: () => void): Promise<T> {
-    return held(unlessAborted(promise, this.#signals(signal), abandoned));
+    return held(this.unlessEnded(promise, signal, abandoned));
+  }
+
+  /** race() for what nobody may wait for: it does not keep the event loop alive. */
+  unlessEnded<T>(promise: Promise<T>, signal?: AbortSignal, abandoned?: () => void): Promise<T> {
+    return unlessAborted(promise, this.#signals(signal), abandoned);
   }
 
   #signals(signal?: AbortSignal): AbortSignal[] {
