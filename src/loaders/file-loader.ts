@@ -161,8 +161,8 @@ export class SafeTensorsFileLoader<T = DeviceTensor> {
   }
 
   /**
-   * Loads every tensor, and gives them when all are there, or with `early` each when it is. Rejects with the codes of files, copier and device, NO_FILES, CLOSED, TIMEOUT, STALLED, or the
-   * reason of an aborted signal.
+   * Loads every tensor, and gives them when all are there, or with `early` each when it is. Rejects with the
+   * codes of files, copier and device, NO_FILES, CLOSED, TIMEOUT, STALLED, or the reason of an aborted signal.
    */
   async copyFilesToDevice(options: CopyOptions = {}): Promise<FilesBufferOnDevice<T>> {
     const session = this.#session;
