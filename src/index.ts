@@ -34,7 +34,7 @@ export { fastsafeOpen, type OpenFiles } from './loaders/fastsafe-open.js';
 export { type CopyOptions, SafeTensorsFileLoader } from './loaders/file-loader.js';
 export { FilesBufferOnDevice } from './loaders/files-buffer.js';
 export type { LoadReport } from './loaders/load-report.js';
-export type { LoaderOptions, ParallelOptions } from './loaders/options.js';
+export type { GetOptions, LoaderOptions, ParallelOptions } from './loaders/options.js';
 export { ParallelLoader } from './loaders/parallel-loader.js';
 export { type ProcessGroup, SingleGroup } from './loaders/process-group.js';
 export { ParallelThreeFSLoader, ThreeFSLoader } from './loaders/three-fs-loader.js';

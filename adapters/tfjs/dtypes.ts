@@ -2,7 +2,6 @@
 import { DTYPE_BITS, DTYPE_NAMES, type DTypeName } from '../../src/base/dtype.js';
 import { FastSafetensorsError } from '../../src/base/errors.js';
 import { Allocation } from '../../src/device/allocation.js';
-import { Device } from '../../src/device/device.js';
 import { DeviceTensor } from '../../src/device/device-tensor.js';
 import { native, settled } from '../../src/native/addon.js';
 import { tensorError } from '../tensor-error.js';
@@ -62,23 +61,6 @@ export async function toTfDtype(tensor: DeviceTensor, to: 'float32' | 'int32', a
   } finally {
     result.release();
   }
-}
-
-/** Bytes that are copied to the host at a time, because an ArrayBuffer has a limit. */
-const PIECE = 256 * 1024 * 1024;
-
-/** A copy of a tensor in host memory. The tensor stays the caller's. OUT_OF_HOST_MEMORY, CLOSED. */
-export async function copyToHost(tensor: DeviceTensor): Promise<DeviceTensor> {
-  const { name, dtype, shape, byteLength } = tensor;
-  const cpu = Device.parse('cpu');
-  if (byteLength === 0) return new DeviceTensor(name, dtype, shape, 0, cpu, null, 0);
-  return Allocation.during(cpu, byteLength, async (allocation) => {
-    for (let offset = 0; offset < byteLength; offset += PIECE) {
-      const bytes = await tensor.toHost({ offset, length: Math.min(PIECE, byteLength - offset) });
-      await allocation.write(offset, bytes);
-    }
-    return new DeviceTensor(name, dtype, shape, byteLength, cpu, allocation, 0);
-  });
 }
 
 /** The error of a conversion, with the tensor's name. */

@@ -1,8 +1,10 @@
 import { takesAtMost } from '../../src/base/checks.js';
+import { Device } from '../../src/device/device.js';
 import type { DeviceTensor } from '../../src/device/device-tensor.js';
 import type { Framework } from '../../src/device/framework.js';
+import { copyToDevice } from '../../src/device/tensor-copy.js';
 import { tensorError } from '../tensor-error.js';
-import { type Affine, copyToHost, ruleOf, type TfDtype, toTfDtype } from './dtypes.js';
+import { type Affine, ruleOf, type TfDtype, toTfDtype } from './dtypes.js';
 import { NodeBackend } from './node-backend.js';
 import { type Backend, backendOf, checkTensorFlow, type TensorFlow, type TensorOf } from './tensorflow.js';
 
@@ -140,7 +142,7 @@ export class Adopter<TF extends TensorFlow> {
 
   /** For what TensorFlow.js keeps on the host anyway (int32), and what it cannot convert on the GPU. */
   async #throughHost(tensor: DeviceTensor, wish: Wish): Promise<TensorOf<TF>> {
-    const host = await copyToHost(tensor);
+    const host = await copyToDevice(tensor, Device.parse('cpu'));
     try {
       const adopted = await this.adopt(host, wish);
       this.#note(`${tensor.dtype} went through host memory`);

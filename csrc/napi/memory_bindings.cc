@@ -3,6 +3,7 @@
 #include <memory>
 #include <new>
 
+#include "convert/float_convert.h"
 #include "device/devices.h"
 #include "device/host_memory.h"
 #include "device/strided_copy.h"
@@ -162,6 +163,38 @@ Napi::Value ProbeCufile(const Napi::CallbackInfo& info) {
       });
 }
 
+// convertFloats(allocation, offset, count, from, to: indices of dtypes): Promise<External>, a host allocation of the
+// converted elements. count > 0. INVALID_ARGUMENT, UNSUPPORTED_DTYPE, OUT_OF_HOST_MEMORY, DEVICE_UNAVAILABLE for memory
+// that the host cannot read.
+Napi::Value ConvertFloatsJs(const Napi::CallbackInfo& info) {
+  auto source = FromExternal<DeviceBuffer>(info[0]);
+  const size_t offset = SizeOf(info[1]);
+  const size_t count = SizeOf(info[2]);
+  const size_t from_index = SizeOf(info[3]);
+  const size_t to_index = SizeOf(info[4]);
+  auto result = std::make_shared<std::shared_ptr<DeviceBuffer>>();
+  return AsyncWork::Run(
+      info.Env(),
+      [=]() -> Status {
+        if (!source->device().host_accessible()) {
+          return Status(Code::DEVICE_UNAVAILABLE, Format("elements are converted in host memory, these are on %s",
+                                                         source->device().name().c_str()));
+        }
+        const auto from = static_cast<DType>(from_index);
+        const auto to = static_cast<DType>(to_index);
+        if (from_index >= kDTypeCount || to_index >= kDTypeCount || !CanConvertFloats(from, to))
+          return Status(Code::UNSUPPORTED_DTYPE, "these dtypes have no conversion");
+        if (count > source->size()) return Status(Code::INVALID_ARGUMENT, "more elements than the allocation has");
+        FST_RETURN_IF_ERROR(CheckRange(*source, offset, count * BytesOf(from)));
+        FST_RETURN_IF_ERROR(source->device().CheckAvailable(count * BytesOf(to)));
+        FST_RETURN_IF_ERROR(source->device().Allocate(count * BytesOf(to), result.get()));
+        ConvertFloats(from, to, reinterpret_cast<const char*>(source->address()) + offset,
+                      reinterpret_cast<void*>((*result)->address()), count);
+        return Status::Ok();
+      },
+      [result](Napi::Env env) { return AllocationToJs(env, std::move(*result)); });
+}
+
 // externalMemory(): bytes outside of its heap that V8 knows of in this environment, typed arrays included; for tests
 Napi::Value ExternalMemoryJs(const Napi::CallbackInfo& info) {
   return Napi::Number::New(info.Env(), static_cast<double>(ExternalBytes(info.Env())));
@@ -196,6 +229,7 @@ void ExportMemory(Napi::Env env, Napi::Object exports) {
   Export<ReadAllocation>(env, exports, "readAllocation");
   Export<WriteAllocation>(env, exports, "writeAllocation");
   Export<CopyAllocation>(env, exports, "copyAllocation");
+  Export<ConvertFloatsJs>(env, exports, "convertFloats");
   Export<ProbeCufile>(env, exports, "probeCufile");
   Export<ExternalMemoryJs>(env, exports, "externalMemory");
   Export<SetFakeDevices>(env, exports, "setFakeDevices");

@@ -3,12 +3,13 @@ import { FastSafetensorsError } from '../base/errors.js';
 import { milliseconds } from '../base/timers.js';
 import type { DeviceTensor } from '../device/device-tensor.js';
 import { adopt, isPromise } from '../device/framework.js';
+import { tensorAs } from '../device/tensor-copy.js';
 import type { SafeTensorsMetadata, TensorFrame } from '../safetensors/metadata.js';
 import { metadataByPath, NO_SHARDS, type ShardSet, tensorsOf } from '../safetensors/shard-set.js';
 import { readShards } from '../safetensors/shards.js';
 import type { SliceRange } from '../safetensors/tensor-frame.js';
 import { Plan } from '../transfer/plan.js';
-import { checkLoaderOptions, type LoaderOptions } from './options.js';
+import { checkGetOptions, checkLoaderOptions, type GetOptions, type LoaderOptions } from './options.js';
 import { type FilesByRank, filesOfRank, groupOf } from './process-group.js';
 import { Session } from './session.js';
 import { readSlice } from './slice-load.js';
@@ -21,8 +22,11 @@ export interface OpenFiles<T = DeviceTensor> {
   metadata(): Map<string, ReadonlyMap<string, string>>;
   /** What the header says of a tensor: dtype, shape, offsets. UNKNOWN_TENSOR. */
   frame(name: string): TensorFrame;
-  /** Rejects with UNKNOWN_TENSOR, INVALID_ARGUMENT, the codes of copier and device, TIMEOUT, STALLED. */
-  getTensor(name: string): Promise<T>;
+  /**
+   * Reads a tensor; with another `dtype` or `device` than the options say it is copied once more. Rejects with
+   * UNKNOWN_TENSOR, INVALID_ARGUMENT, UNSUPPORTED_DTYPE, the codes of copier and device, TIMEOUT, STALLED.
+   */
+  getTensor(name: string, options?: GetOptions): Promise<T>;
   /**
    * A part of a tensor, by one range for each dimension as Python slices. Reads only what it returns, and holes that
    * cost less than another read. As getTensor().
@@ -90,9 +94,10 @@ class LazyFiles<T> implements OpenFiles<T> {
     return metadata.frameAt(index);
   }
 
-  async getTensor(name: string): Promise<T> {
+  async getTensor(name: string, options: GetOptions = {}): Promise<T> {
     const { metadata, index } = this.#find(name);
-    takesAtMost(1, arguments, 'getTensor');
+    takesAtMost(2, arguments, 'getTensor');
+    const wanted = checkGetOptions(options);
     const { dtype, dtypePolicy } = this.#options;
     const plan = await Plan.ofTensors([{ metadata, selection: Uint32Array.of(index) }], { dtype, dtypePolicy });
     const started = milliseconds();
@@ -104,7 +109,7 @@ class LazyFiles<T> implements OpenFiles<T> {
     } finally {
       this.#session.finish(load, started);
     }
-    return this.#adopt(tensor);
+    return this.#adopt(await tensorAs(tensor, wanted));
   }
 
   async getSlice(name: string, ...ranges: unknown[]): Promise<T> {

@@ -6,11 +6,13 @@ import { unlessAborted } from '../base/waiting.js';
 import { Allocation } from '../device/allocation.js';
 import { DeviceTensor } from '../device/device-tensor.js';
 import { adopt, disposeWhenMade, type Framework, isPromise } from '../device/framework.js';
+import { tensorAs } from '../device/tensor-copy.js';
 import { native, settled } from '../native/addon.js';
 import type { SafeTensorsMetadata, TensorFrame } from '../safetensors/metadata.js';
 import { metadataByPath } from '../safetensors/shard-set.js';
 import type { Arrival } from '../transfer/arrival.js';
 import type { Load } from '../transfer/load.js';
+import { checkGetOptions, type GetOptions } from './options.js';
 import type { ProcessGroup } from './process-group.js';
 
 /**
@@ -93,10 +95,19 @@ export class FilesBufferOnDevice<T = DeviceTensor> {
     return { metadata: plan.metadataOf(item), index, dtype: plan.dtypeOf(item), byteLength: plan.sizes[item]! };
   }
 
-  /** Rejects with UNKNOWN_TENSOR, INVALID_ARGUMENT, CLOSED, and with what the framework's adapter throws. */
-  async getTensor(name: string): Promise<T> {
-    takesAtMost(1, arguments, 'getTensor');
-    return this.#adopt(await this.#tensor(this.#item(name)));
+  /**
+   * A tensor over the buffer's memory, or with another `dtype` or `device` a copy in an allocation of its own. Rejects
+   * with UNKNOWN_TENSOR, INVALID_ARGUMENT, CLOSED, and with what the framework's adapter throws; for a copy also with
+   * UNSUPPORTED_DTYPE and the codes of memory and devices.
+   */
+  async getTensor(name: string, options: GetOptions = {}): Promise<T> {
+    this.#check();
+    takesAtMost(2, arguments, 'getTensor');
+    const wanted = checkGetOptions(options);
+    const made = await tensorAs(await this.#tensor(this.#item(name)), wanted);
+    if (!this.#closing.signal.aborted) return this.#adopt(made);
+    made.dispose();
+    throw this.#closing.signal.reason;
   }
 
   /**

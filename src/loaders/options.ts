@@ -299,9 +299,24 @@ export function checkFiles<T>(options: ParallelOptions<T>): ParallelOptions<T> {
   return { ...copy, files: listedFiles(copy.files) };
 }
 
-const { dtype, signal, onProgress } = LOADER_CHECKS;
+const { device, dtype, signal, onProgress } = LOADER_CHECKS;
+const GET_CHECKS = { dtype, device };
 /** Options of one load. */
 export const COPY_CHECKS = { dtype, signal, onProgress, early: check.boolean };
+
+/** What getTensor() makes of a tensor that is loaded, in place of what the load gave. */
+export interface GetOptions {
+  /** Floating tensors become this, as by the option of a load; others keep their dtype. */
+  dtype?: DTypeName;
+  /** Where the tensor goes. */
+  device?: DeviceString;
+}
+
+/** Checks options of getTensor(). INVALID_ARGUMENT, UNSUPPORTED_DTYPE. */
+export function checkGetOptions(options: GetOptions): { dtype?: DTypeName; device?: Device } {
+  const { dtype, device } = check.checkOptions(options, GET_CHECKS);
+  return { dtype, ...(device !== undefined && { device: Device.parse(device) }) };
+}
 
 /** checkLoaderOptions() for copyFilesToDevice(). */
 export function checkCopyOptions<T extends object>(options: T): T {

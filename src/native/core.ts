@@ -145,6 +145,14 @@ export interface CoreAddon {
   writeAllocation(allocation: NativeAllocation, offset: number, bytes: Uint8Array): Promise<void>;
   /** In bytes: [run, sourceOffset, destinationOffset, then by dimension count, sourceStride, destinationStride]. */
   copyAllocation(source: NativeAllocation, destination: NativeAllocation, runs: Float64Array): Promise<void>;
+  /** Of elements in host memory, by numbers of dtypes. */
+  convertFloats(
+    allocation: NativeAllocation,
+    offset: number,
+    count: number,
+    from: number,
+    to: number,
+  ): Promise<NativeAllocation>;
   probeCufile(): Promise<{ library: string; version: string }>;
   extractMountPoint(path: string): string;
   hf3fsLibPath(): string;
