@@ -46,8 +46,10 @@ test('a pattern of your own finds the number; g and y do no harm', () => {
     const filter = expertParallelFilter({ numExperts: 4, size: 2, rank: 1, pattern });
     expect(['ffn.0', 'ffn.2', 'ffn.3', expert(0)].filter(filter)).toEqual(['ffn.2', 'ffn.3', expert(0)]);
   }
-  const wrong = expertParallelFilter({ numExperts: 4, size: 2, rank: 1, pattern: /ffn\.(\w+)/ });
-  expect(() => wrong('ffn.up')).toThrow(WRONG);
+  const wrong = expertParallelFilter({ numExperts: 4, size: 2, rank: 1, pattern: /ffn\.([^.]*)/ });
+  for (const name of ['ffn.up', 'ffn..up', 'ffn. ', 'ffn.-1', 'ffn.0x2', 'ffn.1e0']) {
+    expect(() => wrong(name)).toThrow(WRONG);
+  }
 });
 
 test('what is wrong is INVALID_ARGUMENT', () => {

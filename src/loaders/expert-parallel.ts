@@ -47,7 +47,7 @@ export function expertParallelFilter(experts: ExpertParallel): (name: string) =>
   return (name) => {
     const found = finds.exec(name);
     if (!found) return true;
-    const expert = Number(found[1]);
+    const expert = /^\d+$/.test(found[1] ?? '') ? Number(found[1]) : Number.NaN;
     if (!Number.isSafeInteger(expert)) {
       const message = `pattern: its first group is no number in "${name}"; it has to be that of an expert`;
       throw new InvalidArgumentError(message, { tensor: name });
