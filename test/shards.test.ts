@@ -1,6 +1,7 @@
 import { mkdir, rm, symlink, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { fastsafeOpen, ParallelLoader, SafeTensorsFileLoader, saveFile } from 'fastsafetensors-node';
+import { readIndex } from '../src/safetensors/shard-index.js';
 import { encodeFile, entry, newFolder, someEntries, writeModel } from './support/model-files.js';
 import { expectSame, LOADERS } from './support/read-back.js';
 
@@ -337,4 +338,20 @@ test('an index and a header of many names give the event loop its turns', async 
   expect(Object.fromEntries(opened.metadata().get(join(large, 'b.safetensors'))!)).toEqual(metadata);
   await opened.close();
   await rm(large, { recursive: true });
+});
+
+test('shards that an index names are looked at a few at a time, and the first that is missing is told', async () => {
+  const names = Array.from({ length: 500 }, (_, i) => `s${i}.safetensors`);
+  await writeIndex({ weight_map: Object.fromEntries(names.map((name, i) => [`t${i}`, name])) });
+  await writeFile(join(folder, names[0]!), '');
+  let going = 0;
+  let most = 0;
+  const call = async <T>(_what: string, _path: string, begin: () => Promise<T>): Promise<T> => {
+    most = Math.max(most, ++going);
+    return begin().finally(() => --going);
+  };
+  const index = await readIndex(join(folder, INDEX), { calls: { call } });
+  expect(most).toBeLessThanOrEqual(16);
+  expect(index.shards).toEqual(names.map((name) => join(folder, name)));
+  expect(index.missing).toMatchObject({ code: 'MISSING_SHARD', path: join(folder, names[1]!) });
 });

@@ -9,6 +9,7 @@ import { namedFile } from './named-file.js';
 import { otherFormat } from './other-format.js';
 
 const MAX_INDEX_BYTES = 100_000_000;
+const SHARDS_AT_A_TIME = 8;
 
 /** An index that names no file outside its folder; whether the shards agree with it is checked when they are joined. */
 export interface ShardIndex {
@@ -34,17 +35,37 @@ export async function readIndex(
   if (packed.shardOf.length === 0)
     throw new FastSafetensorsError('NO_FILES', `${path}: its weight_map names no tensor`, { path });
   const names = Array.from(packed.shardEnds, (_, shard) => textAt(packed.shards, packed.shardEnds, shard));
-  const files = await Promise.all(
-    names.map((name) => {
-      const says = `${path} names the shard ${JSON.stringify(name)}`;
-      return namedFile(name, dirname(path), { path, says }, options).catch((error: FastSafetensorsError) => error);
-    }),
-  );
-  const errors = files.filter((file) => 'code' in file);
-  const worse = errors.find(({ code }) => code !== 'MISSING_SHARD');
-  if (worse) throw worse;
-  // All errors that are left say which path is missing.
-  return { path, packed, shards: files.map((file) => file.path!), missing: errors[0] };
+  return { path, packed, ...(await shardsNamed(names, path, options)) };
+}
+
+/** Where the shards are. A few are looked at a time: an index of somebody else's may name a million. */
+async function shardsNamed(
+  names: readonly string[],
+  path: string,
+  options: { followLinks?: boolean; calls?: FileCalls },
+): Promise<Pick<ShardIndex, 'shards' | 'missing'>> {
+  const shards = new Array<string>(names.length);
+  let missing: FastSafetensorsError | undefined;
+  let firstMissing = names.length;
+  let next = 0;
+  const look = async (): Promise<void> => {
+    while (next < names.length) {
+      const shard = next++;
+      const says = `${path} names the shard ${JSON.stringify(names[shard])}`;
+      try {
+        shards[shard] = (await namedFile(names[shard]!, dirname(path), { path, says }, options)).path;
+      } catch (error) {
+        if (!(error instanceof FastSafetensorsError) || error.code !== 'MISSING_SHARD') {
+          next = names.length;
+          throw error;
+        }
+        shards[shard] = error.path!; // of what is missing
+        if (shard < firstMissing) [firstMissing, missing] = [shard, error];
+      }
+    }
+  };
+  await Promise.all(Array.from({ length: Math.min(SHARDS_AT_A_TIME, names.length) }, look));
+  return { shards, missing };
 }
 
 async function read(path: string, calls?: FileCalls): Promise<Uint8Array> {
