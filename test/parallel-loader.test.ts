@@ -158,6 +158,22 @@ test('filter decides by name and frame; what it throws comes out', async () => {
   );
 });
 
+test.each<[string, () => unknown]>([
+  ['resolves', async () => false],
+  ['rejects', () => Promise.reject(new Error('of an async filter'))],
+])('a filter that %s is refused: a promise is no answer', async (_, filter) => {
+  const refused = { code: 'INVALID_ARGUMENT', tensor: 't0', message: expect.stringContaining('async') };
+  const options = { filter: filter as () => boolean };
+  await expect(new ParallelLoader({ files: path, ...options }).iterateWeights().next()).rejects.toMatchObject(refused);
+  const loader = new SafeTensorsFileLoader(options);
+  await expect(loader.addFilenames(path)).rejects.toMatchObject(refused);
+  await loader.close();
+  const opened = await fastsafeOpen(path, options);
+  expect(() => opened.keys()).toThrow(expect.objectContaining(refused));
+  await expect(opened.getTensor('t0')).rejects.toMatchObject(refused);
+  await opened.close();
+});
+
 test('a borrowed tensor is given back when the next one is asked for, at the end and at a break', async () => {
   for (const order of ['file', 'ready'] as const) {
     const loader = new ParallelLoader({ files: path, borrow: true, order });

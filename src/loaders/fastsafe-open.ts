@@ -9,6 +9,7 @@ import { metadataByPath, NO_SHARDS, type ShardSet, tensorsOf } from '../safetens
 import { readShards } from '../safetensors/shards.js';
 import type { SliceRange } from '../safetensors/tensor-frame.js';
 import { Plan } from '../transfer/plan.js';
+import { wants } from '../transfer/select-tensors.js';
 import { checkGetOptions, checkLoaderOptions, type GetOptions, type LoaderOptions } from './options.js';
 import { type FilesByRank, filesOfRank, groupOf } from './process-group.js';
 import { Session } from './session.js';
@@ -77,7 +78,7 @@ class LazyFiles<T> implements OpenFiles<T> {
     const names: string[] = [];
     for (const [file, index] of tensorsOf(this.#shards)) {
       const name = file.nameAt(index);
-      if (!filter || filter(name, file.frameAt(index))) names.push(name);
+      if (!filter || wants(filter, name, file.frameAt(index))) names.push(name);
     }
     return names;
   }
@@ -133,7 +134,7 @@ class LazyFiles<T> implements OpenFiles<T> {
     const metadata = file === undefined ? undefined : this.#shards.metadata[file]!;
     const index = metadata?.indexOf(name) ?? -1;
     const { filter } = this.#options;
-    if (!metadata || index < 0 || (filter && !filter(name, metadata.frameAt(index)))) {
+    if (!metadata || index < 0 || (filter && !wants(filter, name, metadata.frameAt(index)))) {
       throw new FastSafetensorsError('UNKNOWN_TENSOR', `no opened file has a tensor "${name}"`, { tensor: name });
     }
     return { metadata, index };
