@@ -117,7 +117,8 @@ test.each([
 
 test('an URL object of another protocol is INVALID_ARGUMENT', async () => {
   const refused = { code: 'INVALID_ARGUMENT', message: expect.stringContaining('download it first') };
-  await expect(fastsafeOpen(new URL('https://example.com/x'))).rejects.toMatchObject(refused);
+  for (const url of ['https://example.com/x', 'hf:org/name', 'data:,x', 'c:/models/x'])
+    await expect(fastsafeOpen(new URL(url))).rejects.toMatchObject(refused);
   for (const value of [{}, { href: 7 }, null, 7, undefined, Buffer.from('x')])
     expect(() => pathOf(value, 'x')).toThrow(TypeError);
 });

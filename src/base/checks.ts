@@ -123,7 +123,7 @@ export function pathOf(value: unknown, name: string): string {
   path(given, name);
   const text = given as string;
   if (/^file:/i.test(text)) return pathOfUrl(text, name);
-  if (/^[a-z][a-z0-9+.-]+:\/\/|^https?:\//i.test(text)) {
+  if (isUrl(value) || /^[a-z][a-z0-9+.-]+:\/\/|^https?:\//i.test(text)) {
     const hub = /^(?:hf:\/+|https?:\/+(?:www\.)?(?:huggingface\.co|hf\.co)\/)([\w.-]+\/[\w.-]+)/i.exec(text)?.[1];
     const how = hub ? `with \`hf download ${hub}\`, and pass the folder that it prints` : 'and pass where it lies then';
     throw new InvalidArgumentError(`${name}: expected a path, found the URL ${text}; download it first, ${how}`);
