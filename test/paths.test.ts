@@ -49,6 +49,7 @@ test('a file: URL, as object and as text, is a path to every loader', async () =
   for (const files of [url, [url], { 0: url }, { 0: [url] }]) {
     await loader.addFilenames(files);
     expect(loader.keys()).toHaveLength(ENTRIES.length);
+    loader.reset();
   }
   await loader.close();
 });
