@@ -1,6 +1,6 @@
 // Loads from a store that hangs: a read that never comes back, or a real FUSE mount whose daemon was stopped (SIGSTOP).
 const { once } = require('node:events');
-const { readdirSync, readlinkSync, renameSync, writeSync } = require('node:fs');
+const { readdirSync, readFileSync, readlinkSync, renameSync, writeSync } = require('node:fs');
 const { dirname, join } = require('node:path');
 const { createInterface } = require('node:readline');
 const { Worker, isMainThread, parentPort, workerData } = require('node:worker_threads');
@@ -74,8 +74,11 @@ const whileStopped = (scenario, args, hasFilesOpen) =>
     assert.deepEqual(await closed, [0, null]);
   });
 
+/** What a thread of the daemon takes before it stops the kernel waits for, even where this process is killed. */
 function stopDaemon(pid) {
   process.kill(Number(pid), 'SIGSTOP');
+  const stateOf = (task) => readFileSync(`/proc/${pid}/task/${task}/stat`, 'latin1').replace(/.*\) /, '')[0];
+  while (readdirSync(`/proc/${pid}/task`).some((task) => stateOf(task) !== 'T'));
   process.on('exit', () => writeSync(1, 'ending\n'));
   writeSync(1, 'stopped\n');
 }
