@@ -12,7 +12,8 @@ import { makeCopier } from '../src/copiers/registry.js';
 import { Device } from '../src/device/device.js';
 import { testFolder, writeTensors } from './support/tensor-files.js';
 
-// What takes the place of a copier that cannot be had, on the host; on a GPU: cuda.test.ts, from 3FS: three-fs.test.ts.
+// What takes the place of a copier that is not available, on the host; on a GPU: cuda.test.ts, from 3FS:
+// three-fs.test.ts.
 
 const folder = testFolder();
 const logger = { debug() {}, info() {}, warn() {} };

@@ -1,7 +1,7 @@
 import { rm } from 'node:fs/promises';
 import { type DTypeName, fastsafeOpen, SafeTensorsFileLoader } from 'fastsafetensors-node';
 import { useFakeDevices } from 'fastsafetensors-node/testing';
-import { CONVERTIBLE } from '../src/base/dtype.js';
+import { CONVERTIBLE, DTYPE_NAMES } from '../src/base/dtype.js';
 import { native } from '../src/native/addon.js';
 import { expectNothingHeld } from './support/metrics.js';
 import { entry, newFolder, writeModel } from './support/model-files.js';
@@ -104,17 +104,25 @@ test('the core checks what it is given', async () => {
   await using buffer = await loaded(path, 'cpu');
   using tensor = await buffer.getTensor('f.F32');
   const { allocation } = tensor.placement;
-  const [f32, f16] = [11, 5];
-  for (const [offset, count, from, to] of [
-    [0, 2 ** 40, f32, f16],
-    [2 ** 40, 1, f32, f16],
-    [0, 1, f32, 99],
-    [0, 1, 99, f16],
-    [0, 1, f32, f32],
+  const { handle } = allocation!;
+  const [f32, f16] = [DTYPE_NAMES.indexOf('F32'), DTYPE_NAMES.indexOf('F16')];
+  const far = 2 ** 40;
+  for (const [offset, count, from, to, code] of [
+    [0, far, f32, f16, 'INVALID_ARGUMENT'],
+    [far, 1, f32, f16, 'INVALID_ARGUMENT'],
+    [0, 1, f32, 99, 'UNSUPPORTED_DTYPE'],
+    [0, 1, 99, f16, 'UNSUPPORTED_DTYPE'],
+    [0, 1, f32, f32, 'UNSUPPORTED_DTYPE'],
   ] as const) {
-    const converting = native().convertFloats(allocation!.handle, offset, count, from, to);
-    await expect(converting).rejects.toMatchObject({
-      code: expect.stringMatching(/INVALID_ARGUMENT|UNSUPPORTED_DTYPE/),
-    });
+    await expect(native().convertFloats(handle, offset, count, from, to)).rejects.toMatchObject({ code });
+  }
+  // And for TensorFlow.js.
+  for (const [offset, count, from, code] of [
+    [0, far, f16, 'INVALID_ARGUMENT'],
+    [far, 1, f16, 'INVALID_ARGUMENT'],
+    [0, 1, 99, 'UNSUPPORTED_DTYPE'],
+  ] as const) {
+    const converting = native().convertElements(handle, offset, count, { from, to: 'float32' });
+    await expect(converting).rejects.toMatchObject({ code });
   }
 });

@@ -4,6 +4,8 @@
 #pragma once
 #include <cstdint>
 #include <cstring>
+#include <limits>
+#include <type_traits>
 
 #include "base/dtype.h"
 
@@ -55,31 +57,28 @@ FST_INLINE Int Narrow(Int magnitude) {
   return Select(magnitude < kRebias + (Int{1} << kFromMantissaBits), tiny, normal);
 }
 
-struct F32ToF16 {
-  using From = uint32_t;
-  using To = uint16_t;
+// To a narrower float that has infinities and several NaNs.
+template <class Float, class FromBits, class ToBits, int kMantissaBits, int kBias>
+struct NarrowIeee {
+  using From = FromBits;
+  using To = ToBits;
   static FST_INLINE To Do(From x) {
-    const int32_t magnitude = static_cast<int32_t>(x & 0x7fffffff);
-    const int32_t near = Narrow<float, int32_t, 10, 15>(magnitude);
-    const int32_t nan = 0x7e00 | ((magnitude >> 13) & 0x3ff);
-    const int32_t finite = Select(near > 0x7c00, 0x7c00, near);
-    const int32_t result = Select(magnitude > 0x7f800000, nan, finite);
-    return static_cast<To>(static_cast<uint32_t>(result) | (x >> 16 & 0x8000));
+    using Int = std::make_signed_t<From>;
+    constexpr int kFromBits = sizeof(From) * 8, kToBits = sizeof(To) * 8;
+    constexpr int kFromMantissaBits = sizeof(Float) == 4 ? 23 : 52;
+    constexpr Int kInfinity = Int{2 * kBias + 1} << kMantissaBits, kQuiet = Int{1} << (kMantissaBits - 1);
+    const Int magnitude = static_cast<Int>(x & ~(From{1} << (kFromBits - 1)));
+    const Int near = Narrow<Float, Int, kMantissaBits, kBias>(magnitude);
+    const Int finite = Select<Int>(near > kInfinity, kInfinity, near);
+    const Int payload = (magnitude >> (kFromMantissaBits - kMantissaBits)) & ((Int{1} << kMantissaBits) - 1);
+    const bool is_nan = magnitude > Bits<Int>(std::numeric_limits<Float>::infinity());
+    const Int result = Select<Int>(is_nan, kInfinity | kQuiet | payload, finite);
+    return static_cast<To>(static_cast<From>(result) | (x >> (kFromBits - kToBits) & From{1} << (kToBits - 1)));
   }
 };
-
-struct F64ToF16 {
-  using From = uint64_t;
-  using To = uint16_t;
-  static FST_INLINE To Do(From x) {
-    const int64_t magnitude = static_cast<int64_t>(x & 0x7fffffffffffffff);
-    const int64_t near = Narrow<double, int64_t, 10, 15>(magnitude);
-    const int64_t nan = 0x7e00 | ((magnitude >> 42) & 0x3ff);
-    const int64_t finite = Select<int64_t>(near > 0x7c00, 0x7c00, near);
-    const int64_t result = Select(magnitude > (int64_t{0x7ff} << 52), nan, finite);
-    return static_cast<To>(static_cast<uint64_t>(result) | (x >> 48 & 0x8000));
-  }
-};
+using F32ToF16 = NarrowIeee<float, uint32_t, uint16_t, 10, 15>;
+using F64ToF16 = NarrowIeee<double, uint64_t, uint16_t, 10, 15>;
+using F64ToF32 = NarrowIeee<double, uint64_t, uint32_t, 23, 127>;
 
 // What exceeds the largest value, infinities included, becomes `kAbove`: infinity, or NaN where a format has none.
 template <int kMantissaBits, int kBias, int kLargest, int kAbove, int kNan>
@@ -145,19 +144,6 @@ struct F16ToBF16 {
   using From = uint16_t;
   using To = uint16_t;
   static FST_INLINE To Do(From h) { return F32ToBF16::Do(F16ToF32::Do(h)); }
-};
-
-struct F64ToF32 {
-  using From = uint64_t;
-  using To = uint32_t;
-  static FST_INLINE To Do(From x) {
-    const int64_t magnitude = static_cast<int64_t>(x & 0x7fffffffffffffff);
-    const int64_t near = Narrow<double, int64_t, 23, 127>(magnitude);
-    const int64_t finite = Select<int64_t>(near > 0x7f800000, 0x7f800000, near);
-    const int64_t nan = 0x7fc00000 | ((magnitude >> 29) & 0x7fffff);
-    const int64_t result = Select(magnitude > (int64_t{0x7ff} << 52), nan, finite);
-    return static_cast<To>(result) | static_cast<To>(x >> 32 & 0x80000000);
-  }
 };
 
 struct F32ToF64 {

@@ -9,7 +9,7 @@
 
 namespace fst {
 
-// Promises that do not keep the event loop alive: whoever waits for one does, in TypeScript. Called on the
+// Promises that do not keep the event loop alive: the code that waits for one does, in TypeScript. Called on the
 // environment's thread.
 class AsyncWork {
  public:

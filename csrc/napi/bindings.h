@@ -7,6 +7,8 @@
 #pragma once
 #include <napi.h>
 
+#include <functional>
+#include <memory>
 #include <new>
 
 #include "napi/js_values.h"
@@ -23,6 +25,19 @@ void ExportTensorFlow(Napi::Env env, Napi::Object exports);
 
 // An allocation as a JavaScript value that counts its bytes as external memory.
 Napi::Value AllocationToJs(Napi::Env env, std::shared_ptr<DeviceBuffer> buffer);
+
+// Elements in an allocation that the host can read, and what they become.
+struct HostConversion {
+  std::shared_ptr<DeviceBuffer> source;
+  size_t offset, count;         // of elements; count > 0
+  size_t bytes_from, bytes_to;  // of an element
+};
+
+// Promise<External>: a host allocation in which `convert(source, destination)` has written the converted elements, on a
+// thread of the addon's. Rejects with `allowed` unless that is ok, INVALID_ARGUMENT, OUT_OF_HOST_MEMORY, and
+// DEVICE_UNAVAILABLE for memory that the host cannot read.
+Napi::Value ConvertOnHost(Napi::Env env, const HostConversion& conversion, const Status& allowed,
+                          const std::function<Status(const void* source, void* destination)>& convert);
 
 // Turns std::bad_alloc, which the core's bookkeeping does not check for, into a status object.
 template <auto function>

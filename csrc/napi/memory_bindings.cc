@@ -163,36 +163,21 @@ Napi::Value ProbeCufile(const Napi::CallbackInfo& info) {
       });
 }
 
-// convertFloats(allocation, offset, count, from, to: indices of dtypes): Promise<External>, a host allocation of the
-// converted elements. count > 0. INVALID_ARGUMENT, UNSUPPORTED_DTYPE, OUT_OF_HOST_MEMORY, DEVICE_UNAVAILABLE for memory
-// that the host cannot read.
+// convertFloats(allocation, offset, count, from, to: indices of dtypes): Promise<External>. UNSUPPORTED_DTYPE, and as
+// ConvertOnHost.
 Napi::Value ConvertFloatsJs(const Napi::CallbackInfo& info) {
   auto source = FromExternal<DeviceBuffer>(info[0]);
-  const size_t offset = SizeOf(info[1]);
+  const size_t from_index = SizeOf(info[3]), to_index = SizeOf(info[4]);
+  const bool known = from_index < kDTypeCount && to_index < kDTypeCount;
+  const DType from = static_cast<DType>(known ? from_index : 0), to = static_cast<DType>(known ? to_index : 0);
   const size_t count = SizeOf(info[2]);
-  const size_t from_index = SizeOf(info[3]);
-  const size_t to_index = SizeOf(info[4]);
-  auto result = std::make_shared<std::shared_ptr<DeviceBuffer>>();
-  return AsyncWork::Run(
-      info.Env(),
-      [=]() -> Status {
-        if (!source->device().host_accessible()) {
-          return Status(Code::DEVICE_UNAVAILABLE, Format("elements are converted in host memory, these are on %s",
-                                                         source->device().name().c_str()));
-        }
-        const auto from = static_cast<DType>(from_index);
-        const auto to = static_cast<DType>(to_index);
-        if (from_index >= kDTypeCount || to_index >= kDTypeCount || !CanConvertFloats(from, to))
-          return Status(Code::UNSUPPORTED_DTYPE, "these dtypes have no conversion");
-        if (count > source->size()) return Status(Code::INVALID_ARGUMENT, "more elements than the allocation has");
-        FST_RETURN_IF_ERROR(CheckRange(*source, offset, count * BytesOf(from)));
-        FST_RETURN_IF_ERROR(source->device().CheckAvailable(count * BytesOf(to)));
-        FST_RETURN_IF_ERROR(source->device().Allocate(count * BytesOf(to), result.get()));
-        ConvertFloats(from, to, reinterpret_cast<const char*>(source->address()) + offset,
-                      reinterpret_cast<void*>((*result)->address()), count);
+  return ConvertOnHost(
+      info.Env(), {std::move(source), SizeOf(info[1]), count, BytesOf(from), BytesOf(to)},
+      CanConvertFloats(from, to) ? Status::Ok() : Status(Code::UNSUPPORTED_DTYPE, "these dtypes have no conversion"),
+      [=](const void* elements, void* destination) {
+        ConvertFloats(from, to, elements, destination, count);
         return Status::Ok();
-      },
-      [result](Napi::Env env) { return AllocationToJs(env, std::move(*result)); });
+      });
 }
 
 // externalMemory(): bytes outside of its heap that V8 knows of in this environment, typed arrays included; for tests
@@ -216,6 +201,30 @@ void SetFakeDevices(const Napi::CallbackInfo& info) {
 Napi::Value AllocationToJs(Napi::Env env, std::shared_ptr<DeviceBuffer> buffer) {
   auto memory = ExternalMemory::Count(env, buffer->size());
   return ToExternal<DeviceBuffer>(env, std::move(buffer), std::move(memory));
+}
+
+Napi::Value ConvertOnHost(Napi::Env env, const HostConversion& conversion, const Status& allowed,
+                          const std::function<Status(const void* source, void* destination)>& convert) {
+  auto result = std::make_shared<std::shared_ptr<DeviceBuffer>>();
+  return AsyncWork::Run(
+      env,
+      [=]() -> Status {
+        const auto& [source, offset, count, bytes_from, bytes_to] = conversion;
+        FST_RETURN_IF_ERROR(allowed);
+        Device& device = source->device();
+        if (!device.host_accessible()) {
+          return Status(Code::DEVICE_UNAVAILABLE,
+                        Format("elements are converted in host memory, these are on %s", device.name().c_str()));
+        }
+        // Counts and not bytes are compared: a product could overflow.
+        if (count > source->size()) return Status(Code::INVALID_ARGUMENT, "more elements than the allocation has");
+        FST_RETURN_IF_ERROR(CheckRange(*source, offset, count * bytes_from));
+        FST_RETURN_IF_ERROR(device.CheckAvailable(count * bytes_to));
+        FST_RETURN_IF_ERROR(device.Allocate(count * bytes_to, result.get()));
+        return convert(reinterpret_cast<const char*>(source->address()) + offset,
+                       reinterpret_cast<void*>((*result)->address()));
+      },
+      [result](Napi::Env env) { return AllocationToJs(env, std::move(*result)); });
 }
 
 void ExportMemory(Napi::Env env, Napi::Object exports) {

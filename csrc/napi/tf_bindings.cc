@@ -1,5 +1,6 @@
 // TensorFlow.js for JavaScript: elements converted to its dtypes, and memory that TensorFlow adopts.
 #include "convert/element_convert.h"
+#include "convert/float_convert.h"
 #include "device/device.h"
 #include "napi/async_work.h"
 #include "napi/bindings.h"
@@ -9,40 +10,29 @@ namespace fst {
 namespace {
 
 // convertElements(allocation, offset, count, how: {from: index of a dtype, to: 'float32' | 'int32', scale?, min?}):
-// Promise<External>, a host allocation of 4 * count bytes. count > 0. UNSUPPORTED_DTYPE, OUT_OF_HOST_MEMORY,
-// DEVICE_UNAVAILABLE for memory that the host cannot read.
+// Promise<External>, of elements of 4 bytes. UNSUPPORTED_DTYPE, and as ConvertOnHost.
 Napi::Value ConvertElementsJs(const Napi::CallbackInfo& info) {
   auto source = FromExternal<DeviceBuffer>(info[0]);
-  const size_t offset = SizeOf(info[1]);
   const size_t count = SizeOf(info[2]);
   auto spec = info[3].As<Napi::Object>();
+  const size_t from_index = spec.Get("from").As<Napi::Number>().Uint32Value();
   ElementConversion conversion;
-  conversion.from = static_cast<DType>(spec.Get("from").As<Napi::Number>().Uint32Value());
+  conversion.from = static_cast<DType>(from_index < kDTypeCount ? from_index : 0);
   conversion.to = spec.Get("to").As<Napi::String>().Utf8Value() == "int32" ? ConvertTo::kInt32 : ConvertTo::kFloat32;
   if (spec.Get("scale").IsNumber()) {
     conversion.quantized = true;
     conversion.scale = spec.Get("scale").As<Napi::Number>().DoubleValue();
     conversion.min = spec.Get("min").As<Napi::Number>().DoubleValue();
   }
-  auto result = std::make_shared<std::shared_ptr<DeviceBuffer>>();
-  return AsyncWork::Run(
-      info.Env(),
-      [=]() -> Status {
-        if (!source->device().host_accessible()) {
-          return Status(Code::DEVICE_UNAVAILABLE, Format("elements are converted in host memory, these are on %s",
-                                                         source->device().name().c_str()));
-        }
-        if (!CanConvertElements(conversion)) {
-          return Status(Code::UNSUPPORTED_DTYPE,
-                        Format("%s has no conversion to %s", kDTypeNames[static_cast<size_t>(conversion.from)],
-                               conversion.to == ConvertTo::kInt32 ? "int32" : "float32"));
-        }
-        FST_RETURN_IF_ERROR(source->device().CheckAvailable(4 * count));
-        FST_RETURN_IF_ERROR(source->device().Allocate(4 * count, result.get()));
-        return ConvertElements(conversion, reinterpret_cast<const char*>(source->address()) + offset, count,
-                               reinterpret_cast<void*>((*result)->address()));
-      },
-      [result](Napi::Env env) { return AllocationToJs(env, std::move(*result)); });
+  Status allowed = Status::Ok();
+  if (from_index >= kDTypeCount || !CanConvertElements(conversion)) {
+    allowed = Status(Code::UNSUPPORTED_DTYPE,
+                     Format("%s has no conversion to %s", kDTypeNames[static_cast<size_t>(conversion.from)],
+                            conversion.to == ConvertTo::kInt32 ? "int32" : "float32"));
+  }
+  return ConvertOnHost(
+      info.Env(), {std::move(source), SizeOf(info[1]), count, BytesOf(conversion.from), sizeof(int32_t)}, allowed,
+      [=](const void* elements, void* out) { return ConvertElements(conversion, elements, count, out); });
 }
 
 // tfRegister(): {op, version, library}; throws a status object (DEVICE_UNAVAILABLE).

@@ -99,7 +99,7 @@ class EngineCopier implements Copier<Promise<void>> {
     let waits = true;
     let stopLimit = (): void => {};
     const cancel = (): void => {
-      load.cancel(); // which wakes whoever waits
+      load.cancel(); // which wakes those who wait
       stopLimit = afterRunning(stallTimeoutMs, () => {
         waits = false;
         load.cancel();

@@ -193,7 +193,7 @@ export function configOptions(
   return merged;
 }
 
-/** A preference: what cannot be had falls back to ordinary reads, which the report says. */
+/** A preference: what is not available falls back to ordinary reads, which the report says. */
 function copierOf(type: string | undefined, fgds: boolean | undefined): Pick<Options, 'copier' | 'fallback'> {
   const copier = fgds && (type === undefined || type === 'gds') ? 'fgds' : type;
   if (copier === undefined || ['auto', 'nogds'].includes(copier) || isOwn(copier)) return { copier };

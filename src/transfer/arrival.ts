@@ -23,7 +23,7 @@ export class Arrival {
     }
   }
 
-  /** The load has failed: whoever waits for an item, or will, is told so. */
+  /** The load has failed: those who wait for an item are told so, and those who ask later. */
   fail(error: unknown): void {
     this.#failed = { error };
     for (const waiting of this.#waiting.values()) for (const { reject } of waiting) reject(error);

@@ -48,7 +48,7 @@ void KillDaemon(const std::string& mount);
 void ReviveDaemons();
 // The daemon of `mount` forgets all files, as one does that is restarted in a moment.
 void ForgetFiles(const std::string& mount);
-// The daemon of `mount` is stopped: whoever asks it waits for ContinueDaemons, at most kLongestStop seconds.
+// The daemon of `mount` is stopped: calls that ask it wait for ContinueDaemons, at most kLongestStop seconds.
 void StopDaemon(const std::string& mount);
 void ContinueDaemons();
 bool IsStopped(const std::string& mount);
