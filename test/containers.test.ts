@@ -8,7 +8,6 @@ import {
   createCopierConstructor,
   Device,
   extractMountPoint,
-  FastSafetensorsError,
   type FilesBufferOnDevice,
   fastsafeOpen,
   getHf3fsLibPath,
@@ -32,6 +31,7 @@ import * as tensorflow from 'fastsafetensors-node/tfjs';
 import { loadGraphModel, loadLayersModel, safetensorsHandler, tfjs } from 'fastsafetensors-node/tfjs';
 import { expectNothingHeld } from './support/metrics.js';
 import { entry, newFolder, writeModel } from './support/model-files.js';
+import { refused } from './support/refused.js';
 
 // Maps, iterables and URLs work where records and arrays do; what is none of them is refused, and so are arguments that
 // nobody takes: nothing that is given is taken for nothing.
@@ -51,18 +51,6 @@ beforeAll(async () => {
 });
 afterAll(() => rm(folder, { recursive: true }));
 afterEach(() => expectNothingHeld());
-
-async function refused(call: () => unknown): Promise<string> {
-  try {
-    await call();
-  } catch (error) {
-    expect(error).toBeInstanceOf(TypeError);
-    expect(error).toBeInstanceOf(FastSafetensorsError);
-    expect(error).toMatchObject({ code: 'INVALID_ARGUMENT' });
-    return (error as Error).message;
-  }
-  throw new Error('it was accepted');
-}
 
 function* twoPaths(): Generator<string | URL, void, void> {
   yield paths[0];
@@ -168,7 +156,7 @@ test('a rank is not given twice', async () => {
     [0, paths[0]],
     ['0', paths[1]],
   ]);
-  expect(await refused(() => loader.addFilenames(twice))).toMatch(/addFilenames: .*rank 0 once/);
+  expect((await refused(() => loader.addFilenames(twice))).message).toMatch(/addFilenames: .*rank 0 once/);
 });
 
 describe('a buffer', () => {
@@ -246,7 +234,7 @@ describe('a buffer', () => {
     ['getMultiCols', (b) => b.getMultiCols(['wide'], 0, 'cuda:0')],
     ['asDict', (b) => b.asDict({ wide: 0 }, 'cuda:0')],
   ])('%s of a buffer takes no argument more', async (name, call) => {
-    expect(await refused(() => call(buffer))).toMatch(new RegExp(`^${name}: expected`));
+    expect((await refused(() => call(buffer))).message).toMatch(new RegExp(`^${name}: expected`));
   });
 });
 
@@ -377,7 +365,7 @@ function tensor(use: (tensor: Any) => unknown): Promise<unknown> {
 }
 
 test.each(TOO_MANY)('%s refuses arguments that it does not take', async (name, call) => {
-  const message = await refused(call);
+  const { message } = await refused(call);
   expect(message).toMatch(new RegExp(`^${name}: expected (no argument|one argument|at most \\d arguments), found \\d`));
   expect(message).toMatch(/options go together into one object/);
 });

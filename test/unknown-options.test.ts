@@ -4,7 +4,6 @@ import { join } from 'node:path';
 import {
   AutoLoader,
   createCopierConstructor,
-  FastSafetensorsError,
   fastsafeOpen,
   loadConfig,
   ParallelLoader,
@@ -19,6 +18,7 @@ import { createSession } from 'fastsafetensors-node/ort';
 import { emulators, fakeReader, mockCopier, useFakeDevices } from 'fastsafetensors-node/testing';
 import { loadGraphModel, loadLayersModel, safetensorsHandler } from 'fastsafetensors-node/tfjs';
 import * as ort from 'onnxruntime-node';
+import { refused } from './support/refused.js';
 
 // Every object of options there is: an option that nobody knows is a TypeError, and it names the nearest right one
 // where one is near.
@@ -97,18 +97,6 @@ const DOORS: [string, (options: Any) => unknown, wrong: string, right: string][]
   ['loadGraphModel', (o) => loadGraphModel(TF, 'x', o), 'weight', 'weights'],
   ['loadLayersModel', (o) => loadLayersModel(TF, 'x', o), 'strikt', 'strict'],
 ];
-
-async function refused(call: () => unknown): Promise<Error & { code: string }> {
-  try {
-    await call();
-  } catch (error) {
-    expect(error).toBeInstanceOf(TypeError);
-    expect(error).toBeInstanceOf(FastSafetensorsError);
-    expect(error).toMatchObject({ code: 'INVALID_ARGUMENT' });
-    return error as Error & { code: string };
-  }
-  throw new Error('it was accepted');
-}
 
 test.each(DOORS)('%s names the nearest right option', async (_, call, wrong, right) => {
   expect((await refused(() => call({ [wrong]: 1 }))).message).toContain(`; did you mean "${right}"?`);
