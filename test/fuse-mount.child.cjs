@@ -132,6 +132,7 @@ main({
       assert.equal((await lines.next()).value, 'open');
       await mount.stop();
       const asking = spawn('stat', [mount.iovs], { stdio: 'ignore' });
+      const answered = once(asking, 'close');
       let closed = false;
       closing.stdin.write('\n');
       const last = lines.next().then(({ value }) => {
@@ -142,7 +143,7 @@ main({
       assert.equal(asking.exitCode, null);
       assert.equal(closed, false); // the daemon is asked when a descriptor is closed
       mount.resume();
-      await Promise.all([once(asking, 'close'), last]);
+      await Promise.all([answered, last]);
       const before = statSync(path).dev;
       const file = openSync(path);
       await mount.kill();
@@ -176,7 +177,7 @@ main({
   load: () =>
     FuseMount.use({}, async (mount) => {
       const path = model(mount, 3 << 20);
-      const [code] = await once(mount.client(['loadOne', path]), 'close');
+      const [code] = await mount.client(['loadOne', path]).ended;
       assert.equal(code, 0);
       await mount.empty();
       assert.deepEqual(readdirSync('/dev/shm'), []);
@@ -196,7 +197,7 @@ main({
       await once(loading.stdout, 'data');
       assert.equal((await mount.links()).length, 2);
       loading.kill('SIGKILL');
-      await once(loading, 'close');
+      await loading.ended;
       await mount.empty();
       assert.deepEqual(readdirSync('/dev/shm'), []);
     }),

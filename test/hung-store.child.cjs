@@ -59,19 +59,18 @@ const whileStopped = (scenario, args, hasFilesOpen) =>
     const path = join(mount.path, 'm.safetensors');
     renameSync(helpers.writeModel('m', 4, 1 << 20), join(mount.backing, 'm.safetensors'));
     const client = mount.client([scenario, ...args, path, mount.pid]);
-    const closed = once(client, 'close');
     const lines = [];
     try {
       for await (const line of createInterface({ input: client.stdout })) {
         lines.push(line);
         if (line === 'ending' && hasFilesOpen) break;
       }
-      if (!hasFilesOpen) assert.deepEqual(await closed, [0, null]);
+      if (!hasFilesOpen) assert.deepEqual(await client.ended, [0, null]);
     } finally {
       mount.resume();
     }
     assert.deepEqual(lines, ['stopped', 'ok', 'ending']);
-    assert.deepEqual(await closed, [0, null]);
+    assert.deepEqual(await client.ended, [0, null]);
   });
 
 /** What a thread of the daemon takes before it stops the kernel waits for, even where this process is killed. */

@@ -22,7 +22,7 @@ async function until(what, condition) {
 
 /** A load that ends by itself. */
 async function loadWhole(mount, path) {
-  const [code] = await once(mount.client(['load', path]), 'close');
+  const [code] = await mount.client(['load', path]).ended;
   assert.equal(code, 0);
 }
 
@@ -32,7 +32,7 @@ async function durations(mount, path) {
   const loading = mount.client(['load', path], { LATENCY_MS: 2 });
   await once(loading.stdout, 'data');
   const begins = performance.now();
-  await once(loading, 'close');
+  await loading.ended;
   return [begins - start, performance.now() - begins];
 }
 
@@ -71,7 +71,6 @@ main({
       for (let i = 0; i < Number(count); ++i) {
         const state = ['alive', 'stopped', 'restarted'][i % 3];
         const loading = mount.client(['loads', path], { LATENCY_MS: 2 });
-        const ended = once(loading, 'close');
         const inStart = random() < 0.2;
         if (!inStart) await once(loading.stdout, 'data');
         const ms = random() * (inStart ? startMs : loadMs);
@@ -86,7 +85,7 @@ main({
           await setTimeout(random() * 20);
           mount.resume();
         }
-        await ended;
+        await loading.ended;
         const when = `after kill ${i} of seed ${seed}, the daemon ${state}`;
         await mount.empty().catch((error) => assert.fail(`${when}: ${error.message}`));
         ++seen[state];
@@ -110,7 +109,7 @@ main({
       loading.kill('SIGKILL');
       await setTimeout(50);
       await mount.command('hold 0');
-      await once(loading, 'close');
+      await loading.ended;
       await mount.empty();
       assert.equal(shared().length, 1);
       await loadWhole(mount, path);

@@ -16,7 +16,7 @@ const whileLoading = (take) =>
     const before = await mount.links();
     assert.equal(before.length, 2);
     await take(mount);
-    const [code] = await once(loading, 'close');
+    const [code] = await loading.ended;
     assert.equal(code, 0);
   });
 

@@ -95,11 +95,16 @@ class FuseMount {
       .reduce((bytes, [from, to]) => bytes + Number(BigInt(`0x${to}`) - BigInt(`0x${from}`)), 0);
   }
 
-  /** Runs a scenario of this script in a process that loads over the mount, through the emulated client library. */
+  /**
+   * Runs a scenario of this script in a process that loads over the mount, through the emulated client library. `ended`
+   * gives code and signal, however early it ends.
+   */
   client(args, settings = {}) {
     const own = { HF3FS_USRBIO_DONT_CHECKFS_FOR_MP: '', TMPDIR: this.#folder };
     const env = { ...process.env, ...emulators.hf3fs.env(settings), ...own };
-    return spawn(process.execPath, [process.argv[1], ...args], { env, stdio: ['ignore', 'pipe', 'inherit'] });
+    const client = spawn(process.execPath, [process.argv[1], ...args], { env, stdio: ['ignore', 'pipe', 'inherit'] });
+    client.ended = once(client, 'close');
+    return client;
   }
 
   /** Waits until the daemon has noticed the ends of all clients: it has neither links nor memory. */
