@@ -282,16 +282,18 @@ constexpr auto kCollectionPatience = std::chrono::milliseconds(50);
 Napi::Value StartTransfer(const Napi::CallbackInfo& info) {
   Napi::Env env = info.Env();
   auto args = std::make_shared<StartArgs>(info);
-  // Counted before it is allocated. Where as much is kept already, some of it may be garbage, which V8 collects now: to
-  // wait for that keeps a model that is loaded again and again from being in memory twice.
+  // Where as much is kept already, some of it may be garbage, which V8 collects when it hears of more: to wait for that
+  // keeps a model that is loaded again and again from being in memory twice. Elsewhere the load begins while it
+  // collects.
   const uint64_t bytes = args->AllowedBytes();
+  const bool waits = bytes >= kCollectedGrowth && ExternalBytes(env) >= bytes;
   std::shared_future<void> collected;
-  if (bytes >= kCollectedGrowth && ExternalBytes(env) >= bytes) collected = NextCollection(env);
-  auto memory = ExternalMemory::Count(env, bytes);
+  if (waits) collected = NextCollection(env);
+  auto memory = ExternalMemory::Count(env, waits ? bytes : 0);
   Napi::Array keep = Napi::Array::New(env, 2);
   keep[0U] = info[1];
   keep[1U] = ToExternal<ExternalMemory>(env, memory);
-  return AsyncWork::Run(
+  Napi::Value promise = AsyncWork::Run(
       env,
       [args, collected] {
         if (collected.valid()) collected.wait_for(kCollectionPatience);
@@ -302,6 +304,8 @@ Napi::Value StartTransfer(const Napi::CallbackInfo& info) {
         return ToExternal<Load>(on, args->load, weak.lock());
       },
       keep);
+  if (!waits) memory->Add(bytes);
+  return promise;
 }
 
 // pollTransfer(load, out: Float64Array(6)): [readyPrefix, readyCount, bytesLoaded, maxInFlight, drained, failed]
