@@ -415,6 +415,20 @@ main({
     await nothingHeld();
   },
 
+  /** Ring and buffer are made while headers are read; where one of these is bad they are there until close(). */
+  async beginsEarly() {
+    mkdirSync(iovs, { recursive: true });
+    const { path } = write('data', [16 << 20]);
+    const bad = join(folder, 'bad.safetensors');
+    writeFileSync(bad, 'much too short to be the header of anything');
+    const loader = new ParallelThreeFSLoader({ files: [path, bad], device });
+    await assert.rejects(loader.iterateWeights().next(), { code: 'HEADER_TOO_LARGE' });
+    for (let i = 0; nativeMetrics().rings === 0 && i < 2000; ++i) await setTimeout(5);
+    assert.equal(nativeMetrics().rings, 1);
+    await loader.close();
+    await nothingLeft();
+  },
+
   /** Given up in the middle; close() waits for what is in flight. */
   async abandoned() {
     mkdirSync(iovs, { recursive: true });

@@ -45,7 +45,8 @@ describe.each(['cpu', 'cuda:0'])('to %s', (device) => {
     ['memory that may not be locked', { MEMLOCK: 65536 }, ['THREEFS_ERROR', 'locked memory']],
     ['a job that never completes', { STALL: 6 }, ['STALLED', 'stallTimeoutMs', '{"stallTimeoutMs":700}']],
     ['a daemon that dies', { DAEMON_DEAD: 6, LATENCY_MS: 5 }, ['THREEFS_DISCONNECTED', 'hf3fs_fuse']],
-    ['a ring that cannot be made', { FAIL: 'iorcreate4:1:-12' }, ['THREEFS_ERROR', 'ring']],
+    // Before the first read, and again with it.
+    ['a ring that cannot be made', { FAIL: 'iorcreate4:1:-12,iorcreate4:2:-12' }, ['THREEFS_ERROR', 'ring']],
   ])('%s is a typed error, and nothing is left', async (_, settings, args) => {
     await run(device, settings, ['fails', ...args]);
   });
@@ -64,6 +65,10 @@ describe.each(['cpu', 'cuda:0'])('to %s', (device) => {
 
   test('a hole is a SHORT_READ, and zeros through an ordinary file system', async () => {
     await run(device, {}, ['holes']);
+  });
+
+  test('ring and buffer are made while headers are read, and go with the loader', async () => {
+    await run(device, {}, ['beginsEarly']);
   });
 
   test('a load that is given up leaves nothing', async () => {

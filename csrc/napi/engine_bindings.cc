@@ -85,7 +85,7 @@ Status MakeReader(const Napi::Object& options, std::unique_ptr<Reader>* out) {
 }
 
 // createEngine(device, reader: {kind, …}, options: {alwaysStage, maxBytesPerSecond, stallTimeoutMs, chunkBytes,
-// converts}): External; throws a status object.
+// converts, slotsAtOnce}): External; throws a status object.
 Napi::Value CreateEngine(const Napi::CallbackInfo& info) {
   Napi::Env env = info.Env();
   std::unique_ptr<Reader> reader;
@@ -99,6 +99,7 @@ Napi::Value CreateEngine(const Napi::CallbackInfo& info) {
       std::chrono::milliseconds(static_cast<int64_t>(std::min(NumberOr(object, "stallTimeoutMs", 90000), kForeverMs)));
   options.chunk_bytes = static_cast<uint64_t>(NumberOr(object, "chunkBytes", 0));
   options.converts = Flag(object, "converts");
+  options.slots_at_once = Flag(object, "slotsAtOnce");
   std::shared_ptr<Engine> engine;
   ThrowIfError(env, Engine::Create(FromExternal<Device>(info[0]), std::move(reader), options, &engine));
   EnvState::Of(env).Track(engine);

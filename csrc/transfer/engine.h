@@ -19,6 +19,9 @@ struct EngineOptions {
   uint64_t staging_limit = uint64_t{1} << 30;  // bytes of all slots together
   // Transfers convert: slots also get room for converted elements where needed, so that reads stay as long.
   bool converts = false;
+  // Slots are allocated when the engine starts, beside whatever its first transfer waits for. What goes wrong there the
+  // first read tries again and tells.
+  bool slots_at_once = false;
 };
 
 // All methods: any thread, never block.

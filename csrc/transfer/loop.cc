@@ -28,6 +28,7 @@ Loop::Loop(std::shared_ptr<EngineShared> shared)
 void Loop::Run() {
   broken_ = device_.NewStream(shared_->queue, &stream_);
   if (broken_.ok()) broken_ = reader_.Start(shared_->queue, shared_->device);
+  if (broken_.ok() && shared_->options.slots_at_once) (void)slots_.AllocateFirst(reader_, device_);
   std::vector<Completion> completions;
   for (;;) {
     TakeRequests();

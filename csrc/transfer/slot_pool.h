@@ -18,19 +18,16 @@ class SlotPool {
 
   // OK: `*slot` is a free slot, or -1 when all are in use. The codes of Reader::AllocateSlots.
   Status Take(Reader& reader, Device& device, int* slot) {
-    if (free_.empty() && allocated_ < count_) {
-      const int next = allocated_ == 0 ? at_first_ : count_;
-      std::unique_ptr<StagingMemory>& memory = allocated_ == 0 ? first_ : others_;
-      FST_RETURN_IF_ERROR(
-          reader.AllocateSlots(device, slot_bytes_ * static_cast<uint64_t>(next - allocated_), &memory));
-      for (int i = next - 1; i >= allocated_; --i) free_.push_back(i);
-      allocated_ = next;
-    }
+    if (free_.empty() && allocated_ < count_) FST_RETURN_IF_ERROR(Allocate(reader, device));
     *slot = -1;
     if (free_.empty()) return Status::Ok();
     *slot = free_.back();
     free_.pop_back();
     return Status::Ok();
+  }
+  // Allocates the slots that the first Take would.
+  Status AllocateFirst(Reader& reader, Device& device) {
+    return allocated_ == 0 ? Allocate(reader, device) : Status::Ok();
   }
   void Give(int slot) { free_.push_back(slot); }
   uint64_t Address(int slot) const {
@@ -41,6 +38,15 @@ class SlotPool {
   bool on_device() const { return first_->on_device(); }
 
  private:
+  Status Allocate(Reader& reader, Device& device) {
+    const int next = allocated_ == 0 ? at_first_ : count_;
+    std::unique_ptr<StagingMemory>& memory = allocated_ == 0 ? first_ : others_;
+    FST_RETURN_IF_ERROR(reader.AllocateSlots(device, slot_bytes_ * static_cast<uint64_t>(next - allocated_), &memory));
+    for (int i = next - 1; i >= allocated_; --i) free_.push_back(i);
+    allocated_ = next;
+    return Status::Ok();
+  }
+
   const uint64_t slot_bytes_;
   const int count_, at_first_;
   int allocated_ = 0;

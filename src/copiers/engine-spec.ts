@@ -20,7 +20,7 @@ export interface EngineSpec {
    */
   readonly conversionFallback?: { readonly copier: string; readonly reason: string; readonly spec: EngineSpec };
   /**
-   * Looks at the files before anything is made for them, off the event loop. Rejects where they cannot be read like
+   * Looks at the files before an engine is made for them, off the event loop. Rejects where they cannot be read like
    * this. `calls` limits the looks.
    */
   readonly resolveForFiles?: (files: readonly string[], calls?: FileCalls) => Promise<ResolvedSpec>;

@@ -123,6 +123,22 @@ export class Engines {
     };
   }
 
+  /**
+   * Begins, while headers are read, what takes '3fs' milliseconds and needs none of them: library, mount, ring and
+   * buffer. What goes wrong prepare() says.
+   */
+  prepareEarly([first]: readonly string[], calls: FileCalls): void {
+    if (this.#asked !== '3fs' || !isBuiltin('3fs') || this.#options.reader !== undefined || first === undefined) return;
+    const begun = async (): Promise<void> => {
+      this.#made ??= makeCopier('3fs', this.#device, { ...this.#options, copier: '3fs' });
+      if (typeof this.#made === 'function' || !this.#made.resolveForFiles) return;
+      const { spec, copier } = await this.#made.resolveForFiles([first], calls);
+      this.#checkOpen();
+      if (copier === '3fs') await this.#engineFor(spec, true);
+    };
+    begun().catch(() => {});
+  }
+
   /** Never for files of a user's copier: that one was asked for by name. */
   async #choose(files: readonly string[]): Promise<Choice> {
     if (this.#asked === 'auto') return { copier: await chooseCopier(this.#device, files, this.#options, UNWATCHED) };
@@ -132,7 +148,7 @@ export class Engines {
     return other ? { copier: other.copier, missing: other.reason } : { copier: this.#asked };
   }
 
-  async #engineFor(spec: EngineSpec): Promise<NativeEngine> {
+  async #engineFor(spec: EngineSpec, slotsAtOnce = false): Promise<NativeEngine> {
     const { near, unified } = spec;
     const key = JSON.stringify([spec.reader, unified]);
     let opening = this.#engines.get(key);
@@ -141,6 +157,7 @@ export class Engines {
         ...spec.engine,
         stallTimeoutMs: spec.engine.stallTimeoutMs ?? this.#stallTimeoutMs,
         converts: this.#options.dtype !== undefined,
+        slotsAtOnce,
       };
       const device = unified ? openUnified(this.#device, near) : openDevice(this.#device, false, near);
       opening = device.then((opened) => checked(() => native().createEngine(opened, spec.reader, options)));

@@ -46,9 +46,9 @@ export class ParallelLoader<T = DeviceTensor> {
     const headerFds = session.engines.newHeaderFds();
     const watch = session.watch();
     try {
-      const shards = await watch.during(
-        readShards(files, { ...this.#options, byName: false, fdCache: headerFds, headerOf, calls: watch }),
-      );
+      const found = (paths: readonly string[]): void => session.engines.prepareEarly(paths, watch);
+      const reading = { byName: false, fdCache: headerFds, headerOf, calls: watch, found };
+      const shards = await watch.during(readShards(files, { ...this.#options, ...reading }));
       session.noteFiles(shards.notes);
       const inputs = filter ? await session.race(selectTensors(shards.inputs, filter)) : shards.inputs;
       const conversion = { dtype, dtypePolicy: this.#options.dtypePolicy };

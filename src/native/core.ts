@@ -29,6 +29,8 @@ export interface EngineOptions {
   readonly chunkBytes?: number;
   /** Loads will convert dtypes: slots get room for the converted elements. */
   readonly converts?: boolean;
+  /** Slots are allocated when the engine starts rather than with its first read. */
+  readonly slotsAtOnce?: boolean;
 }
 
 /** csrc/transfer/plan.h, packed. */

@@ -16,6 +16,8 @@ interface ReadOptions extends FilesOptions, HeaderOptions {
   readonly index?: IndexRule;
   /** Knows headers of names that are no files. */
   readonly headerOf?: HeaderOf;
+  /** Hears which files are read, before their headers are. */
+  readonly found?: (paths: readonly string[]) => void;
 }
 
 /**
@@ -29,6 +31,7 @@ export async function readShards(given: Files, options: ReadOptions): Promise<Sh
   if (named) return joinShards(named, null);
   const { paths, index, notes } = await resolveFiles(files, options);
   if (index?.missing) throw index.missing;
+  options.found?.(paths);
   const metadata = await readHeaders(paths, options);
   const set = await joinShards(metadata, index, options.index);
   return { ...set, notes: [...notes, ...set.notes] };

@@ -425,4 +425,12 @@ export default [
     replace: '',
     native: 'MountPoint*.AFolderMountedElsewhereBelongsToTheWholeMountOfItsFileSystem',
   },
+  {
+    name: 'ring-with-the-first-read',
+    file: 'csrc/transfer/loop.cc',
+    find: 'shared_->options.slots_at_once',
+    replace: 'false',
+    jest: 'test/three-fs.test.ts',
+    title: 'ring and buffer are made while headers are read, and go with the loader',
+  },
 ];
