@@ -18,7 +18,7 @@ test.each([
   process.env.FASTSAFETENSORS_NATIVE = path;
   expect(nativeMetrics).toThrow(
     expect.objectContaining({
-      code: 'PLATFORM_UNSUPPORTED',
+      code: 'ADDON_MISSING',
       message: expect.stringContaining(`FASTSAFETENSORS_NATIVE names ${path}`),
     }),
   );

@@ -39,6 +39,7 @@ export const ERROR_CODES = [
   'INVALID_ARGUMENT',
   'ORT_ERROR',
   'NOT_SAFETENSORS',
+  'ADDON_MISSING',
 ] as const;
 
 /** A stable name of what went wrong. Messages may change, codes do not. */
@@ -90,8 +91,12 @@ export function explainErrorsBy(explain: Explain): void {
   deadThreeFs = explain;
 }
 
-/** IO_ERROR: `cannot <action> <path>`, and why; THREEFS_DISCONNECTED where the daemon of a 3FS is gone. */
+/**
+ * IO_ERROR: `cannot <action> <path>`, and why; THREEFS_DISCONNECTED where the daemon of a 3FS is gone. An error of the
+ * package's own, such as ADDON_MISSING, is about no file, and stays what it is.
+ */
 export function ioError(action: string, path: string, cause: unknown): FastSafetensorsError {
+  if (cause instanceof FastSafetensorsError) return cause;
   const { code, message } = cause as NodeJS.ErrnoException;
   const mount = typeof code === 'string' ? deadThreeFs(path, code) : '';
   const why = mount && `; the 3FS mount ${mount} has lost its daemon: restart hf3fs_fuse and load again`;

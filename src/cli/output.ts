@@ -26,7 +26,7 @@ interface ErrorStyle {
   readonly json: boolean;
 }
 
-/** Prints to stderr: one line, `error: CODE: message`, or JSON. */
+/** Prints to stderr: `error: CODE: message`, the message's further lines indented, or JSON. */
 export function printError(thrown: unknown, { debug, json }: ErrorStyle): void {
   const error: ErrorPlace & NodeJS.ErrnoException =
     thrown instanceof Object ? (thrown as Error) : new Error(String(thrown));
@@ -36,12 +36,17 @@ export function printError(thrown: unknown, { debug, json }: ErrorStyle): void {
     process.stderr.write(`${JSON.stringify({ error: shown }, null, 2)}\n`);
     return;
   }
-  const lines = [`error: ${error.code ?? 'INTERNAL'}: ${error.message}`];
+  const lines = linesOf(`error: ${error.code ?? 'INTERNAL'}: ${error.message}`);
   if (debug) {
     for (let at: unknown = error; at instanceof Object; at = (at as Error).cause)
       lines.push(...String((at as Error).stack).split('\n'));
   }
   process.stderr.write(lines.map((line) => `${printable(line)}\n`).join(''));
+}
+
+/** Lines of a text of several; those after the first are indented, so that none looks like one of the command's own. */
+export function linesOf(text: string): string[] {
+  return text.split('\n').map((line, i) => (i === 0 ? line : `  ${line}`));
 }
 
 /** Pads columns to their widest cell and aligns numbers to the right. */

@@ -6,7 +6,7 @@ import { SafeTensorsMetadata } from '../safetensors/metadata.js';
 import { tensorsOf } from '../safetensors/shard-set.js';
 import { joinShards } from '../safetensors/shards.js';
 import { addFilesOptions, type FilesOptions } from './files-options.js';
-import { formatBytes, printJson, printLine } from './output.js';
+import { formatBytes, linesOf, printJson, printLine } from './output.js';
 
 interface VerifyOptions extends FilesOptions {
   json?: boolean;
@@ -46,7 +46,7 @@ async function verify(paths: string[], { json, ...options }: VerifyOptions): Pro
   if (!ok) process.exitCode = 1;
   if (json) return printJson({ ok, files: verdicts });
   for (const { path, ok: fine, tensors, bytes, code, message, warnings } of verdicts) {
-    if (!fine) printLine(`${path}: ${code}: ${message}`);
+    if (!fine) for (const line of linesOf(`${path}: ${code}: ${message}`)) printLine(line);
     else
       printLine(`${path}: ok${tensors === undefined ? '' : `, ${counted(tensors, 'tensor')}, ${formatBytes(bytes!)}`}`);
     for (const warning of warnings) printLine(`${path}: warning: ${warning}`);
@@ -96,8 +96,10 @@ function passed(header: SafeTensorsMetadata): Verdict {
   return { path, ok: true, tensors, bytes, warnings };
 }
 
+/** Throws an error that is none of a file: without the addon, nothing can be said of any. */
 function failed(path: string, error: unknown): Verdict {
   const { code, syscall, message } = error as NodeJS.ErrnoException;
+  if (code === 'ADDON_MISSING' || code === 'PLATFORM_UNSUPPORTED') throw error;
   const prefix = `${path}: `; // each line begins with it anyway
   const text = message.startsWith(prefix) ? message.slice(prefix.length) : message;
   return { path, ok: false, code: syscall ? 'IO_ERROR' : (code ?? 'INTERNAL'), message: text, warnings: [] };

@@ -6,6 +6,7 @@ import { explainErrorsBy, FastSafetensorsError } from '../base/errors.js';
 import { held } from '../base/timers.js';
 import type { FileCalls } from '../base/waiting.js';
 import type { CoreAddon, FileKind, Metrics, StatusObject } from './core.js';
+import { addonMissing } from './missing-addon.js';
 import type { OrtAddon } from './ort.js';
 import type { TfAddon } from './tf.js';
 
@@ -24,28 +25,37 @@ export function packageFolder(): string {
   return folder;
 }
 
+/** Path of the binary that was loaded. */
+let loaded = '';
+
 function load(): Addon {
   const supported = process.platform === 'linux' && (process.arch === 'x64' || process.arch === 'arm64');
   if (!supported) {
     const message =
-      `fastsafetensors-node loads weights on Linux x64 and arm64, this is ${process.platform} ${process.arch}; ` +
-      'metadata types and tests with mocks work everywhere';
+      `fastsafetensors-node reads and loads weights on Linux x64 and arm64, this is ${process.platform} ` +
+      `${process.arch}; what works everywhere: importing it, its types, and copiers that are called by themselves`;
     throw new FastSafetensorsError('PLATFORM_UNSUPPORTED', message);
   }
   const folder = packageFolder();
   // A developer's build first: where one exists, it is meant.
-  const asked = process.env.FASTSAFETENSORS_NATIVE;
-  const built = asked ? resolve(asked) : join(folder, 'build', 'cmake', 'Release', 'fastsafetensors.node');
+  const asked = process.env.FASTSAFETENSORS_NATIVE ? resolve(process.env.FASTSAFETENSORS_NATIVE) : undefined;
+  const built = join(folder, 'build', 'cmake', 'Release', 'fastsafetensors.node');
+  let path = asked ?? (existsSync(built) ? built : undefined);
   try {
-    if (asked || existsSync(built)) return require(built) as Addon;
-    return (require('node-gyp-build') as (folder: string) => Addon)(folder);
+    path ??= (require('node-gyp-build') as { resolve(folder: string): string }).resolve(folder);
+    const addon = require(path) as Addon;
+    loaded = path;
+    return addon;
   } catch (cause) {
-    const remedy = asked
-      ? `FASTSAFETENSORS_NATIVE names ${built}: build that, or unset the variable`
-      : `run \`npm run setup\` in a clone, or \`npx node-gyp rebuild\` in ${folder}`;
-    const message = `the native part of fastsafetensors-node cannot be loaded: ${(cause as Error).message}; ${remedy}`;
-    throw new FastSafetensorsError('PLATFORM_UNSUPPORTED', message, { cause });
+    const refused = path === undefined ? undefined : { path, error: cause as Error };
+    throw addonMissing(folder, { asked, built, refused, cause });
   }
+}
+
+/** Path of the addon's binary; loads it. PLATFORM_UNSUPPORTED, ADDON_MISSING. */
+export function addonPath(): string {
+  native();
+  return loaded;
 }
 
 /** The addon, loaded when it is first needed: importing the package works on every platform. */
