@@ -3,7 +3,7 @@ import { spawnSync } from 'node:child_process';
 import { appendFile, cp, mkdir, mkdtemp, readdir, readFile, rm, truncate, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { basename, join, relative } from 'node:path';
-import { MODELS } from '../examples/models.js';
+import { MODELS } from '../demo/models.js';
 import { ERROR_CODES } from '../src/base/errors.js';
 import { main } from '../src/cli/main.js';
 import { saveFile } from '../src/safetensors/save-file.js';

@@ -5,7 +5,7 @@ import { join } from 'node:path';
 // is a file or folder of the tree; the names in backticks that follow it (`file` `Name`, `Other`) stand in that file.
 
 const TOP = join(__dirname, '..');
-const FOLDERS = 'adapters|bench|csrc|docs|examples|fixtures|scripts|src|test';
+const FOLDERS = 'adapters|bench|csrc|demo|docs|examples|fixtures|scripts|src|test';
 const PATH = new RegExp(`^(?:(?:${FOLDERS})(?:/[\\w.*-]+)*/?|[\\w.-]+\\.(?:json|gyp|js|md|txt)|\\.[\\w./-]+)$`);
 const NAME = /^#?\w+(?:(?:::|\.)\w+)?(?:\(\))?$/;
 

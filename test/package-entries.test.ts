@@ -48,7 +48,7 @@ test('declarations stand by themselves and show nothing internal', () => {
   expect(complaints(source)).toEqual([]);
 });
 
-test('what is published is the package, without benchmarks and examples', () => {
+test('what is published is the package, without benchmarks, demo and examples', () => {
   const [{ files }] = JSON.parse(
     execFileSync('npm', ['pack', '--dry-run', '--json', '--ignore-scripts'], { cwd: TOP, encoding: 'utf8' }),
   );
@@ -61,7 +61,7 @@ test('what is published is the package, without benchmarks and examples', () => 
       'dist/adapters/ort/index.d.ts',
     ]),
   );
-  expect(paths.filter((path) => /^dist\/(?!src\/|adapters\/)|^(bench|examples|test)\//.test(path))).toEqual([]);
+  expect(paths.filter((path) => /^dist\/(?!src\/|adapters\/)|^(bench|demo|examples|test)\//.test(path))).toEqual([]);
   // Nothing is left of a source that was moved or removed.
   const sourceOf = (path: string) => path.replace(/^dist\//, '').replace(/(\.d)?\.(m?)[jt]s$/, '.$2ts');
   expect(paths.filter((path) => path.startsWith('dist/') && !existsSync(join(TOP, sourceOf(path))))).toEqual([]);

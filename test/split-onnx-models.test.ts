@@ -3,7 +3,7 @@ import { mkdtemp, open, readFile, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import * as ort from 'onnxruntime-node';
-import { type ExampleModel, MODELS } from '../examples/models.js';
+import { type ExampleModel, MODELS } from '../demo/models.js';
 import { compareRuns } from '../src/cli/compare-onnx-runs.js';
 import { checkOnnxSplit } from '../src/models/onnx/check-split.js';
 import { compareOutputs } from '../src/models/onnx/compare-outputs.js';

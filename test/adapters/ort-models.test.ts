@@ -4,7 +4,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import * as ort from 'onnxruntime-node';
 import { createSession, registerBackend } from '../../adapters/ort/index.js';
-import { type ExampleModel, MODELS } from '../../examples/models.js';
+import { type ExampleModel, MODELS } from '../../demo/models.js';
 import { type FilesBufferOnDevice, nativeMetrics, SafeTensorsFileLoader } from '../../src/index.js';
 import { compareOutputs } from '../../src/models/onnx/compare-outputs.js';
 import { splitOnnx } from '../../src/models/onnx/split.js';

@@ -4,7 +4,7 @@ import { existsSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import * as ort from 'onnxruntime-node';
 import { createSession, type OrtDeviceBuffer } from '../../adapters/ort/index.js';
-import { MODELS } from '../../examples/models.js';
+import { MODELS } from '../../demo/models.js';
 import { nativeMetrics, SafeTensorsFileLoader } from '../../src/index.js';
 import { splitOnnx } from '../../src/models/onnx/split.js';
 import { native } from '../../src/native/addon.js';

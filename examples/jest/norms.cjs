@@ -1,0 +1,13 @@
+const { ParallelLoader } = require('fastsafetensors-node');
+
+/** The Euclidean norm of each tensor of a model. The copier is an argument, so that a test can pass a mock. */
+exports.norms = async function norms(files, copier = 'auto') {
+  const found = {};
+  const loader = new ParallelLoader({ files, copier });
+  try {
+    for await (const [name, tensor] of loader.iterateWeights()) found[name] = Math.hypot(...tensor.data);
+  } finally {
+    await loader.close();
+  }
+  return found;
+};

@@ -1,0 +1,14 @@
+// The mock takes the place of files and of the native engine: npm test
+const { registerCopier } = require('fastsafetensors-node');
+const { mockCopier } = require('fastsafetensors-node/testing');
+const { norms } = require('./norms.cjs');
+
+test('norms are those of the tensors', async () => {
+  registerCopier('mock', mockCopier({ tensors: { w: Float32Array.of(3, 4), b: Float32Array.of(2) } }));
+  expect(await norms('any name', 'mock')).toEqual({ w: 5, b: 2 });
+});
+
+test('what fails while it loads is told', async () => {
+  registerCopier('failing', mockCopier({ tensors: { w: Float32Array.of(1) }, failAt: 'w' }));
+  await expect(norms('any name', 'failing')).rejects.toMatchObject({ code: 'IO_ERROR', tensor: 'w' });
+});
