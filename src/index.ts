@@ -1,5 +1,11 @@
-export type { DTypeName } from './base/dtype.js';
-export { type ErrorCode, FastSafetensorsError, InvalidArgumentError } from './base/errors.js';
+export type { ConvertibleDType, DTypeName, TypedArrayOf } from './base/dtype.js';
+export {
+  ERROR_CODES,
+  type ErrorCode,
+  type ErrorPlace,
+  FastSafetensorsError,
+  InvalidArgumentError,
+} from './base/errors.js';
 export type { Logger } from './base/logger.js';
 export type { ChunkReader } from './copiers/chunk-reader.js';
 export type {
@@ -19,7 +25,7 @@ export {
 } from './copiers/registry.js';
 export { extractMountPoint, getHf3fsLibPath } from './copiers/three-fs.js';
 export { Device, type DeviceString } from './device/device.js';
-export { DeviceTensor } from './device/device-tensor.js';
+export { DeviceTensor, type DeviceTensorJson, type DeviceTensorOf } from './device/device-tensor.js';
 export type { Framework } from './device/framework.js';
 export { AutoLoader } from './loaders/auto-loader.js';
 export { loadConfig } from './loaders/config.js';
@@ -36,13 +42,19 @@ export { FilesBufferOnDevice } from './loaders/files-buffer.js';
 export type { LoadReport } from './loaders/load-report.js';
 export type { GetOptions, LoaderOptions, ParallelOptions } from './loaders/options.js';
 export { ParallelLoader } from './loaders/parallel-loader.js';
-export { type ProcessGroup, SingleGroup } from './loaders/process-group.js';
+export { type FilesByRank, type ProcessGroup, SingleGroup } from './loaders/process-group.js';
 export { ParallelThreeFSLoader, ThreeFSLoader } from './loaders/three-fs-loader.js';
 export { nativeMetrics } from './native/addon.js';
 export type { Metrics } from './native/core.js';
 export type { Files } from './safetensors/files.js';
 export { type HeadersBatchOptions, readHeadersBatch } from './safetensors/headers-batch.js';
-export { SafeTensorsMetadata, type SafeTensorsMetadataOptions, TensorFrame } from './safetensors/metadata.js';
+export {
+  SafeTensorsMetadata,
+  type SafeTensorsMetadataJson,
+  type SafeTensorsMetadataOptions,
+  TensorFrame,
+  type TensorFrameJson,
+} from './safetensors/metadata.js';
 export {
   type SaveArray,
   type SaveDeviceTensor,

@@ -2,7 +2,7 @@ import { createHash } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import { rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { type DTypeName, ParallelLoader } from 'fastsafetensors-node';
+import { type ConvertibleDType, type DTypeName, ParallelLoader } from 'fastsafetensors-node';
 import { CONVERTIBLE } from '../src/base/dtype.js';
 import { withQuietNaNs } from './support/convert-reference.js';
 import { DEVICE } from './support/device.js';
@@ -33,7 +33,7 @@ test('every pair was recorded', () => {
   expect(Object.keys(recorded.pairs).sort()).toEqual(pairs.map((pair) => pair.join(' ')).sort());
 });
 
-async function load(from: DTypeName, dtype: DTypeName): Promise<Uint8Array> {
+async function load(from: DTypeName, dtype: ConvertibleDType): Promise<Uint8Array> {
   await using loader = new ParallelLoader({ files: join(folder, `${from}.safetensors`), dtype, device: DEVICE });
   for await (const [, tensor] of loader.iterateWeights()) {
     const bytes = await tensor.toHost();

@@ -129,6 +129,6 @@ test('options of a copy are checked', async () => {
   for (const options of [{ onprogress: () => {} }, { signal: 1 }, { onProgress: 1 }, { dtype: 'X' }]) {
     await expect(loader.copyFilesToDevice(options as never)).rejects.toMatchObject({ code: 'INVALID_ARGUMENT' });
   }
-  await expect(loader.copyFilesToDevice({ dtype: 'U8' })).rejects.toMatchObject({ code: 'UNSUPPORTED_DTYPE' });
+  await expect(loader.copyFilesToDevice({ dtype: 'U8' as never })).rejects.toMatchObject({ code: 'UNSUPPORTED_DTYPE' });
   await loader.close();
 });

@@ -125,7 +125,7 @@ test('a thin slice of a large tensor reads its rows only', async () => {
 test('an index outside, a step of 0 and too many ranges are refused', async () => {
   const opened = await fastsafeOpen(await writeModel(folder, [entry('t', 'F32', [2, 3])]));
   for (const ranges of [[2], [-3], [{ step: 0 }], [0, 0, 0], [0.5], ['1'], [null], [{ begin: 1 }]]) {
-    await expect(opened.getSlice('t', ...ranges)).rejects.toMatchObject({ code: 'INVALID_ARGUMENT' });
+    await expect(opened.getSlice('t', ...(ranges as SliceRange[]))).rejects.toMatchObject({ code: 'INVALID_ARGUMENT' });
   }
   await expect(opened.getSlice('absent', 0)).rejects.toMatchObject({ code: 'UNKNOWN_TENSOR', tensor: 'absent' });
   await opened.close();

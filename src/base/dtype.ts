@@ -31,12 +31,26 @@ export type DTypeName = keyof typeof DTYPE_BITS;
 export const DTYPE_NAMES = Object.keys(DTYPE_BITS) as readonly DTypeName[];
 
 /** The dtypes that a load can convert, each to each other, in csrc/convert/float_convert.cc. */
-export const CONVERTIBLE: readonly DTypeName[] = DTYPE_NAMES.filter(
-  (dtype) => isFloating(dtype) && DTYPE_BITS[dtype] >= 8 && dtype !== 'F8_E8M0',
-);
+export const CONVERTIBLE = [
+  'F16',
+  'BF16',
+  'F32',
+  'F64',
+  'F8_E5M2',
+  'F8_E4M3',
+  'F8_E4M3FNUZ',
+  'F8_E5M2FNUZ',
+] as const satisfies readonly DTypeName[];
+
+/** What a floating tensor can become on the way: see the option `dtype`. */
+export type ConvertibleDType = (typeof CONVERTIBLE)[number];
+
+export function isConvertible(dtype: DTypeName): dtype is ConvertibleDType {
+  return (CONVERTIBLE as readonly DTypeName[]).includes(dtype);
+}
 
 export function canConvert(from: DTypeName, to: DTypeName): boolean {
-  return from !== to && CONVERTIBLE.includes(from) && CONVERTIBLE.includes(to);
+  return from !== to && isConvertible(from) && isConvertible(to);
 }
 
 /** Whether a dtype is real floating point, to which the option `dtype` applies: no integer, boolean or complex. */
@@ -60,7 +74,15 @@ const ARRAYS = {
 } as const;
 type TypedArrayConstructor = (typeof ARRAYS)[keyof typeof ARRAYS] | typeof Uint8Array;
 
-/** The nearest typed array: Uint16Array for 16-bit floats, Uint8Array for 8 bits and fewer, Float32Array for C64. */
+/**
+ * The typed array that elements of a dtype lie in: Uint16Array for 16-bit floats, Uint8Array for 8 bits and fewer,
+ * pairs in a Float32Array for C64.
+ */
+export type TypedArrayOf<D extends DTypeName = DTypeName> = D extends keyof typeof ARRAYS
+  ? (typeof ARRAYS)[D]['prototype']
+  : Uint8Array;
+
+/** The nearest typed array: see TypedArrayOf. */
 export function typedArrayOf(dtype: DTypeName): TypedArrayConstructor {
   return (ARRAYS as Partial<Record<DTypeName, TypedArrayConstructor>>)[dtype] ?? Uint8Array;
 }

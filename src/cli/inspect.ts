@@ -25,25 +25,12 @@ async function inspect(path: string, { json, ...options }: InspectOptions): Prom
   const { metadata: headers, notes } = await calls.during(readShards(path, { ...options, calls }));
   const single = headers.length === 1 && headers[0]!.path === pathOf(path, 'file');
   if (json) {
-    const files = headers.map(describe);
+    const files = headers.map((header) => header.toJSON());
     const tensorCount = files.reduce((sum, file) => sum + file.tensorCount, 0);
     return printJson(single ? files[0] : { path, tensorCount, files, notes });
   }
   for (const header of headers) print(header);
   for (const note of notes) printLine(`note: ${note}`);
-}
-
-function describe(header: SafeTensorsMetadata) {
-  const { path, headerLength, dataStart, sizeBytes, tensorCount } = header;
-  const metadata = Object.fromEntries(header.metadata);
-  const tensors = [...header].map(({ name, dtype, shape, dataOffsets, byteLength }) => ({
-    name,
-    dtype,
-    shape,
-    dataOffsets,
-    byteLength,
-  }));
-  return { path, headerLength, dataStart, sizeBytes, tensorCount, metadata, tensors };
 }
 
 function print(header: SafeTensorsMetadata): void {

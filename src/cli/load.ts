@@ -1,13 +1,13 @@
 import type { Command } from 'commander';
 import { counted } from '../base/counted.js';
-import { type DTypeName, ParallelLoader } from '../index.js';
+import { type ConvertibleDType, ParallelLoader } from '../index.js';
 import { addFilesOptions, type FilesOptions } from './files-options.js';
 import { formatBytes, formatRate, printJson, printLine } from './output.js';
 
 interface LoadCommandOptions extends FilesOptions {
   device: string;
   copier: string;
-  dtype?: DTypeName; // checked by the loader
+  dtype?: ConvertibleDType; // checked by the loader
   dtypePolicy?: 'strict' | 'convertible'; // so is this
   progress?: boolean;
   json?: boolean;

@@ -1,5 +1,6 @@
+import type { InspectOptions, inspect as inspectValue } from 'node:util';
 import { checkOptions, integer, takesAtMost } from '../base/checks.js';
-import { type DTypeName, typedArrayOf } from '../base/dtype.js';
+import { type DTypeName, type TypedArrayOf, typedArrayOf } from '../base/dtype.js';
 import { FastSafetensorsError, InvalidArgumentError } from '../base/errors.js';
 import { native, settled } from '../native/addon.js';
 import { Allocation } from './allocation.js';
@@ -8,17 +9,38 @@ import type { Device } from './device.js';
 /** Node 20 cannot make a larger ArrayBuffer over native memory. */
 const MAX_ARRAY_BUFFER = 2 ** 32;
 
+/** util.inspect.custom. */
+const INSPECT = Symbol.for('nodejs.util.inspect.custom');
+
 const RANGE_CHECKS = { offset: integer(0), length: integer(0) };
 
 /**
- * A tensor in host or GPU memory. It shares its allocation, of at most 256 MiB unless it is larger, with other tensors
- * of the load and keeps the whole of it alive until it is disposed or collected, whatever becomes of the loader; see
- * clone(). After dispose() every use is CLOSED.
+ * The value of an enumerable property that structuredClone() and postMessage() come across. They refuse a symbol, with
+ * its text in their message; without it they would make an object without memory, as they ignore private fields.
  */
-export class DeviceTensor {
+const NOT_CLONABLE = Symbol(
+  'the memory of a DeviceTensor of fastsafetensors-node, which stays in its thread: ' +
+    'pass on the bytes that `await tensor.toHost()` copies, or load the tensor in the other thread;',
+);
+
+/** What a tensor is without its memory: what JSON.stringify() makes of it. */
+export interface DeviceTensorJson<D extends DTypeName = DTypeName> {
+  name: string;
+  dtype: D;
+  shape: readonly number[];
+  byteLength: number;
+  device: string;
+}
+
+/** DeviceTensor of one dtype. */
+export class DeviceTensorOf<D extends DTypeName> {
+  static {
+    Object.defineProperty(DeviceTensorOf, 'name', { value: 'DeviceTensor' }); // as users know it
+  }
+
   readonly name: string;
   /** The dtype in memory: that of the file unless the load converted it. */
-  readonly dtype: DTypeName;
+  readonly dtype: D;
   /** Dimensions, outermost first; [] for a scalar. */
   readonly shape: readonly number[];
   /** Bytes of the elements, which are row-major and little-endian. */
@@ -28,12 +50,14 @@ export class DeviceTensor {
   #allocation: Allocation | null; // null for an empty tensor and after dispose()
   #disposed = false;
   #borrowed = false;
-  #data: ArrayBufferView | undefined;
+  #data: TypedArrayOf<D> | undefined;
+  /** @internal */
+  readonly memory = NOT_CLONABLE;
 
   /** Retains `allocation`. @internal */
   constructor(
     name: string,
-    dtype: DTypeName,
+    dtype: D,
     shape: readonly number[],
     byteLength: number,
     device: Device,
@@ -60,13 +84,13 @@ export class DeviceTensor {
    * fewer, pairs in a Float32Array for C64. It holds a reference of its own and stays valid after dispose().
    * DEVICE_UNAVAILABLE for a CUDA tensor, INVALID_ARGUMENT for more than 4 GiB, CLOSED.
    */
-  get data(): ArrayBufferView {
+  get data(): TypedArrayOf<D> {
     this.#check();
-    this.#data ??= this.#view();
+    this.#data ??= this.#view() as TypedArrayOf<D>;
     return this.#data;
   }
 
-  #view(): ArrayBufferView {
+  #view(): TypedArrayOf {
     const { name, byteLength } = this;
     if (this.device.type !== 'cpu') {
       const where = `in the memory of ${this.device}, which the host cannot address`;
@@ -115,17 +139,17 @@ export class DeviceTensor {
    * A copy in an allocation of its own on the device, which keeps no other tensor's memory.
    * OUT_OF_HOST_MEMORY, OUT_OF_DEVICE_MEMORY, CUDA_ERROR, CLOSED.
    */
-  async clone(): Promise<DeviceTensor> {
+  async clone(): Promise<DeviceTensorOf<D>> {
     this.#check();
     takesAtMost(0, arguments, 'clone');
     const { name, dtype, shape, byteLength, device } = this;
     const source = this.#allocation?.retain();
-    if (!source) return new DeviceTensor(name, dtype, shape, byteLength, device, null, 0);
+    if (!source) return new DeviceTensorOf(name, dtype, shape, byteLength, device, null, 0);
     try {
       return await Allocation.during(device, byteLength, async (copy) => {
         const run = Float64Array.of(byteLength, this.#offset, 0);
         await settled(native().copyAllocation(source.handle, copy.handle, run));
-        return new DeviceTensor(name, dtype, shape, byteLength, device, copy, 0);
+        return new DeviceTensorOf(name, dtype, shape, byteLength, device, copy, 0);
       });
     } finally {
       source.release();
@@ -167,8 +191,36 @@ export class DeviceTensor {
     return { allocation: this.#allocation, offset: this.#offset };
   }
 
+  /** What it is, without its elements. */
+  toJSON(): DeviceTensorJson<D> {
+    const { name, dtype, shape, byteLength, device } = this;
+    return { name, dtype, shape, byteLength, device: device.toString() };
+  }
+
+  /** What console.log() shows. @internal */
+  [INSPECT](_depth: number, options: InspectOptions, inspect: typeof inspectValue): string {
+    return `DeviceTensor ${inspect({ ...this.toJSON(), disposed: this.#disposed }, options)}`;
+  }
+
   #check(): void {
     if (!this.#disposed) return;
     throw new FastSafetensorsError('CLOSED', `tensor "${this.name}" was disposed`, { tensor: this.name });
   }
 }
+
+/**
+ * A tensor in host or GPU memory. It shares its allocation, of at most 256 MiB unless it is larger, with other tensors
+ * of the load and keeps the whole of it alive until it is disposed or collected, whatever becomes of the loader; see
+ * clone(). After dispose() every use is CLOSED.
+ *
+ * A union over its `dtype`: where that is known, so is the array of `data`. `tensor.dtype === 'F32'` makes it a
+ * Float32Array. It cannot be posted to another thread.
+ */
+export type DeviceTensor<D extends DTypeName = DTypeName> = { [K in D]: DeviceTensorOf<K> }[D];
+
+/** For `instanceof`; tensors come from loaders. */
+export const DeviceTensor: {
+  /** @internal */
+  new <D extends DTypeName>(...args: ConstructorParameters<typeof DeviceTensorOf<D>>): DeviceTensor<D>;
+  readonly prototype: DeviceTensor;
+} = DeviceTensorOf as never;

@@ -32,7 +32,7 @@ export interface OpenFiles<T = DeviceTensor> {
    * A part of a tensor, by one range for each dimension as Python slices. Reads only what it returns, and holes that
    * cost less than another read. As getTensor().
    */
-  getSlice(name: string, ...ranges: unknown[]): Promise<T>;
+  getSlice(name: string, ...ranges: SliceRange[]): Promise<T>;
   /** Ends reads in progress, which reject with CLOSED; waits for what is in flight. Tensors stay valid. */
   close(): Promise<void>;
   [Symbol.asyncDispose](): Promise<void>;
@@ -113,9 +113,9 @@ class LazyFiles<T> implements OpenFiles<T> {
     return this.#adopt(await tensorAs(tensor, wanted));
   }
 
-  async getSlice(name: string, ...ranges: unknown[]): Promise<T> {
+  async getSlice(name: string, ...ranges: SliceRange[]): Promise<T> {
     const { metadata, index } = this.#find(name);
-    const slice = metadata.frameAt(index).slice(...(ranges as SliceRange[]));
+    const slice = metadata.frameAt(index).slice(...ranges);
     return this.#adopt(await readSlice(this.#session, metadata, slice));
   }
 

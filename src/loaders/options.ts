@@ -1,5 +1,5 @@
 import * as check from '../base/checks.js';
-import { CONVERTIBLE, DTYPE_BITS, type DTypeName } from '../base/dtype.js';
+import { CONVERTIBLE, type ConvertibleDType, DTYPE_BITS, type DTypeName, isConvertible } from '../base/dtype.js';
 import { FastSafetensorsError, InvalidArgumentError } from '../base/errors.js';
 import type { Logger } from '../base/logger.js';
 import { type CopierType, isBuiltin, isKnown, registeredCopiers } from '../copiers/registry.js';
@@ -89,7 +89,7 @@ export interface LoaderOptions<T = DeviceTensor> {
    * UNSUPPORTED_DTYPE for a floating tensor that cannot become this (F8_E8M0, F6, F4), unless dtypePolicy lets it stay,
    * and for a copier or reader of your own.
    */
-  dtype?: DTypeName;
+  dtype?: ConvertibleDType;
   /** 'convertible': floating tensors that cannot become `dtype` stay as they are. Default: 'strict', an error. */
   dtypePolicy?: 'strict' | 'convertible';
   /** Which tensors are loaded; called once for each, in the order of files and offsets. Default: all. */
@@ -200,7 +200,7 @@ const LOADER_CHECKS: Record<keyof LoaderOptions, check.Check> = {
   dtype: (value, name) => {
     if (typeof value !== 'string' || !Object.hasOwn(DTYPE_BITS, value))
       check.fail(name, `one of ${Object.keys(DTYPE_BITS).join(', ')}`, value);
-    if (!CONVERTIBLE.includes(value as DTypeName)) {
+    if (!isConvertible(value as DTypeName)) {
       const message = `nothing can be converted to ${value} on the way, only to ${CONVERTIBLE.join(', ')}`;
       throw new FastSafetensorsError('UNSUPPORTED_DTYPE', `${name}: ${message}`);
     }
@@ -307,7 +307,7 @@ export const COPY_CHECKS = { dtype, signal, onProgress, early: check.boolean };
 /** What getTensor() makes of a tensor that is loaded, in place of what the load gave. */
 export interface GetOptions {
   /** Floating tensors become this, as by the option of a load; others keep their dtype. */
-  dtype?: DTypeName;
+  dtype?: ConvertibleDType;
   /** Where the tensor goes. */
   device?: DeviceString;
 }

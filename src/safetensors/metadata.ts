@@ -6,14 +6,25 @@ import type { FileCalls } from '../base/waiting.js';
 import { fileCall, native, settled } from '../native/addon.js';
 import type { NativeHeaderFdCache } from '../native/core.js';
 import type { NativeFileIdentity, NativeHeader } from '../native/packed.js';
-import { TensorFrame } from './tensor-frame.js';
+import { TensorFrame, type TensorFrameJson } from './tensor-frame.js';
 
-export { TensorFrame } from './tensor-frame.js';
+export { TensorFrame, type TensorFrameJson } from './tensor-frame.js';
 
 /** Options of SafeTensorsMetadata.fromFile and fromBuffer. */
 export interface SafeTensorsMetadataOptions {
   /** Accept bytes behind the last tensor, counted in `trailingBytes`; default: false, they are refused. */
   readonly allowTrailingBytes?: boolean;
+}
+
+/** What a header says, as JSON.stringify() writes it and `inspect --json` prints it. */
+export interface SafeTensorsMetadataJson {
+  path: string;
+  headerLength: number;
+  dataStart: number;
+  sizeBytes: number;
+  tensorCount: number;
+  metadata: Record<string, string>;
+  tensors: TensorFrameJson[];
 }
 
 /** How a header is read in this package. */
@@ -156,6 +167,14 @@ export class SafeTensorsMetadata {
   /** Every tensor in the order of offsets, its frame made when it is reached. */
   *[Symbol.iterator](): Generator<TensorFrame, void, void> {
     for (let i = 0; i < this.tensorCount; ++i) yield this.frameAt(i);
+  }
+
+  /** All of it as plain values, tensors in the order of offsets. */
+  toJSON(): SafeTensorsMetadataJson {
+    const { path, headerLength, dataStart, sizeBytes, tensorCount } = this;
+    const tensors = Array.from(this, (frame) => frame.toJSON());
+    const metadata = Object.fromEntries(this.metadata);
+    return { path, headerLength, dataStart, sizeBytes, tensorCount, metadata, tensors };
   }
 
   /** A tensor's place in the order of offsets; -1 for none. @internal */

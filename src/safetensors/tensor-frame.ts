@@ -27,6 +27,15 @@ interface Layout {
   readonly strides: readonly number[];
 }
 
+/** A TensorFrame as plain values. */
+export interface TensorFrameJson {
+  name: string;
+  dtype: DTypeName;
+  shape: readonly number[];
+  dataOffsets: readonly [number, number];
+  byteLength: number;
+}
+
 /** What a header says of one tensor, or of a slice of it. Immutable. */
 export class TensorFrame {
   /** The tensor's name, also for a slice. */
@@ -91,6 +100,11 @@ export class TensorFrame {
     }
     const layout = { base, offset, strides: newStrides };
     return new TensorFrame(this.name, this.dtype, shape, this.#span(shape, layout), layout);
+  }
+
+  toJSON(): TensorFrameJson {
+    const { name, dtype, shape, dataOffsets, byteLength } = this;
+    return { name, dtype, shape, dataOffsets, byteLength };
   }
 
   /**

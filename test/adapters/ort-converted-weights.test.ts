@@ -3,6 +3,7 @@ import { rm } from 'node:fs/promises';
 import * as ort from 'onnxruntime-node';
 import { createSession, onnxruntime } from '../../adapters/ort/index.js';
 import {
+  type ConvertibleDType,
   type DTypeName,
   type FilesBufferOnDevice,
   fastsafeOpen,
@@ -32,7 +33,7 @@ const saveAs = (entries: readonly Entry[], name?: string) =>
     name,
   );
 
-async function load(path: string, dtype?: DTypeName): Promise<FilesBufferOnDevice> {
+async function load(path: string, dtype?: ConvertibleDType): Promise<FilesBufferOnDevice> {
   const loader = new SafeTensorsFileLoader({ dtype });
   await loader.addFilenames(path);
   const buffer = await loader.copyFilesToDevice();

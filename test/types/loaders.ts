@@ -1,8 +1,10 @@
 // Compiled, never run: what the types of loaders, tensors and errors promise to users.
 import {
   AutoLoader,
+  type ConvertibleDType,
   type DeviceTensor,
   type DTypeName,
+  ERROR_CODES,
   type ErrorCode,
   FastSafetensorsError,
   type Framework,
@@ -19,8 +21,11 @@ import {
   readHeadersBatch,
   SafeTensorsFileLoader,
   SafeTensorsMetadata,
+  type SaveTensor,
+  type SliceRange,
   saveFile,
   ThreeFSLoader,
+  type TypedArrayOf,
 } from 'fastsafetensors-node';
 
 /** Compiles where the two types are the same one. */
@@ -58,6 +63,33 @@ export async function streams(): Promise<void> {
   new ParallelLoader({ files: 1 });
 }
 
+export function byDtype(tensor: DeviceTensor, halves: DeviceTensor<'F16' | 'BF16'>): number {
+  if (tensor.dtype === 'F32') {
+    const floats: Float32Array = tensor.data;
+    return floats[0]!;
+  }
+  if (tensor.dtype === 'I64') same<typeof tensor.data, BigInt64Array>(true);
+  if (tensor.dtype === 'F4') same<typeof tensor.data, Uint8Array>(true);
+  same<typeof halves.data, Uint16Array>(true);
+  const [first] = tensor.data; // some typed array
+  same<typeof first, number | bigint | undefined>(true);
+  const all: TypedArrayOf = tensor.data;
+  // @ts-expect-error it may be any of them
+  const floats: Float32Array = tensor.data;
+  // @ts-expect-error a DataView has no elements
+  const view: DataView = tensor.data;
+  const any: DeviceTensor = halves; // one of fewer dtypes is one of any
+  const rows = [tensor, halves].map(({ data }) => data.length);
+  void [all, floats, view, any.toJSON().device, rows];
+  return tensor.data.byteLength;
+}
+
+export async function copies(tensor: DeviceTensor<'F32'>, any: DeviceTensor): Promise<DeviceTensor> {
+  const copy: Float32Array = (await tensor.clone()).data;
+  void copy;
+  return any.clone();
+}
+
 export async function wholeFiles(): Promise<void> {
   await using loader = new SafeTensorsFileLoader({ framework });
   await loader.addFilenames({ 0: ['a.safetensors'] });
@@ -65,6 +97,12 @@ export async function wholeFiles(): Promise<void> {
   same<Awaited<ReturnType<typeof buffer.getTensor>>, MyTensor>(true);
   // @ts-expect-error there is no such dtype
   await loader.copyFilesToDevice({ dtype: 'float32' });
+  // @ts-expect-error nothing can be converted to it
+  await loader.copyFilesToDevice({ dtype: 'I32' });
+  // @ts-expect-error nor by getTensor()
+  await buffer.getTensor('w', { dtype: 'F4' });
+  const target: ConvertibleDType = 'F8_E4M3';
+  await buffer.getTensor('w', { dtype: target });
   // @ts-expect-error a tensor has one name
   await buffer.getTensor(['a', 'b']);
   const threeFs: SafeTensorsFileLoader = new ThreeFSLoader({ mountPoint: '/mnt/3fs' });
@@ -74,7 +112,12 @@ export async function wholeFiles(): Promise<void> {
 export async function lazily(): Promise<void> {
   await using files = await fastsafeOpen('m.safetensors', { framework });
   same<Awaited<ReturnType<typeof files.getTensor>>, MyTensor>(true);
-  await files.getSlice('w', 1, { start: -2, step: 2 });
+  const ranges: SliceRange[] = [1, { start: -2, step: 2 }];
+  await files.getSlice('w', ...ranges);
+  // @ts-expect-error a range is an object
+  await files.getSlice('w', '1:2');
+  // @ts-expect-error there is no end
+  await files.getSlice('w', { end: 2 });
 }
 
 export async function headers(): Promise<void> {
@@ -120,6 +163,9 @@ export function errors(error: unknown): ErrorCode | undefined {
   if (!(error instanceof FastSafetensorsError)) return undefined;
   same<typeof error.path, string | undefined>(true);
   same<typeof error.offset, number | undefined>(true);
+  const codes: readonly ErrorCode[] = ERROR_CODES;
+  same<(typeof ERROR_CODES)[number], ErrorCode>(true);
+  if (error.code === 'ADDON_MISSING') return codes[0];
   // @ts-expect-error codes are a closed list
   if (error.code === 'SHORTREAD') return undefined;
   // @ts-expect-error what was thrown stays as it is
@@ -137,6 +183,8 @@ export async function headersAndFiles(): Promise<void> {
   const tensors: readonly DeviceTensor[] = [];
   await saveFile(tensors, 'out.safetensors');
   await saveFile(new Map(tensors.map((tensor) => [tensor.name, tensor])), 'out.safetensors');
+  const saved: SaveTensor[] = [...tensors, { name: 'x', shape: [1], data: Int8Array.of(1) }];
+  await saveFile(saved, 'out.safetensors');
   // @ts-expect-error a tensor to save has a shape
   await saveFile([{ name: 'w', dtype: 'F32', data: new Uint8Array(8) }], 'out.safetensors');
   const bytes: number = nativeMetrics().deviceBytes;
