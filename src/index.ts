@@ -39,6 +39,7 @@ export {
 export { fastsafeOpen, type OpenFiles } from './loaders/fastsafe-open.js';
 export { type CopyOptions, SafeTensorsFileLoader } from './loaders/file-loader.js';
 export { FilesBufferOnDevice } from './loaders/files-buffer.js';
+export { loadFile } from './loaders/load-file.js';
 export type { LoadReport } from './loaders/load-report.js';
 export type { GetOptions, LoaderOptions, ParallelOptions } from './loaders/options.js';
 export { ParallelLoader } from './loaders/parallel-loader.js';

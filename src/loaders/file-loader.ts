@@ -205,6 +205,20 @@ export class SafeTensorsFileLoader<T = DeviceTensor> {
     return buffer;
   }
 
+  /**
+   * For `for await (const [name, tensor] of loader)`: loads the files that were added, gives each tensor when its own
+   * bytes are there, in the order of files and offsets, and closes the loader when the loop ends, by `break` or an error
+   * as well. The caller disposes the tensors.
+   */
+  async *[Symbol.asyncIterator](): AsyncGenerator<[name: string, tensor: T], void, void> {
+    try {
+      await using buffer = await this.copyFilesToDevice({ early: true });
+      yield* buffer;
+    } finally {
+      await this.close();
+    }
+  }
+
   /** What a load will take: bytes of tensors with padding, the most bytes of staging, tensors. NO_FILES, CLOSED. */
   estimate(): { deviceBytes: number; stagingBytes: number; tensors: number } {
     takesAtMost(0, arguments, 'estimate');

@@ -111,6 +111,14 @@ export class FilesBufferOnDevice<T = DeviceTensor> {
   }
 
   /**
+   * For `for await (const [name, tensor] of buffer)`: getTensor() of every name, in the order of keys(). The buffer
+   * stays open, its memory is all there until close().
+   */
+  async *[Symbol.asyncIterator](): AsyncGenerator<[name: string, tensor: T], void, void> {
+    for (const name of this.keys()) yield [name, await this.getTensor(name)];
+  }
+
+  /**
    * This rank's part of a tensor along `dim`, in blocks of ceil(size / ranks); the whole tensor for dim -1. As
    * getTensor(); INVALID_ARGUMENT for a dimension that the tensor does not have.
    */

@@ -222,10 +222,13 @@ const LOADER_CHECKS: Record<keyof LoaderOptions, check.Check> = {
   progress: check.boolean,
 };
 
+/** The largest queueSize. */
+export const MOST_AHEAD = 65536;
+
 /** Checks of what only loaders with `files` have. */
 const PARALLEL_ONLY: Record<Exclude<keyof ParallelOptions, keyof LoaderOptions>, check.Check> = {
   files: () => {}, // checked by checkFiles() and resolveFiles()
-  queueSize: check.integer(-1, 65536),
+  queueSize: check.integer(-1, MOST_AHEAD),
   maxBatchBytes: check.integer(1),
   deviceMemoryBudget: (value, name) => {
     const percent = typeof value === 'string' ? Number(/^(\d+(?:\.\d+)?)%$/.exec(value)?.[1]) : Number.NaN;

@@ -72,6 +72,18 @@ export class ParallelLoader<T = DeviceTensor> {
     }
   }
 
+  /**
+   * For `for await (const [name, tensor] of loader)`: iterateWeights(), and close() when the loop ends, by `break` or an
+   * error as well.
+   */
+  async *[Symbol.asyncIterator](): AsyncGenerator<[name: string, tensor: T], void, void> {
+    try {
+      yield* this.iterateWeights();
+    } finally {
+      await this.close();
+    }
+  }
+
   async *#handOut(load: Load, next: NextItem): AsyncGenerator<[string, T], void, void> {
     const session = this.#session;
     const { framework, borrow } = this.#options;

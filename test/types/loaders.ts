@@ -13,6 +13,7 @@ import {
   type LoaderOptions,
   type LoadReport,
   type loadConfig,
+  loadFile,
   nativeMetrics,
   ParallelLoader,
   type ParallelOptions,
@@ -107,6 +108,18 @@ export async function wholeFiles(): Promise<void> {
   await buffer.getTensor(['a', 'b']);
   const threeFs: SafeTensorsFileLoader = new ThreeFSLoader({ mountPoint: '/mnt/3fs' });
   threeFs.reset();
+}
+
+export async function shortest(): Promise<void> {
+  const tensors = await loadFile('m.safetensors', { dtype: 'F16' });
+  same<typeof tensors, Record<string, DeviceTensor>>(true);
+  const adopted = await loadFile(['a.safetensors', 'b.safetensors'], { framework });
+  same<typeof adopted, Record<string, MyTensor>>(true);
+  for await (const [name, tensor] of new ParallelLoader({ files: 'm.safetensors' })) {
+    same<typeof name, string>(true);
+    same<typeof tensor, DeviceTensor>(true);
+  }
+  for await (const [, tensor] of new SafeTensorsFileLoader({ framework })) same<typeof tensor, MyTensor>(true);
 }
 
 export async function lazily(): Promise<void> {
