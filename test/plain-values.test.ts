@@ -49,7 +49,9 @@ test('a tensor becomes JSON, and a line of a log, without its elements', async (
     expect(tensor.constructor.name).toBe('DeviceTensor');
     expect(tensor).toBeInstanceOf(DeviceTensor);
     const line = inspect({ tensor }, { breakLength: Number.POSITIVE_INFINITY });
-    expect(line).toContain("tensor: DeviceTensor { name: 'w', dtype: 'F32', shape: [ 2, 3 ]");
+    expect(line).toContain(
+      "tensor: DeviceTensor { name: 'w', dtype: 'F32', shape: [ 2, 3 ], byteLength: 24, device: Device { cpu } }",
+    );
     expect(line).not.toContain('Symbol');
     tensor.dispose();
     expect(tensor.toJSON()).toEqual(plain); // it needs no memory
@@ -64,8 +66,9 @@ test('a tensor cannot be cloned or posted to another thread: the error names the
       () => structuredClone({ some: [tensor] }),
       () => port1.postMessage(new Map([['w', tensor]])),
       () => serialize(tensor),
+      () => structuredClone(tensor.device),
     ]) {
-      expect(post).toThrow(/DeviceTensor.*stays in its thread.*toHost\(\).*could not be cloned/);
+      expect(post).toThrow(/DeviceTensor stays in its thread.*toHost\(\).*String\(device\).*could not be cloned/);
     }
   });
   port1.close();

@@ -1,4 +1,3 @@
-import type { InspectOptions, inspect as inspectValue } from 'node:util';
 import { checkOptions, integer, takesAtMost } from '../base/checks.js';
 import { type DTypeName, type TypedArrayOf, typedArrayOf } from '../base/dtype.js';
 import { FastSafetensorsError, InvalidArgumentError } from '../base/errors.js';
@@ -9,19 +8,7 @@ import type { Device } from './device.js';
 /** Node 20 cannot make a larger ArrayBuffer over native memory. */
 const MAX_ARRAY_BUFFER = 2 ** 32;
 
-/** util.inspect.custom. */
-const INSPECT = Symbol.for('nodejs.util.inspect.custom');
-
 const RANGE_CHECKS = { offset: integer(0), length: integer(0) };
-
-/**
- * The value of an enumerable property that structuredClone() and postMessage() come across. They refuse a symbol, with
- * its text in their message; without it they would make an object without memory, as they ignore private fields.
- */
-const NOT_CLONABLE = Symbol(
-  'the memory of a DeviceTensor of fastsafetensors-node, which stays in its thread: ' +
-    'pass on the bytes that `await tensor.toHost()` copies, or load the tensor in the other thread;',
-);
 
 /** What a tensor is without its memory: what JSON.stringify() makes of it. */
 export interface DeviceTensorJson<D extends DTypeName = DTypeName> {
@@ -51,8 +38,6 @@ export class DeviceTensorOf<D extends DTypeName> {
   #disposed = false;
   #borrowed = false;
   #data: TypedArrayOf<D> | undefined;
-  /** @internal */
-  readonly memory = NOT_CLONABLE;
 
   /** Retains `allocation`. @internal */
   constructor(
@@ -197,11 +182,6 @@ export class DeviceTensorOf<D extends DTypeName> {
     return { name, dtype, shape, byteLength, device: device.toString() };
   }
 
-  /** What console.log() shows. @internal */
-  [INSPECT](_depth: number, options: InspectOptions, inspect: typeof inspectValue): string {
-    return `DeviceTensor ${inspect({ ...this.toJSON(), disposed: this.#disposed }, options)}`;
-  }
-
   #check(): void {
     if (!this.#disposed) return;
     throw new FastSafetensorsError('CLOSED', `tensor "${this.name}" was disposed`, { tensor: this.name });
@@ -214,7 +194,7 @@ export class DeviceTensorOf<D extends DTypeName> {
  * clone(). After dispose() every use is CLOSED.
  *
  * A union over its `dtype`: where that is known, so is the array of `data`. `tensor.dtype === 'F32'` makes it a
- * Float32Array. It cannot be posted to another thread.
+ * Float32Array. It cannot be posted to another thread: its device cannot.
  */
 export type DeviceTensor<D extends DTypeName = DTypeName> = { [K in D]: DeviceTensorOf<K> }[D];
 

@@ -8,11 +8,23 @@ import type { NativeDevice } from '../native/core.js';
  */
 export type DeviceString = string;
 
+/**
+ * structuredClone() and postMessage() refuse what has a symbol in an enumerable property, with the symbol's text in
+ * their message. Of a tensor, whose fields are private, they would make an object without memory; so they come across
+ * this one, in its device.
+ */
+const NOT_CLONABLE = Symbol(
+  'the memory of a DeviceTensor stays in its thread: pass on the bytes that `await tensor.toHost()` copies, ' +
+    'and String(device) for a Device; what you passed',
+);
+
 /** Where tensors live: host memory or that of one GPU. Immutable; equal devices have equal strings. */
 export class Device {
   readonly type: 'cpu' | 'cuda';
   /** The GPU's number among those that CUDA shows this process; null for 'cpu'. */
   readonly index: number | null;
+  /** @internal */
+  readonly memory = NOT_CLONABLE;
 
   private constructor(type: 'cpu' | 'cuda', index: number | null) {
     this.type = type;
@@ -31,6 +43,11 @@ export class Device {
   /** 'cpu' or 'cuda:N'. */
   toString(): string {
     return this.type === 'cpu' ? 'cpu' : `cuda:${this.index}`;
+  }
+
+  /** What console.log() shows. @internal */
+  [Symbol.for('nodejs.util.inspect.custom')](): string {
+    return `Device { ${this} }`;
   }
 }
 

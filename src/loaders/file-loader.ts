@@ -207,8 +207,8 @@ export class SafeTensorsFileLoader<T = DeviceTensor> {
 
   /**
    * For `for await (const [name, tensor] of loader)`: loads the files that were added, gives each tensor when its own
-   * bytes are there, in the order of files and offsets, and closes the loader when the loop ends, by `break` or an error
-   * as well. The caller disposes the tensors.
+   * bytes are there, in the order of files and offsets, and closes the loader when the loop ends, by `break` or an
+   * error as well. The caller disposes the tensors.
    */
   async *[Symbol.asyncIterator](): AsyncGenerator<[name: string, tensor: T], void, void> {
     try {

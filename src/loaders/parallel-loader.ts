@@ -73,8 +73,8 @@ export class ParallelLoader<T = DeviceTensor> {
   }
 
   /**
-   * For `for await (const [name, tensor] of loader)`: iterateWeights(), and close() when the loop ends, by `break` or an
-   * error as well.
+   * For `for await (const [name, tensor] of loader)`: iterateWeights(), and close() when the loop ends, by `break` or
+   * an error as well.
    */
   async *[Symbol.asyncIterator](): AsyncGenerator<[name: string, tensor: T], void, void> {
     try {
