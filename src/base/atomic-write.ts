@@ -1,5 +1,5 @@
 import { randomBytes } from 'node:crypto';
-import type { Stats } from 'node:fs';
+import { fsync, type Stats } from 'node:fs';
 import { type FileHandle, open, readlink, realpath, rename, rm, stat } from 'node:fs/promises';
 import { dirname, isAbsolute, join } from 'node:path';
 import { FastSafetensorsError, ioError } from './errors.js';
@@ -35,7 +35,7 @@ export async function writeAtomically(
     try {
       for await (const chunk of chunksOf(pieces)) await writeWhole(file, chunk);
       if (target.replaced) await takeOver(file, target.replaced);
-      await file.sync();
+      await sync(file);
     } finally {
       await file.close();
     }
@@ -63,7 +63,7 @@ export async function moveOver(temporary: string, path: string): Promise<void> {
       const file = await open(temporary, 'r');
       try {
         await takeOver(file, target.replaced);
-        await file.sync();
+        await sync(file);
       } finally {
         await file.close();
       }
@@ -110,11 +110,16 @@ async function takeOver(file: FileHandle, replaced: Stats): Promise<void> {
   if (((await file.stat()).mode & PERMISSIONS) !== mode) await file.chmod(mode);
 }
 
+/** Not FileHandle's own: under Yarn's Plug'n'Play handles have none. */
+function sync({ fd }: FileHandle): Promise<void> {
+  return new Promise((resolve, reject) => fsync(fd, (error) => (error ? reject(error) : resolve())));
+}
+
 async function syncFolder(folder: string): Promise<void> {
   try {
     const handle = await open(folder, 'r');
     try {
-      await handle.sync();
+      await sync(handle);
     } finally {
       await handle.close();
     }
