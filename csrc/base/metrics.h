@@ -9,6 +9,7 @@ namespace fst {
 struct Metrics {
   std::atomic<int64_t> device_bytes{0};   // allocated for tensors in device memory
   std::atomic<int64_t> host_bytes{0};     // allocated for tensors in host memory
+  std::atomic<int64_t> mapped_bytes{0};   // of tensors that are views of mapped files: memory of the page cache
   std::atomic<int64_t> staging_bytes{0};  // allocated for staging slots: host, shared (iov) and device memory
   std::atomic<int64_t> open_files{0};     // file descriptors owned by UniqueFd: headers, data, shared memory
   std::atomic<int64_t> rings{0};          // USRBIO rings in use

@@ -17,13 +17,21 @@ TaskPool& FreeingThread() {
 
 std::shared_ptr<DeviceBuffer> MakeBuffer(std::shared_ptr<Device> device, uint64_t address, size_t size,
                                          std::atomic<int64_t>* bytes_counter, std::function<void()> free_memory) {
-  bytes_counter->fetch_add(static_cast<int64_t>(size), std::memory_order_relaxed);
+  const auto bytes = static_cast<int64_t>(size);
+  bytes_counter->fetch_add(bytes, std::memory_order_relaxed);
+  auto dropped = [bytes_counter, bytes] { bytes_counter->fetch_sub(bytes, std::memory_order_relaxed); };
+  return MakeBuffer(std::move(device), address, size, dropped, std::move(free_memory));
+}
+
+std::shared_ptr<DeviceBuffer> MakeBuffer(std::shared_ptr<Device> device, uint64_t address, size_t size,
+                                         std::function<void()> dropped, std::function<void()> free_memory) {
   auto* buffer = new DeviceBuffer(std::move(device), address, size);
   return std::shared_ptr<DeviceBuffer>(
-      buffer, [bytes_counter, free_memory = std::move(free_memory)](DeviceBuffer* dead) {
-        bytes_counter->fetch_sub(static_cast<int64_t>(dead->size()), std::memory_order_relaxed);
-        // Keeps the device until its memory has been freed.
-        auto task = [device = dead->shared_device(), free_memory] { free_memory(); };
+      buffer, [dropped = std::move(dropped), free_memory = std::move(free_memory)](DeviceBuffer* dead) mutable {
+        dropped();
+        dropped = nullptr;
+        // Keeps the device until its memory has been freed. Moved: the last copy of what they hold goes there.
+        auto task = [device = dead->shared_device(), free_memory = std::move(free_memory)] { free_memory(); };
         if (!FreeingThread().Post(task).ok()) task();
         delete dead;
       });

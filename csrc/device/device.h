@@ -94,6 +94,9 @@ class Device : public std::enable_shared_from_this<Device> {
   // The host may read and write tensor memory: readers then fill it directly.
   virtual bool host_accessible() const = 0;
 
+  // Tensor memory may as well be a mapping of the file that they come from: ordinary host memory.
+  virtual bool maps_files() const { return false; }
+
   // Any thread, may block. OK: 256-aligned memory of `bytes` > 0, uninitialized. OUT_OF_HOST_MEMORY,
   // OUT_OF_DEVICE_MEMORY, CUDA_ERROR.
   virtual Status Allocate(size_t bytes, std::shared_ptr<DeviceBuffer>* out) = 0;
@@ -130,6 +133,10 @@ class Device : public std::enable_shared_from_this<Device> {
 // and `free_memory` runs on the freeing thread.
 std::shared_ptr<DeviceBuffer> MakeBuffer(std::shared_ptr<Device> device, uint64_t address, size_t size,
                                          std::atomic<int64_t>* bytes_counter, std::function<void()> free_memory);
+
+// The same where the memory counts in another way: `dropped` runs at once when the last reference is dropped.
+std::shared_ptr<DeviceBuffer> MakeBuffer(std::shared_ptr<Device> device, uint64_t address, size_t size,
+                                         std::function<void()> dropped, std::function<void()> free_memory);
 
 // Waits until all buffers that were dropped so far have been freed. Not on the event loop.
 void WaitForFrees();

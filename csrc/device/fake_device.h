@@ -14,6 +14,7 @@ class FakeDevice : public HostDevice {
   };
   FakeDevice(std::string name, Options options) : HostDevice(std::move(name)), options_(options) {}
   bool host_accessible() const override { return false; }
+  bool maps_files() const override { return false; }
   Status Allocate(size_t bytes, std::shared_ptr<DeviceBuffer>* out) override;
   Status CheckAvailable(uint64_t bytes) override;
   Status NewStream(std::shared_ptr<CompletionQueue> queue, std::unique_ptr<CopyStream>* out) override;

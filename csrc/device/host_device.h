@@ -9,6 +9,7 @@ class HostDevice : public Device {
   explicit HostDevice(std::string name = "cpu") : name_(std::move(name)) {}
   const std::string& name() const override { return name_; }
   bool host_accessible() const override { return true; }
+  bool maps_files() const override { return true; }
   Status Allocate(size_t bytes, std::shared_ptr<DeviceBuffer>* out) override;
   Status CheckAvailable(uint64_t bytes) override;
   Status AllocateStaging(size_t bytes, std::unique_ptr<StagingMemory>* out) override;

@@ -18,6 +18,7 @@ Napi::Value MetricsJs(const Napi::CallbackInfo& info) {
   };
   set("deviceBytes", metrics.device_bytes);
   set("hostBytes", metrics.host_bytes);
+  set("mappedBytes", metrics.mapped_bytes);
   set("stagingBytes", metrics.staging_bytes);
   set("openFiles", metrics.open_files);
   set("rings", metrics.rings);
@@ -69,6 +70,7 @@ Napi::Object Init(Napi::Env env, Napi::Object exports) {
   ExportFiles(env, exports);
   ExportHeaders(env, exports);
   ExportMemory(env, exports);
+  ExportMapping(env, exports);
   ExportEngine(env, exports);
   ExportOrt(env, exports);
   ExportThreeFs(env, exports);

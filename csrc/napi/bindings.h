@@ -18,6 +18,7 @@ namespace fst {
 void ExportFiles(Napi::Env env, Napi::Object exports);
 void ExportHeaders(Napi::Env env, Napi::Object exports);
 void ExportMemory(Napi::Env env, Napi::Object exports);
+void ExportMapping(Napi::Env env, Napi::Object exports);
 void ExportEngine(Napi::Env env, Napi::Object exports);
 void ExportOrt(Napi::Env env, Napi::Object exports);
 void ExportThreeFs(Napi::Env env, Napi::Object exports);

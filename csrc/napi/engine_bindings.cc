@@ -7,6 +7,7 @@
 #include "napi/async_work.h"
 #include "napi/bindings.h"
 #include "napi/env_state.h"
+#include "napi/header_values.h"
 #include "reader/fake_reader.h"
 #include "reader/file_reader.h"
 #include "reader/gds/gds_reader.h"
@@ -32,6 +33,8 @@ struct Load {
 
 template <>
 inline constexpr char kExternalName<Engine>[] = "an engine";
+template <>
+inline constexpr char kExternalName<MappedFile>[] = "a mapped file";
 template <>
 inline constexpr char kExternalName<Load>[] = "a load";
 
@@ -134,11 +137,6 @@ Napi::Value TakeFallbacks(const Napi::CallbackInfo& info) {
   return result;
 }
 
-uint64_t BigIntOf(const Napi::Value& value) {
-  bool lossless;
-  return value.As<Napi::BigInt>().Uint64Value(&lossless);
-}
-
 // A NativePlan of src/native/core.ts. The constructor copies the files; Make reads the arrays, which must not be
 // collected or change before.
 class PackedPlan {
@@ -149,13 +147,9 @@ class PackedPlan {
     for (uint32_t i = 0; i < files.Length(); ++i) {
       Napi::HandleScope scope(object.Env());
       auto file = files.Get(i).As<Napi::Object>();
-      auto identity = file.Get("identity").As<Napi::Object>();
       PlanFile planned;
       planned.path = file.Get("path").As<Napi::String>();
-      planned.expected.dev = BigIntOf(identity.Get("dev"));
-      planned.expected.ino = BigIntOf(identity.Get("ino"));
-      planned.expected.size = BigIntOf(identity.Get("size"));
-      planned.expected.mtime_ns = static_cast<int64_t>(BigIntOf(identity.Get("mtimeNs")));
+      planned.expected = IdentityFromJs(file.Get("identity").As<Napi::Object>());
       files_.push_back(std::move(planned));
     }
     sizes_ = ArrayOf<double>(object, "allocationSizes");
@@ -167,6 +161,8 @@ class PackedPlan {
     destinations_ = ArrayOf<double>(object, "itemDestinations");
     from_ = ArrayOf<uint8_t>(object, "itemFrom");
     to_ = ArrayOf<uint8_t>(object, "itemTo");
+    mapped_ = ArrayOf<uint32_t>(object, "allocationMapped");
+    mapped_offsets_ = ArrayOf<double>(object, "allocationMappedOffsets");
   }
 
   // Any thread, once.
@@ -175,7 +171,8 @@ class PackedPlan {
     const size_t count = item_files_.length;
     const bool converts = from_.length > 0;
     if (batches_.length != sizes_.length || allocations_.length != count || offsets_.length != count ||
-        lengths_.length != count || destinations_.length != count ||
+        lengths_.length != count || destinations_.length != count || mapped_offsets_.length != mapped_.length ||
+        (mapped_.length > 0 && mapped_.length != sizes_.length) ||
         (converts && (from_.length != count || to_.length != count))) {
       return Status(Code::INVALID_ARGUMENT, "the arrays of the plan differ in length");
     }
@@ -183,6 +180,10 @@ class PackedPlan {
     plan.allocations.reserve(sizes_.length);
     for (size_t i = 0; i < sizes_.length; ++i)
       plan.allocations.push_back({static_cast<uint64_t>(sizes_.data[i]), batches_.data[i]});
+    for (size_t i = 0; i < mapped_.length; ++i) {
+      plan.allocations[i].mapped = mapped_.data[i];
+      plan.allocations[i].mapped_offset = static_cast<uint64_t>(mapped_offsets_.data[i]);
+    }
     plan.items.reserve(count);
     for (size_t i = 0; i < count; ++i) {
       plan.items.push_back({item_files_.data[i], allocations_.data[i], static_cast<uint64_t>(offsets_.data[i]),
@@ -194,11 +195,16 @@ class PackedPlan {
     return plan.Validate();
   }
 
-  // The environment's thread, before Make. Bytes of the allocations that a window reaches, and how many they are.
-  uint64_t AllowedBytes(uint32_t window, size_t* count) const {
+  // The environment's thread, before Make. Bytes of the allocations that a window reaches, how many they are, and how
+  // much of it takes memory: not what is mapped.
+  uint64_t AllowedBytes(uint32_t window, size_t* count, uint64_t* taken) const {
     const size_t most = std::min(sizes_.length, batches_.length);
-    double bytes = 0;
-    for (; *count < most && batches_.data[*count] < window; ++*count) bytes += sizes_.data[*count];
+    double bytes = 0, mapped = 0;
+    for (; *count < most && batches_.data[*count] < window; ++*count) {
+      bytes += sizes_.data[*count];
+      if (*count < mapped_.length && mapped_.data[*count] != PlanAllocation::kNone) mapped += sizes_.data[*count];
+    }
+    *taken = static_cast<uint64_t>(bytes - mapped);
     return static_cast<uint64_t>(bytes);
   }
 
@@ -217,8 +223,8 @@ class PackedPlan {
   }
 
   std::vector<PlanFile> files_;
-  Array<double> sizes_, offsets_, lengths_, destinations_;
-  Array<uint32_t> batches_, item_files_, allocations_;
+  Array<double> sizes_, offsets_, lengths_, destinations_, mapped_offsets_;
+  Array<uint32_t> batches_, item_files_, allocations_, mapped_;
   Array<uint8_t> from_, to_;
 };
 
@@ -244,6 +250,10 @@ struct StartArgs {
     for (uint32_t i = 0; memory.IsArray() && i < memory.As<Napi::Array>().Length(); ++i) {
       options.preallocated.push_back(FromOptionalExternal<DeviceBuffer>(memory.As<Napi::Array>().Get(i)));
     }
+    Napi::Value mapped = info[1].As<Napi::Object>().Get("mapped");
+    for (uint32_t i = 0; mapped.IsArray() && i < mapped.As<Napi::Array>().Length(); ++i) {
+      options.mapped.push_back(FromOptionalExternal<MappedFile>(mapped.As<Napi::Array>().Get(i)));
+    }
     double timeout = NumberOr(object, "timeoutMs", 0);
     if (timeout > 0 && timeout < kForeverMs)
       options.deadline = Clock::now() + std::chrono::microseconds(static_cast<int64_t>(timeout * 1000));
@@ -254,9 +264,11 @@ struct StartArgs {
     };
   }
 
-  // The environment's thread, before Start: bytes that the transfer may allocate at once.
-  uint64_t AllowedBytes() const {
-    const uint64_t bytes = packed.AllowedBytes(options.window, &load->allowed);
+  // The environment's thread, before Start: bytes that the transfer may allocate or map at once, and how many of them
+  // take memory.
+  uint64_t AllowedBytes(uint64_t* taken) const {
+    const uint64_t bytes = packed.AllowedBytes(options.window, &load->allowed, taken);
+    if (!load->allocates) *taken = 0;
     return load->allocates ? bytes : 0;
   }
 
@@ -286,8 +298,9 @@ Napi::Value StartTransfer(const Napi::CallbackInfo& info) {
   // Where as much is kept already, some of it may be garbage, which V8 collects when it hears of more: to wait for that
   // keeps a model that is loaded again and again from being in memory twice. Elsewhere the load begins while it
   // collects.
-  const uint64_t bytes = args->AllowedBytes();
-  const bool waits = bytes >= kCollectedGrowth && ExternalBytes(env) >= bytes;
+  uint64_t taken = 0;
+  const uint64_t bytes = args->AllowedBytes(&taken);
+  const bool waits = taken >= kCollectedGrowth && ExternalBytes(env) >= taken;
   std::shared_future<void> collected;
   if (waits) collected = NextCollection(env);
   auto memory = ExternalMemory::Count(env, waits ? bytes : 0);

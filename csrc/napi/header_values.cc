@@ -76,6 +76,19 @@ void SetTexts(Napi::Object object, const char* key, const char* ends_key, const 
   object.Set(key, string);
 }
 
+FileIdentity IdentityFromJs(const Napi::Object& object) {
+  auto number = [&object](const char* key) {
+    bool lossless;
+    return object.Get(key).As<Napi::BigInt>().Uint64Value(&lossless);
+  };
+  FileIdentity identity;
+  identity.dev = number("dev");
+  identity.ino = number("ino");
+  identity.size = number("size");
+  identity.mtime_ns = static_cast<int64_t>(number("mtimeNs"));
+  return identity;
+}
+
 Napi::Value HeaderToJs(Napi::Env env, const Header& header, const FileIdentity* identity) {
   Napi::EscapableHandleScope scope(env);
   Napi::Object object = Napi::Object::New(env);

@@ -65,6 +65,7 @@ class FileReader : public Reader {
     needs_.slots = threads_ + 4;
     needs_.slots_at_first = 2;
     needs_.scatters = !options.direct;
+    needs_.maps = !options.direct && !options.drop_cache;
     if (options.direct) {
       needs_.offset_alignment = needs_.length_alignment = needs_.memory_alignment = kPage;
       needs_.chunk = std::max(needs_.chunk / kPage * kPage, kPage);

@@ -91,6 +91,7 @@ struct ReaderNeeds {
   bool fills_host = true;     // can read straight into host tensors
   bool fills_device = false;  // can read straight into device tensors (GDS)
   bool scatters = false;      // a read may have many pieces
+  bool maps = false;          // what it reads through the page cache may as well be mapped (MappedFile)
   bool device_slots = false;  // AllocateSlots returns device memory (GDS): loads that convert are refused
 };
 

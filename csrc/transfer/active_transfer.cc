@@ -6,11 +6,13 @@ namespace fst {
 
 constexpr size_t kOpenAhead = 8;  // files: an open costs a round trip on a distributed file system
 
-ActiveTransfer::ActiveTransfer(std::shared_ptr<Transfer> shared)
+ActiveTransfer::ActiveTransfer(std::shared_ptr<Transfer> shared, std::vector<std::shared_ptr<MappedFile>> mapped_files)
     : transfer(std::move(shared)),
       plan(transfer->plan()),
       files(plan.files.size()),
+      mapped(std::move(mapped_files)),
       registrations(plan.allocations.size()) {
+  mapped.resize(plan.files.size());
   bytes_left_.reserve(plan.items.size());
   std::vector<bool> seen(plan.files.size());
   for (size_t i = 0; i < plan.items.size(); ++i) {
@@ -81,6 +83,7 @@ void ActiveTransfer::PassEmptyItems() {
 bool ActiveTransfer::ReleaseIfDone(uint32_t file) {
   if (cursor.item <= files[file].last_item) return false;
   files[file].open.reset();
+  mapped[file].reset();
   ++files_done_;
   return true;
 }
@@ -107,6 +110,9 @@ void ActiveTransfer::Fail(Status status) {
   transfer->PublishError(std::move(status));
   for (File& file : files) {
     if (file.open != nullptr) closing.push_back(std::move(file.open));
+  }
+  for (std::shared_ptr<MappedFile>& file : mapped) {
+    if (file != nullptr) closing.push_back(std::move(file));
   }
   registrations.assign(registrations.size(), nullptr);
   transfer->ReleaseAllocations();

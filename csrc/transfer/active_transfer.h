@@ -19,7 +19,8 @@ class ActiveTransfer {
     size_t last_item = 0;              // the last one with bytes in this file
   };
 
-  explicit ActiveTransfer(std::shared_ptr<Transfer> shared);
+  // `mapped_files`: TransferOptions::mapped.
+  explicit ActiveTransfer(std::shared_ptr<Transfer> shared, std::vector<std::shared_ptr<MappedFile>> mapped_files = {});
 
   // Allows the items that the window reaches by now, and passes empty ones.
   void ApplyWindow();
@@ -50,6 +51,7 @@ class ActiveTransfer {
   Cursor cursor;       // where the next read begins
   size_t allowed = 0;  // one past the last item that may be started
   std::vector<File> files;
+  std::vector<std::shared_ptr<MappedFile>> mapped;         // by file; null: not mapped, or every read was started
   std::vector<std::shared_ptr<ReaderFile>> closing;        // to be closed, not by the I/O thread: a close may hang
   std::vector<std::shared_ptr<void>> registrations;        // by allocation, see Reader::RegisterBuffer
   int ops = 0;                                             // opens, reads, conversions, copies, closes in flight

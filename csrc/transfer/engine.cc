@@ -1,6 +1,7 @@
 #include "transfer/engine.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "base/thread.h"
 #include "transfer/loop.h"
@@ -58,8 +59,16 @@ Status Engine::Start(Plan plan, TransferOptions options, std::shared_ptr<Transfe
                   "this reader's slots are device memory, where elements cannot be converted: load without dtype, or "
                   "with copier: 'nogds'");
   }
+  for (const PlanAllocation& allocation : plan.allocations) {
+    if (!allocation.is_mapped()) continue;
+    const uint32_t file = allocation.mapped;
+    if (!maps_files() || file >= options.mapped.size() || options.mapped[file] == nullptr ||
+        options.mapped[file]->identity() != plan.files[file].expected)
+      return Status(Code::INVALID_ARGUMENT, "a file of the plan is not mapped, or this engine maps none");
+  }
+  auto mapped = std::exchange(options.mapped, {});
   auto transfer = std::make_shared<Transfer>(std::move(plan), std::move(options));
-  auto active = std::make_unique<ActiveTransfer>(transfer);
+  auto active = std::make_unique<ActiveTransfer>(transfer, std::move(mapped));
   {
     std::lock_guard<std::mutex> lock(shared_->mutex);
     if (shared_->closing) return Status(Code::CLOSED, "the loader is closed");
@@ -95,6 +104,10 @@ void Engine::Close(std::function<void()> closed) {
   }
   shared_->queue->Wake();
   if (closed) closed();
+}
+
+bool Engine::maps_files() const {
+  return shared_->rules.direct && shared_->rules.needs.maps && shared_->device->maps_files();
 }
 
 uint64_t Engine::turn() const { return shared_->turn.load(); }

@@ -34,7 +34,7 @@ class Engine {
   ~Engine();
 
   // Starts a transfer. The plan is valid. CLOSED after Close, UNSUPPORTED_DTYPE for a plan that converts when the
-  // reader's slots are device memory.
+  // reader's slots are device memory, INVALID_ARGUMENT for mapped allocations without their mapped files.
   Status Start(Plan plan, TransferOptions options, std::shared_ptr<Transfer>* out);
   // Allows batches below `window`.
   void SetWindow(const std::shared_ptr<Transfer>& transfer, uint32_t window);
@@ -45,6 +45,8 @@ class Engine {
   // or, if the engine has closed before, on this one. A read that never completes delays it for ever: limit the wait.
   void Close(std::function<void()> closed);
 
+  // Whether plans may have mapped allocations.
+  bool maps_files() const;
   // Moves on when the I/O thread begins a turn and when it ends it; odd in a turn. One that stays odd hangs, and tells
   // nobody of stalls and deadlines.
   uint64_t turn() const;

@@ -1,6 +1,7 @@
 #include "transfer/loop.h"
 
 #include <algorithm>
+#include <thread>
 
 #include "base/io_error.h"
 #include "base/metrics.h"
@@ -12,6 +13,21 @@ constexpr int kOpeners = 4;
 constexpr int kStallChecks = 8;  // in a stall timeout
 constexpr auto kShortestStallCheck = std::chrono::milliseconds(5);
 
+constexpr uint64_t kPopulatedAtOnce = 16 << 20;  // bytes: a system call that copies nothing
+
+// Shared by all engines of the process: it takes CPUs and, for what is in memory, nothing else.
+TaskPool& PopulatingThreads() {
+  static TaskPool* pool =
+      new TaskPool("fst-populate", static_cast<int>(std::clamp(std::thread::hardware_concurrency(), 2U, 8U)));
+  return *pool;
+}
+
+ChunkRules RulesOfMapping(const ChunkRules& rules) {
+  ChunkRules result = rules;
+  result.chunk_bytes = std::max(rules.chunk_bytes, kPopulatedAtOnce);
+  return result;
+}
+
 void CountInFlight(int by) { Metrics::Get().in_flight.fetch_add(by, std::memory_order_relaxed); }
 
 }  // namespace
@@ -20,6 +36,7 @@ Loop::Loop(std::shared_ptr<EngineShared> shared)
     : shared_(std::move(shared)),
       reader_(*shared_->reader),
       device_(*shared_->device),
+      map_rules_(RulesOfMapping(shared_->rules)),
       slots_(shared_->rules.slot_bytes, shared_->slot_count,
              device_.staging_is_expensive() ? reader_.needs().slots_at_first : 0),
       openers_(std::make_shared<TaskPool>("fst-open", kOpeners)),
@@ -181,6 +198,10 @@ bool Loop::OpenAhead(ActiveTransfer& t) {
   // After a failure for want of descriptors one file at a time is tried again, when a read has ended.
   if (t.scarce && (t.opening > 0 || t.scarce_at == reads_done_)) return false;
   for (uint32_t file; !(t.scarce && started) && t.NextFileToOpen(&file); started = true) {
+    if (t.mapped[file] != nullptr) {
+      t.files[file].open = t.mapped[file];
+      continue;
+    }
     Op& op = NewOp(Op::kOpening, t);
     op.file = file;
     op.reads_done = reads_done_;
@@ -224,10 +245,11 @@ bool Loop::IssueRead(ActiveTransfer& t) {
   if (t.files[first.file].open == nullptr) return false;
 
   std::shared_ptr<DeviceBuffer> buffer;
-  Status status = t.transfer->BufferOf(first.allocation, device_, &buffer);
+  Status status = BufferOf(t, first, &buffer);
   int slot = -1;
   if (status.ok()) {
-    Chunk chunk = NextChunk(t.plan, shared_->rules, t.cursor, t.allowed, buffer->address());
+    const bool populates = t.mapped[first.file] != nullptr && t.mapped[first.file]->Holds(*buffer);
+    Chunk chunk = NextChunk(t.plan, populates ? map_rules_ : shared_->rules, t.cursor, t.allowed, buffer->address());
     if (!chunk.direct) {
       status = slots_.Take(reader_, device_, &slot);
       if (status.ok() && slot < 0) return false;
@@ -253,10 +275,12 @@ Status Loop::StartRead(ActiveTransfer& t, Chunk chunk, int slot) {
   };
   for (const ChunkPart& part : op.parts) {
     op.buffers.emplace_back();
-    Status status = t.transfer->BufferOf(t.plan.items[part.item].allocation, device_, &op.buffers.back());
+    Status status = BufferOf(t, t.plan.items[part.item], &op.buffers.back());
     if (!status.ok()) return undo(status);
   }
   t.AdvanceTo(chunk.next);
+  std::shared_ptr<MappedFile> mapped = t.mapped[op.file];  // the last read of a file drops it
+  const bool populates = mapped != nullptr && mapped->Holds(*op.buffers.front());
 
   ReadRequest request;
   request.file = t.files[op.file].open;
@@ -264,7 +288,9 @@ Status Loop::StartRead(ActiveTransfer& t, Chunk chunk, int slot) {
   request.length = chunk.length;
   request.required = chunk.required;
   request.last = t.ReleaseIfDone(op.file);
-  if (slot >= 0) {
+  if (populates) {
+    // Its bytes are in place as soon as its pages are.
+  } else if (slot >= 0) {
     request.pieces.push_back({slots_.Address(slot), chunk.length, slots_.Base(slot)});
   } else {
     std::shared_ptr<void>& registration = t.registrations[t.plan.items[op.parts.front().item].allocation];
@@ -284,10 +310,24 @@ Status Loop::StartRead(ActiveTransfer& t, Chunk chunk, int slot) {
     auto cost = std::chrono::nanoseconds(chunk.required * 1000000000 / shared_->options.max_bytes_per_second);
     throttled_until_ = std::max(throttled_until_, Clock::now()) + cost;
   }
-  Status submitted = reader_.Submit(std::move(request), TagOf(op));
+  Status submitted =
+      populates ? StartPopulating(std::move(mapped), chunk, TagOf(op)) : reader_.Submit(std::move(request), TagOf(op));
   if (!submitted.ok()) return undo(submitted);
   t.transfer->PublishInFlight(reading_);
   return Status::Ok();
+}
+
+Status Loop::BufferOf(ActiveTransfer& t, const PlanItem& item, std::shared_ptr<DeviceBuffer>* out) {
+  return t.transfer->BufferOf(item.allocation, device_, t.mapped[item.file].get(), out);
+}
+
+Status Loop::StartPopulating(std::shared_ptr<MappedFile> file, const Chunk& chunk, uint64_t tag) {
+  return PopulatingThreads().Post(
+      [file = std::move(file), offset = chunk.offset, length = chunk.required, tag, queue = shared_->queue]() mutable {
+        Status status = file->Populate(offset, length);
+        file.reset();  // before the completion, as its receiver may count open files
+        queue->Put({Completion::Kind::kRead, tag, std::move(status)});
+      });
 }
 
 void Loop::RetireFinished() {

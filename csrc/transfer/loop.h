@@ -77,6 +77,8 @@ class Loop {
   bool ResolvePutOff();
   bool IssueRead(ActiveTransfer& t);
   Status StartRead(ActiveTransfer& t, Chunk chunk, int slot);
+  Status StartPopulating(std::shared_ptr<MappedFile> file, const Chunk& chunk, uint64_t tag);
+  Status BufferOf(ActiveTransfer& t, const PlanItem& item, std::shared_ptr<DeviceBuffer>* out);
   static Status AddPlace(const Op& op, const Status& status);  // file and offset: a device knows of neither
   void FinishParts(Op& op);
   void CheckClocks();
@@ -90,7 +92,8 @@ class Loop {
   const std::shared_ptr<EngineShared> shared_;
   Reader& reader_;
   Device& device_;
-  Status broken_;  // why the reader or the stream could not be started
+  const ChunkRules map_rules_;  // for reads of mapped allocations
+  Status broken_;               // why the reader or the stream could not be started
   SlotPool slots_;
   std::unique_ptr<CopyStream> stream_;  // after the slots: it is drained before they are freed
   std::shared_ptr<TaskPool> openers_;

@@ -6,6 +6,14 @@ Status Plan::Validate() const {
   auto wrong = [](size_t item, const char* what) {
     return Status(Code::INVALID_ARGUMENT, Format("item %zu of the plan: %s", item, what));
   };
+  for (const PlanAllocation& allocation : allocations) {
+    if (!allocation.is_mapped()) continue;
+    const uint64_t offset = allocation.mapped_offset;
+    const bool inside = allocation.mapped < files.size() && offset <= files[allocation.mapped].expected.size &&
+                        allocation.size <= files[allocation.mapped].expected.size - offset;
+    if (!inside || offset % 4096 != 0)
+      return Status(Code::INVALID_ARGUMENT, "a mapped allocation of the plan is not in its file");
+  }
   uint32_t batch = 0;
   for (size_t i = 0; i < items.size(); ++i) {
     const PlanItem& item = items[i];
@@ -18,6 +26,10 @@ Status Plan::Validate() const {
     if (item.converts() && item.length > UINT64_MAX / 8) return wrong(i, "it has more bytes than can be counted");
     if (item.destination > room || item.InMemory(item.length) > room - item.destination)
       return wrong(i, "it ends after its allocation");
+    const PlanAllocation& holder = allocations[item.allocation];
+    if (holder.is_mapped() && item.length > 0 &&
+        (item.file != holder.mapped || item.converts() || item.offset != holder.mapped_offset + item.destination))
+      return wrong(i, "it is not where it lies in its mapped file");
     if (BatchOf(i) < batch) return wrong(i, "its batch comes before that of the item before it");
     batch = BatchOf(i);
   }

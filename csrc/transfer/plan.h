@@ -19,8 +19,13 @@ struct PlanFile {
 };
 
 struct PlanAllocation {
-  uint64_t size;   // bytes; 0 if it holds empty tensors only
-  uint32_t batch;  // the window allows allocations batch by batch
+  static constexpr uint32_t kNone = UINT32_MAX;
+  uint64_t size;               // bytes; 0 if it holds empty tensors only
+  uint32_t batch;              // the window allows allocations batch by batch
+  uint32_t mapped = kNone;     // the file that it is a view of, where that is mapped
+  uint64_t mapped_offset = 0;  // where in that file it begins: a multiple of 4096
+
+  bool is_mapped() const { return mapped != kNone; }
 };
 
 // One tensor.
@@ -43,7 +48,8 @@ struct Plan {
   std::vector<PlanItem> items;
 
   // On OK: every index is in range, batches do not decrease from item to item, items lie inside their files and
-  // allocations, and items that convert have whole elements and a conversion that exists. INVALID_ARGUMENT otherwise.
+  // allocations, those of a mapped one where they lie in its file, and items that convert have whole elements and a
+  // conversion that exists. INVALID_ARGUMENT otherwise.
   Status Validate() const;
 
   bool Converts() const {

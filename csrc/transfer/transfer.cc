@@ -39,18 +39,22 @@ uint64_t Transfer::BytesToAllocate() const {
   std::lock_guard<std::mutex> lock(mutex_);
   for (size_t i = 0; i < allocations_.size(); ++i) {
     const PlanAllocation& planned = plan_.allocations[i];
-    if (allocations_[i].buffer == nullptr && planned.batch < options_.window) bytes += planned.size;
+    if (allocations_[i].buffer == nullptr && planned.batch < options_.window && !planned.is_mapped())
+      bytes += planned.size;
   }
   return bytes;
 }
 
-Status Transfer::BufferOf(uint32_t allocation, Device& device, std::shared_ptr<DeviceBuffer>* out) {
+Status Transfer::BufferOf(uint32_t allocation, Device& device, MappedFile* mapped, std::shared_ptr<DeviceBuffer>* out) {
   {
     std::lock_guard<std::mutex> lock(mutex_);
     *out = allocations_[allocation].buffer;
   }
   if (*out != nullptr) return Status::Ok();
-  FST_RETURN_IF_ERROR(device.Allocate(plan_.allocations[allocation].size, out));
+  const PlanAllocation& planned = plan_.allocations[allocation];
+  if (mapped != nullptr && planned.is_mapped())
+    *out = mapped->BufferOf(device.shared_from_this(), planned.mapped_offset, planned.size);
+  if (*out == nullptr) FST_RETURN_IF_ERROR(device.Allocate(planned.size, out));
   std::lock_guard<std::mutex> lock(mutex_);
   allocations_[allocation].buffer = *out;
   return Status::Ok();

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "device/device.h"
+#include "reader/mapped_file.h"
 #include "transfer/plan.h"
 
 namespace fst {
@@ -17,6 +18,8 @@ struct TransferOptions {
   // Allocations that exist already, by index in the plan; may be shorter, with nulls. The transfer releases each when
   // its last item is ready or the transfer ends: TakeAllocation may find it gone.
   std::vector<std::shared_ptr<DeviceBuffer>> preallocated;
+  // By file of the plan: those that mapped allocations are views of; may be shorter, with nulls.
+  std::vector<std::shared_ptr<MappedFile>> mapped;
   bool collect_ready = false;                             // collect items for TakeReady
   Clock::time_point deadline = Clock::time_point::max();  // the transfer fails with TIMEOUT after it
   // Called on the I/O thread when there is something new to see. Must be short and must not call the engine.
@@ -48,13 +51,14 @@ class Transfer {
   std::shared_ptr<DeviceBuffer> TakeAllocation(uint32_t index);
 
   // ---- for the engine; those that publish are called on its I/O thread ----
-  const TransferOptions& options() const { return options_; }  // preallocated is empty
+  const TransferOptions& options() const { return options_; }  // preallocated and mapped are empty
   uint32_t window() const { return window_.load(std::memory_order_relaxed); }
   void set_window(uint32_t window) { window_.store(window, std::memory_order_relaxed); }
   // Bytes of the first window that are not allocated yet.
   uint64_t BytesToAllocate() const;
-  // The buffer of an allocation, allocated on first use. The codes of Device::Allocate.
-  Status BufferOf(uint32_t allocation, Device& device, std::shared_ptr<DeviceBuffer>* out);
+  // The buffer of an allocation, on first use a view of `mapped` (may be null) or, where that has none to give,
+  // allocated. The codes of Device::Allocate.
+  Status BufferOf(uint32_t allocation, Device& device, MappedFile* mapped, std::shared_ptr<DeviceBuffer>* out);
   void AddBytesLoaded(uint64_t bytes) { bytes_loaded_.fetch_add(bytes, std::memory_order_relaxed); }
   // Counts an item as ready. True when it was the last one of its allocation.
   bool CompleteItem(uint32_t item);

@@ -12,6 +12,10 @@ export interface LoadReport {
   tensors: number;
   /** Of tensors, as they are in their files. */
   bytes: number;
+  /** Of them, those that are views of mapped files: see LoaderOptions.mmap. */
+  mappedBytes: number;
+  /** The others, which were read. */
+  readBytes: number;
   /** From the begin of the load to its end. */
   seconds: number;
   bytesPerSecond: number;
@@ -21,7 +25,8 @@ export interface LoadReport {
   fallbacks: { path: string; from: string; to: string; reason: string }[];
   /**
    * Files and tensors that were left out, or taken from elsewhere than their index says; and of the framework's adapter
-   * copies that were needed, and dtypes that changed.
+   * copies that were needed, and dtypes that changed. With `mmap` given, of each file whether it was mapped, what
+   * protects it, or why it was copied.
    */
   notes: readonly string[];
 }
@@ -52,6 +57,8 @@ export class LoadReporter {
     const report = this.#report;
     report.tensors = load.readyCount;
     report.bytes = load.bytesLoaded;
+    report.mappedBytes = Math.min(load.plan.mappedBytes, report.bytes);
+    report.readBytes = report.bytes - report.mappedBytes;
     report.seconds = seconds;
     report.bytesPerSecond = seconds > 0 ? report.bytes / seconds : 0;
     report.maxInFlight = load.maxInFlight;
@@ -69,6 +76,7 @@ export class LoadReporter {
 }
 
 function empty(copier: string, device: string): LoadReport {
-  const figures = { files: 0, tensors: 0, bytes: 0, seconds: 0, bytesPerSecond: 0, maxInFlight: 0 };
+  const bytes = { bytes: 0, mappedBytes: 0, readBytes: 0 };
+  const figures = { files: 0, tensors: 0, ...bytes, seconds: 0, bytesPerSecond: 0, maxInFlight: 0 };
   return { copier, device, ...figures, fallbacks: [], notes: [] };
 }

@@ -76,6 +76,16 @@ export interface LoaderOptions<T = DeviceTensor> {
    */
   odirect?: 'auto' | boolean;
   /**
+   * Tensors in host memory are views of a private mapping of their file in place of copies: nothing is read that the
+   * page cache has, processes share one copy, and what is written to a tensor stays in this process. A read lease makes
+   * who opens the file for writing wait until this process has copied what it has of it: such a tensor never changes.
+   * 'auto': files that a lease protects, or that cannot change, and that are in memory; true: all files, and the report
+   * says what protects each, or that nothing does; false: none. A tensor that does not lie at a multiple of its dtype's
+   * size in its file is copied, and so is what is converted, sliced, or read in another way than by plain reads.
+   * Default: false.
+   */
+  mmap?: 'auto' | boolean;
+  /**
    * 'always': every byte passes through staging slots, even if it could be read straight into place ('auto', default).
    * INVALID_ARGUMENT for a copier or reader of your own, which has none.
    */
@@ -195,6 +205,7 @@ const LOADER_CHECKS: Record<keyof LoaderOptions, check.Check> = {
   bounceBufferSize: check.integer(4096, 2 ** 30),
   maxThreads: check.integer(1, 1024),
   odirect: check.oneOf('auto', true, false),
+  mmap: check.oneOf('auto', true, false),
   staging: check.oneOf('auto', 'always'),
   dropCache: check.boolean,
   dtype: (value, name) => {

@@ -18,6 +18,7 @@ import type { Plan } from '../transfer/plan.js';
 import { type Progress, ProgressMeter, progressBar } from '../transfer/progress.js';
 import { Engines } from './engines.js';
 import { type LoadReport, LoadReporter } from './load-report.js';
+import { type MappedPlan, mapFiles } from './mapping.js';
 import type { LoaderOptions } from './options.js';
 
 /** What a loader keeps between its loads, and what ends with it: loads in progress, engines, the report. */
@@ -33,6 +34,7 @@ export class Session {
   readonly #loads = new Set<Load>();
   readonly #closing = new AbortController();
   #notes: readonly string[] = []; // of the files that were read last
+  #mapNotes: readonly string[] = []; // of the last load
   #pace: Pace | undefined; // for a copier of the user's own
   #closed: Promise<void> | undefined;
 
@@ -49,7 +51,8 @@ export class Session {
   }
 
   get report(): LoadReport {
-    return { ...this.#reporter.report, notes: [...this.#notes, ...(this.options.framework?.notes ?? [])] };
+    const notes = [...this.#notes, ...this.#mapNotes];
+    return { ...this.#reporter.report, notes: [...notes, ...(this.options.framework?.notes ?? [])] };
   }
 
   /** CLOSED after close(); the reason of a signal that is aborted. */
@@ -81,6 +84,7 @@ export class Session {
     signal?: AbortSignal,
   ): Promise<Load> {
     this.check(signal);
+    this.#mapNotes = [];
     if (plan.inputs.length === 0) {
       this.#reporter.begin(this.engines.copier, 0);
       return new EmptyLoad(plan, this.device);
@@ -93,7 +97,8 @@ export class Session {
       load = this.#startCopier(prepared, plan, options);
       this.#reporter.begin(this.engines.copier, plan.inputs.length);
     } else {
-      load = await this.#start(prepared.engine, plan, options, signal);
+      const mapped = await watch.during(mapFiles(plan, prepared.engine, this.options, watch));
+      load = await this.#startMapped(mapped, prepared.engine, options, signal);
       this.#reporter.begin(prepared.copier, plan.inputs.length);
       this.#reporter.addFallbacks(prepared.fallbacks);
     }
@@ -110,6 +115,22 @@ export class Session {
     this.#pace ??= new Pace(this.options.maxBytesPerSecond ?? Number.POSITIVE_INFINITY);
     const limits = { stallTimeoutMs: this.#stallTimeoutMs, pace: this.#pace };
     return new CopierLoad(make, plan, this.device, { ...options, ...limits });
+  }
+
+  async #startMapped(
+    { plan, notes, release }: MappedPlan,
+    engine: NativeEngine,
+    options: TransferOptions,
+    signal?: AbortSignal,
+  ): Promise<EngineLoad> {
+    try {
+      this.check(signal);
+      const load = await this.#start(engine, plan, options, signal);
+      this.#mapNotes = notes;
+      return load;
+    } finally {
+      release();
+    }
   }
 
   /** A load that starts when its caller waits no longer is ended at once; close() waits for it with its engine. */

@@ -10,6 +10,8 @@ export declare const brand: unique symbol;
 export type NativeDevice = { readonly [brand]: 'device' };
 export type NativeEngine = { readonly [brand]: 'engine' };
 export type NativeLoad = { readonly [brand]: 'load' };
+/** A file that loads may have views of in place of copies: csrc/reader/mapped_file.h. */
+export type NativeMappedFile = { readonly [brand]: 'mapped file' };
 export type NativeAllocation = { readonly [brand]: 'allocation' };
 /** Bytes that a call has read so far. */
 export type NativeProgress = { readonly [brand]: 'progress' };
@@ -33,6 +35,9 @@ export interface EngineOptions {
   readonly slotsAtOnce?: boolean;
 }
 
+/** PlanAllocation::kNone. */
+export const NOT_MAPPED = 0xffffffff;
+
 /** csrc/transfer/plan.h, packed. */
 export interface NativePlan {
   readonly files: readonly { readonly path: string; readonly identity: NativeFileIdentity }[];
@@ -46,6 +51,11 @@ export interface NativePlan {
   /** Dtypes by number, in the file and in memory; given when an item converts. */
   readonly itemFrom?: Uint8Array;
   readonly itemTo?: Uint8Array;
+  /** By file, for mapped allocations. */
+  readonly mapped?: readonly (NativeMappedFile | null)[];
+  /** By allocation: the file that it is a view of, and where in it that begins; NOT_MAPPED for memory. */
+  readonly allocationMapped?: Uint32Array;
+  readonly allocationMappedOffsets?: Float64Array;
   /** Existing allocations, by allocation; the engine allocates those that are null or missing. */
   readonly memory?: readonly (NativeAllocation | null)[];
 }
@@ -88,6 +98,8 @@ export interface Metrics {
   deviceBytes: number;
   /** Bytes of allocations in host memory. */
   hostBytes: number;
+  /** Bytes of tensors that are views of mapped files. */
+  mappedBytes: number;
   /** Bytes of staging slots. */
   stagingBytes: number;
   openFiles: number;
@@ -171,6 +183,13 @@ export interface CoreAddon {
   /** Gives that back now. */
   dropIdleThreeFs(): Promise<void>;
   setFakeDevices(options: object | null): void;
+  mapsFiles(engine: NativeEngine): boolean;
+  mapFiles(
+    files: readonly { readonly path: string; readonly identity: NativeFileIdentity }[],
+    ranges: Float64Array,
+    insist: boolean,
+  ): Promise<{ files: (NativeMappedFile | null)[]; texts: string[] }>;
+  releaseMapping(mapped: NativeMappedFile): void;
   createEngine(device: NativeDevice, reader: ReaderOptions, options: EngineOptions): NativeEngine;
   closeEngine(engine: NativeEngine): Promise<void>;
   stagingBytes(engine: NativeEngine, converts: boolean): number;

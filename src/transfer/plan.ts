@@ -1,7 +1,7 @@
 import { canConvert, DTYPE_BITS, DTYPE_NAMES, type DTypeName, isFloating } from '../base/dtype.js';
 import { FastSafetensorsError } from '../base/errors.js';
 import { Turns } from '../base/timers.js';
-import type { NativePlan } from '../native/core.js';
+import { type NativeMappedFile, type NativePlan, NOT_MAPPED } from '../native/core.js';
 import type { SafeTensorsMetadata } from '../safetensors/metadata.js';
 
 /** Bytes: frameworks adopt memory at this alignment without a copy. */
@@ -11,6 +11,8 @@ export const TENSOR_ALIGNMENT = 256;
  * other memory. A larger tensor has an allocation of its own.
  */
 export const MAX_ALLOCATION = 256 * 1024 * 1024;
+/** Bytes: an allocation in a mapped file begins at a multiple, so that its pages are brought in whole. */
+const MAPPED_ALIGNMENT = 4096;
 /** Default bytes of a batch: enough to keep a 50 GB/s store busy for 20 ms. */
 export const DEFAULT_BATCH_BYTES = 1024 * 1024 * 1024;
 
@@ -51,6 +53,12 @@ interface Items {
   readonly allocationSizes: Float64Array;
   /** By allocation: its batch. */
   readonly allocationBatches: Uint32Array;
+  /** Where some allocations are views of mapped files; see NativePlan. */
+  readonly mapping?: {
+    readonly mapped: readonly (NativeMappedFile | null)[];
+    readonly allocationMapped: Uint32Array;
+    readonly allocationMappedOffsets: Float64Array;
+  };
 }
 
 /** The arrays of so many items, to be filled. */
@@ -77,14 +85,23 @@ export interface Plan extends Items {}
 export class Plan {
   readonly count: number; // of items
   readonly bytes: number; // of all items in their files
+  readonly mappedBytes: number; // of them, those that are views of mapped files
+  /** Whether its items may be views of mapped files: they are whole tensors. */
+  readonly mappable: boolean;
   readonly deviceBytes: number; // of all allocations
   readonly batchCount: number;
   readonly #firstItems: readonly number[]; // by file, for a plan of whole tensors
 
-  private constructor(items: Items) {
+  private constructor(items: Items, mappable = false) {
     Object.assign(this, items);
+    this.mappable = mappable;
     this.count = items.tensors.length;
     this.bytes = sumOf(items.lengths);
+    const { allocationMapped } = items.mapping ?? {};
+    const isMapped = (item: number): boolean => allocationMapped![items.allocations[item]!] !== NOT_MAPPED;
+    this.mappedBytes = allocationMapped
+      ? items.lengths.reduce((sum, length, item) => (isMapped(item) ? sum + length : sum), 0)
+      : 0;
     this.deviceBytes = sumOf(items.allocationSizes);
     this.batchCount = (items.allocationBatches.at(-1) ?? -1) + 1;
     let first = 0;
@@ -154,7 +171,90 @@ export class Plan {
       batches.push(batch);
     }
     const allocationBatches = Uint32Array.from(batches);
-    return new Plan({ ...items, inputs, converts, allocationSizes: Float64Array.from(sizes), allocationBatches });
+    const allocationSizes = Float64Array.from(sizes);
+    return new Plan({ ...items, inputs, converts, allocationSizes, allocationBatches }, true);
+  }
+
+  /**
+   * The same items in the same batches, those of mapped files (null: not mapped) where they lie in their file. A tensor
+   * that is converted, or that does not lie at a multiple of its dtype's size, gets memory. Of a mappable plan.
+   */
+  async mapped(mapped: readonly (NativeMappedFile | null)[]): Promise<Plan> {
+    const turns = new Turns();
+    const allocations = new Uint32Array(this.count);
+    const destinations = new Float64Array(this.count);
+    const sizes: number[] = [];
+    const batches: number[] = [];
+    const files: number[] = [];
+    const begins: number[] = [];
+    let view = -1; // the present allocation of either kind
+    let memory = -1;
+    let batch = 0;
+    const begin = (file: number, offset: number): number => {
+      batches.push(batch);
+      files.push(file);
+      begins.push(offset);
+      return sizes.push(0) - 1;
+    };
+    for (let item = 0; item < this.count; ++item) {
+      if (this.batchOf(item) !== batch) {
+        batch = this.batchOf(item);
+        view = -1;
+        memory = -1;
+      }
+      const file = this.files[item]!;
+      const offset = this.offsets[item]!;
+      const size = this.sizes[item]!;
+      const dtype = this.dtypes[item]!;
+      const stored = this.metadataOf(item).packed.dtypes[this.tensors[item]!];
+      const aligned = offset % Math.max(1, DTYPE_BITS[DTYPE_NAMES[dtype]!] / 8) === 0;
+      if (mapped[file] && size > 0 && aligned && dtype === stored) {
+        const from = view >= 0 && files[view] === file ? begins[view]! : Number.POSITIVE_INFINITY;
+        if (offset < from || offset + size - from > MAX_ALLOCATION)
+          view = begin(file, Math.floor(offset / MAPPED_ALIGNMENT) * MAPPED_ALIGNMENT);
+        allocations[item] = view;
+        destinations[item] = offset - begins[view]!;
+      } else {
+        const start = memory >= 0 ? alignUp(sizes[memory]!) : 0;
+        if (memory < 0 || (start > 0 && start + size > MAX_ALLOCATION)) memory = begin(NOT_MAPPED, 0);
+        allocations[item] = memory;
+        destinations[item] = sizes[memory] === 0 ? 0 : start;
+      }
+      const allocation = allocations[item]!;
+      sizes[allocation] = Math.max(sizes[allocation]!, destinations[item]! + size);
+      if (turns.due()) await turns.take();
+    }
+    const { inputs, tensors, dtypes, converts, files: itemFiles, offsets, lengths, sizes: itemSizes } = this;
+    const placed = { inputs, tensors, dtypes, converts, files: itemFiles, offsets, lengths, sizes: itemSizes };
+    return new Plan(
+      {
+        ...placed,
+        allocations,
+        destinations,
+        allocationSizes: Float64Array.from(sizes),
+        allocationBatches: Uint32Array.from(batches),
+        mapping: {
+          mapped,
+          allocationMapped: Uint32Array.from(files),
+          allocationMappedOffsets: Float64Array.from(begins),
+        },
+      },
+      true,
+    );
+  }
+
+  /** Begin and end, by file, of the bytes that items have in it: begin is not below end where there are none. */
+  rangesOfFiles(): Float64Array {
+    const ranges = new Float64Array(2 * this.inputs.length);
+    for (let file = 0; file < this.inputs.length; ++file) ranges[2 * file] = Number.POSITIVE_INFINITY;
+    for (let item = 0; item < this.count; ++item) {
+      const file = this.files[item]!;
+      const offset = this.offsets[item]!;
+      if (this.lengths[item] === 0) continue;
+      ranges[2 * file] = Math.min(ranges[2 * file]!, offset);
+      ranges[2 * file + 1] = Math.max(ranges[2 * file + 1]!, offset + this.lengths[item]!);
+    }
+    return ranges;
   }
 
   /** Parts of one tensor, as slice-plan.ts places them; each allocation is a batch. @internal */
@@ -256,6 +356,7 @@ export class Plan {
       itemOffsets: this.offsets,
       itemLengths: this.lengths,
       itemDestinations: this.destinations,
+      ...this.mapping,
       ...(this.converts && { itemFrom: this.#stored(), itemTo: this.dtypes }),
     };
   }

@@ -3,7 +3,15 @@ import { setFlagsFromString } from 'node:v8';
 import { runInNewContext } from 'node:vm';
 import { type Metrics, nativeMetrics } from 'fastsafetensors-node';
 
-const ZERO: Metrics = { deviceBytes: 0, hostBytes: 0, stagingBytes: 0, openFiles: 0, rings: 0, inFlight: 0 };
+const ZERO: Metrics = {
+  deviceBytes: 0,
+  hostBytes: 0,
+  mappedBytes: 0,
+  stagingBytes: 0,
+  openFiles: 0,
+  rings: 0,
+  inFlight: 0,
+};
 
 setFlagsFromString('--expose-gc');
 const collectGarbage = runInNewContext('gc') as () => void;

@@ -1,0 +1,212 @@
+#include "base/private_mapping.h"
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cerrno>
+#include <cstring>
+#include <future>
+
+#include "base/thread.h"
+
+#ifndef MADV_POPULATE_READ
+#define MADV_POPULATE_READ 22
+#define MADV_POPULATE_WRITE 23
+#endif
+
+namespace fst {
+namespace {
+
+constexpr uint64_t kPage = 4096;  // at least: madvise and mremap want multiples of the system's page
+constexpr int kSamples = 64;
+constexpr uint64_t kPiece = 256 << 10;  // exchanged at a time: fits into a pipe of any user and into a CPU's cache
+constexpr uint64_t kShare = 32 << 20;   // for one thread
+constexpr size_t kThreads = 4;
+
+uint64_t PageSize() {
+  static const uint64_t size = std::max<uint64_t>(kPage, static_cast<uint64_t>(sysconf(_SC_PAGESIZE)));
+  return size;
+}
+
+uint64_t Down(uint64_t value) { return value / PageSize() * PageSize(); }
+uint64_t Up(uint64_t value) { return Down(value + PageSize() - 1); }
+
+int Advise(void* address, size_t length, int advice) {
+  for (;;) {
+    if (madvise(address, length, advice) == 0) return 0;
+    if (errno != EINTR && errno != EAGAIN) return errno;
+  }
+}
+
+// Whole pages, in order, without overlaps.
+std::vector<PrivateMapping::Range> PagesOf(std::vector<PrivateMapping::Range> ranges) {
+  for (auto& [begin, end] : ranges) {
+    begin = Down(begin);
+    end = Up(end);
+  }
+  std::sort(ranges.begin(), ranges.end());
+  std::vector<PrivateMapping::Range> pages;
+  for (const PrivateMapping::Range& range : ranges) {
+    if (range.first == range.second) continue;
+    if (!pages.empty() && range.first <= pages.back().second) {
+      pages.back().second = std::max(pages.back().second, range.second);
+    } else {
+      pages.push_back(range);
+    }
+  }
+  return pages;
+}
+
+// Exchanges pages of a mapping. A page is copied, and then another page is put in its place by mremap(2), at once for
+// every thread; what was written in between is in the old page alone. So that it can be found there, the page is first
+// made this process's own (MADV_POPULATE_WRITE; a write does not replace it any more) and held by a pipe (vmsplice(2)),
+// from which it is read when nobody can write to it any more. Where pipes cannot hold pages, such writes are lost.
+// (MADV_POPULATE_WRITE alone would not do: truncation takes away private pages, too.)
+class PageExchange {
+ public:
+  PageExchange() : before_(new char[kPiece]), after_(new char[kPiece]) {
+    if (pipe2(ends_, O_CLOEXEC | O_NONBLOCK) != 0) return;
+    holds_ = fcntl(ends_[1], F_SETPIPE_SZ, static_cast<int>(kPiece)) >= static_cast<int>(kPiece);
+  }
+  ~PageExchange() {
+    for (int end : ends_)
+      if (end >= 0) close(end);
+  }
+  PageExchange(const PageExchange&) = delete;
+  PageExchange& operator=(const PageExchange&) = delete;
+
+  // `pages`: at most kPiece bytes. `fresh`: as many in an anonymous mapping, which loses them.
+  int Exchange(char* pages, char* fresh, size_t length) {
+    if (int error = Advise(pages, length, MADV_POPULATE_WRITE)) return error;
+    if (int error = Advise(fresh, length, MADV_POPULATE_WRITE)) return error;
+    const bool held = Hold(pages, length);
+    memcpy(before_.get(), pages, length);
+    memcpy(fresh, before_.get(), length);
+    if (mremap(fresh, length, length, MREMAP_MAYMOVE | MREMAP_FIXED, pages) == MAP_FAILED) return errno;
+    if (held && Drain(length)) Merge(pages, length);
+    return 0;
+  }
+
+ private:
+  bool Hold(char* pages, size_t length) {
+    for (size_t done = 0; holds_ && done < length;) {
+      const iovec part = {pages + done, length - done};
+      const ssize_t got = vmsplice(ends_[1], &part, 1, SPLICE_F_NONBLOCK);
+      if (got < 0 && errno == EINTR) continue;
+      if (got <= 0) {
+        Drain(done);
+        holds_ = false;
+      } else {
+        done += static_cast<size_t>(got);
+      }
+    }
+    return holds_;
+  }
+
+  bool Drain(size_t length) {
+    for (size_t done = 0; done < length;) {
+      const ssize_t got = read(ends_[0], after_.get() + done, length - done);
+      if (got < 0 && errno == EINTR) continue;
+      if (got <= 0) return false;
+      done += static_cast<size_t>(got);
+    }
+    return true;
+  }
+
+  // Bytes that were written after they were copied; not over those that were written since.
+  void Merge(char* pages, size_t length) {
+    if (memcmp(before_.get(), after_.get(), length) == 0) return;
+    for (size_t i = 0; i < length; ++i) {
+      char expected = before_[i];
+      if (expected == after_[i]) continue;
+      __atomic_compare_exchange_n(&pages[i], &expected, after_[i], false, __ATOMIC_RELAXED, __ATOMIC_RELAXED);
+    }
+  }
+
+  int ends_[2] = {-1, -1};
+  bool holds_ = false;
+  const std::unique_ptr<char[]> before_, after_;
+};
+
+}  // namespace
+
+bool PrivateMapping::Supported() {
+  static const bool supported = [] {
+    void* page = mmap(nullptr, PageSize(), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (page == MAP_FAILED) return false;
+    const bool both =
+        Advise(page, PageSize(), MADV_POPULATE_READ) == 0 && Advise(page, PageSize(), MADV_POPULATE_WRITE) == 0;
+    munmap(page, PageSize());
+    return both;
+  }();
+  return supported;
+}
+
+int PrivateMapping::Create(int fd, uint64_t bytes, std::unique_ptr<PrivateMapping>* out) {
+  void* address = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE, fd, 0);
+  if (address == MAP_FAILED) return errno;
+  out->reset(new PrivateMapping(static_cast<char*>(address), bytes));
+  return 0;
+}
+
+PrivateMapping::~PrivateMapping() { munmap(address_, size_); }
+
+double PrivateMapping::Resident(Range range) const {
+  const uint64_t begin = Down(range.first) / PageSize(), pages = Up(range.second) / PageSize() - begin;
+  const uint64_t samples = std::min<uint64_t>(pages, kSamples);
+  int resident = 0;
+  for (uint64_t i = 0; i < samples; ++i) {
+    unsigned char in_memory = 0;
+    const uint64_t page = begin + (samples == pages ? i : i * (pages - 1) / (samples - 1));
+    if (mincore(address_ + page * PageSize(), PageSize(), &in_memory) == 0) resident += in_memory & 1;
+  }
+  return samples == 0 ? 1 : static_cast<double>(resident) / static_cast<double>(samples);
+}
+
+int PrivateMapping::Populate(Range range) const {
+  const uint64_t begin = Down(range.first);
+  return Advise(address_ + begin, Up(range.second) - begin, MADV_POPULATE_READ);
+}
+
+int PrivateMapping::Detach(std::vector<Range> ranges) const {
+  std::vector<Range> shares;
+  for (const auto& [begin, end] : PagesOf(std::move(ranges)))
+    for (uint64_t at = begin; at < end; at += kShare) shares.emplace_back(at, std::min(at + kShare, end));
+  std::atomic<size_t> next{0};
+  std::atomic<int> failed{0};
+  auto exchange = [&] {
+    PageExchange pages;
+    for (size_t i = next++; i < shares.size() && failed == 0; i = next++) {
+      const auto [begin, end] = shares[i];
+      void* mapped = mmap(nullptr, end - begin, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+      if (mapped == MAP_FAILED) {
+        failed = errno;
+        return;
+      }
+      uint64_t at = begin;
+      for (uint64_t length; at < end && failed == 0; at += length) {
+        length = std::min(kPiece, end - at);
+        const int error = pages.Exchange(address_ + at, static_cast<char*>(mapped) + (at - begin), length);
+        if (error == 0) continue;
+        failed = error;
+        break;
+      }
+      if (at < end) munmap(static_cast<char*>(mapped) + (at - begin), end - at);
+    }
+  };
+  std::vector<std::future<void>> others;
+  for (size_t i = 1; i < std::min(shares.size(), kThreads); ++i) {
+    auto task = std::make_shared<std::packaged_task<void()>>(exchange);
+    others.push_back(task->get_future());
+    if (!StartThread("fst-detach", [task] { (*task)(); }).ok()) (*task)();
+  }
+  exchange();
+  for (const std::future<void>& other : others) other.wait();
+  return failed;
+}
+
+}  // namespace fst

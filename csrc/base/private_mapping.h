@@ -1,0 +1,53 @@
+// A private mapping of a file: its pages are the page cache's, and what is written to them is this process's alone.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <utility>
+#include <vector>
+
+#include "base/status.h"
+
+namespace fst {
+
+// All methods: any thread.
+class PrivateMapping {
+ public:
+  // Bytes [begin, end) of the file.
+  using Range = std::pair<uint64_t, uint64_t>;
+
+  // Whether this kernel has what Populate and Detach need (MADV_POPULATE_READ and _WRITE, Linux 5.14).
+  static bool Supported();
+
+  // Maps the first `bytes` > 0 of a file. Touches nothing. The errno of mmap(2), 0 on success.
+  static int Create(int fd, uint64_t bytes, std::unique_ptr<PrivateMapping>* out);
+  ~PrivateMapping();
+  PrivateMapping(const PrivateMapping&) = delete;
+  PrivateMapping& operator=(const PrivateMapping&) = delete;
+
+  char* address() const { return address_; }
+  uint64_t size() const { return size_; }
+
+  // Which part of a range is in memory, as some of its pages tell: 0 to 1. Where the caller neither owns the file nor
+  // may write to it, the kernel says 1.
+  double Resident(Range range) const;
+
+  // Brings the pages of a range in, without a copy; reads those that are not in memory. Blocks. The errno of
+  // madvise(2): EFAULT for what is after the end of the file, EIO, ENOMEM.
+  int Populate(Range range) const;
+
+  // Puts memory of this process's own in the place of all pages that the ranges touch: same addresses, same bytes, also
+  // of what was written to them. From then on nothing that happens to the file reaches them. Blocks: on up to four
+  // threads. 0, or the errno of the page that could not be kept; called again it goes through all ranges again.
+  //
+  // A write to such a page at the very time when it is exchanged is kept. Until it is (below a millisecond) reads may
+  // see what was there before. What a driver has pinned for its own writes is not seen to.
+  int Detach(std::vector<Range> ranges) const;
+
+ private:
+  PrivateMapping(char* address, uint64_t size) : address_(address), size_(size) {}
+  char* const address_;
+  const uint64_t size_;
+};
+
+}  // namespace fst

@@ -1,0 +1,91 @@
+// Mapped files for JavaScript.
+#include "napi/async_work.h"
+#include "napi/bindings.h"
+#include "napi/header_values.h"
+#include "reader/mapped_file.h"
+#include "transfer/engine.h"
+
+namespace fst {
+
+template <>
+inline constexpr char kExternalName<Engine>[] = "an engine";
+template <>
+inline constexpr char kExternalName<MappedFile>[] = "a mapped file";
+
+namespace {
+
+// What mapFiles was asked for and found. Made on the environment's thread.
+struct Mapping {
+  struct File {
+    std::string path;
+    FileIdentity expected;
+    MappedFile::Options options;
+    std::shared_ptr<MappedFile> mapped;
+    std::string why_not;
+  };
+  std::vector<File> files;
+
+  Mapping(const Napi::Array& list, const Napi::Float64Array& ranges, bool insist) {
+    for (uint32_t i = 0; i < list.Length(); ++i) {
+      Napi::HandleScope scope(list.Env());
+      auto object = list.Get(i).As<Napi::Object>();
+      File file;
+      file.path = object.Get("path").As<Napi::String>();
+      file.expected = IdentityFromJs(object.Get("identity").As<Napi::Object>());
+      file.options = {insist, static_cast<uint64_t>(ranges[2 * i]), static_cast<uint64_t>(ranges[2 * i + 1])};
+      files.push_back(std::move(file));
+    }
+  }
+
+  Status Open() {
+    for (File& file : files)
+      FST_RETURN_IF_ERROR(
+          MappedFile::Open(file.path, file.expected, file.options, &file.mapped, &file.why_not).At(file.path));
+    return Status::Ok();
+  }
+};
+
+const char* NameOf(MappedFile::Protection protection) {
+  if (protection == MappedFile::Protection::kLease) return "lease";
+  return protection == MappedFile::Protection::kImmutable ? "immutable" : "nothing";
+}
+
+// mapsFiles(engine): whether its loads may have mapped files
+Napi::Value MapsFilesJs(const Napi::CallbackInfo& info) {
+  return Napi::Boolean::New(info.Env(), FromExternal<Engine>(info[0])->maps_files());
+}
+
+// mapFiles(files: {path, identity}[], ranges: Float64Array, insist: boolean): Promise<{files: (External | null)[],
+// texts: string[]}>. `ranges`: begin and end of the bytes that are wanted, by file. A text is the protection of a
+// mapped file, else why it is to be copied. See MappedFile::Open.
+Napi::Value MapFilesJs(const Napi::CallbackInfo& info) {
+  auto mapping =
+      std::make_shared<Mapping>(info[0].As<Napi::Array>(), info[1].As<Napi::Float64Array>(), info[2].ToBoolean());
+  return AsyncWork::RunOnFile(
+      info.Env(), [mapping] { return mapping->Open(); },
+      [mapping](Napi::Env env) {
+        Napi::Array files = Napi::Array::New(env), texts = Napi::Array::New(env);
+        for (uint32_t i = 0; i < mapping->files.size(); ++i) {
+          auto& [path, expected, options, mapped, why_not] = mapping->files[i];
+          texts[i] = Napi::String::New(env, mapped != nullptr ? NameOf(mapped->protection()) : why_not);
+          files[i] = mapped != nullptr ? ToExternal<MappedFile>(env, std::move(mapped)) : env.Null();
+        }
+        Napi::Object result = Napi::Object::New(env);
+        result["files"] = files;
+        result["texts"] = texts;
+        return result;
+      });
+}
+
+// releaseMapping(mapped): drops the handle's reference, its loads and allocations keep theirs; may be called again.
+void ReleaseMappingJs(const Napi::CallbackInfo& info) { ReleaseExternal<MappedFile>(info[0]); }
+
+}  // namespace
+
+void ExportMapping(Napi::Env env, Napi::Object exports) {
+  Export<MapsFilesJs>(env, exports, "mapsFiles");
+  Export<MapFilesJs>(env, exports, "mapFiles");
+  Export<ReleaseMappingJs>(env, exports, "releaseMapping");
+}
+
+}  // namespace fst

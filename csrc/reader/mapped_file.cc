@@ -1,0 +1,185 @@
+#include "reader/mapped_file.h"
+
+#include <fcntl.h>
+#include <linux/magic.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <sys/vfs.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <vector>
+
+#include "base/io_error.h"
+#include "base/warnings.h"
+
+#ifndef STATX_ATTR_VERITY
+#define STATX_ATTR_VERITY 0x00100000
+#endif
+
+namespace fst {
+namespace {
+
+constexpr uint64_t kPage = 4096;
+constexpr double kEnoughResident = 0.9;
+constexpr uint64_t kMaxFiles = 4096;  // each keeps its descriptor, on which its lease is
+constexpr uint64_t kFreeShare = 4;    // at most one in 4 of the descriptors that are free
+constexpr uint32_t kXfs = 0x58465342, kErofs = 0xE0F5E1E2, kZfs = 0x2FC12FC1, kBcachefs = 0xCA451A4E;
+
+std::atomic<uint64_t> mapped_files{0};
+
+// File systems on which every change of a file goes through this kernel, which knows of the lease. On others (NFS,
+// FUSE, Lustre) another machine or a daemon may change it behind the kernel's back.
+bool IsLocal(uint32_t type) {
+  switch (type) {
+    case EXT4_SUPER_MAGIC:  // ext2 and ext3, too
+    case kXfs:
+    case BTRFS_SUPER_MAGIC:
+    case F2FS_SUPER_MAGIC:
+    case kZfs:
+    case kBcachefs:
+    case TMPFS_MAGIC:
+    case OVERLAYFS_SUPER_MAGIC:
+      return true;
+    default:
+      return false;
+  }
+}
+
+bool CannotChange(int fd, uint32_t type) {
+  if (type == SQUASHFS_MAGIC || type == kErofs) return true;
+  struct statx info;
+  return statx(fd, "", AT_EMPTY_PATH, STATX_BASIC_STATS, &info) == 0 && (info.stx_attributes & STATX_ATTR_VERITY) != 0;
+}
+
+bool OneMoreFile(int fd) {
+  rlimit limit;
+  if (getrlimit(RLIMIT_NOFILE, &limit) != 0) return false;
+  // open(2) returns the lowest free number, so at least that many descriptors are in use.
+  const auto used = static_cast<uint64_t>(fd);
+  const uint64_t most = limit.rlim_cur > used ? std::min(kMaxFiles, (limit.rlim_cur - used) / kFreeShare) : 0;
+  if (++mapped_files <= most) return true;
+  --mapped_files;
+  return false;
+}
+
+void Count(std::atomic<int64_t>& counter, int64_t bytes) { counter.fetch_add(bytes, std::memory_order_relaxed); }
+
+}  // namespace
+
+Status MappedFile::Open(const std::string& path, const FileIdentity& expected, const Options& options,
+                        std::shared_ptr<MappedFile>* out, std::string* why_not) {
+  auto copied = [&](std::string why) {
+    *why_not = std::move(why);
+    return Status::Ok();
+  };
+  if (!PrivateMapping::Supported()) return copied("this kernel cannot populate mappings (Linux 5.14 can)");
+  if (expected.size == 0) return copied("it is empty");
+  UniqueFd fd;
+  FST_RETURN_IF_ERROR(OpenUnchanged(path, 0, expected, &fd));
+  std::shared_ptr<MappedFile> file(new MappedFile(path, expected, std::move(fd)));
+  file->counted_ = OneMoreFile(file->fd());
+  if (!file->counted_) return copied("as many files are mapped as descriptors can be spared for (ulimit -n)");
+  // Before the lease: whoever breaks it has the mapping detached.
+  if (int error = PrivateMapping::Create(file->fd(), expected.size, &file->mapping_))
+    return copied("it cannot be mapped: " + ErrnoText(error));
+  FST_RETURN_IF_ERROR(file->Protect(options.insist, why_not));
+  if (!why_not->empty()) return Status::Ok();
+  // Nothing has changed the file before that, and nothing does from now on unnoticed.
+  FST_RETURN_IF_ERROR(file->CheckUnchanged());
+  const PrivateMapping::Range wanted = {std::min(options.begin, expected.size), std::min(options.end, expected.size)};
+  if (!options.insist && file->mapping_->Resident(wanted) < kEnoughResident) return copied("it is not in memory");
+  *out = std::move(file);
+  return Status::Ok();
+}
+
+Status MappedFile::Protect(bool insist, std::string* why_not) {
+  struct statfs info;
+  if (fstatfs(fd(), &info) != 0) return IoError(path(), "cannot look at the file system of " + path(), errno);
+  const auto type = static_cast<uint32_t>(info.f_type);
+  if (CannotChange(fd(), type)) {
+    protection_ = Protection::kImmutable;
+    return Status::Ok();
+  }
+  const int error = IsLocal(type) ? TakeReadLease(fd(), weak_from_this()) : ENOTSUP;
+  if (error == 0) {
+    protection_ = Protection::kLease;
+    return Status::Ok();
+  }
+  if (insist) return Status::Ok();
+  if (error == ENOTSUP) {
+    *why_not = "its file system may change it without this kernel";
+  } else if (error == EAGAIN) {
+    *why_not = "it is open for writing";
+  } else if (error == EACCES) {
+    *why_not = "it belongs to another user, so that no lease protects it";
+  } else {
+    *why_not = "no lease protects it: " + ErrnoText(error);
+  }
+  return Status::Ok();
+}
+
+MappedFile::~MappedFile() {
+  if (protection_ == Protection::kLease) EndReadLease(fd());
+  if (counted_) --mapped_files;
+}
+
+std::shared_ptr<DeviceBuffer> MappedFile::BufferOf(const std::shared_ptr<Device>& device, uint64_t offset,
+                                                   size_t length) {
+  const auto bytes = static_cast<int64_t>(length);
+  auto self = shared_from_this();
+  std::multiset<Live>::iterator live;
+  {
+    std::lock_guard<std::mutex> lock(mutex_);
+    if (detached_) return nullptr;
+    live = live_.insert({offset, offset + length});
+    Count(Metrics::Get().mapped_bytes, bytes);
+  }
+  auto dropped = [self, live, bytes] {
+    std::lock_guard<std::mutex> lock(self->mutex_);
+    self->live_.erase(live);
+    Count(self->own_memory_ ? Metrics::Get().host_bytes : Metrics::Get().mapped_bytes, -bytes);
+  };
+  // In a box, so that the reference goes on the freeing thread, which may unmap and close.
+  auto box = std::make_shared<std::shared_ptr<MappedFile>>(std::move(self));
+  return MakeBuffer(device, reinterpret_cast<uint64_t>(mapping_->address()) + offset, length, std::move(dropped),
+                    [box = std::move(box)] { box->reset(); });
+}
+
+bool MappedFile::Holds(const DeviceBuffer& buffer) const {
+  return buffer.address() - reinterpret_cast<uint64_t>(mapping_->address()) < mapping_->size();
+}
+
+Status MappedFile::Populate(uint64_t offset, size_t length) const {
+  const int error = mapping_->Populate({offset, offset + length});
+  if (protection_ == Protection::kNone || error != 0) FST_RETURN_IF_ERROR(CheckUnchanged());
+  return error == 0 ? Status::Ok() : ReadFailed(*this, offset, length, error);
+}
+
+bool MappedFile::OnBreak() {
+  std::vector<PrivateMapping::Range> ranges;
+  {
+    std::lock_guard<std::mutex> lock(mutex_);
+    detached_ = true;
+    for (const Live& live : live_) ranges.emplace_back(live.begin, live.end);
+  }
+  if (mapping_->Detach(std::move(ranges)) != 0) return false;
+  std::lock_guard<std::mutex> lock(mutex_);
+  if (own_memory_) return true;
+  own_memory_ = true;
+  int64_t bytes = 0;
+  for (const Live& live : live_) bytes += static_cast<int64_t>(live.end - live.begin);
+  Count(Metrics::Get().mapped_bytes, -bytes);
+  Count(Metrics::Get().host_bytes, bytes);
+  return true;
+}
+
+void MappedFile::OnLost() {
+  Warn(
+      path() +
+      " was written to while its tensors were mapped, and the kernel did not wait until they were copied: this process "
+      "was stopped or short of memory for longer than /proc/sys/fs/lease-break-time; load them again, or with mmap: "
+      "false");
+}
+
+}  // namespace fst

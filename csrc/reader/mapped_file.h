@@ -1,0 +1,70 @@
+// A file whose tensors are views of a private mapping of it, in place of copies. A lease (base/read_lease.h) makes a
+// writer wait until the pages that somebody has were copied, so that such a tensor neither changes nor goes away.
+#pragma once
+#include <atomic>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <set>
+#include <string>
+
+#include "base/private_mapping.h"
+#include "base/read_lease.h"
+#include "reader/open_file.h"
+
+namespace fst {
+
+class MappedFile : public FdFile, public LeaseHolder, public std::enable_shared_from_this<MappedFile> {
+ public:
+  enum class Protection {
+    kLease,      // writers wait for us
+    kImmutable,  // fs-verity, or a file system that cannot be written to: nothing can change the file
+    kNone,       // `insist`: a writer changes the tensors, and who truncates the file crashes those that read them
+  };
+  struct Options {
+    bool insist = false;  // map also what is not in memory, or nothing protects
+    // The bytes that are wanted, for a look at what is in memory.
+    uint64_t begin = 0, end = UINT64_MAX;
+  };
+
+  // Opens `path` as OpenUnchanged does, and maps it. OK with a null `*out`: it is to be copied, `*why_not` says why.
+  // IO_ERROR, FILE_CHANGED. Any thread; blocks.
+  static Status Open(const std::string& path, const FileIdentity& expected, const Options& options,
+                     std::shared_ptr<MappedFile>* out, std::string* why_not);
+  ~MappedFile() override;
+
+  Protection protection() const { return protection_; }
+
+  // An allocation over bytes of the file; `offset` is a multiple of 4096. It holds the mapping, and its bytes are those
+  // of the file whose identity was compared, also when that changes later. Null when they would not be any more: a
+  // writer has been let in. Any thread.
+  std::shared_ptr<DeviceBuffer> BufferOf(const std::shared_ptr<Device>& device, uint64_t offset, size_t length);
+  // Whether an allocation is one of BufferOf.
+  bool Holds(const DeviceBuffer& buffer) const;
+  // Brings the pages of these bytes in; of an allocation that the caller holds. IO_ERROR, UNEXPECTED_EOF, FILE_CHANGED.
+  // Any thread; blocks.
+  Status Populate(uint64_t offset, size_t length) const;
+
+  bool OnBreak() override;
+  void OnLost() override;
+
+ private:
+  struct Live {
+    uint64_t begin, end;
+    bool operator<(const Live& other) const { return begin < other.begin; }
+  };
+
+  MappedFile(const std::string& path, const FileIdentity& identity, UniqueFd fd)
+      : FdFile(path, identity, std::move(fd)) {}
+  Status Protect(bool insist, std::string* why_not);
+
+  Protection protection_ = Protection::kNone;
+  bool counted_ = false;
+  std::unique_ptr<PrivateMapping> mapping_;
+  std::mutex mutex_;
+  std::multiset<Live> live_;  // what BufferOf has given and is not dropped
+  bool detached_ = false;     // a writer was noticed: BufferOf gives nothing any more
+  bool own_memory_ = false;   // what is live lies in this process's own memory, and counts there
+};
+
+}  // namespace fst

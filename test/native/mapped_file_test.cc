@@ -1,0 +1,264 @@
+// Loads of mapped files: tensors are views, which keep their bytes whatever becomes of the file; what cannot be mapped
+// says why; nothing is held afterwards.
+#include "reader/mapped_file.h"
+
+#include <fcntl.h>
+#include <gtest/gtest.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <fstream>
+#include <thread>
+
+#include "base/warnings.h"
+#include "device/host_device.h"
+#include "reader/file_reader.h"
+#include "support/engine_harness.h"
+
+namespace fst {
+namespace {
+
+class MappedFileTest : public EngineTest {
+ protected:
+  void SetUp() override {
+    if (!PrivateMapping::Supported()) GTEST_SKIP() << "this kernel has no MADV_POPULATE_READ (Linux 5.14)";
+  }
+  void TearDown() override {
+    EXPECT_TRUE(Eventually([] { return Metrics::Get().mapped_bytes == 0; })) << Metrics::Get().mapped_bytes;
+    EngineTest::TearDown();
+  }
+
+  // A plan with one mapped allocation a file, which are batches where files are not interleaved.
+  Model Mapped(const ModelShape& shape, uint64_t seed = 1) {
+    const bool batches = shape.order == ModelShape::Order::kFiles;
+    Model model = Written(shape, seed);
+    Plan& plan = model.plan;
+    plan.allocations.clear();
+    for (uint32_t file = 0; file < plan.files.size(); ++file)
+      plan.allocations.push_back({plan.files[file].expected.size, batches ? file : 0, file, 0});
+    for (PlanItem& item : plan.items) {
+      item.allocation = item.file;
+      item.destination = item.offset;
+    }
+    EXPECT_TRUE(plan.Validate().ok());
+    return model;
+  }
+
+  static std::shared_ptr<MappedFile> Map(const PlanFile& file, bool insist = false) {
+    std::shared_ptr<MappedFile> mapped;
+    std::string why;
+    Status status = MappedFile::Open(file.path, file.expected, {insist}, &mapped, &why);
+    EXPECT_TRUE(status.ok()) << status.message();
+    EXPECT_NE(mapped, nullptr) << why;
+    return mapped;
+  }
+  static std::string WhyNot(const PlanFile& file) {
+    std::shared_ptr<MappedFile> mapped;
+    std::string why;
+    Status status = MappedFile::Open(file.path, file.expected, {}, &mapped, &why);
+    EXPECT_TRUE(status.ok()) << status.message();
+    EXPECT_EQ(mapped, nullptr);
+    return why;
+  }
+  TransferOptions OptionsFor(const Model& model) {
+    TransferOptions options;
+    for (const PlanFile& file : model.plan.files) options.mapped.push_back(Map(file));
+    return options;
+  }
+  std::shared_ptr<Engine> OpenOnHost(EngineOptions options = {}) {
+    return Open(std::make_shared<HostDevice>(), NewFileReader({}), options);
+  }
+  static bool Same(const DeviceBuffer& buffer, const std::string& bytes) {
+    return memcmp(reinterpret_cast<const char*>(buffer.address()), bytes.data(), buffer.size()) == 0;
+  }
+};
+
+TEST_F(MappedFileTest, LoadsAreViewsOfTheFile) {
+  for (auto order : {ModelShape::Order::kFiles, ModelShape::Order::kInterleaved}) {
+    ModelShape shape;
+    shape.max_length = 3 << 20;
+    shape.order = order;
+    Model model = Mapped(shape);
+    auto engine = OpenOnHost();
+    auto watch = Watch::Begin(*engine, model, OptionsFor(model));
+    watch->ExpectComplete();
+    EXPECT_EQ(Metrics::Get().host_bytes, 0);
+    EXPECT_GT(Metrics::Get().mapped_bytes, static_cast<int64_t>(model.Bytes()));
+    CloseAndWait(*engine);
+  }
+}
+
+TEST_F(MappedFileTest, OneFileIsMappedInPartAndCopiedInPart) {
+  Model model = Mapped({});
+  Plan& plan = model.plan;
+  uint64_t used = 0;
+  plan.allocations.push_back({0, 2});
+  for (PlanAllocation& allocation : plan.allocations) allocation.batch = 0;
+  for (size_t i = 0; i < plan.items.size(); i += 3) {
+    plan.items[i].allocation = 3;
+    plan.items[i].destination = used;
+    used += (plan.items[i].length + 255) / 256 * 256;
+  }
+  plan.allocations[3].size = used;
+  ASSERT_TRUE(plan.Validate().ok());
+  auto engine = OpenOnHost();
+  Watch::Begin(*engine, model, OptionsFor(model))->ExpectComplete();
+  CloseAndWait(*engine);
+}
+
+TEST_F(MappedFileTest, PlansThatLieAreRefused) {
+  Model model = Mapped({});
+  Plan plan = model.plan;
+  plan.items[0].destination += 1;
+  EXPECT_EQ(plan.Validate().code(), Code::INVALID_ARGUMENT);
+  plan = model.plan;
+  plan.allocations[1].mapped_offset = 4096;
+  EXPECT_EQ(plan.Validate().code(), Code::INVALID_ARGUMENT);
+  plan = model.plan;
+  plan.allocations[1].mapped = 9;
+  EXPECT_EQ(plan.Validate().code(), Code::INVALID_ARGUMENT);
+  auto engine = OpenOnHost();
+  std::shared_ptr<Transfer> transfer;
+  EXPECT_EQ(engine->Start(model.plan, {}, &transfer).code(), Code::INVALID_ARGUMENT);
+  EngineOptions staged;
+  staged.always_stage = true;
+  EXPECT_FALSE(OpenOnHost(staged)->maps_files());
+  EXPECT_EQ(OpenOnHost(staged)->Start(model.plan, OptionsFor(model), &transfer).code(), Code::INVALID_ARGUMENT);
+  CloseAndWait(*engine);
+}
+
+TEST_F(MappedFileTest, BytesStayWhenTheFileIsCutShort) {
+  Model model = Mapped({});
+  auto mapped = Map(model.plan.files[0]);
+  const size_t size = model.contents[0].size();
+  auto buffer = mapped->BufferOf(std::make_shared<HostDevice>(), 0, size);
+  ASSERT_TRUE(mapped->Populate(0, size).ok());
+  EXPECT_EQ(Metrics::Get().mapped_bytes, static_cast<int64_t>(size));
+  ASSERT_EQ(truncate(model.plan.files[0].path.c_str(), 0), 0);
+  EXPECT_TRUE(Same(*buffer, model.contents[0]));
+  EXPECT_EQ(Metrics::Get().mapped_bytes, 0);
+  EXPECT_EQ(Metrics::Get().host_bytes, static_cast<int64_t>(size));
+  EXPECT_EQ(mapped->BufferOf(std::make_shared<HostDevice>(), 0, size), nullptr);
+}
+
+TEST_F(MappedFileTest, LoadsGoOnByReadsWhenAWriterComesFirst) {
+  Model model = Mapped({});
+  TransferOptions options = OptionsFor(model);
+  { UniqueFd writing(open(model.plan.files[1].path.c_str(), O_WRONLY | O_CLOEXEC)); }  // and changes nothing
+  auto engine = OpenOnHost();
+  auto watch = Watch::Begin(*engine, model, std::move(options));
+  watch->ExpectComplete();
+  EXPECT_EQ(Metrics::Get().host_bytes, static_cast<int64_t>(model.plan.files[1].expected.size));
+  watch.reset();
+  options = OptionsFor(model);
+  ASSERT_EQ(truncate(model.plan.files[1].path.c_str(), 100), 0);
+  watch = Watch::Begin(*engine, model, std::move(options));
+  watch->ExpectFailure(Code::FILE_CHANGED);
+  CloseAndWait(*engine);
+}
+
+TEST_F(MappedFileTest, ChangedFileIsFoundBeforeItIsMapped) {
+  Model model = Mapped({});
+  std::ofstream(model.plan.files[0].path, std::ios::app) << "more";
+  std::shared_ptr<MappedFile> mapped;
+  std::string why;
+  const PlanFile& file = model.plan.files[0];
+  EXPECT_EQ(MappedFile::Open(file.path, file.expected, {}, &mapped, &why).code(), Code::FILE_CHANGED);
+}
+
+TEST_F(MappedFileTest, WhatNothingProtectsIsCopiedUnlessAskedFor) {
+  Model model = Mapped({});
+  const PlanFile& file = model.plan.files[0];
+  UniqueFd writing(open(file.path.c_str(), O_WRONLY | O_CLOEXEC));
+  EXPECT_EQ(WhyNot(file), "it is open for writing");
+  auto mapped = Map(file, /*insist=*/true);
+  EXPECT_EQ(mapped->protection(), MappedFile::Protection::kNone);
+  EXPECT_EQ(Map(model.plan.files[1])->protection(), MappedFile::Protection::kLease);
+}
+
+TEST_F(MappedFileTest, UnprotectedFileThatChangesWhileItIsLoadedIsFound) {
+  Model model = Mapped({});
+  const PlanFile& file = model.plan.files[0];
+  UniqueFd writing(open(file.path.c_str(), O_WRONLY | O_CLOEXEC));
+  auto mapped = Map(file, /*insist=*/true);
+  ASSERT_EQ(ftruncate(writing.get(), 4096), 0);
+  EXPECT_EQ(mapped->Populate(0, file.expected.size).code(), Code::FILE_CHANGED);
+}
+
+TEST_F(MappedFileTest, WhatIsNotInMemoryIsCopiedUnlessAskedFor) {
+  ModelShape shape;
+  shape.max_length = 1 << 20;
+  Model model = Mapped(shape);
+  const PlanFile& file = model.plan.files[0];
+  UniqueFd fd(open(file.path.c_str(), O_RDONLY | O_CLOEXEC));
+  ASSERT_EQ(fdatasync(fd.get()), 0);
+  ASSERT_EQ(posix_fadvise(fd.get(), 0, 0, POSIX_FADV_DONTNEED), 0);
+  EXPECT_EQ(WhyNot(file), "it is not in memory");
+  auto mapped = Map(file, /*insist=*/true);
+  EXPECT_TRUE(mapped->Populate(0, file.expected.size).ok());
+}
+
+// A writer at any moment of a load and of the life of its tensors: the bytes are the old ones, or FILE_CHANGED.
+TEST_F(MappedFileTest, WriterAtAnyMomentChangesNothing) {
+  ModelShape shape;
+  shape.files = 2;
+  shape.max_length = 1 << 20;
+  Random random(7);
+  int complete = 0;
+  for (int round = 0; round < 30; ++round) {
+    Model model = Mapped(shape, static_cast<uint64_t>(round));
+    for (PlanAllocation& allocation : model.plan.allocations) allocation.batch = 0;
+    auto engine = OpenOnHost();
+    std::thread writer([&, delay = Below(random, 3000), kind = Below(random, 3)] {
+      std::this_thread::sleep_for(std::chrono::microseconds(delay));
+      const std::string& path = model.plan.files[1].path;
+      if (kind == 0) EXPECT_EQ(truncate(path.c_str(), 0), 0);
+      if (kind == 1) std::ofstream(path, std::ios::binary) << std::string(model.contents[1].size(), 'x');
+      if (kind == 2) EXPECT_EQ(unlink(path.c_str()), 0);
+    });
+    TransferOptions options;
+    Status opened;
+    for (const PlanFile& file : model.plan.files) {
+      std::string why;
+      std::shared_ptr<MappedFile> mapped;
+      if (opened.ok()) opened = MappedFile::Open(file.path, file.expected, {}, &mapped, &why);
+      options.mapped.push_back(mapped);
+    }
+    if (opened.ok() && options.mapped[1] != nullptr) {
+      auto watch = Watch::Begin(*engine, model, std::move(options));
+      watch->WaitDrained();
+      if (watch->transfer().status().ok()) {
+        watch->ExpectComplete();
+        ++complete;
+      } else {
+        EXPECT_EQ(watch->transfer().status().code(), Code::FILE_CHANGED) << watch->transfer().status().message();
+      }
+      writer.join();
+      if (watch->transfer().status().ok()) watch->ExpectComplete();
+    } else {
+      writer.join();
+    }
+    CloseAndWait(*engine);
+  }
+  EXPECT_GT(complete, 0);
+}
+
+TEST_F(MappedFileTest, NoMoreFilesAreMappedThanDescriptorsCanBeSparedFor) {
+  Model model = Mapped({});
+  rlimit before;
+  ASSERT_EQ(getrlimit(RLIMIT_NOFILE, &before), 0);
+  UniqueFd probe(open("/dev/null", O_RDONLY | O_CLOEXEC));
+  rlimit few = before;
+  few.rlim_cur = static_cast<rlim_t>(probe.get()) + 8;
+  ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &few), 0);
+  auto first = Map(model.plan.files[0]);
+  EXPECT_EQ(WhyNot(model.plan.files[1]), "as many files are mapped as descriptors can be spared for (ulimit -n)");
+  first.reset();
+  auto second = Map(model.plan.files[1]);
+  setrlimit(RLIMIT_NOFILE, &before);
+}
+
+}  // namespace
+}  // namespace fst
