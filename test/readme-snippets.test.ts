@@ -52,6 +52,12 @@ const README: readonly Case[] = [
     prints: 'a,64,16 b,64,16 c,64,16',
   },
   {
+    has: 'loadFile(',
+    prepare: (folder) => write(join(folder, 'model.safetensors'), 'embedding', 'bias'),
+    check: 'console.log(Object.keys(tensors).join(), embedding.data instanceof Float32Array);',
+    prints: 'embedding,bias true',
+  },
+  {
     has: "'/mnt/3fs/model'",
     prepare: (folder) => {
       mkdirSync(join(folder, 'mnt/3fs/3fs-virt/iovs'), { recursive: true });
