@@ -106,7 +106,8 @@ Status MappedFile::Protect(bool insist, std::string* why_not) {
     protection_ = Protection::kLease;
     return Status::Ok();
   }
-  if (insist) return Status::Ok();
+  // A file that is being written to is no file to map, whoever insists.
+  if (insist && error != EAGAIN) return Status::Ok();
   if (error == ENOTSUP) {
     *why_not = "its file system may change it without this kernel";
   } else if (error == EAGAIN) {

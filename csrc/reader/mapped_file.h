@@ -19,10 +19,10 @@ class MappedFile : public FdFile, public LeaseHolder, public std::enable_shared_
   enum class Protection {
     kLease,      // writers wait for us
     kImmutable,  // fs-verity, or a file system that cannot be written to: nothing can change the file
-    kNone,       // `insist`: a writer changes the tensors, and who truncates the file crashes those that read them
+    kNone,       // `insist`: a writer changes the tensors, and one who truncates the file crashes who reads them
   };
   struct Options {
-    bool insist = false;  // map also what is not in memory, or nothing protects
+    bool insist = false;  // map also what is not in memory, or what no lease can protect
     // The bytes that are wanted, for a look at what is in memory.
     uint64_t begin = 0, end = UINT64_MAX;
   };

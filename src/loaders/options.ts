@@ -79,8 +79,9 @@ export interface LoaderOptions<T = DeviceTensor> {
    * Tensors in host memory are views of a private mapping of their file in place of copies: nothing is read that the
    * page cache has, processes share one copy, and what is written to a tensor stays in this process. A read lease makes
    * who opens the file for writing wait until this process has copied what it has of it: such a tensor never changes.
-   * 'auto': files that a lease protects, or that cannot change, and that are in memory; true: all files, and the report
-   * says what protects each, or that nothing does; false: none. A tensor that does not lie at a multiple of its dtype's
+   * 'auto': files that a lease protects, or that cannot change, and that are in memory; true: also files that are not,
+   * or that no lease can protect (of another user, on a network), and the report says what protects each; false: none.
+   * A file that is open for writing is copied. A tensor that does not lie at a multiple of its dtype's
    * size in its file is copied, and so is what is converted, sliced, or read in another way than by plain reads.
    * Default: false.
    */

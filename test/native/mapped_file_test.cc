@@ -54,10 +54,10 @@ class MappedFileTest : public EngineTest {
     EXPECT_NE(mapped, nullptr) << why;
     return mapped;
   }
-  static std::string WhyNot(const PlanFile& file) {
+  static std::string WhyNot(const PlanFile& file, bool insist = false) {
     std::shared_ptr<MappedFile> mapped;
     std::string why;
-    Status status = MappedFile::Open(file.path, file.expected, {}, &mapped, &why);
+    Status status = MappedFile::Open(file.path, file.expected, {insist}, &mapped, &why);
     EXPECT_TRUE(status.ok()) << status.message();
     EXPECT_EQ(mapped, nullptr);
     return why;
@@ -168,22 +168,29 @@ TEST_F(MappedFileTest, ChangedFileIsFoundBeforeItIsMapped) {
   EXPECT_EQ(MappedFile::Open(file.path, file.expected, {}, &mapped, &why).code(), Code::FILE_CHANGED);
 }
 
-TEST_F(MappedFileTest, WhatNothingProtectsIsCopiedUnlessAskedFor) {
+TEST_F(MappedFileTest, FileThatIsOpenForWritingIsCopied) {
   Model model = Mapped({});
   const PlanFile& file = model.plan.files[0];
   UniqueFd writing(open(file.path.c_str(), O_WRONLY | O_CLOEXEC));
   EXPECT_EQ(WhyNot(file), "it is open for writing");
-  auto mapped = Map(file, /*insist=*/true);
-  EXPECT_EQ(mapped->protection(), MappedFile::Protection::kNone);
+  EXPECT_EQ(WhyNot(file, /*insist=*/true), "it is open for writing");
   EXPECT_EQ(Map(model.plan.files[1])->protection(), MappedFile::Protection::kLease);
 }
 
-TEST_F(MappedFileTest, UnprotectedFileThatChangesWhileItIsLoadedIsFound) {
+TEST_F(MappedFileTest, FileOfAnotherUserIsCopiedUnlessAskedFor) {
+  if (geteuid() != 0) GTEST_SKIP() << "only root can become another user";
   Model model = Mapped({});
   const PlanFile& file = model.plan.files[0];
-  UniqueFd writing(open(file.path.c_str(), O_WRONLY | O_CLOEXEC));
+  ASSERT_EQ(chmod(file.path.substr(0, file.path.rfind('/')).c_str(), 0755), 0);
+  ASSERT_EQ(chmod(file.path.c_str(), 0644), 0);
+  ASSERT_EQ(seteuid(65534), 0);
+  const std::string why = WhyNot(file);
   auto mapped = Map(file, /*insist=*/true);
-  ASSERT_EQ(ftruncate(writing.get(), 4096), 0);
+  ASSERT_EQ(seteuid(0), 0);
+  EXPECT_EQ(why, "it belongs to another user, so that no lease protects it");
+  EXPECT_EQ(mapped->protection(), MappedFile::Protection::kNone);
+  // One that changes while it is loaded is found, as a read would find it.
+  ASSERT_EQ(truncate(file.path.c_str(), 4096), 0);
   EXPECT_EQ(mapped->Populate(0, file.expected.size).code(), Code::FILE_CHANGED);
 }
 
@@ -214,9 +221,13 @@ TEST_F(MappedFileTest, WriterAtAnyMomentChangesNothing) {
     std::thread writer([&, delay = Below(random, 3000), kind = Below(random, 3)] {
       std::this_thread::sleep_for(std::chrono::microseconds(delay));
       const std::string& path = model.plan.files[1].path;
-      if (kind == 0) EXPECT_EQ(truncate(path.c_str(), 0), 0);
+      if (kind == 0) {
+        EXPECT_EQ(truncate(path.c_str(), 0), 0);
+      }
       if (kind == 1) std::ofstream(path, std::ios::binary) << std::string(model.contents[1].size(), 'x');
-      if (kind == 2) EXPECT_EQ(unlink(path.c_str()), 0);
+      if (kind == 2) {
+        EXPECT_EQ(unlink(path.c_str()), 0);
+      }
     });
     TransferOptions options;
     Status opened;

@@ -19,14 +19,15 @@ if (isMainThread) process.on('exit', () => rmSync(folder, gone));
 const own = process.env.TEST_COPIER ? { copier: process.env.TEST_COPIER, device: process.env.TEST_DEVICE } : undefined;
 if (own?.copier === '3fs' && isMainThread) mkdirSync(join(folder, '3fs-virt', 'iovs'), { recursive: true });
 
-/** A file of `count` F32 tensors of `elements`; all bytes of tensor i are `seed` + i. */
-function writeModel(name, count, elements, seed = 0) {
+/** A file of `count` F32 tensors of `elements`; all bytes of tensor i are `seed` + i. `alignment`: of its data. */
+function writeModel(name, count, elements, seed = 0, alignment = 1) {
   const size = 4 * elements;
   const entries = Array.from(
     { length: count },
     (_, i) => `"${name}.${i}":{"dtype":"F32","shape":[${elements}],"data_offsets":[${i * size},${(i + 1) * size}]}`,
   );
-  const header = Buffer.from(`{${entries.join(',')}}`);
+  const json = `{${entries.join(',')}}`;
+  const header = Buffer.from(json.padEnd(Math.ceil((8 + json.length) / alignment) * alignment - 8));
   const length = Buffer.alloc(8);
   length.writeBigUInt64LE(BigInt(header.length));
   const data = Array.from({ length: count }, (_, i) => Buffer.alloc(size, (seed + i) & 255));
