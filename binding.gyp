@@ -13,6 +13,7 @@
         "csrc/base/mounts.cc",
         "csrc/base/private_mapping.cc",
         "csrc/base/read_lease.cc",
+        "csrc/base/probe.cc",
         "csrc/base/shared_library.cc",
         "csrc/base/status.cc",
         "csrc/base/task_pool.cc",
@@ -85,6 +86,7 @@
         "csrc/napi/mapping_bindings.cc",
         "csrc/napi/memory_bindings.cc",
         "csrc/napi/ort_bindings.cc",
+        "csrc/napi/probe_bindings.cc",
         "csrc/napi/tf_bindings.cc",
         "csrc/napi/threefs_bindings.cc"
       ],

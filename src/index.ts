@@ -27,6 +27,7 @@ export { extractMountPoint, getHf3fsLibPath } from './copiers/three-fs.js';
 export { Device, type DeviceString } from './device/device.js';
 export { DeviceTensor, type DeviceTensorJson, type DeviceTensorOf } from './device/device-tensor.js';
 export type { Framework } from './device/framework.js';
+export { type DoctorCheck, type DoctorOptions, type DoctorReport, doctor } from './doctor/doctor.js';
 export { AutoLoader } from './loaders/auto-loader.js';
 export { loadConfig } from './loaders/config.js';
 export { createCopierConstructor } from './loaders/copier-constructor.js';

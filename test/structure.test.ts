@@ -6,7 +6,18 @@ import ts from 'typescript';
 // The order of folders is that of the pipeline, low to high: a file imports from its own folder and from lower ones. A
 // new folder takes its place in one of these lists, and docs/architecture.md says what it holds.
 
-const SRC = ['base', 'native', 'safetensors', 'device', 'transfer', 'copiers', 'loaders', 'models', 'testing'];
+const SRC = [
+  'base',
+  'native',
+  'safetensors',
+  'device',
+  'transfer',
+  'copiers',
+  'loaders',
+  'models',
+  'doctor',
+  'testing',
+];
 const TYPESCRIPT = [...SRC.map((name) => `src/${name}`), 'src/index', 'src/cli', 'adapters'];
 const CSRC = ['base', 'convert', 'safetensors', 'device', 'reader', 'transfer', 'ort', 'tf', 'napi'];
 const CPP = CSRC.map((name) => `csrc/${name}`);

@@ -73,6 +73,7 @@ Napi::Object Init(Napi::Env env, Napi::Object exports) {
   ExportMapping(env, exports);
   ExportEngine(env, exports);
   ExportOrt(env, exports);
+  ExportProbes(env, exports);
   ExportThreeFs(env, exports);
   ExportTensorFlow(env, exports);
   return exports;

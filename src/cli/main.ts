@@ -4,6 +4,7 @@ import { join } from 'node:path';
 import { Command, CommanderError } from 'commander';
 import { FastSafetensorsError, InvalidArgumentError } from '../base/errors.js';
 import { packageFolder } from '../native/addon.js';
+import { registerDoctor } from './doctor.js';
 import { registerInspect } from './inspect.js';
 import { registerLoad } from './load.js';
 import { printError } from './output.js';
@@ -29,6 +30,7 @@ function createProgram(json = false): Command {
   registerLoad(program);
   registerSplitOnnx(program);
   registerSplitTfjs(program);
+  registerDoctor(program);
   return program;
 }
 

@@ -167,6 +167,15 @@ export interface CoreAddon {
     from: number,
     to: number,
   ): Promise<NativeAllocation>;
+  /** '' for what works, else why it does not; see csrc/base/probe.h. */
+  probeSystem(): Promise<{ ioUring: string; memoryPlacement: string }>;
+  probeFile(path: string): Promise<{
+    lease: string;
+    residentRead: string;
+    residentMap: string;
+    cacheCounts: string;
+    direct: string;
+  }>;
   probeCufile(): Promise<{ library: string; version: string }>;
   extractMountPoint(path: string): string;
   hf3fsLibPath(): string;

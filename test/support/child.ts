@@ -1,5 +1,5 @@
 import { spawn } from 'node:child_process';
-import { join } from 'node:path';
+import { join, resolve as resolvePath } from 'node:path';
 
 export interface Ended {
   code: number | null;
@@ -29,7 +29,7 @@ export function runChild(
     env?: Readonly<Record<string, string>>;
   } = {},
 ): Promise<Ended> {
-  const command = [process.execPath, ...flags, join(TESTS, script), ...args];
+  const command = [process.execPath, ...flags, resolvePath(TESTS, script), ...args];
   return new Promise((resolve, reject) => {
     // jest's NODE_OPTIONS and handlers stay out of it.
     const env = { ...process.env, NODE_OPTIONS: '', UV_THREADPOOL_SIZE: '2', ...extra };
