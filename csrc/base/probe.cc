@@ -40,7 +40,7 @@ class Page {
 };
 
 int ProbeIoUring() {
-  alignas(8) uint8_t params[120] = {};  // struct io_uring_params
+  alignas(8) uint8_t params[120] = {};                       // struct io_uring_params
   const long made = syscall(SYS_io_uring_setup, 1, params);  // NOLINT(google-runtime-int)
   const int error = ErrnoUnless(made >= 0);
   UniqueFd fd(static_cast<int>(made));
@@ -56,7 +56,7 @@ int ProbeResidentRead(int fd) {
   char byte;
   iovec part = {&byte, 1};
   const long got = syscall(SYS_preadv2, fd, &part, 1, 0, 0, RWF_NOWAIT);  // NOLINT(google-runtime-int)
-  return got < 0 && errno != EAGAIN ? errno : 0;  // EAGAIN: it works, and the page is not there
+  return got < 0 && errno != EAGAIN ? errno : 0;                          // EAGAIN: it works, and the page is not there
 }
 
 int ProbeResidentMap(int fd) {
