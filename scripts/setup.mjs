@@ -51,8 +51,11 @@ const dist = join(top, 'dist');
 mkdirSync(dist, { recursive: true });
 for (const name of readdirSync(dist, { recursive: true })) {
   const output = name.match(/^(.*?)(?:\.d)?\.(m?)[jt]s(?:\.map)?$/);
-  if (output && !existsSync(join(top, `${output[1]}.${output[2]}ts`))) rmSync(join(dist, name));
+  if (name.endsWith('.map') || (output && !existsSync(join(top, `${output[1]}.${output[2]}ts`))))
+    rmSync(join(dist, name));
 }
 // What tsc remembers lies in dist/ as well: whoever deletes the folder gets all of it again.
-const incremental = ['--incremental', '--tsBuildInfoFile', 'dist/tsc.json'];
-run('tsc', process.execPath, [join('node_modules', 'typescript', 'bin', 'tsc'), '-p', '.', ...incremental]);
+const declarations = ['--emitDeclarationOnly', '--incremental', '--tsBuildInfoFile', 'dist/tsc.json'];
+run('tsc', process.execPath, [join('node_modules', 'typescript', 'bin', 'tsc'), '-p', '.', ...declarations]);
+const { emitJavaScript } = await import('./emit-js.mjs'); // once its packages are there
+await emitJavaScript().catch((error) => fail(`esbuild failed: ${error.message}`));

@@ -1,10 +1,23 @@
-// Prints the sources of the package, and of the packages beside it, of which a function runs in a plain load of the
-// folder.
+// Prints the sources of the package of which a function runs in a plain load of the folder.
+const { readFileSync } = require('node:fs');
 const { Session } = require('node:inspector');
 const { join, relative, sep } = require('node:path');
 
 const DIST = join(__dirname, '..', 'dist');
 const { ParallelLoader } = require(join(DIST, 'src', 'index.js'));
+
+const CORE = join(DIST, 'src', 'core.js'); // several sources, each behind a comment that names it
+const starts = [...readFileSync(CORE, 'utf8').matchAll(/^\/\/ (src\/.*\.ts)$/gm)];
+
+/** Sources that functions of a script come from. */
+function sourcesOf(path, functions) {
+  const source = relative(DIST, path).replace(/\.js$/, '.ts');
+  return path === CORE
+    ? functions.map(
+        ({ ranges: [{ startOffset }] }) => starts.findLast(({ index }) => index < startOffset)?.[1] ?? source,
+      )
+    : [source];
+}
 
 const session = new Session();
 session.connect();
@@ -20,12 +33,11 @@ async function main() {
   for await (const [, tensor] of loader.iterateWeights()) tensor.dispose();
   const { result } = await post('Profiler.takePreciseCoverage');
   await loader.close();
-  const ran = result.filter(
-    ({ url, functions }) =>
-      url.startsWith(`file://${DIST}${sep}`) && functions.some(({ ranges }) => ranges.some(({ count }) => count > 0)),
-  );
-  const sources = ran.map(({ url }) => relative(DIST, url.slice('file://'.length)).replace(/\.js$/, '.ts'));
-  console.log(sources.sort().join('\n'));
+  const sources = result.flatMap(({ url, functions }) => {
+    const ran = functions.filter(({ ranges }) => ranges.some(({ count }) => count > 0));
+    return url.startsWith(`file://${DIST}${sep}`) && ran.length > 0 ? sourcesOf(url.slice('file://'.length), ran) : [];
+  });
+  console.log([...new Set(sources)].sort().join('\n'));
 }
 
 main();

@@ -1,5 +1,5 @@
 import { basename } from 'node:path';
-import { SingleBar } from 'cli-progress';
+import type * as CliProgress from 'cli-progress';
 import { FastSafetensorsError } from '../base/errors.js';
 import { clearInterval, milliseconds, setInterval } from '../base/timers.js';
 import type { Load } from './load.js';
@@ -131,7 +131,7 @@ function fileSpans(plan: Plan): FileSpan[] {
 
 /** Draws a bar on stderr, for `progress: true`; nothing where stderr is no terminal. */
 export function progressBar(): (progress: Progress) => void {
-  let bar: SingleBar | undefined;
+  let bar: CliProgress.SingleBar | undefined;
   return ({ status, loaded, total, bytesPerSecond, tensorsLoaded }) => {
     if (status !== 'progress_total' || !process.stderr.isTTY) return;
     const gigabytes = (bytes: number): string => (bytes / 1e9).toFixed(2);
@@ -139,6 +139,7 @@ export function progressBar(): (progress: Progress) => void {
     const payload = { gb, of, rate, tensors: tensorsLoaded };
     if (!bar) {
       const format = 'loading [{bar}] {gb} of {of} GB, {rate} GB/s, {tensors} tensors';
+      const { SingleBar } = require('cli-progress') as typeof CliProgress; // 22 files, for the few who want a bar
       bar = new SingleBar({ format, hideCursor: null, stream: process.stderr });
       bar.start(Math.max(total, 1), loaded, payload);
     } else {

@@ -1,4 +1,4 @@
-import { Reader } from 'protobufjs/minimal';
+import type * as Protobuf from 'protobufjs/minimal';
 import { type ErrorCode, FastSafetensorsError } from '../../base/errors.js';
 
 /** Wire types of the protobuf encoding (protobuf.dev/programming-guides/encoding). */
@@ -27,7 +27,7 @@ interface Field {
 interface Source {
   readonly bytes: Buffer;
   readonly path: string;
-  readonly reader: Reader;
+  readonly reader: Protobuf.Reader;
 }
 
 /**
@@ -54,7 +54,7 @@ export class Message {
    * to this message. UNEXPECTED_EOF for a message that is cut short, INVALID_ARGUMENT for what is not protobuf.
    */
   constructor(source?: Uint8Array, path = 'new message', within?: Message, field?: Field) {
-    this.source = within?.source ?? (source ? sourceOf(source, path) : NOTHING);
+    this.source = within?.source ?? (source ? sourceOf(source, path) : nothing());
     this.field = field ?? fieldOf(0, LEN, 0, 0, this.source.bytes.length, undefined);
     this.parent = within;
     if (this.field.body < this.field.end) this.parse();
@@ -388,10 +388,15 @@ export class Message {
 
 function sourceOf({ buffer, byteOffset, byteLength }: Uint8Array, path: string): Source {
   const bytes = Buffer.from(buffer, byteOffset, byteLength);
+  const { Reader } = require('protobufjs/minimal') as typeof Protobuf; // 20 files: not before a model is read
   return { bytes, path, reader: Reader.create(bytes) };
 }
 
-const NOTHING = sourceOf(new Uint8Array(0), 'new message');
+let emptySource: Source | undefined;
+function nothing(): Source {
+  emptySource ??= sourceOf(new Uint8Array(0), 'new message');
+  return emptySource;
+}
 
 function fieldOf(id: number, wireType: number, start: number, body: number, end: number, value: Field['value']): Field {
   return { id, wireType, start, body, end, value, next: undefined };

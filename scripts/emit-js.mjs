@@ -1,0 +1,72 @@
+// Writes the JavaScript of dist/ with esbuild; declarations are tsc's. Opened and compiled one by one, the modules that
+// an entry imports cost more than half of the time of an import. So what src/index.ts imports is one file,
+// dist/src/core.js, and what an adapter imports beside that is in the file of its entry. In place of each module of
+// core.js lies one line that takes it out of there: entries, commands and tests that import it by itself get the same
+// one, with the same registry and classes.
+import { writeFileSync } from 'node:fs';
+import { createRequire } from 'node:module';
+import { dirname, join, posix, relative } from 'node:path';
+import { build } from 'esbuild';
+import ts from 'typescript';
+import { top } from './cmake.mjs';
+
+const CORE = 'dist/src/core.js';
+const ADAPTERS = ['adapters/ort/index.ts', 'adapters/tfjs/index.ts'];
+
+const common = { absWorkingDir: top, platform: 'node', target: 'node20.19', logLevel: 'warning' };
+const bundle = { ...common, bundle: true, packages: 'external', format: 'cjs' };
+
+/** The way from one file of dist/ to another, as require() takes it. */
+function requirePath(from, to) {
+  const path = relative(dirname(from), to);
+  return path.startsWith('.') ? path : `./${path}`;
+}
+
+/** For bundles in `outfile`: what core.js has comes from there. */
+const outOfCore = (modules, outfile) => ({
+  name: 'out of core',
+  setup({ onResolve, onLoad }) {
+    const core = requirePath(outfile, CORE);
+    onResolve({ filter: /^\./ }, ({ path, resolveDir }) => {
+      if (path === core) return { path, external: true };
+      const source = posix.join(relative(top, resolveDir), path.replace(/\.js$/, '.ts'));
+      return modules.includes(source) ? { path: source, namespace: 'core' } : undefined;
+    });
+    onLoad({ filter: /.*/, namespace: 'core' }, ({ path }) => ({
+      contents: `module.exports = require('${core}')['${path}'];`,
+      resolveDir: top,
+    }));
+  },
+});
+
+/** Rejects when a source cannot be compiled. */
+export async function emitJavaScript() {
+  const { config } = ts.readConfigFile(join(top, 'tsconfig.json'), ts.sys.readFile);
+  const sources = ts.sys.readDirectory(top, ['.ts', '.mts'], config.exclude, config.include);
+  const [es, commonJs] = [
+    sources.filter((path) => path.endsWith('.mts')),
+    sources.filter((path) => /\.ts$/.test(path)),
+  ];
+  const each = { ...common, outdir: 'dist', outbase: '.', tsconfig: 'tsconfig.json' };
+  await Promise.all([
+    build({ ...each, entryPoints: commonJs, format: 'cjs' }),
+    build({ ...each, entryPoints: es, format: 'esm', outExtension: { '.js': '.mjs' } }),
+  ]);
+
+  const { metafile } = await build({ ...bundle, entryPoints: ['src/index.ts'], write: false, metafile: true });
+  const modules = Object.keys(metafile.inputs);
+  const contents = modules.map((path) => `export * as '${path}' from './${path}';`).join('\n');
+  await build({ ...bundle, stdin: { contents, resolveDir: top }, outfile: CORE });
+
+  const core = createRequire(import.meta.url)(join(top, CORE));
+  for (const path of modules) {
+    const file = `dist/${path.replace(/\.ts$/, '.js')}`;
+    // Never executed: Node.js looks there for the names that ES modules may import.
+    const names = `0 && (module.exports = { ${Object.keys(core[path]).join(', ')} });`;
+    writeFileSync(join(top, file), `module.exports = require('${requirePath(file, CORE)}')['${path}'];\n${names}\n`);
+  }
+  for (const path of ADAPTERS) {
+    const outfile = `dist/${path.replace(/\.ts$/, '.js')}`;
+    await build({ ...bundle, entryPoints: [path], outfile, plugins: [outOfCore(modules, outfile)] });
+  }
+}
