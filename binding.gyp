@@ -17,6 +17,7 @@
         "csrc/base/shared_library.cc",
         "csrc/base/status.cc",
         "csrc/base/task_pool.cc",
+        "csrc/base/text.cc",
         "csrc/base/thread.cc",
         "csrc/base/warnings.cc",
         "csrc/safetensors/header.cc",

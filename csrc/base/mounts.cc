@@ -5,12 +5,13 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <deque>
-#include <fstream>
 #include <mutex>
 #include <set>
-#include <sstream>
+
+#include "base/text.h"
 
 namespace fst {
 namespace {
@@ -45,32 +46,23 @@ std::string DecodeOctal(const std::string& text) {
 
 // Puts the names of a path before those that are left.
 void Prepend(const std::string& path, std::deque<std::string>* left) {
-  std::deque<std::string> names;
-  std::istringstream in(path);
-  for (std::string name; std::getline(in, name, '/');) names.push_back(name);
+  const std::vector<std::string> names = Split(path, "/");
   left->insert(left->begin(), names.begin(), names.end());
 }
 
 }  // namespace
 
-std::string ReadMountinfo() {
-  std::ifstream in("/proc/self/mountinfo");
-  std::ostringstream text;
-  text << in.rdbuf();
-  return text.str();
-}
+std::string ReadMountinfo() { return ReadText("/proc/self/mountinfo"); }
 
 // A line is "id parent major:minor root point options [optional…] - type source super-options" (proc(5)).
 std::vector<Mount> ParseMountinfo(const std::string& content) {
   std::vector<Mount> mounts;
-  std::istringstream in(content);
-  for (std::string line; std::getline(in, line);) {
-    std::istringstream fields(line);
-    std::string field, device, point;
-    fields >> field >> field >> device >> field >> point;
-    while (fields >> field && field != "-") {
-    }
-    if (fields >> field && !point.empty()) mounts.push_back({device, DecodeOctal(point), DecodeOctal(field)});
+  for (const std::string& line : Split(content, "\n")) {
+    const std::vector<std::string> fields = Split(line, " ");
+    if (fields.size() < 5) continue;
+    auto dash = std::find(fields.begin() + 5, fields.end(), "-");
+    if (fields.end() - dash < 2) continue;
+    mounts.push_back({fields[2], DecodeOctal(fields[4]), DecodeOctal(dash[1])});
   }
   return mounts;
 }
@@ -119,7 +111,7 @@ Status ResolvePath(const std::string& path, std::string* out) {
   for (int links = 0; !left.empty();) {
     const std::string name = left.front();
     left.pop_front();
-    if (name.empty() || name == ".") continue;
+    if (name == ".") continue;
     if (name == "..") {
       *out = ParentOf(*out);
       if (out->size() < unknown) unknown = 0;

@@ -93,9 +93,17 @@ const char* ErrnoName(int error) {
   }
 }
 
+namespace {
+
+// strerror_r() is of two kinds: glibc's returns the text, the one of POSIX (musl's) fills the buffer.
+[[maybe_unused]] const char* TextOf(const char* text, const char*) { return text; }
+[[maybe_unused]] const char* TextOf(int, const char* buffer) { return buffer; }
+
+}  // namespace
+
 std::string ErrnoText(int error) {
-  char buffer[128];
-  const char* text = strerror_r(error, buffer, sizeof buffer);
+  char buffer[128] = "";
+  const char* text = TextOf(strerror_r(error, buffer, sizeof buffer), buffer);
   const char* name = ErrnoName(error);
   return *name != '\0' ? Format("%s (%s)", text, name) : Format("%s (errno %d)", text, error);
 }

@@ -12,10 +12,12 @@
 #include <thread>
 
 #include "base/completion_queue.h"
+#include "base/fd.h"
 #include "base/file_identity.h"
 #include "base/running_clock.h"
 #include "base/shared_library.h"
 #include "base/task_pool.h"
+#include "base/text.h"
 #include "base/thread.h"
 #include "device/devices.h"
 #include "device/host_memory.h"
@@ -42,6 +44,31 @@ TEST(Status, OkHasNoPlace) {
   EXPECT_EQ(ok.code(), Code::kOk);
   EXPECT_EQ(ok.message() + ok.path() + ok.tensor(), "");
   EXPECT_EQ(ok.offset(), -1);
+}
+
+TEST(Status, ErrnoTextIsWhatTheCLibrarySays) {
+  EXPECT_EQ(ErrnoText(ENOENT), "No such file or directory (ENOENT)");
+  EXPECT_NE(ErrnoText(4095).find("4095"), std::string::npos);
+}
+
+TEST(Text, IsSplitWithoutEmptyParts) {
+  using Parts = std::vector<std::string>;
+  EXPECT_EQ(Split("a b\tc", " \t"), (Parts{"a", "b", "c"}));
+  EXPECT_EQ(Split("//a//b/", "/"), (Parts{"a", "b"}));
+  EXPECT_EQ(Split("", " "), Parts{});
+  EXPECT_EQ(Split("  ", " "), Parts{});
+}
+
+TEST(Text, IsReadWholeOrNotAtAll) {
+  std::string path = ::testing::TempDir() + "/fst-text-XXXXXX";
+  UniqueFd file(mkstemp(path.data()));
+  ASSERT_TRUE(file.valid());
+  const std::string written = std::string(10000, 'x') + "\n" + std::string(1, '\0') + "end";
+  ASSERT_EQ(write(file.get(), written.data(), written.size()), static_cast<ssize_t>(written.size()));
+  EXPECT_EQ(ReadText(path.c_str()), written);
+  unlink(path.c_str());
+  EXPECT_EQ(ReadText(path.c_str()), "");
+  EXPECT_EQ(ReadText("/"), "") << "a folder opens, and cannot be read";
 }
 
 TEST(Status, NamesEveryCode) {

@@ -9,10 +9,11 @@
 #include <cerrno>
 #include <cstdlib>
 #include <cstring>
-#include <fstream>
 #include <memory>
 #include <mutex>
 #include <vector>
+
+#include "base/text.h"
 
 namespace fst::usrbio {
 namespace {
@@ -61,16 +62,6 @@ std::string InFolder(const std::string& folder) {
   return folder + "/" + *std::min_element(names.begin(), names.end());
 }
 
-std::vector<std::string> Split(const std::string& list, const char* separators) {
-  std::vector<std::string> parts;
-  for (size_t begin = 0; begin <= list.size();) {
-    size_t end = std::min(list.find_first_of(separators, begin), list.size());
-    if (end > begin) parts.push_back(list.substr(begin, end - begin));
-    begin = end + 1;
-  }
-  return parts;
-}
-
 // Numbers within names count as numbers: python3.12 comes after python3.9.
 bool VersionLess(const std::string& a, const std::string& b) { return strverscmp(a.c_str(), b.c_str()) < 0; }
 
@@ -85,8 +76,7 @@ std::vector<std::string> Glob(const std::string& pattern) {
 
 // The folders that /etc/ld.so.conf adds to the loader's own. ld.so.cache is not read: it names no other folder.
 void ConfiguredFolders(const std::string& file, int depth, std::vector<std::string>* folders) {
-  std::ifstream in(file);
-  for (std::string line; std::getline(in, line);) {
+  for (const std::string& line : Split(ReadText(file.c_str()), "\n")) {
     std::vector<std::string> words = Split(line.substr(0, line.find('#')), " \t,:");
     if (words.empty()) continue;
     if (words[0] == "include" && depth < 4) {
