@@ -132,3 +132,36 @@ test('options of a copy are checked', async () => {
   await expect(loader.copyFilesToDevice({ dtype: 'U8' as never })).rejects.toMatchObject({ code: 'UNSUPPORTED_DTYPE' });
   await loader.close();
 });
+
+test('`progress: true` draws one line on a terminal, over itself, and nothing elsewhere', async () => {
+  const { isTTY, columns } = process.stderr;
+  let drawn = '';
+  const write = jest.spyOn(process.stderr, 'write').mockImplementation((text) => {
+    drawn += text;
+    return true;
+  });
+  try {
+    const load = async (as: Partial<typeof process.stderr>) => {
+      drawn = '';
+      Object.assign(process.stderr, as);
+      const loader = new ParallelLoader({ files: paths, progress: true, copier: 'paced' });
+      for await (const [, tensor] of loader.iterateWeights()) tensor.dispose();
+      await loader.close();
+      return drawn;
+    };
+    expect(await load({ isTTY: false })).toBe('');
+    const CLEAR = '\u001b[K'; // what is left of a longer line
+    const linesOf = (text: string) => text.replaceAll(CLEAR, '').split('\r').slice(1);
+    const lines = linesOf(await load({ isTTY: true, columns: 200 }));
+    expect(drawn.split(CLEAR).length).toBe(lines.length + 1);
+    expect(lines.length).toBeGreaterThan(2);
+    for (const line of lines) expect(line).toMatch(/^loading \[=*-*\] 0\.00 of 0\.00 GB, .* GB\/s, \d tensors\n?$/);
+    expect(lines.at(-1)).toContain(`[${'='.repeat(40)}]`);
+    expect(lines.map((line) => line.endsWith('\n'))).toEqual(lines.map((_, i) => i === lines.length - 1));
+    const narrow = linesOf(await load({ isTTY: true, columns: 20 }));
+    expect(narrow.every((line) => line.trimEnd().length < 20)).toBe(true);
+  } finally {
+    write.mockRestore();
+    Object.assign(process.stderr, { isTTY, columns });
+  }
+});

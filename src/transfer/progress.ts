@@ -1,5 +1,4 @@
 import { basename } from 'node:path';
-import type * as CliProgress from 'cli-progress';
 import { FastSafetensorsError } from '../base/errors.js';
 import { clearInterval, milliseconds, setInterval } from '../base/timers.js';
 import type { Load } from './load.js';
@@ -129,22 +128,21 @@ function fileSpans(plan: Plan): FileSpan[] {
   return spans;
 }
 
+const BAR_COLUMNS = 40;
+
 /** Draws a bar on stderr, for `progress: true`; nothing where stderr is no terminal. */
 export function progressBar(): (progress: Progress) => void {
-  let bar: CliProgress.SingleBar | undefined;
+  let wasDone = false;
   return ({ status, loaded, total, bytesPerSecond, tensorsLoaded }) => {
     if (status !== 'progress_total' || !process.stderr.isTTY) return;
-    const gigabytes = (bytes: number): string => (bytes / 1e9).toFixed(2);
-    const [gb, of, rate] = [loaded, total, bytesPerSecond].map(gigabytes);
-    const payload = { gb, of, rate, tensors: tensorsLoaded };
-    if (!bar) {
-      const format = 'loading [{bar}] {gb} of {of} GB, {rate} GB/s, {tensors} tensors';
-      const { SingleBar } = require('cli-progress') as typeof CliProgress; // 22 files, for the few who want a bar
-      bar = new SingleBar({ format, hideCursor: null, stream: process.stderr });
-      bar.start(Math.max(total, 1), loaded, payload);
-    } else {
-      bar.update(total === 0 ? 1 : loaded, payload);
-    }
-    if (loaded >= total) bar.stop();
+    const isDone = loaded >= total;
+    if (isDone && wasDone) return; // the last report may come twice
+    wasDone = isDone;
+    const bar = '='.repeat(isDone ? BAR_COLUMNS : Math.floor((BAR_COLUMNS * loaded) / total)).padEnd(BAR_COLUMNS, '-');
+    const [gb, of, rate] = [loaded, total, bytesPerSecond].map((bytes) => (bytes / 1e9).toFixed(2));
+    const text = `loading [${bar}] ${gb} of ${of} GB, ${rate} GB/s, ${tensorsLoaded} tensors`;
+    // Over the line before; one that wraps could not be drawn over.
+    const { columns = text.length + 1 } = process.stderr;
+    process.stderr.write(`\r${text.slice(0, Math.max(columns - 1, 0))}\x1b[K${isDone ? '\n' : ''}`);
   };
 }

@@ -1,9 +1,5 @@
-import type * as Protobuf from 'protobufjs/minimal';
 import { type ErrorCode, FastSafetensorsError } from '../../base/errors.js';
-
-/** Wire types of the protobuf encoding (protobuf.dev/programming-guides/encoding). */
-const VARINT = 0;
-const LEN = 2;
+import { LEN, VARINT, varintLength, WireReader, writeVarint } from './wire.js';
 
 type Value = Uint8Array | string | number | Message;
 
@@ -27,7 +23,7 @@ interface Field {
 interface Source {
   readonly bytes: Buffer;
   readonly path: string;
-  readonly reader: Protobuf.Reader;
+  readonly reader: WireReader;
 }
 
 /**
@@ -54,7 +50,7 @@ export class Message {
    * to this message. UNEXPECTED_EOF for a message that is cut short, INVALID_ARGUMENT for what is not protobuf.
    */
   constructor(source?: Uint8Array, path = 'new message', within?: Message, field?: Field) {
-    this.source = within?.source ?? (source ? sourceOf(source, path) : nothing());
+    this.source = within?.source ?? (source ? sourceOf(source, path) : NOTHING);
     this.field = field ?? fieldOf(0, LEN, 0, 0, this.source.bytes.length, undefined);
     this.parent = within;
     if (this.field.body < this.field.end) this.parse();
@@ -196,7 +192,7 @@ export class Message {
     const { body: from, end } = this.field;
     const { reader } = this.source;
     reader.pos = from;
-    reader.len = end;
+    reader.end = end;
     while (reader.pos < end) {
       const start = reader.pos;
       try {
@@ -207,7 +203,7 @@ export class Message {
         const length = wireType === LEN ? reader.uint32() : 0;
         const body = reader.pos;
         if (wireType === LEN) reader.skip(length);
-        else reader.skipType(wireType, 0, id);
+        else reader.skipValue(wireType, id);
         this.append(fieldOf(id, wireType, start, body, reader.pos, undefined));
       } catch (cause) {
         const where = `the record at byte ${start - from} of ${end - from} is broken (${(cause as Error).message})`;
@@ -388,15 +384,10 @@ export class Message {
 
 function sourceOf({ buffer, byteOffset, byteLength }: Uint8Array, path: string): Source {
   const bytes = Buffer.from(buffer, byteOffset, byteLength);
-  const { Reader } = require('protobufjs/minimal') as typeof Protobuf; // 20 files: not before a model is read
-  return { bytes, path, reader: Reader.create(bytes) };
+  return { bytes, path, reader: new WireReader(bytes) };
 }
 
-let emptySource: Source | undefined;
-function nothing(): Source {
-  emptySource ??= sourceOf(new Uint8Array(0), 'new message');
-  return emptySource;
-}
+const NOTHING = sourceOf(new Uint8Array(0), 'new message');
 
 function fieldOf(id: number, wireType: number, start: number, body: number, end: number, value: Field['value']): Field {
   return { id, wireType, start, body, end, value, next: undefined };
@@ -404,25 +395,4 @@ function fieldOf(id: number, wireType: number, start: number, body: number, end:
 
 function lengthOf(value: Field['value']): number {
   return typeof value === 'string' ? Buffer.byteLength(value) : (value as Uint8Array).byteLength;
-}
-
-/** Bytes of an integer as a varint; a negative one has 64 bits. */
-function varintLength(value: number): number {
-  if (value < 0) return 10;
-  let length = 1;
-  for (let left = value; left >= 0x80; left = Math.floor(left / 0x80)) ++length;
-  return length;
-}
-
-function writeVarint(target: Buffer, at: number, value: number): number {
-  if (value < 0) {
-    let left = BigInt.asUintN(64, BigInt(value));
-    for (; left >= 0x80n; left >>= 7n) target[at++] = Number(left & 0x7fn) | 0x80;
-    target[at++] = Number(left);
-    return at;
-  }
-  let left = value;
-  for (; left >= 0x80; left = Math.floor(left / 0x80)) target[at++] = (left % 0x80) | 0x80;
-  target[at++] = left;
-  return at;
 }
