@@ -100,8 +100,7 @@
       ],
       "include_dirs": [
         "csrc",
-        "<!(node -p \"require('node-addon-api').include_dir\")",
-        "<!(node -p \"require('node-api-headers').include_dir\")"
+        "<!(node -p \"require('node-addon-api').include_dir\")"
       ],
       "cflags_cc": [
         "-std=c++17",

@@ -56,6 +56,7 @@ test.each([
   ['docs/configuration.md', 1],
   ['docs/files.md', 0],
   ['docs/from-fastsafetensors.md', 1],
+  ['docs/packaging.md', 8],
   ['docs/transformers-js.md', 0],
   ['CONTRIBUTING.md', 5],
   ['test/README.md', 5],

@@ -14,7 +14,7 @@ import { registerVerify } from './verify.js';
 
 /** The command line with every command, each in a file of its own. `json`: main() reports what is wrong with it. */
 function createProgram(json = false): Command {
-  const program = new Command('fastsafetensors')
+  const program = new Command('fastsafetensors-node')
     .description('Looks into, checks, loads and makes .safetensors files')
     .option('--debug', 'show where an error came from')
     .version(version())

@@ -1,24 +1,29 @@
 import { execFileSync } from 'node:child_process';
-import { mkdirSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join, resolve } from 'node:path';
 import { testFolder } from '../support/tensor-files.js';
 
-// The package as its users get it: packed, installed from source into a project of its own, and used through both kinds
-// of modules.
+// The package as its users get it: packed, installed into a project of its own, and used through both kinds of modules;
+// with its prebuilt binary, then with one that was built there.
 
 const folder = testFolder();
+const project = join(folder, 'project');
+const installed = join(project, 'node_modules', 'fastsafetensors-node');
 const top = resolve(__dirname, '../..');
-const run = (command: string, args: readonly string[], cwd: string) =>
-  execFileSync(command, args, { cwd, encoding: 'utf8', stdio: ['ignore', 'pipe', 'pipe'] });
 
-test('it is installed from its packed form and loads a file it wrote, as CommonJS and as ES modules', () => {
-  const [packed] = JSON.parse(run('npm', ['pack', '--json', '--ignore-scripts', '--pack-destination', folder], top));
-  const project = join(folder, 'project');
+function run(command: string, args: readonly string[], cwd: string): string {
+  const env: NodeJS.ProcessEnv = { ...process.env, FASTSAFETENSORS_PACK: 'host' };
+  delete env.FASTSAFETENSORS_NATIVE;
+  return execFileSync(command, args, { cwd, encoding: 'utf8', stdio: ['ignore', 'pipe', 'pipe'], env });
+}
+
+const options = ['--no-audit', '--no-fund'];
+
+beforeAll(() => {
+  const [packed] = JSON.parse(run('npm', ['pack', '--json', '--pack-destination', folder], top));
   mkdirSync(project);
   writeFileSync(join(project, 'package.json'), '{"private":true}');
-  const install = ['install', '--ignore-scripts=false', '--no-audit', '--no-fund', join(folder, packed.filename)];
-  run('npm', install, project);
-
+  run('npm', ['install', ...options, join(folder, packed.filename)], project);
   const body = `
     (async () => {
       await saveFile([{ name: 'w', dtype: 'U8', shape: [3], data: Uint8Array.of(1, 2, 3) }], 'w.safetensors');
@@ -37,8 +42,29 @@ test('it is installed from its packed form and loads a file it wrote, as CommonJ
     `import { ParallelLoader, saveFile } from 'fastsafetensors-node';
      import { emulators } from 'fastsafetensors-node/testing';${body}`,
   );
+});
+
+function expectLoads(): void {
   for (const script of ['load.cjs', 'load.mjs'])
     expect(run(process.execPath, [script], project)).toBe('w 1,2,3\nCOPIER_UNAVAILABLE\n');
-  const inspected = run('npx', ['--no', 'fastsafetensors', 'inspect', 'w.safetensors'], project);
-  expect(inspected).toContain('w');
+}
+
+test('it is installed without a build and loads a file it wrote, as CommonJS and as ES modules', () => {
+  expectLoads();
+  for (const name of ['fastsafetensors-node', 'fastsafetensors'])
+    expect(run('npx', ['--no', name, 'inspect', 'w.safetensors'], project)).toContain('w');
+  expect(existsSync(join(installed, 'build'))).toBe(false);
+  const { packages } = JSON.parse(readFileSync(join(project, 'package-lock.json'), 'utf8'));
+  expect(packages['node_modules/fastsafetensors-node'].hasInstallScript).toBeUndefined();
+  expect(Object.keys(packages).length - 1).toBeLessThanOrEqual(6);
+});
+
+test('build-from-source says what it needs, builds offline, and what it built is used', () => {
+  const build = () => run('npm', ['run', 'build-from-source', '--offline', '--prefix', installed], project);
+  expect(build).toThrow(/npm install --no-save node-addon-api@8/);
+  run('npm', ['install', '--no-save', ...options, 'node-addon-api@8'], project);
+  build();
+  expect(existsSync(join(installed, 'build', 'Release', 'fastsafetensors.node'))).toBe(true);
+  rmSync(join(installed, 'prebuilds'), { recursive: true });
+  expectLoads();
 });

@@ -176,7 +176,7 @@ export async function weightsOf(
   if (fastsafetensors === undefined || folder === null) {
     throw new InvalidArgumentError(
       `weights: expected .safetensors files, found nothing, and ${path} does not name any; ` +
-        'make them with npx fastsafetensors split-tfjs',
+        'make them with npx fastsafetensors-node split-tfjs',
     );
   }
   const { weights: name } = fastsafetensors;

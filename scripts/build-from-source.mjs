@@ -1,0 +1,42 @@
+// Builds the addon of an installed package, for systems that no prebuilt binary fits:
+//
+//   npm run build-from-source --prefix node_modules/fastsafetensors-node
+//
+// Downloads nothing: Node's headers come from beside the node that runs this, or from npm's `nodedir`; node-addon-api
+// from the project. node-gyp-build prefers what is built here to a prebuilt binary.
+import { spawnSync } from 'node:child_process';
+import { existsSync } from 'node:fs';
+import { createRequire } from 'node:module';
+import { dirname, join, resolve } from 'node:path';
+import { fileURLToPath } from 'node:url';
+
+const top = dirname(dirname(fileURLToPath(import.meta.url)));
+
+function fail(message) {
+  console.error(`fastsafetensors-node: ${message}`);
+  process.exit(1);
+}
+
+if (process.platform !== 'linux') fail(`the addon is for Linux, this is ${process.platform}`);
+try {
+  createRequire(join(top, 'package.json')).resolve('node-addon-api');
+} catch {
+  fail('building needs the C++ headers of node-addon-api: `npm install --no-save node-addon-api@8` in your project');
+}
+const folders = [process.env.npm_config_nodedir, resolve(process.execPath, '..', '..')];
+const nodedir = folders.find((folder) => folder && existsSync(join(folder, 'include', 'node', 'common.gypi')));
+if (!nodedir) {
+  fail(
+    `Node's headers are not beside ${process.execPath}; set npm's nodedir to where they are ` +
+      '(npm_config_nodedir=/usr), the folder that has include/node/node_api.h',
+  );
+}
+if (!existsSync(join(top, 'csrc'))) {
+  const { error, status } = spawnSync('tar', ['-xzf', join('dist', 'source.tgz')], { cwd: top, stdio: 'inherit' });
+  if (error || status !== 0) fail(`dist/source.tgz could not be unpacked: ${error?.message ?? `exit code ${status}`}`);
+}
+// npm puts its own node-gyp on the path of the scripts that it runs.
+const args = ['rebuild', `--nodedir=${nodedir}`];
+const { error, status } = spawnSync('node-gyp', args, { cwd: top, stdio: 'inherit' });
+if (error) fail(`node-gyp does not start (${error.message}): run this by npm, which has it`);
+if (status !== 0) fail('the addon could not be built; it needs g++ with C++17, make and python3');

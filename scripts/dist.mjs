@@ -1,0 +1,57 @@
+// dist/ and what it takes to compile it: npm packages. Does only what is missing or out of date.
+import { spawnSync } from 'node:child_process';
+import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { dirname, join, relative } from 'node:path';
+import { fileURLToPath } from 'node:url';
+
+const top = dirname(dirname(fileURLToPath(import.meta.url)));
+
+function run(what, command, args) {
+  const result = spawnSync(command, args, { cwd: top, encoding: 'utf8' });
+  if (result.status === 0) return;
+  process.stderr.write(`${result.stdout ?? ''}${result.stderr ?? ''}`);
+  const reason = result.error ? result.error.message : `exit code ${result.status}`;
+  throw new Error(`${what} failed: ${reason} (${command} ${args.join(' ')})`);
+}
+
+/** When package-lock.json is not the one that was installed. */
+export function installDependencies() {
+  const lock = readFileSync(join(top, 'package-lock.json'), 'utf8');
+  const stamp = join(top, 'node_modules', '.fastsafetensors-setup');
+  if (existsSync(stamp) && readFileSync(stamp, 'utf8') === lock) return;
+  console.error('setup: installing dependencies (npm install)');
+  // Not `npm ci`: it refuses a lock file that lacks packages for other platforms, which npm leaves out where a registry
+  // has none of them. --dry-run=false: within `npm pack --dry-run` npm would take that option for this command, too.
+  const quiet = ['--ignore-scripts', '--no-audit', '--no-fund', '--dry-run=false'];
+  run('npm install', 'npm', ['install', '--no-save', ...quiet]);
+  writeFileSync(stamp, lock);
+}
+
+/** Without the outputs of sources that were moved or removed: they would be packed. */
+export async function buildDist() {
+  const dist = join(top, 'dist');
+  mkdirSync(dist, { recursive: true });
+  for (const name of readdirSync(dist, { recursive: true })) {
+    const output = name.match(/^(.*?)(?:\.d)?\.(m?)[jt]s$/);
+    const isOld = output ? !existsSync(join(top, `${output[1]}.${output[2]}ts`)) : name.endsWith('.map');
+    if (isOld) rmSync(join(dist, name));
+  }
+  // What tsc remembers lies in dist/ as well: whoever deletes the folder gets all of it again.
+  const declarations = ['--emitDeclarationOnly', '--incremental', '--tsBuildInfoFile', 'dist/tsc.json'];
+  run('tsc', process.execPath, [join('node_modules', 'typescript', 'bin', 'tsc'), '-p', '.', ...declarations]);
+  const { emitJavaScript } = await import('./emit-js.mjs'); // once its packages are there
+  await emitJavaScript();
+}
+
+/**
+ * dist/source.tgz, for scripts/build-from-source.mjs. Few need it, so it is one file of 0.16 MB instead of 1 MB in 170;
+ * and where binding.gyp lies in the top folder of a package, package managers build at once.
+ */
+export function packSource() {
+  const sources = readdirSync(join(top, 'csrc'), { recursive: true, withFileTypes: true })
+    .filter((entry) => entry.isFile())
+    .map((entry) => relative(top, join(entry.parentPath, entry.name)))
+    .filter((path) => !path.startsWith(join('csrc', 'emulators')))
+    .sort();
+  run('packing the sources', 'tar', ['-czf', join('dist', 'source.tgz'), 'binding.gyp', ...sources]);
+}
