@@ -168,10 +168,7 @@ test.each<[string, () => unknown]>([
   const loader = new SafeTensorsFileLoader(options);
   await expect(loader.addFilenames(path)).rejects.toMatchObject(refused);
   await loader.close();
-  const opened = await fastsafeOpen(path, options);
-  expect(() => opened.keys()).toThrow(expect.objectContaining(refused));
-  await expect(opened.getTensor('t0')).rejects.toMatchObject(refused);
-  await opened.close();
+  await expect(fastsafeOpen(path, options)).rejects.toMatchObject(refused);
 });
 
 test('a borrowed tensor is given back when the next one is asked for, at the end and at a break', async () => {

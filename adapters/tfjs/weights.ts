@@ -1,6 +1,7 @@
 import { isMap } from 'node:util/types';
 import { entriesOf, fail, isPlain } from '../../src/base/checks.js';
 import { FastSafetensorsError, InvalidArgumentError } from '../../src/base/errors.js';
+import { nearest } from '../../src/base/nearest.js';
 import { CallWatch } from '../../src/base/waiting.js';
 import type { DeviceTensor } from '../../src/device/device-tensor.js';
 import type { LoadReport } from '../../src/loaders/load-report.js';
@@ -93,9 +94,11 @@ export class WeightMatch {
       const first = names.slice(0, 5).map((name) => `"${name}"`);
       return `${first.join(', ') || 'none'}${names.length > 5 ? ` and ${names.length - 5} more` : ''}`;
     };
+    const near = nearest(missing[0]!, this.#unused);
+    const hint = near === undefined ? '' : `, as { ${JSON.stringify(missing[0])}: ${JSON.stringify(near)} }`;
     const message =
       `the files lack ${missing.length} of the model's ${this.#weights.size} weights: ${list(missing)}; ` +
-      `tensors that the model does not use: ${list(this.#unused)}; give the names that differ with { names }`;
+      `tensors that the model does not use: ${list(this.#unused)}; give the names that differ with { names }${hint}`;
     throw new FastSafetensorsError('UNKNOWN_TENSOR', message, { tensor: missing[0] });
   }
 }

@@ -2,6 +2,7 @@ import { homedir } from 'node:os';
 import { fileURLToPath } from 'node:url';
 import { isMap } from 'node:util/types';
 import { InvalidArgumentError } from './errors.js';
+import { nearest, plain } from './nearest.js';
 import { fromPython } from './python-names.js';
 
 /** Throws INVALID_ARGUMENT, naming the option, when its value is wrong. */
@@ -205,42 +206,4 @@ export function hint(name: string, own: readonly string[], elsewhere: Readonly<R
   const near = nearest(name, [...own, ...Object.keys(elsewhere)]);
   if (near === undefined) return own.length === 1 ? `; the only one is "${own[0]}"` : `; there are ${own.join(', ')}`;
   return `; did you mean "${near}"?${own.includes(near) ? '' : ` That is one of ${elsewhere[near]}`}`;
-}
-
-/** The candidate that takes the fewest edits, if they are few for its length or one name contains the other. */
-function nearest(name: string, candidates: readonly string[]): string | undefined {
-  let best: string | undefined;
-  let fewest = Number.POSITIVE_INFINITY;
-  for (const candidate of candidates) {
-    const [a, b] = [plain(name), plain(candidate)];
-    const edits = editDistance(a, b);
-    const near = edits <= Math.max(a.length, b.length) / 3 || (Math.min(a.length, b.length) > 3 && contain(a, b));
-    if (near && edits < fewest) [best, fewest] = [candidate, edits];
-  }
-  return best;
-}
-
-function plain(name: string): string {
-  return name.replace(/[_-]/g, '').toLowerCase();
-}
-
-function contain(a: string, b: string): boolean {
-  return a.includes(b) || b.includes(a);
-}
-
-/** Counts letters that are inserted, left out, replaced, or swapped with their neighbour. */
-function editDistance(a: string, b: string): number {
-  let before: number[] = [];
-  let row = Array.from({ length: b.length + 1 }, (_, i) => i);
-  for (let i = 1; i <= a.length; ++i) {
-    const next = [i];
-    for (let j = 1; j <= b.length; ++j) {
-      let edits = Math.min(row[j]! + 1, next[j - 1]! + 1, row[j - 1]! + (a[i - 1] === b[j - 1] ? 0 : 1));
-      if (i > 1 && j > 1 && a[i - 1] === b[j - 2] && a[i - 2] === b[j - 1]) edits = Math.min(edits, before[j - 2]! + 1);
-      next.push(edits);
-    }
-    before = row;
-    row = next;
-  }
-  return row[b.length]!;
 }

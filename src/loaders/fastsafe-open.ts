@@ -1,15 +1,15 @@
-import { checkTensorName, takesAtMost } from '../base/checks.js';
-import { FastSafetensorsError } from '../base/errors.js';
+import { checkTensorName, listOf, takesAtMost } from '../base/checks.js';
 import { milliseconds } from '../base/timers.js';
 import type { DeviceTensor } from '../device/device-tensor.js';
-import { adopt, isPromise } from '../device/framework.js';
+import { adopt, disposeWhenMade, isPromise } from '../device/framework.js';
 import { tensorAs } from '../device/tensor-copy.js';
 import type { SafeTensorsMetadata, TensorFrame } from '../safetensors/metadata.js';
-import { metadataByPath, NO_SHARDS, type ShardSet, tensorsOf } from '../safetensors/shard-set.js';
+import { metadataByPath, NO_SHARDS, namesOf, placeOf, type ShardSet } from '../safetensors/shard-set.js';
 import { readShards } from '../safetensors/shards.js';
 import type { SliceRange } from '../safetensors/tensor-frame.js';
+import { unknownTensor } from '../safetensors/unknown-tensor.js';
 import { Plan } from '../transfer/plan.js';
-import { wants } from '../transfer/select-tensors.js';
+import { selectTensors } from '../transfer/select-tensors.js';
 import { checkGetOptions, checkLoaderOptions, type GetOptions, type LoaderOptions } from './options.js';
 import { type FilesByRank, filesOfRank, groupOf } from './process-group.js';
 import { Session } from './session.js';
@@ -28,6 +28,8 @@ export interface OpenFiles<T = DeviceTensor> {
    * UNKNOWN_TENSOR, INVALID_ARGUMENT, UNSUPPORTED_DTYPE, the codes of copier and device, TIMEOUT, STALLED.
    */
   getTensor(name: string, options?: GetOptions): Promise<T>;
+  /** Several tensors as one load, in the order of `names`. As getTensor(); after an error no tensor is left. */
+  getTensors(names: Iterable<string>, options?: GetOptions): Promise<Map<string, T>>;
   /**
    * A part of a tensor, by one range for each dimension as Python slices. Reads only what it returns, and holes that
    * cost less than another read. As getTensor().
@@ -39,8 +41,8 @@ export interface OpenFiles<T = DeviceTensor> {
 }
 
 /**
- * Opens files, also by rank as addFilenames() takes them, and checks their headers. Rejects with INVALID_ARGUMENT,
- * UNKNOWN_COPIER and the codes of headers and files.
+ * Opens files, also by rank as addFilenames() takes them, checks their headers, and asks the filter. Rejects with
+ * INVALID_ARGUMENT, UNKNOWN_COPIER, the codes of headers and files, and what the filter throws.
  */
 export async function fastsafeOpen<T = DeviceTensor>(
   files: FilesByRank,
@@ -57,7 +59,16 @@ export async function fastsafeOpen<T = DeviceTensor>(
     mine === undefined ? NO_SHARDS : readShards(mine, { ...checked, headerOf, calls: watch });
   const shards = await watch.during(shardsOf());
   session.noteFiles(shards.notes);
-  return new LazyFiles(session, shards, checked);
+  const { filter } = checked;
+  const inputs = filter ? await session.race(selectTensors(shards.inputs, filter)) : shards.inputs;
+  return new LazyFiles(session, { ...shards, inputs }, checked);
+}
+
+/** A tensor by its header and its index in that. */
+interface Found {
+  readonly metadata: SafeTensorsMetadata;
+  readonly index: number;
+  readonly name: string;
 }
 
 class LazyFiles<T> implements OpenFiles<T> {
@@ -74,13 +85,7 @@ class LazyFiles<T> implements OpenFiles<T> {
   keys(): string[] {
     this.#session.check();
     takesAtMost(0, arguments, 'keys');
-    const { filter } = this.#options;
-    const names: string[] = [];
-    for (const [file, index] of tensorsOf(this.#shards)) {
-      const name = file.nameAt(index);
-      if (!filter || wants(filter, name, file.frameAt(index))) names.push(name);
-    }
-    return names;
+    return [...namesOf(this.#shards.inputs)];
   }
 
   metadata(): Map<string, ReadonlyMap<string, string>> {
@@ -96,21 +101,54 @@ class LazyFiles<T> implements OpenFiles<T> {
   }
 
   async getTensor(name: string, options: GetOptions = {}): Promise<T> {
-    const { metadata, index } = this.#find(name);
+    const found = this.#find(name);
     takesAtMost(2, arguments, 'getTensor');
     const wanted = checkGetOptions(options);
+    const [tensor] = await this.#load([found]);
+    return this.#adopt(await tensorAs(tensor!, wanted));
+  }
+
+  async getTensors(names: Iterable<string>, options: GetOptions = {}): Promise<Map<string, T>> {
+    this.#session.check();
+    takesAtMost(2, arguments, 'getTensors');
+    const wanted = checkGetOptions(options);
+    const distinct = [...new Set(listOf(names, 'getTensors', 'an array of names'))];
+    const loaded = await this.#load(distinct.map((name) => this.#find(name)));
+    const tensors = new Map<string, T>();
+    try {
+      for (const [i, name] of distinct.entries())
+        tensors.set(name, await this.#adopt(await tensorAs(loaded[i]!, wanted)));
+    } catch (error) {
+      for (const tensor of loaded.slice(tensors.size)) tensor.dispose();
+      for (const tensor of tensors.values()) disposeWhenMade(Promise.resolve(tensor));
+      throw error;
+    }
+    return tensors;
+  }
+
+  /** Reads tensors as one load; in the order in which they are asked for. */
+  async #load(wanted: readonly Found[]): Promise<DeviceTensor[]> {
     const { dtype, dtypePolicy } = this.#options;
-    const plan = await Plan.ofTensors([{ metadata, selection: Uint32Array.of(index) }], { dtype, dtypePolicy });
+    const files = new Map<SafeTensorsMetadata, number[]>();
+    for (const { metadata, index } of wanted) {
+      const indices = files.get(metadata);
+      if (indices) indices.push(index);
+      else files.set(metadata, [index]);
+    }
+    const inputs = Array.from(files, ([metadata, indices]) => ({
+      metadata,
+      selection: Uint32Array.from(indices).sort(),
+    }));
+    const fileOf = new Map([...files.keys()].map((metadata, file) => [metadata, file]));
+    const plan = await this.#session.race(Plan.ofTensors(inputs, { dtype, dtypePolicy }));
     const started = milliseconds();
     const load = await this.#session.begin(plan, { window: 1, collectReady: false });
-    let tensor: DeviceTensor;
     try {
       await this.#session.race(load.complete());
-      tensor = load.tensor(0);
+      return wanted.map(({ metadata, name }) => load.tensor(plan.itemOf(fileOf.get(metadata)!, name)!));
     } finally {
       this.#session.finish(load, started);
     }
-    return this.#adopt(await tensorAs(tensor, wanted));
   }
 
   async getSlice(name: string, ...ranges: SliceRange[]): Promise<T> {
@@ -127,17 +165,18 @@ class LazyFiles<T> implements OpenFiles<T> {
     return this.close();
   }
 
-  #find(name: string): { metadata: SafeTensorsMetadata; index: number } {
+  #find(name: string): Found {
     this.#session.check();
     checkTensorName(name);
+    const { metadata: files, inputs } = this.#shards;
     const file = this.#shards.fileOf(name);
-    const metadata = file === undefined ? undefined : this.#shards.metadata[file]!;
-    const index = metadata?.indexOf(name) ?? -1;
-    const { filter } = this.#options;
-    if (!metadata || index < 0 || (filter && !wants(filter, name, metadata.frameAt(index)))) {
-      throw new FastSafetensorsError('UNKNOWN_TENSOR', `no opened file has a tensor "${name}"`, { tensor: name });
+    if (file !== undefined) {
+      const metadata = files[file]!;
+      const index = metadata.indexOf(name);
+      if (placeOf(index, inputs[file]!) >= 0) return { metadata, index, name };
     }
-    return { metadata, index };
+    const left = file === undefined ? 'no opened file has a' : 'the option filter leaves out';
+    throw unknownTensor(`${left} tensor "${name}"`, name, namesOf(inputs));
   }
 
   async #adopt(tensor: DeviceTensor): Promise<T> {

@@ -5,8 +5,16 @@ import type { CallWatch } from '../base/waiting.js';
 import type { DeviceTensor } from '../device/device-tensor.js';
 import type { NativeHeaderFdCache } from '../native/core.js';
 import type { SafeTensorsMetadata, TensorFrame } from '../safetensors/metadata.js';
-import { checkDistinct, joinSets, metadataByPath, NO_SHARDS, type ShardSet } from '../safetensors/shard-set.js';
+import {
+  checkDistinct,
+  joinSets,
+  metadataByPath,
+  NO_SHARDS,
+  namesOf,
+  type ShardSet,
+} from '../safetensors/shard-set.js';
 import { readShards } from '../safetensors/shards.js';
+import { unknownTensor } from '../safetensors/unknown-tensor.js';
 import { Arrival } from '../transfer/arrival.js';
 import { Plan, type PlanInput } from '../transfer/plan.js';
 import type { Progress } from '../transfer/progress.js';
@@ -156,8 +164,8 @@ export class SafeTensorsFileLoader<T = DeviceTensor> {
     const file = this.#shards!.fileOf(name);
     const item = file === undefined ? undefined : plan.itemOf(file, name);
     if (item !== undefined) return { metadata: plan.metadataOf(item), index: plan.tensors[item]! };
-    const message = `no file that was added has a tensor "${name}" to load`;
-    throw new FastSafetensorsError('UNKNOWN_TENSOR', message, { tensor: name });
+    const left = file === undefined ? 'no file that was added has a' : 'the option filter leaves out';
+    throw unknownTensor(`${left} tensor "${name}"`, name, namesOf(plan.inputs));
   }
 
   /**

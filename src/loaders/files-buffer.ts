@@ -9,7 +9,8 @@ import { adopt, disposeWhenMade, type Framework, isPromise } from '../device/fra
 import { tensorAs } from '../device/tensor-copy.js';
 import { native, settled } from '../native/addon.js';
 import type { SafeTensorsMetadata, TensorFrame } from '../safetensors/metadata.js';
-import { metadataByPath } from '../safetensors/shard-set.js';
+import { metadataByPath, namesOf } from '../safetensors/shard-set.js';
+import { unknownTensor } from '../safetensors/unknown-tensor.js';
 import type { Arrival } from '../transfer/arrival.js';
 import type { Load } from '../transfer/load.js';
 import { checkGetOptions, type GetOptions } from './options.js';
@@ -253,8 +254,8 @@ export class FilesBufferOnDevice<T = DeviceTensor> {
     checkTensorName(name);
     const item = this.#find(name);
     if (item !== undefined) return item;
-    const message = `there is no tensor "${name}" among the ${this.#load.plan.count} of this buffer`;
-    throw new FastSafetensorsError('UNKNOWN_TENSOR', message, { tensor: name });
+    const { count, inputs } = this.#load.plan;
+    throw unknownTensor(`there is no tensor "${name}" among the ${count} of this buffer`, name, namesOf(inputs));
   }
 
   #check(): void {

@@ -25,11 +25,28 @@ export interface ShardTensors {
 /** The tensors of a model, in the order of files and offsets. */
 export function* tensorsOf({
   inputs,
-}: ShardSet): Generator<[metadata: SafeTensorsMetadata, index: number], void, void> {
+}: Pick<ShardSet, 'inputs'>): Generator<[metadata: SafeTensorsMetadata, index: number], void, void> {
   for (const { metadata, selection } of inputs) {
     const count = selection?.length ?? metadata.tensorCount;
     for (let i = 0; i < count; ++i) yield [metadata, selection ? selection[i]! : i];
   }
+}
+
+/** Where a file's tensor is among those of the model; -1 where it does not belong to it. */
+export function placeOf(index: number, { selection }: ShardTensors): number {
+  if (!selection) return index;
+  let low = 0;
+  for (let high = selection.length; low < high; ) {
+    const middle = (low + high) >> 1;
+    if (selection[middle]! < index) low = middle + 1;
+    else high = middle;
+  }
+  return selection[low] === index ? low : -1;
+}
+
+/** Their names. */
+export function* namesOf(inputs: readonly ShardTensors[]): Generator<string, void, void> {
+  for (const [metadata, index] of tensorsOf({ inputs })) yield metadata.nameAt(index);
 }
 
 /** `__metadata__` of each file, by its path. */

@@ -3,6 +3,7 @@ import { FastSafetensorsError } from '../base/errors.js';
 import { Turns } from '../base/timers.js';
 import { type NativeMappedFile, type NativePlan, NOT_MAPPED } from '../native/core.js';
 import type { SafeTensorsMetadata } from '../safetensors/metadata.js';
+import { placeOf } from '../safetensors/shard-set.js';
 
 /** Bytes: frameworks adopt memory at this alignment without a copy. */
 export const TENSOR_ALIGNMENT = 256;
@@ -302,18 +303,9 @@ export class Plan {
 
   /** The item of a tensor, undefined when it was not wanted. For a plan of whole tensors. */
   itemOf(file: number, name: string): number | undefined {
-    const { metadata, selection } = this.inputs[file]!;
-    const tensor = metadata.indexOf(name);
-    if (tensor < 0) return undefined;
-    const first = this.#firstItems[file]!;
-    if (!selection) return first + tensor;
-    let low = 0;
-    for (let high = selection.length; low < high; ) {
-      const middle = (low + high) >> 1;
-      if (selection[middle]! < tensor) low = middle + 1;
-      else high = middle;
-    }
-    return selection[low] === tensor ? first + low : undefined;
+    const input = this.inputs[file]!;
+    const place = placeOf(input.metadata.indexOf(name), input);
+    return place < 0 ? undefined : this.#firstItems[file]! + place;
   }
 
   /** The header of an item's file. */

@@ -125,6 +125,7 @@ export async function shortest(): Promise<void> {
 export async function lazily(): Promise<void> {
   await using files = await fastsafeOpen('m.safetensors', { framework });
   same<Awaited<ReturnType<typeof files.getTensor>>, MyTensor>(true);
+  same<Awaited<ReturnType<typeof files.getTensors>>, Map<string, MyTensor>>(true);
   const ranges: SliceRange[] = [1, { start: -2, step: 2 }];
   await files.getSlice('w', ...ranges);
   // @ts-expect-error a range is an object
