@@ -2,6 +2,7 @@ import { rm } from 'node:fs/promises';
 import {
   expertParallelFilter,
   expertParallelFilterFromEnv,
+  loadFile,
   ownedExpertRange,
   ParallelLoader,
   SafeTensorsFileLoader,
@@ -50,6 +51,29 @@ test('a pattern of your own finds the number; g and y do no harm', () => {
   for (const name of ['ffn.up', 'ffn..up', 'ffn. ', 'ffn.-1', 'ffn.0x2', 'ffn.1e0']) {
     expect(() => wrong(name)).toThrow(WRONG);
   }
+});
+
+test('an expert that numExperts leaves to no rank is refused, by its tensor and number', async () => {
+  for (const rank of [0, 1]) {
+    const filter = expertParallelFilter({ numExperts: 5, size: 2, rank });
+    expect(() => filter(expert(4))).not.toThrow();
+    expect(() => filter(expert(5))).toThrow(
+      expect.objectContaining({
+        code: 'INVALID_ARGUMENT',
+        tensor: expert(5),
+        message: expect.stringMatching(/numExperts: expected more than 5.*found 5/),
+      }),
+    );
+  }
+  const folder = await newFolder();
+  const files = await writeModel(
+    folder,
+    NAMES.map((name) => entry(name, 'F32', [2])),
+  );
+  const options = { filter: expertParallelFilter({ numExperts: 4, size: 2, rank: 0 }) };
+  await expect(loadFile(files, options)).rejects.toMatchObject({ code: 'INVALID_ARGUMENT', tensor: expert(4) });
+  await rm(folder, { recursive: true });
+  await expectNothingHeld();
 });
 
 test('what is wrong is INVALID_ARGUMENT', () => {

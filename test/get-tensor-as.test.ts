@@ -62,6 +62,36 @@ describe.each(['cpu', 'cuda:0'])('from %s', (from) => {
     expect(other.dtype).toBe('I32');
   });
 
+  test('the other ways to a tensor of a buffer take the same', async () => {
+    await using buffer = await loaded(path, from);
+    await using expected = await loaded(floats, 'cpu', 'F16');
+    const options = { dtype: 'F16', device: 'cpu' } as const;
+    using right = await expected.getTensor('f.F32');
+    for (const get of [
+      () => buffer.getSharded('f.F32', 0, options),
+      () => buffer.pushTensor('f.F32', 0, options),
+      async () => (await buffer.asDict({ 'f.F32': -1 }, options)).get('f.F32'),
+    ]) {
+      using tensor = (await get())!;
+      expect(tensor).toMatchObject({ dtype: 'F16', shape: [33, 5] });
+      expect(tensor.device.toString()).toBe('cpu');
+      expect(Buffer.compare(await tensor.toHost(), await right.toHost())).toBe(0);
+    }
+    using twice = await buffer.getMultiCols(['f.F32', 'f.F32'], 0, options);
+    expect(twice).toMatchObject({ dtype: 'F16', shape: [66, 5] });
+    expect(twice.device.toString()).toBe('cpu');
+    const bytes = await right.toHost();
+    expect(Buffer.compare(await twice.toHost(), Buffer.concat([bytes, bytes]))).toBe(0);
+    const wrong = { dtpye: 'F16' } as never;
+    for (const get of [
+      () => buffer.getSharded('f.F32', 0, wrong),
+      () => buffer.pushTensor('f.F32', 0, wrong),
+      () => buffer.asDict({}, wrong),
+      () => buffer.getMultiCols(['f.F32'], 0, wrong),
+    ])
+      await expect(get()).rejects.toMatchObject({ code: 'INVALID_ARGUMENT' });
+  });
+
   test('fastsafeOpen, too', async () => {
     await using opened = await fastsafeOpen(path, { device: from });
     await using expected = await loaded(floats, 'cpu', 'F16');

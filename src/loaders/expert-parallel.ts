@@ -32,7 +32,7 @@ export function ownedExpertRange(numExperts: number, size: number, rank: number)
 
 /**
  * For the option `filter`: tensors of this rank's experts, and all that are of no expert. The bytes of other experts
- * are not read. INVALID_ARGUMENT.
+ * are not read. INVALID_ARGUMENT, also from the filter for an expert that `numExperts` leaves to no rank.
  */
 export function expertParallelFilter(experts: ExpertParallel): (name: string) => boolean {
   takesAtMost(1, arguments, 'expertParallelFilter');
@@ -51,6 +51,10 @@ export function expertParallelFilter(experts: ExpertParallel): (name: string) =>
     if (!Number.isSafeInteger(expert)) {
       const message = `pattern: its first group is no number in "${name}"; it has to be that of an expert`;
       throw new InvalidArgumentError(message, { tensor: name });
+    }
+    if (expert >= numExperts) {
+      const message = `numExperts: expected more than ${expert}, the expert of "${name}", found ${numExperts}; no rank`;
+      throw new InvalidArgumentError(`${message} would load it`, { tensor: name });
     }
     return expert >= begin && expert < end;
   };

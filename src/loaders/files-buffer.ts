@@ -105,10 +105,7 @@ export class FilesBufferOnDevice<T = DeviceTensor> {
     this.#check();
     takesAtMost(2, arguments, 'getTensor');
     const wanted = checkGetOptions(options);
-    const made = await tensorAs(await this.#tensor(this.#item(name)), wanted);
-    if (!this.#closing.signal.aborted) return this.#adopt(made);
-    made.dispose();
-    throw this.#closing.signal.reason;
+    return this.#give(await this.#tensor(this.#item(name)), wanted);
   }
 
   /**
@@ -123,20 +120,21 @@ export class FilesBufferOnDevice<T = DeviceTensor> {
    * This rank's part of a tensor along `dim`, in blocks of ceil(size / ranks); the whole tensor for dim -1. As
    * getTensor(); INVALID_ARGUMENT for a dimension that the tensor does not have.
    */
-  async getSharded(name: string, dim: number): Promise<T> {
-    takesAtMost(2, arguments, 'getSharded');
+  async getSharded(name: string, dim: number, options: GetOptions = {}): Promise<T> {
+    takesAtMost(3, arguments, 'getSharded');
     checkDim(dim, this.getShape(name).length, name, -1);
-    return this.getTensor(name); // a group of one: its block is the whole
+    return this.getTensor(name, options); // a group of one: its block is the whole
   }
 
   /** The tensor on rank dstRank, null on other ranks. As getTensor(); INVALID_ARGUMENT for a rank outside the group. */
-  async pushTensor(name: string, dstRank: number): Promise<T | null> {
-    takesAtMost(2, arguments, 'pushTensor');
+  async pushTensor(name: string, dstRank: number, options: GetOptions = {}): Promise<T | null> {
+    takesAtMost(3, arguments, 'pushTensor');
+    const wanted = checkGetOptions(options);
     const { rank, size } = this.#pg;
     if (!Number.isInteger(dstRank) || dstRank < 0 || dstRank >= size)
       fail('pushTensor', `a rank from 0 to ${size - 1}`, dstRank);
     const item = this.#item(name);
-    return dstRank === rank ? this.#adopt(await this.#tensor(item)) : null;
+    return dstRank === rank ? this.#give(await this.#tensor(item), wanted) : null;
   }
 
   /**
@@ -144,34 +142,38 @@ export class FilesBufferOnDevice<T = DeviceTensor> {
    * negative `dim` counts from the last dimension, -1. As getTensor(); INVALID_ARGUMENT where dtypes or other
    * dimensions differ, or where rows of elements smaller than a byte would begin within one.
    */
-  async getMultiCols(names: Iterable<string>, dim: number): Promise<T> {
+  async getMultiCols(names: Iterable<string>, dim: number, options: GetOptions = {}): Promise<T> {
     this.#check();
-    takesAtMost(2, arguments, 'getMultiCols');
+    takesAtMost(3, arguments, 'getMultiCols');
+    const wanted = checkGetOptions(options);
     const listed = listOf(names, 'getMultiCols', 'an array of names');
     if (listed.length === 0) throw new InvalidArgumentError('getMultiCols: expected at least one name');
     const items = listed.map((name) => this.#item(name)); // all, before any tensor is made
     const parts: DeviceTensor[] = [];
     try {
       for (const item of items) parts.push(await this.#tensor(item));
-      return await this.#adopt(await this.#concatenate(parts, dim));
+      return await this.#give(await this.#concatenate(parts, dim), wanted);
     } finally {
       for (const part of parts) part.dispose();
     }
   }
 
   /**
-   * Several tensors at once, in the order of `dims`: as getSharded(name, dim) for each entry of an object, a Map, or an
-   * iterable of pairs [name, dim].
+   * Several tensors at once, in the order of `dims`: as getSharded(name, dim, options) for each entry of an
+   * object, a Map, or an iterable of pairs [name, dim].
    */
   async asDict(
     dims: Readonly<Record<string, number>> | Iterable<readonly [name: string, dim: number]>,
+    options: GetOptions = {},
   ): Promise<Map<string, T>> {
     this.#check();
-    takesAtMost(1, arguments, 'asDict');
+    takesAtMost(2, arguments, 'asDict');
+    checkGetOptions(options);
     const wanted = entriesOf(dims, 'asDict', 'an object or a Map of dimensions by name');
     for (const [name, dim] of wanted) checkDim(dim, this.getShape(name).length, name, -1);
     const tensors = new Map<string, T>();
-    for (const [name, dim] of wanted) if (!tensors.has(name)) tensors.set(name, await this.getSharded(name, dim));
+    for (const [name, dim] of wanted)
+      if (!tensors.has(name)) tensors.set(name, await this.getSharded(name, dim, options));
     return tensors;
   }
 
@@ -233,6 +235,14 @@ export class FilesBufferOnDevice<T = DeviceTensor> {
       }
       return new DeviceTensor(first.name, first.dtype, shape, byteLength, first.device, allocation, 0);
     });
+  }
+
+  /** A tensor as it was asked for, to the framework. */
+  async #give(tensor: DeviceTensor, wanted: ReturnType<typeof checkGetOptions>): Promise<T> {
+    const made = await tensorAs(tensor, wanted);
+    if (!this.#closing.signal.aborted) return this.#adopt(made);
+    made.dispose();
+    throw this.#closing.signal.reason;
   }
 
   async #adopt(tensor: DeviceTensor): Promise<T> {
