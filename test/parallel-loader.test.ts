@@ -39,6 +39,8 @@ test('the report is zero before the first load and tells what was loaded', async
     files: 0,
     tensors: 0,
     bytes: 0,
+    mappedBytes: 0,
+    readBytes: 0,
     seconds: 0,
     bytesPerSecond: 0,
     maxInFlight: 0,
@@ -54,6 +56,8 @@ test('the report is zero before the first load and tells what was loaded', async
     files: 2,
     tensors: 11,
     bytes: 10045 + 400,
+    mappedBytes: 0,
+    readBytes: 10045 + 400,
     fallbacks: [],
     notes: [],
   });

@@ -53,4 +53,12 @@ export async function collectedMetrics(): Promise<ReturnType<typeof nativeMetric
   return nativeMetrics();
 }
 
-export const NOTHING_HELD = { deviceBytes: 0, hostBytes: 0, stagingBytes: 0, openFiles: 0, rings: 0, inFlight: 0 };
+export const NOTHING_HELD = {
+  deviceBytes: 0,
+  hostBytes: 0,
+  mappedBytes: 0,
+  stagingBytes: 0,
+  openFiles: 0,
+  rings: 0,
+  inFlight: 0,
+};
