@@ -5,6 +5,7 @@ const {
   nothingHeld,
   ParallelLoader,
   registerCopier,
+  setTimeout,
   writeModel,
 } = require('./support/child-helpers.cjs');
 
@@ -12,10 +13,10 @@ const BYTES = 64 << 20;
 const file = writeModel('big', 1, BYTES / 4);
 
 /** Loads the file by a copier that writes with `write`, given a destination and the length. */
-async function load(write) {
+async function load(write, waitIo = (pending) => pending) {
   registerCopier('writing', () => () => ({
     submitIo: ({ destination, ranges }) => write(destination, ranges[0].length),
-    waitIo: (pending) => pending,
+    waitIo,
     close: async () => {},
   }));
   const loader = new ParallelLoader({ files: file, copier: 'writing' });
@@ -87,6 +88,60 @@ main({
     await assert.rejects(
       load((destination) => destination.write(0, view)),
       { code: 'SHORT_READ' },
+    );
+    await nothingHeld();
+  },
+
+  // A rejection that nobody takes would end the process.
+  async notAwaited() {
+    const whole = (length) => new Uint8Array(length).fill(7);
+    const wrong = [
+      (destination, length) => void destination.write(1, whole(length)), // past the end
+      (destination) => void destination.write(0, 'text'),
+      async (destination, length) => {
+        await destination.write(0, whole(length)); // everything is there
+        destination.write(0, whole(length + 1));
+      },
+      async (destination, length) => {
+        destination.write(0, whole(length + 1));
+        await destination.write(0, whole(length));
+      },
+    ];
+    for (const write of wrong)
+      await assert.rejects(load(write), { code: 'INVALID_ARGUMENT', message: /^write: /, name: 'TypeError' });
+    // Whoever asks for the outcome decides what it means: at once, or at the end.
+    for (const ask of ['await', 'catch', 'all', 'later']) {
+      await load(async (destination, length) => {
+        const refused = destination.write(1, whole(length));
+        if (ask === 'await') {
+          try {
+            await refused;
+          } catch {}
+        }
+        if (ask === 'catch') refused.catch(() => {});
+        if (ask === 'all') await Promise.allSettled([refused]);
+        await destination.write(0, whole(length));
+        if (ask === 'later') await assert.rejects(refused, { code: 'INVALID_ARGUMENT' });
+      });
+    }
+    // Of a request that has ended, nobody hears.
+    await load(async (destination, length) => {
+      await destination.write(0, whole(length));
+      setTimeout(1).then(() => void destination.write(0, whole(1)));
+    });
+    await setTimeout(20);
+    await nothingHeld();
+  },
+
+  // So would that of a submission that waitIo forgets.
+  async forgotten() {
+    const error = new Error('the store has said no');
+    const submit = async () => {
+      throw error;
+    };
+    await assert.rejects(
+      load(submit, async () => {}),
+      error,
     );
     await nothingHeld();
   },

@@ -1,4 +1,5 @@
 import { setMaxListeners } from 'node:events';
+import { isPromise } from 'node:util/types';
 import { FastSafetensorsError, InvalidArgumentError } from '../base/errors.js';
 import { after, within } from '../base/timers.js';
 import { StallWatch, UNWATCHED } from '../base/waiting.js';
@@ -213,16 +214,26 @@ export class CopierLoad extends Load {
   ): Promise<void> {
     const { path } = metadata;
     const destination = new AllocationDestination(allocation, ranges, () => this.#watch.progress());
+    let failed: { readonly error: unknown } | undefined;
     try {
       const given = ranges.map((range) => ({ ...range })); // the copier may change them
-      await copier.waitIo(copier.submitIo({ path, ranges: given, destination, signal: this.#abort.signal }));
+      const pending = copier.submitIo({ path, ranges: given, destination, signal: this.#abort.signal });
+      if (isPromise(pending)) {
+        // A waitIo() that does not wait for it would leave the rejection to the process.
+        pending.catch((error) => {
+          failed = { error };
+        });
+      }
+      await copier.waitIo(pending);
     } finally {
       await destination.close();
     }
     if (this.error) return;
+    if (destination.unnoticed) throw destination.unnoticed.error;
     for (const range of ranges) {
       const missing = destination.firstMissing(range);
       if (missing === undefined) continue;
+      if (failed) throw failed.error;
       const offset = range.fileOffset + missing - range.destOffset;
       const tensor = this.plan.tensorAt(path, offset);
       const message =

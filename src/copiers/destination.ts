@@ -5,6 +5,25 @@ import { type Allocation, vanished } from '../device/allocation.js';
 import type { Device } from '../device/device.js';
 import type { CopyRange, Destination } from './copier.js';
 
+/** The outcome of a write, which knows whether anybody has asked for it: by await, then, catch or Promise.all. */
+class WriteOutcome extends Promise<void> {
+  asked = false;
+
+  // biome-ignore lint/suspicious/noThenProperty: it is a promise.
+  override then<A = void, B = never>(
+    // biome-ignore lint/suspicious/noConfusingVoidType: as Promise<void> has it.
+    fulfilled?: ((value: void) => A | PromiseLike<A>) | null,
+    rejected?: ((reason: unknown) => B | PromiseLike<B>) | null,
+  ): Promise<A | B> {
+    this.asked = true;
+    return super.then(fulfilled, rejected);
+  }
+
+  static override get [Symbol.species](): PromiseConstructor {
+    return Promise;
+  }
+}
+
 /**
  * An allocation as the copier of one request sees it: only the request's ranges can be written, and only until it has
  * ended. It knows which bytes were written, so that no others are handed out.
@@ -15,6 +34,7 @@ export class AllocationDestination implements Destination {
   readonly #landed = new Intervals();
   readonly #progress: () => void;
   readonly #pending = new Set<Promise<void>>();
+  readonly #failed: { readonly outcome: WriteOutcome; readonly error: unknown }[] = [];
   #addressed = false;
   #closed = false;
 
@@ -38,7 +58,17 @@ export class AllocationDestination implements Destination {
     return this.#allocation.pointer;
   }
 
-  async write(destOffset: number, bytes: Uint8Array): Promise<void> {
+  write(destOffset: number, bytes: Uint8Array): Promise<void> {
+    const outcome = new WriteOutcome((resolve) => resolve(this.#write(destOffset, bytes)));
+    // Not by its own then(): a copier that does not wait for it is to be told of what failed all the same.
+    const noted = Promise.prototype.then
+      .call(outcome, undefined, (error) => void this.#failed.push({ outcome, error }))
+      .then(() => void this.#pending.delete(noted));
+    this.#pending.add(noted);
+    return outcome;
+  }
+
+  async #write(destOffset: number, bytes: Uint8Array): Promise<void> {
     const own = ownView(bytes);
     await this.fill([{ destOffset, length: own.byteLength }], (allocation, landed) =>
       allocation.write(destOffset, own, landed),
@@ -84,6 +114,11 @@ export class AllocationDestination implements Destination {
    */
   firstMissing({ destOffset, length }: CopyRange): number | undefined {
     return this.#addressed ? undefined : this.#landed.firstGap(destOffset, destOffset + length);
+  }
+
+  /** Once it is closed: the error of the first write that failed and that nobody has asked for. @internal */
+  get unnoticed(): { readonly error: unknown } | undefined {
+    return this.#failed.find(({ outcome }) => !outcome.asked);
   }
 
   #check(destOffset: number, length: number): void {
