@@ -16,10 +16,11 @@ let addon: Addon | undefined;
 
 /** Where package.json lies. */
 export function packageFolder(): string {
-  let folder = __dirname;
+  const here = typeof __dirname === 'string' ? __dirname : process.cwd(); // bundled as an ES module there is none
+  let folder = here;
   while (!existsSync(join(folder, 'package.json'))) {
     const parent = dirname(folder);
-    if (parent === folder) return __dirname;
+    if (parent === folder) return here;
     folder = parent;
   }
   return folder;

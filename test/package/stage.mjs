@@ -1,0 +1,143 @@
+// What the cells run against: the package of a fresh clone, and empty projects outside of every node_modules.
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { delimiter, join } from 'node:path';
+import { run } from './run.mjs';
+import { tool, toolModules } from './tools.mjs';
+
+/** Programs that installing must not need. */
+const COMPILERS = ['c++', 'g++', 'gcc', 'cc', 'clang', 'clang++', 'make', 'cmake', 'python', 'python3', 'node-gyp'];
+/** Programs that a project has without them. */
+const PROGRAMS = ['sh', 'bash', 'env', 'ls', 'cat', 'cp', 'mv', 'rm', 'mkdir', 'uname', 'sed', 'dirname', 'tar', 'git'];
+
+const which = (name, path = process.env.PATH) =>
+  path
+    .split(delimiter)
+    .map((folder) => join(folder, name))
+    .find(existsSync);
+
+/** Until the package has a script prepack: what it is to do, for this machine alone. */
+async function standIn(top, clone) {
+  const path = join(clone, 'package.json');
+  const manifest = JSON.parse(readFileSync(path, 'utf8'));
+  if (manifest.scripts.prepack) return;
+  await run(process.execPath, [join(top, 'node_modules', 'typescript', 'bin', 'tsc'), '-p', '.'], { cwd: clone });
+  const folder = join(clone, 'prebuilds', `linux-${process.arch}`);
+  mkdirSync(folder, { recursive: true });
+  const built = join(top, 'build', 'cmake', 'Release', 'fastsafetensors.node');
+  await run('strip', ['-o', join(folder, 'fastsafetensors-node.glibc.node'), built], { cwd: clone });
+  manifest.files.push('prebuilds');
+  manifest.gypfile = false;
+  delete manifest.scripts.install;
+  writeFileSync(path, JSON.stringify(manifest));
+}
+
+export class Stage {
+  /** Removed by close(). */
+  folder = mkdtempSync(join(tmpdir(), 'fastsafetensors-package-'));
+  #cache; // of package managers that keep one: shared by the cells, kept for the next run
+
+  constructor(top) {
+    this.top = top;
+    this.#cache = join(top, 'build', 'package', 'cache');
+  }
+
+  /** Packs the tree at HEAD: `npm pack` of a clone, which has nothing but npm's packages. */
+  async pack() {
+    const clone = join(this.folder, 'clone');
+    await run('git', ['clone', '--quiet', this.top, clone], { cwd: this.top });
+    symlinkSync(join(this.top, 'node_modules'), join(clone, 'node_modules'));
+    this.clone = clone;
+    await standIn(this.top, clone);
+    const { stdout } = await run('npm', ['pack', '--json', '--pack-destination', this.folder], { cwd: clone });
+    // What prepack prints comes first.
+    const [packed] = JSON.parse(stdout.slice(stdout.search(/^\[\s*$/m)));
+    this.tarball = join(this.folder, packed.filename);
+    return packed;
+  }
+
+  /** An empty project. */
+  project(name, manifest = {}) {
+    const folder = join(this.folder, 'projects', name.replace(/\W+/g, '-'));
+    mkdirSync(folder, { recursive: true });
+    writeFileSync(join(folder, 'package.json'), JSON.stringify({ private: true, ...manifest }));
+    return folder;
+  }
+
+  /** A PATH with this Node and no compiler. */
+  async pathOf(node) {
+    const folder = join(this.folder, 'bin', node.replace(' ', '-'));
+    if (!existsSync(folder)) {
+      mkdirSync(folder, { recursive: true });
+      symlinkSync(await tool(this.top, node), join(folder, 'node'));
+      // For scripts of projects that call npm.
+      const npm = `#!/bin/sh\nexec node '${await tool(this.top, 'npm 11')}' "$@"\n`;
+      writeFileSync(join(folder, 'npm'), npm, { mode: 0o755 });
+      for (const name of PROGRAMS) {
+        const program = which(name);
+        if (program) symlinkSync(program, join(folder, name));
+      }
+    }
+    const found = COMPILERS.filter((name) => which(name, folder));
+    if (found.length > 0) throw new Error(`${folder} was to have no compiler, and has ${found.join(', ')}`);
+    return folder;
+  }
+
+  /** Runs a script by a Node, in a project, without a compiler and without settings of the user's. */
+  async node(node, args, options) {
+    const path = await this.pathOf(node);
+    // For package managers: nothing of the user's configuration, caches of their own.
+    const env = {
+      npm_config_userconfig: join(this.folder, 'npmrc'), // none
+      YARN_GLOBAL_FOLDER: join(this.#cache, 'yarn'),
+      YARN_ENABLE_TELEMETRY: '0',
+      YARN_ENABLE_IMMUTABLE_INSTALLS: '0',
+      XDG_DATA_HOME: join(this.#cache, 'data'), // pnpm's store
+      ...options.env,
+    };
+    return run(join(path, 'node'), args, { ...options, path, env });
+  }
+
+  /** A package manager, by the version of Node that it is tried on. */
+  async manager(name, node, args, options) {
+    return this.node(node, [await tool(this.top, name), ...args], options);
+  }
+
+  /** A project in which npm 12 has installed the package: made once, read by many cells. */
+  installed() {
+    this.#installed ??= (async () => {
+      const cwd = this.project('installed');
+      await this.manager('npm 12', 'node 24', ['install', '--no-audit', this.tarball], { cwd });
+      return cwd;
+    })();
+    return this.#installed;
+  }
+  #installed;
+
+  /** Another such project, which has some packages of this tree, and of tools [name, tool], as well. */
+  async projectWith(name, { packages = [], tools = [] } = {}) {
+    const folder = this.project(name);
+    // By hard links: nothing writes into it.
+    await run('cp', ['-al', join(await this.installed(), 'node_modules'), folder], { cwd: this.folder });
+    const link = (from, name) => {
+      const to = join(folder, 'node_modules', name);
+      mkdirSync(join(to, '..'), { recursive: true });
+      symlinkSync(join(from, name), to);
+    };
+    for (const name of packages) link(join(this.top, 'node_modules'), name);
+    for (const [name, from] of tools) {
+      await tool(this.top, from);
+      link(toolModules(this.top, from), name);
+    }
+    return folder;
+  }
+
+  /** A file of the clone. */
+  read(path) {
+    return readFileSync(join(this.clone, path), 'utf8');
+  }
+
+  close() {
+    rmSync(this.folder, { recursive: true, force: true });
+  }
+}
