@@ -12,6 +12,7 @@ import { runtimes } from '../test/package/cells/runtimes.mjs';
 import { types } from '../test/package/cells/types.mjs';
 import { Skip } from '../test/package/run.mjs';
 import { Stage } from '../test/package/stage.mjs';
+import { installTools } from '../test/package/tools.mjs';
 
 const top = dirname(dirname(fileURLToPath(import.meta.url)));
 const AT_ONCE = 2;
@@ -57,7 +58,9 @@ const leftOut = named.filter((cell) => !chosen.includes(cell)).map(({ name }) =>
 if (leftOut.length > 0) console.log(`package: --quick leaves out ${leftOut.join(', ')}`);
 const dirty = spawnSync('git', ['status', '--porcelain'], { cwd: top, encoding: 'utf8' }).stdout.trim();
 if (dirty) console.log('package: HEAD is packed; changes that are not committed are not in it');
+const tools = wanted.length === 0 ? installTools(top) : undefined;
 const packed = await stage.pack();
+await tools;
 console.log(
   `packed  ${since(started)}  ${packed.filename}: ${packed.entryCount} files, ${(packed.size / 1e6).toFixed(2)} MB`,
 );

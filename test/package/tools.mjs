@@ -7,13 +7,16 @@ import { run } from './run.mjs';
 
 const { arch } = process;
 
-/** By name: the packages to install, and the file to start, relative to the tool's node_modules. */
+/**
+ * By name: the packages to install, and the file to start, relative to the tool's node_modules. `seldom`: large, and
+ * used by few cells.
+ */
 const TOOLS = {
   'node 20': { packages: [`node-linux-${arch}@20.20.2`], file: `node-linux-${arch}/bin/node` },
   'node 22': { packages: [`node-linux-${arch}@22.23.3`], file: `node-linux-${arch}/bin/node` },
   'node 24': { packages: [`node-linux-${arch}@24.21.0`], file: `node-linux-${arch}/bin/node` },
-  deno: { packages: ['deno@2.9.6'], file: `@deno/linux-${arch}-glibc/deno` },
-  bun: { packages: ['bun@1.4.5'], file: `@oven/bun-linux-${arch === 'x64' ? 'x64' : 'aarch64'}/bin/bun` },
+  deno: { packages: ['deno@2.9.6'], file: `@deno/linux-${arch}-glibc/deno`, seldom: true },
+  bun: { packages: ['bun@1.4.5'], file: `@oven/bun-linux-${arch === 'x64' ? 'x64' : 'aarch64'}/bin/bun`, seldom: true },
   'npm 11': { packages: ['npm@11.21.2'], file: 'npm/bin/npm-cli.js' },
   'npm 12': { packages: ['npm@12.2.2'], file: 'npm/bin/npm-cli.js' },
   pnpm: { packages: ['pnpm@12.21.0'], file: 'pnpm/bin/pnpm.mjs' },
@@ -35,6 +38,7 @@ const TOOLS = {
   transformers: {
     packages: ['@huggingface/transformers@4.3.2'],
     file: '@huggingface/transformers/dist/transformers.node.cjs',
+    seldom: true,
   },
 };
 
@@ -46,8 +50,20 @@ export function toolModules(top, name) {
   return join(top, 'build', 'package', 'tools', `${name.replace(' ', '-')}-${versionOf(name)}`, 'node_modules');
 }
 
+const installing = new Map();
+
 /** The file to start, of a tool that is installed by then. */
-export async function tool(top, name) {
+export function tool(top, name) {
+  if (!installing.has(name)) installing.set(name, install(top, name));
+  return installing.get(name);
+}
+
+/** Installs what most cells use, one after the other: what fails is said by the cell that wants it. */
+export async function installTools(top) {
+  for (const [name, { seldom }] of Object.entries(TOOLS)) if (!seldom) await tool(top, name).catch(() => {});
+}
+
+async function install(top, name) {
   const modules = toolModules(top, name);
   const file = join(modules, TOOLS[name].file);
   if (existsSync(file)) return file;
