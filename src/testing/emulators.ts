@@ -1,19 +1,21 @@
 import { existsSync } from 'node:fs';
-import { join } from 'node:path';
+import { createRequire } from 'node:module';
+import { dirname, join } from 'node:path';
 import { type Check, checkOptions, entriesOf, fail, takesAtMost } from '../base/checks.js';
 import { FastSafetensorsError } from '../base/errors.js';
 import { packageFolder } from '../native/addon.js';
+import { libcOfProcess } from '../native/missing-addon.js';
 
 /** A strict stand-in for a library, which a process with `env()` in its environment loads in place of the real one. */
 export interface Emulator {
-  /** The shared library. COPIER_UNAVAILABLE where it was not built. */
+  /** The shared library. COPIER_UNAVAILABLE where it is not installed. */
   readonly path: string;
   /**
    * Environment variables for a process: which library to load, and how that behaves. Options are the emulator's
    * settings, with or without their prefix FST_EMU_…_; control.h or settings.h of csrc/emulators/ tells what each does.
    * FAIL injects failures: with `{ FAIL: 'cuMemAlloc_v2:3:2;execute:1:700' }` the third allocation fails with
    * CUDA_ERROR_OUT_OF_MEMORY and the first copy loses the device. INVALID_ARGUMENT for an unknown option,
-   * COPIER_UNAVAILABLE where the library was not built.
+   * COPIER_UNAVAILABLE where the library is not installed.
    */
   env(
     options?: Readonly<Record<string, string | number | boolean>> | ReadonlyMap<string, string | number | boolean>,
@@ -29,6 +31,18 @@ const SETTINGS = {
     'EIO_EVERY SHORT EIO STALL RING_LOST DAEMON_DEAD DAEMON_STOPPED FORGET MEMLOCK FAIL',
 };
 
+const PACKAGE = 'fastsafetensors-node-emulators';
+
+/** Where the package of emulators lies, beside this one or in the project that is worked in. */
+function packageOfEmulators(): string | undefined {
+  for (const from of [packageFolder(), process.cwd()]) {
+    try {
+      return dirname(createRequire(join(from, 'package.json')).resolve(`${PACKAGE}/package.json`));
+    } catch {} // it is not there
+  }
+  return undefined;
+}
+
 const scalar: Check = (value, name) => {
   if (!['string', 'number', 'boolean'].includes(typeof value)) fail(name, 'text, a number or a boolean', value);
 };
@@ -40,16 +54,20 @@ function emulator(
   always: Readonly<Record<string, string>> = {},
 ): Emulator {
   const library = (): string => {
-    const candidates = [
-      join(packageFolder(), 'build', 'cmake', 'emulators', file),
-      join(packageFolder(), 'prebuilds', 'emulators', `${process.platform}-${process.arch}`, file),
-    ];
-    const found = candidates.find((candidate) => existsSync(candidate));
-    if (found !== undefined) return found;
-    const message =
-      `the emulator ${file} is not built: it comes with a clone of the package (\`npm run setup\`), not with an ` +
-      `installation from source; looked for ${candidates.join(' and ')}`;
-    throw new FastSafetensorsError('COPIER_UNAVAILABLE', message);
+    const built = join(packageFolder(), 'build', 'cmake', 'emulators', file);
+    if (existsSync(built)) return built;
+    const target = `${process.platform}-${process.arch}.${libcOfProcess().name}`;
+    const folder = packageOfEmulators();
+    const installed = folder && join(folder, 'lib', target, file);
+    if (installed && existsSync(installed)) return installed;
+    const remedy = existsSync(join(packageFolder(), 'scripts', 'setup.mjs'))
+      ? 'in this clone, run: npm run setup'
+      : `install the package of this version: npm install --save-dev ${PACKAGE}`;
+    const lookedFor = installed ?? `the package ${PACKAGE}`;
+    throw new FastSafetensorsError(
+      'COPIER_UNAVAILABLE',
+      `there is no emulator ${file} for ${target}; looked for ${built} and ${lookedFor}; ${remedy}`,
+    );
   };
   return {
     get path() {
@@ -73,7 +91,8 @@ function emulator(
 }
 
 /**
- * Emulators of CUDA's driver, cuFile and the 3FS client. They are stricter than the real libraries: misuse ends the
+ * Emulators of CUDA's driver, cuFile and the 3FS client, of the package fastsafetensors-node-emulators; a clone has its
+ * own. They are stricter than the real libraries: misuse ends the
  * process with a reason.
  *
  * Example: `spawn('node', ['test.js'], { env: { ...process.env, ...emulators.cuda.env({ DEVICES: 2 }) } })`.
