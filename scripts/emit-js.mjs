@@ -2,7 +2,7 @@
 // an entry imports cost more than half of the time of an import. So what src/index.ts imports is one file,
 // dist/src/core.js, and what an adapter imports beside that is in the file of its entry. In place of each module of
 // core.js lies one line that takes it out of there: entries, commands and tests that import it by itself get the same
-// one, with the same registry and classes.
+// one, with the same registry and classes. What a function requires on first use stays a file of its own.
 import { writeFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { dirname, join, posix, relative } from 'node:path';
@@ -21,6 +21,27 @@ function requirePath(from, to) {
   const path = relative(dirname(from), to);
   return path.startsWith('.') ? path : `./${path}`;
 }
+
+/** Sources that a module imports when it is loaded itself, and so on; not what it requires within a function. */
+function importedBy(entry, { inputs }) {
+  const found = new Set([entry]);
+  for (const path of found)
+    for (const { path: next, kind } of inputs[path].imports)
+      if (kind === 'import-statement' && inputs[next]) found.add(next);
+  return [...found];
+}
+
+/** For core.js: what a module requires within a function stays a file of its own. */
+const ownFiles = {
+  name: 'own files',
+  setup({ onResolve }) {
+    onResolve({ filter: /^\./ }, ({ path, kind, resolveDir }) => {
+      if (kind !== 'require-call') return undefined;
+      const file = posix.join('dist', relative(top, resolveDir), path);
+      return { path: requirePath(CORE, file), external: true };
+    });
+  },
+};
 
 /** For bundles in `outfile`: what core.js has comes from there. */
 const outOfCore = (modules, outfile) => ({
@@ -54,9 +75,9 @@ export async function emitJavaScript() {
   ]);
 
   const { metafile } = await build({ ...bundle, entryPoints: ['src/index.ts'], write: false, metafile: true });
-  const modules = Object.keys(metafile.inputs);
+  const modules = importedBy('src/index.ts', metafile);
   const contents = modules.map((path) => `export * as '${path}' from './${path}';`).join('\n');
-  await build({ ...bundle, stdin: { contents, resolveDir: top }, outfile: CORE });
+  await build({ ...bundle, stdin: { contents, resolveDir: top }, outfile: CORE, plugins: [ownFiles] });
 
   const core = createRequire(import.meta.url)(join(top, CORE));
   for (const path of modules) {

@@ -15,9 +15,15 @@ test.each([
   ['fastsafetensors-node/ort', 'dist/adapters/ort/index.js'],
   ['fastsafetensors-node/tfjs', 'dist/adapters/tfjs/index.js'],
 ])('%s is two files: neither the addon nor other packages are loaded before they are used', (name, entry) => {
-  const script = `require('${name}'); console.log(JSON.stringify(Object.keys(require.cache)))`;
-  const loaded = JSON.parse(execFileSync(process.execPath, ['-e', script], { cwd: TOP, encoding: 'utf8' }));
-  expect(loaded.map((path: string) => relative(TOP, path)).sort()).toEqual([entry, 'dist/src/core.js'].sort());
+  const script = `
+    const before = new Set(process.moduleLoadList);
+    require('${name}');
+    const builtin = process.moduleLoadList.filter((name) => !before.has(name));
+    console.log(JSON.stringify({ builtin, files: Object.keys(require.cache) }))`;
+  const { builtin, files } = JSON.parse(execFileSync(process.execPath, ['-e', script], { cwd: TOP, encoding: 'utf8' }));
+  expect(files.map((path: string) => relative(TOP, path)).sort()).toEqual([entry, 'dist/src/core.js'].sort());
+  // They take 2 to 3 ms each.
+  expect(builtin).not.toEqual(expect.arrayContaining([expect.stringMatching(/ (crypto|child_process)$/)]));
 });
 
 /** What a strict compiler that checks every declaration says of a user's module. */

@@ -1,4 +1,3 @@
-import { randomBytes } from 'node:crypto';
 import { fsync, type Stats } from 'node:fs';
 import { type FileHandle, open, readlink, realpath, rename, rm, stat } from 'node:fs/promises';
 import { dirname, isAbsolute, join } from 'node:path';
@@ -49,7 +48,8 @@ export async function writeAtomically(
 
 /** A path in `folder` that no other file has, for a file that `moveOver` gives its name. */
 export function temporaryIn(folder: string): string {
-  return join(folder, `.fst-${process.pid}-${randomBytes(8).toString('hex')}.tmp`);
+  // The global one: it loads node:crypto when it is used, and an import of the package would wait 3 ms for that.
+  return join(folder, `.fst-${process.pid}-${crypto.randomUUID()}.tmp`);
 }
 
 /**
