@@ -1,4 +1,6 @@
-/** Where a loader's messages go. What its methods throw is ignored. */
+import { isPromise } from 'node:util/types';
+
+/** Where a loader's messages go. What its methods throw, or promises of theirs reject with, is ignored. */
 export interface Logger {
   debug(message: string): void;
   info(message: string): void;
@@ -9,7 +11,8 @@ export interface Logger {
 export function safeLogger(logger: Logger): Logger {
   const guarded = (level: keyof Logger) => (message: string) => {
     try {
-      logger[level](message);
+      const returned: unknown = logger[level](message);
+      if (isPromise(returned)) returned.catch(() => {});
     } catch {
       // There is nowhere to report it.
     }

@@ -27,7 +27,7 @@ export function milliseconds(): number {
 }
 
 /** Lets the event loop have a turn. */
-function nextTurn(): Promise<void> {
+export function nextTurn(): Promise<void> {
   return new Promise((resolve) => void setImmediate(resolve));
 }
 

@@ -195,7 +195,7 @@ export class SafeTensorsFileLoader<T = DeviceTensor> {
     const whole = async (complete: Promise<void>): Promise<void> => {
       try {
         await session.unlessEnded(complete, signal);
-        meter?.stop();
+        await meter?.stop();
         session.detach(load, started);
       } catch (error) {
         session.finish(load, started);

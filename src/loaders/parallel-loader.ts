@@ -59,7 +59,7 @@ export class ParallelLoader<T = DeviceTensor> {
       const meter = session.meter(load);
       try {
         yield* this.#handOut(load, order === 'ready' ? asReady(load, window) : inOrder(load, window));
-        meter?.stop();
+        await meter?.stop();
       } catch (error) {
         meter?.rethrow();
         throw error;

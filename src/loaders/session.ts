@@ -181,12 +181,18 @@ export class Session {
 
   /** Reports progress to the callback of this load, else the loader's, and on the bar. Undefined without any. */
   meter(load: Load, onProgress = this.options.onProgress): ProgressMeter | undefined {
-    const callbacks = onProgress ? [onProgress] : [];
-    if (this.options.progress && (this.options.pg?.rank ?? 0) === 0) callbacks.push(progressBar());
-    if (callbacks.length === 0) return undefined;
-    return new ProgressMeter(load, (progress: Progress) => {
-      for (const callback of callbacks) callback(progress);
-    });
+    const bar = this.options.progress && (this.options.pg?.rank ?? 0) === 0 ? progressBar() : undefined;
+    if (!onProgress && !bar) return undefined;
+    const report = (progress: Progress): unknown => {
+      const outcome: unknown = onProgress?.(progress);
+      bar?.(progress);
+      return outcome;
+    };
+    const late = (error: unknown): void => {
+      const text = error instanceof Error ? error.message : String(error);
+      this.#logger.warn(`fastsafetensors: onProgress has rejected after its load had ended: ${text}`);
+    };
+    return new ProgressMeter(load, report, late);
   }
 
   /** unlessAborted() by the loader's signal, this one, or close() (CLOSED). Keeps the event loop alive. */

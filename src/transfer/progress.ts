@@ -1,6 +1,7 @@
 import { basename } from 'node:path';
+import { isPromise } from 'node:util/types';
 import { FastSafetensorsError } from '../base/errors.js';
-import { clearInterval, milliseconds, setInterval } from '../base/timers.js';
+import { clearInterval, milliseconds, nextTurn, setInterval } from '../base/timers.js';
 import type { Load } from './load.js';
 import type { Plan } from './plan.js';
 
@@ -25,20 +26,28 @@ export interface Progress {
 
 const INTERVAL_MS = 100;
 
-/** Reports a load's progress from the core's counters, ten times a second. What the callback throws ends the load. */
+/**
+ * Reports a load's progress from the core's counters, ten times a second. What the callback throws ends the load, and so
+ * does what a promise that it returns rejects with. Nothing waits for such promises: of one that rejects when the load
+ * has ended, `late` is told.
+ */
 export class ProgressMeter {
   readonly #load: Load;
-  readonly #callback: (progress: Progress) => void;
+  readonly #callback: (progress: Progress) => unknown;
+  readonly #late: (error: unknown) => void;
   readonly #files: FileSpan[];
   readonly #start = milliseconds();
   readonly #timer: NodeJS.Timeout;
   #first = 0; // files before it are done
+  #unsettled = 0; // promises of the callback
+  #over = false;
   #thrown: { readonly value: unknown } | undefined;
 
   /** Reports at once, and then until stop() or abandon(). */
-  constructor(load: Load, callback: (progress: Progress) => void) {
+  constructor(load: Load, callback: (progress: Progress) => unknown, late: (error: unknown) => void) {
     this.#load = load;
     this.#callback = callback;
+    this.#late = late;
     this.#files = fileSpans(load.plan);
     this.#timer = setInterval(() => this.#report(), INTERVAL_MS);
     this.#timer.unref();
@@ -52,7 +61,7 @@ export class ProgressMeter {
       const seconds = Math.max((milliseconds() - this.#start) / 1000, 1e-6);
       const tensorsLoaded = this.#load.readyCount;
       const emit = (status: Progress['status'], path: string, done: number, total: number): void =>
-        this.#callback({
+        this.#call({
           status,
           name: path === '' ? 'total' : basename(path),
           file: path,
@@ -78,16 +87,38 @@ export class ProgressMeter {
       }
       emit('progress_total', '', loaded, this.#load.plan.bytes);
     } catch (error) {
-      this.#thrown = { value: error };
-      const message = `onProgress threw ${typeof error}`;
-      this.#load.cancel(error instanceof Error ? error : new FastSafetensorsError('CLOSED', message, { cause: error }));
+      this.#fail(error, 'threw');
     }
   }
 
-  /** The last report. Throws what the callback threw. */
-  stop(): void {
+  #call(progress: Progress): void {
+    const returned = this.#callback(progress);
+    if (!isPromise(returned)) return;
+    ++this.#unsettled;
+    returned.then(
+      () => --this.#unsettled,
+      (error) => {
+        --this.#unsettled;
+        if (this.#over) this.#late(error);
+        else this.#fail(error, 'rejected with');
+      },
+    );
+  }
+
+  /** Ends the load with the first error of the callback. */
+  #fail(error: unknown, how: string): void {
+    if (this.#thrown) return;
+    this.#thrown = { value: error };
+    const message = `onProgress ${how} ${typeof error}`;
+    this.#load.cancel(error instanceof Error ? error : new FastSafetensorsError('CLOSED', message, { cause: error }));
+  }
+
+  /** The last report. Rejects with what the callback threw, or a promise of it that is settled rejected with. */
+  async stop(): Promise<void> {
     clearInterval(this.#timer);
     if (this.#load.error === null) this.#report();
+    if (this.#unsettled > 0) await nextTurn();
+    this.#over = true;
     this.rethrow();
   }
 
@@ -98,6 +129,7 @@ export class ProgressMeter {
 
   /** Ends without a report. */
   abandon(): void {
+    this.#over = true;
     clearInterval(this.#timer);
   }
 }
