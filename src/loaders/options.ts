@@ -138,8 +138,8 @@ export interface LoaderOptions<T = DeviceTensor> {
   /** The most bytes a second that all loads of this loader read together. Default: no limit. */
   maxBytesPerSecond?: number;
   /**
-   * Called about ten times a second during a load, for files and for all. What it throws ends the load, and so does what
-   * a promise that it returns rejects with while the load goes on; nothing waits for such promises.
+   * Called about ten times a second during a load, for files and for all. What it throws ends the load, and so does
+   * what a promise that it returns rejects with while the load goes on; nothing waits for such promises.
    */
   onProgress?: (progress: Progress) => void;
   /** true: draws a bar on stderr where that is a terminal. Default: false. */

@@ -27,9 +27,9 @@ export interface Progress {
 const INTERVAL_MS = 100;
 
 /**
- * Reports a load's progress from the core's counters, ten times a second. What the callback throws ends the load, and so
- * does what a promise that it returns rejects with. Nothing waits for such promises: of one that rejects when the load
- * has ended, `late` is told.
+ * Reports a load's progress from the core's counters, ten times a second. What the callback throws ends the load, and
+ * so does what a promise that it returns rejects with. Nothing waits for such promises: of one that rejects when the
+ * load has ended, `late` is told.
  */
 export class ProgressMeter {
   readonly #load: Load;
