@@ -56,6 +56,29 @@ describe('loadConfig', () => {
     );
   });
 
+  test('an empty variable names none', () => {
+    write('fastsafetensors.json', { base: { max_threads: 1 } });
+    process.env.FASTSAFETENSORS_CONFIG = '';
+    expect(loadConfig().base).toEqual({ max_threads: 1 });
+  });
+
+  test('may begin with a byte order mark; UTF-16 is named', () => {
+    expect(loadConfig({ path: write('mark.json', '\ufeff{"base":{"max_threads":4}}') }).base).toEqual({
+      max_threads: 4,
+    });
+    for (const [name, bytes] of [
+      ['little.json', Buffer.from('\ufeff{}', 'utf16le')],
+      ['big.json', Buffer.from('\ufeff{}', 'utf16le').swap16()],
+      ['bare.json', Buffer.from('{}', 'utf16le')],
+    ] as const) {
+      const path = join(folder, name);
+      writeFileSync(path, bytes);
+      expect(() => loadConfig({ path })).toThrow(
+        expect.objectContaining({ code: 'INVALID_ARGUMENT', message: expect.stringContaining('save it as UTF-8') }),
+      );
+    }
+  });
+
   test.each(['{', '[]', '3', 'null'])('refuses %s', (text) => {
     expect(() => loadConfig({ path: write('bad.json', text) })).toThrow(
       expect.objectContaining({ code: 'INVALID_ARGUMENT' }),
@@ -228,6 +251,21 @@ describe('AutoLoader', () => {
     expect(lines).toEqual([
       `fastsafetensors: AutoLoader by ${path}: loader=base, device=cpu, files=2, copier=gds, ` +
         'queueSize=-1, fallback=nogds',
+    ]);
+    await loader.close();
+  });
+
+  test('warns of what is no section, and ignores it', async () => {
+    const path = write('fastsafetensors.json', { parallel: 3, base: ['x'], '3fs': null, debug: {} });
+    process.env.FASTSAFETENSORS_CONFIG = path;
+    const warnings: string[] = [];
+    const logger: Logger = { debug() {}, info() {}, warn: (line) => warnings.push(line) };
+    const loader = new AutoLoader({ files: 'a', logger });
+    expect(loader.config).toEqual({ loader: 'base', parallel: {}, debug: {}, base: {}, '3fs': {} });
+    expect(warnings.sort()).toEqual([
+      `fastsafetensors: ${path}: "3fs" is ignored: expected an object, found null`,
+      `fastsafetensors: ${path}: "base" is ignored: expected an object, found an array`,
+      `fastsafetensors: ${path}: "parallel" is ignored: expected an object, found 3`,
     ]);
     await loader.close();
   });

@@ -31,7 +31,7 @@ export function gpuCheck(answer: Answer<Gpus>): DoctorCheck {
     const driver = `driver ${kernel ? `${kernel}, ` : ''}CUDA ${version}, ${library}`;
     return check('ok', name, `${counted(gpus.length, 'GPU')}: ${models.join(', ')}; ${driver}`);
   }
-  const noDriver = process.env.FASTSAFETENSORS_CUDA_LIB === undefined && NO_LIBRARY.test(reason);
+  const noDriver = !process.env.FASTSAFETENSORS_CUDA_LIB && NO_LIBRARY.test(reason);
   if (!hasNvidia() && (noDriver || /CUDA_ERROR_NO_DEVICE/.test(reason)))
     return check('missing', name, "none: device 'cpu' loads", 'none is needed; where there is one, install its driver');
   return check('broken', name, reason, remedy);

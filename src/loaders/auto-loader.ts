@@ -18,11 +18,17 @@ export class AutoLoader<T = DeviceTensor> extends ParallelLoader<T> {
     takesAtMost(1, arguments, 'AutoLoader');
     const given = checkFiles(options);
     const left: string[] = []; // out; said when it is known whether the configuration turns debug lines on
-    const configuration = readConfig({}, (message) => left.push(message));
+    const wrong: string[] = [];
+    const configuration = readConfig(
+      {},
+      (message) => left.push(message),
+      (message) => wrong.push(message),
+    );
     const merged = configOptions(configuration, given as Partial<ParallelOptions>, (message) => left.push(message));
     super(merged as unknown as ParallelOptions<T>);
     this.config = configuration.fields;
     const logger = safeLogger(given.logger ?? console);
+    for (const message of wrong) logger.warn(`fastsafetensors: ${message}`);
     const debugging = merged.debugLog ?? environmentSwitch('FASTSAFETENSORS_DEBUG') ?? false;
     for (const message of debugging ? left : []) logger.debug(`fastsafetensors: ${message}`);
     if (given.logger || debugging) logger.info(`fastsafetensors: ${summary(configuration, merged)}`);

@@ -56,6 +56,7 @@ const OF_LOADER: Readonly<Record<string, Keys>> = {
 /** Names that fastsafetensors has for frameworks. They say nothing here: frameworks are objects, given in code. */
 const FRAMEWORKS: readonly unknown[] = ['pt', 'pytorch', 'torch', 'paddle'];
 const GROUPS: readonly string[] = ['parallel', 'debug'];
+const SECTIONS: readonly string[] = [...GROUPS, ...Object.keys(OF_LOADER)];
 const SCALARS: readonly string[] = ['loader', 'framework'];
 
 /** Every key that means something, by section; '' for the top. For the test of the schema. */
@@ -73,26 +74,30 @@ export interface Configuration {
 }
 
 /**
- * The configuration: the file `path`, else the one that FASTSAFETENSORS_CONFIG names, else ./fastsafetensors.json, else
- * defaults. Sections are returned as they are in the file, unknown ones too (for extensions), and so are known keys;
- * other fields are left out. IO_ERROR when a file that was named cannot be read, INVALID_ARGUMENT when it holds no JSON
- * object. What the keys mean: docs/configuration.md; a schema is 'fastsafetensors-node/fastsafetensors.schema.json'.
+ * The configuration: the file `path`, else the one that FASTSAFETENSORS_CONFIG names, where that is not empty, else
+ * ./fastsafetensors.json, else defaults. Sections are returned as they are in the file, unknown ones too (for
+ * extensions), and so are known keys; other fields are left out. IO_ERROR when a file that was named cannot be read,
+ * INVALID_ARGUMENT when it holds no JSON object. What the keys mean: docs/configuration.md; a schema is
+ * 'fastsafetensors-node/fastsafetensors.schema.json'.
  */
 export function loadConfig(options: { path?: string | URL } = {}): Record<string, unknown> {
   check.takesAtMost(1, arguments, 'loadConfig');
   return readConfig(options, () => {}).fields;
 }
 
-/** loadConfig() that says where it read, and reports what it leaves out. */
-export function readConfig(options: { path?: string | URL }, debug: (message: string) => void): Configuration {
+/** loadConfig() that says where it read, and reports what it leaves out: by `warn` what was meant to be a section. */
+export function readConfig(
+  options: { path?: string | URL },
+  debug: (message: string) => void,
+  warn: (message: string) => void = () => {},
+): Configuration {
   const given = check.checkOptions(options, { path: check.pathOf });
-  const named = given.path ?? process.env[VARIABLE];
+  const named = given.path ?? (process.env[VARIABLE] || undefined);
   const path = named === undefined ? DEFAULT_FILE : check.pathOf(named, given.path === undefined ? VARIABLE : 'path');
   const fields: Record<string, unknown> = {};
   const result = (source: string): Configuration => {
     // Behind what the file says: of what it says twice, the last counts.
-    for (const section of [...GROUPS, ...Object.keys(OF_LOADER)])
-      if (!Object.hasOwn(fields, section)) fields[section] = {};
+    for (const section of SECTIONS) if (!Object.hasOwn(fields, section)) fields[section] = {};
     if (!Object.hasOwn(fields, 'loader')) fields.loader = 'base';
     return { source, fields };
   };
@@ -109,6 +114,8 @@ export function readConfig(options: { path?: string | URL }, debug: (message: st
     if (isSection(value) || SCALARS.includes(key) || Object.hasOwn(COMMON, camelCase(key))) {
       const copy = isSection(value) ? { ...value } : value;
       Object.defineProperty(fields, key, { value: copy, enumerable: true, writable: true, configurable: true });
+    } else if (SECTIONS.includes(key)) {
+      warn(`${path}: "${key}" is ignored: expected an object, found ${check.describe(value)}`);
     } else if (key !== '$schema') {
       debug(`${path}: unknown field "${key}" is ignored`);
     }
@@ -117,9 +124,11 @@ export function readConfig(options: { path?: string | URL }, debug: (message: st
 }
 
 function parse(path: string, text: string): Section {
+  if (/^(?:\ufffd\ufffd|[^\0]\0|\0[^\0])/.test(text))
+    throw new InvalidArgumentError(`${path}: expected JSON in UTF-8, found UTF-16: save it as UTF-8`);
   let parsed: unknown;
   try {
-    parsed = JSON.parse(text);
+    parsed = JSON.parse(text.replace(/^\ufeff/, '')); // a byte order mark, as editors on Windows write it
   } catch (error) {
     throw new InvalidArgumentError(`${path}: expected JSON: ${(error as Error).message}`);
   }
