@@ -22,6 +22,8 @@ async function standIn(top, clone) {
   const manifest = JSON.parse(readFileSync(path, 'utf8'));
   if (manifest.scripts.prepack) return;
   await run(process.execPath, [join(top, 'node_modules', 'typescript', 'bin', 'tsc'), '-p', '.'], { cwd: clone });
+  const emit = "import('./scripts/emit-js.mjs').then((emit) => emit.emitJavaScript())";
+  await run(process.execPath, ['--eval', emit], { cwd: clone });
   const folder = join(clone, 'prebuilds', `linux-${process.arch}`);
   mkdirSync(folder, { recursive: true });
   const built = join(top, 'build', 'cmake', 'Release', 'fastsafetensors.node');
