@@ -51,5 +51,6 @@ test('emulators are found beside the package or in the project; without them an 
   const beside = emulatorsAt(store);
   expect(cuda(project, installed)).toBe(realpathSync(join(beside, 'lib', target, 'libcuda.so.1')));
   rmSync(join(beside, 'lib'), { recursive: true });
-  expect(cuda(project, installed)).toContain(join('lib', target, 'libcuda.so.1')); // of another version: names the place
+  // That of another version names the place.
+  expect(cuda(project, installed)).toContain(join('lib', target, 'libcuda.so.1'));
 });
