@@ -25,7 +25,12 @@ export {
 } from './copiers/registry.js';
 export { extractMountPoint, getHf3fsLibPath } from './copiers/three-fs.js';
 export { Device, type DeviceString } from './device/device.js';
-export { DeviceTensor, type DeviceTensorJson, type DeviceTensorOf } from './device/device-tensor.js';
+export {
+  DeviceTensor,
+  type DeviceTensorClass,
+  type DeviceTensorJson,
+  type DeviceTensorOf,
+} from './device/device-tensor.js';
 export type { Framework } from './device/framework.js';
 export { type DoctorCheck, type DoctorOptions, type DoctorReport, doctor } from './doctor/doctor.js';
 export { AutoLoader } from './loaders/auto-loader.js';

@@ -59,6 +59,8 @@ test('declarations stand by themselves and show nothing internal', () => {
     export const used = [createSession, onnxruntime, emulators, mockCopier, loadGraphModel, tfjs, ParallelLoader];
     export async function use(tensor: DeviceTensor, metadata: SafeTensorsMetadata) {
       for (const { name } of metadata) await tensor.toHost({ offset: name.length });
+      const any: unknown = tensor;
+      if (any instanceof DeviceTensor && any.dtype === 'F32') new Float32Array(8).set(any.data);
       ${[...internal, 'loadConfig({}, () => {})'].map((code) => `// @ts-expect-error\n${code};`).join('\n')}
     }`;
   expect(complaints(source)).toEqual([]);

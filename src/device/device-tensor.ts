@@ -198,9 +198,13 @@ export class DeviceTensorOf<D extends DTypeName> {
  */
 export type DeviceTensor<D extends DTypeName = DTypeName> = { [K in D]: DeviceTensorOf<K> }[D];
 
-/** For `instanceof`; tensors come from loaders. */
-export const DeviceTensor: {
+/** What `instanceof` takes. */
+// biome-ignore lint/complexity/noBannedTypes: without it, instanceof is an error, and nothing is to be called here.
+export interface DeviceTensorClass extends Function {
+  readonly prototype: DeviceTensor;
   /** @internal */
   new <D extends DTypeName>(...args: ConstructorParameters<typeof DeviceTensorOf<D>>): DeviceTensor<D>;
-  readonly prototype: DeviceTensor;
-} = DeviceTensorOf as never;
+}
+
+/** For `instanceof`; tensors come from loaders. */
+export const DeviceTensor: DeviceTensorClass = DeviceTensorOf as never;
