@@ -69,16 +69,20 @@ Groups& AllGroups() {
 // Set when running work has been waited for: of the 'exit' event and the exit handler, only the first waits.
 std::atomic<bool> waited{false};
 
+void EndAtExit(int status) {
+  if (AllGroups().End(waited.load() ? std::chrono::milliseconds(0) : kExitTimeout)) return;
+  fflush(nullptr);
+  _exit(status);
+}
+
 // exit() calls handlers in the reverse order of their registration, and destructors of statics are such handlers. So
 // statics constructed after this call are destroyed before our handler runs; EndProcess registers it once more.
 void RegisterExit() {
-  on_exit(
-      [](int status, void*) {
-        if (AllGroups().End(waited.load() ? std::chrono::milliseconds(0) : kExitTimeout)) return;
-        fflush(nullptr);
-        _exit(status);
-      },
-      nullptr);
+#ifdef __GLIBC__
+  on_exit([](int status, void*) { EndAtExit(status); }, nullptr);
+#else
+  atexit([] { EndAtExit(EXIT_FAILURE); });  // musl's handlers are not told the status; work that does not end failed
+#endif
 }
 
 }  // namespace

@@ -57,7 +57,7 @@ bool OneMoreFile(int fd) {
   if (getrlimit(RLIMIT_NOFILE, &limit) != 0) return false;
   // open(2) returns the lowest free number, so at least that many descriptors are in use.
   const auto used = static_cast<uint64_t>(fd);
-  const uint64_t most = limit.rlim_cur > used ? std::min(kMaxFiles, (limit.rlim_cur - used) / kFreeShare) : 0;
+  const uint64_t most = limit.rlim_cur > used ? std::min<uint64_t>(kMaxFiles, (limit.rlim_cur - used) / kFreeShare) : 0;
   if (++mapped_files <= most) return true;
   --mapped_files;
   return false;
