@@ -32,8 +32,8 @@ if (!nodedir) {
   );
 }
 if (!existsSync(join(top, 'csrc'))) {
-  const { error, status } = spawnSync('tar', ['-xzf', join('dist', 'source.tgz')], { cwd: top, stdio: 'inherit' });
-  if (error || status !== 0) fail(`dist/source.tgz could not be unpacked: ${error?.message ?? `exit code ${status}`}`);
+  const { error, status } = spawnSync('tar', ['-xzf', 'source.tgz'], { cwd: top, stdio: 'inherit' });
+  if (error || status !== 0) fail(`source.tgz could not be unpacked: ${error?.message ?? `exit code ${status}`}`);
 }
 // npm puts its own node-gyp on the path of the scripts that it runs.
 const args = ['rebuild', `--nodedir=${nodedir}`];

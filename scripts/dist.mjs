@@ -44,7 +44,7 @@ export async function buildDist() {
 }
 
 /**
- * dist/source.tgz, for scripts/build-from-source.mjs. Few need it, so it is one file of 0.16 MB instead of 1 MB in 170;
+ * source.tgz, for scripts/build-from-source.mjs. Few need it, so it is one file of 0.16 MB instead of 1 MB in 170;
  * and where binding.gyp lies in the top folder of a package, package managers build at once.
  */
 export function packSource() {
@@ -53,5 +53,5 @@ export function packSource() {
     .map((entry) => relative(top, join(entry.parentPath, entry.name)))
     .filter((path) => !path.startsWith(join('csrc', 'emulators')))
     .sort();
-  run('packing the sources', 'tar', ['-czf', join('dist', 'source.tgz'), 'binding.gyp', ...sources]);
+  run('packing the sources', 'tar', ['-czf', 'source.tgz', 'binding.gyp', ...sources]);
 }
