@@ -38,6 +38,19 @@ async function main() {
     metrics: await codeOf(() => api.nativeMetrics()),
     availability: await codeOf(() => api.copierAvailability('nogds')),
   };
+  results.mock = await codeOf(async () => {
+    const factory = mockCopier({ tensors: { w: Uint8Array.of(1, 2) } });
+    const metadata = factory.metadata('any name');
+    const device = api.Device.parse('cpu');
+    const copier = factory(device)(metadata, device);
+    const bytes = new Uint8Array(2);
+    const destination = { device, write: async (offset, piece) => bytes.set(piece, offset) };
+    const ranges = [{ fileOffset: metadata.dataStart, length: 2, destOffset: 0 }];
+    const { signal } = new AbortController();
+    await copier.waitIo(copier.submitIo({ path: 'any name', ranges, destination, signal }));
+    await copier.close();
+    if (String(bytes) !== '1,2') throw new Error(`found ${bytes}`);
+  });
   let message = '';
   try {
     api.nativeMetrics();

@@ -1,6 +1,7 @@
 import { spawnSync } from 'node:child_process';
 import { mkdirSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
+import type { DoctorReport } from '../src/doctor/doctor.js';
 import { addonMissing, libcOfProcess, packageManager } from '../src/native/missing-addon.js';
 import { runChild } from './support/child.js';
 import { installWithoutBinary } from './support/installed.js';
@@ -22,9 +23,9 @@ async function use(installed: string, platform = '') {
   return JSON.parse(stdout) as { results: Record<string, string>; message: string; written: string };
 }
 
-function cli(installed: string, ...args: string[]) {
+function cli(installed: string, args: string[], NODE_OPTIONS = '') {
   const main = join(installed, 'dist/src/cli/main.js');
-  return spawnSync(process.execPath, [main, ...args], { encoding: 'utf8', env: { ...process.env, NODE_OPTIONS: '' } });
+  return spawnSync(process.execPath, [main, ...args], { encoding: 'utf8', env: { ...process.env, NODE_OPTIONS } });
 }
 
 test('without a binary, import and saveFile work, and what needs it is ADDON_MISSING', async () => {
@@ -36,6 +37,7 @@ test('without a binary, import and saveFile work, and what needs it is ADDON_MIS
     loader: 'ADDON_MISSING',
     device: 'works',
     copiers: 'works',
+    mock: 'works',
     loadConfig: 'works',
     metrics: 'ADDON_MISSING',
     availability: 'works',
@@ -85,6 +87,7 @@ test.each(['darwin', 'win32'])('on %s, what needs a binary is PLATFORM_UNSUPPORT
     loader: 'PLATFORM_UNSUPPORTED',
     device: 'works',
     copiers: 'works',
+    mock: 'works',
     loadConfig: 'works',
     metrics: 'PLATFORM_UNSUPPORTED',
     availability: 'works',
@@ -93,15 +96,32 @@ test.each(['darwin', 'win32'])('on %s, what needs a binary is PLATFORM_UNSUPPORT
   expect(written).toContain('"w":');
 });
 
+test('so says the command line there, and doctor what to do', () => {
+  const installed = install();
+  const preload = join(installed, 'darwin.cjs');
+  writeFileSync(preload, "Object.defineProperty(process, 'platform', { value: 'darwin' });");
+  const options = `--require=${JSON.stringify(preload)}`;
+  const { status, stderr } = cli(installed, ['inspect', join(installed, 'package.json')], options);
+  expect(status).toBe(1);
+  expect(stderr).toMatch(/^error: PLATFORM_UNSUPPORTED: .*this is darwin/);
+  const { checks } = JSON.parse(cli(installed, ['doctor', '--json'], options).stdout) as DoctorReport;
+  expect(checks[0]).toMatchObject({
+    name: 'addon',
+    state: 'broken',
+    detail: expect.stringContaining('this is darwin'),
+  });
+  expect(checks[0]!.remedy).toContain('in a container');
+});
+
 test('the command line prints its lines as lines, and as JSON', () => {
   const installed = install();
   for (const command of ['inspect', 'verify', 'load']) {
-    const { status, stdout, stderr } = cli(installed, command, join(installed, 'package.json'));
+    const { status, stdout, stderr } = cli(installed, [command, join(installed, 'package.json')]);
     expect({ status, stdout }).toEqual({ status: 1, stdout: '' });
     expect(stderr).toMatch(/^error: ADDON_MISSING: fastsafetensors-node has no binary for this system \(.*\)\n/);
     expect(stderr).toMatch(/\n {2}install it again: .*\n {2}or build it from source .*\n$/);
     expect(stderr).not.toContain('\\u000a');
-    const json = cli(installed, command, '--json', 'as/a-hub-has-it');
+    const json = cli(installed, [command, '--json', 'as/a-hub-has-it']);
     expect(JSON.parse(json.stderr).error).toMatchObject({ code: 'ADDON_MISSING' });
   }
 });
