@@ -155,7 +155,7 @@ interface FileProbe {
 
 export function pageCacheCheck(answer: Answer<FileProbe>, folder: string): DoctorCheck {
   const name = 'page cache';
-  const elsewhere = 'name a folder of your models: fastsafetensors-node doctor FOLDER';
+  const elsewhere = 'name a folder of your models: npx fastsafetensors-node doctor FOLDER';
   if (answer.failure !== undefined) return check('missing', name, `${folder}: ${answer.failure}`, elsewhere);
   const { path, residentRead, residentMap, cacheCounts, direct } = answer.value;
   const tried: [what: string, refused: string][] = [
@@ -172,7 +172,7 @@ export function pageCacheCheck(answer: Answer<FileProbe>, folder: string): Docto
 
 export function leasesCheck(answer: Answer<FileProbe>, folder: string): DoctorCheck {
   const name = 'leases';
-  const elsewhere = 'name a folder of your models: fastsafetensors-node doctor FOLDER';
+  const elsewhere = 'name a folder of your models: npx fastsafetensors-node doctor FOLDER';
   if (answer.failure !== undefined) return check('missing', name, `${folder}: ${answer.failure}`, elsewhere);
   const { path, lease } = answer.value;
   const seconds = readText('/proc/sys/fs/lease-break-time').trim();

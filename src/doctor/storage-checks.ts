@@ -66,7 +66,7 @@ export function cufileCheck(answer: Answer<Cufile>, gpu: DoctorCheck, folder: st
   }
   if (failed) return check('broken', name, `${which}: ${failed}`, "use copier: 'nogds'");
   if (refused) {
-    const where = 'name a folder of your models, on ext4 or xfs over NVMe: fastsafetensors-node doctor FOLDER';
+    const where = 'name a folder of your models, on ext4 or xfs over NVMe: npx fastsafetensors-node doctor FOLDER';
     return check('missing', name, `${which}: refuses files in ${folder}: ${refused}`, where);
   }
   return check('ok', name, `${which}: reads files in ${folder} directly into the GPU`);
