@@ -136,6 +136,21 @@ test.each([false, 'auto'] as const)('mmap: %s copies small files', async (mmap) 
   disposeAll(tensors);
 });
 
+test('by default what is in memory is mapped, but not for a framework', async () => {
+  const byDefault = await streamed(path, { mmap: undefined });
+  expect(byDefault.report).toMatchObject({ mappedBytes: BYTES, readBytes: 0, notes: [] });
+  const framework = { adopt: (tensor: DeviceTensor) => tensor };
+  const adopted = await streamed(path, { mmap: undefined, framework } as LoaderOptions);
+  expect(adopted.report).toMatchObject({ mappedBytes: 0, readBytes: BYTES, notes: [] });
+  disposeAll([...byDefault.tensors, ...adopted.tensors]);
+});
+
+test('a limit of the rate holds for all bytes: nothing is mapped then', async () => {
+  const { tensors, report } = await streamed(path, { mmap: 'auto', maxBytesPerSecond: 1e9 });
+  expect(report).toMatchObject({ mappedBytes: 0, readBytes: BYTES });
+  disposeAll(tensors);
+});
+
 test('tensors that do not lie at their size are copied, others of the file are not', async () => {
   const odd = [entry('odd', 'U8', [3]), entry('moved', 'F64', [50_000]), entry('even', 'U8', [400_001])];
   const mixed = join(folder, 'odd.safetensors');

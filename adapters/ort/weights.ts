@@ -115,7 +115,14 @@ export class Weights {
       return;
     }
     const { device, copier, signal, onProgress } = options;
-    const loader = new SafeTensorsFileLoader({ device, copier, signal, filter: (name) => names.has(name) });
+    // Not mapped: a session reads its weights in each run, and does so faster from huge pages.
+    const loader = new SafeTensorsFileLoader({
+      device,
+      copier,
+      signal,
+      mmap: false,
+      filter: (name) => names.has(name),
+    });
     try {
       for (const shards of this.#own) {
         loader.reset(); // each set is loaded into a buffer of its own

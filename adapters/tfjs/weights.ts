@@ -122,7 +122,9 @@ export async function* iterateWeights(
 ): AsyncGenerator<ModelWeight, void, void> {
   const match = new WeightMatch(specs, names);
   const timeoutMs = options.timeoutMs && Math.max(watch.leftMs, 0.001);
-  const loader = new ParallelLoader({ ...options, timeoutMs, files, filter: (_name, frame) => match.add(frame) });
+  // Not mapped: TensorFlow copies what does not lie at multiples of 64.
+  const loading = { mmap: false, ...options, timeoutMs, files };
+  const loader = new ParallelLoader({ ...loading, filter: (_name, frame) => match.add(frame) });
   let checked = false;
   const check = () => {
     if (!checked) match.checkComplete();

@@ -58,7 +58,10 @@ export class DeviceTensorOf<D extends DTypeName> {
     this.#offset = offset;
   }
 
-  /** Address of the first byte on the device, a multiple of 256, valid until dispose(); 0n when empty. CLOSED. */
+  /**
+   * Address of the first byte on the device, a multiple of 256, or of the dtype's size where it is mapped; valid until
+   * dispose(); 0n when empty. CLOSED.
+   */
   get pointer(): bigint {
     this.#check();
     return this.#allocation ? this.#allocation.pointer + BigInt(this.#offset) : 0n;

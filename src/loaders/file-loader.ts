@@ -227,7 +227,10 @@ export class SafeTensorsFileLoader<T = DeviceTensor> {
     }
   }
 
-  /** What a load will take: bytes of tensors with padding, the most bytes of staging, tensors. NO_FILES, CLOSED. */
+  /**
+   * What a load will take: bytes of tensors with padding, as if nothing were mapped; the most bytes of staging;
+   * tensors. NO_FILES, CLOSED.
+   */
   estimate(): { deviceBytes: number; stagingBytes: number; tensors: number } {
     takesAtMost(0, arguments, 'estimate');
     const plan = this.#planned();

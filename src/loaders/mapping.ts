@@ -9,10 +9,7 @@ import type { LoaderOptions } from './options.js';
 const CALLS = 8;
 
 /** Bytes that are wanted of a file, from which on 'auto' maps it: for fewer, a read takes less time than a mapping. */
-const MAPPED_FROM = 256 * 1024;
-
-/** What `mmap` is where it is not given. */
-const DEFAULT: NonNullable<LoaderOptions['mmap']> = false;
+export const MAPPED_FROM = 256 * 1024;
 
 /** How the notes of a report call what protects a mapped file. */
 const PROTECTED: Readonly<Record<string, string>> = {
@@ -39,10 +36,10 @@ export interface MappedPlan {
 export async function mapFiles(
   plan: Plan,
   engine: NativeEngine,
-  { mmap, maxBytesPerSecond }: LoaderOptions,
+  { mmap, framework, maxBytesPerSecond }: LoaderOptions,
   watch: CallWatch,
 ): Promise<MappedPlan> {
-  const wanted = mmap ?? DEFAULT;
+  const wanted = mmap ?? (framework ? false : 'auto');
   const unchanged = (notes: string[] = []): MappedPlan => ({ plan, notes, release() {} });
   if (wanted === false || !plan.mappable || plan.bytes === 0) return unchanged();
   // What is mapped is not read, and nothing would hold it back.

@@ -81,9 +81,9 @@ export interface LoaderOptions<T = DeviceTensor> {
    * who opens the file for writing wait until this process has copied what it has of it: such a tensor never changes.
    * 'auto': files that a lease protects, or that cannot change, and that are in memory; true: also files that are not,
    * or that no lease can protect (of another user, on a network), and the report says what protects each; false: none.
-   * A file that is open for writing is copied. A tensor that does not lie at a multiple of its dtype's
-   * size in its file is copied, and so is what is converted, sliced, or read in another way than by plain reads.
-   * Default: false.
+   * Copied are files that are open for writing, tensors that do not lie at a multiple of their dtype's size in their
+   * file, what is converted, sliced, or read in another way than by plain reads, and for 'auto' less than 256 KiB of a
+   * file. Default: 'auto'; with `framework` false, since a session that runs often gains more from huge pages.
    */
   mmap?: 'auto' | boolean;
   /**

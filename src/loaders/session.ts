@@ -18,7 +18,7 @@ import type { Plan } from '../transfer/plan.js';
 import { type Progress, ProgressMeter, progressBar } from '../transfer/progress.js';
 import { Engines } from './engines.js';
 import { type LoadReport, LoadReporter } from './load-report.js';
-import { type MappedPlan, mapFiles } from './mapping.js';
+import { MAPPED_FROM, type MappedPlan, mapFiles } from './mapping.js';
 import type { LoaderOptions } from './options.js';
 
 /** What a loader keeps between its loads, and what ends with it: loads in progress, engines, the report. */
@@ -97,7 +97,7 @@ export class Session {
       load = this.#startCopier(prepared, plan, options);
       this.#reporter.begin(this.engines.copier, plan.inputs.length);
     } else {
-      const mapped = await watch.during(mapFiles(plan, prepared.engine, this.options, watch));
+      const mapped = await this.#map(plan, prepared.engine, watch);
       load = await this.#startMapped(mapped, prepared.engine, options, signal);
       this.#reporter.begin(prepared.copier, plan.inputs.length);
       this.#reporter.addFallbacks(prepared.fallbacks);
@@ -115,6 +115,12 @@ export class Session {
     this.#pace ??= new Pace(this.options.maxBytesPerSecond ?? Number.POSITIVE_INFINITY);
     const limits = { stallTimeoutMs: this.#stallTimeoutMs, pace: this.#pace };
     return new CopierLoad(make, plan, this.device, { ...options, ...limits });
+  }
+
+  async #map(plan: Plan, engine: NativeEngine, watch: CallWatch): Promise<MappedPlan> {
+    const { mmap } = this.options;
+    if (mmap === false || (mmap === undefined && plan.bytes < MAPPED_FROM)) return { plan, notes: [], release() {} };
+    return watch.during(mapFiles(plan, engine, this.options, watch));
   }
 
   async #startMapped(
