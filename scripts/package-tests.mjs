@@ -1,4 +1,4 @@
-// Tests of the package as users get it: `npm run test:package [-- part of a cell's name …]`. Packs a fresh clone of
+// Tests of the package as users get it: `npm run test:package [-- part of a cell's name …]`. Packs a clone of
 // HEAD, and runs each cell of test/package/cells against it: package managers, versions of Node, bundlers, compilers,
 // the examples. Each says in a line what ran; one that cannot run here says why. `--list` prints the names, `--quick`
 // leaves out what takes long.

@@ -1,7 +1,8 @@
 // What the cells run against: the package of a fresh clone, and empty projects outside of every node_modules.
 import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
-import { delimiter, join } from 'node:path';
+import { basename, delimiter, join } from 'node:path';
+import { zig } from '../../scripts/zig.mjs';
 import { run } from './run.mjs';
 import { tool, toolModules } from './tools.mjs';
 
@@ -16,24 +17,6 @@ const which = (name, path = process.env.PATH) =>
     .map((folder) => join(folder, name))
     .find(existsSync);
 
-/** Until the package has a script prepack: what it is to do, for this machine alone. */
-async function standIn(top, clone) {
-  const path = join(clone, 'package.json');
-  const manifest = JSON.parse(readFileSync(path, 'utf8'));
-  if (manifest.scripts.prepack) return;
-  await run(process.execPath, [join(top, 'node_modules', 'typescript', 'bin', 'tsc'), '-p', '.'], { cwd: clone });
-  const emit = "import('./scripts/emit-js.mjs').then((emit) => emit.emitJavaScript())";
-  await run(process.execPath, ['--eval', emit], { cwd: clone });
-  const folder = join(clone, 'prebuilds', `linux-${process.arch}`);
-  mkdirSync(folder, { recursive: true });
-  const built = join(top, 'build', 'cmake', 'Release', 'fastsafetensors.node');
-  await run('strip', ['-o', join(folder, 'fastsafetensors-node.glibc.node'), built], { cwd: clone });
-  manifest.files.push('prebuilds');
-  manifest.gypfile = false;
-  delete manifest.scripts.install;
-  writeFileSync(path, JSON.stringify(manifest));
-}
-
 export class Stage {
   /** Removed by close(). */
   folder = mkdtempSync(join(tmpdir(), 'fastsafetensors-package-'));
@@ -44,16 +27,30 @@ export class Stage {
     this.#cache = join(top, 'build', 'package', 'cache');
   }
 
-  /** Packs the tree at HEAD: `npm pack` of a clone, which has nothing but npm's packages. */
+  /**
+   * Packs the tree at HEAD, with this machine's binary: `npm pack` of a clone, which has nothing but npm's packages
+   * and, in build/, what earlier runs compiled.
+   */
   async pack() {
-    const clone = join(this.folder, 'clone');
-    await run('git', ['clone', '--quiet', this.top, clone], { cwd: this.top });
-    symlinkSync(join(this.top, 'node_modules'), join(clone, 'node_modules'));
+    const clone = join(this.top, 'build', 'package', 'clone');
     this.clone = clone;
-    await standIn(this.top, clone);
-    const { stdout } = await run('npm', ['pack', '--json', '--pack-destination', this.folder], { cwd: clone });
-    // What prepack prints comes first.
-    const [packed] = JSON.parse(stdout.slice(stdout.search(/^\[\s*$/m)));
+    const git = (...args) => run('git', args, { cwd: existsSync(clone) ? clone : this.top });
+    if (!existsSync(clone)) await git('clone', '--quiet', this.top, clone);
+    await git('fetch', '--quiet', this.top, 'HEAD');
+    await git('reset', '--quiet', '--hard', 'FETCH_HEAD');
+    await git('clean', '-ffdxq', '--exclude=/build');
+    symlinkSync(join(this.top, 'node_modules'), join(clone, 'node_modules'));
+    // The cross compiler is the one of this tree, too: 100 MB, pinned by its hash.
+    const compiler = join(zig(), '..', '..');
+    const link = join(clone, 'build', basename(compiler));
+    mkdirSync(join(clone, 'build'), { recursive: true });
+    if (!existsSync(link)) symlinkSync(compiler, link);
+    const { stdout } = await run('npm', ['pack', '--json', '--pack-destination', this.folder], {
+      cwd: clone,
+      env: { FASTSAFETENSORS_PACK: 'host' },
+      timeoutMs: 900_000,
+    });
+    const [packed] = JSON.parse(stdout);
     this.tarball = join(this.folder, packed.filename);
     return packed;
   }
