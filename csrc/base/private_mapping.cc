@@ -84,7 +84,7 @@ class PageExchange {
     if (int error = Advise(pages, length, MADV_POPULATE_WRITE)) return error;
     if (int error = Advise(fresh, length, MADV_POPULATE_WRITE)) return error;
     const bool held = Hold(pages, length);
-    memcpy(before_.get(), pages, length);
+    Snapshot(pages, length);
     memcpy(fresh, before_.get(), length);
     if (mremap(fresh, length, length, MREMAP_MAYMOVE | MREMAP_FIXED, pages) == MAP_FAILED) return errno;
     if (held && Drain(length)) Merge(pages, length);
@@ -92,6 +92,14 @@ class PageExchange {
   }
 
  private:
+  // By words, since other threads may write to them meanwhile.
+  void Snapshot(const char* pages, size_t length) {
+    for (size_t i = 0; i < length; i += sizeof(uint64_t)) {
+      const uint64_t word = __atomic_load_n(reinterpret_cast<const uint64_t*>(pages + i), __ATOMIC_RELAXED);
+      memcpy(before_.get() + i, &word, sizeof word);
+    }
+  }
+
   bool Hold(char* pages, size_t length) {
     for (size_t done = 0; holds_ && done < length;) {
       const iovec part = {pages + done, length - done};
