@@ -27,13 +27,22 @@ export class Stage {
     this.#cache = join(top, 'build', 'package', 'cache');
   }
 
-  /**
-   * Packs the tree at HEAD, with this machine's binary: `npm pack` of a clone, which has nothing but npm's packages
-   * and, in build/, what earlier runs compiled.
-   */
-  async pack() {
+  /** Packs a clone of HEAD, or this tree as it is, with this machine's binary alone. */
+  async pack(cloned) {
+    this.clone = cloned ? await this.#cloneOfHead() : this.top;
+    const { stdout } = await run('npm', ['pack', '--json', '--pack-destination', this.folder], {
+      cwd: this.clone,
+      env: { FASTSAFETENSORS_PACK: 'host' },
+      timeoutMs: 900_000,
+    });
+    const [packed] = JSON.parse(stdout);
+    this.tarball = join(this.folder, packed.filename);
+    return packed;
+  }
+
+  /** A clone that has nothing but npm's packages and, in build/, what earlier runs compiled. */
+  async #cloneOfHead() {
     const clone = join(this.top, 'build', 'package', 'clone');
-    this.clone = clone;
     const git = (...args) => run('git', args, { cwd: existsSync(clone) ? clone : this.top });
     if (!existsSync(clone)) await git('clone', '--quiet', this.top, clone);
     await git('fetch', '--quiet', this.top, 'HEAD');
@@ -45,14 +54,7 @@ export class Stage {
     const link = join(clone, 'build', basename(compiler));
     mkdirSync(join(clone, 'build'), { recursive: true });
     if (!existsSync(link)) symlinkSync(compiler, link);
-    const { stdout } = await run('npm', ['pack', '--json', '--pack-destination', this.folder], {
-      cwd: clone,
-      env: { FASTSAFETENSORS_PACK: 'host' },
-      timeoutMs: 900_000,
-    });
-    const [packed] = JSON.parse(stdout);
-    this.tarball = join(this.folder, packed.filename);
-    return packed;
+    return clone;
   }
 
   /** An empty project. */
@@ -131,7 +133,7 @@ export class Stage {
     return folder;
   }
 
-  /** A file of the clone. */
+  /** A file of what was packed. */
   read(path) {
     return readFileSync(join(this.clone, path), 'utf8');
   }
