@@ -13,6 +13,7 @@ import {
   fastsafeOpen,
   getHf3fsLibPath,
   loadConfig,
+  loadFile,
   nativeMetrics,
   ParallelLoader,
   ParallelThreeFSLoader,
@@ -105,6 +106,12 @@ describe.each(LISTS)('files as %s', (_, files) => {
     expect([...(await readHeadersBatch(files())).keys()]).toEqual(paths);
   });
 
+  test('loadFile', async () => {
+    const tensors = await loadFile(files());
+    expect(Object.keys(tensors)).toEqual(NAMES);
+    for (const tensor of Object.values(tensors)) tensor.dispose();
+  });
+
   test('safetensorsHandler', async () => {
     const model = { format: 'graph-model', modelTopology: {}, weightsManifest: [] };
     const handler = safetensorsHandler(files(), { model, stream: true });
@@ -141,6 +148,7 @@ test.each(NO_FILES)('%s as files is refused everywhere', async (_, files) => {
   await refused(() => loader.addFilenames({ 0: files() ?? 0 }));
   await refused(() => loader.addFilenames(new Map([[0, files() ?? 0]])));
   await refused(async () => (await fastsafeOpen(files())).close());
+  await refused(() => loadFile(files()));
   await refused(() => readHeadersBatch(files() === '' ? [''] : files()));
   for (const Loader of [ParallelLoader, AutoLoader]) {
     await refused(async () => {
@@ -230,10 +238,10 @@ describe('a buffer', () => {
     ['metadata', (b) => b.metadata('x')],
     ['getFilename', (b) => b.getFilename('wide', 0)],
     ['getTensor', (b) => b.getTensor('wide', {}, 'F16')],
-    ['getSharded', (b) => b.getSharded('wide', 0, 'cuda:0')],
-    ['pushTensor', (b) => b.pushTensor('wide', 0, 'cuda:0')],
-    ['getMultiCols', (b) => b.getMultiCols(['wide'], 0, 'cuda:0')],
-    ['asDict', (b) => b.asDict({ wide: 0 }, 'cuda:0')],
+    ['getSharded', (b) => b.getSharded('wide', 0, {}, 'F16')],
+    ['pushTensor', (b) => b.pushTensor('wide', 0, {}, 'F16')],
+    ['getMultiCols', (b) => b.getMultiCols(['wide'], 0, {}, 'F16')],
+    ['asDict', (b) => b.asDict({ wide: 0 }, {}, 'F16')],
   ])('%s of a buffer takes no argument more', async (name, call) => {
     expect((await refused(() => call(buffer))).message).toMatch(new RegExp(`^${name}: expected`));
   });
@@ -280,6 +288,7 @@ const TAKE_OPTIONS: [string, (options: Any) => unknown][] = [
   ['ParallelThreeFSLoader', (o) => new ParallelThreeFSLoader(o)],
   ['AutoLoader', (o) => new AutoLoader(o)],
   ['fastsafeOpen', async (o) => (await fastsafeOpen(paths[0], o)).close()],
+  ['loadFile', (o) => loadFile(paths[0], o)],
   ['fromFile', (o) => SafeTensorsMetadata.fromFile(paths[0], o)],
   ['readHeadersBatch', (o) => readHeadersBatch(paths, o)],
   ['saveFile', (o) => saveFile([], join(folder, 'none.safetensors'), o)],
@@ -302,6 +311,7 @@ const TOO_MANY: [string, () => unknown][] = [
   ['ParallelThreeFSLoader', () => new (ParallelThreeFSLoader as Any)({ files: 'x' }, 'cuda:0')],
   ['AutoLoader', () => new (AutoLoader as Any)({ files: 'x' }, 'cuda:0')],
   ['fastsafeOpen', () => (fastsafeOpen as Any)(file(), {}, 'cuda:0')],
+  ['loadFile', () => (loadFile as Any)(file(), {}, 'cuda:0')],
   ['addFilenames', () => loaded((loader) => loader.addFilenames(...paths))],
   ['keys', () => loaded((loader) => loader.keys('x'))],
   ['getShape', () => loaded((loader) => loader.getShape('wide', 0))],
