@@ -126,6 +126,7 @@ class PageExchange {
   }
 
   // Bytes that were written after they were copied; not over those that were written since.
+  // NOLINTNEXTLINE(readability-non-const-parameter): the exchange writes
   void Merge(char* pages, size_t length) {
     if (memcmp(before_.get(), after_.get(), length) == 0) return;
     for (size_t i = 0; i < length; ++i) {

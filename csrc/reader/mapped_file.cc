@@ -20,7 +20,6 @@
 namespace fst {
 namespace {
 
-constexpr uint64_t kPage = 4096;
 constexpr double kEnoughResident = 0.9;
 constexpr uint64_t kMaxFiles = 4096;  // each keeps its descriptor, on which its lease is
 constexpr uint64_t kFreeShare = 4;    // at most one in 4 of the descriptors that are free
