@@ -100,6 +100,7 @@ class PageExchange {
     }
   }
 
+  // NOLINTNEXTLINE(readability-non-const-parameter): an iovec has no const
   bool Hold(char* pages, size_t length) {
     for (size_t done = 0; holds_ && done < length;) {
       const iovec part = {pages + done, length - done};
