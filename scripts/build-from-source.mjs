@@ -17,6 +17,7 @@ function fail(message) {
   process.exit(1);
 }
 
+if (existsSync(join(top, 'scripts', 'setup.mjs'))) fail('this is a clone: run `npm run setup`');
 if (process.platform !== 'linux') fail(`the addon is for Linux, this is ${process.platform}`);
 try {
   createRequire(join(top, 'package.json')).resolve('node-addon-api');

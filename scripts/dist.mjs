@@ -33,6 +33,7 @@ export async function buildDist() {
   mkdirSync(dist, { recursive: true });
   for (const name of readdirSync(dist, { recursive: true })) {
     const output = name.match(/^(.*?)(?:\.d)?\.(m?)[jt]s$/);
+    if (name === join('src', 'core.js')) continue; // scripts/emit-js.mjs joins it; until then the old one serves
     const isOld = output ? !existsSync(join(top, `${output[1]}.${output[2]}ts`)) : name.endsWith('.map');
     if (isOld) rmSync(join(dist, name));
   }

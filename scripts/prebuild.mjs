@@ -19,6 +19,7 @@ import { dirname, join } from 'node:path';
 import { pathToFileURL } from 'node:url';
 import { parseArgs } from 'node:util';
 import { has, top } from './cmake.mjs';
+import { installDependencies } from './dist.mjs';
 import { zig, zigCache } from './zig.mjs';
 
 /** What zig calls each target. glibc 2.28 is that of Debian 10 and RHEL 8, and what Node's own binaries ask for. */
@@ -93,7 +94,8 @@ function build(target, withEmulators) {
       install(join(folder, 'emulators', file), join(top, 'packages', 'emulators', 'lib', target, file));
   }
   const seconds = ((Date.now() - started) / 1000).toFixed(0);
-  console.log(`prebuild: ${prebuiltPath(target)}, ${(statSync(addon).size / 1e6).toFixed(2)} MB, in ${seconds} s`);
+  // Not on stdout: npm takes that for a part of its own output, as of `npm pack --json`.
+  console.error(`prebuild: ${prebuiltPath(target)}, ${(statSync(addon).size / 1e6).toFixed(2)} MB, in ${seconds} s`);
 }
 
 /** Builds the given targets; of those that are not given, what was built before stays. */
@@ -114,6 +116,7 @@ if (import.meta.url === pathToFileURL(process.argv[1]).href) {
     },
   });
   try {
+    installDependencies();
     prebuild(values.only ?? (values.host ? [hostTarget()] : Object.keys(targets)), values.emulators);
   } catch (error) {
     console.error(`prebuild: ${error.message}`);

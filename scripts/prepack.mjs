@@ -11,6 +11,8 @@ console.log = console.error;
 const asked = process.env.FASTSAFETENSORS_PACK;
 try {
   if (asked && asked !== 'host') throw new Error(`FASTSAFETENSORS_PACK is '${asked}', expected 'host' or nothing`);
+  if (asked && process.env.npm_command === 'publish')
+    throw new Error('FASTSAFETENSORS_PACK is for tests: unset it to publish');
   installDependencies();
   await buildDist();
   packSource();

@@ -17,7 +17,7 @@ export const zigCache = join(folder, 'cache');
 export function zig() {
   const program = join(folder, 'ziglang', 'zig');
   if (existsSync(program)) return program;
-  console.log(`prebuild: installing zig ${version} from PyPI`);
+  console.error(`prebuild: installing zig ${version} from PyPI`);
   const pip = ['-m', 'pip', 'install', '--quiet', '--disable-pip-version-check', '--no-deps', '--target', folder];
   const args = [...pip, '--only-binary', ':all:', '--require-hashes', '-r', requirements];
   const { status, error } = spawnSync('python3', args, { stdio: ['ignore', 'inherit', 'inherit'] });

@@ -164,6 +164,8 @@ describe('the remedy', () => {
 
   test.each([
     ['npm', 'node_modules', 'node_modules/.package-lock.json', /rm -rf .*fastsafetensors-node' && npm install$/m],
+    ['npm', '_npx/12ab/node_modules', undefined, /rm -rf .*_npx\/12ab', and run npx again$/m],
+    ['npm', 'lib/node_modules', undefined, /npm install --global fastsafetensors-node$/m],
     ['pnpm', 'node_modules/.pnpm/fastsafetensors-node@1/node_modules', undefined, /pnpm install --force$/m],
     ['pnpm', 'node_modules', 'node_modules/.modules.yaml', /pnpm install --force$/m],
     ['Yarn', 'node_modules', 'node_modules/.yarn-state.yml', /rm -rf .*node_modules' && yarn install$/m],

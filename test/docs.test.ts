@@ -67,6 +67,20 @@ test.each([
   expect(untrue(text)).toEqual([]);
 });
 
+test('nothing says npx fastsafetensors: outside of a project that is another package', () => {
+  const folders = ['src', 'adapters', 'csrc', 'docs', 'examples', 'demo'];
+  const files = folders.flatMap((folder) =>
+    readdirSync(join(TOP, folder), { recursive: true, withFileTypes: true })
+      .filter((entry) => entry.isFile() && /\.(?:[cm]?[jt]s|h|cc|md|json)$/.test(entry.name))
+      .map((entry) => join(entry.parentPath, entry.name)),
+  );
+  expect(files.length).toBeGreaterThan(300);
+  const wrong = [...files, join(TOP, 'README.md'), join(TOP, 'CONTRIBUTING.md')].filter((path) =>
+    /npx fastsafetensors(?!-node)/.test(readFileSync(path, 'utf8')),
+  );
+  expect(wrong).toEqual([]);
+});
+
 test('the tables of docs/architecture.md have every folder of src and csrc', () => {
   const page = readFileSync(join(TOP, 'docs', 'architecture.md'), 'utf8');
   const rows = [...page.matchAll(/^\| `(c?src\/[a-z]+)`/gm)].map(([, folder]) => folder!);

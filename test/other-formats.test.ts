@@ -46,7 +46,7 @@ const FILES: Record<string, [bytes: Uint8Array, says: RegExp]> = {
   'a zip archive': [zip('model.safetensors'), /is a zip archive; unpack it/],
   'a gzip file': [gzipSync(Buffer.alloc(1000, 'x')), /is an archive or compressed file; unpack it/],
   'a GGUF model': [Buffer.concat([Buffer.from('GGUF'), Buffer.alloc(200, 3)]), /is a GGUF model of llama\.cpp/],
-  'an ONNX model': [add, /is an ONNX model; .*split-onnx/],
+  'an ONNX model': [add, /is an ONNX model; .*npx fastsafetensors-node split-onnx/],
   zeros: [Buffer.alloc(100_000), /is nothing but zeros in its first 65536 bytes: room that no download/],
 };
 

@@ -40,9 +40,10 @@ export interface SessionExtras {
 }
 
 /**
- * Makes an InferenceSession of ort's own class whose large weights lie in memory that this package loaded: once,
- * however many sessions use it. `ort` is the module of onnxruntime-node. `model` is a path or bytes; its weights are in
- * it, in files of external data, or in `options.weights`. `run` does not block the event loop.
+ * Makes an InferenceSession of ort's own class whose large weights lie in memory that this package loaded: once for
+ * this session, and once for several that are given the same loaded buffer as `weights`. `ort` is the module of
+ * onnxruntime-node. `model` is a path or bytes; its weights are in it, in files of external data, or in
+ * `options.weights`. `run` does not block the event loop.
  *
  * Rejects with INVALID_ARGUMENT for wrong options; UnmatchedWeightsError (UNKNOWN_TENSOR) and TENSOR_INVALID_INFO for
  * weights that do not fit the model; DEVICE_UNAVAILABLE when the device, or ONNX Runtime's library for it, is missing;

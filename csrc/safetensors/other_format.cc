@@ -126,8 +126,8 @@ OtherFormat RecognizeFormat(const uint8_t* bytes, size_t length, uint64_t file_s
   }
   if (LooksLikeOnnx(content)) {
     return {"onnx",
-            "an ONNX model; `npx fastsafetensors split-onnx` writes its weights as .safetensors, and createSession "
-            "takes it as it is"};
+            "an ONNX model; `npx fastsafetensors-node split-onnx` writes its weights as .safetensors, and "
+            "createSession takes it as it is"};
   }
   if (length >= kLeastZeros && content.find_first_not_of('\0') == std::string_view::npos) {
     return {"zeros", Format("nothing but zeros in its first %zu bytes: room that no download or copy has filled; get "

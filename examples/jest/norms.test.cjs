@@ -1,4 +1,4 @@
-// The mock takes the place of files and of the native engine: npm test
+// The mock takes the place of files and of the device: npm test
 const { registerCopier } = require('fastsafetensors-node');
 const { mockCopier } = require('fastsafetensors-node/testing');
 const { norms } = require('./norms.cjs');

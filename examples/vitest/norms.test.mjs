@@ -1,4 +1,4 @@
-// The mock takes the place of files and of the native engine: npm test
+// The mock takes the place of files and of the device: npm test
 import { registerCopier } from 'fastsafetensors-node';
 import { mockCopier } from 'fastsafetensors-node/testing';
 import { expect, test } from 'vitest';

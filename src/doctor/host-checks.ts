@@ -31,6 +31,9 @@ export const WITHOUT_ADDON = 'not looked at: the addon does not load';
 /** The addon, by what loads it in a process of its own. */
 export function addonCheck(answer: Answer<string>): DoctorCheck {
   const name = 'addon';
+  // What ends the process that loads it would end this one.
+  if (answer.failure !== undefined && /^(crashed|ended the process|no answer)/.test(answer.failure))
+    return check('broken', name, answer.failure, 'report this, with the output of doctor --json');
   try {
     const path = addonPath();
     if (answer.failure !== undefined)

@@ -26,7 +26,8 @@ function ask<T>(name: string, args: readonly unknown[], limitMs: number): Promis
     const script = join(packageFolder(), 'dist', 'src', 'doctor', 'probe.js');
     const child = spawn(process.execPath, [script, name, JSON.stringify(args)], {
       stdio: ['ignore', 'ignore', 'pipe', 'ipc'],
-      execArgv: [],
+      execArgv: process.versions.pnp ? ['--require', require.resolve('pnpapi')] : [],
+      env: { ...process.env, ELECTRON_RUN_AS_NODE: '1' }, // there execPath is the application
     } as Parameters<typeof spawn>[2]);
     let answer: Answer<T> | undefined;
     let stderr = '';

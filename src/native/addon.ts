@@ -34,7 +34,8 @@ function load(): Addon {
   if (!supported) {
     const message =
       `fastsafetensors-node reads and loads weights on Linux x64 and arm64, this is ${process.platform} ` +
-      `${process.arch}; what works everywhere: importing it, its types, and copiers that are called by themselves`;
+      `${process.arch}; what works everywhere: importing it, its types, saveFile, and copiers that are called by ` +
+      'themselves';
     throw new FastSafetensorsError('PLATFORM_UNSUPPORTED', message);
   }
   const folder = packageFolder();

@@ -90,7 +90,7 @@ function remedy(folder: string, libc: Libc, asked: string | undefined, refused: 
     ];
   }
   if (existsSync(join(folder, 'scripts', 'setup.mjs'))) return [`in this clone, run: npm run setup`];
-  const build = `npm run build-from-source --prefix ${quoted(folder)}`;
+  const build = `${addHeaders(packageManager(folder))} && npm run build-from-source --prefix ${quoted(folder)}`;
   const fromSource = `or build it from source (needs g++, make and python3): ${build}`;
   const text = refused?.error.message ?? '';
   const needed = /version `?(GLIBC_[\d.]+)/.exec(text)?.[1];
@@ -139,8 +139,24 @@ export function packageManager(folder: string): PackageManager {
   return agent === 'yarn' ? 'Yarn' : (agent as PackageManager);
 }
 
+/** The command for the C++ headers that the build includes; nobody else needs them, so they are no dependency. */
+function addHeaders(manager: PackageManager): string {
+  const headers = 'node-addon-api@8';
+  const commands: Record<PackageManager, string> = {
+    npm: `npm install --no-save ${headers}`,
+    pnpm: `pnpm add --save-dev ${headers}`,
+    Yarn: `yarn add --dev ${headers}`,
+    'Yarn PnP': `yarn config set nodeLinker node-modules && yarn add --dev ${headers}`,
+    bun: `bun add --dev ${headers}`,
+  };
+  return commands[manager];
+}
+
 /** The command that brings back files of an installed package; installing alone, even with --force, may not. */
 function reinstall(folder: string): string {
+  const npx = /^(.*[/\\]_npx[/\\][^/\\]+)[/\\]/.exec(folder)?.[1];
+  if (npx !== undefined) return `rm -rf ${quoted(npx)}, and run npx again`;
+  if (folder.endsWith(join(sep, 'lib', 'node_modules', NAME))) return `npm install --global ${NAME}`;
   const modules = `${sep}node_modules${sep}`;
   const top = folder.includes(modules) ? folder.slice(0, folder.indexOf(modules) + modules.length - 1) : folder;
   const commands: Record<PackageManager, string> = {

@@ -27,7 +27,7 @@ const nameOrNumber: Check = (value, name) => {
 };
 
 /**
- * A copier for tests, without the native engine: `registerCopier('mock', mockCopier({ … }))`, then a loader with
+ * A copier for tests, without files and GPUs: `registerCopier('mock', mockCopier({ … }))`, then a loader with
  * `copier: 'mock'` and, with `tensors`, `files: 'any name'`. INVALID_ARGUMENT for a wrong option, and from a load whose
  * header disagrees with `tensors`.
  */
