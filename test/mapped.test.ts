@@ -136,13 +136,10 @@ test.each([false, 'auto'] as const)('mmap: %s copies small files', async (mmap) 
   disposeAll(tensors);
 });
 
-test('by default what is in memory is mapped, but not for a framework', async () => {
+test('by default nothing is mapped', async () => {
   const byDefault = await streamed(path, { mmap: undefined });
-  expect(byDefault.report).toMatchObject({ mappedBytes: BYTES, readBytes: 0, notes: [] });
-  const framework = { adopt: (tensor: DeviceTensor) => tensor };
-  const adopted = await streamed(path, { mmap: undefined, framework } as LoaderOptions);
-  expect(adopted.report).toMatchObject({ mappedBytes: 0, readBytes: BYTES, notes: [] });
-  disposeAll([...byDefault.tensors, ...adopted.tensors]);
+  expect(byDefault.report).toMatchObject({ mappedBytes: 0, readBytes: BYTES, notes: [] });
+  disposeAll(byDefault.tensors);
 });
 
 test('a limit of the rate holds for all bytes: nothing is mapped then', async () => {

@@ -157,7 +157,7 @@ bool PrivateMapping::Supported() {
 }
 
 int PrivateMapping::Create(int fd, uint64_t bytes, std::unique_ptr<PrivateMapping>* out) {
-  void* address = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE, fd, 0);
+  void* address = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_NORESERVE, fd, 0);
   if (address == MAP_FAILED) return errno;
   out->reset(new PrivateMapping(static_cast<char*>(address), bytes));
   return 0;

@@ -114,7 +114,7 @@ int TakeReadLease(int fd, std::weak_ptr<LeaseHolder> holder) {
   Table& table = TheTable();
   std::unique_lock<std::mutex> lock(table.mutex);
   if (!table.runs) {
-    if (!StartThread("fst-lease", Run).ok()) return EAGAIN;
+    if (!StartThread("fst-lease", Run).ok()) return ENOMEM;  // EAGAIN would say that somebody writes
     table.runs = true;
   }
   ++table.taking;

@@ -75,7 +75,9 @@ Status MappedFile::Open(const std::string& path, const FileIdentity& expected, c
   if (!PrivateMapping::Supported()) return copied("this kernel cannot populate mappings (Linux 5.14 can)");
   if (expected.size == 0) return copied("it is empty");
   UniqueFd fd;
-  FST_RETURN_IF_ERROR(OpenUnchanged(path, 0, expected, &fd));
+  Status opened = OpenUnchanged(path, 0, expected, &fd);
+  if (OutOfDescriptors(opened.os_error())) return copied("no descriptor is free for it (ulimit -n)");  // reads wait
+  FST_RETURN_IF_ERROR(opened);
   std::shared_ptr<MappedFile> file(new MappedFile(path, expected, std::move(fd)));
   file->counted_ = OneMoreFile(file->fd());
   if (!file->counted_) return copied("as many files are mapped as descriptors can be spared for (ulimit -n)");

@@ -83,7 +83,7 @@ export interface LoaderOptions<T = DeviceTensor> {
    * or that no lease can protect (of another user, on a network), and the report says what protects each; false: none.
    * Copied are files that are open for writing, tensors that do not lie at a multiple of their dtype's size in their
    * file, what is converted, sliced, or read in another way than by plain reads, and for 'auto' less than 256 KiB of a
-   * file. Default: 'auto'; with `framework` false, since a session that runs often gains more from huge pages.
+   * file. Default: false. A session that runs often gains more from the huge pages of copies.
    */
   mmap?: 'auto' | boolean;
   /**

@@ -18,7 +18,7 @@ import type { Plan } from '../transfer/plan.js';
 import { type Progress, ProgressMeter, progressBar } from '../transfer/progress.js';
 import { Engines } from './engines.js';
 import { type LoadReport, LoadReporter } from './load-report.js';
-import { MAPPED_FROM, type MappedPlan, mapFiles } from './mapping.js';
+import { type MappedPlan, mapFiles } from './mapping.js';
 import type { LoaderOptions } from './options.js';
 
 /** What a loader keeps between its loads, and what ends with it: loads in progress, engines, the report. */
@@ -118,8 +118,7 @@ export class Session {
   }
 
   async #map(plan: Plan, engine: NativeEngine, watch: CallWatch): Promise<MappedPlan> {
-    const { mmap } = this.options;
-    if (mmap === false || (mmap === undefined && plan.bytes < MAPPED_FROM)) return { plan, notes: [], release() {} };
+    if (!this.options.mmap) return { plan, notes: [], release() {} };
     return watch.during(mapFiles(plan, engine, this.options, watch));
   }
 
