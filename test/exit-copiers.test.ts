@@ -6,10 +6,10 @@ import { testFolder } from './support/tensor-files.js';
 // exit() destroys what CUDA, cuFile and the 3FS client keep, while threads of a load call into them. The emulators of
 // these libraries do as they do, and abort when they are called meanwhile. exit.test.ts has the ends of other loads.
 
-const folder = testFolder(); // a process that a signal ends leaves its files there
+const folder = testFolder(); // processes that end in the middle of loads leave their files there
 
 describe.each(OWN_COPIERS)('%s to %s', (copier, device) => {
-  const env = { ...ownCopier(copier, device, { midway: true }), TMPDIR: folder };
+  const env = { ...ownCopier(copier, device, { midway: true }), TMPDIR: folder, KEEP_FOLDER: '1' };
   const run = (...args: string[]) => runChild('exit.child.cjs', args, { env });
   const clean = (...args: string[]) => expectClean('exit.child.cjs', args, { env });
   const endAt = (...args: string[]) => run('endAt', ...args);

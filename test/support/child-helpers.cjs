@@ -11,9 +11,20 @@ const { fst, testing } = onTestDevice(require('fastsafetensors-node'), require('
 
 // The main thread's: a worker that is terminated hears of no exit, and would leave its folder behind.
 const folder = isMainThread ? mkdtempSync(join(tmpdir(), 'fastsafetensors-child-')) : null;
-// Loads that are in progress still make links in it: it is tried again where one comes while it is emptied.
-const gone = { recursive: true, force: true, maxRetries: 20, retryDelay: 10 };
-if (isMainThread) process.on('exit', () => rmSync(folder, gone));
+// Loads that are in progress still make links in it: all is removed again where one comes while it is emptied. (With
+// maxRetries, rmSync removes the emptied folder again, and not what has come.)
+function removeFolder() {
+  for (let tries = 1; ; ++tries) {
+    try {
+      return rmSync(folder, { recursive: true, force: true });
+    } catch (error) {
+      if (error.code !== 'ENOTEMPTY' || tries === 100) throw error;
+      Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 2);
+    }
+  }
+}
+// KEEP_FOLDER: the test that started this removes it. A 3FS does not lose its links where a process begins to exit.
+if (isMainThread && !process.env.KEEP_FOLDER) process.on('exit', removeFolder);
 
 /** The built-in copier that a test is about, and the device of its loads (test/support/own-copier.ts). */
 const own = process.env.TEST_COPIER ? { copier: process.env.TEST_COPIER, device: process.env.TEST_DEVICE } : undefined;
