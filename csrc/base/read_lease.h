@@ -1,4 +1,4 @@
-// Read leases on files (fcntl(2), F_SETLEASE F_RDLCK): whoever opens such a file for writing, or truncates it, waits in
+// Read leases on files (fcntl(2), F_SETLEASE F_RDLCK): who opens such a file for writing, or truncates it, waits in
 // the kernel until the lease is given back, at most /proc/sys/fs/lease-break-time seconds (45). Renaming and unlinking
 // break no lease, nor does open(2) with O_RDONLY | O_TRUNC, whose effect POSIX leaves open.
 #pragma once

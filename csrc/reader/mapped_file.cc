@@ -81,7 +81,7 @@ Status MappedFile::Open(const std::string& path, const FileIdentity& expected, c
   std::shared_ptr<MappedFile> file(new MappedFile(path, expected, std::move(fd)));
   file->counted_ = OneMoreFile(file->fd());
   if (!file->counted_) return copied("as many files are mapped as descriptors can be spared for (ulimit -n)");
-  // Before the lease: whoever breaks it has the mapping detached.
+  // Before the lease: once that is broken the mapping is detached.
   if (int error = PrivateMapping::Create(file->fd(), expected.size, &file->mapping_))
     return copied("it cannot be mapped: " + ErrnoText(error));
   FST_RETURN_IF_ERROR(file->Protect(options.insist, why_not));
@@ -107,7 +107,7 @@ Status MappedFile::Protect(bool insist, std::string* why_not) {
     protection_ = Protection::kLease;
     return Status::Ok();
   }
-  // A file that is being written to is no file to map, whoever insists.
+  // A file that is being written to is no file to map, even where `insist` is true.
   if (insist && error != EAGAIN) return Status::Ok();
   if (error == ENOTSUP) {
     *why_not = "its file system may change it without this kernel";
