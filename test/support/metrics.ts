@@ -2,16 +2,7 @@ import { setTimeout } from 'node:timers/promises';
 import { setFlagsFromString } from 'node:v8';
 import { runInNewContext } from 'node:vm';
 import { type Metrics, nativeMetrics } from 'fastsafetensors-node';
-
-const ZERO: Metrics = {
-  deviceBytes: 0,
-  hostBytes: 0,
-  mappedBytes: 0,
-  stagingBytes: 0,
-  openFiles: 0,
-  rings: 0,
-  inFlight: 0,
-};
+import { NOTHING_HELD } from './tensor-files.js';
 
 setFlagsFromString('--expose-gc');
 const collectGarbage = runInNewContext('gc') as () => void;
@@ -40,9 +31,9 @@ export async function expectNothingHeld({ collect = false, timeoutMs = 5000, sta
     };
   };
   const end = Date.now() + timeoutMs;
-  while (JSON.stringify(held()) !== JSON.stringify(ZERO) && Date.now() < end) {
+  while (JSON.stringify(held()) !== JSON.stringify(NOTHING_HELD) && Date.now() < end) {
     if (collect) collectGarbage();
     await setTimeout(5);
   }
-  expect(held()).toEqual(ZERO);
+  expect(held()).toEqual(NOTHING_HELD);
 }
