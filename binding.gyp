@@ -55,6 +55,7 @@
         "csrc/reader/usrbio/usrbio_preflight.cc",
         "csrc/reader/usrbio/usrbio_reader.cc",
         "csrc/reader/usrbio/usrbio_reads.cc",
+        "csrc/reader/usrbio/usrbio_reservation.cc",
         "csrc/reader/usrbio/usrbio_ring.cc",
         "csrc/reader/usrbio/usrbio_semaphore.cc",
         "csrc/reader/usrbio/usrbio_sweep.cc",

@@ -429,6 +429,49 @@ main({
     await nothingLeft();
   },
 
+  /** The buffer's pages are allocated before anything of the files is known; what no load takes is given back. */
+  async reservesEarly() {
+    mkdirSync(iovs, { recursive: true });
+    const shard = write('data', [3 << 20, 70_001, 5]);
+    const inodes = () =>
+      readdirSync('/proc/self/fd').flatMap((fd) => {
+        let target = '';
+        try {
+          target = readlinkSync(`/proc/self/fd/${fd}`);
+        } catch {} // the listing's own
+        return /^\/dev\/shm\/#(\d+) /.exec(target)?.[1] ?? [];
+      });
+    const reserved = () => {
+      for (let i = 0; inodes().length === 0 && i < 2000; ++i)
+        Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 5);
+      return inodes();
+    };
+    const absent = new ParallelThreeFSLoader({ files: join(folder, 'absent.safetensors.index.json'), device });
+    const failing = absent.iterateWeights().next();
+    assert.equal(reserved().length, 1); // the event loop has not had a turn since
+    await assert.rejects(failing, { code: 'IO_ERROR' });
+    await absent.close();
+    for (let i = 0; inodes().length > 0 && i < 2000; ++i) await setTimeout(5);
+    assert.deepEqual(inodes(), []);
+
+    const loader = new ParallelThreeFSLoader({ files: shard.path, device });
+    const weights = loader.iterateWeights();
+    const first = weights.next();
+    const [inode] = reserved();
+    const [, tensor] = (await first).value;
+    assert.match(readFileSync('/proc/self/maps', 'latin1'), new RegExp(` ${inode} +/dev/shm/`)); // it is the buffer
+    tensor.dispose();
+    for await (const [, other] of weights) other.dispose();
+    await loader.close();
+    const next = new ParallelThreeFSLoader({ files: shard.path, device });
+    const again = next.iterateWeights().next();
+    assert.deepEqual(inodes(), []); // the buffer that is kept will do
+    (await again).value[1].dispose();
+    assert.deepEqual(inodes(), []);
+    await next.close();
+    await nothingLeft();
+  },
+
   /** Given up in the middle; close() waits for what is in flight. */
   async abandoned() {
     mkdirSync(iovs, { recursive: true });

@@ -71,6 +71,10 @@ describe.each(['cpu', 'cuda:0'])('to %s', (device) => {
     await run(device, {}, ['beginsEarly']);
   });
 
+  test("the buffer's pages are allocated before the files are known, and given back where none are read", async () => {
+    await run(device, {}, ['reservesEarly']);
+  });
+
   test('a load that is given up leaves nothing', async () => {
     await run(device, { BANDWIDTH: 2e8, LATENCY_MS: 2 }, ['abandoned']);
   });

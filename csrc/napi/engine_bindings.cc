@@ -11,6 +11,7 @@
 #include "reader/fake_reader.h"
 #include "reader/file_reader.h"
 #include "reader/gds/gds_reader.h"
+#include "reader/usrbio/usrbio_pool.h"
 #include "reader/usrbio/usrbio_reader.h"
 #include "transfer/engine.h"
 
@@ -37,12 +38,58 @@ template <>
 inline constexpr char kExternalName<MappedFile>[] = "a mapped file";
 template <>
 inline constexpr char kExternalName<Load>[] = "a load";
+template <>
+inline constexpr char kExternalName<usrbio::ShmReservation>[] = "a reservation";
 
 namespace {
 
 constexpr double kForeverMs = 1e12;  // 30 years, for Infinity: a clock can still add it
 
 bool Flag(const Napi::Object& object, const char* name) { return object.Get(name).ToBoolean(); }
+
+UsrbioReaderOptions UsrbioOptionsOf(const Napi::Object& options) {
+  UsrbioReaderOptions usrbio;
+  usrbio.mount_point = options.Get("mountPoint").ToString();
+  usrbio.buffer_bytes = static_cast<size_t>(NumberOr(options, "bufferSize", 0));
+  usrbio.chunk = static_cast<size_t>(NumberOr(options, "chunk", 0));
+  usrbio.entries = static_cast<int>(NumberOr(options, "entries", 0));
+  usrbio.io_depth = static_cast<int>(NumberOr(options, "ioDepth", usrbio.io_depth));
+  usrbio.numa = NumberOr(options, "setNuma", 1) != 0;
+  usrbio.block_bytes = static_cast<uint64_t>(NumberOr(options, "blockSize", 0));
+  return usrbio;
+}
+
+// reserveThreeFs(device, reader: {bufferSize, chunk, entries, setNuma}): External. Opens the device and allocates pages
+// for the reader's buffer, on a worker; for createEngine's `reader.pages`. Nothing where a buffer is kept that may do.
+Napi::Value ReserveThreeFs(const Napi::CallbackInfo& info) {
+  Napi::Env env = info.Env();
+  auto pages = std::make_shared<usrbio::ShmReservation>();
+  std::string name = info[0].As<Napi::String>();
+  UsrbioReaderOptions options = UsrbioOptionsOf(info[1].As<Napi::Object>());
+  AsyncWork::Run(
+      env,
+      [pages, name, options] {
+        std::shared_ptr<Device> device;
+        if (!OpenDevice(name, /*unified=*/false, &device, options.numa).ok()) return Status::Ok();  // its load says it
+        const size_t bytes = UsrbioBufferBytes(options);
+        const int numa = options.numa ? device->numa_node() : -1;
+        if (!usrbio::KeepsIdleChannel(bytes, numa)) pages->Fill(bytes, numa);
+        return Status::Ok();
+      },
+      nullptr);
+  return ToExternal<usrbio::ShmReservation>(env, std::move(pages));
+}
+
+// dropReservation(reservation): gives back what no engine has taken; on a worker, since to free pages takes long.
+void DropReservation(const Napi::CallbackInfo& info) {
+  AsyncWork::Run(
+      info.Env(),
+      [pages = FromExternal<usrbio::ShmReservation>(info[0])] {
+        pages->Drop();
+        return Status::Ok();
+      },
+      nullptr);
+}
 
 Status MakeReader(const Napi::Object& options, std::unique_ptr<Reader>* out) {
   std::string kind = options.Get("kind").ToString();
@@ -59,14 +106,8 @@ Status MakeReader(const Napi::Object& options, std::unique_ptr<Reader>* out) {
     gds.chosen = Flag(options, "chosen");
     *out = NewGdsReader(gds);
   } else if (kind == "3fs") {
-    UsrbioReaderOptions usrbio;
-    usrbio.mount_point = options.Get("mountPoint").ToString();
-    usrbio.buffer_bytes = static_cast<size_t>(NumberOr(options, "bufferSize", 0));
-    usrbio.chunk = static_cast<size_t>(NumberOr(options, "chunk", 0));
-    usrbio.entries = static_cast<int>(NumberOr(options, "entries", 0));
-    usrbio.io_depth = static_cast<int>(NumberOr(options, "ioDepth", usrbio.io_depth));
-    usrbio.numa = NumberOr(options, "setNuma", 1) != 0;
-    usrbio.block_bytes = static_cast<uint64_t>(NumberOr(options, "blockSize", 0));
+    UsrbioReaderOptions usrbio = UsrbioOptionsOf(options);
+    usrbio.pages = FromOptionalExternal<usrbio::ShmReservation>(options.Get("pages"));
     *out = NewUsrbioReader(usrbio);
   } else if (kind == "fake") {
     FakeReaderOptions fake;
@@ -394,6 +435,8 @@ void CancelTransfer(const Napi::CallbackInfo& info) {
 }  // namespace
 
 void ExportEngine(Napi::Env env, Napi::Object exports) {
+  Export<ReserveThreeFs>(env, exports, "reserveThreeFs");
+  Export<DropReservation>(env, exports, "dropReservation");
   Export<CreateEngine>(env, exports, "createEngine");
   Export<CloseEngine>(env, exports, "closeEngine");
   Export<StagingBytes>(env, exports, "stagingBytes");

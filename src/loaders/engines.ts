@@ -6,8 +6,8 @@ import type { EngineSpec } from '../copiers/engine-spec.js';
 import { wantsDirect } from '../copiers/nogds.js';
 import { chooseCopier, copierAsked, headersKnownTo, insteadOf, isBuiltin, makeCopier } from '../copiers/registry.js';
 import { type Device, openDevice } from '../device/device.js';
-import { checked, native } from '../native/addon.js';
-import type { Fallback, NativeEngine, NativeHeaderFdCache } from '../native/core.js';
+import { checked, native, settled } from '../native/addon.js';
+import type { Fallback, NativeEngine, NativeHeaderFdCache, NativeReservation } from '../native/core.js';
 import type { HeaderOf } from '../safetensors/names-of-no-file.js';
 import type { Plan } from '../transfer/plan.js';
 import { checkDemands, type LoaderOptions } from './options.js';
@@ -41,6 +41,7 @@ export class Engines {
   readonly #asked: string;
   #copier: string; // as asked for until prepare() chooses
   #choice: Promise<Choice> | undefined;
+  #reservation: NativeReservation | undefined;
   #made: EngineSpec | CopierConstructor | undefined;
 
   /** `checkOpen` throws when the loader is closed: from then on nothing may be made that close() would miss. */
@@ -124,19 +125,46 @@ export class Engines {
   }
 
   /**
-   * Begins, while headers are read, what takes '3fs' milliseconds and needs none of them: library, mount, ring and
-   * buffer. What goes wrong prepare() says.
+   * Begins, before the files are known, what takes '3fs' milliseconds and needs none of them: its library, and pages
+   * for its buffer. Undefined where nothing is to be given to dropReservation() afterwards.
+   */
+  reserveEarly(): NativeReservation | undefined {
+    const spec = this.#threeFsSpec();
+    if (!spec || this.#engines.size > 0 || this.#reservation) return undefined;
+    settled(native().loadThreeFs()).catch(() => {}); // resolveForFiles says it
+    this.#reservation = native().reserveThreeFs(this.#device.toString(), spec.reader);
+    return this.#reservation;
+  }
+
+  /** Gives back what no engine has taken. */
+  dropReservation(reservation: NativeReservation | undefined): void {
+    if (!reservation) return;
+    if (this.#reservation === reservation) this.#reservation = undefined;
+    native().dropReservation(reservation);
+  }
+
+  /**
+   * Begins, while headers are read, what takes '3fs' milliseconds and needs none of them: mount, ring and buffer. What
+   * goes wrong prepare() says.
    */
   prepareEarly([first]: readonly string[], calls: FileCalls): void {
-    if (this.#asked !== '3fs' || !isBuiltin('3fs') || this.#options.reader !== undefined || first === undefined) return;
+    const made = this.#threeFsSpec();
+    if (!made?.resolveForFiles || first === undefined) return;
     const begun = async (): Promise<void> => {
-      this.#made ??= makeCopier('3fs', this.#device, { ...this.#options, copier: '3fs' });
-      if (typeof this.#made === 'function' || !this.#made.resolveForFiles) return;
-      const { spec, copier } = await this.#made.resolveForFiles([first], calls);
+      const { spec, copier } = await made.resolveForFiles!([first], calls);
       this.#checkOpen();
       if (copier === '3fs') await this.#engineFor(spec, true);
     };
     begun().catch(() => {});
+  }
+
+  /** Of the built-in copier '3fs', where that was asked for; undefined with options that it refuses: prepare() says. */
+  #threeFsSpec(): EngineSpec | undefined {
+    if (this.#asked !== '3fs' || !isBuiltin('3fs') || this.#options.reader !== undefined) return undefined;
+    try {
+      this.#made ??= makeCopier('3fs', this.#device, { ...this.#options, copier: '3fs' });
+    } catch {}
+    return typeof this.#made === 'object' ? this.#made : undefined;
   }
 
   /** Never for files of a user's copier: that one was asked for by name. */
@@ -159,8 +187,9 @@ export class Engines {
         converts: this.#options.dtype !== undefined,
         slotsAtOnce,
       };
+      const reader = spec.reader.kind === '3fs' ? { ...spec.reader, pages: this.#reservation } : spec.reader;
       const device = unified ? openUnified(this.#device, near) : openDevice(this.#device, false, near);
-      opening = device.then((opened) => checked(() => native().createEngine(opened, spec.reader, options)));
+      opening = device.then((opened) => checked(() => native().createEngine(opened, reader, options)));
       this.#engines.set(key, opening);
     }
     try {

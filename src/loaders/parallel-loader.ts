@@ -43,6 +43,7 @@ export class ParallelLoader<T = DeviceTensor> {
     const { maxBatchBytes = DEFAULT_BATCH_BYTES } = this.#options;
     session.check();
     const { headerOf } = session.engines;
+    const reservation = session.engines.reserveEarly();
     const headerFds = session.engines.newHeaderFds();
     const watch = session.watch();
     try {
@@ -69,6 +70,7 @@ export class ParallelLoader<T = DeviceTensor> {
       }
     } finally {
       session.engines.releaseHeaderFds(headerFds);
+      session.engines.dropReservation(reservation);
     }
   }
 

@@ -18,6 +18,9 @@ export type NativeProgress = { readonly [brand]: 'progress' };
 /** Keeps files open from their headers to their data: see csrc/base/header_fd_cache.h. */
 export type NativeHeaderFdCache = { readonly [brand]: 'header fd cache' };
 
+/** Pages for a buffer of '3fs': csrc/reader/usrbio/usrbio_reservation.h. */
+export type NativeReservation = { readonly [brand]: 'reservation' };
+
 /** How an engine reads: `kind` names the reader of csrc/reader, the rest are its options. */
 export interface ReaderOptions {
   readonly kind: string;
@@ -185,6 +188,8 @@ export interface CoreAddon {
     all: boolean,
   ): Promise<{ mountPoint: string; blockSize: number; notOnMount: StatusObject[] }>;
   loadThreeFs(): Promise<void>;
+  reserveThreeFs(device: string, reader: ReaderOptions): NativeReservation;
+  dropReservation(reservation: NativeReservation): void;
   threeFsAvailability(): Promise<{ available: boolean; reason?: string; remedy?: string; library?: string }>;
   externalMemory(): number;
   /** Rings of 3FS and bytes of their buffers that are kept for later loaders, and that metrics() leaves out. */

@@ -433,4 +433,19 @@ export default [
     jest: 'test/three-fs.test.ts',
     title: 'ring and buffer are made while headers are read, and go with the loader',
   },
+  {
+    name: 'pages-that-were-reserved-are-not-taken',
+    file: 'csrc/reader/usrbio/usrbio_channel.cc',
+    find: 'if (pages != nullptr) buffer = pages->Take(kind.bytes, kind.numa);',
+    replace: '',
+    native: 'UsrbioReservationTest.ReaderTakesThem',
+  },
+  {
+    name: 'pages-that-nobody-takes-are-kept',
+    file: 'src/loaders/parallel-loader.ts',
+    find: 'session.engines.dropReservation(reservation);',
+    replace: '',
+    jest: 'test/three-fs.test.ts',
+    title: "the buffer's pages are allocated before the files are known, and given back where none are read",
+  },
 ];

@@ -296,7 +296,7 @@ TEST_F(UsrbioReaderTest, FullShmIsAnErrorThatNamesSizeRoomAndRemedy) {
   const uint64_t size = uint64_t{shm.f_blocks} * shm.f_frsize + 4096;
   ASSERT_TRUE(usrbio::AddressRange::Reserve(size, &range).ok());
   std::unique_ptr<usrbio::SharedIov> iov;
-  Status status = usrbio::SharedIov::Create(*api, mount, -1, *range, &iov);
+  Status status = usrbio::SharedIov::Create(*api, mount, -1, *range, UniqueFd(), &iov);
   EXPECT_EQ(status.code(), Code::OUT_OF_HOST_MEMORY) << status.message();
   for (const std::string& part :
        {std::to_string(size) + " bytes", std::string("/dev/shm"), std::string(" free"), std::string("bufferSize")}) {
@@ -308,7 +308,7 @@ TEST_F(UsrbioReaderTest, SharedMemoryHasNoNameAndItsLinkGoesWithIt) {
   std::unique_ptr<usrbio::AddressRange> range;
   ASSERT_TRUE(usrbio::AddressRange::Reserve(1 << 20, &range).ok());
   std::unique_ptr<usrbio::SharedIov> iov;
-  Status status = usrbio::SharedIov::Create(*api, mount, -1, *range, &iov);
+  Status status = usrbio::SharedIov::Create(*api, mount, -1, *range, UniqueFd(), &iov);
   ASSERT_TRUE(status.ok()) << status.message();
   EXPECT_TRUE(LeftInShm().empty());
   EXPECT_TRUE(std::filesystem::is_symlink(iov->link().path));
@@ -338,7 +338,7 @@ TEST_F(UsrbioReaderTest, MountThatIsGoneIsDisconnected) {
   std::unique_ptr<usrbio::AddressRange> range;
   ASSERT_TRUE(usrbio::AddressRange::Reserve(1 << 20, &range).ok());
   std::unique_ptr<usrbio::SharedIov> iov;
-  Status status = usrbio::SharedIov::Create(*api, mount + "/absent", -1, *range, &iov);
+  Status status = usrbio::SharedIov::Create(*api, mount + "/absent", -1, *range, UniqueFd(), &iov);
   EXPECT_EQ(status.code(), Code::THREEFS_DISCONNECTED) << status.message();
 }
 

@@ -24,7 +24,7 @@ bool ChannelKind::operator==(const ChannelKind& other) const {
 }
 
 Status Channel::Create(const UsrbioApi& api, const ChannelKind& kind, std::shared_ptr<AddressRange> range,
-                       std::unique_ptr<Channel>* out) {
+                       ShmReservation* pages, std::unique_ptr<Channel>* out) {
   std::unique_ptr<Channel> made(new Channel(kind, std::move(range)));
   FST_RETURN_IF_ERROR(OnMountThread(kind.mount, [&] {
     HoldLinkFolder(kind.mount);
@@ -32,7 +32,9 @@ Status Channel::Create(const UsrbioApi& api, const ChannelKind& kind, std::share
     UniqueFd reserve;  // the ring's room, until it is made
     FST_RETURN_IF_ERROR(ReserveShm(Ring::BytesOf(kind.entries), &reserve));
     std::unique_ptr<SharedIov> iov;
-    FST_RETURN_IF_ERROR(SharedIov::Create(api, kind.mount, kind.numa, *made->range_, &iov));
+    UniqueFd buffer;
+    if (pages != nullptr) buffer = pages->Take(kind.bytes, kind.numa);
+    FST_RETURN_IF_ERROR(SharedIov::Create(api, kind.mount, kind.numa, *made->range_, std::move(buffer), &iov));
     made->iov_ = std::move(iov);
     reserve = UniqueFd();
     return Ring::Create(api, kind.mount, kind.entries, kind.io_depth, kind.numa, &made->ring_);

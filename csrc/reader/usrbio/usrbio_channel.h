@@ -8,6 +8,7 @@
 
 #include "device/device.h"
 #include "reader/usrbio/usrbio_iov.h"
+#include "reader/usrbio/usrbio_reservation.h"
 #include "reader/usrbio/usrbio_ring.h"
 
 namespace fst::usrbio {
@@ -26,10 +27,10 @@ struct ChannelKind {
 // Made and destroyed by anybody, used by one I/O thread at a time: it is handed on under a lock.
 class Channel {
  public:
-  // Makes buffer and ring on the mount's thread, over the whole of `range`, then pins the buffer. Blocks on the daemon.
-  // The codes of SharedIov::Create, Ring::Create and Device::PinHostMemory.
+  // Makes buffer and ring on the mount's thread, over the whole of `range`, then pins the buffer. `pages` may be null;
+  // it is used up. Blocks on the daemon. The codes of SharedIov::Create, Ring::Create and Device::PinHostMemory.
   static Status Create(const UsrbioApi& api, const ChannelKind& kind, std::shared_ptr<AddressRange> range,
-                       std::unique_ptr<Channel>* out);
+                       ShmReservation* pages, std::unique_ptr<Channel>* out);
   // Ring, link, pin, memory: in this order nothing is used after it is gone. With reads in flight as well, see ~Ring.
   // Where the pin cannot be undone, the memory stays with a reference to its range (kept_memory.h). Blocks on the
   // daemon.

@@ -121,15 +121,14 @@ Status AddressRange::Reserve(size_t size, std::unique_ptr<AddressRange>* out) {
 AddressRange::~AddressRange() { munmap(base_, size_); }
 
 Status SharedIov::Create(const UsrbioApi& api, const std::string& mount, int numa, const AddressRange& range,
-                         std::unique_ptr<SharedIov>* out) {
-  UniqueFd fd;
-  FST_RETURN_IF_ERROR(NewShmFile(&fd));
-  int error;
-  {
+                         UniqueFd pages, std::unique_ptr<SharedIov>* out) {
+  UniqueFd fd = std::move(pages);
+  if (!fd.valid()) {
+    FST_RETURN_IF_ERROR(NewShmFile(&fd));
     PreferNode near(numa);
-    error = Allocate(fd, range.size());
+    int error = Allocate(fd, range.size());
+    if (error != 0) return NoRoomInShm("the shared buffer", range.size(), error);
   }
-  if (error != 0) return NoRoomInShm("the shared buffer", range.size(), error);
   std::unique_ptr<SharedIov> made(new SharedIov(range));
   // Not MAP_POPULATE: the kernel clears each page when it is first used, while other reads wait for the daemon.
   void* memory = mmap(range.base(), range.size(), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd.get(), 0);

@@ -36,10 +36,10 @@ class SharedIov {
  public:
   // Allocates every page now (no SIGBUS later), on `numa` (-1: anywhere), maps them over the whole range, announces
   // them, and removes the name in /dev/shm, so that nothing is left if the process is killed. On the mount's thread.
-  // The range must outlive the iov. OUT_OF_HOST_MEMORY says how much /dev/shm lacks; THREEFS_DISCONNECTED,
-  // THREEFS_ERROR.
+  // The range must outlive the iov. `pages`, where it is valid, is a file of the range's size in /dev/shm whose pages
+  // are allocated already. OUT_OF_HOST_MEMORY says how much /dev/shm lacks; THREEFS_DISCONNECTED, THREEFS_ERROR.
   static Status Create(const UsrbioApi& api, const std::string& mount, int numa, const AddressRange& range,
-                       std::unique_ptr<SharedIov>* out);
+                       UniqueFd pages, std::unique_ptr<SharedIov>* out);
   // Removes the link, then the memory from the range. No ring may use it and no device have it registered any more.
   ~SharedIov();
   // Removes the link now, so that the daemon gives the memory up; the destructor does the rest. False, with a warning,

@@ -47,6 +47,14 @@ class Pool {
     }
   }
 
+  bool Keeps(size_t bytes, int numa) {
+    const auto fits = [=](const Kept& kept) {
+      return kept.channel->kind().bytes == bytes && kept.channel->kind().numa == numa;
+    };
+    std::lock_guard<std::mutex> lock(mutex_);
+    return std::any_of(kept_.begin(), kept_.end(), fits) || std::any_of(unremovable_.begin(), unremovable_.end(), fits);
+  }
+
   void Return(std::unique_ptr<Channel> channel, bool worth_keeping) {
     if (worth_keeping && channel->kind().bytes <= kMaxIdleBytes && LeavesRoomInShm()) {
       std::lock_guard<std::mutex> lock(mutex_);
@@ -178,6 +186,8 @@ class Pool {
 }  // namespace
 
 std::unique_ptr<Channel> TakeIdleChannel(const ChannelKind& kind) { return Pool::Get().Take(kind); }
+
+bool KeepsIdleChannel(size_t bytes, int numa) { return Pool::Get().Keeps(bytes, numa); }
 
 void ReturnChannel(std::unique_ptr<Channel> channel, bool worth_keeping) {
   Pool::Get().Return(std::move(channel), worth_keeping);

@@ -21,6 +21,9 @@ constexpr size_t kMaxIdle = 4, kMaxIdleBytes = size_t{128} << 20;  // of the who
 // daemon.
 std::unique_ptr<Channel> TakeIdleChannel(const ChannelKind& kind);
 
+// Whether TakeIdleChannel would have one to check whose buffer has `bytes` on `numa`, of any mount.
+bool KeepsIdleChannel(size_t bytes, int numa);
+
 // Keeps a channel that is detached, or destroys it: where it is not `worth_keeping` or has no place. May block on the
 // daemon.
 void ReturnChannel(std::unique_ptr<Channel> channel, bool worth_keeping);

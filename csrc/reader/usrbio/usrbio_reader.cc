@@ -82,6 +82,7 @@ class UsrbioReader : public Reader {
     channel_ = usrbio::TakeIdleChannel(kind_);
     if (channel_ != nullptr) {
       range_ = channel_->range();
+      if (options_.pages != nullptr) options_.pages->Drop();
       Begin();
     } else {
       std::unique_ptr<usrbio::AddressRange> range;
@@ -159,7 +160,7 @@ class UsrbioReader : public Reader {
     const bool few = !reserve_.HasRoomFor(kManyFds);
     if (few) files_->Pause();
     reserve_.Give();
-    Status made = usrbio::Channel::Create(*api_, kind_, range_, &channel_);
+    Status made = usrbio::Channel::Create(*api_, kind_, range_, options_.pages.get(), &channel_);
     reserve_.Take();
     if (few) files_->Resume();
     return made;
@@ -260,6 +261,11 @@ class UsrbioReader : public Reader {
 };
 
 }  // namespace
+
+size_t UsrbioBufferBytes(const UsrbioReaderOptions& options) {
+  const ReaderNeeds needs = NeedsOf(options);
+  return (needs.chunk + kPage - 1) / kPage * kPage * static_cast<size_t>(needs.slots);
+}
 
 std::unique_ptr<Reader> NewUsrbioReader(const UsrbioReaderOptions& options) {
   return std::make_unique<UsrbioReader>(options);

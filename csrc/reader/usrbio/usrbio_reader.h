@@ -1,9 +1,11 @@
 // Reads from a 3FS mount through its user-space I/O (USRBIO): a ring, and staging slots in an iov that the daemon
 // shares.
 #pragma once
+#include <memory>
 #include <string>
 
 #include "reader/reader.h"
+#include "reader/usrbio/usrbio_reservation.h"
 
 namespace fst {
 
@@ -17,7 +19,11 @@ struct UsrbioReaderOptions {
   int io_depth = -1;
   bool numa = true;          // shared memory near the device
   uint64_t block_bytes = 0;  // of the files in the mount (st_blksize): reads do not cross them needlessly; 0: unknown
+  std::shared_ptr<usrbio::ShmReservation> pages;  // of the first buffer, or null
 };
+
+// Bytes of the buffer that a reader has by itself: an engine that converts, or has limits of its own, takes others.
+size_t UsrbioBufferBytes(const UsrbioReaderOptions& options);
 
 // Iov and ring are those of a former reader (usrbio_pool.h) or made when the first read needs them, and again when the
 // daemon has lost them: reads in flight are then repeated, into new memory. When the daemon is dead, all reads in

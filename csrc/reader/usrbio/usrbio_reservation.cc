@@ -1,0 +1,53 @@
+#include "reader/usrbio/usrbio_reservation.h"
+
+#include <utility>
+
+#include "base/fd_reserve.h"
+#include "base/numa.h"
+#include "reader/usrbio/usrbio_iov.h"
+
+namespace fst::usrbio {
+namespace {
+
+constexpr size_t kManyFds = 32;  // more than headers and a ring take: none of them may lack the one that is held here
+
+}  // namespace
+
+void ShmReservation::Fill(size_t bytes, int numa) {
+  {
+    std::lock_guard<std::mutex> lock(mutex_);
+    if (over_ || filling_ || fd_.valid()) return;
+    filling_ = true;
+  }
+  UniqueFd fd;
+  if (FdReserve(0).HasRoomFor(kManyFds)) {
+    PreferNode near(numa);
+    if (!ReserveShm(bytes, &fd).ok()) fd = UniqueFd();
+  }
+  {
+    std::lock_guard<std::mutex> lock(mutex_);
+    filling_ = false;
+    if (!over_) fd_ = std::exchange(fd, UniqueFd());
+    bytes_ = bytes;
+    numa_ = numa;
+  }
+  filled_.notify_all();
+}
+
+UniqueFd ShmReservation::Take(size_t bytes, int numa) {
+  UniqueFd taken;
+  std::unique_lock<std::mutex> lock(mutex_);
+  filled_.wait(lock, [this] { return !filling_; });
+  over_ = true;
+  if (fd_.valid()) taken = std::exchange(fd_, UniqueFd());
+  return taken.valid() && bytes_ == bytes && numa_ == numa ? std::move(taken) : UniqueFd();
+}
+
+void ShmReservation::Drop() {
+  UniqueFd dropped;  // closed without the lock: to free many pages takes long
+  std::lock_guard<std::mutex> lock(mutex_);
+  over_ = true;
+  dropped = std::exchange(fd_, UniqueFd());
+}
+
+}  // namespace fst::usrbio
