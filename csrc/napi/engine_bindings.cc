@@ -11,6 +11,7 @@
 #include "reader/fake_reader.h"
 #include "reader/file_reader.h"
 #include "reader/gds/gds_reader.h"
+#include "reader/usrbio/usrbio_api.h"
 #include "reader/usrbio/usrbio_pool.h"
 #include "reader/usrbio/usrbio_reader.h"
 #include "transfer/engine.h"
@@ -59,8 +60,9 @@ UsrbioReaderOptions UsrbioOptionsOf(const Napi::Object& options) {
   return usrbio;
 }
 
-// reserveThreeFs(device, reader: {bufferSize, chunk, entries, setNuma}): External. Opens the device and allocates pages
-// for the reader's buffer, on a worker; for createEngine's `reader.pages`. Nothing where a buffer is kept that may do.
+// reserveThreeFs(device, reader: {bufferSize, chunk, entries, setNuma}): External, for createEngine's `reader.pages`.
+// Loads the library, opens the device and allocates pages for the reader's buffer, where none is kept that may do. All
+// of it on one worker: two beside the environment's thread would take turns with it on two CPUs.
 Napi::Value ReserveThreeFs(const Napi::CallbackInfo& info) {
   Napi::Env env = info.Env();
   auto pages = std::make_shared<usrbio::ShmReservation>();
@@ -69,6 +71,8 @@ Napi::Value ReserveThreeFs(const Napi::CallbackInfo& info) {
   AsyncWork::Run(
       env,
       [pages, name, options] {
+        const usrbio::UsrbioApi* api = nullptr;
+        if (!usrbio::LoadUsrbio(&api).ok()) return Status::Ok();  // resolving the mount says it
         std::shared_ptr<Device> device;
         if (!OpenDevice(name, /*unified=*/false, &device, options.numa).ok()) return Status::Ok();  // its load says it
         const size_t bytes = UsrbioBufferBytes(options);

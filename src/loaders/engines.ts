@@ -6,7 +6,7 @@ import type { EngineSpec } from '../copiers/engine-spec.js';
 import { wantsDirect } from '../copiers/nogds.js';
 import { chooseCopier, copierAsked, headersKnownTo, insteadOf, isBuiltin, makeCopier } from '../copiers/registry.js';
 import { type Device, openDevice } from '../device/device.js';
-import { checked, native, settled } from '../native/addon.js';
+import { checked, native } from '../native/addon.js';
 import type { Fallback, NativeEngine, NativeHeaderFdCache, NativeReservation } from '../native/core.js';
 import type { HeaderOf } from '../safetensors/names-of-no-file.js';
 import type { Plan } from '../transfer/plan.js';
@@ -125,13 +125,12 @@ export class Engines {
   }
 
   /**
-   * Begins, before the files are known, what takes '3fs' milliseconds and needs none of them: its library, and pages
+   * Begins, before the files are known, what takes '3fs' milliseconds and needs none of them: its library, then pages
    * for its buffer. Undefined where nothing is to be given to dropReservation() afterwards.
    */
   reserveEarly(): NativeReservation | undefined {
     const spec = this.#threeFsSpec();
     if (!spec || this.#engines.size > 0 || this.#reservation) return undefined;
-    settled(native().loadThreeFs()).catch(() => {}); // resolveForFiles says it
     this.#reservation = native().reserveThreeFs(this.#device.toString(), spec.reader);
     return this.#reservation;
   }
