@@ -38,6 +38,7 @@
         "csrc/device/host_memory.cc",
         "csrc/device/kept_memory.cc",
         "csrc/device/strided_copy.cc",
+        "csrc/reader/cold_files.cc",
         "csrc/reader/fake_reader.cc",
         "csrc/reader/file_reader.cc",
         "csrc/reader/mapped_file.cc",

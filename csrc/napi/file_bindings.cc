@@ -16,6 +16,7 @@
 #include "base/mounts.h"
 #include "napi/async_work.h"
 #include "napi/bindings.h"
+#include "reader/cold_files.h"
 
 namespace fst {
 namespace {
@@ -46,6 +47,29 @@ Napi::Value StatFile(const Napi::CallbackInfo& info) {
         result["mtimeNs"] = Napi::BigInt::New(env, seconds * 1000000000 + found->st_mtim.tv_nsec);
         return result;
       });
+}
+
+// areCold(files: {path}[], ranges: Float64Array): Promise<boolean>; `ranges` has begin and end of the wanted bytes by
+// file. See AreCold.
+Napi::Value AreColdJs(const Napi::CallbackInfo& info) {
+  auto list = info[0].As<Napi::Array>();
+  auto ranges = info[1].As<Napi::Float64Array>();
+  std::vector<WantedFile> files;
+  for (uint32_t i = 0; i < list.Length() && 2 * size_t{i} + 1 < ranges.ElementLength(); ++i) {
+    Napi::HandleScope scope(info.Env());
+    const double begin = ranges[2 * size_t{i}], end = ranges[2 * size_t{i} + 1];
+    if (begin >= end) continue;
+    std::string path = list.Get(i).As<Napi::Object>().Get("path").As<Napi::String>();
+    files.push_back({std::move(path), static_cast<uint64_t>(begin), static_cast<uint64_t>(end)});
+  }
+  auto cold = std::make_shared<bool>(false);
+  return AsyncWork::RunOnFile(
+      info.Env(),
+      [files = std::move(files), cold] {
+        *cold = AreCold(files);
+        return Status::Ok();
+      },
+      [cold](Napi::Env env) { return Napi::Boolean::New(env, *cold); });
 }
 
 struct Entries {
@@ -209,6 +233,7 @@ Napi::Value IsOnThreeFsJs(const Napi::CallbackInfo& info) {
 }  // namespace
 
 void ExportFiles(Napi::Env env, Napi::Object exports) {
+  Export<AreColdJs>(env, exports, "areCold");
   Export<StatFile>(env, exports, "statFile");
   Export<ListFolder>(env, exports, "listFolder");
   Export<RealPath>(env, exports, "realPath");

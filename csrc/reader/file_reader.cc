@@ -5,6 +5,7 @@
 #include <sys/uio.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cerrno>
 #include <mutex>
 #include <thread>
@@ -16,6 +17,10 @@ namespace fst {
 namespace {
 
 constexpr size_t kPage = 4096;
+// Direct reads wait for the disk and take hardly any of the CPU: many small ones keep its queues full (2.5 GB/s of one
+// virtual NVMe disk, where 4 of 4 MiB brought 2.0).
+constexpr int kDirectThreads = 16;
+constexpr size_t kDirectChunk = size_t{1} << 20;
 
 // Reads until every required byte has arrived. A file that became shorter is FILE_CHANGED, which names the reason.
 Status ReadFully(const ReadRequest& request) {
@@ -53,13 +58,35 @@ Status ReadFully(const ReadRequest& request) {
   return failed;
 }
 
+// A file that leaves the page cache when its last read has ended, whichever of them that is.
+class DroppedFile : public FdFile {
+ public:
+  using FdFile::FdFile;
+  // The I/O thread.
+  void Begin(bool last) {
+    reads_.fetch_add(1, std::memory_order_relaxed);
+    if (last) last_begun_.store(true, std::memory_order_relaxed);
+  }
+  // Any thread, once for each Begin.
+  void End() {
+    if (reads_.fetch_sub(1, std::memory_order_acq_rel) > 1 || !last_begun_.load(std::memory_order_relaxed)) return;
+    posix_fadvise(fd(), 0, 0, POSIX_FADV_DONTNEED);  // a hint only: pages that a process has mapped stay
+  }
+
+ private:
+  std::atomic<int> reads_{0};
+  std::atomic<bool> last_begun_{false};
+};
+
 class FileReader : public Reader {
  public:
   explicit FileReader(const FileReaderOptions& options)
       : options_(options),
-        threads_(options.threads > 0 ? options.threads : DefaultThreads()),
+        threads_(options.threads > 0 ? options.threads
+                 : options.direct    ? kDirectThreads
+                                     : DefaultThreads()),
         pool_("fst-read", threads_) {
-    needs_.chunk = options.chunk > 0 ? options.chunk : size_t{4} << 20;
+    needs_.chunk = options.chunk > 0 ? options.chunk : options.direct ? kDirectChunk : size_t{4} << 20;
     // Two more than threads, so that a thread that has finished a read finds the next one queued.
     needs_.in_flight = threads_ + 2;
     needs_.slots = threads_ + 4;
@@ -88,18 +115,20 @@ class FileReader : public Reader {
       std::lock_guard<std::mutex> lock(mutex_);
       fallbacks_.push_back({path, "direct", "buffered", "the file system refuses O_DIRECT"});
     }
-    *out = std::make_shared<FdFile>(path, expected, std::move(fd));
+    if (options_.drop_cache) {
+      *out = std::make_shared<DroppedFile>(path, expected, std::move(fd));
+    } else {
+      *out = std::make_shared<FdFile>(path, expected, std::move(fd));
+    }
     return Status::Ok();
   }
 
   Status Submit(ReadRequest request, uint64_t tag) override {
-    bool drop = options_.drop_cache;
-    return pool_.Post([queue = queue_, request = std::move(request), tag, drop]() mutable {
+    auto* dropped = options_.drop_cache ? static_cast<DroppedFile*>(request.file.get()) : nullptr;
+    if (dropped != nullptr) dropped->Begin(request.last);
+    return pool_.Post([queue = queue_, request = std::move(request), tag, dropped]() mutable {
       Status status = ReadFully(request);
-      if (drop && request.last) {
-        // A hint only: pages that a process has mapped stay.
-        posix_fadvise(static_cast<const FdFile&>(*request.file).fd(), 0, 0, POSIX_FADV_DONTNEED);
-      }
+      if (dropped != nullptr) dropped->End();
       request.file.reset();  // before the completion, as its receiver may count open files
       queue->Put({Completion::Kind::kRead, tag, std::move(status)});
     });

@@ -12,6 +12,8 @@ export interface EngineSpec {
   readonly engine: EngineOptions;
   /** Staging lies on the NUMA node of the GPU; default: true. */
   readonly near?: boolean;
+  /** What reads in place of `reader` where hardly any of the files is in the page cache, and they are on a disk. */
+  readonly ifCold?: ReaderOptions;
   /** Tensors lie in memory that host and device share: see availability.ts. */
   readonly unified?: boolean;
   /**

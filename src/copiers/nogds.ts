@@ -3,20 +3,21 @@ import type { EngineOptions } from '../native/core.js';
 import type { EngineSpec, SpecFactory } from './engine-spec.js';
 
 /** Ordinary reads by worker threads: straight into host memory, through staging slots for other devices. */
-export const nogds = ((_device, options): EngineSpec => ({
-  reader: {
-    kind: 'file',
-    threads: options.maxThreads,
-    direct: wantsDirect(options),
-    dropCache: options.dropCache ?? false,
-  },
-  engine: engineOptions(options),
-  near: options.setNuma !== false,
-})) satisfies SpecFactory;
+export const nogds = ((_device, options): EngineSpec => {
+  const direct = wantsDirect(options);
+  const dropCache = options.dropCache ?? false;
+  const reader = { kind: 'file', threads: options.maxThreads, direct: direct === true, dropCache };
+  return {
+    reader,
+    ...(direct === 'auto' && options.mmap !== true && { ifCold: { ...reader, direct: true } }),
+    engine: engineOptions(options),
+    near: options.setNuma !== false,
+  };
+}) satisfies SpecFactory;
 
-/** Whether reads go past the page cache: as `odirect` says, else FASTSAFETENSORS_ODIRECT. */
-export function wantsDirect({ odirect = 'auto' }: { readonly odirect?: unknown }): boolean {
-  return odirect === 'auto' ? (environmentSwitch('FASTSAFETENSORS_ODIRECT') ?? false) : odirect === true;
+/** Whether reads go past the page cache: as `odirect` says, else FASTSAFETENSORS_ODIRECT, else as the files are. */
+export function wantsDirect({ odirect = 'auto' }: { readonly odirect?: unknown }): 'auto' | boolean {
+  return odirect === 'auto' ? (environmentSwitch('FASTSAFETENSORS_ODIRECT') ?? 'auto') : odirect === true;
 }
 
 /** What every built-in copier takes from a loader's options. */

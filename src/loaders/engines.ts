@@ -6,7 +6,7 @@ import type { EngineSpec } from '../copiers/engine-spec.js';
 import { wantsDirect } from '../copiers/nogds.js';
 import { chooseCopier, copierAsked, headersKnownTo, insteadOf, isBuiltin, makeCopier } from '../copiers/registry.js';
 import { type Device, openDevice } from '../device/device.js';
-import { checked, native } from '../native/addon.js';
+import { checked, native, settled } from '../native/addon.js';
 import type { Fallback, NativeEngine, NativeHeaderFdCache, NativeReservation } from '../native/core.js';
 import type { HeaderOf } from '../safetensors/names-of-no-file.js';
 import type { Plan } from '../transfer/plan.js';
@@ -18,10 +18,15 @@ export interface PreparedEngine {
   /** The copier that it reads as. */
   readonly copier: string;
   readonly fallbacks: readonly Fallback[];
+  /** It reads past the page cache, where hardly any of the files is. */
+  readonly cold: boolean;
 }
 
 /** Copiers that can read data through the descriptors that headers were read through. */
 const REUSES_HEADER_FD: readonly string[] = ['auto', '3fs', 'nogds', 'unified'];
+
+/** Bytes of a load from which on it is worth a look at the page cache. */
+const DIRECT_FROM = 32 * 1024 * 1024;
 
 /** The copier that reads, and what the one that was asked for lacks. */
 interface Choice {
@@ -70,7 +75,7 @@ export class Engines {
    */
   newHeaderFds(): NativeHeaderFdCache | undefined {
     if (!REUSES_HEADER_FD.includes(this.#asked) || !isBuiltin(this.#asked)) return undefined;
-    if (this.#options.reader !== undefined || wantsDirect(this.#options)) return undefined;
+    if (this.#options.reader !== undefined || wantsDirect(this.#options) === true) return undefined;
     const fds = native().newHeaderFdCache();
     this.#headerFds.add(fds);
     return fds;
@@ -115,13 +120,23 @@ export class Engines {
       : { spec: this.#made, copier: chosen, fallbacks: instead(files, this.#asked, chosen, missing) };
     this.#checkOpen();
     const converting = plan.converts ? spec.conversionFallback : undefined;
-    if (!converting) return { engine: await this.#engineFor(spec), copier, fallbacks };
-    const { copier: to, reason } = converting;
+    const used = converting?.spec ?? spec;
+    const cold = used.ifCold && (await this.#areCold(plan, calls)) ? used.ifCold : undefined;
+    if (cold) this.#releaseAllHeaderFds();
     return {
-      engine: await this.#engineFor(converting.spec),
-      copier: to,
-      fallbacks: instead(files, copier, to, reason),
+      engine: await this.#engineFor(cold ? { ...used, reader: cold } : used),
+      copier: converting?.copier ?? copier,
+      fallbacks: converting ? instead(files, copier, converting.copier, converting.reason) : fallbacks,
+      cold: cold !== undefined,
     };
+  }
+
+  /** Whether a plan's files are better read past the page cache. */
+  async #areCold(plan: Plan, calls: FileCalls): Promise<boolean> {
+    if (plan.bytes < DIRECT_FROM) return false;
+    const files = plan.inputs.map(({ metadata }) => metadata);
+    const areCold = () => settled(native().areCold(files, plan.rangesOfFiles()));
+    return calls.call('the pages of', files[0]!.path, areCold);
   }
 
   /**

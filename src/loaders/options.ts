@@ -65,14 +65,22 @@ export interface LoaderOptions<T = DeviceTensor> {
    * NOT_3FS.
    */
   fallback?: 'nogds' | false;
-  /** Bytes of one read that passes through a staging slot (bounce buffer). Default: 1 MiB for '3fs', else 4 MiB. */
+  /**
+   * Bytes of one read that passes through a staging slot (bounce buffer). Default: 1 MiB for '3fs' and past the page
+   * cache, else 4 MiB.
+   */
   bounceBufferSize?: number;
-  /** Threads that read. Default: 4 to 16, by the CPUs; 8 for 'gds'. Nothing to '3fs', which reads without any. */
+  /**
+   * Threads that read. Default: 4 to 16, by the CPUs; 16 past the page cache; 8 for 'gds'. Nothing to '3fs', which
+   * reads without any.
+   */
   maxThreads?: number;
   /**
    * Reads past the page cache (O_DIRECT). true: wherever the file system takes it, and the report says where it did
-   * not; false: never; 'auto' (default): as FASTSAFETENSORS_ODIRECT says (1 or 0), else never. Nothing to '3fs' and
-   * 'gds', which have no page cache.
+   * not; false: never; 'auto' (default): as FASTSAFETENSORS_ODIRECT says (1 or 0), else loads of 32 MiB and more of
+   * which hardly anything is in the page cache (sampled; the kernel tells it of files that you own or may write to),
+   * from the disks of this machine. Such reads are faster and leave the page cache as it is: a model that will be
+   * loaded again soon is better loaded with false. Nothing to '3fs' and 'gds', which have no page cache.
    */
   odirect?: 'auto' | boolean;
   /**

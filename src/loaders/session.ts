@@ -16,10 +16,14 @@ import { EngineLoad } from '../transfer/engine-load.js';
 import type { Load } from '../transfer/load.js';
 import type { Plan } from '../transfer/plan.js';
 import { type Progress, ProgressMeter, progressBar } from '../transfer/progress.js';
-import { Engines } from './engines.js';
+import { Engines, type PreparedEngine } from './engines.js';
 import { type LoadReport, LoadReporter } from './load-report.js';
 import { type MappedPlan, mapFiles } from './mapping.js';
 import type { LoaderOptions } from './options.js';
+
+const READ_DIRECTLY =
+  'read past the page cache (O_DIRECT), where hardly any of the files was: later loads find nothing there either, ' +
+  'unless odirect is false';
 
 /** What a loader keeps between its loads, and what ends with it: loads in progress, engines, the report. */
 export class Session {
@@ -34,7 +38,7 @@ export class Session {
   readonly #loads = new Set<Load>();
   readonly #closing = new AbortController();
   #notes: readonly string[] = []; // of the files that were read last
-  #mapNotes: readonly string[] = []; // of the last load
+  #loadNotes: readonly string[] = []; // of the last load
   #pace: Pace | undefined; // for a copier of the user's own
   #closed: Promise<void> | undefined;
 
@@ -51,7 +55,7 @@ export class Session {
   }
 
   get report(): LoadReport {
-    const notes = [...this.#notes, ...this.#mapNotes];
+    const notes = [...this.#notes, ...this.#loadNotes];
     return { ...this.#reporter.report, notes: [...notes, ...(this.options.framework?.notes ?? [])] };
   }
 
@@ -84,7 +88,7 @@ export class Session {
     signal?: AbortSignal,
   ): Promise<Load> {
     this.check(signal);
-    this.#mapNotes = [];
+    this.#loadNotes = [];
     if (plan.inputs.length === 0) {
       this.#reporter.begin(this.engines.copier, 0);
       return new EmptyLoad(plan, this.device);
@@ -97,7 +101,8 @@ export class Session {
       load = this.#startCopier(prepared, plan, options);
       this.#reporter.begin(this.engines.copier, plan.inputs.length);
     } else {
-      const mapped = await this.#map(plan, prepared.engine, watch);
+      this.#loadNotes = prepared.cold ? [READ_DIRECTLY] : [];
+      const mapped = await this.#map(plan, prepared, watch);
       load = await this.#startMapped(mapped, prepared.engine, options, signal);
       this.#reporter.begin(prepared.copier, plan.inputs.length);
       this.#reporter.addFallbacks(prepared.fallbacks);
@@ -117,8 +122,8 @@ export class Session {
     return new CopierLoad(make, plan, this.device, { ...options, ...limits });
   }
 
-  async #map(plan: Plan, engine: NativeEngine, watch: CallWatch): Promise<MappedPlan> {
-    if (!this.options.mmap) return { plan, notes: [], release() {} };
+  async #map(plan: Plan, { engine, cold }: PreparedEngine, watch: CallWatch): Promise<MappedPlan> {
+    if (!this.options.mmap || cold) return { plan, notes: [], release() {} };
     return watch.during(mapFiles(plan, engine, this.options, watch));
   }
 
@@ -131,7 +136,7 @@ export class Session {
     try {
       this.check(signal);
       const load = await this.#start(engine, plan, options, signal);
-      this.#mapNotes = notes;
+      this.#loadNotes = [...this.#loadNotes, ...notes];
       return load;
     } finally {
       release();

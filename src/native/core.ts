@@ -138,6 +138,7 @@ export interface CoreAddon {
   readFile(path: string, maxBytes: number): Promise<ArrayBuffer>;
   deadThreeFs(path: string, errno: string): string;
   isOnThreeFs(path: string): Promise<boolean>;
+  areCold(files: readonly { readonly path: string }[], ranges: Float64Array): Promise<boolean>;
   readHeader(
     path: string,
     allowTrailingBytes: boolean,

@@ -79,7 +79,7 @@ export default [
   {
     name: 'kept-where-odirect-opens-again',
     file: 'src/loaders/engines.ts',
-    find: 'if (this.#options.reader !== undefined || wantsDirect(this.#options)) return undefined;',
+    find: 'if (this.#options.reader !== undefined || wantsDirect(this.#options) === true) return undefined;',
     replace: '',
     jest: 'test/opened-files.test.ts',
     title: 'who reads only headers, or opens files in another way, keeps none',

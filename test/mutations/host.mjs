@@ -37,4 +37,20 @@ export default [
     replace: 'using F32ToE4M3 = F32ToF8<3, 7, 0x7e, 0x78, 0x7f>;',
     native: 'Convert.KnownValues',
   },
+  {
+    name: 'cold-files-through-the-page-cache',
+    file: 'src/loaders/engines.ts',
+    find: 'const cold = used.ifCold &&',
+    replace: 'const cold = false &&',
+    jest: 'test/cold-files.test.ts',
+    title: 'a file that is not in memory is read directly, and one that is through the page cache',
+  },
+  {
+    name: 'dropped-before-other-reads-have-ended',
+    file: 'csrc/reader/file_reader.cc',
+    find: 'reads_.fetch_sub(1, std::memory_order_acq_rel) > 1 ||',
+    replace: 'reads_.fetch_sub(1, std::memory_order_acq_rel) < 3 ||',
+    jest: 'test/cold-files.test.ts',
+    title: 'a file that is not in memory is read directly, and one that is through the page cache',
+  },
 ];
