@@ -2,6 +2,7 @@ import { execFileSync } from 'node:child_process';
 import { cpSync, mkdirSync, readFileSync, realpathSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { libcOfProcess } from '../src/native/missing-addon.js';
+import { emulators } from '../src/testing/index.js';
 import { testFolder } from './support/tensor-files.js';
 
 // Where the package is installed, emulators come from a package of their own: found beside it, or in the project.
@@ -31,6 +32,24 @@ test('the package of emulators has the version of this one', () => {
     JSON.parse(readFileSync(join(TOP, path), 'utf8')),
   );
   expect(other.version).toBe(one.version);
+});
+
+test.each(['cuda', 'cufile', 'hf3fs'] as const)('its README says what each setting of %s does', (name) => {
+  const page = readFileSync(join(TOP, 'packages/emulators/README.md'), 'utf8');
+  const [, section] = new RegExp(`^### ${name}\\n([\\s\\S]*?)(?=^### |(?![\\s\\S]))`, 'm').exec(page)!;
+  const told = section!
+    .split('\n')
+    .filter((line) => line.startsWith('| `'))
+    .flatMap((line) => [...line.matchAll(/`([A-Z][A-Z0-9_]+)`/g)].map(([, setting]) => setting!));
+  const error = (() => {
+    try {
+      return emulators[name].env({ ZEBRACROSSING: 1 });
+    } catch (thrown) {
+      return thrown as Error;
+    }
+  })();
+  const known = /there are (.*)$/.exec(String(error.message))![1]!;
+  expect(told.sort()).toEqual(known.split(', ').sort());
 });
 
 test('emulators are found beside the package or in the project; without them an error says what to install', () => {

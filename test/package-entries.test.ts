@@ -77,6 +77,7 @@ test('what is published is the package, without benchmarks, demo and examples', 
       'fastsafetensors.schema.json',
       'dist/src/index.js',
       'dist/adapters/ort/index.d.ts',
+      'docs/files.md',
     ]),
   );
   expect(paths.filter((path) => /^dist\/(?!src\/|adapters\/)|^(bench|demo|examples|test)\//.test(path))).toEqual([]);

@@ -1,6 +1,6 @@
 /**
  * What the addon exports of the core: headers, devices, allocations, engines and loads. What its functions do, throw
- * and reject with stands above their definitions in csrc/napi; test/addon-interface.test.ts compares the two.
+ * and reject with stands above their definitions in csrc/napi; a test compares the two.
  */
 import type { ErrorCode } from '../base/errors.js';
 import type { NativeFileIdentity, NativeHeader, NativeShardIndex } from './packed.js';

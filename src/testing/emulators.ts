@@ -12,8 +12,8 @@ export interface Emulator {
   readonly path: string;
   /**
    * Environment variables for a process: which library to load, and how that behaves. Options are the emulator's
-   * settings, with or without their prefix FST_EMU_…_; control.h or settings.h of csrc/emulators/ tells what each does.
-   * FAIL injects failures: with `{ FAIL: 'cuMemAlloc_v2:3:2;execute:1:700' }` the third allocation fails with
+   * settings, with or without their prefix FST_EMU_…_; the README of fastsafetensors-node-emulators tells what each
+   * does. FAIL injects failures: with `{ FAIL: 'cuMemAlloc_v2:3:2;execute:1:700' }` the third allocation fails with
    * CUDA_ERROR_OUT_OF_MEMORY and the first copy loses the device. INVALID_ARGUMENT for an unknown option,
    * COPIER_UNAVAILABLE where the library is not installed.
    */
