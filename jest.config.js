@@ -1,8 +1,12 @@
-const { relative } = require('node:path');
+const { relative, resolve } = require('node:path');
 
 // One config for all tests. Plain `npx jest` runs the project `unit`; another project takes part when an argument is
 // a path in its folder (`npx jest test/long/install.test.ts`) or when projects are selected by name
 // (`npx jest --selectProjects long`).
+
+// Which binary is tested, where that is not the clone's own build. Tests start processes in other folders.
+const binary = process.env.FASTSAFETENSORS_NATIVE;
+if (binary) process.env.FASTSAFETENSORS_NATIVE = resolve(binary);
 
 const moduleNameMapper = {
   '^fastsafetensors-node$': '<rootDir>/src/index.ts',
