@@ -6,6 +6,7 @@ import { spawnSync } from 'node:child_process';
 import { dirname } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { bundlers } from '../test/package/cells/bundlers.mjs';
+import { emulators } from '../test/package/cells/emulators.mjs';
 import { examples } from '../test/package/cells/examples.mjs';
 import { installs } from '../test/package/cells/installs.mjs';
 import { runtimes } from '../test/package/cells/runtimes.mjs';
@@ -18,7 +19,7 @@ const top = dirname(dirname(fileURLToPath(import.meta.url)));
 const AT_ONCE = 2;
 
 const args = process.argv.slice(2);
-const cells = [...installs, ...runtimes, ...bundlers, ...types, ...examples];
+const cells = [...installs, ...runtimes, ...bundlers, ...types, ...emulators, ...examples];
 const wanted = args.filter((arg) => !arg.startsWith('--'));
 const named = cells.filter(({ name }) => wanted.length === 0 || wanted.some((part) => name.includes(part)));
 const quick = args.includes('--quick');

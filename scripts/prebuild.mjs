@@ -1,6 +1,6 @@
 // Builds the binaries that the package ships, on any one machine, where node-gyp-build looks for them:
-// prebuilds/linux-<arch>/fastsafetensors-node.<libc>.node; and with --emulators those of the package of emulators.
-// Compiles what changed.
+// prebuilds/linux-<arch>/fastsafetensors-node.<libc>.node; with --emulators the libraries of packages/emulators in
+// their place. Compiles what changed.
 //
 //   node scripts/prebuild.mjs [--host] [--only linux-x64.musl]… [--emulators]
 import { spawnSync } from 'node:child_process';
@@ -15,7 +15,7 @@ import {
   writeFileSync,
 } from 'node:fs';
 import { availableParallelism } from 'node:os';
-import { dirname, join } from 'node:path';
+import { basename, dirname, join } from 'node:path';
 import { pathToFileURL } from 'node:url';
 import { parseArgs } from 'node:util';
 import { has, top } from './cmake.mjs';
@@ -30,11 +30,14 @@ export const targets = {
   'linux-arm64.musl': { triple: 'aarch64-linux-musl', processor: 'aarch64' },
 };
 
-/** The libraries of the package of emulators, as CMake names target and file. */
-const emulators = {
-  emulated_cuda: 'libcuda.so.1',
-  emulated_cufile: 'libcufile.so.0',
-  hf3fs_emulator: 'libhf3fs_api_shared.so',
+/** What is built for a target, as CMake names it, and where in its folder of the build. */
+const built = {
+  addon: { fastsafetensors: 'Release/fastsafetensors.node' },
+  emulators: {
+    emulated_cuda: 'emulators/libcuda.so.1',
+    emulated_cufile: 'emulators/libcufile.so.0',
+    hf3fs_emulator: 'emulators/libhf3fs_api_shared.so',
+  },
 };
 
 /** The target that this machine runs. */
@@ -43,10 +46,11 @@ export function hostTarget() {
   return `${process.platform}-${process.arch}.${libc}`;
 }
 
-/** Where the addon of a target lies in a package or a clone. */
-export function prebuiltPath(target) {
+/** Where they lie in a clone, from its top: the addon as in the package, emulators as in theirs. */
+export function prebuiltPaths(target, what) {
   const [platform, libc] = target.split('.');
-  return join('prebuilds', platform, `fastsafetensors-node.${libc}.node`);
+  if (what === 'addon') return [join('prebuilds', platform, `fastsafetensors-node.${libc}.node`)];
+  return Object.values(built.emulators).map((path) => join('packages', 'emulators', 'lib', target, basename(path)));
 }
 
 function run(what, command, args) {
@@ -65,7 +69,7 @@ function install(from, to) {
   renameSync(`${to}.new`, to);
 }
 
-function build(target, withEmulators) {
+function build(target, what) {
   const started = Date.now();
   const { triple, processor } = targets[target];
   const folder = join(top, 'build', 'prebuild', target);
@@ -83,28 +87,25 @@ function build(target, withEmulators) {
     run(`configuring ${target}`, 'cmake', args);
     writeFileSync(stamp, args.join('\n'));
   }
-  const wanted = ['fastsafetensors', ...(withEmulators ? Object.keys(emulators) : [])];
   const parallel = ['--parallel', String(availableParallelism())];
-  run(`building ${target}`, 'cmake', ['--build', folder, ...parallel, '--target', ...wanted]);
-
-  const addon = join(top, prebuiltPath(target));
-  install(join(folder, 'Release', 'fastsafetensors.node'), addon);
-  if (withEmulators) {
-    for (const file of Object.values(emulators))
-      install(join(folder, 'emulators', file), join(top, 'packages', 'emulators', 'lib', target, file));
-  }
+  run(`building ${target}`, 'cmake', ['--build', folder, ...parallel, '--target', ...Object.keys(built[what])]);
   const seconds = ((Date.now() - started) / 1000).toFixed(0);
-  // Not on stdout: npm takes that for a part of its own output, as of `npm pack --json`.
-  console.error(`prebuild: ${prebuiltPath(target)}, ${(statSync(addon).size / 1e6).toFixed(2)} MB, in ${seconds} s`);
+  const paths = prebuiltPaths(target, what);
+  Object.values(built[what]).forEach((from, i) => {
+    const to = join(top, paths[i]);
+    install(join(folder, from), to);
+    // Not on stdout: npm takes that for a part of its own output, as of `npm pack --json`.
+    console.error(`prebuild: ${paths[i]}, ${(statSync(to).size / 1e6).toFixed(2)} MB, in ${seconds} s`);
+  });
 }
 
-/** Builds the given targets; of those that are not given, what was built before stays. */
-export function prebuild(names, withEmulators = false) {
+/** Builds `what`, 'addon' or 'emulators', for these targets; of others, what was built before stays. */
+export function prebuild(names, what = 'addon') {
   const unknown = names.find((name) => !(name in targets));
   if (unknown) throw new Error(`no target ${unknown}; there are ${Object.keys(targets).join(', ')}`);
   if (!has('cmake')) throw new Error('cmake is needed; install it (apt-get install cmake ninja-build)');
   if (!existsSync(join(top, 'node_modules', 'node-addon-api'))) throw new Error('run `npm run setup` first');
-  for (const name of names) build(name, withEmulators);
+  for (const name of names) build(name, what);
 }
 
 if (import.meta.url === pathToFileURL(process.argv[1]).href) {
@@ -117,7 +118,8 @@ if (import.meta.url === pathToFileURL(process.argv[1]).href) {
   });
   try {
     installDependencies();
-    prebuild(values.only ?? (values.host ? [hostTarget()] : Object.keys(targets)), values.emulators);
+    const names = values.only ?? (values.host ? [hostTarget()] : Object.keys(targets));
+    prebuild(names, values.emulators ? 'emulators' : 'addon');
   } catch (error) {
     console.error(`prebuild: ${error.message}`);
     process.exit(1);

@@ -1,6 +1,6 @@
 import { execFileSync } from 'node:child_process';
 import { existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
-import { join, resolve } from 'node:path';
+import { dirname, join, resolve } from 'node:path';
 import { testFolder } from '../support/tensor-files.js';
 
 // The package as its users get it: packed, installed into a project of its own, and used through both kinds of modules;
@@ -19,8 +19,19 @@ function run(command: string, args: readonly string[], cwd: string): string {
 
 const options = ['--no-audit', '--no-fund'];
 
+const cpu = process.arch === 'x64' ? 'arm64' : 'x64';
+/** A binary of another machine, as `npm run prebuild` leaves it. */
+const foreign = join(top, 'prebuilds', `linux-${cpu}`, 'fastsafetensors-node.glibc.node');
+const others = { built: existsSync(foreign), left: false };
+
 beforeAll(() => {
+  if (!others.built) {
+    mkdirSync(dirname(foreign), { recursive: true });
+    writeFileSync(foreign, '');
+  }
   const [packed] = JSON.parse(run('npm', ['pack', '--json', '--pack-destination', folder], top));
+  others.left = existsSync(foreign);
+  if (!others.built) rmSync(foreign, { force: true });
   mkdirSync(project);
   writeFileSync(join(project, 'package.json'), '{"private":true}');
   run('npm', ['install', ...options, join(folder, packed.filename)], project);
@@ -48,6 +59,10 @@ function expectLoads(): void {
   for (const script of ['load.cjs', 'load.mjs'])
     expect(run(process.execPath, [script], project)).toBe('w 1,2,3\nCOPIER_UNAVAILABLE\n');
 }
+
+test('packing for this machine leaves what was built for others', () => {
+  expect(others.left).toBe(true);
+});
 
 test('it is installed without a build and loads a file it wrote, as CommonJS and as ES modules', () => {
   expectLoads();

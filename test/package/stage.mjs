@@ -27,17 +27,29 @@ export class Stage {
     this.#cache = join(top, 'build', 'package', 'cache');
   }
 
-  /** Packs a clone of HEAD, or this tree as it is, with this machine's binary alone. */
+  /** Packs a clone of HEAD, or this tree as it is, where only this machine's binary is compiled. */
   async pack(cloned) {
     this.clone = cloned ? await this.#cloneOfHead() : this.top;
+    const packed = await this.#packed('.');
+    this.tarball = packed.tarball;
+    return packed;
+  }
+
+  /** The package of emulators of the same tree, packed when it is first asked for. */
+  emulators() {
+    this.#emulators ??= this.#packed(join('packages', 'emulators')).then(({ tarball }) => tarball);
+    return this.#emulators;
+  }
+  #emulators;
+
+  async #packed(folder) {
     const { stdout } = await run('npm', ['pack', '--json', '--pack-destination', this.folder], {
-      cwd: this.clone,
+      cwd: join(this.clone, folder),
       env: { FASTSAFETENSORS_PACK: 'host' },
       timeoutMs: 900_000,
     });
     const [packed] = JSON.parse(stdout);
-    this.tarball = join(this.folder, packed.filename);
-    return packed;
+    return { ...packed, tarball: join(this.folder, packed.filename) };
   }
 
   /** A clone that has nothing but npm's packages and, in build/, what earlier runs compiled. */

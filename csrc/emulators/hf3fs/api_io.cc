@@ -247,7 +247,8 @@ EXPORT int hf3fs_wait_for_ios(const Ior* ior, Cqe* cqes, int capacity, int min_r
     }
     if (IsPast(*deadline)) break;
     auto at = std::chrono::seconds(deadline->tv_sec) + std::chrono::nanoseconds(deadline->tv_nsec);
-    ring->completed.wait_until(lock, std::chrono::system_clock::time_point(at));
+    using Time = std::chrono::time_point<std::chrono::system_clock, std::chrono::nanoseconds>;  // libc++ counts in µs
+    ring->completed.wait_until(lock, Time(at));
   }
   engine.waiters--;
   return filled;

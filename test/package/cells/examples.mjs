@@ -1,9 +1,8 @@
 // Each project of examples/, in an empty folder beside the installed package.
-import { cpSync, existsSync, mkdirSync, readdirSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs';
+import { cpSync, existsSync, mkdirSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { join } from 'node:path';
-import { hostTarget } from '../../../scripts/prebuild.mjs';
-import { run, Skip } from '../run.mjs';
+import { run } from '../run.mjs';
 
 const Y = 'y: 0.588 0.753 0.919 1.084 1.249 1.414 1.579 1.744';
 
@@ -37,7 +36,7 @@ const example = (name) => ({
     const { packages, tools, prints, emulators, model } = EXAMPLES[name];
     const cwd = await stage.projectWith(this.name, { packages, tools });
     cpSync(join(stage.clone, 'examples', name), cwd, { recursive: true });
-    if (emulators) addEmulators(stage, cwd);
+    if (emulators) await addEmulators(stage, cwd);
     if (model) await writeModel(stage, join(cwd, model));
     // Programs of linked packages: npm makes them for packages that it installed.
     for (const [program, file] of Object.entries({
@@ -59,16 +58,10 @@ const example = (name) => ({
   },
 });
 
-/** The package of emulators, with the libraries that this tree has built. */
-function addEmulators({ top, clone }, cwd) {
-  const built = join(top, 'build', 'cmake', 'emulators');
-  const libraries = existsSync(built) ? readdirSync(built).filter((name) => /\.so(\.|$)/.test(name)) : [];
-  if (libraries.length === 0) throw new Skip(`no emulators in ${built}: run \`npm run setup\``);
+async function addEmulators(stage, cwd) {
   const folder = join(cwd, 'node_modules', 'fastsafetensors-node-emulators');
-  cpSync(join(clone, 'packages', 'emulators'), folder, { recursive: true });
-  const lib = join(folder, 'lib', hostTarget());
-  mkdirSync(lib, { recursive: true });
-  for (const name of libraries) cpSync(join(built, name), join(lib, name));
+  mkdirSync(folder);
+  await run('tar', ['-xzf', await stage.emulators(), '--strip-components=1', '-C', folder], { cwd });
 }
 
 const GENERATOR = 'test/support/transformers-model.ts';
