@@ -13,6 +13,18 @@ import { top } from './cmake.mjs';
 const CORE = 'dist/src/core.js';
 const ADAPTERS = ['adapters/ort/index.ts', 'adapters/tfjs/index.ts'];
 
+/**
+ * Never executed. Tools that trace the files of a program (@vercel/nft) find here what core.js opens by computed names:
+ * the binary that loads where they run, those of its platform's other C library, and the script of doctor's probes.
+ */
+const TRACED = `0 && [
+  require('node-gyp-build')(require('node:path').join(__dirname, '../..')),
+  require('node:path').join(
+    __dirname, '../../prebuilds', require('node:os').platform() + '-' + require('node:os').arch(),
+  ),
+  require.resolve('./doctor/probe.js'),
+];`;
+
 const common = { absWorkingDir: top, platform: 'node', target: 'node20.19', logLevel: 'warning' };
 const bundle = { ...common, bundle: true, packages: 'external', format: 'cjs' };
 
@@ -77,7 +89,8 @@ export async function emitJavaScript() {
   const { metafile } = await build({ ...bundle, entryPoints: ['src/index.ts'], write: false, metafile: true });
   const modules = importedBy('src/index.ts', metafile);
   const contents = modules.map((path) => `export * as '${path}' from './${path}';`).join('\n');
-  await build({ ...bundle, stdin: { contents, resolveDir: top }, outfile: CORE, plugins: [ownFiles] });
+  const footer = { js: TRACED };
+  await build({ ...bundle, stdin: { contents, resolveDir: top }, outfile: CORE, plugins: [ownFiles], footer });
 
   const core = createRequire(import.meta.url)(join(top, CORE));
   for (const path of modules) {

@@ -33,6 +33,7 @@ const TOOLS = {
     ],
     file: 'rollup/dist/bin/rollup',
   },
+  nft: { packages: ['@vercel/nft@1.11.5'], file: '@vercel/nft/out/cli.js' },
   attw: { packages: ['@arethetypeswrong/cli@0.18.5'], file: '@arethetypeswrong/cli/dist/index.js' },
   // 475 MB: sharp, and ONNX Runtime for all platforms and for browsers.
   transformers: {

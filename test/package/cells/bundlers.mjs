@@ -1,6 +1,7 @@
 // Bundles of an application, with the setting of docs/bundlers.md and without it.
-import { readFileSync, symlinkSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { hostTarget, prebuiltPaths } from '../../../scripts/prebuild.mjs';
 import { tool, toolModules, versionOf } from '../tools.mjs';
 import { addUse, said } from './installs.mjs';
 
@@ -69,4 +70,33 @@ const bundler = (name, external) => ({
   },
 });
 
-export const bundlers = Object.keys(BUNDLERS).flatMap((name) => [bundler(name, true), bundler(name, false)]);
+/** As a standalone Next.js does it: what a program needs is traced and copied to where there is nothing else. */
+const nft = {
+  name: 'nft',
+  async run(stage) {
+    const cwd = await stage.projectWith(this.name);
+    addUse(cwd);
+    const outputs = [];
+    for (const entry of ['use.mjs', 'use.cjs']) {
+      await stage.node('node 24', [await tool(stage.top, 'nft'), 'build', entry], { cwd });
+      const alone = join(stage.folder, 'traced', entry.replace('.', '-'));
+      mkdirSync(join(alone, '..'), { recursive: true });
+      renameSync(join(cwd, 'dist'), alone);
+      outputs.push(said(await stage.node('node 24', [entry], { cwd: alone })));
+      const installed = join(alone, 'node_modules', 'fastsafetensors-node');
+      const [binary] = prebuiltPaths(hostTarget(), 'addon');
+      if (!existsSync(join(installed, binary))) throw new Error(`${binary} was not taken along`);
+      const [platform] = hostTarget().split('.');
+      const others = readdirSync(join(installed, 'prebuilds')).filter((name) => name !== platform);
+      if (others.length > 0) throw new Error(`binaries of other platforms were taken along: ${others.join()}`);
+      // What it starts as a process of its own is there as well.
+      const code = "require('fastsafetensors-node').doctor().then((report) => console.log(JSON.stringify(report)))";
+      const { checks } = JSON.parse((await stage.node('node 24', ['-e', code], { cwd: alone })).stdout);
+      const broken = checks.filter(({ detail }) => /MODULE_NOT_FOUND|Cannot find module/.test(detail));
+      if (checks.length === 0 || broken.length > 0) throw new Error(`doctor lacks files: ${JSON.stringify(broken)}`);
+    }
+    return `@vercel/nft ${versionOf('nft')}, run where nothing else is: ${outputs.join('; ')}; doctor`;
+  },
+};
+
+export const bundlers = [...Object.keys(BUNDLERS).flatMap((name) => [bundler(name, true), bundler(name, false)]), nft];
