@@ -127,7 +127,9 @@ async function* encodeAll(
   for await (const { specs: same, tensor, wish } of iterateWeights(specs, files, names, options, watch)) {
     const raw = same[0]?.dtype === 'string' || wish.affine || tensor.dtype === 'F16' || ruleOf(tensor).direct;
     const given = raw ? tensor : await toTfDtype(tensor, ruleOf(tensor).dtype as 'float32' | 'int32');
-    const { buffer } = given.data; // holds a reference of its own
+    const { data } = given; // holds a reference of its own
+    // A buffer of its own: small tensors lie in one with their neighbours.
+    const { buffer } = data.byteLength < data.buffer.byteLength ? data.slice() : data;
     given.dispose();
     tensor.dispose();
     for (let i = 0; i < Math.max(1, same.length); ++i) yield buffer as ArrayBuffer;

@@ -37,7 +37,7 @@ function tagOf(value: object): string {
  * INVALID_ARGUMENT for arguments after the last one that a function takes, which would be ignored; undefined is none.
  * Every public function that may throw calls it; what only ends a life (close, dispose) takes whatever it is given.
  */
-export function takesAtMost(most: number, given: IArguments, name: string): void {
+export function takesAtMost(most: number, given: ArrayLike<unknown>, name: string): void {
   let { length } = given;
   while (length > most && given[length - 1] === undefined) --length;
   if (length <= most) return;

@@ -72,7 +72,7 @@ const ARRAYS = {
   F64: Float64Array,
   C64: Float32Array,
 } as const;
-type TypedArrayConstructor = (typeof ARRAYS)[keyof typeof ARRAYS] | typeof Uint8Array;
+export type TypedArrayConstructor = (typeof ARRAYS)[keyof typeof ARRAYS] | typeof Uint8Array;
 
 /**
  * The typed array that elements of a dtype lie in: Uint16Array for 16-bit floats, Uint8Array for 8 bits and fewer,

@@ -1,3 +1,4 @@
+import type { TypedArrayConstructor, TypedArrayOf } from '../base/dtype.js';
 import { FastSafetensorsError, InvalidArgumentError } from '../base/errors.js';
 import { checked, native, settled } from '../native/addon.js';
 import type { NativeAllocation } from '../native/core.js';
@@ -5,6 +6,12 @@ import { type Device, openDevice } from './device.js';
 
 /** Bytes that are copied out of JavaScript's memory in one turn of the event loop: about 0.1 ms. */
 const WRITE_PIECE = 1024 * 1024;
+/**
+ * Bytes: typed arrays of at most SHARED share an ArrayBuffer of each WINDOW that they begin in. One over native memory
+ * takes microseconds to make and again to collect, as long as copying 10 KiB.
+ */
+const SHARED = 32 * 1024;
+const WINDOW = 256 * 1024;
 
 /**
  * One allocation of tensor memory, shared by the tensors in it. It is freed when its last user has released it or when
@@ -18,6 +25,7 @@ export class Allocation {
   #handle: NativeAllocation;
   #users = 0;
   #released = false;
+  #windows: (ArrayBuffer | undefined)[] = [];
 
   /** Nobody has retained it yet. */
   constructor(handle: NativeAllocation, device: Device, size: number) {
@@ -62,6 +70,7 @@ export class Allocation {
   release(): void {
     if (--this.#users > 0) return;
     this.#released = true;
+    this.#windows = []; // what was made of them holds the memory by itself
     native().release(this.#handle);
   }
 
@@ -78,6 +87,25 @@ export class Allocation {
       await settled(native().writeAllocation(this.#handle, offset + at, bytes.subarray(at, at + length)));
       landed?.(offset + at, length);
     }
+  }
+
+  /**
+   * A typed array over bytes of host memory, at least one; its ArrayBuffer holds a reference of its own. That of a
+   * short array begins before it and ends behind it.
+   */
+  array(ArrayType: TypedArrayConstructor, offset: number, length: number): TypedArrayOf {
+    const element = ArrayType.BYTES_PER_ELEMENT;
+    // Not made natively: under jest such an array would be of another realm.
+    if (length > SHARED || offset % element !== 0) return new ArrayType(this.arrayBuffer(offset, length));
+    const window = Math.floor(offset / WINDOW);
+    const begin = window * WINDOW;
+    let buffer = this.#windows[window];
+    if (!buffer?.byteLength) {
+      // None yet, or one that was detached: what it had belongs to somebody else.
+      buffer = this.arrayBuffer(begin, Math.min(WINDOW + SHARED, this.size - begin));
+      this.#windows[window] = buffer;
+    }
+    return new ArrayType(buffer, offset - begin, length / element);
   }
 
   /** A new ArrayBuffer over bytes of host memory, at least one; it holds a reference of its own. */

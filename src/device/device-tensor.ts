@@ -69,12 +69,15 @@ export class DeviceTensorOf<D extends DTypeName> {
 
   /**
    * The nearest typed array over the tensor's own memory: Uint16Array for 16-bit floats, Uint8Array for 8 bits and
-   * fewer, pairs in a Float32Array for C64. It holds a reference of its own and stays valid after dispose().
+   * fewer, pairs in a Float32Array for C64. It holds a reference of its own and stays valid after dispose(). Up
+   * to 32 KiB it lies in an ArrayBuffer with its neighbours, as small Buffers of Node.js do: at its byteOffset.
    * DEVICE_UNAVAILABLE for a CUDA tensor, INVALID_ARGUMENT for more than 4 GiB, CLOSED.
    */
   get data(): TypedArrayOf<D> {
     this.#check();
-    this.#data ??= this.#view() as TypedArrayOf<D>;
+    // Anew where it was detached, perhaps by the owner of a neighbour.
+    if (!this.#data || (this.#data.byteLength === 0 && this.byteLength > 0))
+      this.#data = this.#view() as TypedArrayOf<D>;
     return this.#data;
   }
 
@@ -92,8 +95,7 @@ export class DeviceTensorOf<D extends DTypeName> {
       const instead = 'copy it in parts with toHost({ offset, length })';
       throw new InvalidArgumentError(`tensor "${name}" has ${byteLength} bytes, ${limit}: ${instead}`);
     }
-    // Not made natively: under jest such an array would be of another realm.
-    return new TypedArray(this.#allocation.arrayBuffer(this.#offset, byteLength));
+    return this.#allocation.array(TypedArray, this.#offset, byteLength);
   }
 
   /**

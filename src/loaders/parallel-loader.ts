@@ -36,9 +36,29 @@ export class ParallelLoader<T = DeviceTensor> {
    * `return()`) cancels what is in flight and frees its memory. Rejects with the codes of headers, files, copier and
    * device, CLOSED, TIMEOUT, STALLED, or the reason of the aborted signal.
    */
-  async *iterateWeights(): AsyncGenerator<[name: string, tensor: T], void, void> {
+  iterateWeights(): AsyncGenerator<[name: string, tensor: T], void, void> {
+    return new Handing(this.#iterate(arguments));
+  }
+
+  /**
+   * For `for await (const [name, tensor] of loader)`: iterateWeights(), and close() when the loop ends, by `break` or
+   * an error as well.
+   */
+  [Symbol.asyncIterator](): AsyncGenerator<[name: string, tensor: T], void, void> {
+    return new Handing(this.#iterateAndClose());
+  }
+
+  async *#iterateAndClose(): Tensors<T> {
+    try {
+      yield* this.#iterate([]);
+    } finally {
+      await this.close();
+    }
+  }
+
+  async *#iterate(given: ArrayLike<unknown>): Tensors<T> {
     const session = this.#session;
-    takesAtMost(0, arguments, 'iterateWeights');
+    takesAtMost(0, given, 'iterateWeights');
     const { files, filter, dtype, queueSize = 0, order } = this.#options;
     const { maxBatchBytes = DEFAULT_BATCH_BYTES } = this.#options;
     session.check();
@@ -74,43 +94,63 @@ export class ParallelLoader<T = DeviceTensor> {
     }
   }
 
-  /**
-   * For `for await (const [name, tensor] of loader)`: iterateWeights(), and close() when the loop ends, by `break` or
-   * an error as well.
-   */
-  async *[Symbol.asyncIterator](): AsyncGenerator<[name: string, tensor: T], void, void> {
-    try {
-      yield* this.iterateWeights();
-    } finally {
-      await this.close();
-    }
-  }
-
-  async *#handOut(load: Load, next: NextItem): AsyncGenerator<[string, T], void, void> {
+  async *#handOut(load: Load, next: NextItem): Tensors<T> {
     const session = this.#session;
     const { framework, borrow } = this.#options;
+    const { count } = load.plan;
     const turns = new Turns(16); // while tensors are ready, nothing else gives the event loop any
-    for (let handedOut = 0; handedOut < load.plan.count; ++handedOut) {
-      session.check(); // also where the next one is ready: nothing is handed out after close() or an abort
-      let item = next();
-      for (; item === undefined; item = next()) {
-        await session.race(load.wait());
-        session.check();
+    let handedOut = 0;
+    let turnDue = false;
+    let adopting: { tensor: DeviceTensor; adopted: Promise<T> } | undefined;
+    let made: { tensor: DeviceTensor; adopted: T } | undefined;
+    let lent: DeviceTensor | undefined; // until the next one is asked for
+
+    const give = (tensor: DeviceTensor, adopted: T): [string, T] => {
+      if (borrow) lent = tensor;
+      return [tensor.name, adopted];
+    };
+    const take = (): [string, T] | undefined => {
+      lent?.dispose();
+      lent = undefined;
+      if (made) {
+        const { tensor, adopted } = made;
+        made = undefined;
+        return give(tensor, adopted);
       }
+      if (handedOut === count) return undefined;
+      session.check(); // also where the next one is ready: nothing is handed out after close() or an abort
+      turnDue ||= turns.due();
+      const item = turnDue ? undefined : next();
+      if (item === undefined) return undefined;
       const tensor = load.tensor(item);
       load.releaseItem(item);
+      ++handedOut;
       if (borrow) tensor.borrowed = true;
-      let made = tensor as T;
-      if (framework) {
-        const adopted = adopt(framework, tensor);
-        made = isPromise(adopted) ? await session.adopted(adopted, borrow ? tensor : undefined) : adopted;
+      if (!framework) return give(tensor, tensor as T);
+      const adopted = adopt(framework, tensor);
+      if (!isPromise(adopted)) return give(tensor, adopted);
+      adopting = { tensor, adopted };
+      return undefined;
+    };
+
+    try {
+      for (;;) {
+        yield take;
+        if (adopting) {
+          const { tensor, adopted } = adopting;
+          adopting = undefined;
+          made = { tensor, adopted: await session.adopted(adopted, borrow ? tensor : undefined) };
+        } else if (handedOut === count) {
+          return;
+        } else if (turnDue) {
+          await turns.take();
+          turnDue = false;
+        } else {
+          await session.race(load.wait());
+        }
       }
-      try {
-        yield [tensor.name, made];
-      } finally {
-        if (borrow) tensor.dispose();
-      }
-      if (turns.due()) await turns.take();
+    } finally {
+      lent?.dispose();
     }
   }
 
@@ -126,6 +166,9 @@ export class ParallelLoader<T = DeviceTensor> {
     return this.close();
   }
 }
+
+/** For Handing. */
+type Tensors<T> = AsyncGenerator<Take<[name: string, tensor: T]>, void, void>;
 
 /** The item to hand out next, undefined while it is not ready. Those before it were taken. Throws the load's error. */
 type NextItem = () => number | undefined;
@@ -169,4 +212,97 @@ function asReady(load: Load, window: number): NextItem {
     }
     return taken < ready.length ? ready[taken++] : undefined;
   };
+}
+
+/**
+ * Gives values one by one: the next one now, undefined where it is not there yet, or the event loop is to have a turn.
+ */
+export type Take<V> = () => V | undefined;
+
+/**
+ * An async generator that is as fast as its values are there. `source` yields whenever some may be, each time what
+ * takes them; it is resumed when that gives none, and with what that throws. (A generator that yields each value itself
+ * costs three turns of the microtask queue a value, one more for each `yield*`.)
+ */
+export class Handing<V extends object> implements AsyncGenerator<V, void, void> {
+  readonly #source: AsyncGenerator<Take<V>, void, void>;
+  #take: Take<V> | undefined;
+  #waiting: Promise<unknown> | undefined; // the last call that waits; later ones come after it
+
+  constructor(source: AsyncGenerator<Take<V>, void, void>) {
+    this.#source = source;
+  }
+
+  next(): Promise<IteratorResult<V, void>> {
+    if (this.#waiting) return this.#after(() => this.#next(this.#take));
+    try {
+      const value = this.#take?.();
+      if (value !== undefined) return Promise.resolve({ value, done: false });
+    } catch (error) {
+      return this.#after(() => this.#fail(error));
+    }
+    return this.#after(() => this.#next());
+  }
+
+  return(): Promise<IteratorResult<V, void>> {
+    return this.#after(async () => {
+      this.#take = undefined;
+      await this.#source.return();
+      return { value: undefined, done: true };
+    });
+  }
+
+  throw(error: unknown): Promise<IteratorResult<V, void>> {
+    return this.#after(() => this.#fail(error));
+  }
+
+  [Symbol.asyncIterator](): this {
+    return this;
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.return();
+  }
+
+  get [Symbol.toStringTag](): string {
+    return 'AsyncGenerator';
+  }
+
+  /** `take`: what to try before the source is asked. */
+  async #next(take?: Take<V>): Promise<IteratorResult<V, void>> {
+    for (;;) {
+      try {
+        const value = take?.();
+        if (value !== undefined) return { value, done: false };
+      } catch (error) {
+        return this.#fail(error);
+      }
+      const { value: more, done } = await this.#source.next();
+      if (done) {
+        this.#take = undefined;
+        return { value: undefined, done };
+      }
+      this.#take = take = more;
+    }
+  }
+
+  async #fail(error: unknown): Promise<IteratorResult<V, void>> {
+    this.#take = undefined;
+    await this.#source.throw(error);
+    return { value: undefined, done: true };
+  }
+
+  /** Calls `begin` when the calls before have settled. */
+  #after(begin: () => Promise<IteratorResult<V, void>>): Promise<IteratorResult<V, void>> {
+    const call = this.#waiting ? this.#waiting.then(begin) : begin();
+    const settled = call.then(
+      () => {},
+      () => {},
+    );
+    this.#waiting = settled;
+    void settled.then(() => {
+      if (this.#waiting === settled) this.#waiting = undefined;
+    });
+    return call.then((result) => result); // one that nobody looks at is an unhandled rejection, as of a generator
+  }
 }
