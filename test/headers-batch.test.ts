@@ -1,7 +1,7 @@
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { pathToFileURL } from 'node:url';
-import { readHeadersBatch, SafeTensorsMetadata } from 'fastsafetensors-node';
+import { ParallelLoader, readHeadersBatch, SafeTensorsMetadata } from 'fastsafetensors-node';
 import { native } from '../src/native/addon.js';
 import { testFolder, writeTensors } from './support/tensor-files.js';
 
@@ -56,6 +56,51 @@ test('what is wrong with one file is said of it, and no other is begun', async (
   expect(read).toHaveBeenCalledTimes(1);
   read.mockRestore();
   await expect(readHeadersBatch([join(folder, 'absent')])).rejects.toMatchObject({ code: 'IO_ERROR' });
+});
+
+describe('of many files', () => {
+  const MANY = 300;
+  let many: string[];
+  beforeAll(async () => {
+    const tensor = { dtype: 'U8', shape: [1], data: Uint8Array.of(1) } as const;
+    many = await Promise.all(
+      Array.from({ length: MANY }, (_, i) =>
+        writeTensors(join(folder, `many-${i}.safetensors`), { [`m${i}`]: tensor }),
+      ),
+    );
+  });
+
+  test('several headers are one call', async () => {
+    const [one, several] = [jest.spyOn(native(), 'readHeader'), jest.spyOn(native(), 'readHeaders')];
+    const headers = await readHeadersBatch(many);
+    expect([...headers.keys()]).toEqual(many);
+    for (const [i, path] of many.entries()) expect(headers.get(path)!.keys()).toEqual([`m${i}`]);
+    expect(one).not.toHaveBeenCalled();
+    expect(several).toHaveBeenCalledTimes(Math.ceil(MANY / 5));
+    expect(several.mock.calls.every(([paths]) => paths.length === 5)).toBe(true);
+    one.mockRestore();
+    several.mockRestore();
+  });
+
+  test('what is wrong with one is said of it, and no call follows', async () => {
+    const broken = join(folder, 'broken-too.safetensors');
+    writeFileSync(broken, Buffer.from([8, 0, 0, 0, 0, 0, 0, 0, ...Buffer.from('{"a": 1}')]));
+    const read = jest.spyOn(native(), 'readHeaders');
+    const refused = expect(readHeadersBatch([...many.slice(0, 7), broken, ...many.slice(7)], { threads: 1 })).rejects;
+    await refused.toMatchObject({ code: 'TENSOR_INVALID_INFO', path: broken });
+    expect(read).toHaveBeenCalledTimes(2);
+    read.mockRestore();
+  });
+
+  test('a call that hangs names the file that it has come to', async () => {
+    const read = jest.spyOn(native(), 'readHeaders').mockReturnValue(new Promise(() => {}));
+    const done = jest.spyOn(native(), 'progressOf').mockReturnValue(3);
+    const loader = new ParallelLoader({ files: many, stallTimeoutMs: 50 });
+    await expect(loader.iterateWeights().next()).rejects.toMatchObject({ code: 'STALLED', path: many[3] });
+    await loader.close();
+    read.mockRestore();
+    done.mockRestore();
+  });
 });
 
 test('an abort rejects with its reason', async () => {

@@ -6,8 +6,8 @@
 #include "napi/async_work.h"
 #include "napi/bindings.h"
 #include "napi/header_values.h"
-#include "safetensors/header.h"
 #include "safetensors/other_format.h"
+#include "safetensors/packed_header.h"
 #include "safetensors/shard_index.h"
 
 namespace fst {
@@ -20,9 +20,15 @@ inline constexpr char kExternalName<std::atomic<uint64_t>>[] = "a progress";
 namespace {
 
 struct Read {
-  Header header;
+  std::shared_ptr<PackedHeader> header = std::make_shared<PackedHeader>();
   FileIdentity identity;
 };
+
+Status ReadAndPack(const std::string& path, const HeaderOptions& options, HeaderFdCache* fd_cache, Read* out) {
+  Header header;
+  FST_RETURN_IF_ERROR(ReadHeader(path, options, &header, &out->identity, fd_cache));
+  return PackHeader(std::move(header), out->header.get()).At(path);
+}
 
 // readHeader(path, allowTrailingBytes, fdCache: External | undefined, progress: External | undefined):
 // Promise<NativeHeader>
@@ -35,11 +41,53 @@ Napi::Value ReadHeaderJs(const Napi::CallbackInfo& info) {
   auto progress = FromOptionalExternal<std::atomic<uint64_t>>(info[3]);
   options.bytes_read = progress.get();
   return AsyncWork::RunOnFile(
+      info.Env(), [=, counted = std::move(progress)] { return ReadAndPack(path, options, fd_cache.get(), read.get()); },
+      [read](Napi::Env env) { return HeaderToJs(env, read->header, &read->identity); });
+}
+
+// readHeaders(paths: string[], allowTrailingBytes, fdCache: External | undefined, progress: External, files: External):
+// Promise<{headers: NativeHeader[], error: status object | null}>, one after the other up to the first that fails.
+// `files` counts those that were read.
+Napi::Value ReadHeadersJs(const Napi::CallbackInfo& info) {
+  struct Batch {
+    std::vector<std::string> paths;
+    std::vector<Read> read;
+    Status status;
+  };
+  auto batch = std::make_shared<Batch>();
+  auto paths = info[0].As<Napi::Array>();
+  for (uint32_t i = 0; i < paths.Length(); ++i) {
+    Napi::HandleScope scope(info.Env());
+    batch->paths.emplace_back(paths.Get(i).As<Napi::String>());
+  }
+  HeaderOptions options;
+  options.allow_trailing_bytes = info[1].ToBoolean();
+  auto fd_cache = FromOptionalExternal<HeaderFdCache>(info[2]);
+  auto progress = FromExternal<std::atomic<uint64_t>>(info[3]), files = FromExternal<std::atomic<uint64_t>>(info[4]);
+  options.bytes_read = progress.get();
+  return AsyncWork::RunOnFile(
       info.Env(),
       [=, counted = std::move(progress)] {
-        return ReadHeader(path, options, &read->header, &read->identity, fd_cache.get());
+        for (const std::string& path : batch->paths) {
+          Read read;
+          batch->status = ReadAndPack(path, options, fd_cache.get(), &read);
+          if (!batch->status.ok()) break;
+          batch->read.push_back(std::move(read));
+          files->fetch_add(1);
+        }
+        return Status::Ok();
       },
-      [read](Napi::Env env) { return HeaderToJs(env, read->header, &read->identity); });
+      [batch](Napi::Env env) -> Napi::Value {
+        Napi::Object result = Napi::Object::New(env);
+        Napi::Array headers = Napi::Array::New(env, batch->read.size());
+        for (uint32_t i = 0; i < batch->read.size(); ++i) {
+          Napi::HandleScope scope(env);
+          headers[i] = HeaderToJs(env, batch->read[i].header, &batch->read[i].identity);
+        }
+        result["headers"] = headers;
+        result["error"] = batch->status.ok() ? env.Null() : Napi::Value(StatusToJs(env, batch->status));
+        return result;
+      });
 }
 
 // newProgress(): External, for readHeader to count the bytes in that it has read
@@ -77,7 +125,12 @@ Napi::Value ParseHeaderJs(const Napi::CallbackInfo& info) {
   HeaderOptions options;
   options.allow_trailing_bytes = info[1].ToBoolean();
   return AsyncWork::Run(
-      info.Env(), [=] { return ParseHeader(header->data(), header->size(), length, options, "", &read->header); },
+      info.Env(),
+      [=]() -> Status {
+        Header parsed;
+        FST_RETURN_IF_ERROR(ParseHeader(header->data(), header->size(), length, options, "", &parsed));
+        return PackHeader(std::move(parsed), read->header.get());
+      },
       [read](Napi::Env env) { return HeaderToJs(env, read->header, nullptr); });
 }
 
@@ -92,7 +145,7 @@ Napi::Value ParseShardIndexJs(const Napi::CallbackInfo& info) {
       info.Env(), [=] { return ParseShardIndex(data, length, path, index.get()); },
       [index](Napi::Env env) -> Napi::Value {
         Napi::Object object = Napi::Object::New(env);
-        SetTexts(object, "names", "nameEnds", index->names, index->name_lengths);
+        SetTexts(object, "names", "nameEnds", std::move(index->names), index->name_lengths);
         auto shard_of = Napi::Uint32Array::New(env, index->shard_of.size());
         std::copy(index->shard_of.begin(), index->shard_of.end(), shard_of.Data());
         object["shardOf"] = shard_of;
@@ -102,7 +155,7 @@ Napi::Value ParseShardIndexJs(const Napi::CallbackInfo& info) {
           shards += shard;
           lengths.push_back(static_cast<uint32_t>(shard.size()));
         }
-        SetTexts(object, "shards", "shardEnds", shards, lengths);
+        SetTexts(object, "shards", "shardEnds", std::move(shards), lengths);
         object["totalSize"] = Napi::Number::New(env, index->total_size);
         return object;
       },
@@ -124,6 +177,7 @@ Napi::Value RecognizeFormatJs(const Napi::CallbackInfo& info) {
 
 void ExportHeaders(Napi::Env env, Napi::Object exports) {
   Export<ReadHeaderJs>(env, exports, "readHeader");
+  Export<ReadHeadersJs>(env, exports, "readHeaders");
   Export<NewProgress>(env, exports, "newProgress");
   Export<ProgressOf>(env, exports, "progressOf");
   Export<NewHeaderFdCache>(env, exports, "newHeaderFdCache");

@@ -1,41 +1,24 @@
 #include "napi/header_values.h"
 
+#include <cstring>
+#include <memory>
+#include <utility>
+
+#include "napi/js_values.h"
+#include "safetensors/text_table.h"
+
 namespace fst {
 
 namespace {
 
-// Sets a typed array of `length` elements that fill(data) fills.
-template <typename Array, typename Fill>
-void SetArray(Napi::Object object, const char* key, size_t length, Fill fill) {
-  Array array = Array::New(object.Env(), length);
-  fill(array.Data());
-  object.Set(key, array);
-}
+// From so many bytes on an ArrayBuffer over memory is cheaper than a copy.
+constexpr size_t kTakenOver = 64 << 10;
 
-bool IsAscii(const std::string& text) {
-  unsigned char all = 0;
-  for (char c : text) all |= static_cast<unsigned char>(c);  // vectorised: no branch
-  return all < 0x80;
-}
-
-std::vector<uint32_t> NameLengths(const Header& header) {
-  std::vector<uint32_t> lengths;
-  lengths.reserve(header.entries.size());
-  for (const Header::Entry& entry : header.entries) lengths.push_back(entry.name_length);
-  return lengths;
-}
-
-void SetMetadata(Napi::Object object, const Header& header) {
-  std::string texts;
-  std::vector<uint32_t> lengths;
-  lengths.reserve(header.metadata.size() * 2);
-  for (const auto& [key, value] : header.metadata) {
-    for (const std::string* text : {&key, &value}) {
-      texts += *text;
-      lengths.push_back(static_cast<uint32_t>(text->size()));
-    }
-  }
-  SetTexts(object, "metadataTexts", "metadataEnds", texts, lengths);
+Napi::Value TextToJs(Napi::Env env, const std::string& text) {
+  napi_value string;
+  auto create = IsAscii(text) ? napi_create_string_latin1 : napi_create_string_utf8;  // the former is much faster
+  if (create(env, text.data(), text.size(), &string) != napi_ok) throw Napi::Error::New(env);
+  return Napi::Value(env, string);
 }
 
 Napi::Value IdentityToJs(Napi::Env env, const FileIdentity* identity) {
@@ -50,30 +33,22 @@ Napi::Value IdentityToJs(Napi::Env env, const FileIdentity* identity) {
 
 }  // namespace
 
-void SetTexts(Napi::Object object, const char* key, const char* ends_key, const std::string& texts,
+void SetTexts(Napi::Object object, const char* key, const char* ends_key, std::string texts,
               const std::vector<uint32_t>& lengths) {
   Napi::Env env = object.Env();
-  const bool ascii = IsAscii(texts);
-  SetArray<Napi::Uint32Array>(object, ends_key, lengths.size(), [&](uint32_t* ends) {
-    uint32_t units = 0;
-    const char* at = texts.data();
-    for (uint32_t length : lengths) {
-      if (ascii) {
-        units += length;
-      } else {
-        for (const char* end = at + length; at < end; ++at) {
-          unsigned char byte = static_cast<unsigned char>(*at);
-          units += (byte & 0xC0) != 0x80;  // one unit a code point
-          units += byte >= 0xF0;           // two past U+FFFF
-        }
-      }
-      *ends++ = units;
-    }
-  });
-  napi_value string;
-  auto create = ascii ? napi_create_string_latin1 : napi_create_string_utf8;  // the former is much faster
-  if (create(env, texts.data(), texts.size(), &string) != napi_ok) throw Napi::Error::New(env);
-  object.Set(key, string);
+  const bool is_long = texts.size() > kLongTexts;
+  Napi::Uint32Array ends = Napi::Uint32Array::New(env, lengths.size());
+  if (is_long) {
+    uint32_t end = 0;
+    for (size_t i = 0; i < lengths.size(); ++i) ends[i] = end += lengths[i];
+    auto owner = std::make_shared<std::string>(std::move(texts));
+    Napi::Value over = ArrayBufferOverOrCopy(env, owner->data(), owner->size(), owner);
+    object.Set(key, Napi::Uint8Array::New(env, owner->size(), over.As<Napi::ArrayBuffer>(), 0));
+  } else {
+    TextEnds(texts, lengths.data(), lengths.size(), ends.Data());
+    object.Set(key, TextToJs(env, texts));
+  }
+  object.Set(ends_key, ends);
 }
 
 FileIdentity IdentityFromJs(const Napi::Object& object) {
@@ -89,33 +64,48 @@ FileIdentity IdentityFromJs(const Napi::Object& object) {
   return identity;
 }
 
-Napi::Value HeaderToJs(Napi::Env env, const Header& header, const FileIdentity* identity) {
+Napi::Value HeaderToJs(Napi::Env env, const std::shared_ptr<PackedHeader>& header, const FileIdentity* identity) {
   Napi::EscapableHandleScope scope(env);
   Napi::Object object = Napi::Object::New(env);
-  const size_t count = header.entries.size();
   auto number = [&](const char* key, uint64_t value) { object.Set(key, static_cast<double>(value)); };
-  number("headerLength", header.header_length);
-  number("sizeBytes", header.size_bytes);
-  number("dataStart", header.data_start);
-  number("tensorCount", count);
-  number("trailingBytes", header.trailing_bytes);
+  number("headerLength", header->header_length);
+  number("sizeBytes", header->size_bytes);
+  number("dataStart", header->data_start);
+  number("tensorCount", header->count);
+  number("trailingBytes", header->trailing_bytes);
   object.Set("identity", IdentityToJs(env, identity));
-  SetTexts(object, "names", "nameEnds", header.names, NameLengths(header));
-  // Fills an array with get(entry) of each tensor.
-  auto each = [&](auto get) {
-    return [&header, get](auto* to) mutable {
-      for (const Header::Entry& entry : header.entries) *to++ = get(entry);
-    };
+  Napi::ArrayBuffer buffer;
+  if (header->size >= kTakenOver) {
+    buffer = ArrayBufferOverOrCopy(env, header->block.get(), header->size, header).As<Napi::ArrayBuffer>();
+  } else {
+    buffer = Napi::ArrayBuffer::New(env, header->size);
+    if (header->size > 0) memcpy(buffer.Data(), header->block.get(), header->size);
+  }
+  auto doubles = [&](const char* key, const PackedHeader::Array& array) {
+    object.Set(key, Napi::Float64Array::New(env, array.length, buffer, array.offset));
   };
-  uint32_t dims = 0;
-  SetArray<Napi::Uint8Array>(object, "dtypes", count, each([](auto& e) { return static_cast<uint8_t>(e.dtype); }));
-  SetArray<Napi::Float64Array>(object, "begins", count, each([](auto& e) { return static_cast<double>(e.begin); }));
-  SetArray<Napi::Float64Array>(object, "ends", count, each([](auto& e) { return static_cast<double>(e.end); }));
-  SetArray<Napi::Uint32Array>(object, "rankEnds", count, each([dims](auto& e) mutable { return dims += e.rank; }));
-  SetArray<Napi::Float64Array>(object, "dims", header.dims.size(), [&](double* to) {
-    for (uint64_t dim : header.dims) *to++ = static_cast<double>(dim);
-  });
-  SetMetadata(object, header);
+  auto numbers = [&](const char* key, const PackedHeader::Array& array) {
+    object.Set(key, Napi::Uint32Array::New(env, array.length, buffer, array.offset));
+  };
+  auto bytes = [&](const char* key, const PackedHeader::Array& array) {
+    object.Set(key, Napi::Uint8Array::New(env, array.length, buffer, array.offset));
+  };
+  auto texts = [&](const char* key, const PackedHeader::Array& array, const std::string& text) {
+    if (array.length > 0) return bytes(key, array);
+    object.Set(key, TextToJs(env, text));
+  };
+  doubles("begins", header->begins);
+  doubles("ends", header->ends);
+  doubles("dims", header->dims);
+  numbers("rankEnds", header->rank_ends);
+  numbers("nameEnds", header->name_ends);
+  numbers("metadataEnds", header->metadata_ends);
+  bytes("dtypes", header->dtypes);
+  texts("names", header->names, header->short_names);
+  texts("metadataTexts", header->metadata, header->short_metadata);
+  if (header->name_slots.length > 0) numbers("nameSlots", header->name_slots);
+  if (header->metadata_slots.length > 0) numbers("metadataSlots", header->metadata_slots);
+  number("textSeed", TextSeed());
   return scope.Escape(object);
 }
 

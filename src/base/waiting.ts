@@ -126,7 +126,7 @@ export interface Limits {
 
 interface Call {
   readonly what: string;
-  readonly path: string;
+  readonly path: () => string;
   readonly moved: (() => number) | undefined;
   readonly sinceMs: number;
 }
@@ -134,9 +134,10 @@ interface Call {
 /** Carries out calls on files for somebody who waits for them with a limit. */
 export interface FileCalls {
   /**
-   * `what`, with the path, to follow "waiting for": 'a look at'. `moved`: a number that grows while the call goes on.
+   * `what`, with the path (of several files the one that is read now), to follow "waiting for": 'a look at'.
+   * `moved`: a number that grows while the call goes on.
    */
-  call<T>(what: string, path: string, begin: () => Promise<T>, moved?: () => number): Promise<T>;
+  call<T>(what: string, path: string | (() => string), begin: () => Promise<T>, moved?: () => number): Promise<T>;
 }
 
 /** For a caller that has limits of its own, and keeps the event loop alive itself. */
@@ -194,7 +195,13 @@ export class CallWatch implements FileCalls {
     }
   }
 
-  async call<T>(what: string, path: string, begin: () => Promise<T>, moved?: () => number): Promise<T> {
+  async call<T>(
+    what: string,
+    given: string | (() => string),
+    begin: () => Promise<T>,
+    moved?: () => number,
+  ): Promise<T> {
+    const path = typeof given === 'string' ? () => given : given;
     if (this.#free > 0) --this.#free;
     else await new Promise<void>((resolve) => this.#queue.push(resolve));
     const call = { what, path, moved, sinceMs: milliseconds() };
@@ -222,7 +229,7 @@ export class CallWatch implements FileCalls {
   #fail(code: 'STALLED' | 'TIMEOUT'): void {
     this.#stalls.end();
     const [oldest] = this.#calls;
-    const waited = oldest && `waiting for ${oldest.what} ${oldest.path} for ${since(oldest.sinceMs)} ms`;
+    const waited = oldest && `waiting for ${oldest.what} ${oldest.path()} for ${since(oldest.sinceMs)} ms`;
     const others = this.#calls.size > 1 ? `, and for ${this.#calls.size - 1} more calls` : '';
     const message =
       code === 'STALLED'
@@ -230,7 +237,7 @@ export class CallWatch implements FileCalls {
           'is its store still there?'
         : `the load was not complete after ${this.#timeoutMs} ms: ` +
           `${waited ? waited + others : 'it was being prepared'}; raise timeoutMs`;
-    this.#over.abort(new FastSafetensorsError(code, message, { path: oldest?.path }));
+    this.#over.abort(new FastSafetensorsError(code, message, { path: oldest?.path() }));
   }
 }
 

@@ -1,7 +1,7 @@
 import { checkTensorName, entriesOf, fail, listOf, takesAtMost } from '../base/checks.js';
 import { DTYPE_BITS, type DTypeName } from '../base/dtype.js';
 import { FastSafetensorsError, InvalidArgumentError } from '../base/errors.js';
-import { held } from '../base/timers.js';
+import { held, Turns } from '../base/timers.js';
 import { unlessAborted } from '../base/waiting.js';
 import { Allocation } from '../device/allocation.js';
 import { DeviceTensor } from '../device/device-tensor.js';
@@ -27,6 +27,7 @@ export class FilesBufferOnDevice<T = DeviceTensor> {
   readonly #find: (name: string) => number | undefined;
   readonly #arrival: Arrival | undefined;
   readonly #closing = new AbortController();
+  readonly #turns = new Turns(64);
 
   /**
    * SafeTensorsFileLoader.copyFilesToDevice makes it of a load, which it ends: a complete one, or one whose `arrival`
@@ -113,7 +114,11 @@ export class FilesBufferOnDevice<T = DeviceTensor> {
    * stays open, its memory is all there until close().
    */
   async *[Symbol.asyncIterator](): AsyncGenerator<[name: string, tensor: T], void, void> {
-    for (const name of this.keys()) yield [name, await this.getTensor(name)];
+    this.#check();
+    for (let item = 0; item < this.#load.plan.count; ++item) {
+      const tensor = await this.#tensor(item);
+      yield [tensor.name, await this.#give(tensor, {})];
+    }
   }
 
   /**
@@ -239,7 +244,8 @@ export class FilesBufferOnDevice<T = DeviceTensor> {
 
   /** A tensor as it was asked for, to the framework. */
   async #give(tensor: DeviceTensor, wanted: ReturnType<typeof checkGetOptions>): Promise<T> {
-    const made = await tensorAs(tensor, wanted);
+    const asLoaded = wanted.dtype === undefined && wanted.device === undefined;
+    const made = asLoaded ? tensor : await tensorAs(tensor, wanted);
     if (!this.#closing.signal.aborted) return this.#adopt(made);
     made.dispose();
     throw this.#closing.signal.reason;
@@ -255,6 +261,7 @@ export class FilesBufferOnDevice<T = DeviceTensor> {
   async #tensor(item: number): Promise<DeviceTensor> {
     const arriving = this.#arrival?.ready(item);
     if (arriving) await held(unlessAborted(arriving, [this.#closing.signal]));
+    else if (this.#turns.due()) await this.#turns.take(); // a loop over tensors that are there gives none
     this.#check();
     return this.#load.tensor(item);
   }

@@ -123,7 +123,7 @@ const infoOf = (name: string, kind: FileKind): FileInfo => ({
 /** settled() for a call on a file: through what limits it, where there is such. For `what` see FileCalls. */
 export function fileCall<T>(
   what: string,
-  path: string,
+  path: string | (() => string),
   begin: () => Promise<T>,
   calls?: FileCalls,
   moved?: () => number,

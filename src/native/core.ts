@@ -145,6 +145,13 @@ export interface CoreAddon {
     fdCache?: NativeHeaderFdCache,
     progress?: NativeProgress,
   ): Promise<NativeHeader>;
+  readHeaders(
+    paths: readonly string[],
+    allowTrailingBytes: boolean,
+    fdCache: NativeHeaderFdCache | undefined,
+    progress: NativeProgress,
+    files: NativeProgress,
+  ): Promise<{ headers: NativeHeader[]; error: StatusObject | null }>;
   newProgress(): NativeProgress;
   progressOf(progress: NativeProgress): number;
   newHeaderFdCache(): NativeHeaderFdCache;

@@ -11,9 +11,9 @@ export interface NativeHeader {
   readonly trailingBytes: number;
   /** What the file was when it was read; null when the header came from memory. */
   readonly identity: NativeFileIdentity | null;
-  /** Every name, one after the other. */
-  readonly names: string;
-  /** Where each name ends in `names`, in UTF-16 units. */
+  /** Every name, one after the other; long ones as UTF-8. */
+  readonly names: string | Uint8Array;
+  /** Where each name ends in `names`, in UTF-16 units or bytes. */
   readonly nameEnds: Uint32Array;
   /** Indices into DTYPE_NAMES. */
   readonly dtypes: Uint8Array;
@@ -26,19 +26,23 @@ export interface NativeHeader {
   /** Every shape, one after the other. */
   readonly dims: Float64Array;
   /** Of `__metadata__`: key, value, key, value, … one after the other. */
-  readonly metadataTexts: string;
-  /** Where each of them ends in `metadataTexts`, in UTF-16 units. */
+  readonly metadataTexts: string | Uint8Array;
+  /** Where each of them ends in `metadataTexts`, in UTF-16 units or bytes. */
   readonly metadataEnds: Uint32Array;
+  /** By which many names, and keys of `__metadata__`, are found: csrc/safetensors/text_table.h. */
+  readonly nameSlots?: Uint32Array;
+  readonly metadataSlots?: Uint32Array;
+  readonly textSeed?: number;
 }
 
 /** csrc/safetensors/shard_index.h, packed in the same way. */
 export interface NativeShardIndex {
-  readonly names: string;
+  readonly names: string | Uint8Array;
   readonly nameEnds: Uint32Array;
   /** By tensor: the number of its shard. */
   readonly shardOf: Uint32Array;
   /** Names of files as they are spelled, each once. */
-  readonly shards: string;
+  readonly shards: string | Uint8Array;
   readonly shardEnds: Uint32Array;
   /** -1 for none. */
   readonly totalSize: number;

@@ -2,13 +2,14 @@
 import { basename } from 'node:path';
 import { FastSafetensorsError } from '../base/errors.js';
 import { listed } from '../base/listed.js';
+import { TextMap } from '../base/packed-texts.js';
 import { Turns } from '../base/timers.js';
-import { type SafeTensorsMetadata, textAt } from './metadata.js';
+import type { SafeTensorsMetadata } from './metadata.js';
 import type { ShardIndex } from './shard-index.js';
 import { duplicate, type ShardSet } from './shard-set.js';
 
 /** The number of the file that each tensor is taken from. */
-type FileOf = Map<string, number>;
+type FileOf = TextMap<number>;
 
 /**
  * Joins the headers of an index's shards as it decides. Tensors that it does not name are left out. One that it names
@@ -16,16 +17,16 @@ type FileOf = Map<string, number>;
  * says so. INVALID_INDEX for one that no shard has, DUPLICATE_TENSOR where several others have it.
  */
 export async function joinByIndex(metadata: readonly SafeTensorsMetadata[], index: ShardIndex): Promise<ShardSet> {
-  const { path, packed, shards } = index;
+  const { path, packed, names, shards } = index;
   const fileOfPath = new Map(metadata.map((header, file) => [header.path, file]));
   const turns = new Turns();
-  const said: FileOf = new Map();
+  const said: FileOf = new TextMap(names.length);
   for (let i = 0; i < packed.shardOf.length; ++i) {
-    said.set(textAt(packed.names, packed.nameEnds, i), fileOfPath.get(shards[packed.shardOf[i]!]!)!);
+    said.set(names.at(i), fileOfPath.get(shards[packed.shardOf[i]!]!)!);
     if (turns.due()) await turns.take();
   }
 
-  const fileOf: FileOf = new Map();
+  const fileOf: FileOf = new TextMap(names.length);
   const elsewhere = new Map<string, number[]>(); // files that have a tensor, but not as the index says
   const unnamed: string[] = [];
   const partial = new Set<number>(); // files with tensors that are perhaps left out
@@ -59,9 +60,10 @@ export async function joinByIndex(metadata: readonly SafeTensorsMetadata[], inde
       fileOf.set(name, files[0]!);
     }
   }
-  for (const [name, file] of said) {
+  for (let i = 0; i < names.length; ++i) {
+    const name = names.at(i);
     // An index that is of other shards does not decide between copies either.
-    if (!fileOf.has(name)) throw twice ?? absent(index, name, metadata[file]!.path);
+    if (!fileOf.has(name)) throw twice ?? absent(index, name, metadata[said.get(name)!]!.path);
     if (turns.due()) await turns.take();
   }
 
@@ -72,7 +74,7 @@ export async function joinByIndex(metadata: readonly SafeTensorsMetadata[], inde
       if (fileOf.get(header.nameAt(i)) === file) wanted.push(i);
       if (turns.due()) await turns.take();
     }
-    inputs.push({ metadata: header, selection: partial.has(file) ? Uint32Array.from(wanted) : null });
+    inputs.push({ metadata: header, selection: partial.has(file) ? new Uint32Array(wanted) : null });
   }
   const notes = [
     ...note(`${path}: left out what it does not name`, unnamed),
@@ -90,13 +92,13 @@ function note(what: string, tensors: readonly string[]): string[] {
 export async function checkIndex(
   index: ShardIndex,
   metadata: readonly SafeTensorsMetadata[],
-  fileOf: ReadonlyMap<string, number>,
+  fileOf: FileOf,
 ): Promise<void> {
-  const { path, packed, shards } = index;
-  const { names, nameEnds, shardOf } = packed;
+  const { path, packed, names, shards } = index;
+  const { shardOf } = packed;
   const turns = new Turns();
   for (let i = 0; i < shardOf.length; ++i) {
-    const tensor = textAt(names, nameEnds, i);
+    const tensor = names.at(i);
     const expected = shards[shardOf[i]!]!;
     const file = fileOf.get(tensor);
     if (file === undefined) throw absent(index, tensor, expected);
@@ -107,9 +109,17 @@ export async function checkIndex(
   }
   // The index names no tensor twice: with as many names, they are the same.
   if (shardOf.length === fileOf.size) return;
-  const listed = new Set(Array.from(shardOf, (_, i) => textAt(names, nameEnds, i)));
-  for (const [tensor, file] of fileOf) {
-    if (!listed.has(tensor)) throw wrong(path, tensor, `is in ${basename(metadata[file]!.path)}, but not in the index`);
+  const listed = new TextMap<true>(names.length);
+  for (let i = 0; i < names.length; ++i) {
+    listed.set(names.at(i), true);
+    if (turns.due()) await turns.take();
+  }
+  for (const header of metadata) {
+    for (let i = 0; i < header.tensorCount; ++i) {
+      const tensor = header.nameAt(i);
+      if (!listed.has(tensor)) throw wrong(path, tensor, `is in ${basename(header.path)}, but not in the index`);
+      if (turns.due()) await turns.take();
+    }
   }
 }
 

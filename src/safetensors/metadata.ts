@@ -1,9 +1,10 @@
 import { isUint8Array } from 'node:util/types';
 import * as check from '../base/checks.js';
 import { DTYPE_NAMES } from '../base/dtype.js';
+import { PackedTextMap, PackedTexts, TextSearch } from '../base/packed-texts.js';
 import { Turns } from '../base/timers.js';
 import type { FileCalls } from '../base/waiting.js';
-import { fileCall, native, settled } from '../native/addon.js';
+import { fileCall, native, settled, statusError } from '../native/addon.js';
 import type { NativeHeaderFdCache } from '../native/core.js';
 import type { NativeFileIdentity, NativeHeader } from '../native/packed.js';
 import { TensorFrame, type TensorFrameJson } from './tensor-frame.js';
@@ -39,6 +40,8 @@ export interface HeaderOptions extends SafeTensorsMetadataOptions {
 
 /** Names put into the lookup table between two looks at the clock: far less than a millisecond's worth. */
 const BLOCK = 1024;
+/** More texts of `__metadata__` become no Map. */
+const MOST_IN_MAP = 65_536;
 
 /**
  * The checked header of a .safetensors file; no tensor's data is read. Tensors are in the order of their offsets.
@@ -60,6 +63,9 @@ export class SafeTensorsMetadata {
   readonly identity: NativeFileIdentity | null;
 
   readonly #header: NativeHeader;
+  readonly #names: PackedTexts | undefined; // of names in bytes
+  readonly #search: TextSearch | undefined; // in place of #indices
+  readonly #packedMetadata: PackedTextMap | undefined; // in place of #metadata
   // Both tables hold the first `size` entries and grow when more are asked for.
   readonly #metadata = new Map<string, string>();
   readonly #indices = new Map<string, number>();
@@ -74,6 +80,11 @@ export class SafeTensorsMetadata {
     this.dataStart = header.dataStart;
     this.identity = header.identity;
     this.#header = header;
+    const { names, nameEnds, nameSlots, metadataTexts, metadataEnds, metadataSlots, textSeed = 0 } = header;
+    if (typeof names !== 'string' || nameSlots) this.#names = new PackedTexts(names, nameEnds);
+    if (this.#names && nameSlots) this.#search = new TextSearch(this.#names, nameSlots, textSeed);
+    if (metadataSlots && metadataEnds.length > 2 * MOST_IN_MAP)
+      this.#packedMetadata = new PackedTextMap(new PackedTexts(metadataTexts, metadataEnds), metadataSlots, textSeed);
   }
 
   /**
@@ -100,6 +111,24 @@ export class SafeTensorsMetadata {
     return SafeTensorsMetadata.fromNative(header, path, { byName });
   }
 
+  /** read() for several files, one after the other up to the first that fails. @internal */
+  static async readMany(
+    paths: readonly string[],
+    { allowTrailingBytes = false, byName = true, fdCache, calls }: HeaderOptions,
+  ): Promise<SafeTensorsMetadata[]> {
+    const progress = native().newProgress();
+    const files = native().newProgress();
+    const begin = () => native().readHeaders(paths, allowTrailingBytes, fdCache, progress, files);
+    const path = () => paths[Math.min(native().progressOf(files), paths.length - 1)]!;
+    const moved = () => native().progressOf(progress);
+    const { headers, error } = await fileCall('the header of', path, begin, calls, moved);
+    if (error) throw statusError(error);
+    const read: SafeTensorsMetadata[] = [];
+    for (const [i, header] of headers.entries())
+      read.push(await SafeTensorsMetadata.fromNative(header, paths[i]!, { byName }));
+    return read;
+  }
+
   /**
    * Checks a whole file in memory, off the event loop. The bytes stay the caller's, are not kept, and must not change
    * until the promise settles. Rejects as fromFile does for a file of these bytes.
@@ -112,8 +141,8 @@ export class SafeTensorsMetadata {
   }
 
   /**
-   * Builds the lookup table in turns of the event loop: the first get() of 100,000 names would hold it for 30 ms.
-   * Without `byName` it is left out, since the names of a large table survive several collections. @internal
+   * Builds the tables that the core has not made in turns of the event loop: the first get() of 100,000 names would
+   * hold it for 30 ms. Without `byName` that of names is left out. @internal
    */
   static async fromNative(
     header: NativeHeader,
@@ -122,11 +151,11 @@ export class SafeTensorsMetadata {
   ): Promise<SafeTensorsMetadata> {
     const metadata = new SafeTensorsMetadata(header, path);
     const turns = new Turns(1);
-    for (let end = BLOCK; byName && end < header.tensorCount; end += BLOCK) {
+    for (let end = BLOCK; byName && !metadata.#search && end < header.tensorCount; end += BLOCK) {
       metadata.#indexUpTo(end);
       if (turns.due()) await turns.take();
     }
-    for (let end = BLOCK; end < header.metadataEnds.length / 2; end += BLOCK) {
+    for (let end = BLOCK; !metadata.#packedMetadata && end < header.metadataEnds.length / 2; end += BLOCK) {
       metadata.#metadataUpTo(end);
       if (turns.due()) await turns.take();
     }
@@ -140,6 +169,7 @@ export class SafeTensorsMetadata {
 
   /** The texts of the header's `__metadata__`, in the file's order; empty when there are none. */
   get metadata(): ReadonlyMap<string, string> {
+    if (this.#packedMetadata) return this.#packedMetadata;
     this.#metadataUpTo(this.#header.metadataEnds.length / 2);
     return this.#metadata;
   }
@@ -147,6 +177,7 @@ export class SafeTensorsMetadata {
   /** The names of all tensors, in the order of offsets. */
   keys(): string[] {
     check.takesAtMost(0, arguments, 'keys');
+    if (this.#search) return Array.from({ length: this.tensorCount }, (_, i) => this.nameAt(i));
     this.#indexUpTo(this.tensorCount);
     return [...this.#indices.keys()]; // so that names are cut out of the header's text only once
   }
@@ -179,6 +210,7 @@ export class SafeTensorsMetadata {
 
   /** A tensor's place in the order of offsets; -1 for none. @internal */
   indexOf(name: string): number {
+    if (this.#search) return this.#search.find(name);
     this.#indexUpTo(this.tensorCount);
     return this.#indices.get(name) ?? -1;
   }
@@ -188,10 +220,8 @@ export class SafeTensorsMetadata {
   }
 
   #metadataUpTo(end: number): void {
-    const { metadataTexts, metadataEnds } = this.#header;
-    for (let i = this.#metadata.size; i < end; ++i) {
-      this.#metadata.set(textAt(metadataTexts, metadataEnds, 2 * i), textAt(metadataTexts, metadataEnds, 2 * i + 1));
-    }
+    const texts = new PackedTexts(this.#header.metadataTexts, this.#header.metadataEnds);
+    for (let i = this.#metadata.size; i < end; ++i) this.#metadata.set(texts.at(2 * i), texts.at(2 * i + 1));
   }
 
   /** The header as the core packed it. @internal */
@@ -202,7 +232,7 @@ export class SafeTensorsMetadata {
   /** @internal */
   nameAt(index: number): string {
     const { names, nameEnds } = this.#header;
-    return textAt(names, nameEnds, index);
+    return this.#names?.at(index) ?? (names as string).slice(index === 0 ? 0 : nameEnds[index - 1], nameEnds[index]);
   }
 
   /** @internal */
@@ -223,9 +253,4 @@ export class SafeTensorsMetadata {
 
 function allowsTrailing(options: SafeTensorsMetadataOptions): boolean {
   return check.checkOptions(options, { allowTrailingBytes: check.boolean }).allowTrailingBytes ?? false;
-}
-
-/** Text number `index` of several that were packed into one string. */
-export function textAt(texts: string, ends: Uint32Array, index: number): string {
-  return texts.slice(index === 0 ? 0 : ends[index - 1], ends[index]);
 }

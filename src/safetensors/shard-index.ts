@@ -1,10 +1,10 @@
 /** The index of a model in several files: which tensor is in which. */
 import { dirname } from 'node:path';
 import { FastSafetensorsError, ioError } from '../base/errors.js';
+import { PackedTexts } from '../base/packed-texts.js';
 import type { FileCalls } from '../base/waiting.js';
 import { native, readFile, settled, stat } from '../native/addon.js';
 import type { NativeShardIndex } from '../native/packed.js';
-import { textAt } from './metadata.js';
 import { namedFile } from './named-file.js';
 import { otherFormat } from './other-format.js';
 
@@ -15,6 +15,8 @@ const SHARDS_AT_A_TIME = 8;
 export interface ShardIndex {
   readonly path: string;
   readonly packed: NativeShardIndex;
+  /** By tensor: its name. */
+  readonly names: PackedTexts;
   /** The path of each shard, by its number in `packed`. */
   readonly shards: readonly string[];
   /** MISSING_SHARD of the first shard that does not exist, for the caller to throw. */
@@ -34,8 +36,14 @@ export async function readIndex(
   });
   if (packed.shardOf.length === 0)
     throw new FastSafetensorsError('NO_FILES', `${path}: its weight_map names no tensor`, { path });
-  const names = Array.from(packed.shardEnds, (_, shard) => textAt(packed.shards, packed.shardEnds, shard));
-  return { path, packed, ...(await shardsNamed(names, path, options)) };
+  const texts = new PackedTexts(packed.shards, packed.shardEnds);
+  const names = Array.from({ length: texts.length }, (_, shard) => texts.at(shard));
+  return {
+    path,
+    packed,
+    names: new PackedTexts(packed.names, packed.nameEnds),
+    ...(await shardsNamed(names, path, options)),
+  };
 }
 
 /** Where the shards are. A few are looked at a time: an index of somebody else's may name a million. */

@@ -1,4 +1,5 @@
 import { FastSafetensorsError } from '../base/errors.js';
+import { TextMap } from '../base/packed-texts.js';
 import { Turns } from '../base/timers.js';
 import type { SafeTensorsMetadata } from './metadata.js';
 
@@ -15,6 +16,9 @@ export interface ShardSet {
 
 /** No files. */
 export const NO_SHARDS: ShardSet = { metadata: [], inputs: [], notes: [], fileOf: () => undefined };
+
+/** Tensors for which the table of joined sets is made, however many the first ones have. */
+const MANY = 2 ** 19;
 
 /** A file, and indices of its tensors; null for all. */
 export interface ShardTensors {
@@ -65,9 +69,9 @@ class JoinedShards implements ShardSet {
   readonly metadata: readonly SafeTensorsMetadata[];
   readonly inputs: readonly ShardTensors[];
   readonly notes: readonly string[];
-  readonly files: Map<string, number>; // by tensor; the sets that are joined to this one add theirs
+  readonly files: TextMap<number>; // by tensor; the sets that are joined to this one add theirs
 
-  constructor(sets: readonly ShardSet[], files: Map<string, number>) {
+  constructor(sets: readonly ShardSet[], files: TextMap<number>) {
     this.metadata = sets.flatMap(({ metadata }) => metadata);
     this.inputs = sets.flatMap(({ inputs }) => inputs);
     this.notes = sets.flatMap(({ notes }) => notes);
@@ -97,7 +101,7 @@ export async function checkDistinct(before: ShardSet, added: ShardSet): Promise<
  */
 export async function joinSets(before: ShardSet, added: ShardSet): Promise<ShardSet> {
   const turns = new Turns();
-  const files = before instanceof JoinedShards ? before.files : new Map<string, number>();
+  const files = before instanceof JoinedShards ? before.files : new TextMap<number>(MANY);
   const put = async (set: ShardSet, first: number): Promise<void> => {
     for (const [metadata, index] of tensorsOf(set)) {
       const name = metadata.nameAt(index);

@@ -1,3 +1,4 @@
+import { TextMap } from '../base/packed-texts.js';
 import { Turns } from '../base/timers.js';
 import { type Files, type FilesOptions, listedFiles, resolveFiles } from './files.js';
 import { checkIndex, joinByIndex } from './index-join.js';
@@ -11,6 +12,10 @@ const HEADERS_AT_A_TIME = 8;
 
 /** Whether an index decides which tensors there are, or has to agree with its shards: see LoaderOptions. */
 export type IndexRule = 'decides' | 'strict';
+
+/** Up to so many files, each header is a call of its own; of more, so many are one call at most. */
+const FILES_OF_ONE_CALL = 64;
+const MOST_IN_CALL = 16;
 
 interface ReadOptions extends FilesOptions, HeaderOptions {
   readonly index?: IndexRule;
@@ -45,11 +50,18 @@ export async function readHeaders(
 ): Promise<SafeTensorsMetadata[]> {
   const metadata = new Array<SafeTensorsMetadata>(paths.length);
   let next = 0;
+  // Of many files some are one call, since each costs the event loop as much as a header.
+  const inCall = Math.min(Math.ceil(paths.length / FILES_OF_ONE_CALL), MOST_IN_CALL);
   const worker = async (): Promise<void> => {
     while (next < paths.length) {
-      const file = next++;
+      const file = next;
+      next += inCall;
       try {
-        metadata[file] = await SafeTensorsMetadata.read(paths[file]!, options);
+        if (inCall === 1) metadata[file] = await SafeTensorsMetadata.read(paths[file]!, options);
+        else {
+          const read = await SafeTensorsMetadata.readMany(paths.slice(file, file + inCall), options);
+          for (const [i, header] of read.entries()) metadata[file + i] = header;
+        }
       } catch (error) {
         next = paths.length;
         throw error;
@@ -74,7 +86,7 @@ export async function joinShards(
   const [only] = metadata;
   if (metadata.length === 1 && !index)
     return { metadata, inputs, notes: [], fileOf: (name) => (only!.has(name) ? 0 : undefined) };
-  const fileOf = new Map<string, number>();
+  const fileOf = new TextMap<number>(metadata.reduce((sum, { tensorCount }) => sum + tensorCount, 0));
   const turns = new Turns();
   for (let file = 0; file < metadata.length; ++file) {
     const header = metadata[file]!;

@@ -390,7 +390,9 @@ function countOf({ metadata, selection }: PlanInput): number {
 }
 
 function sumOf(values: Float64Array): number {
-  return values.reduce((sum, value) => sum + value, 0);
+  let sum = 0;
+  for (let i = 0; i < values.length; ++i) sum += values[i]!; // reduce() takes ten times as long
+  return sum;
 }
 
 function alignUp(value: number): number {

@@ -23,15 +23,16 @@ export async function selectTensors(files: readonly PlanInput[], filter: Filter)
   const inputs: PlanInput[] = [];
   const turns = new Turns(64); // few: the filter may be slow
   for (const { metadata, selection } of files) {
-    const wanted: number[] = [];
     const count = selection?.length ?? metadata.tensorCount;
+    const wanted = new Uint32Array(count);
+    let length = 0;
     for (let i = 0; i < count; ++i) {
       const tensor = selection ? selection[i]! : i;
       const frame = metadata.frameAt(tensor);
-      if (wants(filter, frame.name, frame)) wanted.push(tensor);
+      if (wants(filter, frame.name, frame)) wanted[length++] = tensor;
       if (turns.due()) await turns.take();
     }
-    inputs.push({ metadata, selection: Uint32Array.from(wanted) });
+    inputs.push({ metadata, selection: wanted.slice(0, length) });
   }
   return inputs;
 }
