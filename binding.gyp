@@ -45,6 +45,7 @@
         "csrc/reader/file_reader.cc",
         "csrc/reader/mapped_file.cc",
         "csrc/reader/open_file.cc",
+        "csrc/reader/spot_file.cc",
         "csrc/reader/gds/gds_file.cc",
         "csrc/reader/gds/gds_reader.cc",
         "csrc/reader/usrbio/mount_point.cc",
@@ -92,6 +93,7 @@
         "csrc/napi/memory_bindings.cc",
         "csrc/napi/ort_bindings.cc",
         "csrc/napi/probe_bindings.cc",
+        "csrc/napi/spot_bindings.cc",
         "csrc/napi/tf_bindings.cc",
         "csrc/napi/threefs_bindings.cc"
       ],

@@ -17,7 +17,8 @@ namespace fst {
 class Device;
 
 // One allocation of tensor memory. Shared pointers to it are its reference count. The last one may be dropped on any
-// thread: the memory is freed on the process's freeing thread, never on the caller's.
+// thread: the memory is freed on the process's freeing thread; on the caller's only where that takes no time (a few KiB
+// of host memory).
 class DeviceBuffer {
  public:
   DeviceBuffer(std::shared_ptr<Device> device, uint64_t address, size_t size)

@@ -13,6 +13,9 @@
 namespace fst {
 namespace {
 
+// Bytes that malloc takes back in less time than it takes to wake a thread for it.
+constexpr size_t kFreedAtOnce = 64 << 10;
+
 template <class T>
 T* At(uint64_t address) {
   return reinterpret_cast<T*>(address);  // NOLINT(performance-no-int-to-ptr): an address may be a device's
@@ -75,6 +78,16 @@ class HostStream : public CopyStream {
 Status HostDevice::Allocate(size_t bytes, std::shared_ptr<DeviceBuffer>* out) {
   void* memory = nullptr;
   FST_RETURN_IF_ERROR(AllocateHost(bytes, &memory));
+  if (bytes <= kFreedAtOnce) {
+    Metrics::Get().host_bytes.fetch_add(static_cast<int64_t>(bytes), std::memory_order_relaxed);
+    auto free_memory = [memory, bytes](DeviceBuffer* dead) {
+      FreeHost(memory, bytes);
+      Metrics::Get().host_bytes.fetch_sub(static_cast<int64_t>(bytes), std::memory_order_relaxed);
+      delete dead;
+    };
+    out->reset(new DeviceBuffer(shared_from_this(), reinterpret_cast<uint64_t>(memory), bytes), free_memory);
+    return Status::Ok();
+  }
   *out = MakeBuffer(shared_from_this(), reinterpret_cast<uint64_t>(memory), bytes, &Metrics::Get().host_bytes,
                     [memory, bytes] { FreeHost(memory, bytes); });
   return Status::Ok();

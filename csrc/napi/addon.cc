@@ -71,6 +71,7 @@ Napi::Object Init(Napi::Env env, Napi::Object exports) {
   ExportHeaders(env, exports);
   ExportMemory(env, exports);
   ExportMapping(env, exports);
+  ExportSpotReads(env, exports);
   ExportEngine(env, exports);
   ExportOrt(env, exports);
   ExportProbes(env, exports);

@@ -21,6 +21,7 @@ void ExportMemory(Napi::Env env, Napi::Object exports);
 void ExportMapping(Napi::Env env, Napi::Object exports);
 void ExportEngine(Napi::Env env, Napi::Object exports);
 void ExportOrt(Napi::Env env, Napi::Object exports);
+void ExportSpotReads(Napi::Env env, Napi::Object exports);
 void ExportProbes(Napi::Env env, Napi::Object exports);
 void ExportThreeFs(Napi::Env env, Napi::Object exports);
 void ExportTensorFlow(Napi::Env env, Napi::Object exports);

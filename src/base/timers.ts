@@ -5,7 +5,8 @@ import * as timers from 'node:timers';
  * The timers that this package runs on, taken when it is imported. Tests of applications replace the global ones (and
  * those of node:timers) by fakes, which tick only when told to: a load would wait forever.
  */
-const { setImmediate, setTimeout, clearTimeout } = timers;
+const { setTimeout, clearTimeout } = timers;
+export const setImmediate: typeof timers.setImmediate = timers.setImmediate;
 export const setInterval: typeof timers.setInterval = timers.setInterval;
 export const clearInterval: typeof timers.clearInterval = timers.clearInterval;
 

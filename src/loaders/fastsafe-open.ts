@@ -1,5 +1,6 @@
 import { checkTensorName, listOf, takesAtMost } from '../base/checks.js';
-import { milliseconds } from '../base/timers.js';
+import { held, milliseconds, within } from '../base/timers.js';
+import { DEFAULT_STALL_TIMEOUT_MS } from '../base/waiting.js';
 import type { DeviceTensor } from '../device/device-tensor.js';
 import { adopt, disposeWhenMade, isPromise } from '../device/framework.js';
 import { tensorAs } from '../device/tensor-copy.js';
@@ -14,6 +15,7 @@ import { checkGetOptions, checkLoaderOptions, type GetOptions, type LoaderOption
 import { type FilesByRank, filesOfRank, groupOf } from './process-group.js';
 import { Session } from './session.js';
 import { readSlice } from './slice-load.js';
+import { type Found, SpotReads } from './spot-reads.js';
 
 /** Files whose headers were read and checked; a tensor is read when it is asked for. After close(), all is CLOSED. */
 export interface OpenFiles<T = DeviceTensor> {
@@ -64,22 +66,17 @@ export async function fastsafeOpen<T = DeviceTensor>(
   return new LazyFiles(session, { ...shards, inputs }, checked);
 }
 
-/** A tensor by its header and its index in that. */
-interface Found {
-  readonly metadata: SafeTensorsMetadata;
-  readonly index: number;
-  readonly name: string;
-}
-
 class LazyFiles<T> implements OpenFiles<T> {
   readonly #session: Session;
   readonly #shards: ShardSet;
   readonly #options: LoaderOptions<T>;
+  readonly #spot: SpotReads;
 
   constructor(session: Session, shards: ShardSet, options: LoaderOptions<T>) {
     this.#session = session;
     this.#shards = shards;
     this.#options = options;
+    this.#spot = new SpotReads(session);
   }
 
   keys(): string[] {
@@ -104,8 +101,8 @@ class LazyFiles<T> implements OpenFiles<T> {
     const found = this.#find(name);
     takesAtMost(2, arguments, 'getTensor');
     const wanted = checkGetOptions(options);
-    const [tensor] = await this.#load([found]);
-    return this.#adopt(await tensorAs(tensor!, wanted));
+    const [tensor] = await this.#read([found]);
+    return this.#give(tensor!, wanted);
   }
 
   async getTensors(names: Iterable<string>, options: GetOptions = {}): Promise<Map<string, T>> {
@@ -113,17 +110,31 @@ class LazyFiles<T> implements OpenFiles<T> {
     takesAtMost(2, arguments, 'getTensors');
     const wanted = checkGetOptions(options);
     const distinct = [...new Set(listOf(names, 'getTensors', 'an array of names'))];
-    const loaded = await this.#load(distinct.map((name) => this.#find(name)));
+    const found = distinct.map((name) => this.#find(name));
+    const loaded = await this.#read(found);
     const tensors = new Map<string, T>();
     try {
-      for (const [i, name] of distinct.entries())
-        tensors.set(name, await this.#adopt(await tensorAs(loaded[i]!, wanted)));
+      for (const [i, name] of distinct.entries()) {
+        const given = this.#give(loaded[i]!, wanted);
+        tensors.set(name, isPromise(given) ? await given : given);
+      }
     } catch (error) {
       for (const tensor of loaded.slice(tensors.size)) tensor.dispose();
       for (const tensor of tensors.values()) disposeWhenMade(Promise.resolve(tensor));
       throw error;
     }
     return tensors;
+  }
+
+  /** The tensors, in the order in which they are asked for: read at once where that is possible, else as one load. */
+  #read(wanted: readonly Found[]): DeviceTensor[] | Promise<DeviceTensor[]> {
+    const turn = this.#spot.turnFor(wanted);
+    if (!turn) return this.#spot.read(wanted) ?? this.#load(wanted);
+    const later = turn.then(() => {
+      this.#session.check();
+      return this.#spot.read(wanted) ?? this.#load(wanted);
+    });
+    return this.#session.race(later);
   }
 
   /** Reads tensors as one load; in the order in which they are asked for. */
@@ -145,6 +156,7 @@ class LazyFiles<T> implements OpenFiles<T> {
     const load = await this.#session.begin(plan, { window: 1, collectReady: false });
     try {
       await this.#session.race(load.complete());
+      void this.#spot.open(wanted);
       return wanted.map(({ metadata, name }) => load.tensor(plan.itemOf(fileOf.get(metadata)!, name)!));
     } finally {
       this.#session.finish(load, started);
@@ -157,8 +169,10 @@ class LazyFiles<T> implements OpenFiles<T> {
     return this.#adopt(await readSlice(this.#session, metadata, slice));
   }
 
-  close(): Promise<void> {
-    return this.#session.close();
+  async close(): Promise<void> {
+    await this.#session.close();
+    const { stallTimeoutMs = DEFAULT_STALL_TIMEOUT_MS } = this.#options;
+    await held(within(stallTimeoutMs, this.#spot.opened()));
   }
 
   [Symbol.asyncDispose](): Promise<void> {
@@ -179,7 +193,13 @@ class LazyFiles<T> implements OpenFiles<T> {
     throw unknownTensor(`${left} tensor "${name}"`, name, namesOf(inputs));
   }
 
-  async #adopt(tensor: DeviceTensor): Promise<T> {
+  /** A tensor as it was asked for, to the framework. */
+  #give(tensor: DeviceTensor, wanted: ReturnType<typeof checkGetOptions>): T | Promise<T> {
+    if (wanted.dtype === undefined && wanted.device === undefined) return this.#adopt(tensor);
+    return tensorAs(tensor, wanted).then((given) => this.#adopt(given));
+  }
+
+  #adopt(tensor: DeviceTensor): T | Promise<T> {
     const adopted = adopt(this.#options.framework, tensor);
     return isPromise(adopted) ? this.#session.adopted(adopted) : adopted;
   }

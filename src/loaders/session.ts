@@ -10,6 +10,7 @@ import { Pace } from '../copiers/pace.js';
 import { Device } from '../device/device.js';
 import type { DeviceTensor } from '../device/device-tensor.js';
 import { disposeWhenMade } from '../device/framework.js';
+import { native } from '../native/addon.js';
 import type { NativeEngine, TransferOptions } from '../native/core.js';
 import { EmptyLoad } from '../transfer/empty-load.js';
 import { EngineLoad } from '../transfer/engine-load.js';
@@ -39,6 +40,7 @@ export class Session {
   readonly #closing = new AbortController();
   #notes: readonly string[] = []; // of the files that were read last
   #loadNotes: readonly string[] = []; // of the last load
+  #readsHostFiles = false;
   #pace: Pace | undefined; // for a copier of the user's own
   #closed: Promise<void> | undefined;
 
@@ -57,6 +59,23 @@ export class Session {
   get report(): LoadReport {
     const notes = [...this.#notes, ...this.#loadNotes];
     return { ...this.#reporter.report, notes: [...notes, ...(this.options.framework?.notes ?? [])] };
+  }
+
+  /**
+   * Whether loads, where any has begun and the loader is open, read into host memory through the page cache, unchanged
+   * and without limits:
+   * then a tensor may also be read by whoever asks for it.
+   */
+  get readsHostFiles(): boolean {
+    const { dtype, maxBytesPerSecond, mmap } = this.options;
+    return (
+      !this.#closed &&
+      this.#readsHostFiles &&
+      dtype === undefined &&
+      maxBytesPerSecond === undefined &&
+      !mmap &&
+      !this.#debug
+    );
   }
 
   /** CLOSED after close(); the reason of a signal that is aborted. */
@@ -102,6 +121,8 @@ export class Session {
       this.#reporter.begin(this.engines.copier, plan.inputs.length);
     } else {
       this.#loadNotes = prepared.cold ? [READ_DIRECTLY] : [];
+      // What was cold as a whole says nothing of what is read next.
+      if (!prepared.cold) this.#readsHostFiles = native().mapsFiles(prepared.engine);
       const mapped = await this.#map(plan, prepared, watch);
       load = await this.#startMapped(mapped, prepared.engine, options, signal);
       this.#reporter.begin(prepared.copier, plan.inputs.length);

@@ -12,6 +12,8 @@ export type NativeEngine = { readonly [brand]: 'engine' };
 export type NativeLoad = { readonly [brand]: 'load' };
 /** A file that loads may have views of in place of copies: csrc/reader/mapped_file.h. */
 export type NativeMappedFile = { readonly [brand]: 'mapped file' };
+/** A file that is read without waiting: csrc/reader/spot_file.h. */
+export type NativeSpotFile = { readonly [brand]: 'spot file' };
 export type NativeAllocation = { readonly [brand]: 'allocation' };
 /** Bytes that a call has read so far. */
 export type NativeProgress = { readonly [brand]: 'progress' };
@@ -212,6 +214,17 @@ export interface CoreAddon {
     insist: boolean,
   ): Promise<{ files: (NativeMappedFile | null)[]; texts: string[] }>;
   releaseMapping(mapped: NativeMappedFile): void;
+  openSpotFile(
+    fdCache: NativeHeaderFdCache,
+    path: string,
+    identity: NativeFileIdentity,
+  ): Promise<NativeSpotFile | null>;
+  readOnSpot(
+    device: NativeDevice,
+    bytes: number,
+    files: readonly NativeSpotFile[],
+    reads: Float64Array,
+  ): NativeAllocation | null;
   createEngine(device: NativeDevice, reader: ReaderOptions, options: EngineOptions): NativeEngine;
   closeEngine(engine: NativeEngine): Promise<void>;
   stagingBytes(engine: NativeEngine, converts: boolean): number;

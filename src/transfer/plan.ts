@@ -395,6 +395,7 @@ function sumOf(values: Float64Array): number {
   return sum;
 }
 
-function alignUp(value: number): number {
+/** The next multiple of TENSOR_ALIGNMENT. */
+export function alignUp(value: number): number {
   return Math.ceil(value / TENSOR_ALIGNMENT) * TENSOR_ALIGNMENT;
 }

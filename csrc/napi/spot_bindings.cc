@@ -1,0 +1,71 @@
+// Reads on the spot for JavaScript.
+#include <vector>
+
+#include "device/device.h"
+#include "napi/async_work.h"
+#include "napi/bindings.h"
+#include "napi/header_values.h"
+#include "reader/spot_file.h"
+
+namespace fst {
+
+template <>
+inline constexpr char kExternalName<HeaderFdCache>[] = "a header fd cache";
+template <>
+inline constexpr char kExternalName<SpotFile>[] = "a spot file";
+
+namespace {
+
+// openSpotFile(fdCache, path, identity): Promise<External | null>; null where reads of it belong to a reader. See
+// SpotFile::Open.
+Napi::Value OpenSpotFileJs(const Napi::CallbackInfo& info) {
+  auto file = std::make_shared<std::shared_ptr<SpotFile>>();
+  auto fds = FromExternal<HeaderFdCache>(info[0]);
+  std::string path = info[1].As<Napi::String>();
+  FileIdentity expected = IdentityFromJs(info[2].As<Napi::Object>());
+  return AsyncWork::RunOnFile(
+      info.Env(), [=] { return SpotFile::Open(fds, path, expected, file.get()); },
+      [file](Napi::Env env) {
+        return *file != nullptr ? ToExternal<SpotFile>(env, std::move(*file)) : Napi::Value(env.Null());
+      });
+}
+
+// readOnSpot(device, bytes, files: External[], reads: Float64Array): External | null, an allocation with what was read:
+// of each range its file's index, offset, length, and where it goes, the ranges of a file one after the other. Null
+// where not all of it is there at once; throws a status object: OUT_OF_HOST_MEMORY, INVALID_ARGUMENT.
+Napi::Value ReadOnSpotJs(const Napi::CallbackInfo& info) {
+  Napi::Env env = info.Env();
+  auto& device = FromExternal<Device>(info[0]);
+  const size_t bytes = SizeOf(info[1]);
+  auto files = info[2].As<Napi::Array>();
+  auto reads = info[3].As<Napi::Float64Array>();
+  const size_t count = reads.ElementLength() / 4;
+  auto number = [&](size_t i) { return static_cast<uint64_t>(reads[i]); };
+  if (!device->host_accessible()) Throw(env, Status(Code::INVALID_ARGUMENT, "expected a device in host memory"));
+  for (size_t i = 0; i < count; ++i) {
+    const uint64_t length = number(4 * i + 2), to = number(4 * i + 3);
+    if (number(4 * i) >= files.Length() || length == 0 || to > bytes || length > bytes - to)
+      Throw(env, Status(Code::INVALID_ARGUMENT, Format("range %zu is in no file, or not in the allocation", i)));
+  }
+  std::shared_ptr<DeviceBuffer> buffer;
+  ThrowIfError(env, device->Allocate(bytes, &buffer));
+  auto* memory = reinterpret_cast<char*>(buffer->address());  // NOLINT(performance-no-int-to-ptr)
+  std::vector<SpotFile::Range> ranges;
+  for (size_t i = 0; i < count;) {
+    const uint64_t file = number(4 * i);
+    for (ranges.clear(); i < count && number(4 * i) == file; ++i)
+      ranges.push_back({number(4 * i + 1), number(4 * i + 2), memory + number(4 * i + 3)});
+    if (!FromExternal<SpotFile>(files.Get(static_cast<uint32_t>(file)))->Read(ranges.data(), ranges.size()))
+      return env.Null();
+  }
+  return AllocationToJs(env, std::move(buffer));
+}
+
+}  // namespace
+
+void ExportSpotReads(Napi::Env env, Napi::Object exports) {
+  Export<OpenSpotFileJs>(env, exports, "openSpotFile");
+  Export<ReadOnSpotJs>(env, exports, "readOnSpot");
+}
+
+}  // namespace fst

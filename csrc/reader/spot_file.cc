@@ -1,0 +1,93 @@
+#include "reader/spot_file.h"
+
+#include <linux/magic.h>
+#include <sys/mman.h>
+#include <sys/statfs.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <utility>
+
+#include "reader/open_file.h"
+
+#ifndef RWF_NOWAIT
+#define RWF_NOWAIT 0x00000008  // Linux 4.14
+#endif
+
+namespace fst {
+namespace {
+
+constexpr size_t kMostPages = 1024;  // that are looked at before a range is read
+constexpr uint32_t kXfs = 0x58465342;
+
+// File systems whose looks at a file ask nobody but this kernel.
+bool AnswersAtOnce(uint32_t type) {
+  return type == EXT4_SUPER_MAGIC || type == kXfs || type == BTRFS_SUPER_MAGIC || type == F2FS_SUPER_MAGIC ||
+         type == TMPFS_MAGIC || type == OVERLAYFS_SUPER_MAGIC;
+}
+
+ssize_t ReadWithoutWaiting(int fd, const iovec* to, int count, off_t offset) {
+  return preadv2(fd, to, count, offset, RWF_NOWAIT);
+}
+
+ssize_t ReadPlainly(int fd, const iovec* to, int count, off_t offset) { return preadv(fd, to, count, offset); }
+
+// Whether all pages of a range are in memory and not swapped out. The kernel says so of every page where the file may
+// not be written by this process; a page of those that is swapped out is waited for.
+bool IsResident(int fd, uint64_t offset, uint64_t length) {
+  static const auto page = static_cast<uint64_t>(sysconf(_SC_PAGESIZE));
+  const uint64_t begin = offset / page * page, size = offset + length - begin;
+  std::array<unsigned char, kMostPages> pages;
+  const uint64_t count = (size + page - 1) / page;
+  if (count > pages.size()) return false;
+  void* mapped = mmap(nullptr, size, PROT_READ, MAP_SHARED, fd, static_cast<off_t>(begin));
+  if (mapped == MAP_FAILED) return false;
+  const bool told = mincore(mapped, size, pages.data()) == 0;
+  munmap(mapped, size);
+  return told && std::all_of(pages.begin(), pages.begin() + static_cast<ptrdiff_t>(count),
+                             [](unsigned char state) { return (state & 1) != 0; });
+}
+
+}  // namespace
+
+Status SpotFile::Open(std::shared_ptr<HeaderFdCache> fds, const std::string& path, const FileIdentity& expected,
+                      std::shared_ptr<SpotFile>* out, ReadNow read_now) {
+  out->reset();
+  UniqueFd fd;
+  FST_RETURN_IF_ERROR(OpenUnchanged(path, 0, expected, &fd));
+  struct statfs info;
+  if (fstatfs(fd.get(), &info) != 0 || !AnswersAtOnce(static_cast<uint32_t>(info.f_type))) return Status::Ok();
+  std::shared_ptr<SpotFile> file(new SpotFile(std::move(fds), path, expected));
+  file->read_now_ = read_now != nullptr ? read_now : ReadWithoutWaiting;
+  char byte;
+  const iovec to{&byte, 1};
+  if (read_now == nullptr && ReadWithoutWaiting(fd.get(), &to, 1, 0) < 0 && errno != EAGAIN) {
+    if (info.f_type != TMPFS_MAGIC) return Status::Ok();
+    file->read_now_ = ReadPlainly;
+    file->looks_first_ = true;
+  }
+  file->fds_->Put(path, std::move(fd));
+  *out = std::move(file);
+  return Status::Ok();
+}
+
+bool SpotFile::Read(const Range* ranges, size_t count) const {
+  UniqueFd fd = HeaderFdCache::Take(path_, expected_);
+  if (!fd.valid()) return false;
+  const bool read =
+      std::all_of(ranges, ranges + count, [&](const Range& range) { return ReadRange(fd.get(), range); }) &&
+      expected_.CheckUnchanged(fd.get(), path_).ok();
+  fds_->Put(path_, std::move(fd));
+  return read;
+}
+
+bool SpotFile::ReadRange(int fd, const Range& range) const {
+  if (looks_first_ && !IsResident(fd, range.offset, range.length)) return false;
+  const iovec to{range.to, range.length};
+  return read_now_(fd, &to, 1, static_cast<off_t>(range.offset)) == static_cast<ssize_t>(range.length);
+}
+
+}  // namespace fst

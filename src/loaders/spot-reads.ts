@@ -1,0 +1,141 @@
+import { DTYPE_NAMES } from '../base/dtype.js';
+import { setImmediate } from '../base/timers.js';
+import { Allocation } from '../device/allocation.js';
+import { openDevice } from '../device/device.js';
+import { DeviceTensor } from '../device/device-tensor.js';
+import { checked, native, translated } from '../native/addon.js';
+import type { NativeDevice, NativeHeaderFdCache, NativeSpotFile } from '../native/core.js';
+import type { SafeTensorsMetadata } from '../safetensors/metadata.js';
+import { alignUp } from '../transfer/plan.js';
+import type { Session } from './session.js';
+
+/** Bytes that are read at once: 0.1 ms. */
+const MOST_BYTES = 512 * 1024;
+/** What one turn of the event loop reads: a millisecond or two. */
+const TURN_READS = 128;
+const TURN_BYTES = 4 * 1024 * 1024;
+
+/** A tensor by its header and its index in that. */
+export interface Found {
+  readonly metadata: SafeTensorsMetadata;
+  readonly index: number;
+  readonly name: string;
+}
+
+/**
+ * Reads small tensors by the thread that asks, where their bytes are in memory: other threads would take several times
+ * as long to be woken as the reading takes. Each file from its second load on; its descriptor stays open, one of those
+ * between headers and data, which are few.
+ */
+export class SpotReads {
+  readonly #session: Session;
+  #fds: NativeHeaderFdCache | undefined;
+  #device: NativeDevice | undefined;
+  readonly #files = new Map<SafeTensorsMetadata, NativeSpotFile | null>(); // null: being opened, or not to be read so
+  #opening: Promise<unknown> = Promise.resolve();
+  #reads = 0; // that this turn of the event loop has had
+  #bytes = 0;
+  #waiting: { readonly reads: number; readonly bytes: number; readonly begin: () => void }[] = []; // for a later one
+
+  constructor(session: Session) {
+    this.#session = session;
+  }
+
+  /** What to wait for before read(), where this turn of the event loop has had enough of them. */
+  turnFor(wanted: readonly Found[]): Promise<void> | undefined {
+    if (!this.#device) return undefined;
+    let bytes = 0;
+    for (const { metadata, index } of wanted) bytes += metadata.packed.ends[index]! - metadata.packed.begins[index]!;
+    if (bytes > MOST_BYTES) return undefined;
+    if (this.#reads === 0) this.#afterTurn();
+    if (this.#waiting.length === 0 && this.#reads < TURN_READS && this.#bytes < TURN_BYTES) {
+      this.#reads += wanted.length;
+      this.#bytes += bytes;
+      return undefined;
+    }
+    return new Promise((begin) => void this.#waiting.push({ reads: wanted.length, bytes, begin }));
+  }
+
+  #afterTurn(): void {
+    setImmediate(() => {
+      this.#reads = 0;
+      this.#bytes = 0;
+      let begun = 0;
+      for (; begun < this.#waiting.length && this.#reads < TURN_READS && this.#bytes < TURN_BYTES; ++begun) {
+        const { reads, bytes, begin } = this.#waiting[begun]!;
+        this.#reads += reads;
+        this.#bytes += bytes;
+        begin();
+      }
+      this.#waiting = this.#waiting.slice(begun);
+      if (this.#reads > 0) this.#afterTurn();
+    });
+  }
+
+  /** Tensors in one allocation, in the order in which they are asked for; undefined where a load has to read them. */
+  read(wanted: readonly Found[]): DeviceTensor[] | undefined {
+    if (!this.#device || wanted.length === 0) return undefined;
+    const files: NativeSpotFile[] = [];
+    const reads: number[] = [];
+    const places: number[] = [];
+    let from: SafeTensorsMetadata | undefined;
+    let bytes = 0;
+    for (const { metadata, index } of wanted) {
+      const file = this.#files.get(metadata);
+      if (!file) return undefined;
+      if (metadata !== from) files.push(file);
+      from = metadata;
+      const { begins, ends } = metadata.packed;
+      const length = ends[index]! - begins[index]!;
+      const place = alignUp(bytes);
+      places.push(place);
+      if (length > 0) reads.push(files.length - 1, metadata.dataStart + begins[index]!, length, place);
+      bytes = place + length;
+      if (bytes > MOST_BYTES) return undefined;
+    }
+    const device = this.#device;
+    const handle =
+      bytes > 0 ? checked(() => native().readOnSpot(device, bytes, files, Float64Array.from(reads))) : undefined;
+    if (handle === null) return undefined;
+    const allocation = handle && new Allocation(handle, this.#session.device, bytes).retain();
+    try {
+      return wanted.map(({ metadata, index, name }, i) => {
+        const { begins, ends, dtypes } = metadata.packed;
+        const [dtype, length] = [DTYPE_NAMES[dtypes[index]!]!, ends[index]! - begins[index]!];
+        const shape = metadata.shapeAt(index);
+        return new DeviceTensor(name, dtype, shape, length, this.#session.device, allocation ?? null, places[i]!);
+      });
+    } finally {
+      allocation?.release();
+    }
+  }
+
+  /** After a load of tensors, which shows that their files can be read: the next ones may be read here. */
+  open(wanted: readonly Found[]): void {
+    this.#opening = Promise.all([this.#opening, this.#open(wanted)]).then(() => {});
+  }
+
+  /** Resolves when no file is being opened. */
+  async opened(): Promise<void> {
+    await this.#opening;
+  }
+
+  async #open(wanted: readonly Found[]): Promise<void> {
+    const { engines, readsHostFiles, device } = this.#session;
+    if (!readsHostFiles) return;
+    this.#fds ??= engines.newHeaderFds();
+    const fds = this.#fds;
+    if (!fds) return;
+    for (const metadata of new Set(wanted.map(({ metadata }) => metadata))) {
+      if (this.#files.get(metadata) === null || !metadata.identity) continue;
+      this.#files.set(metadata, null);
+      try {
+        this.#device ??= await openDevice(device);
+        const opened = await translated(native().openSpotFile(fds, metadata.path, metadata.identity));
+        this.#files.set(metadata, opened);
+      } catch {
+        this.#files.delete(metadata); // who loads the next tensor of it will say what is wrong
+      }
+    }
+  }
+}

@@ -1,0 +1,180 @@
+import { renameSync, truncateSync, utimesSync, writeFileSync } from 'node:fs';
+import { rm } from 'node:fs/promises';
+import { join } from 'node:path';
+import { setImmediate, setTimeout } from 'node:timers/promises';
+import {
+  type DeviceTensor,
+  fastsafeOpen,
+  type LoaderOptions,
+  nativeMetrics,
+  type OpenFiles,
+} from 'fastsafetensors-node';
+import { native } from '../src/native/addon.js';
+import { expectNothingHeld } from './support/metrics.js';
+import { encodeFile, entry, newFolder, writeModel } from './support/model-files.js';
+
+// Small tensors of files that are open are read by the thread that asks, where their bytes are in memory; all others,
+// and all that goes wrong, are a load's.
+
+const KIB = 1024;
+const SMALL = Array.from({ length: 40 }, (_, i) => entry(`s${i}`, 'F32', [1 + 128 * i]));
+const ENTRIES = [...SMALL, entry('empty', 'U8', [0]), entry('large', 'U8', [600 * KIB])];
+
+let folder: string;
+let path: string;
+let opened: OpenFiles;
+let spots: jest.SpyInstance;
+let loads: jest.SpyInstance;
+beforeEach(async () => {
+  folder = await newFolder();
+  path = await writeModel(folder, ENTRIES);
+  spots = jest.spyOn(native(), 'readOnSpot');
+  loads = jest.spyOn(native(), 'startTransfer');
+});
+afterEach(async () => {
+  await opened.close();
+  spots.mockRestore();
+  loads.mockRestore();
+  await rm(folder, { recursive: true });
+  await expectNothingHeld();
+});
+
+/** Opens the file and waits until it may be read on the spot, or would be. */
+async function open(options: LoaderOptions = {}): Promise<void> {
+  opened = await fastsafeOpen(path, options);
+  (await opened.getTensor('s1')).dispose();
+  for (let i = 0; i < 200 && nativeMetrics().openFiles === 0; ++i) await setTimeout(1);
+  await setTimeout(5);
+  spots.mockClear();
+  loads.mockClear();
+}
+
+async function expectRight(tensors: Iterable<DeviceTensor>): Promise<void> {
+  for (const tensor of tensors) {
+    const { dtype, shape, bytes } = ENTRIES.find(({ name }) => name === tensor.name)!;
+    expect(tensor).toMatchObject({ dtype, shape, byteLength: bytes.length });
+    expect(Buffer.compare(await tensor.toHost(), bytes)).toBe(0);
+    if (bytes.length > 0) expect(tensor.pointer % 256n).toBe(0n);
+    tensor.dispose();
+  }
+}
+
+test('a tensor of a file that was read from is read on the spot', async () => {
+  await open();
+  for (const { name } of [...SMALL, ENTRIES[40]!]) await expectRight([await opened.getTensor(name)]);
+  expect(loads).not.toHaveBeenCalled();
+  expect(spots).toHaveBeenCalledTimes(40);
+  expect(nativeMetrics().openFiles).toBe(1);
+});
+
+test('several are one read, in one allocation', async () => {
+  await open();
+  const names = SMALL.slice(0, 16).map(({ name }) => name);
+  await expectRight((await opened.getTensors([...names, 'empty', names[3]!])).values());
+  expect(spots).toHaveBeenCalledTimes(1);
+  expect(loads).not.toHaveBeenCalled();
+});
+
+test('large ones are loaded', async () => {
+  await open();
+  await expectRight([await opened.getTensor('large')]);
+  await expectRight((await opened.getTensors(['s1', 'large'])).values());
+  expect(spots).not.toHaveBeenCalled();
+  expect(loads).toHaveBeenCalledTimes(2);
+});
+
+test('what is not in memory is loaded', async () => {
+  await open();
+  spots.mockReturnValue(null);
+  await expectRight([await opened.getTensor('s7')]);
+  await expectRight((await opened.getTensors(['s7', 's9'])).values());
+  expect(loads).toHaveBeenCalledTimes(2);
+});
+
+test.each<[string, LoaderOptions]>([
+  ['dtype', { dtype: 'F16' }],
+  ['maxBytesPerSecond', { maxBytesPerSecond: 1e9 }],
+  ['staging', { staging: 'always' }],
+  ['odirect', { odirect: true }],
+  ['mmap', { mmap: true }],
+])('%s leaves all to loads', async (_, options) => {
+  await open(options);
+  (await opened.getTensor('s7')).dispose();
+  expect(spots).not.toHaveBeenCalled();
+  expect(loads).toHaveBeenCalledTimes(1);
+});
+
+test.each<[string, (path: string) => void]>([
+  ['touched', (path) => utimesSync(path, new Date(), new Date(Date.now() + 5000))],
+  ['cut short', (path) => truncateSync(path, 5000)],
+  [
+    'written over',
+    (path) => writeFileSync(path, encodeFile(ENTRIES.map((e) => ({ ...e, bytes: e.bytes.map((b) => ~b) })))),
+  ],
+  [
+    'replaced',
+    (path) => {
+      writeFileSync(join(folder, 'new'), encodeFile(ENTRIES));
+      renameSync(join(folder, 'new'), path);
+    },
+  ],
+])('a file that was %s is FILE_CHANGED', async (_, change) => {
+  await open();
+  (await opened.getTensor('s7')).dispose();
+  change(path);
+  for (let i = 0; i < 2; ++i)
+    await expect(opened.getTensor('s7')).rejects.toMatchObject({ code: 'FILE_CHANGED', path });
+  await expect(opened.getTensors(['s1', 's2'])).rejects.toMatchObject({ code: 'FILE_CHANGED', path });
+});
+
+test('one turn of the event loop reads so many tensors and no more', async () => {
+  await open();
+  await setImmediate();
+  const reads = Array.from({ length: 1000 }, () => opened.getTensor('s3'));
+  const perTurn: number[] = [];
+  for (let before = 0; before < 1000; before = spots.mock.calls.length) {
+    perTurn.push(spots.mock.calls.length - before);
+    await setImmediate();
+  }
+  expect(perTurn.every((count) => count <= 128)).toBe(true);
+  expect(perTurn.length).toBeGreaterThanOrEqual(7);
+  expect(loads).not.toHaveBeenCalled();
+  await expectRight(await Promise.all(reads));
+});
+
+test('one after the other they leave the event loop its turns', async () => {
+  await open();
+  let turns = 0;
+  let running = true;
+  const counting = (async () => {
+    for (; running; ++turns) await setImmediate();
+  })();
+  for (let i = 0; i < 1000; ++i) (await opened.getTensor('s3')).dispose();
+  running = false;
+  await counting;
+  expect(turns).toBeGreaterThanOrEqual(7);
+});
+
+test('close() ends those that wait for their turn', async () => {
+  await open();
+  const reads = Array.from({ length: 300 }, () => opened.getTensor('s3'));
+  const settled = Promise.allSettled(reads);
+  await opened.close();
+  const outcomes = await settled;
+  for (const outcome of outcomes) if (outcome.status === 'fulfilled') outcome.value.dispose();
+  expect(outcomes.slice(0, 128).every(({ status }) => status === 'fulfilled')).toBe(true);
+  for (const outcome of outcomes.slice(128)) expect(outcome).toMatchObject({ reason: { code: 'CLOSED' } });
+  await expect(opened.getTensor('s3')).rejects.toMatchObject({ code: 'CLOSED' });
+});
+
+test('a descriptor that was taken away is opened again', async () => {
+  await open();
+  const other = await fastsafeOpen(path); // its load takes the one that is open, and closes it
+  (await other.getTensor('large')).dispose();
+  await other.close();
+  await expectRight([await opened.getTensor('s7')]);
+  await setTimeout(20);
+  spots.mockClear();
+  await expectRight([await opened.getTensor('s7')]);
+  expect(spots).toHaveBeenCalledTimes(1);
+});
