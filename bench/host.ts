@@ -1,13 +1,16 @@
 /**
  * Warm files into host memory, until each page of each tensor was touched, beside what the hardware can do:
- * `npm run bench -- host [--only mapped] [--folder /dev/shm] [--mib 1024] [--rounds 7]`. Medians of interleaved rounds.
+ * `npm run bench -- host [--only mapped|many] [--folder /dev/shm] [--mib 1024] [--rounds 7]`. Medians of interleaved
+ * rounds; how long the event loop was held is without the touch.
  */
 import { spawnSync } from 'node:child_process';
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, rmSync } from 'node:fs';
 import { availableParallelism } from 'node:os';
 import { join } from 'node:path';
 import type { Command } from 'commander';
 import { ParallelLoader, SafeTensorsFileLoader } from '../src/index.js';
+import { median, Ticker } from './held.js';
+import { writeFiles } from './write-files.js';
 
 const MIB = 1024 * 1024;
 /** As many threads as bring pages in for a load: csrc/transfer/loop.cc PopulatingThreads. */
@@ -21,25 +24,33 @@ const ROWS: Readonly<Record<string, { files: number; tensors: number }>> = {
 
 export function define(command: Command): void {
   command
-    .option('--only <what>', 'mapped: no copied loads')
+    .option('--only <what>', 'mapped: no copied loads; many: many files and many tensors, copied')
     .option('--folder <path>', 'where the files are written', '/dev/shm')
     .option('--mib <n>', 'MiB of weights', '1024')
     .option('--rounds <n>', 'rounds', '7')
     .action(async ({ only, folder, mib, rounds }) => {
       const build = join(__dirname, '..', '..', 'build', 'cmake');
-      const built = spawnSync('cmake', ['--build', build, '--target', 'mapping_floor'], { encoding: 'utf8' });
-      if (built.status !== 0) throw new Error(`the floor cannot be built: ${built.stdout}${built.stderr}`);
+      const targets = ['mapping_floor', 'copying_floor'];
+      const built = spawnSync('cmake', ['--build', build, '--target', ...targets], { encoding: 'utf8' });
+      if (built.status !== 0) throw new Error(`the floors cannot be built: ${built.stdout}${built.stderr}`);
+      ticker = new Ticker();
       for (const [name, row] of Object.entries(ROWS)) {
+        if (only === 'many' && row.files * row.tensors < 1000) continue;
         const own = mkdtempSync(join(folder, 'fastsafetensors-bench-'));
         try {
           const paths = writeFiles(own, row, Number(mib) * MIB);
-          await printRow(name, paths, Number(mib) * MIB, Number(rounds), only, join(build, 'mapping_floor'));
+          await printRow(name, paths, Number(mib) * MIB, Number(rounds), only, build);
         } finally {
           rmSync(own, { recursive: true });
         }
       }
+      ticker.stop();
     });
 }
+
+/** Of the last load, without the consumer's touch. */
+let loadHeld = 0;
+let ticker: Ticker;
 
 async function printRow(
   name: string,
@@ -47,28 +58,38 @@ async function printRow(
   bytes: number,
   rounds: number,
   only: string | undefined,
-  floor: string,
+  build: string,
 ): Promise<void> {
-  const ways: Record<string, () => number | Promise<number>> = {
-    floor: () => {
-      const { stdout, status } = spawnSync(floor, [String(THREADS), ...paths], { encoding: 'utf8' });
-      if (status !== 0) throw new Error(`${floor} failed`);
-      return Number.parseFloat(stdout);
-    },
-    'mapped, streamed': () => streamed(paths, true),
-    'mapped, whole': () => whole(paths, true),
-    ...(only !== 'mapped' && { 'copied, streamed': () => streamed(paths, false) }),
+  const floor = (program: string) => () => {
+    const { stdout, status } = spawnSync(join(build, program), [String(THREADS), ...paths], { encoding: 'utf8' });
+    if (status !== 0) throw new Error(`${program} failed`);
+    return Number.parseFloat(stdout);
   };
+  const mapped = { streamed: () => streamed(paths, true), whole: () => whole(paths, true) };
+  const copied = { streamed: () => streamed(paths, false), whole: () => whole(paths, false) };
+  const kinds = { ...(only !== 'many' && { mapped }), ...(only !== 'mapped' && { copied }) };
+  const ways: Record<string, () => number | Promise<number>> = {};
+  for (const [kind, runs] of Object.entries(kinds)) {
+    ways[`${kind}, floor`] = floor(kind === 'mapped' ? 'mapping_floor' : 'copying_floor');
+    for (const [how, run] of Object.entries(runs)) ways[`${kind}, ${how}`] = run;
+  }
   const seconds = Object.fromEntries(Object.keys(ways).map((way) => [way, [] as number[]]));
-  for (let round = 0; round < rounds; ++round)
-    for (const [way, run] of Object.entries(ways)) seconds[way]!.push(await run());
-  const medians = Object.entries(seconds).map(
-    ([way, list]) => [way, list.sort((a, b) => a - b)[rounds >> 1]!] as const,
-  );
-  const [, least] = medians[0]!;
-  for (const [way, median] of medians) {
-    const rate = `${(bytes / median / 1e9).toFixed(2)} GB/s`.padStart(11);
-    console.log(`${name.padEnd(15)} ${way.padEnd(17)} ${rate}  ${((least / median) * 100).toFixed(0).padStart(3)} %`);
+  const held = Object.fromEntries(Object.keys(ways).map((way) => [way, [] as number[]]));
+  for (let round = 0; round < rounds; ++round) {
+    for (const [way, run] of Object.entries(ways)) {
+      await new Promise((resolve) => setTimeout(resolve, 20));
+      ticker.take();
+      seconds[way]!.push(await run());
+      held[way]!.push(loadHeld);
+      loadHeld = 0;
+    }
+  }
+  for (const [way, list] of Object.entries(seconds)) {
+    const least = median(seconds[`${way.split(',')[0]}, floor`]!);
+    const rate = `${(bytes / median(list) / 1e9).toFixed(2)} GB/s`.padStart(11);
+    const share = `${((least / median(list)) * 100).toFixed(0).padStart(3)} %`;
+    const longest = way.endsWith('floor') ? '' : `   loop held ${median(held[way]!).toFixed(1)} ms`;
+    console.log(`${name.padEnd(15)} ${way.padEnd(17)} ${rate}  ${share}${longest}`);
   }
 }
 
@@ -77,6 +98,7 @@ async function streamed(files: readonly string[], mmap: boolean): Promise<number
   const tensors: { readonly data: ArrayBufferView | null; dispose(): void }[] = [];
   await using loader = new ParallelLoader({ files: [...files], mmap, queueSize: 64 });
   for await (const [, tensor] of loader.iterateWeights()) tensors.push(tensor);
+  loadHeld = ticker.take();
   return touched(tensors, began);
 }
 
@@ -87,6 +109,7 @@ async function whole(files: readonly string[], mmap: boolean): Promise<number> {
   await using buffer = await loader.copyFilesToDevice();
   const tensors: { readonly data: ArrayBufferView | null; dispose(): void }[] = [];
   for (const name of buffer.keys()) tensors.push(await buffer.getTensor(name));
+  loadHeld = ticker.take();
   return touched(tensors, began);
 }
 
@@ -103,22 +126,4 @@ function touched(
   for (const tensor of tensors) tensor.dispose();
   if (!(sum > 0)) throw new Error('the tensors hold other numbers than were written');
   return seconds;
-}
-
-/** F32 tensors of equal size, their data at multiples of 64. */
-function writeFiles(folder: string, { files, tensors }: { files: number; tensors: number }, bytes: number): string[] {
-  const elements = Math.floor(bytes / files / tensors / 4);
-  return Array.from({ length: files }, (_, file) => {
-    const entries = Array.from({ length: tensors }, (_, i) => {
-      const offsets = [i * elements * 4, (i + 1) * elements * 4];
-      return [`${file}.${i}`, { dtype: 'F32', shape: [elements], data_offsets: offsets }];
-    });
-    const json = JSON.stringify(Object.fromEntries(entries));
-    const header = Buffer.from(json.padEnd(Math.ceil((8 + json.length) / 64) * 64 - 8));
-    const length = Buffer.alloc(8);
-    length.writeBigUInt64LE(BigInt(header.length));
-    const path = join(folder, `${file}.safetensors`);
-    writeFileSync(path, Buffer.concat([length, header, Buffer.alloc(elements * tensors * 4, 0x3f)]));
-    return path;
-  });
 }
