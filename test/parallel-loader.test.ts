@@ -40,6 +40,7 @@ test('the report is zero before the first load and tells what was loaded', async
     tensors: 0,
     bytes: 0,
     mappedBytes: 0,
+    wantedBytes: 0,
     readBytes: 0,
     seconds: 0,
     bytesPerSecond: 0,

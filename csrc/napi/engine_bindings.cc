@@ -204,6 +204,8 @@ class PackedPlan {
     offsets_ = ArrayOf<double>(object, "itemOffsets");
     lengths_ = ArrayOf<double>(object, "itemLengths");
     destinations_ = ArrayOf<double>(object, "itemDestinations");
+    runs_ = ArrayOf<double>(object, "itemRuns");
+    strides_ = ArrayOf<double>(object, "itemStrides");
     from_ = ArrayOf<uint8_t>(object, "itemFrom");
     to_ = ArrayOf<uint8_t>(object, "itemTo");
     mapped_ = ArrayOf<uint32_t>(object, "allocationMapped");
@@ -216,7 +218,8 @@ class PackedPlan {
     const size_t count = item_files_.length;
     const bool converts = from_.length > 0;
     if (batches_.length != sizes_.length || allocations_.length != count || offsets_.length != count ||
-        lengths_.length != count || destinations_.length != count || mapped_offsets_.length != mapped_.length ||
+        lengths_.length != count || destinations_.length != count || strides_.length != runs_.length ||
+        (runs_.length > 0 && runs_.length != count) || mapped_offsets_.length != mapped_.length ||
         (mapped_.length > 0 && mapped_.length != sizes_.length) ||
         (converts && (from_.length != count || to_.length != count))) {
       return Status(Code::INVALID_ARGUMENT, "the arrays of the plan differ in length");
@@ -233,6 +236,10 @@ class PackedPlan {
     for (size_t i = 0; i < count; ++i) {
       plan.items.push_back({item_files_.data[i], allocations_.data[i], static_cast<uint64_t>(offsets_.data[i]),
                             static_cast<uint64_t>(lengths_.data[i]), static_cast<uint64_t>(destinations_.data[i])});
+      if (runs_.length > 0) {
+        plan.items.back().run = static_cast<uint64_t>(runs_.data[i]);
+        plan.items.back().stride = static_cast<uint64_t>(strides_.data[i]);
+      }
       if (!converts) continue;
       plan.items.back().from = static_cast<DType>(from_.data[i]);
       plan.items.back().to = static_cast<DType>(to_.data[i]);
@@ -268,7 +275,7 @@ class PackedPlan {
   }
 
   std::vector<PlanFile> files_;
-  Array<double> sizes_, offsets_, lengths_, destinations_, mapped_offsets_;
+  Array<double> sizes_, offsets_, lengths_, destinations_, runs_, strides_, mapped_offsets_;
   Array<uint32_t> batches_, item_files_, allocations_, mapped_;
   Array<uint8_t> from_, to_;
 };
@@ -367,7 +374,8 @@ Napi::Value StartTransfer(const Napi::CallbackInfo& info) {
   return promise;
 }
 
-// pollTransfer(load, out: Float64Array(6)): [readyPrefix, readyCount, bytesLoaded, maxInFlight, drained, failed]
+// pollTransfer(load, out: Float64Array(7)): [readyPrefix, readyCount, bytesLoaded, maxInFlight, drained, failed,
+// bytesRead]
 void PollTransfer(const Napi::CallbackInfo& info) {
   const Transfer& transfer = *FromExternal<Load>(info[0])->transfer;
   auto out = info[1].As<Napi::Float64Array>();
@@ -377,6 +385,7 @@ void PollTransfer(const Napi::CallbackInfo& info) {
   out[3] = transfer.max_in_flight();
   out[4] = transfer.drained() ? 1 : 0;
   out[5] = transfer.status().ok() ? 0 : 1;
+  out[6] = static_cast<double>(transfer.bytes_read());
 }
 
 // transferError(load): {code, message, …} | null

@@ -61,17 +61,19 @@ class ReaderFile {
 
 // Where a part of a read's bytes goes.
 struct ReadPiece {
-  uint64_t address;  // in host memory, in a slot, or (with fills_device) in device memory
-  size_t length;     // bytes
-  uint64_t base;     // of the DeviceBuffer or StagingMemory that holds `address`: what a driver has registered
+  uint64_t address;   // in host memory, in a slot, or (with fills_device) in device memory
+  size_t length;      // bytes
+  uint64_t base;      // of the DeviceBuffer or StagingMemory that holds `address`: what a driver has registered
+  uint64_t skip = 0;  // bytes of the file before it that are not wanted; with `skips` only
 };
 
 struct ReadRequest {
   std::shared_ptr<ReaderFile> file;
   uint64_t offset = 0;  // in the file; a multiple of offset_alignment
-  // Bytes of all pieces together, a multiple of length_alignment. Passes the end of the file by less than that.
+  // Bytes of all pieces together, with what they skip; a multiple of length_alignment. Passes the end of the file by
+  // less than that.
   size_t length = 0;
-  size_t required = 0;            // bytes that must arrive, 0 < required <= length
+  size_t required = 0;            // of `length`, up to where bytes must arrive: 0 < required <= length
   bool last = false;              // no read of this file follows: compare the file's identity after it
   std::vector<ReadPiece> pieces;  // in the order of the file; one, or with `scatters` at most 1024
   std::shared_ptr<void> target;   // RegisterBuffer's result for a read straight into place; null through a slot
@@ -91,6 +93,11 @@ struct ReaderNeeds {
   bool fills_host = true;     // can read straight into host tensors
   bool fills_device = false;  // can read straight into device tensors (GDS)
   bool scatters = false;      // a read may have many pieces
+  // A read may skip bytes between its pieces; only without alignment or boundary, and with `scatters`.
+  bool skips = false;
+  // Bytes between two wanted parts that take less time to read than another part of a read (with `skips`), or than
+  // another read: measured, see docs/ranks.md.
+  size_t largest_gap = 32 << 10;
   bool maps = false;          // what it reads through the page cache may as well be mapped (MappedFile)
   bool device_slots = false;  // AllocateSlots returns device memory (GDS): loads that convert are refused
 };

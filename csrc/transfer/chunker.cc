@@ -12,27 +12,48 @@ constexpr uint64_t kOutputAlignment = 64;  // a cache line: no vector store cros
 uint64_t Down(uint64_t value, uint64_t alignment) { return value / alignment * alignment; }
 uint64_t Up(uint64_t value, uint64_t alignment) { return Down(value + alignment - 1, alignment); }
 
+// Bytes: holes beside longer runs are not read, however small they are: a read each costs less than 5 % then.
+constexpr uint64_t kLongRun = 64 << 10;
+constexpr uint64_t kHolesInLongRuns = 32;  // a hole of this part of the run is read along
+
 // Bytes from the cursor on that are contiguous in file and memory, across tensors; counted up to `enough`.
 uint64_t RunLength(const Plan& plan, Cursor cursor, size_t end, uint64_t enough) {
   const PlanItem& first = plan.items[cursor.item];
-  uint64_t length = first.length - cursor.done;
+  uint64_t length = first.Together(cursor.done);
+  if (cursor.done + length < first.length) return length;
+  const uint64_t start = first.OffsetOf(cursor.done);
   for (size_t i = cursor.item + 1; i < end && length < enough; ++i) {
     const PlanItem& item = plan.items[i];
     if (item.length == 0) continue;
-    const uint64_t from = first.offset + cursor.done + length, to = first.destination + cursor.done + length;
-    if (item.file != first.file || item.allocation != first.allocation || item.offset != from || item.destination != to)
+    const uint64_t to = first.destination + cursor.done + length;
+    if (item.file != first.file || item.allocation != first.allocation || item.offset != start + length ||
+        item.destination != to)
       break;
-    length += item.length;
+    length += item.Together(0);
+    if (item.strided()) break;
   }
   return length;
 }
 
-// How many of the `length` bytes at `from` fit into the slot (whole elements if the item converts): the slot holds the
-// aligned read and, behind it, the `outputs` bytes that earlier parts convert to and those of this part.
-uint64_t RoomFor(const PlanItem& item, const ChunkRules& rules, const Chunk& chunk, uint64_t outputs, uint64_t from,
+// Bytes behind a part of this item that a read may include.
+uint64_t GapBehind(const PlanItem& item, const ChunkRules& rules) {
+  if (!item.strided() || item.run < kLongRun) return rules.largest_gap;
+  return std::min(rules.largest_gap, item.run / kHolesInLongRuns);
+}
+
+// Whether an item's runs are read along with their holes, where the reader could also fill tensor memory.
+bool ReadsHoles(const PlanItem& item, const ChunkRules& rules) { return item.hole() <= GapBehind(item, rules); }
+
+// Whether an item passes through a slot even where the reader can fill tensor memory.
+bool NeedsSlot(const PlanItem& item, const ChunkRules& rules) { return item.converts() || ReadsHoles(item, rules); }
+
+// How many of `length` bytes that are read to byte `source` of the slot fit in (whole elements if the item converts):
+// the slot holds the aligned read and, behind it, the `outputs` bytes that earlier parts convert to and those of this
+// part.
+uint64_t RoomFor(const PlanItem& item, const ChunkRules& rules, const Chunk& chunk, uint64_t outputs, uint64_t source,
                  uint64_t length) {
   if (!item.converts() && !chunk.converts) return length;
-  uint64_t used = from - chunk.offset + rules.needs.length_alignment - 1;
+  uint64_t used = source + rules.needs.length_alignment - 1;
   if (rules.outputs_in_slot) used += kOutputAlignment + outputs;
   const uint64_t room = rules.slot_bytes > used ? rules.slot_bytes - used : 0;
   if (!item.converts()) return std::min(length, room);
@@ -46,10 +67,10 @@ Chunk NextChunk(const Plan& plan, const ChunkRules& rules, Cursor cursor, size_t
   const ReaderNeeds& needs = rules.needs;
   const PlanItem& first = plan.items[cursor.item];
   const uint64_t alignment = std::max({needs.offset_alignment, needs.length_alignment, needs.memory_alignment});
-  const uint64_t start = first.offset + cursor.done;
+  const uint64_t start = first.OffsetOf(cursor.done);
 
   Chunk chunk;
-  chunk.direct = rules.direct && !first.converts();
+  chunk.direct = rules.direct && !NeedsSlot(first, rules);
   chunk.offset = Down(start, needs.offset_alignment);
   // Reads end at multiples of chunk_bytes, so that a store which stripes files serves each read from one place. An
   // element across such an end belongs to the read that begins there.
@@ -71,38 +92,48 @@ Chunk NextChunk(const Plan& plan, const ChunkRules& rules, Cursor cursor, size_t
 
   const size_t most_parts = chunk.direct ? kPartsOfDirectRead : kPartsOfSlot;
   const bool one_piece = chunk.direct && (alignment > 1 || !needs.scatters);
-  uint64_t gap = chunk.direct ? 0 : rules.largest_gap;
-  uint64_t stop = start, outputs = 0;
+  const uint64_t memory_start = first.destination + cursor.done;
+  uint64_t gap = 0;  // behind the last part: of a hole that may be read
+  uint64_t stop = start, source = start - chunk.offset, outputs = 0;
+  size_t holes = 0;  // that are skipped: each makes one more piece of the read
   while (cursor.item < end && chunk.parts.size() < most_parts) {
     const PlanItem& item = plan.items[cursor.item];
     if (item.length == 0) {  // complete as soon as the cursor passes it
       cursor = {cursor.item + 1, 0};
       continue;
     }
-    uint64_t from = item.offset + cursor.done;
-    // A wider hole, an overlap or a step back in the file begins a new read.
-    if (item.file != first.file || from < stop || from - stop > gap || from >= limit) break;
+    const uint64_t from = item.OffsetOf(cursor.done);
+    // A wider hole, unless the reader skips it, an overlap or a step back in the file begins a new read.
+    if (item.file != first.file || from < stop || from >= limit) break;
+    const uint64_t hole = from - stop;
+    const bool skips = hole > gap;
+    if (skips && (!needs.skips || ++holes == kPartsOfDirectRead)) break;
     if (chunk.direct && item.allocation != first.allocation) break;
-    if (one_piece && item.destination + cursor.done != first.destination + (from - first.offset)) break;
-    // Where the reader can fill tensor memory, only converted items go through a slot.
-    if (rules.direct && item.converts() != first.converts()) break;
-    uint64_t length = std::min(item.length - cursor.done, limit - from);
-    length = RoomFor(item, rules, chunk, outputs, from, length);
+    if (one_piece && item.destination + cursor.done - memory_start != from - start) break;
+    // Where the reader can fill tensor memory, only what has to go through a slot does.
+    if (rules.direct && NeedsSlot(item, rules) != NeedsSlot(first, rules)) break;
+    const uint64_t to = skips ? source : source + hole;
+    uint64_t length = std::min(item.Together(cursor.done), limit - from);
+    length = RoomFor(item, rules, chunk, outputs, to, length);
     if (length == 0) break;
     chunk.parts.push_back(
-        {static_cast<uint32_t>(cursor.item), from, item.destination + item.InMemory(cursor.done), length, outputs});
+        {static_cast<uint32_t>(cursor.item), from, item.destination + item.InMemory(cursor.done), length, to, outputs});
+    if (skips) chunk.skipped += hole;
     if (item.converts()) outputs += item.InMemory(length);
     chunk.converts |= item.converts();
     stop = from + length;
+    source = to + length;
+    gap = chunk.direct ? 0 : GapBehind(item, rules);
+    const bool whole = length == item.Together(cursor.done);
     cursor.done += length;
-    if (cursor.done < item.length) break;
-    cursor = {cursor.item + 1, 0};
+    if (cursor.done == item.length) cursor = {cursor.item + 1, 0};
+    if (!whole) break;
   }
 
   chunk.required = stop - chunk.offset;
   chunk.length = Up(chunk.required, needs.length_alignment);
   chunk.next = cursor;
-  for (ChunkPart& part : chunk.parts) part.output += Up(chunk.length, kOutputAlignment);
+  for (ChunkPart& part : chunk.parts) part.output += Up(chunk.length - chunk.skipped, kOutputAlignment);
   return chunk;
 }
 

@@ -1,5 +1,6 @@
-// Cuts a plan into chunks, which are the reads: contiguous tensors are merged, no read crosses a boundary of the
-// reader, and each goes either directly into tensor memory or through a slot. Pure functions.
+// Cuts a plan into chunks, which are the reads: contiguous tensors are merged, and so are short runs of tensors' parts
+// with the holes between them, or without where the reader skips these. No read crosses a boundary of the reader, and
+// each goes either directly into tensor memory or through a slot. Pure functions.
 #pragma once
 #include <cstdint>
 #include <vector>
@@ -19,7 +20,8 @@ struct ChunkPart {
   uint32_t item;
   uint64_t file_offset;
   uint64_t destination;  // in the item's allocation
-  uint64_t length;       // > 0, in the file; whole elements where the item converts
+  uint64_t length;       // > 0, in the file, together; whole elements where the item converts
+  uint64_t source = 0;   // through a slot: where it is read to in the slot
   uint64_t output = 0;   // with outputs_in_slot: where its converted elements go in the slot
 };
 
@@ -29,6 +31,7 @@ struct Chunk {
   uint64_t offset = 0;           // of the read in the file, aligned as the reader needs
   uint64_t length = 0;           // of the read, aligned as the reader needs
   uint64_t required = 0;         // bytes up to the end of the last part
+  uint64_t skipped = 0;          // of them, those in holes that are not read
   std::vector<ChunkPart> parts;  // in the order of the file
   Cursor next;                   // where the next chunk begins
 };
@@ -37,7 +40,7 @@ struct ChunkRules {
   ReaderNeeds needs;
   bool direct;                       // the reader may fill this device's memory
   uint64_t chunk_bytes;              // the longest read, except for alignment in a slot
-  uint64_t largest_gap;              // unneeded bytes between two tensors that a read through a slot may include
+  uint64_t largest_gap;              // unneeded bytes between two parts that a read through a slot may include
   uint64_t slot_bytes = UINT64_MAX;  // at least 4096
   bool outputs_in_slot = false;      // converted elements go behind the read in its slot, not into tensor memory
 };

@@ -9,7 +9,6 @@
 namespace fst {
 
 constexpr uint64_t kLargestChunk = uint64_t{1} << 30;
-constexpr uint64_t kLargestGap = 32 << 10;  // unneeded bytes that cost less than another read
 
 Status Engine::Create(std::shared_ptr<Device> device, std::unique_ptr<Reader> reader, EngineOptions options,
                       std::shared_ptr<Engine>* out) {
@@ -26,7 +25,7 @@ Status Engine::Create(std::shared_ptr<Device> device, std::unique_ptr<Reader> re
   uint64_t slot_bytes = std::max<uint64_t>(alignment > 1 ? chunk + 2 * alignment : (chunk + 4095) / 4096 * 4096, 4096);
   const bool outputs_in_slot = !shared->device->host_accessible();
   if (options.converts && outputs_in_slot) slot_bytes *= 2;
-  shared->rules = {needs, fills && !options.always_stage, chunk, kLargestGap, slot_bytes, outputs_in_slot};
+  shared->rules = {needs, fills && !options.always_stage, chunk, needs.largest_gap, slot_bytes, outputs_in_slot};
   shared->slot_count = static_cast<int>(
       std::clamp<uint64_t>(options.staging_limit / slot_bytes, 1, static_cast<uint64_t>(std::max(needs.slots, 1))));
   FST_RETURN_IF_ERROR(StartThread("fst-io", [shared] {

@@ -24,6 +24,7 @@ TaskPool& PopulatingThreads() {
 
 ChunkRules RulesOfMapping(const ChunkRules& rules) {
   ChunkRules result = rules;
+  result.needs.skips = false;  // pages of a hole would be brought in
   result.chunk_bytes = std::max(rules.chunk_bytes, kPopulatedAtOnce);
   return result;
 }
@@ -138,6 +139,7 @@ void Loop::HandleRead(Op& op, const Status& status) {
     return FreeOp(op);
   }
   if (op.converts) return StartConversion(op);
+  if (IsScattered(op)) return StartPacking(op);
   CopyOut(op);
 }
 
@@ -153,7 +155,12 @@ Status Loop::AddPlace(const Op& op, const Status& status) {
 }
 
 void Loop::FinishParts(Op& op) {
-  for (const ChunkPart& part : op.parts) op.transfer->CompleteBytes(part.item, part.length);
+  for (size_t i = 0; i < op.parts.size();) {
+    const uint32_t item = op.parts[i].item;
+    uint64_t bytes = 0;
+    for (; i < op.parts.size() && op.parts[i].item == item; ++i) bytes += op.parts[i].length;
+    op.transfer->CompleteBytes(item, bytes);
+  }
 }
 
 bool Loop::IssueAll() {
@@ -273,7 +280,12 @@ Status Loop::StartRead(ActiveTransfer& t, Chunk chunk, int slot) {
     FreeOp(op);
     return status;
   };
-  for (const ChunkPart& part : op.parts) {
+  for (size_t i = 0; i < op.parts.size(); ++i) {
+    const ChunkPart& part = op.parts[i];
+    if (i > 0 && part.item == op.parts[i - 1].item) {  // one of very many short runs
+      op.buffers.push_back(op.buffers.back());
+      continue;
+    }
     op.buffers.emplace_back();
     Status status = BufferOf(t, t.plan.items[part.item], &op.buffers.back());
     if (!status.ok()) return undo(status);
@@ -287,27 +299,47 @@ Status Loop::StartRead(ActiveTransfer& t, Chunk chunk, int slot) {
   request.offset = chunk.offset;
   request.length = chunk.length;
   request.required = chunk.required;
+  t.transfer->AddBytesRead(populates ? 0 : chunk.length - chunk.skipped);
   request.last = t.ReleaseIfDone(op.file);
   if (populates) {
     // Its bytes are in place as soon as its pages are.
-  } else if (slot >= 0) {
+  } else if (slot >= 0 && chunk.skipped == 0) {
     request.pieces.push_back({slots_.Address(slot), chunk.length, slots_.Base(slot)});
+  } else if (slot >= 0) {
+    // Holes that are read lie in the slot as in the file, those that are skipped do not.
+    uint64_t slot_end = 0, file_end = chunk.offset;
+    for (const ChunkPart& part : op.parts) {
+      const uint64_t end = part.source + part.length, hole = part.file_offset - file_end;
+      const bool follows = part.source - slot_end == hole;
+      if (follows && !request.pieces.empty()) {
+        request.pieces.back().length += end - slot_end;
+      } else {
+        request.pieces.push_back({slots_.Address(slot) + part.source, part.length, slots_.Base(slot), hole});
+      }
+      slot_end = end;
+      file_end = part.file_offset + part.length;
+    }
   } else {
+    uint64_t file_end = chunk.offset;
     std::shared_ptr<void>& registration = t.registrations[t.plan.items[op.parts.front().item].allocation];
     if (registration == nullptr) registration = reader_.RegisterBuffer(op.buffers.front());
     op.registration = request.target = registration;
     for (size_t i = 0; i < op.parts.size(); ++i) {
       const ChunkPart& part = op.parts[i];
       uint64_t address = op.buffers[i]->address() + part.destination;
-      if (!request.pieces.empty() && request.pieces.back().address + request.pieces.back().length == address) {
+      const uint64_t hole = part.file_offset - file_end;
+      file_end = part.file_offset + part.length;
+      if (!request.pieces.empty() && hole == 0 &&
+          request.pieces.back().address + request.pieces.back().length == address) {
         request.pieces.back().length += part.length;
       } else {
-        request.pieces.push_back({address, part.length, op.buffers[i]->address()});
+        request.pieces.push_back({address, part.length, op.buffers[i]->address(), hole});
       }
     }
   }
   if (shared_->options.max_bytes_per_second > 0) {
-    auto cost = std::chrono::nanoseconds(chunk.required * 1000000000 / shared_->options.max_bytes_per_second);
+    auto cost =
+        std::chrono::nanoseconds((chunk.required - chunk.skipped) * 1000000000 / shared_->options.max_bytes_per_second);
     throttled_until_ = std::max(throttled_until_, Clock::now()) + cost;
   }
   Status submitted =

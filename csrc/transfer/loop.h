@@ -71,6 +71,8 @@ class Loop {
   void HandleCopied(Op& op, const Status& status);
   void StartClosing(ActiveTransfer& t);
   void StartConversion(Op& op);
+  bool IsScattered(const Op& op) const;
+  void StartPacking(Op& op);
   void CopyOut(Op& op);
   bool IssueAll();  // true when something was started
   bool OpenAhead(ActiveTransfer& t);

@@ -1,4 +1,5 @@
-// From a slot to tensor memory: conversion (`dtype`) on threads of its own, and the copy to the device.
+// From a slot to tensor memory: conversion (`dtype`) and the packing of runs on threads of their own, and the copy to
+// the device.
 #include <algorithm>
 #include <cstring>
 #include <thread>
@@ -16,6 +17,8 @@ TaskPool& ConvertThreads() {
       new TaskPool("fst-convert", static_cast<int>(std::clamp(std::thread::hardware_concurrency(), 2U, 8U)));
   return *pool;
 }
+
+constexpr uint64_t kPackedRun = 16 << 10;  // bytes: longer runs take no longer to copy to the device than to move
 
 struct Piece {
   uint64_t source, destination;
@@ -48,9 +51,8 @@ void Loop::StartConversion(Op& op) {
     const ChunkPart& part = op.parts[i];
     const PlanItem& item = op.transfer->plan.items[part.item];
     if (in_slot && !item.converts()) continue;
-    pieces.push_back({slot + (part.file_offset - op.offset),
-                      in_slot ? slot + part.output : op.buffers[i]->address() + part.destination, part.length,
-                      item.from, item.to});
+    pieces.push_back({slot + part.source, in_slot ? slot + part.output : op.buffers[i]->address() + part.destination,
+                      part.length, item.from, item.to});
   }
   op.stage = Op::kConverting;
   ++copying_;
@@ -65,6 +67,49 @@ void Loop::StartConversion(Op& op) {
   FreeOp(op);
 }
 
+// Whether a part of a tensor was read with its holes, into a slot that the host can write to: each of its runs would be
+// a copy to the device.
+bool Loop::IsScattered(const Op& op) const {
+  if (device_.host_accessible() || slots_.on_device()) return false;
+  for (size_t i = 1; i < op.parts.size(); ++i) {
+    const ChunkPart &before = op.parts[i - 1], &part = op.parts[i];
+    if (before.item == part.item && before.source + before.length != part.source &&
+        op.transfer->plan.items[part.item].run <= kPackedRun)
+      return true;
+  }
+  return false;
+}
+
+// Moves all parts together in their slot, in place: each lies at or behind where it goes.
+void Loop::StartPacking(Op& op) {
+  struct Move {
+    uint64_t from, to, length;
+  };
+  const uint64_t slot = slots_.Address(op.slot);
+  std::vector<Move> moves;
+  uint64_t end = op.parts.front().source;
+  for (ChunkPart& part : op.parts) {
+    if (part.source != end) moves.push_back({slot + part.source, slot + end, part.length});
+    part.source = end;
+    end += part.length;
+  }
+  op.stage = Op::kConverting;
+  ++copying_;
+  op.since = RunningNow();
+  // The op holds the slot until the completion has been handled.
+  Status posted = ConvertThreads().Post([moves = std::move(moves), queue = shared_->queue, tag = TagOf(op)] {
+    for (const Move& move : moves) {
+      memmove(reinterpret_cast<void*>(move.to),          // NOLINT(performance-no-int-to-ptr)
+              reinterpret_cast<const void*>(move.from),  // NOLINT(performance-no-int-to-ptr)
+              move.length);
+    }
+    queue->Put({Completion::Kind::kConvert, tag, Status::Ok()});
+  });
+  if (posted.ok()) return;
+  op.transfer->Fail(AddPlace(op, posted));
+  FreeOp(op);
+}
+
 void Loop::CopyOut(Op& op) {
   // Parts that follow each other both in the slot and in one allocation go in one copy.
   std::vector<CopyPiece> pieces;
@@ -72,7 +117,7 @@ void Loop::CopyOut(Op& op) {
   for (size_t i = 0; i < op.parts.size(); ++i) {
     const ChunkPart& part = op.parts[i];
     const PlanItem& item = op.transfer->plan.items[part.item];
-    uint64_t source = slots_.Address(op.slot) + (item.converts() ? part.output : part.file_offset - op.offset);
+    uint64_t source = slots_.Address(op.slot) + (item.converts() ? part.output : part.source);
     uint64_t length = item.InMemory(part.length);
     uint64_t destination = op.buffers[i]->address() + part.destination;
     if (!pieces.empty()) {

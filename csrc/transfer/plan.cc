@@ -21,6 +21,13 @@ Status Plan::Validate() const {
     if (item.allocation >= allocations.size()) return wrong(i, "there is no such allocation");
     uint64_t file_size = files[item.file].expected.size, room = allocations[item.allocation].size;
     if (item.offset > file_size || item.length > file_size - item.offset) return wrong(i, "it ends after its file");
+    if (item.strided() && item.length > 0) {
+      if (item.stride <= item.run || item.length % item.run != 0) return wrong(i, "its runs overlap or are not whole");
+      // No product that could overflow: the last run begins at most (room / stride) runs behind the first.
+      const uint64_t runs = item.length / item.run, behind = file_size - item.offset;
+      if (item.run > behind || runs - 1 > (behind - item.run) / item.stride) return wrong(i, "it ends after its file");
+      if (item.converts() && item.run % BytesOf(item.from) != 0) return wrong(i, "a run ends within an element");
+    }
     if (item.converts() && !CanConvertFloats(item.from, item.to)) return wrong(i, "there is no such conversion");
     if (item.converts() && item.length % BytesOf(item.from) != 0) return wrong(i, "it ends within an element");
     if (item.converts() && item.length > UINT64_MAX / 8) return wrong(i, "it has more bytes than can be counted");
@@ -28,7 +35,8 @@ Status Plan::Validate() const {
       return wrong(i, "it ends after its allocation");
     const PlanAllocation& holder = allocations[item.allocation];
     if (holder.is_mapped() && item.length > 0 &&
-        (item.file != holder.mapped || item.converts() || item.offset != holder.mapped_offset + item.destination))
+        (item.file != holder.mapped || item.converts() || item.strided() ||
+         item.offset != holder.mapped_offset + item.destination))
       return wrong(i, "it is not where it lies in its mapped file");
     if (BatchOf(i) < batch) return wrong(i, "its batch comes before that of the item before it");
     batch = BatchOf(i);

@@ -28,7 +28,7 @@ struct PlanAllocation {
   bool is_mapped() const { return mapped != kNone; }
 };
 
-// One tensor.
+// One tensor, or a part of one.
 struct PlanItem {
   uint32_t file;
   uint32_t allocation;
@@ -36,6 +36,17 @@ struct PlanItem {
   uint64_t length;                         // bytes in the file, may be 0
   uint64_t destination;                    // its first byte in the allocation; a multiple of 256 for a whole tensor
   DType from = DType::U8, to = DType::U8;  // different: elements are converted on the way
+  // With `run` > 0 the bytes are runs of so many, `stride` > `run` bytes from one's first byte to the next one's, which
+  // follow each other in memory: what a range of an inner dimension is. 0: they lie together.
+  uint64_t run = 0, stride = 0;
+
+  bool strided() const { return run > 0; }
+  // Where byte `done` < length of the item lies in the file.
+  uint64_t OffsetOf(uint64_t done) const { return offset + (strided() ? done / run * stride + done % run : done); }
+  // Bytes from `done` < length on that lie together in the file.
+  uint64_t Together(uint64_t done) const { return strided() ? run - done % run : length - done; }
+  // Bytes between two runs; UINT64_MAX for an item that has one.
+  uint64_t hole() const { return strided() ? stride - run : UINT64_MAX; }
 
   bool converts() const { return from != to; }
   // Bytes in memory for `bytes` in the file; whole elements if the item converts.
@@ -48,8 +59,8 @@ struct Plan {
   std::vector<PlanItem> items;
 
   // On OK: every index is in range, batches do not decrease from item to item, items lie inside their files and
-  // allocations, those of a mapped one where they lie in its file, and items that convert have whole elements and a
-  // conversion that exists. INVALID_ARGUMENT otherwise.
+  // allocations, those of a mapped one where they lie in its file, items have whole runs, and those that convert have
+  // whole elements in each run and a conversion that exists. INVALID_ARGUMENT otherwise.
   Status Validate() const;
 
   bool Converts() const {

@@ -37,6 +37,8 @@ class Transfer {
   size_t ready_prefix() const { return ready_prefix_.load(std::memory_order_acquire); }
   size_t ready_count() const { return ready_count_.load(std::memory_order_acquire); }
   uint64_t bytes_loaded() const { return bytes_loaded_.load(std::memory_order_relaxed); }
+  // Bytes that the reader was asked for: wanted ones, holes that it reads along, and edges of aligned blocks.
+  uint64_t bytes_read() const { return bytes_read_.load(std::memory_order_relaxed); }
   int max_in_flight() const { return max_in_flight_.load(std::memory_order_relaxed); }
   // The first error, or OK. An error may show before the I/O that it cancels has drained.
   Status status() const;
@@ -60,6 +62,7 @@ class Transfer {
   // allocated. The codes of Device::Allocate.
   Status BufferOf(uint32_t allocation, Device& device, MappedFile* mapped, std::shared_ptr<DeviceBuffer>* out);
   void AddBytesLoaded(uint64_t bytes) { bytes_loaded_.fetch_add(bytes, std::memory_order_relaxed); }
+  void AddBytesRead(uint64_t bytes) { bytes_read_.fetch_add(bytes, std::memory_order_relaxed); }
   // Counts an item as ready. True when it was the last one of its allocation.
   bool CompleteItem(uint32_t item);
   void PublishReadyPrefix(size_t prefix) { ready_prefix_.store(prefix, std::memory_order_release); }
@@ -80,7 +83,7 @@ class Transfer {
   TransferOptions options_;
 
   std::atomic<size_t> ready_prefix_{0}, ready_count_{0};
-  std::atomic<uint64_t> bytes_loaded_{0};
+  std::atomic<uint64_t> bytes_loaded_{0}, bytes_read_{0};
   std::atomic<int> max_in_flight_{0};
   std::atomic<uint32_t> window_;
   std::atomic<bool> drained_{false};

@@ -26,7 +26,7 @@ const MAX_REQUESTS = 64;
 
 /**
  * A load that a copier of the user's own carries out: the loader plans, allocates and checks, the copier copies ranges.
- * One request for each file and allocation, or several where a pace cuts them.
+ * One request for each file and allocation, or several where a pace cuts them or there are very many ranges.
  */
 export class CopierLoad extends Load {
   readonly #make: CopierConstructor;
@@ -45,6 +45,7 @@ export class CopierLoad extends Load {
   readyPrefix = 0;
   readyCount = 0;
   bytesLoaded = 0;
+  bytesRead = 0;
   #inFlight = 0;
   maxInFlight = 0;
   drained = false;
@@ -151,17 +152,13 @@ export class CopierLoad extends Load {
   async #request(first: number, end: number, allocation: Allocation | null): Promise<void> {
     const { plan } = this;
     const metadata = plan.metadataOf(first);
-    const ranges: CopyRange[] = [];
-    for (let item = first; item < end; ++item) {
-      const length = plan.lengths[item]!;
-      if (length > 0) ranges.push({ fileOffset: plan.offsets[item]!, length, destOffset: plan.destinations[item]! });
-    }
-    if (allocation && ranges.length > 0) {
+    if (allocation) {
       allocation.retain(); // until no copier can write to it
       try {
-        for (const piece of this.#pace.pieces(ranges)) {
+        for (const piece of this.#pace.pieces(this.#ranges(first, end))) {
           const bytes = piece.reduce((sum, { length }) => sum + length, 0);
           await this.#pace.wait(bytes, this.#abort.signal);
+          this.bytesRead += bytes;
           await this.#copyChecked(plan.files[first]!, metadata, piece, allocation);
           if (this.error) return;
           this.bytesLoaded += bytes;
@@ -182,6 +179,18 @@ export class CopierLoad extends Load {
     if (this.#itemsLeft[index] === 0 && this.#taken[index]) this.#release(index);
     while (this.readyPrefix < plan.count && this.#done[this.readyPrefix]) ++this.readyPrefix;
     this.#tell();
+  }
+
+  /** Made as they are needed: a part of a tensor may be very many short runs. */
+  *#ranges(first: number, end: number): Generator<CopyRange, void, void> {
+    const { lengths, offsets, destinations, parts } = this.plan;
+    for (let item = first; item < end; ++item) {
+      const length = lengths[item]!;
+      const part = parts?.[item];
+      const run = part?.run || length;
+      for (let done = 0, behind = 0; done < length; done += run, behind += part?.stride ?? 0)
+        yield { fileOffset: offsets[item]! + behind, length: run, destOffset: destinations[item]! + done };
+    }
   }
 
   /** One request, #copy(), with FILE_CHANGED unless the file is the same before and after it. */

@@ -4,6 +4,8 @@ import type { CopyRange } from './copier.js';
 
 /** Cuts requests no smaller than this, however slow the pace is: bytes. */
 const SMALLEST_PIECE = 4096;
+/** The most ranges of a request. */
+const MOST_RANGES = 16 * 1024;
 
 /** Keeps the requests of a loader's copiers to a rate: maxBytesPerSecond for copiers of the user's own. */
 export class Pace {
@@ -15,8 +17,11 @@ export class Pace {
     this.#bytesPerSecond = bytesPerSecond;
   }
 
-  /** The ranges in requests of a tenth of a second each, also cut inside tensors; in one where there is no limit. */
-  *pieces(ranges: readonly CopyRange[]): Generator<CopyRange[], void, void> {
+  /**
+   * The ranges in requests of a tenth of a second each, also cut inside tensors; in one where there is no limit and
+   * there are not very many.
+   */
+  *pieces(ranges: Iterable<CopyRange>): Generator<CopyRange[], void, void> {
     const most = Math.max(SMALLEST_PIECE, Math.floor(this.#bytesPerSecond / 10));
     let piece: CopyRange[] = [];
     let left = most;
@@ -26,7 +31,7 @@ export class Pace {
         piece.push({ fileOffset: fileOffset + at, length: bytes, destOffset: destOffset + at });
         at += bytes;
         left -= bytes;
-        if (left > 0) continue;
+        if (left > 0 && piece.length < MOST_RANGES) continue;
         yield piece;
         piece = [];
         left = most;

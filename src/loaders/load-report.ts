@@ -14,7 +14,12 @@ export interface LoadReport {
   bytes: number;
   /** Of them, those that are views of mapped files: see LoaderOptions.mmap. */
   mappedBytes: number;
-  /** The others, which were read. */
+  /** The others: bytes that reads had to bring. */
+  wantedBytes: number;
+  /**
+   * Bytes that were asked of files: the wanted ones, and those that were read along because another read would have
+   * taken longer (between tensors, and between the runs of a rank's part), or to begin and end at aligned blocks.
+   */
   readBytes: number;
   /** From the begin of the load to its end. */
   seconds: number;
@@ -58,7 +63,8 @@ export class LoadReporter {
     report.tensors = load.readyCount;
     report.bytes = load.bytesLoaded;
     report.mappedBytes = Math.min(load.plan.mappedBytes, report.bytes);
-    report.readBytes = report.bytes - report.mappedBytes;
+    report.wantedBytes = report.bytes - report.mappedBytes;
+    report.readBytes = load.bytesRead;
     report.seconds = seconds;
     report.bytesPerSecond = seconds > 0 ? report.bytes / seconds : 0;
     report.maxInFlight = load.maxInFlight;
@@ -76,7 +82,7 @@ export class LoadReporter {
 }
 
 function empty(copier: string, device: string): LoadReport {
-  const bytes = { bytes: 0, mappedBytes: 0, readBytes: 0 };
+  const bytes = { bytes: 0, mappedBytes: 0, wantedBytes: 0, readBytes: 0 };
   const figures = { files: 0, tensors: 0, ...bytes, seconds: 0, bytesPerSecond: 0, maxInFlight: 0 };
   return { copier, device, ...figures, fallbacks: [], notes: [] };
 }

@@ -53,6 +53,9 @@ export interface NativePlan {
   readonly itemOffsets: Float64Array;
   readonly itemLengths: Float64Array;
   readonly itemDestinations: Float64Array;
+  /** Of items that are runs with holes between them; 0 for those that lie together. Given when one has holes. */
+  readonly itemRuns?: Float64Array;
+  readonly itemStrides?: Float64Array;
   /** Dtypes by number, in the file and in memory; given when an item converts. */
   readonly itemFrom?: Uint8Array;
   readonly itemTo?: Uint8Array;

@@ -6,6 +6,7 @@ export class EmptyLoad extends Load {
   readonly readyPrefix = 0;
   readonly readyCount = 0;
   readonly bytesLoaded = 0;
+  readonly bytesRead = 0;
   readonly maxInFlight = 0;
   readonly drained = true;
   readonly error = null;

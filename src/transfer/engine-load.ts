@@ -17,7 +17,7 @@ const unwatchDropped = new FinalizationRegistry<() => void>((unwatch) => unwatch
 export class EngineLoad extends Load {
   readonly #engine: NativeEngine;
   readonly #handle: Handle;
-  readonly #state = new Float64Array(6); // see pollTransfer
+  readonly #state = new Float64Array(7); // see pollTransfer
   #error: Error | null = null;
   #unwatch = (): void => {};
 
@@ -108,6 +108,9 @@ export class EngineLoad extends Load {
   }
   get bytesLoaded(): number {
     return this.#poll()[2]!;
+  }
+  get bytesRead(): number {
+    return this.#poll()[6]!;
   }
   get maxInFlight(): number {
     return this.#poll()[3]!;

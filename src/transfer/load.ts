@@ -28,6 +28,8 @@ export abstract class Load {
   abstract get readyPrefix(): number;
   abstract get readyCount(): number;
   abstract get bytesLoaded(): number;
+  /** Bytes that were asked for: also of holes that are read along with short runs, and of edges of aligned blocks. */
+  abstract get bytesRead(): number;
   /** The most reads (requests, for a copier of the user's own) that were in flight at a time. */
   abstract get maxInFlight(): number;
   /** True when nothing is in flight any more, after success or failure. */
@@ -80,7 +82,7 @@ export abstract class Load {
     return new DeviceTensor(
       metadata.nameAt(index),
       plan.dtypeOf(item),
-      metadata.shapeAt(index),
+      plan.shapeOf(item),
       size,
       this.device,
       allocation,

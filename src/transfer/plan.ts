@@ -4,6 +4,7 @@ import { Turns } from '../base/timers.js';
 import { type NativeMappedFile, type NativePlan, NOT_MAPPED } from '../native/core.js';
 import type { SafeTensorsMetadata } from '../safetensors/metadata.js';
 import { placeOf } from '../safetensors/shard-set.js';
+import type { Part, PartOf } from './parts.js';
 
 /** Bytes: frameworks adopt memory at this alignment without a copy. */
 export const TENSOR_ALIGNMENT = 256;
@@ -50,6 +51,8 @@ interface Items {
   readonly sizes: Float64Array;
   /** By item: where it begins in its allocation. */
   readonly destinations: Float64Array;
+  /** By item: the part of its tensor that it is, null for all of it. Undefined where every item is all of it. */
+  readonly parts?: readonly (Part | null)[];
   /** By allocation: bytes. */
   readonly allocationSizes: Float64Array;
   /** By allocation: its batch. */
@@ -114,16 +117,22 @@ export class Plan {
   }
 
   /**
-   * Whole tensors, each at TENSOR_ALIGNMENT, in batches of at most `batchBytes` in memory; a larger tensor is a batch
-   * of its own. Floating tensors become `dtype`: UNSUPPORTED_DTYPE for one that cannot, unless the policy lets it stay.
+   * Whole tensors, or of each the part that `partOf` says, each at TENSOR_ALIGNMENT, in batches of at most `batchBytes`
+   * in memory; a larger tensor is a batch of its own. Floating tensors become `dtype`: UNSUPPORTED_DTYPE for one that
+   * cannot, unless the policy lets it stay. What `partOf` throws.
    */
   static async ofTensors(
     inputs: readonly PlanInput[],
-    { batchBytes = Number.POSITIVE_INFINITY, ...conversion }: { batchBytes?: number } & Conversion = {},
+    {
+      batchBytes = Number.POSITIVE_INFINITY,
+      partOf,
+      ...conversion
+    }: { batchBytes?: number; partOf?: PartOf } & Conversion = {},
   ): Promise<Plan> {
     const count = inputs.reduce((sum, input) => sum + countOf(input), 0);
     const items = packedItems(count);
     const turns = new Turns();
+    const parts = partOf && new Array<Part | null>(count).fill(null);
     let converts = false;
     const sizes: number[] = [];
     const batches: number[] = [];
@@ -137,8 +146,10 @@ export class Plan {
       const wanted = countOf(inputs[file]!);
       for (let i = 0; i < wanted; ++i, ++item) {
         const tensor = selection ? selection[i]! : i;
-        const begin = begins[tensor]!;
-        const length = ends[tensor]! - begin;
+        const part = partOf?.(metadata, tensor) ?? null;
+        if (parts) parts[item] = part;
+        const begin = part?.fileOffset ?? metadata.dataStart + begins[tensor]!;
+        const length = part?.length ?? ends[tensor]! - begins[tensor]!;
         const stored = dtypes[tensor]!;
         const target = conversion.dtype === undefined ? stored : targetOf(metadata, tensor, conversion);
         const size = sizeOf(length, stored, target);
@@ -159,7 +170,7 @@ export class Plan {
         items.dtypes[item] = target;
         items.files[item] = file;
         items.allocations[item] = sizes.length;
-        items.offsets[item] = metadata.dataStart + begin;
+        items.offsets[item] = begin;
         items.lengths[item] = length;
         items.sizes[item] = size;
         items.destinations[item] = start;
@@ -173,12 +184,13 @@ export class Plan {
     }
     const allocationBatches = Uint32Array.from(batches);
     const allocationSizes = Float64Array.from(sizes);
-    return new Plan({ ...items, inputs, converts, allocationSizes, allocationBatches }, true);
+    return new Plan({ ...items, ...(parts && { parts }), inputs, converts, allocationSizes, allocationBatches }, true);
   }
 
   /**
    * The same items in the same batches, those of mapped files (null: not mapped) where they lie in their file. A tensor
-   * that is converted, or that does not lie at a multiple of its dtype's size, gets memory. Of a mappable plan.
+   * that is converted, that has holes, or that does not lie at a multiple of its dtype's size, gets memory. Of a
+   * mappable plan.
    */
   async mapped(mapped: readonly (NativeMappedFile | null)[]): Promise<Plan> {
     const turns = new Turns();
@@ -209,7 +221,7 @@ export class Plan {
       const dtype = this.dtypes[item]!;
       const stored = this.metadataOf(item).packed.dtypes[this.tensors[item]!];
       const aligned = offset % Math.max(1, DTYPE_BITS[DTYPE_NAMES[dtype]!] / 8) === 0;
-      if (mapped[file] && size > 0 && aligned && dtype === stored) {
+      if (mapped[file] && size > 0 && aligned && dtype === stored && !this.parts?.[item]?.run) {
         const from = view >= 0 && files[view] === file ? begins[view]! : Number.POSITIVE_INFINITY;
         if (offset < from || offset + size - from > MAX_ALLOCATION)
           view = begin(file, Math.floor(offset / MAPPED_ALIGNMENT) * MAPPED_ALIGNMENT);
@@ -225,8 +237,8 @@ export class Plan {
       sizes[allocation] = Math.max(sizes[allocation]!, destinations[item]! + size);
       if (turns.due()) await turns.take();
     }
-    const { inputs, tensors, dtypes, converts, files: itemFiles, offsets, lengths, sizes: itemSizes } = this;
-    const placed = { inputs, tensors, dtypes, converts, files: itemFiles, offsets, lengths, sizes: itemSizes };
+    const { inputs, tensors, dtypes, converts, files: itemFiles, offsets, lengths, sizes: itemSizes, parts } = this;
+    const placed = { inputs, tensors, dtypes, converts, files: itemFiles, offsets, lengths, sizes: itemSizes, parts };
     return new Plan(
       {
         ...placed,
@@ -253,7 +265,7 @@ export class Plan {
       const offset = this.offsets[item]!;
       if (this.lengths[item] === 0) continue;
       ranges[2 * file] = Math.min(ranges[2 * file]!, offset);
-      ranges[2 * file + 1] = Math.max(ranges[2 * file + 1]!, offset + this.lengths[item]!);
+      ranges[2 * file + 1] = Math.max(ranges[2 * file + 1]!, this.endOf(item));
     }
     return ranges;
   }
@@ -308,6 +320,19 @@ export class Plan {
     return place < 0 ? undefined : this.#firstItems[file]! + place;
   }
 
+  /** The shape in memory of an item's tensor, or part of one. Not for parts as slice-plan.ts places them. */
+  shapeOf(item: number): readonly number[] {
+    return this.parts?.[item]?.shape ?? this.metadataOf(item).shapeAt(this.tensors[item]!);
+  }
+
+  /** One past an item's last byte in its file. */
+  endOf(item: number): number {
+    const part = this.parts?.[item];
+    const length = this.lengths[item]!;
+    const span = part && part.run > 0 ? (length / part.run - 1) * part.stride + part.run : length;
+    return this.offsets[item]! + span;
+  }
+
   /** The header of an item's file. */
   metadataOf(item: number): SafeTensorsMetadata {
     return this.inputs[this.files[item]!]!.metadata;
@@ -327,7 +352,7 @@ export class Plan {
    */
   tensorAt(path: string, offset: number): string | undefined {
     for (let item = 0; item < this.count; ++item) {
-      if (offset >= this.offsets[item]! + this.lengths[item]!) continue;
+      if (offset >= this.endOf(item)) continue;
       const metadata = this.metadataOf(item);
       if (metadata.path === path) return metadata.nameAt(this.tensors[item]!);
     }
@@ -349,6 +374,10 @@ export class Plan {
       itemLengths: this.lengths,
       itemDestinations: this.destinations,
       ...this.mapping,
+      ...(this.parts?.some((part) => part && part.run > 0) && {
+        itemRuns: Float64Array.from(this.parts, (part) => part?.run ?? 0),
+        itemStrides: Float64Array.from(this.parts, (part) => part?.stride ?? 0),
+      }),
       ...(this.converts && { itemFrom: this.#stored(), itemTo: this.dtypes }),
     };
   }

@@ -5,7 +5,7 @@ export const file = 'csrc/transfer/chunker.cc';
 export default [
   {
     name: 'end-of-the-slot',
-    find: 'length = RoomFor(item, rules, chunk, outputs, from, length);',
+    find: 'length = RoomFor(item, rules, chunk, outputs, to, length);',
     replace: '',
     native: 'ConvertEngine.ChunksHoldWholeElementsAndFitTheirSlots',
   },
@@ -17,8 +17,8 @@ export default [
   },
   {
     name: 'end-of-the-chunk',
-    find: 'std::min(item.length - cursor.done, limit - from)',
-    replace: 'item.length - cursor.done',
+    find: 'std::min(item.Together(cursor.done), limit - from)',
+    replace: 'item.Together(cursor.done)',
     native: '*Chunk*.*:EngineCopiesTest.*',
   },
   {
@@ -47,7 +47,7 @@ export default [
   },
   {
     name: 'another-place-in-a-direct-read',
-    find: 'if (one_piece && item.destination + cursor.done != first.destination + (from - first.offset)) break;',
+    find: 'if (one_piece && item.destination + cursor.done - memory_start != from - start) break;',
     replace: '',
     native: '*Chunk*.*',
   },

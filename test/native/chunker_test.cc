@@ -17,10 +17,13 @@ struct Case {
   bool direct, scatters;
   size_t alignment;
   uint64_t chunk, boundary;
+  bool skips = false;
 };
 
 const Case kCases[] = {
     {"BufferedDirect", true, true, 1, 16 << 10, 0},
+    {"Skipping", true, true, 1, 256 << 10, 0, true},
+    {"SkippingStaged", false, true, 1, 256 << 10, 0, true},
     {"BufferedOnePiece", true, false, 1, 16 << 10, 0},
     {"Staged", false, false, 1, 16 << 10, 0},
     {"StagedTiny", false, false, 1, 100, 0},
@@ -38,8 +41,9 @@ class Chunker : public ::testing::TestWithParam<Case> {
  protected:
   ChunkRules Rules() const {
     const Case& c = GetParam();
-    ChunkRules rules{{}, c.direct, c.chunk, kGap};
+    ChunkRules rules{{}, c.direct, c.chunk, c.skips ? 2048 : kGap};
     rules.needs.offset_alignment = rules.needs.length_alignment = rules.needs.memory_alignment = c.alignment;
+    rules.needs.skips = c.skips;
     rules.needs.boundary = c.boundary;
     rules.needs.scatters = c.scatters;
     return rules;
@@ -65,7 +69,8 @@ class Chunker : public ::testing::TestWithParam<Case> {
     if (needs.boundary > 0) {
       EXPECT_EQ(chunk.offset / needs.boundary, (chunk.offset + chunk.length - 1) / needs.boundary);
     }
-    uint64_t before = chunk.parts.front().file_offset, sum = 0;
+    uint64_t before = chunk.parts.front().file_offset, sum = 0, skipped = 0, source = before - chunk.offset;
+    const PlanItem* last = nullptr;
     EXPECT_LE(chunk.offset, before);
     EXPECT_LT(before - chunk.offset, needs.offset_alignment);
     for (const ChunkPart& part : chunk.parts) {
@@ -74,17 +79,31 @@ class Chunker : public ::testing::TestWithParam<Case> {
       EXPECT_EQ(item.file, first.file);
       EXPECT_GT(part.length, 0U);
       EXPECT_GE(part.file_offset, before) << "parts overlap or step back";
-      EXPECT_LE(part.file_offset - before, chunk.direct ? 0 : rules.largest_gap);
+      const uint64_t hole = part.file_offset - before;
+      const bool read = hole <= rules.largest_gap && !chunk.direct && source + hole == part.source;
+      if (hole > 0 && !read) {
+        EXPECT_TRUE(needs.skips) << "a hole of " << hole << " bytes is in the read";
+        skipped += hole;
+      } else if (last != nullptr && last->strided() && last->run >= 64 << 10) {
+        EXPECT_LE(hole * 32, last->run) << "a hole behind a long run is read";
+      }
+      if (!chunk.direct) {
+        EXPECT_EQ(part.source, source + (read ? hole : 0));
+      }
+      source += (read ? hole : 0) + part.length;
       before = part.file_offset + part.length;
       sum += part.length;
+      last = &item;
       if (chunk.direct) {
         EXPECT_EQ(item.allocation, first.allocation);
       }
     }
     EXPECT_EQ(chunk.offset + chunk.required, before);
+    EXPECT_EQ(chunk.skipped, skipped);
     if (!chunk.direct) return;
     EXPECT_TRUE(rules.direct);
-    EXPECT_EQ(chunk.length, sum) << "a direct read must end with its last part: what follows is a neighbour's";
+    EXPECT_EQ(chunk.length - chunk.skipped, sum)
+        << "a direct read must end with its last part: what follows is a neighbour's";
     EXPECT_LE(chunk.parts.size(), needs.scatters ? 1024U : 1U);
     EXPECT_EQ((address + chunk.parts.front().destination) % needs.memory_alignment, 0U);
   }
@@ -107,8 +126,9 @@ class Chunker : public ::testing::TestWithParam<Case> {
       ASSERT_NO_FATAL_FAILURE(CheckChunk(plan, rules, chunk, end, address));
       for (const ChunkPart& part : chunk.parts) {
         const PlanItem& item = plan.items[part.item];
-        EXPECT_EQ(part.file_offset, item.offset + covered[part.item]) << "a byte is left out or read twice";
+        EXPECT_EQ(part.file_offset, item.OffsetOf(covered[part.item])) << "a byte is left out or read twice";
         EXPECT_EQ(part.destination, item.destination + covered[part.item]);
+        EXPECT_LE(part.length, item.Together(covered[part.item])) << "bytes of a hole go to memory";
         covered[part.item] += part.length;
         EXPECT_LE(covered[part.item], item.length);
       }
@@ -215,6 +235,60 @@ TEST(Chunk, AHoleWiderThanTheGapBeginsARead) {
     Plan plan = OneFile({{0, 0, 0, 10, 0}, {0, 0, 10 + hole, 10, 256}});
     EXPECT_EQ(NextChunk(plan, Aligned(1, false), {}, 2, 0).parts.size(), hole == kGap ? 2U : 1U);
   }
+}
+
+PlanItem Strided(uint64_t offset, uint64_t runs, uint64_t run, uint64_t stride) {
+  PlanItem item{0, 0, offset, runs * run, 0};
+  item.run = run;
+  item.stride = stride;
+  return item;
+}
+
+TEST(Chunk, ShortRunsAreReadWithTheirHolesAndLongOnesWithout) {
+  const Plan near = OneFile({Strided(0, 20, 1000, 3000)}), wide = OneFile({Strided(0, 20, 1000, 1001 + kGap)});
+  const Plan longer = OneFile({Strided(0, 5, 64 << 10, 96 << 10)});
+  for (bool direct : {false, true}) {
+    Chunk chunk = NextChunk(near, Aligned(1, direct), {}, 1, 0);
+    EXPECT_FALSE(chunk.direct) << "short runs pass through a slot";
+    EXPECT_EQ(chunk.parts.size(), 20U);
+    EXPECT_EQ(chunk.length, 19 * 3000U + 1000U);
+    EXPECT_EQ(NextChunk(wide, Aligned(1, direct), {}, 1, 0).length, 1000U);
+    chunk = NextChunk(longer, Aligned(1, direct), {}, 1, 0);
+    EXPECT_EQ(chunk.direct, direct);
+    EXPECT_EQ(chunk.length, 64U << 10);
+  }
+}
+
+TEST(Chunk, HolesAreSkippedWithinOneReadWhereTheReaderCan) {
+  const Plan plan = OneFile({Strided(0, 3, 1000, 10000)});
+  for (bool direct : {false, true}) {
+    ChunkRules rules = Aligned(1, direct);
+    rules.needs.skips = true;
+    rules.largest_gap = 2048;
+    Chunk chunk = NextChunk(plan, rules, {}, 1, 0);
+    EXPECT_EQ(chunk.direct, direct);
+    EXPECT_EQ(chunk.parts.size(), 3U);
+    EXPECT_EQ(chunk.required, 21000U);
+    EXPECT_EQ(chunk.skipped, 18000U);
+    EXPECT_EQ(chunk.parts[2].source, 2000U) << "the runs lie together in the slot, so that one copy takes them";
+  }
+}
+
+TEST(Plan, RefusesRunsThatOverlapEndAfterTheFileOrAreNotWhole) {
+  const uint64_t size = 1 << 20;
+  EXPECT_TRUE(OneFile({Strided(0, 4, 10, 100)}).Validate().ok());
+  EXPECT_TRUE(OneFile({Strided(size - 310, 4, 10, 100)}).Validate().ok());
+  for (const PlanItem& wrong : {Strided(size - 309, 4, 10, 100), Strided(0, 4, 10, 10), Strided(0, 4, 10, 9),
+                                Strided(0, 2, 10, UINT64_MAX), Strided(size - 5, 1, 10, 100)}) {
+    EXPECT_EQ(OneFile({wrong}).Validate().code(), Code::INVALID_ARGUMENT);
+  }
+  PlanItem uneven = Strided(0, 4, 10, 100);
+  uneven.length = 35;
+  EXPECT_EQ(OneFile({uneven}).Validate().code(), Code::INVALID_ARGUMENT);
+  PlanItem split = Strided(0, 4, 10, 100);
+  split.from = DType::F32;
+  split.to = DType::F16;
+  EXPECT_EQ(OneFile({split}).Validate().code(), Code::INVALID_ARGUMENT) << "10 bytes are no whole F32";
 }
 
 }  // namespace

@@ -93,6 +93,17 @@ TEST_F(EngineCopiesTest, NeighboursInMemoryAreCopiedApartWhereTheFileHasAHole) {
   EXPECT_EQ(device->pieces.size(), 2U);
 }
 
+TEST_F(EngineCopiesTest, ShortRunsThatWereReadWithTheirHolesGoInOneCopy) {
+  PlanItem item{0, 0, 100, 10 * 64, 0};
+  item.run = 64;
+  item.stride = 300;
+  Model model = Planned({item, {0, 0, 3000, 512, 768}}, {{2048, 0}});
+  auto engine = Open(device, std::make_unique<ScriptedReader>(script));
+  Watch::Begin(*engine, model)->ExpectComplete();
+  EXPECT_EQ(script->submits, 1) << "one read";
+  EXPECT_EQ(device->pieces.size(), 2U);
+}
+
 TEST_F(EngineCopiesTest, NeighboursInTheFileAreCopiedApartWhereMemoryHasAHole) {
   Model model = Planned({{0, 0, 100, 500, 0}, {0, 0, 600, 256, 512}}, {{1024, 0}});
   auto engine = Open(device, std::make_unique<ScriptedReader>(script));

@@ -54,6 +54,14 @@ const ReaderKind kReaders[] = {
      [] {
        return NewFileReader({2, false, true, 64 << 10});
      }},
+    {"Skipping",
+     [] {
+       auto script = std::make_shared<ReaderScript>();
+       script->needs.scatters = script->needs.skips = true;
+       script->needs.chunk = 64 << 10;
+       script->needs.largest_gap = 2048;
+       return std::unique_ptr<Reader>(std::make_unique<ScriptedReader>(script));
+     }},
     {"Fake", [] { return FakeWith(1, true, false); }},
     {"FakeReordered", [] { return FakeWith(1, true, true); }},
     {"FakeAligned", [] { return FakeWith(4096, true, true); }},

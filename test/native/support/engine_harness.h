@@ -118,9 +118,7 @@ class Watch {
       return;
     }
     EXPECT_EQ(buffer->address() % 256, 0U);
-    EXPECT_EQ(memcmp(reinterpret_cast<const char*>(buffer->address()) + planned.destination, model_.BytesOf(item),
-                     planned.length),
-              0)
+    EXPECT_TRUE(model_.Holds(item, reinterpret_cast<const char*>(buffer->address()) + planned.destination))
         << "wrong bytes in item " << item << " of " << planned.length << " bytes";
   }
 

@@ -1,6 +1,7 @@
 // Random plans, and the files that they read.
 #pragma once
 #include <algorithm>
+#include <cstring>
 #include <random>
 #include <string>
 #include <vector>
@@ -25,6 +26,7 @@ struct ModelShape {
   double empty = 0.15;       // of the tensors
   double gap = 0.2;          // of the tensors begin after a hole in the file
   uint64_t max_gap = 50000;  // bytes
+  double strided = 0.2;      // of the tensors are runs with holes between them
   Order order = Order::kFiles;
   bool congruent = false;  // most destinations are where a direct read of 4096-byte blocks could put them
   uint64_t allocation = 16 << 10;
@@ -35,7 +37,16 @@ struct Model {
   Plan plan;
   std::vector<std::string> contents;  // of the files
 
-  const char* BytesOf(size_t item) const { return contents[plan.items[item].file].data() + plan.items[item].offset; }
+  const char* BytesOf(size_t item, uint64_t done = 0) const {
+    return contents[plan.items[item].file].data() + plan.items[item].OffsetOf(done);
+  }
+  // Whether memory holds the bytes of an item.
+  bool Holds(size_t item, const char* memory) const {
+    const PlanItem& planned = plan.items[item];
+    for (uint64_t done = 0; done < planned.length; done += planned.Together(done))
+      if (memcmp(memory + done, BytesOf(item, done), planned.Together(done)) != 0) return false;
+    return true;
+  }
   uint64_t Bytes() const {
     uint64_t bytes = 0;
     for (const PlanItem& item : plan.items) bytes += item.length;
@@ -53,8 +64,16 @@ inline Model RandomModel(Random& random, const ModelShape& shape) {
       if (Chance(random, shape.gap)) end += Below(random, shape.max_gap);
       uint64_t most = Chance(random, 0.3) ? 64 : shape.max_length;
       uint64_t length = Chance(random, shape.empty) ? 0 : 1 + Below(random, most);
-      by_file[file].push_back({file, 0, end, length, 0});
+      PlanItem item{file, 0, end, length, 0};
       end += length;
+      if (length > 0 && Chance(random, shape.strided)) {
+        item.run = Chance(random, 0.1) ? (64 << 10) + Below(random, 3000) : 1 + Below(random, most / 4 + 1);
+        item.stride = item.run + 1 + Below(random, Chance(random, 0.7) ? 3000 : shape.max_gap);
+        const uint64_t runs = 2 + Below(random, item.run < 1000 ? 30 : 3);
+        item.length = runs * item.run;
+        end = item.offset + (runs - 1) * item.stride + item.run;
+      }
+      by_file[file].push_back(item);
     }
     PlanFile planned;
     planned.expected.size = end + Below(random, 5000);

@@ -88,6 +88,8 @@ struct ReaderScript {
     uint64_t offset = request.offset;
     size_t arrived = 0;
     for (const ReadPiece& piece : request.pieces) {
+      offset += piece.skip;
+      arrived += piece.skip;
       auto* to = reinterpret_cast<char*>(piece.address);
       memset(to, 0x5A, piece.length);  // also bytes beyond `required`: they must be nobody's
       ssize_t got = pread(file.fd(), to, piece.length, static_cast<off_t>(offset));
@@ -175,7 +177,8 @@ class ScriptedReader : public Reader {
     for (const ReadPiece& piece : request.pieces) {
       EXPECT_EQ(piece.address % needs.memory_alignment, 0U);
       EXPECT_LE(piece.base, piece.address);
-      total += piece.length;
+      EXPECT_TRUE(piece.skip == 0 || needs.skips);
+      total += piece.skip + piece.length;
     }
     EXPECT_EQ(total, request.length);
     auto& file = static_cast<ScriptedFile&>(*request.file);
