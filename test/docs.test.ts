@@ -58,6 +58,7 @@ test.each([
   ['docs/files.md', 0],
   ['docs/from-fastsafetensors.md', 1],
   ['docs/packaging.md', 8],
+  ['docs/ranks.md', 0],
   ['docs/transformers-js.md', 0],
   ['CONTRIBUTING.md', 5],
   ['test/README.md', 5],

@@ -17,7 +17,16 @@ import { newFolder, someEntries, writeModel } from './support/model-files.js';
 const WRONG: Record<string, unknown[]> = {
   device: ['gpu:', 'cuda:-1', 'cuda:x', '', 'cpu:1', 0, null],
   copier: [0, '', null],
-  pg: [1, {}, { rank: 1, size: 1 }, { rank: 0, size: 0 }, { rank: -1, size: 1 }, { rank: 0, size: 1.5 }],
+  pg: [
+    1,
+    {},
+    { rank: 1, size: 1 },
+    { rank: 0, size: 0 },
+    { rank: -1, size: 1 },
+    { rank: 0, size: 1.5 },
+    { rank: 2, size: 2 },
+    { rank: 0, size: 2, localRank: -1 },
+  ],
   framework: [null, {}, { name: 'x' }, 'onnxruntime'],
   nogds: [1, 'true', null],
   copierOptions: [1, 'bucket', null, ['bucket']],
@@ -265,5 +274,4 @@ test('what this version cannot do yet says so', () => {
   expect(refused(() => new ParallelLoader({ files: 'x', deviceMemoryBudget: '80%' })).message).toContain(
     'deviceMemoryBudget',
   );
-  expect(refused(() => new SafeTensorsFileLoader({ pg: { rank: 1, size: 2 } })).message).toContain('pg');
 });

@@ -122,6 +122,7 @@ const COMPILED: Record<string, { readonly given: string; readonly runBy: string 
     runBy: 'daily-uses.test.ts',
   },
   'docs/doctor.md': { given: '', runBy: 'doctor.test.ts' },
+  'docs/ranks.md': { given: '', runBy: 'rank-parts.test.ts' },
   'docs/adding-a-copier.md': { given: '', runBy: 'adding-a-copier.test.ts' },
 };
 

@@ -5,14 +5,8 @@ import type { CallWatch } from '../base/waiting.js';
 import type { DeviceTensor } from '../device/device-tensor.js';
 import type { NativeHeaderFdCache } from '../native/core.js';
 import type { SafeTensorsMetadata, TensorFrame } from '../safetensors/metadata.js';
-import {
-  checkDistinct,
-  joinSets,
-  metadataByPath,
-  NO_SHARDS,
-  namesOf,
-  type ShardSet,
-} from '../safetensors/shard-set.js';
+import { joinRoundRobin } from '../safetensors/round-robin.js';
+import { checkDistinct, joinSets, metadataByPath, namesOf, type ShardSet } from '../safetensors/shard-set.js';
 import { readShards } from '../safetensors/shards.js';
 import { unknownTensor } from '../safetensors/unknown-tensor.js';
 import { Arrival } from '../transfer/arrival.js';
@@ -22,8 +16,10 @@ import { selectTensors } from '../transfer/select-tensors.js';
 import { FilesBufferOnDevice } from './files-buffer.js';
 import type { LoadReport } from './load-report.js';
 import { checkCopyOptions, checkLoaderOptions, type LoaderOptions } from './options.js';
-import { type FilesByRank, filesOfRank, groupOf } from './process-group.js';
+import { type FilesByRank, filesOfRanks, groupOf, type ProcessGroup } from './process-group.js';
+import { RankTensors } from './rank-tensors.js';
 import { Session } from './session.js';
+import { LoadedTensors } from './tensor-source.js';
 
 /** Options of one load, in place of the loader's. */
 export interface CopyOptions {
@@ -45,6 +41,7 @@ export interface CopyOptions {
 export class SafeTensorsFileLoader<T = DeviceTensor> {
   readonly #options: LoaderOptions<T>;
   readonly #session: Session;
+  readonly #pg: ProcessGroup;
   #shards: ShardSet | undefined;
   #inputs: readonly PlanInput[] | undefined;
   #plan: Plan | undefined;
@@ -60,6 +57,8 @@ export class SafeTensorsFileLoader<T = DeviceTensor> {
     takesAtMost(1, arguments, 'SafeTensorsFileLoader');
     this.#options = checkLoaderOptions(options);
     this.#session = new Session(this.#options as LoaderOptions);
+    const { rank, size } = groupOf(this.#options);
+    this.#pg = { rank, size };
   }
 
   /** Figures of the last load. */
@@ -69,19 +68,21 @@ export class SafeTensorsFileLoader<T = DeviceTensor> {
 
   /**
    * Reads and checks every header, and adds the files to those added before; reset() forgets these. Files belong to
-   * rank 0 unless given by rank; a loader reads those of its own rank: for `{ 0: [] }` and a rank without files it has
-   * no tensors. They may stay open until they are loaded, or until reset() or close(). Rejects with the codes of
-   * headers and files, DUPLICATE_TENSOR for a tensor that was added before, INVALID_ARGUMENT, CLOSED, or
-   * the reason of the aborted signal; then nothing was added.
+   * rank 0 unless given by rank, and each rank of a group has the tensors of all files; `{ 0: [] }` adds none. They may
+   * stay open until they are loaded, or until reset() or close(). Rejects with the codes of headers and files,
+   * DUPLICATE_TENSOR for a tensor that was added before, INVALID_ARGUMENT, CLOSED, or the reason of the aborted signal;
+   * then nothing was added.
    */
   async addFilenames(files: FilesByRank): Promise<void> {
     const session = this.#session;
     session.check();
     takesAtMost(1, arguments, 'addFilenames');
-    const mine = filesOfRank(files, groupOf(this.#options), 'addFilenames');
-    if (mine === undefined) return this.#take(async () => NO_SHARDS);
+    const ofRanks = filesOfRanks(files, this.#pg, 'addFilenames');
     const { headerOf } = session.engines;
-    await this.#take((fdCache, calls) => readShards(mine, { ...this.#options, fdCache, headerOf, calls }));
+    await this.#take(async (fdCache, calls) => {
+      const options = { ...this.#options, fdCache, headerOf, calls };
+      return joinRoundRobin(await Promise.all(ofRanks.map((own) => readShards(own, options))));
+    });
   }
 
   /** The same for headers that were read, or made, already. @internal */
@@ -169,8 +170,9 @@ export class SafeTensorsFileLoader<T = DeviceTensor> {
   }
 
   /**
-   * Loads every tensor, and gives them when all are there, or with `early` each when it is. Rejects with the
-   * codes of files, copier and device, NO_FILES, CLOSED, TIMEOUT, STALLED, or the reason of an aborted signal.
+   * Loads every tensor, and gives them when all are there, or with `early` each when it is. Of a group of several ranks
+   * it reads nothing: the buffer does, when it is asked for tensors or parts of them. Rejects with the codes of files,
+   * copier and device, NO_FILES, CLOSED, TIMEOUT, STALLED, or the reason of an aborted signal.
    */
   async copyFilesToDevice(options: CopyOptions = {}): Promise<FilesBufferOnDevice<T>> {
     const session = this.#session;
@@ -186,10 +188,15 @@ export class SafeTensorsFileLoader<T = DeviceTensor> {
       const file = shards.fileOf(name);
       return file === undefined ? undefined : plan.itemOf(file, name);
     };
+    const { framework } = this.#options;
+    if (this.#pg.size > 1) {
+      for (const fds of headerFds) this.#release(fds);
+      const given = { ...conversion, dtype: dtype ?? this.#options.dtype, signal, onProgress };
+      return new FilesBufferOnDevice<T>(new RankTensors(session, plan, given), find, framework, this.#pg);
+    }
     const started = milliseconds();
     const watch = session.watch(signal, this.#headersMs);
     this.#headersMs = 0;
-    const { framework } = this.#options;
     const load = await session.begin(plan, { window: 0xffffffff, collectReady: early }, watch, signal);
     const meter = session.meter(load, onProgress);
     const whole = async (complete: Promise<void>): Promise<void> => {
@@ -207,7 +214,7 @@ export class SafeTensorsFileLoader<T = DeviceTensor> {
       }
     };
     const arrival = early ? new Arrival(load) : undefined;
-    const buffer = new FilesBufferOnDevice<T>(load, find, framework, groupOf(this.#options), arrival);
+    const buffer = new FilesBufferOnDevice<T>(new LoadedTensors(load, arrival), find, framework, this.#pg);
     if (arrival) void whole(arrival.run()).catch((error) => arrival.fail(error));
     else await held(whole(load.complete()));
     return buffer;

@@ -1,7 +1,6 @@
 import { checkTensorName, entriesOf, fail, listOf, takesAtMost } from '../base/checks.js';
 import { DTYPE_BITS, type DTypeName } from '../base/dtype.js';
 import { FastSafetensorsError, InvalidArgumentError } from '../base/errors.js';
-import { held, Turns } from '../base/timers.js';
 import { unlessAborted } from '../base/waiting.js';
 import { Allocation } from '../device/allocation.js';
 import { DeviceTensor } from '../device/device-tensor.js';
@@ -11,37 +10,34 @@ import { native, settled } from '../native/addon.js';
 import type { SafeTensorsMetadata, TensorFrame } from '../safetensors/metadata.js';
 import { metadataByPath, namesOf } from '../safetensors/shard-set.js';
 import { unknownTensor } from '../safetensors/unknown-tensor.js';
-import type { Arrival } from '../transfer/arrival.js';
-import type { Load } from '../transfer/load.js';
+import type { PartRange } from '../transfer/parts.js';
+import type { Plan } from '../transfer/plan.js';
 import { checkGetOptions, type GetOptions } from './options.js';
 import type { ProcessGroup } from './process-group.js';
+import { applyRules, blockOfRank, checkDim, type ShardRules } from './shard-rules.js';
+import type { TensorSource, WantedParts } from './tensor-source.js';
 
 /**
- * Loaded tensors of several files in device memory, by name. Every call makes a new tensor over the same memory, which
- * is freed when the buffer is closed and every tensor over it is disposed or collected.
+ * Tensors of several files in device memory, by name. Of a group of one they are loaded: every call makes a new tensor
+ * over the same memory, which is freed when the buffer is closed and every tensor over it is disposed or collected. Of
+ * a group of several ranks each call reads what it gives, and no more than that, into memory of its own: the loader has
+ * to stay open, and calls also reject with what loads reject with.
  */
 export class FilesBufferOnDevice<T = DeviceTensor> {
-  readonly #load: Load;
+  readonly #source: TensorSource;
   readonly #framework: Framework<T> | undefined;
   readonly #pg: ProcessGroup;
   readonly #find: (name: string) => number | undefined;
-  readonly #arrival: Arrival | undefined;
   readonly #closing = new AbortController();
-  readonly #turns = new Turns(64);
 
-  /**
-   * SafeTensorsFileLoader.copyFilesToDevice makes it of a load, which it ends: a complete one, or one whose `arrival`
-   * tells what is ready. @internal
-   */
+  /** SafeTensorsFileLoader.copyFilesToDevice makes it. It ends its source. @internal */
   constructor(
-    load: Load,
+    source: TensorSource,
     find: (name: string) => number | undefined,
     framework: Framework<T> | undefined,
     pg: ProcessGroup,
-    arrival?: Arrival,
   ) {
-    this.#arrival = arrival;
-    this.#load = load;
+    this.#source = source;
     this.#find = find;
     this.#framework = framework;
     this.#pg = pg;
@@ -51,7 +47,7 @@ export class FilesBufferOnDevice<T = DeviceTensor> {
   keys(): string[] {
     this.#check();
     takesAtMost(0, arguments, 'keys');
-    return this.#load.plan.names();
+    return this.#plan.names();
   }
 
   /** UNKNOWN_TENSOR, INVALID_ARGUMENT, CLOSED. */
@@ -75,7 +71,7 @@ export class FilesBufferOnDevice<T = DeviceTensor> {
   metadata(): Map<string, ReadonlyMap<string, string>> {
     this.#check();
     takesAtMost(0, arguments, 'metadata');
-    return metadataByPath(this.#load.plan.inputs.map(({ metadata }) => metadata));
+    return metadataByPath(this.#plan.inputs.map(({ metadata }) => metadata));
   }
 
   /** Path of the file that a tensor came from; '' for an unknown one. CLOSED. */
@@ -83,7 +79,7 @@ export class FilesBufferOnDevice<T = DeviceTensor> {
     this.#check();
     takesAtMost(1, arguments, 'getFilename');
     const item = this.#find(name);
-    return item === undefined ? '' : this.#load.plan.metadataOf(item).path;
+    return item === undefined ? '' : this.#plan.metadataOf(item).path;
   }
 
   /**
@@ -91,7 +87,7 @@ export class FilesBufferOnDevice<T = DeviceTensor> {
    * UNKNOWN_TENSOR, CLOSED. @internal
    */
   sourceOf(name: string): { metadata: SafeTensorsMetadata; index: number; dtype: DTypeName; byteLength: number } {
-    const { plan } = this.#load;
+    const plan = this.#plan;
     const item = this.#item(name);
     const index = plan.tensors[item]!;
     return { metadata: plan.metadataOf(item), index, dtype: plan.dtypeOf(item), byteLength: plan.sizes[item]! };
@@ -106,7 +102,7 @@ export class FilesBufferOnDevice<T = DeviceTensor> {
     this.#check();
     takesAtMost(2, arguments, 'getTensor');
     const wanted = checkGetOptions(options);
-    return this.#give(await this.#tensor(this.#item(name)), wanted);
+    return this.#give(await this.#part(this.#item(name), null), wanted);
   }
 
   /**
@@ -115,23 +111,29 @@ export class FilesBufferOnDevice<T = DeviceTensor> {
    */
   async *[Symbol.asyncIterator](): AsyncGenerator<[name: string, tensor: T], void, void> {
     this.#check();
-    for (let item = 0; item < this.#load.plan.count; ++item) {
-      const tensor = await this.#tensor(item);
+    for (let item = 0; item < this.#plan.count; ++item) {
+      const tensor = await this.#part(item, null);
+      this.#check();
       yield [tensor.name, await this.#give(tensor, {})];
     }
   }
 
   /**
-   * This rank's part of a tensor along `dim`, in blocks of ceil(size / ranks); the whole tensor for dim -1. As
-   * getTensor(); INVALID_ARGUMENT for a dimension that the tensor does not have.
+   * This rank's part of a tensor along `dim`, in blocks of ceil(size / ranks), of which the last ranks may have less or
+   * nothing; the whole tensor for dim -1. As getTensor(); INVALID_ARGUMENT for a dimension that the tensor does not
+   * have, and for a part that begins or ends within a byte.
    */
   async getSharded(name: string, dim: number, options: GetOptions = {}): Promise<T> {
     takesAtMost(3, arguments, 'getSharded');
-    checkDim(dim, this.getShape(name).length, name, -1);
-    return this.getTensor(name, options); // a group of one: its block is the whole
+    const range = this.#block(name, dim);
+    const wanted = checkGetOptions(options);
+    return this.#give(await this.#part(this.#item(name), range), wanted);
   }
 
-  /** The tensor on rank dstRank, null on other ranks. As getTensor(); INVALID_ARGUMENT for a rank outside the group. */
+  /**
+   * The tensor on rank dstRank, null on other ranks, which read nothing. As getTensor(); INVALID_ARGUMENT for a rank
+   * outside the group.
+   */
   async pushTensor(name: string, dstRank: number, options: GetOptions = {}): Promise<T | null> {
     takesAtMost(3, arguments, 'pushTensor');
     const wanted = checkGetOptions(options);
@@ -139,13 +141,14 @@ export class FilesBufferOnDevice<T = DeviceTensor> {
     if (!Number.isInteger(dstRank) || dstRank < 0 || dstRank >= size)
       fail('pushTensor', `a rank from 0 to ${size - 1}`, dstRank);
     const item = this.#item(name);
-    return dstRank === rank ? this.#give(await this.#tensor(item), wanted) : null;
+    return dstRank === rank ? this.#give(await this.#part(item, null), wanted) : null;
   }
 
   /**
-   * Several tensors concatenated along `dim`, on the device, in an allocation of their own; named after the first. A
-   * negative `dim` counts from the last dimension, -1. As getTensor(); INVALID_ARGUMENT where dtypes or other
-   * dimensions differ, or where rows of elements smaller than a byte would begin within one.
+   * This rank's parts of several tensors along `dim`, as getSharded() has them, concatenated along it on the device, in
+   * an allocation of their own; named after the first. A negative `dim` counts from the last dimension, -1. As
+   * getTensor(); INVALID_ARGUMENT where dtypes or other dimensions differ, or where rows of elements smaller than a
+   * byte would begin within one.
    */
   async getMultiCols(names: Iterable<string>, dim: number, options: GetOptions = {}): Promise<T> {
     this.#check();
@@ -154,18 +157,24 @@ export class FilesBufferOnDevice<T = DeviceTensor> {
     const listed = listOf(names, 'getMultiCols', 'an array of names');
     if (listed.length === 0) throw new InvalidArgumentError('getMultiCols: expected at least one name');
     const items = listed.map((name) => this.#item(name)); // all, before any tensor is made
-    const parts: DeviceTensor[] = [];
+    const [first] = listed as [string];
+    const { length: rank } = this.getShape(first);
+    checkDim(dim, rank, first, -rank);
+    const axis = dim < 0 ? dim + rank : dim;
+    this.#checkContinues(items, axis);
+    const ranges = new Map(items.map((item, i) => [item, this.#block(listed[i]!, axis)]));
+    const parts = await this.#parts(ranges);
     try {
-      for (const item of items) parts.push(await this.#tensor(item));
-      return await this.#give(await this.#concatenate(parts, dim), wanted);
+      const given = items.map((item) => parts.get(item)!);
+      return await this.#give(await this.#concatenate(given, axis), wanted);
     } finally {
-      for (const part of parts) part.dispose();
+      for (const part of parts.values()) part.dispose();
     }
   }
 
   /**
    * Several tensors at once, in the order of `dims`: as getSharded(name, dim, options) for each entry of an
-   * object, a Map, or an iterable of pairs [name, dim].
+   * object, a Map, or an iterable of pairs [name, dim]. With several ranks one load reads them all.
    */
   async asDict(
     dims: Readonly<Record<string, number>> | Iterable<readonly [name: string, dim: number]>,
@@ -173,19 +182,56 @@ export class FilesBufferOnDevice<T = DeviceTensor> {
   ): Promise<Map<string, T>> {
     this.#check();
     takesAtMost(2, arguments, 'asDict');
-    checkGetOptions(options);
-    const wanted = entriesOf(dims, 'asDict', 'an object or a Map of dimensions by name');
-    for (const [name, dim] of wanted) checkDim(dim, this.getShape(name).length, name, -1);
+    const wanted = checkGetOptions(options);
+    const ranges = new Map<number, PartRange | null>();
+    const items = new Map<string, number>();
+    for (const [name, dim] of entriesOf(dims, 'asDict', 'an object or a Map of dimensions by name')) {
+      const range = this.#block(name, dim);
+      if (items.has(name)) continue;
+      items.set(name, this.#item(name));
+      ranges.set(this.#item(name), range);
+    }
+    const parts = await this.#parts(ranges);
     const tensors = new Map<string, T>();
-    for (const [name, dim] of wanted)
-      if (!tensors.has(name)) tensors.set(name, await this.getSharded(name, dim, options));
+    try {
+      for (const [name, item] of items) {
+        const part = parts.get(item)!;
+        parts.delete(item); // it is the framework's now
+        tensors.set(name, await this.#give(part, wanted));
+      }
+    } catch (error) {
+      for (const part of parts.values()) part.dispose();
+      for (const tensor of tensors.values()) disposeWhenMade(Promise.resolve(tensor));
+      throw error;
+    }
     return tensors;
+  }
+
+  /**
+   * All parts of this rank as one load that gives each when its bytes are there, in the order of files and offsets: for
+   * tensors by name, or by patterns in which `*` stands for any text, the dimension along which ranks have blocks as in
+   * getSharded() (-1: all of it), the indices { dim, start, stop }, or a function of the tensor's frame that returns
+   * one of these, or null for a tensor that this rank does not want. A tensor's own name counts before patterns, of
+   * which the first that fits does; tensors without a rule are not loaded. The caller disposes the tensors; ending
+   * early cancels what is in flight. As getTensor(); INVALID_ARGUMENT for wrong rules.
+   */
+  async *shardedPlan(rules: ShardRules): AsyncGenerator<[name: string, tensor: T], void, void> {
+    this.#check();
+    takesAtMost(1, arguments, 'shardedPlan');
+    const plan = this.#plan;
+    const frameOf = (item: number): TensorFrame => plan.metadataOf(item).frameAt(plan.tensors[item]!);
+    const tensors = { find: (name: string) => this.#item(name), names: () => plan.names(), frameOf };
+    const ranges = await applyRules(rules, 'shardedPlan', tensors, this.#pg);
+    for await (const tensor of this.#source.parts(ranges, this.#closing.signal)) {
+      const { name } = tensor;
+      yield [name, await this.#give(tensor, {})];
+    }
   }
 
   /** Releases the memory; tensors stay valid. A second call does nothing. */
   async close(): Promise<void> {
     if (this.#closing.signal.aborted) return;
-    this.#load.end();
+    this.#source.end();
     this.#closing.abort(new FastSafetensorsError('CLOSED', 'the buffer was closed while a tensor was made'));
   }
 
@@ -193,13 +239,15 @@ export class FilesBufferOnDevice<T = DeviceTensor> {
     return this.close();
   }
 
-  async #concatenate(parts: readonly DeviceTensor[], given: number): Promise<DeviceTensor> {
-    const first = parts[0]!;
-    const rank = first.shape.length;
-    checkDim(given, rank, first.name, -rank);
-    const dim = given < 0 ? given + rank : given;
-    const bits = DTYPE_BITS[first.dtype];
-    for (const part of parts) {
+  /** INVALID_ARGUMENT unless these tensors continue each other along a dimension. */
+  #checkContinues(items: readonly number[], dim: number): void {
+    const plan = this.#plan;
+    const tensors = items.map((item) => {
+      const name = plan.metadataOf(item).nameAt(plan.tensors[item]!);
+      return { name, dtype: plan.dtypeOf(item), shape: plan.shapeOf(item) };
+    });
+    const [first] = tensors as [(typeof tensors)[0]];
+    for (const part of tensors) {
       const same =
         part.dtype === first.dtype &&
         part.shape.length === first.shape.length &&
@@ -211,14 +259,18 @@ export class FilesBufferOnDevice<T = DeviceTensor> {
         );
       }
     }
-    for (const { name, shape } of parts) {
-      const row = shape.slice(dim).reduce((product, size) => product * size, 1) * bits;
+    for (const { name, shape, dtype } of tensors) {
+      const row = shape.slice(dim).reduce((product, size) => product * size, 1) * DTYPE_BITS[dtype];
       if (row % 8 === 0) continue;
       throw new InvalidArgumentError(
-        `getMultiCols: a row of "${name}", ${first.dtype} [${shape}], has ${row} bits along dimension ${dim}, ` +
+        `getMultiCols: a row of "${name}", ${dtype} [${shape}], has ${row} bits along dimension ${dim}, ` +
           'expected whole bytes; concatenate along dimension 0',
       );
     }
+  }
+
+  async #concatenate(parts: readonly DeviceTensor[], dim: number): Promise<DeviceTensor> {
+    const first = parts[0]!;
     const shape = first.shape.map((size, axis) =>
       axis === dim ? parts.reduce((sum, part) => sum + part.shape[dim]!, 0) : size,
     );
@@ -257,13 +309,33 @@ export class FilesBufferOnDevice<T = DeviceTensor> {
     return unlessAborted(adopted, [this.#closing.signal], () => disposeWhenMade(adopted));
   }
 
-  /** The tensor of an item, when it has arrived. */
-  async #tensor(item: number): Promise<DeviceTensor> {
-    const arriving = this.#arrival?.ready(item);
-    if (arriving) await held(unlessAborted(arriving, [this.#closing.signal]));
-    else if (this.#turns.due()) await this.#turns.take(); // a loop over tensors that are there gives none
-    this.#check();
-    return this.#load.tensor(item);
+  get #plan(): Plan {
+    return this.#source.plan;
+  }
+
+  /** A tensor of an item, or this part of it, when it has arrived. */
+  async #part(item: number, range: PartRange | null): Promise<DeviceTensor> {
+    if (range === null) return this.#source.tensor(item, this.#closing.signal);
+    return (await this.#parts(new Map([[item, range]]))).get(item)!;
+  }
+
+  /** The same of several items; none is left where one fails. */
+  async #parts(wanted: WantedParts): Promise<Map<number, DeviceTensor>> {
+    const items = [...wanted.keys()].sort((a, b) => a - b);
+    const tensors: DeviceTensor[] = [];
+    try {
+      for await (const tensor of this.#source.parts(wanted, this.#closing.signal)) tensors.push(tensor);
+      this.#check();
+    } catch (error) {
+      for (const tensor of tensors) tensor.dispose();
+      throw error;
+    }
+    return new Map(items.map((item, i) => [item, tensors[i]!]));
+  }
+
+  /** This rank's block of a dimension, null for all of the tensor. */
+  #block(name: string, dim: number): PartRange | null {
+    return blockOfRank({ name, shape: this.getShape(name) }, dim, this.#pg);
   }
 
   #item(name: string): number {
@@ -271,16 +343,11 @@ export class FilesBufferOnDevice<T = DeviceTensor> {
     checkTensorName(name);
     const item = this.#find(name);
     if (item !== undefined) return item;
-    const { count, inputs } = this.#load.plan;
+    const { count, inputs } = this.#plan;
     throw unknownTensor(`there is no tensor "${name}" among the ${count} of this buffer`, name, namesOf(inputs));
   }
 
   #check(): void {
     if (this.#closing.signal.aborted) throw new FastSafetensorsError('CLOSED', 'the buffer is closed');
   }
-}
-
-function checkDim(dim: number, rank: number, name: string, least: number): void {
-  if (Number.isInteger(dim) && dim >= least && dim < rank) return;
-  fail('dim', `a whole number from ${least}, a dimension of "${name}", which has ${rank}`, dim);
 }

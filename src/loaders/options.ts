@@ -26,7 +26,11 @@ export interface LoaderOptions<T = DeviceTensor> {
    * is not registered.
    */
   copier?: CopierType;
-  /** The processes that share the model: a group of one (default, and null); larger ones are not supported yet. */
+  /**
+   * The processes that share the model, as an object or from processGroupFromEnv(). Default, and for null: a group of
+   * one. In a larger one the buffers of SafeTensorsFileLoader read what this rank asks for: docs/ranks.md. Other
+   * loaders load the same for every rank.
+   */
   pg?: ProcessGroup | null;
   /** Makes the framework's own tensors, such as onnxruntime(ort) or tfjs(tf). Default: tensors are DeviceTensors. */
   framework?: Framework<T>;
@@ -191,12 +195,7 @@ const LOADER_CHECKS: Record<keyof LoaderOptions, check.Check> = {
     if (typeof pg !== 'object') check.fail(name, 'a process group { rank, size }', value);
     check.integer(1)(pg.size, 'pg.size');
     check.integer(0, pg.size - 1)(pg.rank, 'pg.rank');
-    if (pg.size > 1) {
-      throw new InvalidArgumentError(
-        `pg: ${pg.size} ranks are not supported by this version yet, expected a group of one; ` +
-          'give each process its own files',
-      );
-    }
+    if (pg.localRank !== undefined) check.integer(0)(pg.localRank, 'pg.localRank');
   },
   framework: check.methods('a framework: onnxruntime(ort)', 'adopt'),
   copierOptions: (value, name) => {
