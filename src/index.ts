@@ -70,5 +70,6 @@ export {
   type SaveTensor,
   saveFile,
 } from './safetensors/save-file.js';
+export { type SaveShardedOptions, type SaveSource, saveSharded } from './safetensors/save-sharded.js';
 export type { SliceRange } from './safetensors/tensor-frame.js';
 export type { Progress } from './transfer/progress.js';

@@ -59,6 +59,7 @@ test.each([
   ['docs/from-fastsafetensors.md', 1],
   ['docs/packaging.md', 8],
   ['docs/ranks.md', 0],
+  ['docs/saving.md', 0],
   ['docs/transformers-js.md', 0],
   ['CONTRIBUTING.md', 5],
   ['test/README.md', 5],

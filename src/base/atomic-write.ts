@@ -1,8 +1,9 @@
 import { fsync, type Stats } from 'node:fs';
 import { type FileHandle, open, readlink, realpath, rename, rm, stat } from 'node:fs/promises';
-import { dirname, isAbsolute, join } from 'node:path';
+import { dirname, isAbsolute } from 'node:path';
 import { FastSafetensorsError, ioError } from './errors.js';
 import { kindOf } from './regular-file.js';
+import { temporaryIn } from './temporary.js';
 
 /** Smaller pieces are collected into writes of this size. */
 const CHUNK_BYTES = 1024 * 1024;
@@ -44,12 +45,6 @@ export async function writeAtomically(
     if (temporary) await rm(temporary, { force: true }).catch(() => undefined); // the first error is the one to report
     throw error instanceof FastSafetensorsError ? error : ioError('write', path, error);
   }
-}
-
-/** A path in `folder` that no other file has, for a file that `moveOver` gives its name. */
-export function temporaryIn(folder: string): string {
-  // The global one: it loads node:crypto when it is used, and an import of the package would wait 3 ms for that.
-  return join(folder, `.fst-${process.pid}-${crypto.randomUUID()}.tmp`);
 }
 
 /**
@@ -101,7 +96,7 @@ function absent(error: NodeJS.ErrnoException): undefined {
 }
 
 /** Gives a new file the mode of the one that it replaces and, as far as it may, its owner and group. */
-async function takeOver(file: FileHandle, replaced: Stats): Promise<void> {
+export async function takeOver(file: FileHandle, replaced: Stats): Promise<void> {
   const { uid, gid } = await file.stat();
   const owner = process.geteuid?.() === 0 ? replaced.uid : uid; // only root may give files away
   if (owner !== uid || replaced.gid !== gid) await file.chown(owner, replaced.gid).catch(() => undefined);
@@ -111,11 +106,11 @@ async function takeOver(file: FileHandle, replaced: Stats): Promise<void> {
 }
 
 /** Not FileHandle's own: under Yarn's Plug'n'Play handles have none. */
-function sync({ fd }: FileHandle): Promise<void> {
+export function sync({ fd }: FileHandle): Promise<void> {
   return new Promise((resolve, reject) => fsync(fd, (error) => (error ? reject(error) : resolve())));
 }
 
-async function syncFolder(folder: string): Promise<void> {
+export async function syncFolder(folder: string): Promise<void> {
   try {
     const handle = await open(folder, 'r');
     try {
@@ -149,9 +144,12 @@ async function* chunksOf(
   if (filled > 0) yield chunk.subarray(0, filled);
 }
 
-async function writeWhole(file: FileHandle, bytes: Uint8Array): Promise<void> {
+/** Writes all bytes: at `position`, or where the last write ended. */
+export async function writeWhole(file: FileHandle, bytes: Uint8Array, position?: number): Promise<void> {
   for (let at = 0; at < bytes.byteLength; ) {
-    const { bytesWritten } = await file.write(bytes, at, bytes.byteLength - at);
+    const length = Math.min(bytes.byteLength - at, MAX_WRITE_BYTES);
+    const place = position === undefined ? null : position + at;
+    const { bytesWritten } = await file.write(bytes, at, length, place);
     if (bytesWritten === 0) throw new Error(`none of ${bytes.byteLength - at} bytes could be written`);
     at += bytesWritten;
   }

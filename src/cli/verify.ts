@@ -59,7 +59,7 @@ async function verify(paths: string[], { json, ...options }: VerifyOptions): Pro
  */
 async function verifyPath(path: string, options: FilesOptions, calls: FileCalls): Promise<Verdict[]> {
   const { allowTrailingBytes = false } = options;
-  const { paths, index, notes } = await resolveFiles(path, { ...options, calls });
+  const { paths, index, notes, checkUnchanged } = await resolveFiles(path, { ...options, calls });
   const headers: SafeTensorsMetadata[] = [];
   const files: Verdict[] = [];
   for (const file of paths) {
@@ -74,6 +74,7 @@ async function verifyPath(path: string, options: FilesOptions, calls: FileCalls)
   const whole = index?.path ?? path;
   if (index?.missing) return [failed(whole, index.missing), ...files];
   if (headers.length < paths.length) return files; // one of them is to blame
+  await checkUnchanged?.();
   const warnings = [...notes];
   try {
     const joined = await joinShards(headers, index, options.index);

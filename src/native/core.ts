@@ -172,6 +172,15 @@ export interface CoreAddon {
   release(allocation: NativeAllocation): void;
   arrayBufferOf(allocation: NativeAllocation, offset: number, length: number): ArrayBuffer;
   readAllocation(allocation: NativeAllocation, offset: number, length: number): Promise<ArrayBuffer>;
+  /** Writes bytes at `position` of an open file, which stays open until the promise settles; `path` is for messages. */
+  saveAllocation(
+    allocation: NativeAllocation,
+    offset: number,
+    length: number,
+    fd: number,
+    position: number,
+    path: string,
+  ): Promise<void>;
   writeAllocation(allocation: NativeAllocation, offset: number, bytes: Uint8Array): Promise<void>;
   /** In bytes: [run, sourceOffset, destinationOffset, then by dimension count, sourceStride, destinationStride]. */
   copyAllocation(source: NativeAllocation, destination: NativeAllocation, runs: Float64Array): Promise<void>;

@@ -8,7 +8,7 @@ import { type FileInfo, readdir, stat } from '../native/addon.js';
 import { snapshotOf } from './hub-cache.js';
 import { absence, isAbsent } from './named-file.js';
 import { mayBeNoPath, nothingHere, refusePattern } from './no-files.js';
-import { readIndex, type ShardIndex } from './shard-index.js';
+import { checkIndexUnchanged, readIndex, type ShardIndex } from './shard-index.js';
 
 /**
  * One .safetensors file, several (an array or another iterable), a folder or an index file (`*.json`); `~` and file:
@@ -42,6 +42,8 @@ export interface ResolvedFiles {
   readonly index: ShardIndex | null;
   /** What of a folder was left out, for the report. */
   readonly notes: readonly string[];
+  /** When the headers were read: FILE_CHANGED where an index or a folder means other files by now. */
+  readonly checkUnchanged?: () => Promise<void>;
 }
 
 /** NO_FILES, INVALID_INDEX, MISSING_SHARD, UNSAFE_SHARD_PATH, IO_ERROR or INVALID_ARGUMENT. */
@@ -72,7 +74,7 @@ function statIfThere(path: string, calls?: FileCalls): Promise<FileInfo | undefi
 async function resolvePath(path: string, options: FilesOptions): Promise<ResolvedFiles> {
   const info = await statIfThere(path, options.calls);
   if (info?.isDirectory()) return resolveFolder(path, options);
-  if (path.endsWith('.json')) return byIndex(await readIndex(path, options), []);
+  if (path.endsWith('.json')) return byIndex(await readIndex(path, options), [], options.calls);
   // A path that does not exist is reported when its header is read.
   return { paths: [path], index: null, notes: [] };
 }
@@ -82,8 +84,7 @@ async function resolveFolder(folder: string, options: FilesOptions): Promise<Res
   const entries = await readdir(folder, calls).catch((cause) => {
     throw ioError('list', folder, cause);
   });
-  // What macOS and downloads leave behind begins with a dot.
-  const names = entries.map(({ name }) => name).filter((name) => !name.startsWith('.'));
+  const names = visibleNames(entries);
   const model = modelAmong(names, folder, options.variant);
   if (!model) {
     const snapshot = await snapshotOf(folder, calls);
@@ -97,15 +98,34 @@ async function resolveFolder(folder: string, options: FilesOptions): Promise<Res
   };
   if (model.kind === 'index') {
     const index = await readIndex(join(folder, model.files[0]!), options);
-    return byIndex(index, leftOut(index.shards.map((shard) => basename(shard))));
+    return byIndex(index, leftOut(index.shards.map((shard) => basename(shard))), calls);
   }
   await refuseUnfinished(folder, model.files, entries, calls);
-  return { paths: model.files.map((name) => join(folder, name)), index: null, notes: leftOut(model.files) };
+  const paths = model.files.map((name) => join(folder, name));
+  const checkUnchanged = (): Promise<void> => checkMeans(folder, model, options);
+  return { paths, index: null, notes: leftOut(model.files), ...(model.kind === 'set' && { checkUnchanged }) };
 }
 
-function byIndex(index: ShardIndex, notes: readonly string[]): ResolvedFiles {
+/** What macOS and downloads leave behind begins with a dot. */
+function visibleNames(entries: readonly FileInfo[]): string[] {
+  return entries.map(({ name }) => name).filter((name) => !name.startsWith('.'));
+}
+
+function byIndex(index: ShardIndex, notes: readonly string[], calls?: FileCalls): ResolvedFiles {
+  const checkUnchanged = (): Promise<void> => checkIndexUnchanged(index, calls);
   // One file may be spelled in several ways.
-  return { paths: [...new Set(index.shards)].sort(), index, notes };
+  return { paths: [...new Set(index.shards)].sort(), index, notes, checkUnchanged };
+}
+
+/** FILE_CHANGED where a folder has another model by now: see checkIndexUnchanged(). */
+async function checkMeans(folder: string, model: Candidate, { variant, calls }: FilesOptions): Promise<void> {
+  const entries = await readdir(folder, calls).catch((cause) => {
+    throw ioError('list', folder, cause);
+  });
+  const now = modelAmong(visibleNames(entries), folder, variant);
+  if (now?.kind === model.kind && now.files.length === model.files.length) return;
+  const message = `${folder} was changed while the files of its model were opened; load it again`;
+  throw fail('FILE_CHANGED', folder, message);
 }
 
 /** MISSING_SHARD for links to nothing, and for files that a download has not completed. */

@@ -5,7 +5,7 @@ import { PackedTexts } from '../base/packed-texts.js';
 import type { FileCalls } from '../base/waiting.js';
 import { native, readFile, settled, stat } from '../native/addon.js';
 import type { NativeShardIndex } from '../native/packed.js';
-import { namedFile } from './named-file.js';
+import { isAbsent, namedFile } from './named-file.js';
 import { otherFormat } from './other-format.js';
 
 const MAX_INDEX_BYTES = 100_000_000;
@@ -21,6 +21,8 @@ export interface ShardIndex {
   readonly shards: readonly string[];
   /** MISSING_SHARD of the first shard that does not exist, for the caller to throw. */
   readonly missing: FastSafetensorsError | undefined;
+  /** Before it was read. */
+  readonly identity: FileIdentity;
 }
 
 /** NO_FILES, INVALID_INDEX, UNSAFE_SHARD_PATH or IO_ERROR. */
@@ -28,7 +30,7 @@ export async function readIndex(
   path: string,
   options: { followLinks?: boolean; calls?: FileCalls },
 ): Promise<ShardIndex> {
-  const bytes = await read(path, options.calls);
+  const { bytes, identity } = await read(path, options.calls);
   const packed = await settled(native().parseShardIndex(bytes, path)).catch((error) => {
     const format = otherFormat(bytes, 'json');
     if (format === undefined) throw error;
@@ -41,6 +43,7 @@ export async function readIndex(
   return {
     path,
     packed,
+    identity,
     names: new PackedTexts(packed.names, packed.nameEnds),
     ...(await shardsNamed(names, path, options)),
   };
@@ -76,7 +79,27 @@ async function shardsNamed(
   return { shards, missing };
 }
 
-async function read(path: string, calls?: FileCalls): Promise<Uint8Array> {
+/**
+ * FILE_CHANGED where an index is not the one that was read. It is called when the shards were opened: a set is replaced
+ * so that no name of a shard gets another file before the index that has it is gone.
+ */
+export async function checkIndexUnchanged({ path, identity }: ShardIndex, calls?: FileCalls): Promise<void> {
+  const now = await stat(path, calls).catch((error) => {
+    if (isAbsent(error)) return undefined;
+    throw ioError('read', path, error);
+  });
+  if (now && now.ino === identity.ino && now.mtimeNs === identity.mtimeNs && now.size === identity.size) return;
+  const message = `${path} was replaced while its shards were opened: its model was saved anew; load it again`;
+  throw new FastSafetensorsError('FILE_CHANGED', message, { path });
+}
+
+interface FileIdentity {
+  readonly ino: bigint;
+  readonly mtimeNs: bigint;
+  readonly size: number;
+}
+
+async function read(path: string, calls?: FileCalls): Promise<{ bytes: Uint8Array; identity: FileIdentity }> {
   const info = await stat(path, calls).catch((cause) => {
     throw ioError('read', path, cause);
   });
@@ -84,7 +107,8 @@ async function read(path: string, calls?: FileCalls): Promise<Uint8Array> {
     const message = `${path}: expected at most ${MAX_INDEX_BYTES} bytes, found ${info.size}`;
     throw new FastSafetensorsError('INVALID_INDEX', message, { path });
   }
-  return readFile(path, MAX_INDEX_BYTES, calls).catch((cause) => {
+  const bytes = await readFile(path, MAX_INDEX_BYTES, calls).catch((cause) => {
     throw ioError('read', path, cause);
   });
+  return { bytes, identity: info };
 }

@@ -34,10 +34,11 @@ export async function readShards(given: Files, options: ReadOptions): Promise<Sh
   const { headerOf, calls } = options;
   const named = headerOf && (await headersOfNames(files, headerOf, calls));
   if (named) return joinShards(named, null);
-  const { paths, index, notes } = await resolveFiles(files, options);
+  const { paths, index, notes, checkUnchanged } = await resolveFiles(files, options);
   if (index?.missing) throw index.missing;
   options.found?.(paths);
   const metadata = await readHeaders(paths, options);
+  await checkUnchanged?.();
   const set = await joinShards(metadata, index, options.index);
   return { ...set, notes: [...notes, ...set.notes] };
 }

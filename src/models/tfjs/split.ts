@@ -1,10 +1,11 @@
 /** Surgery that moves the weights of a TensorFlow.js model into .safetensors files: `split-tfjs`. */
 import { rm } from 'node:fs/promises';
 import { basename, dirname, extname, join, resolve } from 'node:path';
-import { moveOver, temporaryIn, writeAtomically } from '../../base/atomic-write.js';
+import { moveOver, writeAtomically } from '../../base/atomic-write.js';
 import { pathOf } from '../../base/checks.js';
 import { InvalidArgumentError } from '../../base/errors.js';
 import { makeFolder } from '../../base/make-folder.js';
+import { temporaryIn } from '../../base/temporary.js';
 import { type SaveArray, saveFile } from '../../safetensors/save-file.js';
 import { generatorOf, refuseOverwriting } from '../refuse-overwriting.js';
 import { readModelJson, type TfjsModel } from './model-json.js';

@@ -1,0 +1,76 @@
+/** Temporary files and folders, which say whose they are, so that those of processes that died can be removed. */
+import { readFileSync, readlinkSync } from 'node:fs';
+import { readdir, rm, stat } from 'node:fs/promises';
+import { join } from 'node:path';
+
+/** `.fst-REALM-PID-START-UUID.tmp`; a realm is one boot of one machine, and one namespace of process ids in it. */
+const NAME = /^\.fst-([0-9a-f]{8}\.\d+)-(\d+)-(\d+)-[0-9a-f-]{36}\.tmp$/;
+/** For so long a folder of another realm was not touched whose process is taken for dead. */
+const SILENT_MS = 10 * 60_000;
+
+/** How often who keeps a temporary folder for long is to touch it. */
+export const TOUCH_MS = SILENT_MS / 10;
+
+let own: string | undefined;
+
+/** A path in `folder` that no other file has, for a file or folder that this process renames or removes. */
+export function temporaryIn(folder: string): string {
+  own ??= `${realm()}-${process.pid}-${processStart(process.pid) ?? 0}`;
+  // The global one: it loads node:crypto when it is used, and an import of the package would wait 3 ms for that.
+  return join(folder, `.fst-${own}-${crypto.randomUUID()}.tmp`);
+}
+
+/**
+ * Removes what processes that have died left of temporaryIn() in a folder. Returns the names of what may belong to a
+ * process that lives. One of another machine or container, whose processes cannot be seen, is dead when its folder was
+ * not touched for ten minutes; its files are never removed. Rejects as the system does.
+ */
+export async function removeDead(folder: string): Promise<string[]> {
+  const living: string[] = [];
+  for (const name of await readdir(folder)) {
+    if (!NAME.test(name)) continue;
+    if (await isDead(name, join(folder, name))) await rm(join(folder, name), { recursive: true, force: true });
+    else living.push(name);
+  }
+  return living;
+}
+
+async function isDead(name: string, path: string): Promise<boolean> {
+  const [, itsRealm, pid, start] = NAME.exec(name)!;
+  if (itsRealm === realm() && itsRealm !== UNKNOWN) return !lives(Number(pid), Number(start));
+  const found = await stat(path).catch(() => undefined);
+  return found?.isDirectory() === true && Date.now() - found.mtimeMs > SILENT_MS;
+}
+
+/** Whether the process is there that had this number at this time. */
+function lives(pid: number, start: number): boolean {
+  try {
+    process.kill(pid, 0);
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === 'ESRCH') return false; // others: it is another user's
+  }
+  const found = processStart(pid);
+  return found === undefined || found === start;
+}
+
+const UNKNOWN = '00000000.0';
+
+function realm(): string {
+  try {
+    const boot = readFileSync('/proc/sys/kernel/random/boot_id', 'utf8');
+    return `${boot.slice(0, 8)}.${readlinkSync('/proc/self/ns/pid').replace(/\D/g, '')}`;
+  } catch {
+    return UNKNOWN; // no Linux
+  }
+}
+
+/** Clock ticks from the boot to its start; 0 for one that has ended and was not waited for, undefined if unknown. */
+function processStart(pid: number): number | undefined {
+  try {
+    const text = readFileSync(`/proc/${pid}/stat`, 'latin1');
+    const fields = text.slice(text.lastIndexOf(')') + 2).split(' ');
+    return fields[0] === 'Z' || fields[0] === 'X' ? 0 : Number(fields[19]);
+  } catch {
+    return undefined;
+  }
+}

@@ -1,0 +1,194 @@
+/** How a set of files takes another's place in a folder: at each moment, and after a crash, old or new, or refused. */
+import type { Stats } from 'node:fs';
+import { link, open, readdir, rename, rm, stat } from 'node:fs/promises';
+import { basename, join, relative } from 'node:path';
+import { sync, syncFolder, takeOver, writeWhole } from '../base/atomic-write.js';
+import { type FastSafetensorsError, InvalidArgumentError } from '../base/errors.js';
+import { listed } from '../base/listed.js';
+import { tensorsOf } from './shard-set.js';
+import { readShards } from './shards.js';
+
+export const INDEX = 'model.safetensors.index.json';
+const SINGLE = 'model.safetensors';
+const OURS = /^model(-\d+-of-\d+)?\.safetensors$/;
+/** Second names of files of the old set, while the new ones get theirs. */
+const ALIAS = /^\.fst-old-.*\.safetensors$/;
+/** What a folder may mean, but for consolidated*.safetensors, which models have beside them. */
+const WEIGHTS = /^(?!\.|consolidated[.-]).*\.safetensors(.*\.index.*\.json)?$/;
+
+/** A finished file, and the name that it gets. */
+export interface NewFile {
+  readonly temporary: string;
+  readonly name: string;
+}
+
+export interface NewSet {
+  readonly files: readonly NewFile[];
+  /** A file with the index, which a set of one file needs, too, while there are others. */
+  readonly index: string;
+  readonly fsync: boolean;
+}
+
+/** The name of each file of a set. */
+export function nameOfShard(number: number, count: number): string {
+  if (count === 1) return SINGLE;
+  const digits = (n: number): string => String(n).padStart(5, '0');
+  return `model-${digits(number + 1)}-of-${digits(count)}.safetensors`;
+}
+
+/** The text of an index: as Hugging Face's, with names in order. */
+export function indexText(totalBytes: number, files: ReadonlyMap<string, string>): string {
+  const entries = [...files].map(([tensor, file]) => ({ tensor, file, bytes: Buffer.from(tensor) }));
+  entries.sort((a, b) => Buffer.compare(a.bytes, b.bytes));
+  const lines = entries.map(({ tensor, file }) => `\n    ${JSON.stringify(tensor)}: ${JSON.stringify(file)}`);
+  const map = lines.length > 0 ? `{${lines.join(',')}\n  }` : '{}';
+  return `{\n  "metadata": {\n    "total_size": ${totalBytes}\n  },\n  "weight_map": ${map}\n}\n`;
+}
+
+/**
+ * INVALID_ARGUMENT where a folder has other weights: with a set beside them, nobody could tell which are meant. Returns
+ * a file of the set that will be replaced.
+ */
+export async function checkFolder(folder: string): Promise<Stats | undefined> {
+  const names = await readdir(folder);
+  const others = names.filter((name) => WEIGHTS.test(name) && name !== INDEX && !OURS.test(name));
+  if (others.length > 0) {
+    const has = `${folder} has other weights: ${listed(others)}`;
+    throw new InvalidArgumentError(`saveSharded: ${has}; choose another folder, or remove them first`);
+  }
+  const replaced = names.includes(INDEX) ? INDEX : names.find((name) => OURS.test(name));
+  const found = replaced === undefined ? undefined : await stat(join(folder, replaced)).catch(() => undefined);
+  return found?.isFile() ? found : undefined;
+}
+
+/**
+ * Gives the files of a new set their names, and removes those of the old one. What is loadable, by readers that look
+ * for an index first:
+ *
+ * - A set of one file takes the place of such a one by one rename.
+ * - Else an index decides all the time. Where names are in both sets, or no index is there, the old files get second
+ *   names (hard links), and the index is replaced by one that says these. No name that any index says is reused until
+ *   then: a reader that finds the index as it was when it had opened the files has those of one set.
+ * - The new files get their names, and last the index is replaced by the new one. Then old files are removed.
+ *
+ * Where the old files cannot be loaded, or the file system has no hard links, those whose names are wanted are removed
+ * first, and the new index comes before the files: until the last one, MISSING_SHARD.
+ */
+export async function replaceSet(folder: string, set: NewSet): Promise<void> {
+  const done = async (): Promise<void> => {
+    if (set.fsync) await syncFolder(folder);
+  };
+  const at = (name: string): string => join(folder, name);
+  const names = await readdir(folder);
+  const old = names.filter((name) => OURS.test(name));
+  const hasIndex = names.includes(INDEX);
+  const single = set.files.length === 1;
+  if (single && !hasIndex && old.every((name) => name === SINGLE)) {
+    await rename(set.files[0]!.temporary, at(SINGLE));
+    return done();
+  }
+
+  const taken = new Set(set.files.map(({ name }) => name));
+  // Other libraries take model.safetensors before an index.
+  if (!single) taken.add(SINGLE);
+  const before = old.length > 0 || hasIndex ? await modelIn(folder) : undefined;
+  const secured = before !== undefined && (await secure(folder, before, { taken, hasIndex, fsync: set.fsync, done }));
+  const indexFirst = !secured && (old.length > 0 || hasIndex);
+  if (indexFirst) {
+    await rm(at(INDEX), { force: true });
+    await done();
+    for (const name of old) if (taken.has(name)) await rm(at(name));
+    await done();
+    await rename(set.index, at(INDEX));
+    await done();
+  } else if (!single) {
+    await rm(at(SINGLE), { force: true });
+    await done();
+  }
+  for (const { temporary, name } of set.files) await rename(temporary, at(name));
+  await done();
+  if (!indexFirst) {
+    await rename(set.index, at(INDEX));
+    await done();
+  }
+  const kept = new Set(set.files.map(({ name }) => name));
+  const aliases = (await readdir(folder)).filter((name) => ALIAS.test(name));
+  for (const name of [...old, ...(before?.files.values() ?? []), ...aliases])
+    if (!kept.has(name) && basename(name) === name) await rm(at(name), { force: true });
+  if (single) await rm(at(INDEX), { force: true });
+  await done();
+}
+
+interface Model {
+  /** By tensor, from its folder. */
+  readonly files: ReadonlyMap<string, string>;
+  readonly bytes: number;
+}
+
+/** The model in a folder; undefined where it cannot be loaded. */
+async function modelIn(folder: string): Promise<Model | undefined> {
+  try {
+    const files = new Map<string, string>();
+    let bytes = 0;
+    for (const [metadata, index] of tensorsOf(await readShards(folder, { allowTrailingBytes: true }))) {
+      files.set(metadata.nameAt(index), relative(folder, metadata.path));
+      bytes += metadata.frameAt(index).byteLength;
+    }
+    return { files, bytes };
+  } catch (error) {
+    const { code } = error as FastSafetensorsError;
+    if (code === 'ADDON_MISSING' || code === 'PLATFORM_UNSUPPORTED') throw error;
+    return undefined;
+  }
+}
+
+interface Securing {
+  /** Names that other files will have. */
+  readonly taken: ReadonlySet<string>;
+  readonly hasIndex: boolean;
+  readonly fsync: boolean;
+  readonly done: () => Promise<void>;
+}
+
+/** Sees to it that an index says where the old files are, by none of the names. False where no links can be made. */
+async function secure(folder: string, { files, bytes }: Model, securing: Securing): Promise<boolean> {
+  const { taken, hasIndex, fsync, done } = securing;
+  const inTheWay = [...new Set(files.values())].filter((name) => taken.has(name));
+  if (inTheWay.length === 0 && hasIndex) return true;
+  const token = crypto.randomUUID();
+  const aliases = new Map(inTheWay.map((name) => [name, `.fst-old-${token}-${name}`]));
+  const index = join(folder, `.fst-old-${token}.safetensors`);
+  const undo = async (): Promise<void> => {
+    for (const alias of aliases.values()) await rm(join(folder, alias), { force: true });
+    await rm(index, { force: true });
+  };
+  try {
+    for (const [name, alias] of aliases) await link(join(folder, name), join(folder, alias));
+  } catch {
+    await undo();
+    return false;
+  }
+  try {
+    const moved = new Map([...files].map(([tensor, name]) => [tensor, aliases.get(name) ?? name]));
+    await writeSynced(index, indexText(bytes, moved), fsync);
+    await done();
+    await rename(index, join(folder, INDEX));
+  } catch (error) {
+    await undo();
+    throw error;
+  }
+  await done();
+  return true;
+}
+
+/** Writes a new file. */
+export async function writeSynced(path: string, text: string, fsync: boolean, replaced?: Stats): Promise<void> {
+  const file = await open(path, 'wx', replaced ? 0o600 : 0o666);
+  try {
+    await writeWhole(file, Buffer.from(text));
+    if (replaced) await takeOver(file, replaced);
+    if (fsync) await sync(file);
+  } finally {
+    await file.close();
+  }
+}

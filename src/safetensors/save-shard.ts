@@ -1,0 +1,146 @@
+/** One file while it is written: data where it belongs as it comes, the header last. */
+import type { Stats } from 'node:fs';
+import { type FileHandle, open } from 'node:fs/promises';
+import { sync, takeOver, writeWhole } from '../base/atomic-write.js';
+import { readAt } from '../base/regular-file.js';
+import { native, settled } from '../native/addon.js';
+import type { NativeAllocation } from '../native/core.js';
+import { encodeHeader, type HeaderEntry } from './save-header.js';
+import { byLayout, type Item, piecesOf, type SavePlace } from './save-tensors.js';
+
+/** Bytes before the data of a file whose tensors are not known yet, for length and header. */
+const ROOM_BYTES = 256 * 1024;
+/** The data of a file that has no more is moved to the end of its header: so much room would be most of the file. */
+const SMALL_BYTES = 64 * 1024 * 1024;
+/** Tensors whose bytes are no multiple of this would leave those after them misaligned. */
+const ALIGNMENT = 8;
+/** Bytes of such tensors that are kept in memory, to be written last. */
+const MAX_HELD_BYTES = 16 * 1024 * 1024;
+const MOVE_BYTES = 4 * 1024 * 1024;
+
+/** What all files of a set have in common. */
+export interface ShardStyle {
+  readonly place: SavePlace;
+  readonly metadata: [string, string][] | undefined;
+  /** A file that the set replaces: its mode and, where that is allowed, its owner and group are kept. */
+  readonly replaced: Stats | undefined;
+  readonly fsync: boolean;
+}
+
+/** A file of a set. One after the other: create(), add() for each tensor, and when those have settled, finish(). */
+export class Shard {
+  readonly path: string;
+  /** Of the tensors so far. */
+  dataBytes = 0;
+  /** Their names and places, in the order of data when the shard is finished. */
+  readonly entries: HeaderEntry[] = [];
+  readonly #style: ShardStyle;
+  readonly #file: FileHandle;
+  readonly #dataStart: number;
+  readonly #planned: boolean;
+  #end = 0; // of the data that was placed
+  #held: (Item & { source: Uint8Array })[] = [];
+  #heldBytes = 0;
+
+  private constructor(path: string, style: ShardStyle, file: FileHandle, dataStart: number, planned: boolean) {
+    this.path = path;
+    this.#style = style;
+    this.#file = file;
+    this.#dataStart = dataStart;
+    this.#planned = planned;
+  }
+
+  /** `planned`: all that add() will be given, in that order, where that is known. Rejects as the system. */
+  static async create(path: string, style: ShardStyle, planned?: readonly Item[]): Promise<Shard> {
+    const dataStart = planned ? encodeHeader(planned, style.metadata, style.place).byteLength : ROOM_BYTES;
+    // Nobody may read it who may not read the file that it replaces.
+    const file = await open(path, 'wx+', style.replaced ? 0o600 : 0o666);
+    return new Shard(path, style, file, dataStart, planned !== undefined);
+  }
+
+  /** Gives a tensor its place, at once, and writes it there. */
+  async add(item: Item): Promise<void> {
+    const { byteLength } = item;
+    this.dataBytes += byteLength;
+    if (!this.#planned && byteLength % ALIGNMENT !== 0 && this.#heldBytes + byteLength <= MAX_HELD_BYTES) {
+      this.#heldBytes += byteLength;
+      const bytes = Buffer.allocUnsafeSlow(byteLength);
+      this.#held.push({ ...item, source: bytes });
+      let at = 0;
+      for await (const piece of piecesOf(item)) {
+        bytes.set(piece, at);
+        at += piece.byteLength;
+      }
+      return;
+    }
+    await this.#write(item, this.#place(item));
+  }
+
+  #place({ name, dtype, shape, byteLength }: Item): number {
+    const position = this.#dataStart + this.#end;
+    this.#end += byteLength;
+    this.entries.push({ name, dtype, shape, byteLength });
+    return position;
+  }
+
+  async #write(item: Item, position: number): Promise<void> {
+    const memory = memoryOf(item);
+    if (memory) {
+      const { allocation, offset } = memory;
+      const { fd } = this.#file;
+      // Not as `data`, a typed array: until that is collected, the memory cannot be freed.
+      await settled(native().saveAllocation(allocation.handle, offset, item.byteLength, fd, position, this.path));
+      return;
+    }
+    let at = position;
+    for await (const piece of piecesOf(item)) {
+      await writeWhole(this.#file, piece, at);
+      at += piece.byteLength;
+    }
+  }
+
+  /** Writes what was held back, and the header; then the file has all its bytes, synced where that is wanted. */
+  async finish(): Promise<void> {
+    const { metadata, place, replaced, fsync } = this.#style;
+    for (const item of this.#held.sort(byLayout)) await this.#write(item, this.#place(item));
+    this.#held = [];
+    const exact = encodeHeader(this.entries, metadata, place);
+    const fits = exact.byteLength <= this.#dataStart && this.#end > SMALL_BYTES;
+    if (!fits) await this.#moveData(exact.byteLength);
+    const header = fits ? encodeHeader(this.entries, metadata, place, this.#dataStart) : exact;
+    await writeWhole(this.#file, header, 0);
+    if (replaced) await takeOver(this.#file, replaced);
+    if (fsync) await sync(this.#file);
+  }
+
+  /** Moves the data within the file. */
+  async #moveData(start: number): Promise<void> {
+    const distance = start - this.#dataStart;
+    if (distance === 0) return;
+    const piece = Buffer.allocUnsafeSlow(Math.min(MOVE_BYTES, this.#end));
+    for (let done = 0; done < this.#end; ) {
+      const bytes = piece.subarray(0, Math.min(piece.byteLength, this.#end - done));
+      // What is moved towards the end begins there, so that nothing is overwritten that was not read.
+      const at = this.#dataStart + (distance > 0 ? this.#end - done - bytes.byteLength : done);
+      const read = await readAt(this.#file, bytes, at);
+      if (read < bytes.byteLength) throw new Error(`${this.path} was cut short while it was written`);
+      await writeWhole(this.#file, bytes, at + distance);
+      done += bytes.byteLength;
+    }
+    if (distance < 0) await this.#file.truncate(start + this.#end);
+  }
+
+  close(): Promise<void> {
+    return this.#file.close();
+  }
+}
+
+/** The memory that a tensor of a loader lies in; undefined for others, and for tensors of no bytes. */
+function memoryOf({ source }: Item): { allocation: { handle: NativeAllocation }; offset: number } | undefined {
+  if (!('placement' in source)) return undefined;
+  const { allocation, offset } = source.placement as {
+    allocation: { handle: NativeAllocation } | null;
+    offset: number;
+  };
+  return allocation ? { allocation, offset } : undefined;
+}
