@@ -9,7 +9,7 @@ import { testFolder } from '../support/tensor-files.js';
 
 const folder = testFolder();
 const top = resolve(__dirname, '../..');
-const machines: Machine[] = ['linux-arm64.glibc', 'linux-x64.musl'];
+const machines: Machine[] = ['linux-arm64.glibc', 'linux-x64.musl', 'linux-arm64.musl'];
 
 beforeAll(() => {
   const modules = join(folder, 'node_modules');
