@@ -3,6 +3,7 @@
 #include <linux/magic.h>
 #include <sys/mman.h>
 #include <sys/statfs.h>
+#include <sys/sysinfo.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
@@ -66,8 +67,9 @@ Status SpotFile::Open(std::shared_ptr<HeaderFdCache> fds, const std::string& pat
   const iovec to{&byte, 1};
   if (read_now == nullptr && ReadWithoutWaiting(fd.get(), &to, 1, 0) < 0 && errno != EAGAIN) {
     if (info.f_type != TMPFS_MAGIC) return Status::Ok();
+    struct sysinfo system;
     file->read_now_ = ReadPlainly;
-    file->looks_first_ = true;
+    file->looks_first_ = sysinfo(&system) != 0 || system.totalswap > 0;
   }
   file->fds_->Put(path, std::move(fd));
   *out = std::move(file);

@@ -46,7 +46,8 @@ class SpotFile {
   const std::string path_;
   const FileIdentity expected_;
   ReadNow read_now_ = nullptr;
-  bool looks_first_ = false;  // on tmpfs, which has no RWF_NOWAIT, pages are looked at before they are read
+  // On tmpfs, which has no RWF_NOWAIT, pages are looked at before they are read, where there is swap for them.
+  bool looks_first_ = false;
 };
 
 }  // namespace fst

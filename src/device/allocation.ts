@@ -21,8 +21,8 @@ const WINDOW = 256 * 1024;
 export class Allocation {
   readonly device: Device;
   readonly size: number;
-  readonly pointer: bigint;
   #handle: NativeAllocation;
+  #pointer: bigint | undefined;
   #users = 0;
   #released = false;
   #windows: (ArrayBuffer | undefined)[] = [];
@@ -32,7 +32,6 @@ export class Allocation {
     this.#handle = handle;
     this.device = device;
     this.size = size;
-    this.pointer = native().pointerOf(handle);
   }
 
   /**
@@ -51,6 +50,12 @@ export class Allocation {
     } finally {
       allocation.release();
     }
+  }
+
+  /** Its address. CLOSED where nobody asked before it was freed. */
+  get pointer(): bigint {
+    this.#pointer ??= checked(() => native().pointerOf(this.#handle));
+    return this.#pointer;
   }
 
   /** For calls of the addon, by a user that has retained. */

@@ -98,10 +98,10 @@ class LazyFiles<T> implements OpenFiles<T> {
     return metadata.frameAt(index);
   }
 
-  async getTensor(name: string, options: GetOptions = {}): Promise<T> {
+  async getTensor(name: string, options?: GetOptions): Promise<T> {
     const found = this.#find(name);
     takesAtMost(2, arguments, 'getTensor');
-    const wanted = checkGetOptions(options);
+    const wanted = options === undefined ? {} : checkGetOptions(options);
     const [tensor] = await this.#read([found]);
     return this.#give(tensor!, wanted);
   }
@@ -184,11 +184,12 @@ class LazyFiles<T> implements OpenFiles<T> {
     this.#session.check();
     checkTensorName(name);
     const { metadata: files, inputs } = this.#shards;
-    const file = this.#shards.fileOf(name);
+    let file = files.length === 1 ? 0 : this.#shards.fileOf(name);
     if (file !== undefined) {
       const metadata = files[file]!;
       const index = metadata.indexOf(name);
-      if (placeOf(index, inputs[file]!) >= 0) return { metadata, index, name };
+      if (index < 0) file = undefined;
+      else if (placeOf(index, inputs[file]!) >= 0) return { metadata, index, name };
     }
     const left = file === undefined ? 'no opened file has a' : 'the option filter leaves out';
     throw unknownTensor(`${left} tensor "${name}"`, name, namesOf(inputs));

@@ -95,7 +95,7 @@ export class SpotReads {
     }
     const device = this.#device;
     const handle =
-      bytes > 0 ? checked(() => native().readOnSpot(device, bytes, files, Float64Array.from(reads))) : undefined;
+      bytes > 0 ? checked(() => native().readOnSpot(device, bytes, files, new Float64Array(reads))) : undefined;
     if (handle === null) return undefined;
     const allocation = handle && new Allocation(handle, this.#session.device, bytes).retain();
     try {
