@@ -8,6 +8,7 @@ const BLOCK_BYTES = 64 * 1024;
 export class PackedTexts {
   readonly #texts: string | Buffer;
   readonly #ends: Uint32Array;
+  #last = -1; // index that was asked for
   #block = -1; // the one that was decoded last
   #decoded = ''; // '' where it is not to be decoded as a whole
   #begin = 0;
@@ -28,7 +29,12 @@ export class PackedTexts {
     const end = this.#ends[index]!;
     if (typeof texts === 'string') return texts.slice(begin, end);
     const block = Math.floor(index / BLOCK);
-    if (block !== this.#block) this.#decode(texts, block);
+    const next = index === this.#last + 1;
+    this.#last = index;
+    if (block !== this.#block) {
+      if (!next) return texts.toString('utf8', begin, end); // whoever looks here and there needs no others
+      this.#decode(texts, block);
+    }
     if (this.#decoded === '') return texts.toString('utf8', begin, end);
     return this.#decoded.slice(begin - this.#begin, end - this.#begin);
   }
@@ -128,8 +134,8 @@ export class PackedTextMap implements ReadonlyMap<string, string> {
   }
 }
 
-/** So many keys a Map has at most: to grow it takes less than a millisecond. */
-const PART = 8192;
+/** About so many keys each Map has: to grow one takes some microseconds, and they do not all grow at the same time. */
+const PART = 512;
 const SEED = Math.floor(Math.random() * 2 ** 32);
 
 /** A Map from texts that is several ones: each grows by itself, and none is large. */

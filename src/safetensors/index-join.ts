@@ -19,7 +19,7 @@ type FileOf = TextMap<number>;
 export async function joinByIndex(metadata: readonly SafeTensorsMetadata[], index: ShardIndex): Promise<ShardSet> {
   const { path, packed, names, shards } = index;
   const fileOfPath = new Map(metadata.map((header, file) => [header.path, file]));
-  const turns = new Turns();
+  const turns = new Turns(128);
   const said: FileOf = new TextMap(names.length);
   for (let i = 0; i < packed.shardOf.length; ++i) {
     said.set(names.at(i), fileOfPath.get(shards[packed.shardOf[i]!]!)!);
@@ -96,7 +96,7 @@ export async function checkIndex(
 ): Promise<void> {
   const { path, packed, names, shards } = index;
   const { shardOf } = packed;
-  const turns = new Turns();
+  const turns = new Turns(128);
   for (let i = 0; i < shardOf.length; ++i) {
     const tensor = names.at(i);
     const expected = shards[shardOf[i]!]!;

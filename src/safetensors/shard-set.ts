@@ -18,7 +18,7 @@ export interface ShardSet {
 export const NO_SHARDS: ShardSet = { metadata: [], inputs: [], notes: [], fileOf: () => undefined };
 
 /** Tensors for which the table of joined sets is made, however many the first ones have. */
-const MANY = 2 ** 19;
+const MANY = 2 ** 16;
 
 /** A file, and indices of its tensors; null for all. */
 export interface ShardTensors {
@@ -86,7 +86,7 @@ class JoinedShards implements ShardSet {
 
 /** DUPLICATE_TENSOR where two sets have a tensor. */
 export async function checkDistinct(before: ShardSet, added: ShardSet): Promise<void> {
-  const turns = new Turns();
+  const turns = new Turns(128);
   for (const [metadata, index] of tensorsOf(added)) {
     const name = metadata.nameAt(index);
     const other = before.fileOf(name);
@@ -100,7 +100,7 @@ export async function checkDistinct(before: ShardSet, added: ShardSet): Promise<
  * for, `before` is not to be joined again.
  */
 export async function joinSets(before: ShardSet, added: ShardSet): Promise<ShardSet> {
-  const turns = new Turns();
+  const turns = new Turns(128);
   const files = before instanceof JoinedShards ? before.files : new TextMap<number>(MANY);
   const put = async (set: ShardSet, first: number): Promise<void> => {
     for (const [metadata, index] of tensorsOf(set)) {

@@ -88,7 +88,7 @@ export async function joinShards(
   if (metadata.length === 1 && !index)
     return { metadata, inputs, notes: [], fileOf: (name) => (only!.has(name) ? 0 : undefined) };
   const fileOf = new TextMap<number>(metadata.reduce((sum, { tensorCount }) => sum + tensorCount, 0));
-  const turns = new Turns();
+  const turns = new Turns(128);
   for (let file = 0; file < metadata.length; ++file) {
     const header = metadata[file]!;
     for (let i = 0; i < header.tensorCount; ++i) {

@@ -20,8 +20,10 @@ export abstract class Load {
     this.plan = plan;
     this.device = device;
     this.#allocations = new Array(plan.allocationSizes.length);
-    this.#itemsLeft = new Uint32Array(plan.allocationSizes.length);
-    for (let item = 0; item < plan.count; ++item) ++this.#itemsLeft[plan.allocations[item]!]!;
+    const itemsLeft = new Uint32Array(plan.allocationSizes.length);
+    const { count, allocations } = plan; // of a million items this takes a millisecond
+    for (let item = 0; item < count; ++item) ++itemsLeft[allocations[item]!]!;
+    this.#itemsLeft = itemsLeft;
   }
 
   /** Items [0, readyPrefix) are ready. */
