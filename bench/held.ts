@@ -1,21 +1,38 @@
+import { readFileSync } from 'node:fs';
+
+/** CPU time of the main thread so far, in ms; 0 where the kernel does not tell. */
+export function cpuMs(): number {
+  try {
+    return Number(readFileSync(`/proc/self/task/${process.pid}/schedstat`, 'latin1').split(' ')[0]) / 1e6;
+  } catch {
+    return 0;
+  }
+}
+
 /** How long the event loop is held: what a ticker of 1 ms sees. */
 export class Ticker {
   #last = performance.now();
-  #held = 0;
+  #lastCpu = cpuMs();
+  #ms = 0;
+  #cpuMs = 0;
   readonly #timer = setInterval(() => this.#tick(), 1);
 
   #tick(): void {
     const now = performance.now();
-    this.#held = Math.max(this.#held, now - this.#last - 1);
+    const cpu = cpuMs();
+    this.#ms = Math.max(this.#ms, now - this.#last - 1);
+    this.#cpuMs = Math.max(this.#cpuMs, cpu - this.#lastCpu);
     this.#last = now;
+    this.#lastCpu = cpu;
   }
 
-  /** The longest that a tick was late, in ms, until now; then it begins anew. */
-  take(): number {
+  /** The longest that a tick was late until now, and the longest in CPU time of the thread; then both begin anew. */
+  take(): { ms: number; cpuMs: number } {
     this.#tick();
-    const held = this.#held;
-    this.#held = 0;
-    return held;
+    const longest = { ms: this.#ms, cpuMs: this.#cpuMs };
+    this.#ms = 0;
+    this.#cpuMs = 0;
+    return longest;
   }
 
   stop(): void {

@@ -98,7 +98,7 @@ async function streamed(files: readonly string[], mmap: boolean): Promise<number
   const tensors: { readonly data: ArrayBufferView | null; dispose(): void }[] = [];
   await using loader = new ParallelLoader({ files: [...files], mmap, queueSize: 64 });
   for await (const [, tensor] of loader.iterateWeights()) tensors.push(tensor);
-  loadHeld = ticker.take();
+  loadHeld = ticker.take().ms;
   return touched(tensors, began);
 }
 
@@ -109,7 +109,7 @@ async function whole(files: readonly string[], mmap: boolean): Promise<number> {
   await using buffer = await loader.copyFilesToDevice();
   const tensors: { readonly data: ArrayBufferView | null; dispose(): void }[] = [];
   for (const name of buffer.keys()) tensors.push(await buffer.getTensor(name));
-  loadHeld = ticker.take();
+  loadHeld = ticker.take().ms;
   return touched(tensors, began);
 }
 

@@ -2,12 +2,12 @@
  * The main job in figures: the header of 100,000 tensors, iterating over them, and how long the event loop is held
  * meanwhile, beside plain threads that do the same reads. `npm run bench`; test/long asserts them with room to spare.
  */
-import { readFileSync } from 'node:fs';
 import { mkdtemp, open, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { Worker } from 'node:worker_threads';
 import { ParallelLoader, SafeTensorsFileLoader, SafeTensorsMetadata } from '../src/index.js';
+import { cpuMs, median } from './held.js';
 
 const TENSORS = 100_000;
 const LARGE_BYTES = 256 * 1024 * 1024;
@@ -23,15 +23,6 @@ export interface Row {
   heldMs: number;
   /** The same in CPU time of the thread, which a busy machine does not stretch. */
   cpuHeldMs: number;
-}
-
-/** CPU time of the main thread so far, in ms; 0 where the kernel does not tell. */
-function cpuMs(): number {
-  try {
-    return Number(readFileSync(`/proc/self/task/${process.pid}/schedstat`, 'latin1').split(' ')[0]) / 1e6;
-  } catch {
-    return 0;
-  }
 }
 
 /** A file of `count` U8 tensors of `bytes` each with names of about 60 characters, as models have. */
@@ -81,10 +72,6 @@ async function watched(run: () => Promise<void>): Promise<Watched> {
   tick();
   clearInterval(timer);
   return { ms, heldMs, cpuHeldMs };
-}
-
-function median(values: number[]): number {
-  return [...values].sort((a, b) => a - b)[values.length >> 1]!;
 }
 
 async function measure(what: string, runs: number, run: () => Promise<void>): Promise<Row> {

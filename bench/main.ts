@@ -13,6 +13,8 @@ const BENCHES: Readonly<Record<string, () => Promise<void>>> = {
   gpu: async () => withOptions('gpu', (await import('./gpu.js')).define),
   host: async () => withOptions('host', (await import('./host.js')).define),
   ranks: async () => withOptions('ranks', (await import('./ranks.js')).define),
+  lazy: async () => withOptions('lazy', (await import('./lazy.js')).define),
+  header: async () => withOptions('header', (await import('./header.js')).define),
   import: async () => (await import('./import.js')).printImport(),
   convert: async () => (await import('./convert.js')).printConvert(process.argv.slice(3)),
   '3fs': async () => (await import('./three-fs.js')).printThreeFs(process.argv.slice(3)),
