@@ -10,6 +10,7 @@
 #include <cerrno>
 #include <cstring>
 #include <future>
+#include <mutex>
 
 #include "base/thread.h"
 
@@ -61,6 +62,11 @@ std::vector<PrivateMapping::Range> PagesOf(std::vector<PrivateMapping::Range> ra
   return pages;
 }
 
+void* MapMemory(size_t length) {
+  void* memory = mmap(nullptr, length, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  return memory == MAP_FAILED ? nullptr : memory;
+}
+
 // Exchanges pages of a mapping. A page is copied, and then another page is put in its place by mremap(2), at once for
 // every thread; what was written in between is in the old page alone. So that it can be found there, the page is first
 // made this process's own (MADV_POPULATE_WRITE; a write does not replace it any more) and held by a pipe (vmsplice(2)),
@@ -68,36 +74,54 @@ std::vector<PrivateMapping::Range> PagesOf(std::vector<PrivateMapping::Range> ra
 // (MADV_POPULATE_WRITE alone would not do: truncation takes away private pages, too.)
 class PageExchange {
  public:
-  PageExchange() : before_(new char[kPiece]), after_(new char[kPiece]) {
+  PageExchange() : scratch_(static_cast<char*>(MapMemory(2 * kPiece))) {
     if (pipe2(ends_, O_CLOEXEC | O_NONBLOCK) != 0) return;
     holds_ = fcntl(ends_[1], F_SETPIPE_SZ, static_cast<int>(kPiece)) >= static_cast<int>(kPiece);
   }
   ~PageExchange() {
+    if (scratch_ != nullptr) munmap(scratch_, 2 * kPiece);
     for (int end : ends_)
       if (end >= 0) close(end);
   }
   PageExchange(const PageExchange&) = delete;
   PageExchange& operator=(const PageExchange&) = delete;
 
-  // `pages`: at most kPiece bytes. `fresh`: as many in an anonymous mapping, which loses them.
+  // False when there is no memory to work with: Exchange must not be called then.
+  bool ready() const { return scratch_ != nullptr; }
+
+  // `pages`: at most kPiece bytes. `fresh`: as many in an anonymous mapping, which loses them. After an error both are
+  // as they were.
   int Exchange(char* pages, char* fresh, size_t length) {
     if (int error = Advise(pages, length, MADV_POPULATE_WRITE)) return error;
     if (int error = Advise(fresh, length, MADV_POPULATE_WRITE)) return error;
     const bool held = Hold(pages, length);
-    Snapshot(pages, length);
-    memcpy(fresh, before_.get(), length);
-    if (mremap(fresh, length, length, MREMAP_MAYMOVE | MREMAP_FIXED, pages) == MAP_FAILED) return errno;
-    if (held && Drain(length)) Merge(pages, length);
-    return 0;
+    int error = Snapshot(pages, length);
+    if (error == 0) {
+      memcpy(fresh, before(), length);
+      if (mremap(fresh, length, length, MREMAP_MAYMOVE | MREMAP_FIXED, pages) == MAP_FAILED) error = errno;
+    }
+    const bool drained = held && Drain(length);
+    if (error == 0 && drained) Merge(pages, length);
+    return error;
   }
 
  private:
-  // By words, since other threads may write to them meanwhile.
-  void Snapshot(const char* pages, size_t length) {
+  char* before() const { return scratch_; }
+  char* after() const { return scratch_ + kPiece; }
+
+  // By the kernel, which tells of a page that is not there any more; to touch it would end the process.
+  int Snapshot(char* pages, size_t length) {
+    const iovec to = {before(), length}, from = {pages, length};
+    const ssize_t got = process_vm_readv(getpid(), &to, 1, &from, 1, 0);
+    if (got == static_cast<ssize_t>(length)) return 0;
+    if (got >= 0) return EFAULT;
+    if (errno != ENOSYS && errno != EPERM) return errno;
+    // Where a container forbids it. By words, since other threads may write to them meanwhile.
     for (size_t i = 0; i < length; i += sizeof(uint64_t)) {
       const uint64_t word = __atomic_load_n(reinterpret_cast<const uint64_t*>(pages + i), __ATOMIC_RELAXED);
-      memcpy(before_.get() + i, &word, sizeof word);
+      memcpy(before() + i, &word, sizeof word);
     }
+    return 0;
   }
 
   // NOLINTNEXTLINE(readability-non-const-parameter): an iovec has no const
@@ -108,6 +132,8 @@ class PageExchange {
       if (got < 0 && errno == EINTR) continue;
       if (got <= 0) {
         Drain(done);
+        // A page that is not there is no fault of the pipe.
+        if (got < 0 && errno == EFAULT) return false;
         holds_ = false;
       } else {
         done += static_cast<size_t>(got);
@@ -116,11 +142,12 @@ class PageExchange {
     return holds_;
   }
 
+  // False, and holds no more pages, when they cannot be read.
   bool Drain(size_t length) {
     for (size_t done = 0; done < length;) {
-      const ssize_t got = read(ends_[0], after_.get() + done, length - done);
+      const ssize_t got = read(ends_[0], after() + done, length - done);
       if (got < 0 && errno == EINTR) continue;
-      if (got <= 0) return false;
+      if (got <= 0) return holds_ = false;
       done += static_cast<size_t>(got);
     }
     return true;
@@ -129,17 +156,80 @@ class PageExchange {
   // Bytes that were written after they were copied; not over those that were written since.
   // NOLINTNEXTLINE(readability-non-const-parameter): the exchange writes
   void Merge(char* pages, size_t length) {
-    if (memcmp(before_.get(), after_.get(), length) == 0) return;
+    if (memcmp(before(), after(), length) == 0) return;
     for (size_t i = 0; i < length; ++i) {
-      char expected = before_[i];
-      if (expected == after_[i]) continue;
-      __atomic_compare_exchange_n(&pages[i], &expected, after_[i], false, __ATOMIC_RELAXED, __ATOMIC_RELAXED);
+      char expected = before()[i];
+      if (expected == after()[i]) continue;
+      __atomic_compare_exchange_n(&pages[i], &expected, after()[i], false, __ATOMIC_RELAXED, __ATOMIC_RELAXED);
     }
   }
 
   int ends_[2] = {-1, -1};
   bool holds_ = false;
-  const std::unique_ptr<char[]> before_, after_;
+  char* const scratch_;
+};
+
+// One exchange of many ranges by several threads: what each finds.
+class Detachment {
+ public:
+  explicit Detachment(char* address) : address_(address) {}
+
+  bool out_of_memory() const { return out_of_memory_; }
+  // Exchanges the pages [begin, end) of the mapping; goes on after pages that cannot be kept, but not without memory.
+  void Exchange(PageExchange& by, uint64_t begin, uint64_t end) {
+    uint64_t most = end - begin;  // one mapping for all, so that they stay one
+    while (begin < end) {
+      const uint64_t length = std::min(most, end - begin);
+      auto* fresh = static_cast<char*>(MapMemory(length));
+      if (fresh == nullptr && length > kPiece) {
+        most = std::max(kPiece, Up(length / 2));
+        continue;
+      }
+      if (fresh == nullptr) return Leave({begin, end}, ENOMEM);
+      for (const uint64_t stop = begin + length; begin < stop;) {
+        const uint64_t piece = std::min(kPiece, stop - begin), done = ExchangePiece(by, begin, fresh, piece);
+        begin += done;
+        fresh += done;
+        if (done == piece) continue;
+        munmap(fresh, stop - begin);
+        return Leave({begin, end}, ENOMEM);
+      }
+    }
+  }
+  void Leave(PrivateMapping::Range range, int error) {
+    std::lock_guard<std::mutex> lock(mutex_);
+    left_.push_back(range);
+    if (error_ != ENOMEM) error_ = error;
+    if (error == ENOMEM) out_of_memory_ = true;
+  }
+  // When all threads are done.
+  int Finish(std::vector<PrivateMapping::Range>* left) {
+    *left = std::move(left_);
+    return error_;
+  }
+
+ private:
+  // How many of the bytes were exchanged, or are left for what their pages are: fewer than `length` without memory. So
+  // many of `fresh` are used up.
+  uint64_t ExchangePiece(PageExchange& by, uint64_t at, char* fresh, uint64_t length) {
+    const int error = by.Exchange(address_ + at, fresh, length);
+    if (error == 0) return length;
+    if (error == ENOMEM) return 0;
+    if (length == PageSize()) {
+      munmap(fresh, length);
+      Leave({at, at + length}, error);
+      return length;
+    }
+    uint64_t done = 0;
+    while (done < length && ExchangePiece(by, at + done, fresh + done, PageSize()) > 0) done += PageSize();
+    return done;
+  }
+
+  char* const address_;
+  std::atomic<bool> out_of_memory_{false};
+  std::mutex mutex_;
+  std::vector<PrivateMapping::Range> left_;
+  int error_ = 0;
 };
 
 }  // namespace
@@ -182,41 +272,33 @@ int PrivateMapping::Populate(Range range) const {
   return Advise(address_ + begin, Up(range.second) - begin, MADV_POPULATE_READ);
 }
 
-int PrivateMapping::Detach(std::vector<Range> ranges) const {
+int PrivateMapping::Detach(std::vector<Range>* ranges) const {
   std::vector<Range> shares;
-  for (const auto& [begin, end] : PagesOf(std::move(ranges)))
+  for (const auto& [begin, end] : PagesOf(std::exchange(*ranges, {})))
     for (uint64_t at = begin; at < end; at += kShare) shares.emplace_back(at, std::min(at + kShare, end));
+  if (shares.empty()) return 0;
+  Detachment detachment(address_);
   std::atomic<size_t> next{0};
-  std::atomic<int> failed{0};
-  auto exchange = [&] {
+  auto exchange = [&](bool alone) {
     PageExchange pages;
-    for (size_t i = next++; i < shares.size() && failed == 0; i = next++) {
-      const auto [begin, end] = shares[i];
-      void* mapped = mmap(nullptr, end - begin, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-      if (mapped == MAP_FAILED) {
-        failed = errno;
-        return;
+    if (!pages.ready() && !alone) return;  // the others do it
+    for (size_t i = next++; i < shares.size(); i = next++) {
+      if (pages.ready() && !detachment.out_of_memory()) {
+        detachment.Exchange(pages, shares[i].first, shares[i].second);
+      } else {
+        detachment.Leave(shares[i], ENOMEM);
       }
-      uint64_t at = begin;
-      for (uint64_t length; at < end && failed == 0; at += length) {
-        length = std::min(kPiece, end - at);
-        const int error = pages.Exchange(address_ + at, static_cast<char*>(mapped) + (at - begin), length);
-        if (error == 0) continue;
-        failed = error;
-        break;
-      }
-      if (at < end) munmap(static_cast<char*>(mapped) + (at - begin), end - at);
     }
   };
   std::vector<std::future<void>> others;
   for (size_t i = 1; i < std::min(shares.size(), kThreads); ++i) {
-    auto task = std::make_shared<std::packaged_task<void()>>(exchange);
+    auto task = std::make_shared<std::packaged_task<void()>>([&] { exchange(/*alone=*/false); });
     others.push_back(task->get_future());
     if (!StartThread("fst-detach", [task] { (*task)(); }).ok()) (*task)();
   }
-  exchange();
+  exchange(/*alone=*/true);
   for (const std::future<void>& other : others) other.wait();
-  return failed;
+  return detachment.Finish(ranges);
 }
 
 }  // namespace fst

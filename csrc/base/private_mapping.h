@@ -38,11 +38,12 @@ class PrivateMapping {
 
   // Puts memory of this process's own in the place of all pages that the ranges touch: same addresses, same bytes, also
   // of what was written to them. From then on nothing that happens to the file reaches them. Blocks: on up to four
-  // threads. 0, or the errno of the page that could not be kept; called again it goes through all ranges again.
+  // threads. 0, or an errno; *ranges then holds the pages that could not be kept: EFAULT, where the file does not have
+  // them any more, EIO and so on; ENOMEM before any other, where there was no memory for more of them.
   //
   // A write to such a page at the very time when it is exchanged is kept. Until it is (below a millisecond) reads may
   // see what was there before. What a driver has pinned for its own writes is not seen to.
-  int Detach(std::vector<Range> ranges) const;
+  int Detach(std::vector<Range>* ranges) const;
 
  private:
   PrivateMapping(char* address, uint64_t size) : address_(address), size_(size) {}

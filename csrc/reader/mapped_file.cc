@@ -159,13 +159,14 @@ Status MappedFile::Populate(uint64_t offset, size_t length) const {
 }
 
 bool MappedFile::OnBreak() {
-  std::vector<PrivateMapping::Range> ranges;
   {
     std::lock_guard<std::mutex> lock(mutex_);
+    if (!detached_) {
+      for (const Live& live : live_) left_.emplace_back(live.begin, live.end);
+    }
     detached_ = true;
-    for (const Live& live : live_) ranges.emplace_back(live.begin, live.end);
   }
-  if (mapping_->Detach(std::move(ranges)) != 0) return false;
+  if (mapping_->Detach(&left_) != 0) return false;
   std::lock_guard<std::mutex> lock(mutex_);
   if (own_memory_) return true;
   own_memory_ = true;

@@ -7,6 +7,7 @@
 #include <mutex>
 #include <set>
 #include <string>
+#include <vector>
 
 #include "base/private_mapping.h"
 #include "base/read_lease.h"
@@ -62,9 +63,10 @@ class MappedFile : public FdFile, public LeaseHolder, public std::enable_shared_
   bool counted_ = false;
   std::unique_ptr<PrivateMapping> mapping_;
   std::mutex mutex_;
-  std::multiset<Live> live_;  // what BufferOf has given and is not dropped
-  bool detached_ = false;     // a writer was noticed: BufferOf gives nothing any more
-  bool own_memory_ = false;   // what is live lies in this process's own memory, and counts there
+  std::multiset<Live> live_;                 // what BufferOf has given and is not dropped
+  bool detached_ = false;                    // a writer was noticed: BufferOf gives nothing any more
+  std::vector<PrivateMapping::Range> left_;  // by OnBreak alone: what is still to be detached
+  bool own_memory_ = false;                  // what is live lies in this process's own memory, and counts there
 };
 
 }  // namespace fst

@@ -3,14 +3,14 @@ export default [
   {
     name: 'writes-meanwhile-are-lost',
     file: 'csrc/base/private_mapping.cc',
-    find: 'if (held && Drain(length)) Merge(pages, length);',
-    replace: 'if (held) Drain(length);',
+    find: 'if (error == 0 && drained) Merge(pages, length);',
+    replace: '',
     native: 'Folders/PrivateMappingTest.WhatIsWrittenMeanwhileIsKept/*',
   },
   {
     name: 'pages-stay-the-files',
     file: 'csrc/base/private_mapping.cc',
-    find: 'if (mremap(fresh, length, length, MREMAP_MAYMOVE | MREMAP_FIXED, pages) == MAP_FAILED) return errno;',
+    find: 'if (mremap(fresh, length, length, MREMAP_MAYMOVE | MREMAP_FIXED, pages) == MAP_FAILED) error = errno;',
     replace: '',
     native: 'Folders/PrivateMappingTest.DetachedPagesSurviveTheirFile/*',
   },

@@ -4,6 +4,8 @@
 
 #include <fcntl.h>
 #include <gtest/gtest.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include <atomic>
@@ -16,6 +18,15 @@
 
 #include "base/fd.h"
 #include "support/temp_folder.h"
+
+#if defined(__has_feature)
+#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
+#define SANITIZED true
+#endif
+#endif
+#ifndef SANITIZED
+#define SANITIZED false
+#endif
 
 namespace fst {
 namespace {
@@ -36,6 +47,10 @@ class PrivateMappingTest : public ::testing::TestWithParam<const char*> {
     return mapping;
   }
 
+  static int Detach(const PrivateMapping& mapping, std::vector<PrivateMapping::Range> ranges) {
+    return mapping.Detach(&ranges);
+  }
+
   bool Same(const PrivateMapping& mapping, PrivateMapping::Range range) {
     return memcmp(mapping.address() + range.first, bytes_.data() + range.first, range.second - range.first) == 0;
   }
@@ -53,7 +68,7 @@ constexpr size_t kBytes = (70 << 20) + 123;
 TEST_P(PrivateMappingTest, DetachedPagesSurviveTheirFile) {
   auto mapping = Map(kBytes);
   ASSERT_EQ(mapping->Populate({0, kBytes}), 0);
-  ASSERT_EQ(mapping->Detach({{0, kBytes}}), 0);
+  ASSERT_EQ(Detach(*mapping, {{0, kBytes}}), 0);
   ASSERT_EQ(truncate(path_.c_str(), 0), 0);
   EXPECT_TRUE(Same(*mapping, {0, kBytes}));
   std::ofstream(path_, std::ios::binary) << std::string(kBytes, 'x');
@@ -62,7 +77,7 @@ TEST_P(PrivateMappingTest, DetachedPagesSurviveTheirFile) {
 
 TEST_P(PrivateMappingTest, RangesThatTouchOneAnotherAreDetachedOnce) {
   auto mapping = Map(1 << 20);
-  ASSERT_EQ(mapping->Detach({{5000, 6000}, {4096, 9000}, {100000, 100000}, {12287, 12289}}), 0);
+  ASSERT_EQ(Detach(*mapping, {{5000, 6000}, {4096, 9000}, {100000, 100000}, {12287, 12289}}), 0);
   ASSERT_EQ(truncate(path_.c_str(), 0), 0);
   EXPECT_TRUE(Same(*mapping, {4096, 16384}));
 }
@@ -71,7 +86,7 @@ TEST_P(PrivateMappingTest, WhatWasWrittenIsKept) {
   auto mapping = Map(kBytes);
   bytes_[5] = mapping->address()[5] = 'a';
   bytes_[kBytes - 1] = mapping->address()[kBytes - 1] = 'z';
-  ASSERT_EQ(mapping->Detach({{0, kBytes}}), 0);
+  ASSERT_EQ(Detach(*mapping, {{0, kBytes}}), 0);
   ASSERT_EQ(truncate(path_.c_str(), 0), 0);
   EXPECT_TRUE(Same(*mapping, {0, kBytes}));
 }
@@ -88,7 +103,7 @@ TEST_P(PrivateMappingTest, WhatIsWrittenMeanwhileIsKept) {
         __atomic_store_n(&mapping->address()[at], bytes_[at], __ATOMIC_RELAXED);
       }
     });
-    const int failed = mapping->Detach({{0, kSmall}});
+    const int failed = Detach(*mapping, {{0, kSmall}});
     done = true;
     writer.join();
     ASSERT_EQ(failed, 0);
@@ -105,7 +120,7 @@ TEST_P(PrivateMappingTest, DetachedPagesAreFewMappings) {
   };
   auto mapping = Map(kBytes);
   const int before = mappings();
-  ASSERT_EQ(mapping->Detach({{0, kBytes}}), 0);
+  ASSERT_EQ(Detach(*mapping, {{0, kBytes}}), 0);
   EXPECT_LT(mappings(), before + 20);
 }
 
@@ -113,8 +128,88 @@ TEST_P(PrivateMappingTest, PagesAfterTheEndAreAnError) {
   auto mapping = Map(1 << 20);
   ASSERT_EQ(truncate(path_.c_str(), 4096), 0);
   EXPECT_EQ(mapping->Populate({0, 1 << 20}), EFAULT);
-  EXPECT_EQ(mapping->Detach({{0, 1 << 20}}), EFAULT);
+  EXPECT_EQ(Detach(*mapping, {{0, 1 << 20}}), EFAULT);
   EXPECT_EQ(mapping->Populate({0, 4096}), 0);
+}
+
+TEST_P(PrivateMappingTest, PagesAroundOneThatIsGoneAreKept) {
+  auto mapping = Map(kBytes);
+  ASSERT_EQ(mapping->Populate({0, kBytes}), 0);
+  ASSERT_EQ(truncate(path_.c_str(), 40 << 20), 0);
+  std::vector<PrivateMapping::Range> ranges = {{0, kBytes}};
+  EXPECT_EQ(mapping->Detach(&ranges), EFAULT);
+  ASSERT_FALSE(ranges.empty());
+  uint64_t gone = 0;
+  for (const auto& [begin, end] : ranges) {
+    EXPECT_GE(begin, 40U << 20);
+    gone += end - begin;
+  }
+  EXPECT_EQ(gone, (kBytes + 4095) / 4096 * 4096 - (40 << 20));
+  std::ofstream(path_, std::ios::binary) << std::string(kBytes, 'x');
+  EXPECT_TRUE(Same(*mapping, {0, 40 << 20}));
+}
+
+// A hole of pages that cannot be kept, in the midst of one piece of work.
+TEST_P(PrivateMappingTest, OnlyPagesThatCannotBeKeptAreLeft) {
+  auto mapping = Map(1 << 20);
+  ASSERT_EQ(mapping->Populate({0, 1 << 20}), 0);
+  const uint64_t page = static_cast<uint64_t>(sysconf(_SC_PAGESIZE));
+  // Memory that may not be written to stands for pages that the kernel cannot bring in.
+  ASSERT_EQ(mprotect(mapping->address() + 10 * page, page, PROT_NONE), 0);
+  std::vector<PrivateMapping::Range> ranges = {{0, 1 << 20}};
+  EXPECT_NE(mapping->Detach(&ranges), 0);
+  const std::vector<PrivateMapping::Range> left = {{10 * page, 11 * page}};
+  EXPECT_EQ(ranges, left);
+  ASSERT_EQ(truncate(path_.c_str(), 0), 0);
+  EXPECT_TRUE(Same(*mapping, {0, 10 * page}));
+  EXPECT_TRUE(Same(*mapping, {11 * page, 1 << 20}));
+}
+
+// While it lives this process may have only so much more address space.
+class LittleMemory {
+ public:
+  explicit LittleMemory(size_t more) {
+    uint64_t pages = 0;
+    std::ifstream("/proc/self/statm") >> pages;
+    EXPECT_EQ(getrlimit(RLIMIT_AS, &before_), 0);
+    rlimit little = before_;
+    little.rlim_cur = pages * static_cast<uint64_t>(sysconf(_SC_PAGESIZE)) + more;
+    EXPECT_EQ(setrlimit(RLIMIT_AS, &little), 0);
+  }
+  ~LittleMemory() { setrlimit(RLIMIT_AS, &before_); }
+
+ private:
+  rlimit before_;
+};
+
+TEST_P(PrivateMappingTest, WhatThereWasNoMemoryForIsKeptLater) {
+  if (SANITIZED) GTEST_SKIP() << "sanitizers need address space of their own";
+  auto mapping = Map(kBytes);
+  std::vector<PrivateMapping::Range> ranges = {{0, kBytes}};
+  int error = 0;
+  {
+    LittleMemory none(0);
+    error = mapping->Detach(&ranges);
+  }
+  EXPECT_EQ(error, ENOMEM);
+  ASSERT_EQ(mapping->Detach(&ranges), 0);
+  EXPECT_TRUE(ranges.empty());
+  ASSERT_EQ(truncate(path_.c_str(), 0), 0);
+  EXPECT_TRUE(Same(*mapping, {0, kBytes}));
+}
+
+TEST_P(PrivateMappingTest, LittleAddressSpaceIsEnough) {
+  if (SANITIZED) GTEST_SKIP() << "sanitizers need address space of their own";
+  auto mapping = Map(kBytes);
+  std::vector<PrivateMapping::Range> ranges = {{0, kBytes}};
+  int error = 0;
+  {
+    LittleMemory little(1 << 20);
+    error = mapping->Detach(&ranges);
+  }
+  ASSERT_EQ(error, 0);
+  ASSERT_EQ(truncate(path_.c_str(), 0), 0);
+  EXPECT_TRUE(Same(*mapping, {0, kBytes}));
 }
 
 TEST_P(PrivateMappingTest, ResidentSamplesTheRange) {
