@@ -172,7 +172,7 @@ class PageExchange {
 // One exchange of many ranges by several threads: what each finds.
 class Detachment {
  public:
-  explicit Detachment(char* address) : address_(address) {}
+  explicit Detachment(const PrivateMapping& mapping) : mapping_(mapping) {}
 
   bool out_of_memory() const { return out_of_memory_; }
   // Exchanges the pages [begin, end) of the mapping; goes on after pages that cannot be kept, but not without memory.
@@ -212,7 +212,7 @@ class Detachment {
   // How many of the bytes were exchanged, or are left for what their pages are: fewer than `length` without memory. So
   // many of `fresh` are used up.
   uint64_t ExchangePiece(PageExchange& by, uint64_t at, char* fresh, uint64_t length) {
-    const int error = by.Exchange(address_ + at, fresh, length);
+    const int error = by.Exchange(mapping_.At(at), fresh, length);
     if (error == 0) return length;
     if (error == ENOMEM) return 0;
     if (length == PageSize()) {
@@ -225,7 +225,7 @@ class Detachment {
     return done;
   }
 
-  char* const address_;
+  const PrivateMapping& mapping_;
   std::atomic<bool> out_of_memory_{false};
   std::mutex mutex_;
   std::vector<PrivateMapping::Range> left_;
@@ -246,30 +246,32 @@ bool PrivateMapping::Supported() {
   return supported;
 }
 
-int PrivateMapping::Create(int fd, uint64_t bytes, std::unique_ptr<PrivateMapping>* out) {
-  void* address = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_NORESERVE, fd, 0);
+int PrivateMapping::Create(int fd, Range range, std::unique_ptr<PrivateMapping>* out) {
+  const Range pages = {Down(range.first), Up(range.second)};
+  void* address = mmap(nullptr, pages.second - pages.first, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_NORESERVE, fd,
+                       static_cast<off_t>(pages.first));
   if (address == MAP_FAILED) return errno;
-  out->reset(new PrivateMapping(static_cast<char*>(address), bytes));
+  out->reset(new PrivateMapping(static_cast<char*>(address), pages));
   return 0;
 }
 
-PrivateMapping::~PrivateMapping() { munmap(address_, size_); }
+PrivateMapping::~PrivateMapping() { munmap(address_, pages_.second - pages_.first); }
 
 double PrivateMapping::Resident(Range range) const {
-  const uint64_t begin = Down(range.first) / PageSize(), pages = Up(range.second) / PageSize() - begin;
+  const uint64_t begin = Down(range.first), pages = (Up(range.second) - begin) / PageSize();
   const uint64_t samples = std::min<uint64_t>(pages, kSamples);
   int resident = 0;
   for (uint64_t i = 0; i < samples; ++i) {
     unsigned char in_memory = 0;
-    const uint64_t page = begin + (samples == pages ? i : i * (pages - 1) / (samples - 1));
-    if (mincore(address_ + page * PageSize(), PageSize(), &in_memory) == 0) resident += in_memory & 1;
+    const uint64_t page = samples == pages ? i : i * (pages - 1) / (samples - 1);
+    if (mincore(At(begin + page * PageSize()), PageSize(), &in_memory) == 0) resident += in_memory & 1;
   }
   return samples == 0 ? 1 : static_cast<double>(resident) / static_cast<double>(samples);
 }
 
 int PrivateMapping::Populate(Range range) const {
   const uint64_t begin = Down(range.first);
-  return Advise(address_ + begin, Up(range.second) - begin, MADV_POPULATE_READ);
+  return Advise(At(begin), Up(range.second) - begin, MADV_POPULATE_READ);
 }
 
 int PrivateMapping::Detach(std::vector<Range>* ranges) const {
@@ -277,7 +279,7 @@ int PrivateMapping::Detach(std::vector<Range>* ranges) const {
   for (const auto& [begin, end] : PagesOf(std::exchange(*ranges, {})))
     for (uint64_t at = begin; at < end; at += kShare) shares.emplace_back(at, std::min(at + kShare, end));
   if (shares.empty()) return 0;
-  Detachment detachment(address_);
+  Detachment detachment(*this);
   std::atomic<size_t> next{0};
   auto exchange = [&](bool alone) {
     PageExchange pages;

@@ -19,14 +19,16 @@ class PrivateMapping {
   // Whether this kernel has what Populate and Detach need (MADV_POPULATE_READ and _WRITE, Linux 5.14).
   static bool Supported();
 
-  // Maps the first `bytes` > 0 of a file. Touches nothing. The errno of mmap(2), 0 on success.
-  static int Create(int fd, uint64_t bytes, std::unique_ptr<PrivateMapping>* out);
+  // Maps all pages that a range, which is not empty, touches. Touches nothing. The errno of mmap(2), 0 on success.
+  static int Create(int fd, Range range, std::unique_ptr<PrivateMapping>* out);
   ~PrivateMapping();
   PrivateMapping(const PrivateMapping&) = delete;
   PrivateMapping& operator=(const PrivateMapping&) = delete;
 
-  char* address() const { return address_; }
-  uint64_t size() const { return size_; }
+  // Where a byte of the file lies. Ranges, here and below, are inside of the mapped pages.
+  char* At(uint64_t offset) const { return address_ + (offset - pages_.first); }
+  // The mapped pages.
+  Range pages() const { return pages_; }
 
   // Which part of a range is in memory, as some of its pages tell: 0 to 1. Where the caller neither owns the file nor
   // may write to it, the kernel says 1.
@@ -46,9 +48,9 @@ class PrivateMapping {
   int Detach(std::vector<Range>* ranges) const;
 
  private:
-  PrivateMapping(char* address, uint64_t size) : address_(address), size_(size) {}
+  PrivateMapping(char* address, Range pages) : address_(address), pages_(pages) {}
   char* const address_;
-  const uint64_t size_;
+  const Range pages_;
 };
 
 }  // namespace fst

@@ -14,7 +14,7 @@
 namespace fst {
 namespace {
 
-constexpr size_t kLookedAt = 16;           // files
+constexpr size_t kLookedAt = 16;            // files
 constexpr double kHardlyResident = 1 / 8.;  // of their pages
 constexpr uint32_t kXfs = 0x58465342, kBcachefs = 0xCA451A4E;
 
@@ -42,7 +42,7 @@ double ResidentPart(const WantedFile& file) {
   if (!fd.valid() || fstat(fd.get(), &st) != 0 || !S_ISREG(st.st_mode) || !IsOnDisk(fd)) return 1;
   const uint64_t end = std::min(file.end, static_cast<uint64_t>(st.st_size));
   std::unique_ptr<PrivateMapping> mapping;
-  if (file.begin >= end || PrivateMapping::Create(fd.get(), end, &mapping) != 0) return 1;
+  if (file.begin >= end || PrivateMapping::Create(fd.get(), {file.begin, end}, &mapping) != 0) return 1;
   return mapping->Resident({file.begin, end});
 }
 

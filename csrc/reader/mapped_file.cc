@@ -73,22 +73,22 @@ Status MappedFile::Open(const std::string& path, const FileIdentity& expected, c
     return Status::Ok();
   };
   if (!PrivateMapping::Supported()) return copied("this kernel cannot populate mappings (Linux 5.14 can)");
-  if (expected.size == 0) return copied("it is empty");
+  if (options.begin >= std::min(options.end, expected.size)) return copied("nothing of it is wanted");
   UniqueFd fd;
   Status opened = OpenUnchanged(path, 0, expected, &fd);
   if (OutOfDescriptors(opened.os_error())) return copied("no descriptor is free for it (ulimit -n)");  // reads wait
   FST_RETURN_IF_ERROR(opened);
+  const PrivateMapping::Range wanted = {options.begin, std::min(options.end, expected.size)};
   std::shared_ptr<MappedFile> file(new MappedFile(path, expected, std::move(fd)));
   file->counted_ = OneMoreFile(file->fd());
   if (!file->counted_) return copied("as many files are mapped as descriptors can be spared for (ulimit -n)");
   // Before the lease: once that is broken the mapping is detached.
-  if (int error = PrivateMapping::Create(file->fd(), expected.size, &file->mapping_))
+  if (int error = PrivateMapping::Create(file->fd(), wanted, &file->mapping_))
     return copied("it cannot be mapped: " + ErrnoText(error));
   FST_RETURN_IF_ERROR(file->Protect(options.insist, why_not));
   if (!why_not->empty()) return Status::Ok();
   // Nothing has changed the file before that, and nothing does from now on unnoticed.
   FST_RETURN_IF_ERROR(file->CheckUnchanged());
-  const PrivateMapping::Range wanted = {std::min(options.begin, expected.size), std::min(options.end, expected.size)};
   if (!options.insist && file->mapping_->Resident(wanted) < kEnoughResident) return copied("it is not in memory");
   *out = std::move(file);
   return Status::Ok();
@@ -144,12 +144,18 @@ std::shared_ptr<DeviceBuffer> MappedFile::BufferOf(const std::shared_ptr<Device>
   };
   // In a box, so that the reference goes on the freeing thread, which may unmap and close.
   auto box = std::make_shared<std::shared_ptr<MappedFile>>(std::move(self));
-  return MakeBuffer(device, reinterpret_cast<uint64_t>(mapping_->address()) + offset, length, std::move(dropped),
+  return MakeBuffer(device, reinterpret_cast<uint64_t>(mapping_->At(offset)), length, std::move(dropped),
                     [box = std::move(box)] { box->reset(); });
 }
 
+bool MappedFile::Covers(uint64_t offset, uint64_t length) const {
+  const auto [begin, end] = mapping_->pages();
+  return offset >= begin && offset <= end && length <= end - offset;
+}
+
 bool MappedFile::Holds(const DeviceBuffer& buffer) const {
-  return buffer.address() - reinterpret_cast<uint64_t>(mapping_->address()) < mapping_->size();
+  const auto [begin, end] = mapping_->pages();
+  return buffer.address() - reinterpret_cast<uint64_t>(mapping_->At(begin)) < end - begin;
 }
 
 Status MappedFile::Populate(uint64_t offset, size_t length) const {

@@ -23,9 +23,8 @@ class MappedFile : public FdFile, public LeaseHolder, public std::enable_shared_
     kNone,       // `insist`: a writer changes the tensors, and one who truncates the file crashes who reads them
   };
   struct Options {
-    bool insist = false;  // map also what is not in memory, or what no lease can protect
-    // The bytes that are wanted, for a look at what is in memory.
-    uint64_t begin = 0, end = UINT64_MAX;
+    bool insist = false;                   // map also what is not in memory, or what no lease can protect
+    uint64_t begin = 0, end = UINT64_MAX;  // the bytes that are wanted: their pages are mapped
   };
 
   // Opens `path` as OpenUnchanged does, and maps it. OK with a null `*out`: it is to be copied, `*why_not` says why.
@@ -36,9 +35,11 @@ class MappedFile : public FdFile, public LeaseHolder, public std::enable_shared_
 
   Protection protection() const { return protection_; }
 
-  // An allocation over bytes of the file; `offset` is a multiple of 4096. It holds the mapping, and its bytes are those
-  // of the file whose identity was compared, also when that changes later. Null when they would not be any more: a
-  // writer has been let in. Any thread.
+  // Whether these bytes are in mapped pages.
+  bool Covers(uint64_t offset, uint64_t length) const;
+  // An allocation over bytes that it covers; `offset` is a multiple of 4096. It holds the mapping, and its bytes are
+  // those of the file whose identity was compared, also when that changes later. Null when they would not be any more:
+  // a writer has been let in. Any thread.
   std::shared_ptr<DeviceBuffer> BufferOf(const std::shared_ptr<Device>& device, uint64_t offset, size_t length);
   // Whether an allocation is one of BufferOf.
   bool Holds(const DeviceBuffer& buffer) const;

@@ -62,7 +62,8 @@ Status Engine::Start(Plan plan, TransferOptions options, std::shared_ptr<Transfe
     if (!allocation.is_mapped()) continue;
     const uint32_t file = allocation.mapped;
     if (!maps_files() || file >= options.mapped.size() || options.mapped[file] == nullptr ||
-        options.mapped[file]->identity() != plan.files[file].expected)
+        options.mapped[file]->identity() != plan.files[file].expected ||
+        !options.mapped[file]->Covers(allocation.mapped_offset, allocation.size))
       return Status(Code::INVALID_ARGUMENT, "a file of the plan is not mapped, or this engine maps none");
   }
   auto mapped = std::exchange(options.mapped, {});

@@ -130,6 +130,28 @@ TEST_F(MappedFileTest, PlansThatLieAreRefused) {
   CloseAndWait(*engine);
 }
 
+TEST_F(MappedFileTest, OnlyWhatIsWantedIsMapped) {
+  Model model = Mapped({});
+  const PlanFile& file = model.plan.files[0];
+  std::shared_ptr<MappedFile> mapped;
+  std::string why;
+  ASSERT_TRUE(MappedFile::Open(file.path, file.expected, {false, 4096, 8192}, &mapped, &why).ok());
+  ASSERT_NE(mapped, nullptr) << why;
+  EXPECT_TRUE(mapped->Covers(4096, 4096));
+  EXPECT_FALSE(mapped->Covers(0, 4096));
+  EXPECT_FALSE(mapped->Covers(4096, 1 << 20));
+  auto buffer = mapped->BufferOf(std::make_shared<HostDevice>(), 4096, 4096);
+  ASSERT_TRUE(mapped->Populate(4096, 4096).ok());
+  EXPECT_TRUE(Same(*buffer, model.contents[0].substr(4096, 4096)));
+  // A plan that has more of the file is none for it.
+  TransferOptions options = OptionsFor(model);
+  options.mapped[0] = mapped;
+  std::shared_ptr<Transfer> transfer;
+  auto engine = OpenOnHost();
+  EXPECT_EQ(engine->Start(model.plan, std::move(options), &transfer).code(), Code::INVALID_ARGUMENT);
+  CloseAndWait(*engine);
+}
+
 TEST_F(MappedFileTest, BytesStayWhenTheFileIsCutShort) {
   Model model = Mapped({});
   auto mapped = Map(model.plan.files[0]);

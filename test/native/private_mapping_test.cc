@@ -43,7 +43,7 @@ class PrivateMappingTest : public ::testing::TestWithParam<const char*> {
     std::ofstream(path_, std::ios::binary) << bytes_;
     UniqueFd fd(open(path_.c_str(), O_RDONLY | O_CLOEXEC));
     std::unique_ptr<PrivateMapping> mapping;
-    EXPECT_EQ(PrivateMapping::Create(fd.get(), bytes, &mapping), 0);
+    EXPECT_EQ(PrivateMapping::Create(fd.get(), {0, bytes}, &mapping), 0);
     return mapping;
   }
 
@@ -52,7 +52,7 @@ class PrivateMappingTest : public ::testing::TestWithParam<const char*> {
   }
 
   bool Same(const PrivateMapping& mapping, PrivateMapping::Range range) {
-    return memcmp(mapping.address() + range.first, bytes_.data() + range.first, range.second - range.first) == 0;
+    return memcmp(mapping.At(range.first), bytes_.data() + range.first, range.second - range.first) == 0;
   }
 
   TempFolder folder_{GetParam()};
@@ -75,6 +75,21 @@ TEST_P(PrivateMappingTest, DetachedPagesSurviveTheirFile) {
   EXPECT_TRUE(Same(*mapping, {0, kBytes}));
 }
 
+TEST_P(PrivateMappingTest, OnlyThePagesOfTheRangeAreMapped) {
+  Map(1 << 20);
+  UniqueFd fd(open(path_.c_str(), O_RDONLY | O_CLOEXEC));
+  std::unique_ptr<PrivateMapping> mapping;
+  const uint64_t page = static_cast<uint64_t>(sysconf(_SC_PAGESIZE));
+  ASSERT_EQ(PrivateMapping::Create(fd.get(), {3 * page + 5, 7 * page + 1}, &mapping), 0);
+  EXPECT_EQ(mapping->pages(), PrivateMapping::Range(3 * page, 8 * page));
+  EXPECT_EQ(mapping->Resident({3 * page, 8 * page}), 1);
+  ASSERT_EQ(mapping->Populate({3 * page, 8 * page}), 0);
+  EXPECT_TRUE(Same(*mapping, {3 * page, 8 * page}));
+  ASSERT_EQ(Detach(*mapping, {{3 * page + 5, 7 * page + 1}}), 0);
+  ASSERT_EQ(truncate(path_.c_str(), 0), 0);
+  EXPECT_TRUE(Same(*mapping, {3 * page, 8 * page}));
+}
+
 TEST_P(PrivateMappingTest, RangesThatTouchOneAnotherAreDetachedOnce) {
   auto mapping = Map(1 << 20);
   ASSERT_EQ(Detach(*mapping, {{5000, 6000}, {4096, 9000}, {100000, 100000}, {12287, 12289}}), 0);
@@ -84,8 +99,8 @@ TEST_P(PrivateMappingTest, RangesThatTouchOneAnotherAreDetachedOnce) {
 
 TEST_P(PrivateMappingTest, WhatWasWrittenIsKept) {
   auto mapping = Map(kBytes);
-  bytes_[5] = mapping->address()[5] = 'a';
-  bytes_[kBytes - 1] = mapping->address()[kBytes - 1] = 'z';
+  bytes_[5] = *mapping->At(5) = 'a';
+  bytes_[kBytes - 1] = *mapping->At(kBytes - 1) = 'z';
   ASSERT_EQ(Detach(*mapping, {{0, kBytes}}), 0);
   ASSERT_EQ(truncate(path_.c_str(), 0), 0);
   EXPECT_TRUE(Same(*mapping, {0, kBytes}));
@@ -100,7 +115,7 @@ TEST_P(PrivateMappingTest, WhatIsWrittenMeanwhileIsKept) {
     std::thread writer([&] {
       for (size_t at = 0; !done || writes == 0; at = (at + 40961) % kSmall, ++writes) {
         bytes_[at] = static_cast<char>(bytes_[at] + 1);
-        __atomic_store_n(&mapping->address()[at], bytes_[at], __ATOMIC_RELAXED);
+        __atomic_store_n(mapping->At(at), bytes_[at], __ATOMIC_RELAXED);
       }
     });
     const int failed = Detach(*mapping, {{0, kSmall}});
@@ -155,7 +170,7 @@ TEST_P(PrivateMappingTest, OnlyPagesThatCannotBeKeptAreLeft) {
   ASSERT_EQ(mapping->Populate({0, 1 << 20}), 0);
   const uint64_t page = static_cast<uint64_t>(sysconf(_SC_PAGESIZE));
   // Memory that may not be written to stands for pages that the kernel cannot bring in.
-  ASSERT_EQ(mprotect(mapping->address() + 10 * page, page, PROT_NONE), 0);
+  ASSERT_EQ(mprotect(mapping->At(10 * page), page, PROT_NONE), 0);
   std::vector<PrivateMapping::Range> ranges = {{0, 1 << 20}};
   EXPECT_NE(mapping->Detach(&ranges), 0);
   const std::vector<PrivateMapping::Range> left = {{10 * page, 11 * page}};
