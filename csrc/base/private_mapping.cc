@@ -11,6 +11,7 @@
 #include <cstring>
 #include <future>
 #include <mutex>
+#include <thread>
 
 #include "base/thread.h"
 
@@ -26,11 +27,18 @@ constexpr uint64_t kPage = 4096;  // at least: madvise and mremap want multiples
 constexpr int kSamples = 64;
 constexpr uint64_t kPiece = 256 << 10;  // exchanged at a time: fits into a pipe of any user and into a CPU's cache
 constexpr uint64_t kShare = 32 << 20;   // for one thread
-constexpr size_t kThreads = 4;
+
+// Threads of the process that exchange pages now.
+std::atomic<int> exchanging{0};
 
 uint64_t PageSize() {
   static const uint64_t size = std::max<uint64_t>(kPage, static_cast<uint64_t>(sysconf(_SC_PAGESIZE)));
   return size;
+}
+
+int MostThreads() {
+  static const int most = static_cast<int>(std::clamp(std::thread::hardware_concurrency(), 2U, 8U));
+  return most;
 }
 
 uint64_t Down(uint64_t value) { return value / PageSize() * PageSize(); }
@@ -293,13 +301,16 @@ int PrivateMapping::Detach(std::vector<Range>* ranges) const {
     }
   };
   std::vector<std::future<void>> others;
-  for (size_t i = 1; i < std::min(shares.size(), kThreads); ++i) {
+  ++exchanging;
+  while (others.size() + 1 < shares.size() && exchanging < MostThreads()) {
     auto task = std::make_shared<std::packaged_task<void()>>([&] { exchange(/*alone=*/false); });
+    if (!StartThread("fst-detach", [task] { (*task)(); }).ok()) break;
     others.push_back(task->get_future());
-    if (!StartThread("fst-detach", [task] { (*task)(); }).ok()) (*task)();
+    ++exchanging;
   }
   exchange(/*alone=*/true);
   for (const std::future<void>& other : others) other.wait();
+  exchanging -= static_cast<int>(others.size()) + 1;
   return detachment.Finish(ranges);
 }
 

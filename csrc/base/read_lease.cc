@@ -5,16 +5,22 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
+#include <chrono>
 #include <condition_variable>
 #include <map>
 #include <mutex>
+#include <thread>
 #include <vector>
 
+#include "base/task_pool.h"
 #include "base/thread.h"
 
 namespace fst {
 namespace {
+
+using Clock = std::chrono::steady_clock;
 
 constexpr timespec kRetryAfter = {0, 500 * 1000 * 1000};
 constexpr int kMostTries = 100;  // longer than the kernel makes a writer wait by default
@@ -27,17 +33,21 @@ struct Table {
   std::condition_variable changed;
   struct Lease {
     std::weak_ptr<LeaseHolder> holder;
-    int tries = 0;  // OnBreak() has returned false so often
+    uint64_t number = 0;                // of the lease: descriptors are used again
+    int tries = 0;                      // OnBreak() has returned false so often
+    bool served = false;                // OnBreak() is under way
+    Clock::time_point not_before = {};  // when it may be called again
   };
   std::map<int, Lease> leases;  // by descriptor
+  uint64_t taken = 0;           // ever
   bool runs = false;            // the thread, from before it is started until it has decided to end
   pid_t thread = 0;             // 0 until it has begun
   int taking = 0;               // calls of TakeReadLease that are under way
 
   bool Unused() const { return leases.empty() && taking == 0; }
-  // With the lock: the thread looks at all leases.
+  // With the lock: the thread looks at all leases. By a signal that needs no place in the queue of signals.
   void Wake() const {
-    if (thread != 0) syscall(SYS_tgkill, getpid(), thread, Signal());
+    if (thread != 0) syscall(SYS_tgkill, getpid(), thread, SIGIO);
   }
 };
 
@@ -48,34 +58,46 @@ Table& TheTable() {
 
 struct Broken {
   int fd;
+  uint64_t number;
   std::shared_ptr<LeaseHolder> holder;
 };
 
-// A holder that is gone is about to close its descriptor, which ends the lease.
-std::vector<Broken> FindBroken(Table& table) {
+// With the lock: those that are to be served now. A holder that is gone is about to close its descriptor, which ends
+// the lease. *later: others are to be served again after a while.
+std::vector<Broken> FindBroken(Table& table, bool* later) {
   std::vector<Broken> broken;
+  const Clock::time_point now = Clock::now();
   for (auto& [fd, lease] : table.leases) {
     // While somebody waits the kernel names what the lease is to become, afterwards what is left: F_UNLCK both times.
-    if (fcntl(fd, F_GETLEASE) == F_RDLCK) continue;
-    if (auto alive = lease.holder.lock()) broken.push_back({fd, std::move(alive)});
+    if (lease.served || fcntl(fd, F_GETLEASE) == F_RDLCK) continue;
+    if (lease.not_before > now) {
+      *later = true;
+    } else if (auto alive = lease.holder.lock()) {
+      lease.served = true;
+      broken.push_back({fd, lease.number, std::move(alive)});
+    }
   }
   return broken;
 }
 
-// True when the lease is over.
-bool Serve(Table& table, const Broken& broken) {
+void Serve(Table& table, const Broken& broken) {
   const bool served = broken.holder->OnBreak();
   bool lost = !served;
   {
     std::lock_guard<std::mutex> lock(table.mutex);
-    auto lease = table.leases.find(broken.fd);
-    if (lease == table.leases.end()) return true;  // its holder has given it back
-    if (!served && ++lease->second.tries < kMostTries) return false;
-    table.leases.erase(lease);
+    auto found = table.leases.find(broken.fd);
+    if (found == table.leases.end() || found->second.number != broken.number) return;  // its holder has given it back
+    Table::Lease& lease = found->second;
+    if (!served && ++lease.tries < kMostTries) {
+      lease.served = false;
+      lease.not_before = Clock::now() + std::chrono::nanoseconds(kRetryAfter.tv_nsec);
+      return table.Wake();
+    }
+    table.leases.erase(found);
     lost |= fcntl(broken.fd, F_SETLEASE, F_UNLCK) != 0;
+    if (table.Unused()) table.Wake();
   }
   if (lost) broken.holder->OnLost();
-  return true;
 }
 
 void Run() {
@@ -83,14 +105,16 @@ void Run() {
   sigset_t signals;
   sigemptyset(&signals);
   sigaddset(&signals, Signal());
-  sigaddset(&signals, SIGIO);  // sent instead when the queue of signals is full
+  sigaddset(&signals, SIGIO);  // from Wake, and from the kernel when the queue of signals is full
   {
     std::lock_guard<std::mutex> lock(table.mutex);
     table.thread = static_cast<pid_t>(syscall(SYS_gettid));
     table.changed.notify_all();
   }
+  TaskPool servers("fst-detach", MostLeasesServed());
   for (;;) {
     std::vector<Broken> broken;
+    bool later = false;
     {
       std::lock_guard<std::mutex> lock(table.mutex);
       if (table.Unused()) {
@@ -98,17 +122,21 @@ void Run() {
         table.thread = 0;
         return;
       }
-      broken = FindBroken(table);
+      broken = FindBroken(table, &later);
     }
-    bool again = false;
-    for (const Broken& lease : broken) again |= !Serve(table, lease);
-    if (!broken.empty() && !again) continue;  // the last one may have gone
+    for (Broken& lease : broken) {
+      auto serve = [&table, lease = std::move(lease)] { Serve(table, lease); };
+      if (!servers.Post(serve).ok()) serve();
+    }
+    broken.clear();
     // Any signal means a look at all leases: one may stand for several.
-    sigtimedwait(&signals, nullptr, again ? &kRetryAfter : nullptr);
+    sigtimedwait(&signals, nullptr, later ? &kRetryAfter : nullptr);
   }
 }
 
 }  // namespace
+
+int MostLeasesServed() { return static_cast<int>(std::clamp(std::thread::hardware_concurrency(), 2U, 8U)); }
 
 int TakeReadLease(int fd, std::weak_ptr<LeaseHolder> holder) {
   Table& table = TheTable();
@@ -123,7 +151,7 @@ int TakeReadLease(int fd, std::weak_ptr<LeaseHolder> holder) {
   const f_owner_ex owner = {F_OWNER_TID, table.thread};
   if (fcntl(fd, F_SETSIG, Signal()) == 0 && fcntl(fd, F_SETOWN_EX, &owner) == 0 &&
       fcntl(fd, F_SETLEASE, F_RDLCK) == 0) {
-    table.leases[fd] = {std::move(holder)};
+    table.leases[fd] = {std::move(holder), ++table.taken};
     return 0;
   }
   const int error = errno;

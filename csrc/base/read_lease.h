@@ -6,8 +6,9 @@
 
 namespace fst {
 
-// Who holds a lease. Called on the thread fst-lease, which serves all leases of the process and lives while there are
-// any; it has its own signals, so that it needs no handler of the process.
+// Who holds a lease. The thread fst-lease notices breaks; it lives while there are leases, and has its own signals, so
+// that it needs no handler of the process. Holders are called on other threads, MostLeasesServed() at a time and each
+// by one: who is slow holds up no other until so many are.
 class LeaseHolder {
  public:
   virtual ~LeaseHolder() = default;
@@ -16,6 +17,9 @@ class LeaseHolder {
   // The kernel let the writer go on before OnBreak() had returned true: this process was stopped or too slow.
   virtual void OnLost() = 0;
 };
+
+// As many as there are processors, but 2 at least and 8 at most.
+int MostLeasesServed();
 
 // Takes a lease on a file that is open for reading only. 0, or the errno of the step that failed: EAGAIN where somebody
 // has the file open for writing, EACCES for a file of another user without CAP_LEASE, EINVAL for a file system without

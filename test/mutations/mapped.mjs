@@ -36,6 +36,13 @@ export default [
     native: 'MappedFileTest.*:ReadLeaseTest.*',
   },
   {
+    name: 'leases-are-served-one-by-one',
+    file: 'csrc/base/read_lease.cc',
+    find: 'if (!servers.Post(serve).ok()) serve();',
+    replace: 'serve();',
+    native: 'ReadLeaseTest.SlowHolderHoldsUpNoOther',
+  },
+  {
     name: 'misaligned-is-mapped',
     file: 'src/transfer/plan.ts',
     find: 'if (mapped[file] && size > 0 && aligned &&',

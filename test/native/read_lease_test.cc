@@ -159,6 +159,40 @@ TEST_F(ReadLeaseTest, ManyWritersAtOnceAreServed) {
   EXPECT_TRUE(ThreadEnds());
 }
 
+// Called while another one is, and not before that.
+class MeetingHolder : public Holder {
+ public:
+  explicit MeetingHolder(std::atomic<int>* present) : present_(present) {}
+  bool OnBreak() override {
+    ++*present_;
+    for (int i = 0; i < 1000 && *present_ < 2; ++i) std::this_thread::sleep_for(milliseconds(10));
+    met = *present_ == 2;
+    return true;
+  }
+  std::atomic<bool> met{false};
+
+ private:
+  std::atomic<int>* const present_;
+};
+
+TEST_F(ReadLeaseTest, SlowHolderHoldsUpNoOther) {
+  std::atomic<int> present{0};
+  UniqueFd fds[] = {NewFile("a"), NewFile("b")};
+  std::shared_ptr<MeetingHolder> holders[2];
+  std::vector<std::thread> writers;
+  for (int i = 0; i < 2; ++i) {
+    holders[i] = std::make_shared<MeetingHolder>(&present);
+    ASSERT_EQ(TakeReadLease(fds[i].get(), holders[i]), 0);
+    writers.emplace_back([path = folder_.Path(i == 0 ? "a" : "b")] { EXPECT_EQ(truncate(path.c_str(), 0), 0); });
+  }
+  for (std::thread& writer : writers) writer.join();
+  for (int i = 0; i < 2; ++i) {
+    EXPECT_TRUE(holders[i]->met);
+    EndReadLease(fds[i].get());
+  }
+  EXPECT_TRUE(ThreadEnds());
+}
+
 TEST_F(ReadLeaseTest, AnotherProcessWaits) {
   UniqueFd fd = NewFile("a");
   auto holder = HolderOf("a");
