@@ -260,7 +260,7 @@ const scenarios = {
     const loader = new ParallelLoader({ files: writeModel('b', 1, 16), logger });
     for await (const [, tensor] of loader.iterateWeights()) tensor.dispose();
     await loader.close();
-    assert.match(warnings.join(), /was written to while its tensors were mapped/);
+    assert.match(warnings.join(), /was opened for writing while its tensors were mapped/);
     await nothingHeld();
   },
 };

@@ -68,8 +68,7 @@ std::vector<Broken> FindBroken(Table& table, bool* later) {
   std::vector<Broken> broken;
   const Clock::time_point now = Clock::now();
   for (auto& [fd, lease] : table.leases) {
-    // While somebody waits the kernel names what the lease is to become, afterwards what is left: F_UNLCK both times.
-    if (lease.served || fcntl(fd, F_GETLEASE) == F_RDLCK) continue;
+    if (lease.served || HoldsReadLease(fd)) continue;
     if (lease.not_before > now) {
       *later = true;
     } else if (auto alive = lease.holder.lock()) {
@@ -157,6 +156,11 @@ int TakeReadLease(int fd, std::weak_ptr<LeaseHolder> holder) {
   const int error = errno;
   if (table.Unused()) table.Wake();
   return error;
+}
+
+bool HoldsReadLease(int fd) {
+  // While somebody waits the kernel names what the lease is to become, afterwards what is left: F_UNLCK both times.
+  return fcntl(fd, F_GETLEASE) == F_RDLCK;
 }
 
 void EndReadLease(int fd) {

@@ -26,6 +26,9 @@ int MostLeasesServed();
 // leases. Any thread, blocks for a moment.
 int TakeReadLease(int fd, std::weak_ptr<LeaseHolder> holder);
 
+// Whether it is still held and nobody waits for its end. Any thread.
+bool HoldsReadLease(int fd);
+
 // Gives it back. To be called before the descriptor is closed; does nothing for one without a lease. Any thread.
 void EndReadLease(int fd);
 

@@ -161,7 +161,22 @@ bool MappedFile::Holds(const DeviceBuffer& buffer) const {
 Status MappedFile::Populate(uint64_t offset, size_t length) const {
   const int error = mapping_->Populate({offset, offset + length});
   if (protection_ == Protection::kNone || error != 0) FST_RETURN_IF_ERROR(CheckUnchanged());
+  FST_RETURN_IF_ERROR(CheckKept());
   return error == 0 ? Status::Ok() : ReadFailed(*this, offset, length, error);
+}
+
+Status MappedFile::CheckKept() const {
+  if (protection_ != Protection::kLease) return Status::Ok();
+  // In this order: OnBreak has its say before the lease is given back.
+  if (!HoldsReadLease(fd()) && !own_memory_) FST_RETURN_IF_ERROR(CheckUnchanged());
+  return lost_ ? Status(Code::FILE_CHANGED, LostText() + "; load it again when its writer is done").At(path())
+               : Status::Ok();
+}
+
+std::string MappedFile::LostText() const {
+  return path() +
+         " was opened for writing while its tensors were mapped, and the kernel did not wait until they were copied: "
+         "this process was stopped or short of memory for longer than /proc/sys/fs/lease-break-time";
 }
 
 bool MappedFile::OnBreak() {
@@ -172,10 +187,13 @@ bool MappedFile::OnBreak() {
     }
     detached_ = true;
   }
-  if (mapping_->Detach(&left_) != 0) return false;
+  const int error = mapping_->Detach(&left_);
+  if (error == EFAULT) OnLost();  // the file is shorter by now, whatever a lease was to prevent
+  if (error != 0) return error == EFAULT;
+  // What was copied when the kernel had let a writer in may be the writer's.
+  if (!CheckUnchanged().ok()) lost_ = true;
   std::lock_guard<std::mutex> lock(mutex_);
-  if (own_memory_) return true;
-  own_memory_ = true;
+  if (own_memory_.exchange(true)) return true;
   int64_t bytes = 0;
   for (const Live& live : live_) bytes += static_cast<int64_t>(live.end - live.begin);
   Count(Metrics::Get().mapped_bytes, -bytes);
@@ -184,11 +202,8 @@ bool MappedFile::OnBreak() {
 }
 
 void MappedFile::OnLost() {
-  Warn(
-      path() +
-      " was written to while its tensors were mapped, and the kernel did not wait until they were copied: this process "
-      "was stopped or short of memory for longer than /proc/sys/fs/lease-break-time; load them again, or with mmap: "
-      "false");
+  lost_ = true;
+  Warn(LostText() + "; load them again, or with mmap: false");
 }
 
 }  // namespace fst

@@ -46,6 +46,9 @@ class MappedFile : public FdFile, public LeaseHolder, public std::enable_shared_
   // Brings the pages of these bytes in; of an allocation that the caller holds. IO_ERROR, UNEXPECTED_EOF, FILE_CHANGED.
   // Any thread; blocks.
   Status Populate(uint64_t offset, size_t length) const;
+  // FILE_CHANGED when a writer may have changed bytes of its allocations: the lease was lost. Any thread; does not
+  // block.
+  Status CheckKept() const;
 
   bool OnBreak() override;
   void OnLost() override;
@@ -59,6 +62,7 @@ class MappedFile : public FdFile, public LeaseHolder, public std::enable_shared_
   MappedFile(const std::string& path, const FileIdentity& identity, UniqueFd fd)
       : FdFile(path, identity, std::move(fd)) {}
   Status Protect(bool insist, std::string* why_not);
+  std::string LostText() const;
 
   Protection protection_ = Protection::kNone;
   bool counted_ = false;
@@ -67,7 +71,9 @@ class MappedFile : public FdFile, public LeaseHolder, public std::enable_shared_
   std::multiset<Live> live_;                 // what BufferOf has given and is not dropped
   bool detached_ = false;                    // a writer was noticed: BufferOf gives nothing any more
   std::vector<PrivateMapping::Range> left_;  // by OnBreak alone: what is still to be detached
-  bool own_memory_ = false;                  // what is live lies in this process's own memory, and counts there
+  // What is live lies in this process's own memory, and counts there. Written under the mutex.
+  std::atomic<bool> own_memory_{false};
+  std::atomic<bool> lost_{false};  // a writer was let in before that
 };
 
 }  // namespace fst

@@ -13,6 +13,8 @@ ActiveTransfer::ActiveTransfer(std::shared_ptr<Transfer> shared, std::vector<std
       mapped(std::move(mapped_files)),
       registrations(plan.allocations.size()) {
   mapped.resize(plan.files.size());
+  for (const std::shared_ptr<MappedFile>& file : mapped)
+    if (file != nullptr) views_.push_back(file);
   bytes_left_.reserve(plan.items.size());
   std::vector<bool> seen(plan.files.size());
   for (size_t i = 0; i < plan.items.size(); ++i) {
@@ -92,6 +94,13 @@ void ActiveTransfer::CompleteBytes(uint32_t item, uint64_t bytes) {
   transfer->AddBytesLoaded(bytes);
   bytes_left_[item] -= bytes;
   if (bytes_left_[item] == 0) CompleteItem(item);
+}
+
+Status ActiveTransfer::CheckKept() const {
+  for (const std::weak_ptr<MappedFile>& view : views_) {
+    if (auto file = view.lock()) FST_RETURN_IF_ERROR(file->CheckKept());
+  }
+  return Status::Ok();
 }
 
 void ActiveTransfer::CompleteItem(uint32_t item) {

@@ -42,6 +42,10 @@ class ActiveTransfer {
   // Releases the file if the cursor has passed its last item. True: no further read of it follows.
   bool ReleaseIfDone(uint32_t file);
   void CompleteBytes(uint32_t item, uint64_t bytes);
+  // Every read was started.
+  bool AllStarted() const { return cursor.item == plan.items.size(); }
+  // FILE_CHANGED when a writer may have changed a mapped file that allocations of this transfer are views of.
+  Status CheckKept() const;
   // Ends the transfer with this error unless it has one. Ops in flight keep their memory until they have drained, and
   // files that are open are left in `closing`.
   void Fail(Status status);
@@ -65,11 +69,12 @@ class ActiveTransfer {
  private:
   void CompleteItem(uint32_t item);
 
-  std::vector<uint64_t> bytes_left_;          // by item
-  std::vector<uint32_t> file_sequence_;       // files in the order of their first item that has bytes
-  std::vector<size_t> file_first_;            // that item, by position in file_sequence_
-  size_t files_opened_ = 0, files_done_ = 0;  // files being or been opened or put off; with every read started
-  std::map<size_t, Status> put_off_;          // by position in file_sequence_
+  std::vector<std::weak_ptr<MappedFile>> views_;  // of these files; tensors that were dropped need no file
+  std::vector<uint64_t> bytes_left_;              // by item
+  std::vector<uint32_t> file_sequence_;           // files in the order of their first item that has bytes
+  std::vector<size_t> file_first_;                // that item, by position in file_sequence_
+  size_t files_opened_ = 0, files_done_ = 0;      // files being or been opened or put off; with every read started
+  std::map<size_t, Status> put_off_;              // by position in file_sequence_
 };
 
 }  // namespace fst

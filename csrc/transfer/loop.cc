@@ -155,11 +155,16 @@ Status Loop::AddPlace(const Op& op, const Status& status) {
 }
 
 void Loop::FinishParts(Op& op) {
+  ActiveTransfer& t = *op.transfer;
+  if (t.AllStarted()) {
+    Status kept = t.CheckKept();
+    if (!kept.ok()) return t.Fail(std::move(kept));
+  }
   for (size_t i = 0; i < op.parts.size();) {
     const uint32_t item = op.parts[i].item;
     uint64_t bytes = 0;
     for (; i < op.parts.size() && op.parts[i].item == item; ++i) bytes += op.parts[i].length;
-    op.transfer->CompleteBytes(item, bytes);
+    t.CompleteBytes(item, bytes);
   }
 }
 

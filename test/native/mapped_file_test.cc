@@ -230,6 +230,43 @@ TEST_F(MappedFileTest, WhatIsNotInMemoryIsCopiedUnlessAskedFor) {
   EXPECT_TRUE(mapped->Populate(0, file.expected.size).ok());
 }
 
+// The kernel lets a writer go on when it has waited for long, as it did for a process that was stopped.
+TEST_F(MappedFileTest, LoadWhoseLeaseWasLostIsFileChanged) {
+  Model model = Mapped({});
+  for (PlanAllocation& allocation : model.plan.allocations) allocation.batch = 0;
+  for (bool held : {true, false}) {
+    TransferOptions options = OptionsFor(model);
+    std::shared_ptr<MappedFile> file = options.mapped[1];
+    auto buffer = file->BufferOf(std::make_shared<HostDevice>(), 0, 4096);
+    ASSERT_TRUE(held || file->OnBreak());
+    file->OnLost();
+    EXPECT_EQ(file->Populate(0, 4096).code(), Code::FILE_CHANGED);
+    auto engine = OpenOnHost();
+    auto watch = Watch::Begin(*engine, model, std::move(options));
+    watch->ExpectFailure(Code::FILE_CHANGED);
+    CloseAndWait(*engine);
+    EXPECT_EQ(TakeWarnings().size(), held ? 1 : 0);  // said once
+  }
+}
+
+// Its last file is complete when the lease of an earlier one is lost.
+TEST_F(MappedFileTest, LoadIsFileChangedWhicheverFileWasLost) {
+  ModelShape shape;
+  shape.files = 2;
+  Model model = Mapped(shape);
+  TransferOptions options = OptionsFor(model);
+  options.window = 1;
+  std::weak_ptr<MappedFile> first = options.mapped[0];
+  auto engine = OpenOnHost();
+  auto watch = Watch::Begin(*engine, model, std::move(options));
+  ASSERT_TRUE(Eventually([&] { return watch->transfer().ready_count() > 0; }));
+  first.lock()->OnLost();
+  engine->SetWindow(watch->shared_transfer(), UINT32_MAX);
+  watch->ExpectFailure(Code::FILE_CHANGED);
+  CloseAndWait(*engine);
+  TakeWarnings();
+}
+
 // A writer at any moment of a load and of the life of its tensors: the bytes are the old ones, or FILE_CHANGED.
 TEST_F(MappedFileTest, WriterAtAnyMomentChangesNothing) {
   ModelShape shape;
