@@ -255,7 +255,7 @@ bool PrivateMapping::Supported() {
 }
 
 int PrivateMapping::Create(int fd, Range range, std::unique_ptr<PrivateMapping>* out) {
-  const Range pages = {Down(range.first), Up(range.second)};
+  const Range pages = PagesAround(range);
   void* address = mmap(nullptr, pages.second - pages.first, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_NORESERVE, fd,
                        static_cast<off_t>(pages.first));
   if (address == MAP_FAILED) return errno;
@@ -264,6 +264,8 @@ int PrivateMapping::Create(int fd, Range range, std::unique_ptr<PrivateMapping>*
 }
 
 PrivateMapping::~PrivateMapping() { munmap(address_, pages_.second - pages_.first); }
+
+PrivateMapping::Range PrivateMapping::PagesAround(Range range) { return {Down(range.first), Up(range.second)}; }
 
 double PrivateMapping::Resident(Range range) const {
   const uint64_t begin = Down(range.first), pages = (Up(range.second) - begin) / PageSize();
@@ -280,6 +282,11 @@ double PrivateMapping::Resident(Range range) const {
 int PrivateMapping::Populate(Range range) const {
   const uint64_t begin = Down(range.first);
   return Advise(At(begin), Up(range.second) - begin, MADV_POPULATE_READ);
+}
+
+void PrivateMapping::Discard(Range range) const {
+  const uint64_t begin = Up(range.first), end = Down(range.second);
+  if (begin < end) Advise(At(begin), end - begin, MADV_DONTNEED);
 }
 
 int PrivateMapping::Detach(std::vector<Range>* ranges) const {

@@ -29,6 +29,8 @@ class PrivateMapping {
   char* At(uint64_t offset) const { return address_ + (offset - pages_.first); }
   // The mapped pages.
   Range pages() const { return pages_; }
+  // All pages that a range touches.
+  static Range PagesAround(Range range);
 
   // Which part of a range is in memory, as some of its pages tell: 0 to 1. Where the caller neither owns the file nor
   // may write to it, the kernel says 1.
@@ -47,6 +49,10 @@ class PrivateMapping {
   // A write to such a page at the very time when it is exchanged is kept. Until it is (below a millisecond) reads may
   // see what was there before. What a driver has pinned for its own writes is not seen to.
   int Detach(std::vector<Range>* ranges) const;
+
+  // Gives back what this process has of its own in whole pages of the range, which nobody may be using: later they show
+  // the file again, those that were detached zeros.
+  void Discard(Range range) const;
 
  private:
   PrivateMapping(char* address, Range pages) : address_(address), pages_(pages) {}

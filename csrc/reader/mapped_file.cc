@@ -135,6 +135,7 @@ std::shared_ptr<DeviceBuffer> MappedFile::BufferOf(const std::shared_ptr<Device>
     std::lock_guard<std::mutex> lock(mutex_);
     if (detached_) return nullptr;
     live = live_.insert({offset, offset + length});
+    longest_ = std::max<uint64_t>(longest_, length);
     Count(Metrics::Get().mapped_bytes, bytes);
   }
   auto dropped = [self, live, bytes] {
@@ -145,7 +146,23 @@ std::shared_ptr<DeviceBuffer> MappedFile::BufferOf(const std::shared_ptr<Device>
   // In a box, so that the reference goes on the freeing thread, which may unmap and close.
   auto box = std::make_shared<std::shared_ptr<MappedFile>>(std::move(self));
   return MakeBuffer(device, reinterpret_cast<uint64_t>(mapping_->At(offset)), length, std::move(dropped),
-                    [box = std::move(box)] { box->reset(); });
+                    [box = std::move(box), offset, length] {
+                      (*box)->Discard({offset, offset + length});
+                      box->reset();
+                    });
+}
+
+void MappedFile::Discard(PrivateMapping::Range range) {
+  std::lock_guard<std::mutex> lock(mutex_);  // no allocation is made of these pages meanwhile
+  auto [begin, end] = PrivateMapping::PagesAround(range);
+  for (auto live = live_.lower_bound({begin - std::min(begin, longest_), 0}); live != live_.end(); ++live) {
+    const auto [first, last] = PrivateMapping::PagesAround({live->begin, live->end});
+    if (first >= end) break;
+    if (last <= begin) continue;
+    if (begin < first) mapping_->Discard({begin, first});
+    begin = std::max(begin, last);
+  }
+  if (begin < end) mapping_->Discard({begin, end});
 }
 
 bool MappedFile::Covers(uint64_t offset, uint64_t length) const {
@@ -180,14 +197,17 @@ std::string MappedFile::LostText() const {
 }
 
 bool MappedFile::OnBreak() {
+  std::vector<PrivateMapping::Range> begun;
   {
     std::lock_guard<std::mutex> lock(mutex_);
     if (!detached_) {
       for (const Live& live : live_) left_.emplace_back(live.begin, live.end);
     }
     detached_ = true;
+    begun = left_;
   }
   const int error = mapping_->Detach(&left_);
+  for (const PrivateMapping::Range& range : begun) Discard(range);  // what was dropped meanwhile
   if (error == EFAULT) OnLost();  // the file is shorter by now, whatever a lease was to prevent
   if (error != 0) return error == EFAULT;
   // What was copied when the kernel had let a writer in may be the writer's.

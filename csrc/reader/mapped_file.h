@@ -63,12 +63,15 @@ class MappedFile : public FdFile, public LeaseHolder, public std::enable_shared_
       : FdFile(path, identity, std::move(fd)) {}
   Status Protect(bool insist, std::string* why_not);
   std::string LostText() const;
+  // Gives back this process's own memory in pages of the range that no allocation has.
+  void Discard(PrivateMapping::Range range);
 
   Protection protection_ = Protection::kNone;
   bool counted_ = false;
   std::unique_ptr<PrivateMapping> mapping_;
   std::mutex mutex_;
   std::multiset<Live> live_;                 // what BufferOf has given and is not dropped
+  uint64_t longest_ = 0;                     // of them ever
   bool detached_ = false;                    // a writer was noticed: BufferOf gives nothing any more
   std::vector<PrivateMapping::Range> left_;  // by OnBreak alone: what is still to be detached
   // What is live lies in this process's own memory, and counts there. Written under the mutex.

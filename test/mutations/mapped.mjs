@@ -43,6 +43,13 @@ export default [
     native: 'MappedFileTest.LoadWhoseLeaseWasLostIsFileChanged',
   },
   {
+    name: 'discards-what-others-have',
+    file: 'csrc/reader/mapped_file.cc',
+    find: 'if (begin < first) mapping_->Discard({begin, first});',
+    replace: 'mapping_->Discard({begin, last});',
+    native: 'MappedFileTest.WhatIsDroppedIsGivenBackThoughTheFileStays',
+  },
+  {
     name: 'leases-are-served-one-by-one',
     file: 'csrc/base/read_lease.cc',
     find: 'if (!servers.Post(serve).ok()) serve();',

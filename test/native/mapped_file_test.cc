@@ -166,6 +166,53 @@ TEST_F(MappedFileTest, BytesStayWhenTheFileIsCutShort) {
   EXPECT_EQ(mapped->BufferOf(std::make_shared<HostDevice>(), 0, size), nullptr);
 }
 
+// Bytes of this process's own that the mappings around an address have.
+uint64_t OwnBytesAt(const DeviceBuffer& buffer) {
+  std::ifstream maps("/proc/self/smaps");
+  bool inside = false;
+  uint64_t bytes = 0;
+  for (std::string line; std::getline(maps, line);) {
+    unsigned long long begin = 0, end = 0, kib = 0;
+    char after = 0;
+    if (sscanf(line.c_str(), "%llx-%llx%c", &begin, &end, &after) == 3 && after == ' ')
+      inside = begin < buffer.address() + buffer.size() && end > buffer.address();
+    if (inside && sscanf(line.c_str(), "Anonymous: %llu kB", &kib) == 1) bytes += kib << 10;
+  }
+  return bytes;
+}
+
+// Memory that was written to, or that has taken the place of a mapping, goes with its allocation.
+TEST_F(MappedFileTest, WhatIsDroppedIsGivenBackThoughTheFileStays) {
+  constexpr uint64_t kHalf = (4 << 20) + 100, kEnd = 8 << 20;
+  TempFolder folder;
+  const std::string path = folder.Path("file");
+  std::ofstream(path, std::ios::binary) << std::string(kEnd, 'f');
+  PlanFile file = {path, {}};
+  UniqueFd fd(open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  ASSERT_TRUE(FileIdentity::Of(fd.get(), path, &file.expected).ok());
+  auto device = std::make_shared<HostDevice>();
+  for (bool detached : {false, true}) {
+    auto mapped = Map(file);
+    auto all = mapped->BufferOf(device, 0, kEnd);  // for a look
+    const uint64_t address = all->address();
+    DeviceBuffer look(device, address, kEnd);
+    // They share a page.
+    auto first = mapped->BufferOf(device, 0, kHalf);
+    auto second = mapped->BufferOf(device, kHalf / 4096 * 4096, kEnd - kHalf / 4096 * 4096);
+    all.reset();
+    memset(reinterpret_cast<void*>(address), 'w', kEnd);  // NOLINT(performance-no-int-to-ptr)
+    ASSERT_TRUE(!detached || mapped->OnBreak());
+    EXPECT_GE(OwnBytesAt(look), kEnd);
+    first.reset();
+    WaitForFrees();
+    EXPECT_LE(OwnBytesAt(look), kEnd - (4 << 20) + 4096);
+    EXPECT_TRUE(Same(*second, std::string(second->size(), 'w')));
+    second.reset();
+    WaitForFrees();
+    EXPECT_EQ(OwnBytesAt(look), 0);
+  }
+}
+
 TEST_F(MappedFileTest, LoadsGoOnByReadsWhenAWriterComesFirst) {
   Model model = Mapped({});
   TransferOptions options = OptionsFor(model);
