@@ -19,6 +19,7 @@ const {
   fakeReader,
   fastsafeOpen,
   main,
+  nativeMetrics,
   ParallelLoader,
   ParallelThreeFSLoader,
   registerCopier,
@@ -54,10 +55,10 @@ async function closing(loader, use) {
  * Runs a scenario in a process that stops the daemon and is to end before that goes on; to begin to end, where it has
  * files open: the kernel then keeps it until the daemon has answered.
  */
-const whileStopped = (scenario, args, hasFilesOpen) =>
+const whileStopped = (scenario, args, hasFilesOpen, elements = 1 << 20) =>
   FuseMount.use({}, async (mount) => {
     const path = join(mount.path, 'm.safetensors');
-    renameSync(helpers.writeModel('m', 4, 1 << 20), join(mount.backing, 'm.safetensors'));
+    renameSync(helpers.writeModel('m', 4, elements, 0, 8), join(mount.backing, 'm.safetensors'));
     const client = mount.client([scenario, ...args, path, mount.pid]);
     const lines = [];
     try {
@@ -215,6 +216,39 @@ if (!isMainThread) {
         assert.equal(await helpers.countRight(new ParallelLoader({ files: path })), 4);
         await loader.close();
       }),
+
+    mappedOf: (when) => whileStopped('mapped', [when], true, 4 << 20),
+
+    /** Files that are mapped without a lease: their store is stopped before they are closed, or while they come in. */
+    async mapped(when, files, pid) {
+      const options = { files, copier: 'nogds', mmap: true, stallTimeoutMs: LIMIT_MS, logger: quiet };
+      if (when === 'closed') {
+        const loader = new ParallelLoader(options);
+        const tensors = [];
+        for await (const [, tensor] of loader.iterateWeights()) tensors.push(tensor);
+        assert.ok(loader.report.mappedBytes > 0);
+        stopDaemon(pid);
+        for (const tensor of tensors) tensor.dispose();
+        await loader.close();
+      } else {
+        // More than there are threads that bring pages in, each stopped between two pieces of 16 MiB.
+        const loaders = Array.from({ length: 9 }, () => new ParallelLoader({ ...options, maxBytesPerSecond: 8 << 20 }));
+        const iterators = loaders.map((loader) => loader.iterateWeights());
+        for (const { value } of await Promise.all(iterators.map((tensors) => tensors.next()))) value[1].dispose();
+        stopDaemon(pid);
+        const rest = async (tensors) => {
+          for await (const [, tensor] of tensors) tensor.dispose();
+        };
+        await Promise.all(iterators.map((tensors) => assert.rejects(rest(tensors), { code: 'STALLED' })));
+        for (const loader of loaders) await loader.close();
+      }
+      const hung = nativeMetrics().openFiles;
+      const local = new ParallelLoader({ files: helpers.writeModel('local', 3, 1 << 16, 0, 8), mmap: true });
+      assert.equal(await helpers.countRight(local), 3);
+      assert.ok(local.report.mappedBytes > 0);
+      await local.close();
+      while (nativeMetrics().openFiles > hung) await helpers.setTimeout(5);
+    },
 
     dataOf: (copier) => whileStopped('data', [copier], true),
 

@@ -53,6 +53,13 @@ testFuse.each(['nogds', '3fs'])(
   },
 );
 
+testFuse.each([
+  ['closed', 'when they are to be closed'],
+  ['coming', 'while their pages are brought in'],
+])('%s: mapped files whose store hangs %s hold up no others', async (when) => {
+  await expectClean('hung-store.child.cjs', ['mappedOf', when], { shell, timeoutMs: 30_000 });
+});
+
 test.each(['STALLED', 'TIMEOUT'])('an I/O thread that hangs in a call leaves %s to the event loop', async (code) => {
   await expectClean('hung-store.child.cjs', ['thread', code], { timeoutMs: 20_000 });
 });

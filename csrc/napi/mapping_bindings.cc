@@ -26,13 +26,14 @@ struct Mapping {
   std::vector<File> files;
 
   Mapping(const Napi::Array& list, const Napi::Float64Array& ranges, bool insist) {
+    auto closer = std::make_shared<TaskPool>("fst-unmap", 1);
     for (uint32_t i = 0; i < list.Length(); ++i) {
       Napi::HandleScope scope(list.Env());
       auto object = list.Get(i).As<Napi::Object>();
       File file;
       file.path = object.Get("path").As<Napi::String>();
       file.expected = IdentityFromJs(object.Get("identity").As<Napi::Object>());
-      file.options = {insist, static_cast<uint64_t>(ranges[2 * i]), static_cast<uint64_t>(ranges[2 * i + 1])};
+      file.options = {insist, static_cast<uint64_t>(ranges[2 * i]), static_cast<uint64_t>(ranges[2 * i + 1]), closer};
       files.push_back(std::move(file));
     }
   }

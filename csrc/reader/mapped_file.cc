@@ -79,7 +79,11 @@ Status MappedFile::Open(const std::string& path, const FileIdentity& expected, c
   if (OutOfDescriptors(opened.os_error())) return copied("no descriptor is free for it (ulimit -n)");  // reads wait
   FST_RETURN_IF_ERROR(opened);
   const PrivateMapping::Range wanted = {options.begin, std::min(options.end, expected.size)};
-  std::shared_ptr<MappedFile> file(new MappedFile(path, expected, std::move(fd)));
+  std::shared_ptr<MappedFile> file(
+      new MappedFile(path, expected, std::move(fd)), [closer = options.closer](auto* dead) {
+        const bool may_hang = closer != nullptr && dead->given_ && dead->protection_ == Protection::kNone;
+        if (!may_hang || !closer->Post([dead] { delete dead; }).ok()) delete dead;
+      });
   file->counted_ = OneMoreFile(file->fd());
   if (!file->counted_) return copied("as many files are mapped as descriptors can be spared for (ulimit -n)");
   // Before the lease: once that is broken the mapping is detached.
@@ -90,6 +94,7 @@ Status MappedFile::Open(const std::string& path, const FileIdentity& expected, c
   // Nothing has changed the file before that, and nothing does from now on unnoticed.
   FST_RETURN_IF_ERROR(file->CheckUnchanged());
   if (!options.insist && file->mapping_->Resident(wanted) < kEnoughResident) return copied("it is not in memory");
+  file->given_ = true;
   *out = std::move(file);
   return Status::Ok();
 }

@@ -11,6 +11,7 @@
 
 #include "base/private_mapping.h"
 #include "base/read_lease.h"
+#include "base/task_pool.h"
 #include "reader/open_file.h"
 
 namespace fst {
@@ -25,6 +26,8 @@ class MappedFile : public FdFile, public LeaseHolder, public std::enable_shared_
   struct Options {
     bool insist = false;                   // map also what is not in memory, or what no lease can protect
     uint64_t begin = 0, end = UINT64_MAX;  // the bytes that are wanted: their pages are mapped
+    // Closes files that nothing protects, whose store may hang; null: who drops them does.
+    std::shared_ptr<TaskPool> closer = nullptr;
   };
 
   // Opens `path` as OpenUnchanged does, and maps it. OK with a null `*out`: it is to be copied, `*why_not` says why.
@@ -67,6 +70,7 @@ class MappedFile : public FdFile, public LeaseHolder, public std::enable_shared_
   void Discard(PrivateMapping::Range range);
 
   Protection protection_ = Protection::kNone;
+  bool given_ = false;  // to the caller of Open
   bool counted_ = false;
   std::unique_ptr<PrivateMapping> mapping_;
   std::mutex mutex_;

@@ -15,12 +15,7 @@ constexpr auto kShortestStallCheck = std::chrono::milliseconds(5);
 
 constexpr uint64_t kPopulatedAtOnce = 16 << 20;  // bytes: a system call that copies nothing
 
-// Shared by all engines of the process: it takes CPUs and, for what is in memory, nothing else.
-TaskPool& PopulatingThreads() {
-  static TaskPool* pool =
-      new TaskPool("fst-populate", static_cast<int>(std::clamp(std::thread::hardware_concurrency(), 2U, 8U)));
-  return *pool;
-}
+int PopulatingThreads() { return static_cast<int>(std::clamp(std::thread::hardware_concurrency(), 2U, 8U)); }
 
 ChunkRules RulesOfMapping(const ChunkRules& rules) {
   ChunkRules result = rules;
@@ -41,6 +36,7 @@ Loop::Loop(std::shared_ptr<EngineShared> shared)
       slots_(shared_->rules.slot_bytes, shared_->slot_count,
              device_.staging_is_expensive() ? reader_.needs().slots_at_first : 0),
       openers_(std::make_shared<TaskPool>("fst-open", kOpeners)),
+      populaters_("fst-populate", PopulatingThreads()),
       running_(std::max<Clock::duration>(shared_->options.stall_timeout / kStallChecks, kShortestStallCheck)) {}
 
 void Loop::Run() {
@@ -359,7 +355,7 @@ Status Loop::BufferOf(ActiveTransfer& t, const PlanItem& item, std::shared_ptr<D
 }
 
 Status Loop::StartPopulating(std::shared_ptr<MappedFile> file, const Chunk& chunk, uint64_t tag) {
-  return PopulatingThreads().Post(
+  return populaters_.Post(
       [file = std::move(file), offset = chunk.offset, length = chunk.required, tag, queue = shared_->queue]() mutable {
         Status status = file->Populate(offset, length);
         file.reset();  // before the completion, as its receiver may count open files

@@ -99,6 +99,7 @@ class Loop {
   SlotPool slots_;
   std::unique_ptr<CopyStream> stream_;  // after the slots: it is drained before they are freed
   std::shared_ptr<TaskPool> openers_;
+  TaskPool populaters_;  // an engine's own: pages of a store that hangs hold up no other load
   std::deque<std::unique_ptr<ActiveTransfer>> transfers_;
   std::deque<Op> ops_;  // a deque: references stay valid while it grows
   std::vector<uint32_t> free_ops_;
