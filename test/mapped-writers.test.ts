@@ -1,4 +1,5 @@
 import { expectClean, runChild } from './support/child.js';
+import { inPrivateMounts, testUnless, whyNoMounts } from './support/private-mounts.js';
 import { seed } from './support/random-ends.js';
 
 // Mapped files that other processes write to, and the ends of those that have them mapped.
@@ -18,4 +19,8 @@ test.each([
 test('writers at 40 random moments change no tensor and end no process', async () => {
   const ended = await runChild('mapped.child.cjs', ['moments', '40', String(seed)], { flags });
   expect(ended).toEqual({ code: 0, signal: null, stdout: expect.stringMatching(/\nok\n$/), stderr: '' });
+});
+
+testUnless(whyNoMounts())('files of an overlay are copied', async () => {
+  await expectClean('mapped.child.cjs', ['overlay'], { flags, shell: inPrivateMounts('64m') });
 });

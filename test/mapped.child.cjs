@@ -1,11 +1,16 @@
 // Processes with mapped tensors, and others that write to their files.
 const { spawn, spawnSync } = require('node:child_process');
-const { readFileSync, renameSync, rmSync, statSync, truncateSync, writeFileSync } = require('node:fs');
+const { once } = require('node:events');
+const fs = require('node:fs');
+const { readFileSync, renameSync, rmSync, statSync, truncateSync, writeFileSync } = fs;
+const { join } = require('node:path');
+const { createInterface } = require('node:readline');
 const { Worker, isMainThread, workerData } = require('node:worker_threads');
 const {
   assert,
   FastSafetensorsError,
   fastsafeOpen,
+  folder,
   generator,
   main,
   nativeMetrics,
@@ -148,7 +153,7 @@ function serveWrites() {
 
 /** The process that writes. */
 async function writer() {
-  const lines = require('node:readline').createInterface({ input: process.stdin });
+  const lines = createInterface({ input: process.stdin });
   for await (const line of lines) {
     const { kind, path, other, delayUs } = JSON.parse(line);
     for (const end = performance.now() + delayUs / 1000; performance.now() < end; ) {}
@@ -176,9 +181,156 @@ function truncated(path) {
   return performance.now() - began;
 }
 
+const MIB = 2 ** 20;
+
+/** A large model, written piece by piece: U8 tensors, all bytes of tensor i are i. */
+function writeLarge(name, count, mib) {
+  const entries = Array.from(
+    { length: count },
+    (_, i) =>
+      `"${name}.${i}":{"dtype":"U8","shape":[${mib * MIB}],"data_offsets":[${i * mib * MIB},${(i + 1) * mib * MIB}]}`,
+  );
+  const json = `{${entries.join(',')}}`;
+  const header = Buffer.from(json.padEnd(Math.ceil((8 + json.length) / 8) * 8 - 8));
+  const length = Buffer.alloc(8);
+  length.writeBigUInt64LE(BigInt(header.length));
+  const path = join(folder, `${name}.safetensors`);
+  const fd = fs.openSync(path, 'w');
+  fs.writeSync(fd, Buffer.concat([length, header]));
+  for (let i = 0; i < count; ++i) fs.writeSync(fd, Buffer.alloc(mib * MIB, i));
+  fs.closeSync(fd);
+  return path;
+}
+
+/** Of this process, in bytes: `Pss` of /proc/self/smaps_rollup, `RssAnon` of /proc/self/status. */
+function memory(file, field) {
+  const found = new RegExp(`^${field}:\\s+(\\d+) kB`, 'm').exec(readFileSync(`/proc/self/${file}`, 'latin1'));
+  return Number(found[1]) * 1024;
+}
+
 const scenarios = {
   moments,
   writer,
+
+  /** Processes over one mapped model share its memory. `mib`: of the model; in tensors of 64. */
+  async shared(processes, mib) {
+    const path = writeLarge('a', Number(mib) / 64, 64);
+    const sharers = Array.from({ length: Number(processes) }, () => {
+      const stdio = ['pipe', 'pipe', 'inherit'];
+      const child = spawn(process.execPath, ['--expose-gc', __filename, 'sharer', path], { stdio });
+      return {
+        child,
+        ended: once(child, 'exit'),
+        lines: createInterface({ input: child.stdout })[Symbol.asyncIterator](),
+      };
+    });
+    const answers = async (question) => {
+      for (const { child } of sharers) child.stdin.write(`${question}\n`);
+      return Promise.all(sharers.map(async ({ lines }) => JSON.parse((await lines.next()).value)));
+    };
+    await answers('load'); // all of them, before any is asked what it takes
+    const taken = await answers('memory');
+    for (const { child } of sharers) child.stdin.end();
+    for (const { ended } of sharers) assert.deepEqual(await ended, [0, null]);
+    const pss = taken.reduce((sum, { pss }) => sum + pss, 0);
+    const own = Math.max(...taken.map(({ own }) => own));
+    console.log(JSON.stringify({ mib: Number(mib), pssMib: Math.round(pss / MIB), ownMib: Math.round(own / MIB) }));
+    assert.ok(pss <= 1.1 * Number(mib) * MIB, `sum of Pss: ${pss}`);
+    assert.ok(own <= 16 * MIB, `peak of memory of its own: ${own}`);
+  },
+  async sharer(path) {
+    let tensors;
+    const before = {};
+    let peak = 0;
+    for await (const question of createInterface({ input: process.stdin })) {
+      if (question === 'load') {
+        gc();
+        before.pss = memory('smaps_rollup', 'Pss');
+        before.own = memory('status', 'RssAnon');
+        const look = () => {
+          peak = Math.max(peak, memory('status', 'RssAnon') - before.own);
+        };
+        const timer = setInterval(look, 2);
+        const loader = new ParallelLoader({ files: path });
+        tensors = [];
+        for await (const [, tensor] of loader.iterateWeights()) tensors.push(tensor);
+        await loader.close();
+        assert.equal(loader.report.readBytes, 0);
+        for (const { name, data } of tensors)
+          for (let i = 0; i < data.length; i += 4096) assert.ok(data[i] === Number(name.split('.')[1]));
+        look();
+        clearInterval(timer);
+        console.log('{}');
+      } else {
+        console.log(JSON.stringify({ pss: memory('smaps_rollup', 'Pss') - before.pss, own: peak }));
+      }
+    }
+  },
+
+  /** As many writers as there are files, all at once. */
+  async manyWriters(count, mib) {
+    const paths = Array.from({ length: Number(count) }, (_, i) => writeLarge(`m${i}`, 1, Number(mib)));
+    const { tensors } = await LOADS.streamed(paths, true);
+    assert.equal(nativeMetrics().hostBytes, 0);
+    const began = performance.now();
+    const before = process.cpuUsage();
+    const { status } = spawnSync('sh', ['-c', 'for f in "$@"; do : > "$f" & done; wait', 'sh', ...paths]);
+    const seconds = (performance.now() - began) / 1000;
+    const { user, system } = process.cpuUsage(before);
+    const cpuSeconds = (user + system) / 1e6;
+    assert.equal(status, 0);
+    for (const path of paths) assert.equal(statSync(path).size, 0);
+    for (const tensor of tensors) assert.equal(seedOf('m.0', bytesOf(tensor)), 0);
+    const gigabytes = (count * mib) / 1024;
+    console.log(JSON.stringify({ gigabytes, seconds, cpuSeconds }));
+    // What it takes of processors holds on a busy machine, too; writers of a quiet one wait no longer than that.
+    assert.ok(cpuSeconds <= 2 * gigabytes, `${cpuSeconds} s of processors for ${gigabytes} GB`);
+    for (const tensor of tensors) tensor.dispose();
+    await nothingHeld();
+  },
+
+  /** Stopped amid a load for longer than the kernel makes a writer wait: it is FILE_CHANGED. */
+  async stoppedLoading(seconds) {
+    const path = writeModel('a', TENSORS, ELEMENTS, 7, 8);
+    const logger = { debug() {}, info() {}, warn() {} }; // another test looks at the warning
+    const loader = new ParallelLoader({ files: path, mmap: true, maxBatchBytes: 4 * ELEMENTS, queueSize: 1, logger });
+    const iterator = loader.iterateWeights();
+    const tensors = [(await iterator.next()).value[1]];
+    const script = `sleep 0.2; printf x | dd of=${path} bs=1 conv=notrunc 2>/dev/null; kill -CONT ${process.pid}`;
+    const writing = spawn('sh', ['-c', script], { stdio: ['ignore', 'pipe', 'inherit'] });
+    const began = performance.now();
+    process.kill(process.pid, 'SIGSTOP');
+    const rest = async () => {
+      for await (const [, tensor] of iterator) tensors.push(tensor);
+    };
+    await assert.rejects(rest(), { code: 'FILE_CHANGED', path });
+    assert.ok(performance.now() - began > Number(seconds) * 500, 'the writer waited');
+    await once(writing, 'close');
+    for (const tensor of tensors) tensor.dispose();
+    await loader.close();
+    await nothingHeld();
+  },
+
+  /** A lease on a file of an overlay would not know of a writer who has mapped it and closed it. */
+  async overlay() {
+    const at = (name) => join(folder, name);
+    for (const name of ['lower', 'top', 'merged']) fs.mkdirSync(at(name));
+    const run = (...command) => assert.equal(spawnSync(command[0], command.slice(1), { stdio: 'inherit' }).status, 0);
+    run('mount', '-t', 'tmpfs', 'tmpfs', at('top')); // not every file system can be on top
+    for (const name of ['upper', 'work']) fs.mkdirSync(join(at('top'), name));
+    const layers = `lowerdir=${at('lower')},upperdir=${at('top')}/upper,workdir=${at('top')}/work`;
+    run('mount', '-t', 'overlay', 'overlay', '-o', layers, at('merged'));
+    const path = join(at('merged'), 'a.safetensors');
+    fs.copyFileSync(writeModel('a', TENSORS, ELEMENTS, 7, 8), path);
+    const copied = new ParallelLoader({ files: path, mmap: 'auto' });
+    for await (const [, tensor] of copied.iterateWeights()) tensor.dispose();
+    await copied.close();
+    assert.deepEqual([copied.report.mappedBytes, copied.report.notes.length], [0, 1]);
+    assert.match(copied.report.notes[0], /no lease holds up all writers on its file system/);
+    run('umount', at('merged'));
+    run('umount', at('top'));
+    await nothingHeld();
+  },
 
   /** A busy event loop holds no writer up. */
   async busy() {

@@ -33,15 +33,19 @@ struct Mapping {
       File file;
       file.path = object.Get("path").As<Napi::String>();
       file.expected = IdentityFromJs(object.Get("identity").As<Napi::Object>());
-      file.options = {insist, static_cast<uint64_t>(ranges[2 * i]), static_cast<uint64_t>(ranges[2 * i + 1]), closer};
+      file.options = {insist, static_cast<uint64_t>(ranges[2 * i]), static_cast<uint64_t>(ranges[2 * i + 1]),
+                      UINT64_MAX, closer};
       files.push_back(std::move(file));
     }
   }
 
   Status Open() {
-    for (File& file : files)
+    const uint64_t most = MappedFile::MostToMap();
+    for (File& file : files) {
+      file.options.most = most;
       FST_RETURN_IF_ERROR(
           MappedFile::Open(file.path, file.expected, file.options, &file.mapped, &file.why_not).At(file.path));
+    }
     return Status::Ok();
   }
 };

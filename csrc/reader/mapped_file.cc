@@ -8,10 +8,14 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cstdlib>
+#include <utility>
 #include <vector>
 
 #include "base/io_error.h"
+#include "base/text.h"
 #include "base/warnings.h"
+#include "device/host_memory.h"
 
 #ifndef STATX_ATTR_VERITY
 #define STATX_ATTR_VERITY 0x00100000
@@ -26,10 +30,13 @@ constexpr uint64_t kFreeShare = 4;    // at most one in 4 of the descriptors tha
 constexpr uint32_t kXfs = 0x58465342, kErofs = 0xE0F5E1E2, kZfs = 0x2FC12FC1, kBcachefs = 0xCA451A4E;
 
 std::atomic<uint64_t> mapped_files{0};
+std::atomic<uint64_t> owed_bytes{0};  // that writers of all mapped files would have this process copy
 
-// File systems on which every change of a file goes through this kernel, which knows of the lease. On others (NFS,
-// FUSE, Lustre) another machine or a daemon may change it behind the kernel's back.
-bool IsLocal(uint32_t type) {
+// File systems on which a lease is refused while anybody can write to the file, and breaks before anybody can. On NFS,
+// FUSE or Lustre another machine or a daemon may change it behind the kernel's back. On overlayfs the file that a
+// writer has mapped (MAP_SHARED) is the one below: once they have closed its descriptor, the lease knows nothing of
+// them.
+bool LeasesProtect(uint32_t type) {
   switch (type) {
     case EXT4_SUPER_MAGIC:  // ext2 and ext3, too
     case kXfs:
@@ -38,7 +45,6 @@ bool IsLocal(uint32_t type) {
     case kZfs:
     case kBcachefs:
     case TMPFS_MAGIC:
-    case OVERLAYFS_SUPER_MAGIC:
       return true;
     default:
       return false;
@@ -66,6 +72,14 @@ void Count(std::atomic<int64_t>& counter, int64_t bytes) { counter.fetch_add(byt
 
 }  // namespace
 
+uint64_t MappedFile::MostToMap() {
+  constexpr uint64_t kCopiedASecond = uint64_t{512} << 20;
+  // 0: writers wait as long as it takes.
+  const uint64_t seconds = strtoull(ReadText("/proc/sys/fs/lease-break-time").c_str(), nullptr, 10);
+  const uint64_t memory = AvailableHostBytes();
+  return seconds == 0 ? memory : std::min(memory, seconds * kCopiedASecond);
+}
+
 Status MappedFile::Open(const std::string& path, const FileIdentity& expected, const Options& options,
                         std::shared_ptr<MappedFile>* out, std::string* why_not) {
   auto copied = [&](std::string why) {
@@ -86,6 +100,9 @@ Status MappedFile::Open(const std::string& path, const FileIdentity& expected, c
       });
   file->counted_ = OneMoreFile(file->fd());
   if (!file->counted_) return copied("as many files are mapped as descriptors can be spared for (ulimit -n)");
+  file->owed_ = wanted.second - wanted.first;
+  if ((owed_bytes += file->owed_) > options.most && !options.insist)
+    return copied("more is mapped than there is memory for, or time in lease-break-time, when writers come");
   // Before the lease: once that is broken the mapping is detached.
   if (int error = PrivateMapping::Create(file->fd(), wanted, &file->mapping_))
     return copied("it cannot be mapped: " + ErrnoText(error));
@@ -107,7 +124,7 @@ Status MappedFile::Protect(bool insist, std::string* why_not) {
     protection_ = Protection::kImmutable;
     return Status::Ok();
   }
-  const int error = IsLocal(type) ? TakeReadLease(fd(), weak_from_this()) : ENOTSUP;
+  const int error = LeasesProtect(type) ? TakeReadLease(fd(), weak_from_this()) : ENOTSUP;
   if (error == 0) {
     protection_ = Protection::kLease;
     return Status::Ok();
@@ -115,7 +132,7 @@ Status MappedFile::Protect(bool insist, std::string* why_not) {
   // A file that is being written to is no file to map, even where `insist` is true.
   if (insist && error != EAGAIN) return Status::Ok();
   if (error == ENOTSUP) {
-    *why_not = "its file system may change it without this kernel";
+    *why_not = "no lease holds up all writers on its file system";
   } else if (error == EAGAIN) {
     *why_not = "it is open for writing";
   } else if (error == EACCES) {
@@ -128,6 +145,7 @@ Status MappedFile::Protect(bool insist, std::string* why_not) {
 
 MappedFile::~MappedFile() {
   if (protection_ == Protection::kLease) EndReadLease(fd());
+  owed_bytes -= owed_;
   if (counted_) --mapped_files;
 }
 
@@ -219,6 +237,7 @@ bool MappedFile::OnBreak() {
   if (!CheckUnchanged().ok()) lost_ = true;
   std::lock_guard<std::mutex> lock(mutex_);
   if (own_memory_.exchange(true)) return true;
+  owed_bytes -= std::exchange(owed_, 0);
   int64_t bytes = 0;
   for (const Live& live : live_) bytes += static_cast<int64_t>(live.end - live.begin);
   Count(Metrics::Get().mapped_bytes, -bytes);

@@ -26,9 +26,15 @@ class MappedFile : public FdFile, public LeaseHolder, public std::enable_shared_
   struct Options {
     bool insist = false;                   // map also what is not in memory, or what no lease can protect
     uint64_t begin = 0, end = UINT64_MAX;  // the bytes that are wanted: their pages are mapped
+    // As many bytes may be mapped by this process in all, where `insist` is false: see MostToMap.
+    uint64_t most = UINT64_MAX;
     // Closes files that nothing protects, whose store may hang; null: who drops them does.
     std::shared_ptr<TaskPool> closer = nullptr;
   };
+
+  // As many bytes as writers could make this process copy: they fit into the memory that is available, and half a GB a
+  // second is done before the kernel lets the writer go on. Any thread; reads /proc.
+  static uint64_t MostToMap();
 
   // Opens `path` as OpenUnchanged does, and maps it. OK with a null `*out`: it is to be copied, `*why_not` says why.
   // IO_ERROR, FILE_CHANGED. Any thread; blocks.
@@ -72,6 +78,7 @@ class MappedFile : public FdFile, public LeaseHolder, public std::enable_shared_
   Protection protection_ = Protection::kNone;
   bool given_ = false;  // to the caller of Open
   bool counted_ = false;
+  uint64_t owed_ = 0;  // bytes that a writer would make this process copy
   std::unique_ptr<PrivateMapping> mapping_;
   std::mutex mutex_;
   std::multiset<Live> live_;                 // what BufferOf has given and is not dropped

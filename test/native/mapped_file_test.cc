@@ -4,8 +4,10 @@
 
 #include <fcntl.h>
 #include <gtest/gtest.h>
+#include <signal.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <atomic>
@@ -15,6 +17,7 @@
 
 #include "base/warnings.h"
 #include "device/host_device.h"
+#include "device/host_memory.h"
 #include "reader/file_reader.h"
 #include "support/engine_harness.h"
 
@@ -312,6 +315,53 @@ TEST_F(MappedFileTest, LoadIsFileChangedWhicheverFileWasLost) {
   watch->ExpectFailure(Code::FILE_CHANGED);
   CloseAndWait(*engine);
   TakeWarnings();
+}
+
+TEST_F(MappedFileTest, NoMoreIsMappedThanThereIsMemoryForWhenWritersCome) {
+  Model model = Mapped({});
+  auto open = [&](uint32_t index, uint64_t most, bool insist = false) {
+    const PlanFile& file = model.plan.files[index];
+    MappedFile::Options options;
+    options.insist = insist;
+    options.most = most;
+    std::shared_ptr<MappedFile> mapped;
+    std::string why;
+    EXPECT_TRUE(MappedFile::Open(file.path, file.expected, options, &mapped, &why).ok());
+    EXPECT_EQ(why.find("more is mapped") != std::string::npos, mapped == nullptr) << why;
+    return mapped;
+  };
+  const uint64_t both = model.plan.files[0].expected.size + model.plan.files[1].expected.size;
+  auto first = open(0, both - 1);
+  EXPECT_NE(first, nullptr);
+  EXPECT_EQ(open(1, both - 1), nullptr);
+  EXPECT_NE(open(1, both - 1, /*insist=*/true), nullptr);
+  EXPECT_NE(open(1, both), nullptr);
+  EXPECT_TRUE(first->OnBreak());  // what it has is its own by now
+  EXPECT_NE(open(1, both - 1), nullptr);
+  first.reset();
+  EXPECT_NE(open(1, both - 1), nullptr);
+  uint64_t seconds = 0;
+  std::ifstream("/proc/sys/fs/lease-break-time") >> seconds;
+  EXPECT_LE(MappedFile::MostToMap(), AvailableHostBytes() + (1 << 30));
+  EXPECT_TRUE(seconds == 0 || MappedFile::MostToMap() <= seconds << 29);
+}
+
+// A child that was forked without exec has descriptor and mapping, too.
+TEST_F(MappedFileTest, ForkedChildHoldsUpNoWriter) {
+  Model model = Mapped({});
+  const PlanFile& file = model.plan.files[0];
+  auto mapped = Map(file);
+  auto buffer = mapped->BufferOf(std::make_shared<HostDevice>(), 0, model.contents[0].size());
+  const pid_t child = fork();
+  if (child == 0) {
+    pause();
+    _exit(0);
+  }
+  ASSERT_EQ(truncate(file.path.c_str(), 0), 0);
+  EXPECT_TRUE(Same(*buffer, model.contents[0]));
+  EXPECT_EQ(Metrics::Get().mapped_bytes, 0);
+  ASSERT_EQ(kill(child, SIGKILL), 0);
+  EXPECT_EQ(waitpid(child, nullptr, 0), child);
 }
 
 // A writer at any moment of a load and of the life of its tensors: the bytes are the old ones, or FILE_CHANGED.
