@@ -34,6 +34,7 @@ export {
 export type { Framework } from './device/framework.js';
 export { type DoctorCheck, type DoctorOptions, type DoctorReport, doctor } from './doctor/doctor.js';
 export { AutoLoader } from './loaders/auto-loader.js';
+export type { DeviceMemoryLimit, MemoryLimit } from './loaders/budget.js';
 export { loadConfig } from './loaders/config.js';
 export { createCopierConstructor } from './loaders/copier-constructor.js';
 export {

@@ -135,7 +135,10 @@ describe('configOptions', () => {
     [{ queue_size: null }, '"queue_size" in c.json: '],
     [{ debug: { disable_cache: 1 } }, '"debug.disable_cache" in c.json: expected a boolean, found 1'],
     [{ max_concurrent_producers: 2 }, '"max_concurrent_producers" in c.json: expected 1'],
-    [{ parallel: { device_memory_budget: 1 } }, '"parallel.device_memory_budget" in c.json: budgets are not supported'],
+    [
+      { parallel: { device_memory_budget: 0 } },
+      '"parallel.device_memory_budget" in c.json: expected a number of bytes',
+    ],
     [{ base: { bbuf_size_kb: 2 } }, '"base.bbuf_size_kb" in c.json: expected a whole number from 4'],
     [{ base: { copier_type: 'nvme' } }, '"base.copier_type" in c.json: "nvme" is not registered'],
     [{ base: { drop_cache: 'yes' } }, '"base.drop_cache" in c.json: expected a boolean'],

@@ -126,6 +126,14 @@ Status CudaDevice::OutOfMemory(uint64_t bytes) const {
                        static_cast<unsigned long long>(bytes), name_.c_str(), info_.model.c_str(), free_bytes, total));
 }
 
+Status CudaDevice::TotalMemory(uint64_t* bytes) {
+  FST_RETURN_IF_ERROR(MakeCurrent());
+  size_t free_bytes = 0, total = 0;
+  FST_RETURN_IF_ERROR(FST_CUDA_CHECK(*api_, MemGetInfo, &free_bytes, &total));
+  *bytes = unified_ ? std::min<uint64_t>(total, TotalHostBytes()) : total;
+  return Status::Ok();
+}
+
 Status CudaDevice::CheckAvailable(uint64_t bytes) {
   FST_RETURN_IF_ERROR(MakeCurrent());
   size_t free_bytes = 0, total = 0;

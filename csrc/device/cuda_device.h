@@ -22,6 +22,7 @@ class CudaDevice : public Device {
   const std::string& name() const override { return name_; }
   bool host_accessible() const override { return unified_; }
   Status Allocate(size_t bytes, std::shared_ptr<DeviceBuffer>* out) override;
+  Status TotalMemory(uint64_t* bytes) override;
   Status CheckAvailable(uint64_t bytes) override;
   bool staging_is_expensive() const override { return true; }
   Status AllocateStaging(size_t bytes, std::unique_ptr<StagingMemory>* out) override;

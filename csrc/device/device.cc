@@ -37,6 +37,10 @@ std::shared_ptr<DeviceBuffer> MakeBuffer(std::shared_ptr<Device> device, uint64_
       });
 }
 
+void AfterFrees(std::function<void()> then) {
+  if (!FreeingThread().Post(then).ok()) then();
+}
+
 void WaitForFrees() {
   auto reached = std::make_shared<std::promise<void>>();
   if (FreeingThread().Post([reached] { reached->set_value(); }).ok()) reached->get_future().wait();

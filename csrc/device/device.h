@@ -101,6 +101,9 @@ class Device : public std::enable_shared_from_this<Device> {
   // Any thread, may block. OK: 256-aligned memory of `bytes` > 0, uninitialized. OUT_OF_HOST_MEMORY,
   // OUT_OF_DEVICE_MEMORY, CUDA_ERROR.
   virtual Status Allocate(size_t bytes, std::shared_ptr<DeviceBuffer>* out) = 0;
+  // Bytes of all memory that this device has for tensors, used or not; of the host, what the control group of this
+  // process allows. Any thread but the event loop's. CUDA_ERROR.
+  virtual Status TotalMemory(uint64_t* bytes) = 0;
   // Fails early if the allocation of `bytes` more cannot succeed. The codes of Allocate; OK promises nothing.
   virtual Status CheckAvailable(uint64_t bytes) = 0;
   // Staging is page-locked: allocating it takes long, so small loads should do with few slots.
@@ -141,5 +144,8 @@ std::shared_ptr<DeviceBuffer> MakeBuffer(std::shared_ptr<Device> device, uint64_
 
 // Waits until all buffers that were dropped so far have been freed. Not on the event loop.
 void WaitForFrees();
+
+// Calls `then` when all buffers that were dropped so far have been freed, on the thread that frees.
+void AfterFrees(std::function<void()> then);
 
 }  // namespace fst

@@ -85,6 +85,11 @@ class FakeStream : public CopyStream {
 
 }  // namespace
 
+Status FakeDevice::TotalMemory(uint64_t* bytes) {
+  *bytes = options_.memory_limit > 0 ? options_.memory_limit : TotalHostBytes();
+  return Status::Ok();
+}
+
 Status FakeDevice::CheckAvailable(uint64_t bytes) {
   if (options_.memory_limit == 0) return Status::Ok();
   uint64_t used = static_cast<uint64_t>(used_->load());

@@ -16,6 +16,7 @@ class FakeDevice : public HostDevice {
   bool host_accessible() const override { return false; }
   bool maps_files() const override { return false; }
   Status Allocate(size_t bytes, std::shared_ptr<DeviceBuffer>* out) override;
+  Status TotalMemory(uint64_t* bytes) override;
   Status CheckAvailable(uint64_t bytes) override;
   Status NewStream(std::shared_ptr<CompletionQueue> queue, std::unique_ptr<CopyStream>* out) override;
 

@@ -93,6 +93,11 @@ Status HostDevice::Allocate(size_t bytes, std::shared_ptr<DeviceBuffer>* out) {
   return Status::Ok();
 }
 
+Status HostDevice::TotalMemory(uint64_t* bytes) {
+  *bytes = TotalHostBytes();
+  return Status::Ok();
+}
+
 Status HostDevice::CheckAvailable(uint64_t bytes) {
   uint64_t available = AvailableHostBytes();
   if (bytes > available) {

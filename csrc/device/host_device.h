@@ -11,6 +11,7 @@ class HostDevice : public Device {
   bool host_accessible() const override { return true; }
   bool maps_files() const override { return true; }
   Status Allocate(size_t bytes, std::shared_ptr<DeviceBuffer>* out) override;
+  Status TotalMemory(uint64_t* bytes) override;
   Status CheckAvailable(uint64_t bytes) override;
   Status AllocateStaging(size_t bytes, std::unique_ptr<StagingMemory>* out) override;
   Status PinHostMemory(void*, size_t) override { return Status::Ok(); }

@@ -39,6 +39,25 @@ uint64_t NumberIn(const char* path) {
   return value;
 }
 
+// A figure of /proc/meminfo, in bytes; the maximum if there is none.
+uint64_t FromMeminfo(const char* format) {
+  uint64_t value = std::numeric_limits<uint64_t>::max();
+  if (FILE* file = fopen("/proc/meminfo", "re")) {
+    char line[128];
+    unsigned long long kib;
+    while (fgets(line, sizeof line, file)) {
+      if (sscanf(line, format, &kib) == 1) value = kib * 1024;
+    }
+    fclose(file);
+  }
+  return value;
+}
+
+// In a container the group's own limit is at the mount's root (cgroup v2, then v1).
+uint64_t GroupLimit() {
+  return std::min(NumberIn("/sys/fs/cgroup/memory.max"), NumberIn("/sys/fs/cgroup/memory/memory.limit_in_bytes"));
+}
+
 }  // namespace
 
 Status AllocateHost(size_t bytes, void** out) {
@@ -87,20 +106,10 @@ void FreeHost(void* address, size_t bytes) {
 }
 
 uint64_t AvailableHostBytes() {
-  uint64_t available = std::numeric_limits<uint64_t>::max();
-  if (FILE* file = fopen("/proc/meminfo", "re")) {
-    char line[128];
-    unsigned long long kib;
-    while (fgets(line, sizeof line, file)) {
-      if (sscanf(line, "MemAvailable: %llu kB", &kib) == 1) available = kib * 1024;
-    }
-    fclose(file);
-  }
-  // In a container the group's own limit is at the mount's root (cgroup v2, then v1). What the group uses now is not
-  // subtracted: most of it is page cache, which the kernel reclaims.
-  available = std::min(available, NumberIn("/sys/fs/cgroup/memory.max"));
-  available = std::min(available, NumberIn("/sys/fs/cgroup/memory/memory.limit_in_bytes"));
-  return available;
+  // What the control group uses now is not subtracted: most of it is page cache, which the kernel reclaims.
+  return std::min(FromMeminfo("MemAvailable: %llu kB"), GroupLimit());
 }
+
+uint64_t TotalHostBytes() { return std::min(FromMeminfo("MemTotal: %llu kB"), GroupLimit()); }
 
 }  // namespace fst

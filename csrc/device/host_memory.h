@@ -19,5 +19,7 @@ void FreeHost(void* address, size_t bytes);
 
 // How much can still be allocated: the kernel's estimate, or the limit of this process's control group if that is less.
 uint64_t AvailableHostBytes();
+// The machine's memory, or the limit of this process's control group if that is less; used or not.
+uint64_t TotalHostBytes();
 
 }  // namespace fst

@@ -133,7 +133,7 @@ Status MakeReader(const Napi::Object& options, std::unique_ptr<Reader>* out) {
 }
 
 // createEngine(device, reader: {kind, …}, options: {alwaysStage, maxBytesPerSecond, stallTimeoutMs, chunkBytes,
-// converts, slotsAtOnce}): External; throws a status object.
+// converts, slotsAtOnce, stagingLimit, budget}): External; throws a status object.
 Napi::Value CreateEngine(const Napi::CallbackInfo& info) {
   Napi::Env env = info.Env();
   std::unique_ptr<Reader> reader;
@@ -148,10 +148,29 @@ Napi::Value CreateEngine(const Napi::CallbackInfo& info) {
   options.chunk_bytes = static_cast<uint64_t>(NumberOr(object, "chunkBytes", 0));
   options.converts = Flag(object, "converts");
   options.slots_at_once = Flag(object, "slotsAtOnce");
+  const double staging = NumberOr(object, "stagingLimit", 0);
+  if (staging > 0) options.staging_limit = std::min(options.staging_limit, static_cast<uint64_t>(staging));
+  options.budget = FromOptionalExternal<MemoryBudget>(object.Get("budget"));
   std::shared_ptr<Engine> engine;
   ThrowIfError(env, Engine::Create(FromExternal<Device>(info[0]), std::move(reader), options, &engine));
   EnvState::Of(env).Track(engine);
   return ToExternal<Engine>(env, std::move(engine));
+}
+
+// newBudget(bytes): External, for the engines of one loader; see MemoryBudget
+Napi::Value NewBudget(const Napi::CallbackInfo& info) {
+  const auto bytes = static_cast<uint64_t>(info[0].As<Napi::Number>().DoubleValue());
+  return ToExternal<MemoryBudget>(info.Env(), std::make_shared<MemoryBudget>(bytes));
+}
+
+// budgetHeld(budget): bytes
+Napi::Value BudgetHeld(const Napi::CallbackInfo& info) {
+  return Napi::Number::New(info.Env(), static_cast<double>(FromExternal<MemoryBudget>(info[0])->held()));
+}
+
+// takeBudget(budget, bytes): boolean, see MemoryBudget::Reserve
+Napi::Value TakeBudget(const Napi::CallbackInfo& info) {
+  return Napi::Boolean::New(info.Env(), FromExternal<MemoryBudget>(info[0])->Reserve(SizeOf(info[1])));
 }
 
 // closeEngine(engine): Promise<void>, resolved when nothing is in flight any more.
@@ -374,8 +393,8 @@ Napi::Value StartTransfer(const Napi::CallbackInfo& info) {
   return promise;
 }
 
-// pollTransfer(load, out: Float64Array(7)): [readyPrefix, readyCount, bytesLoaded, maxInFlight, drained, failed,
-// bytesRead]
+// pollTransfer(load, out: Float64Array(8)): [readyPrefix, readyCount, bytesLoaded, maxInFlight, drained, failed,
+// bytesRead, waitsFor]
 void PollTransfer(const Napi::CallbackInfo& info) {
   const Transfer& transfer = *FromExternal<Load>(info[0])->transfer;
   auto out = info[1].As<Napi::Float64Array>();
@@ -386,6 +405,7 @@ void PollTransfer(const Napi::CallbackInfo& info) {
   out[4] = transfer.drained() ? 1 : 0;
   out[5] = transfer.status().ok() ? 0 : 1;
   out[6] = static_cast<double>(transfer.bytes_read());
+  out[7] = static_cast<double>(transfer.waits_for());
 }
 
 // transferError(load): {code, message, …} | null
@@ -451,6 +471,9 @@ void ExportEngine(Napi::Env env, Napi::Object exports) {
   Export<ReserveThreeFs>(env, exports, "reserveThreeFs");
   Export<DropReservation>(env, exports, "dropReservation");
   Export<CreateEngine>(env, exports, "createEngine");
+  Export<NewBudget>(env, exports, "newBudget");
+  Export<TakeBudget>(env, exports, "takeBudget");
+  Export<BudgetHeld>(env, exports, "budgetHeld");
   Export<CloseEngine>(env, exports, "closeEngine");
   Export<StagingBytes>(env, exports, "stagingBytes");
   Export<EngineTurn>(env, exports, "engineTurn");

@@ -14,6 +14,7 @@ namespace fst {
 
 class Device;
 class DeviceBuffer;
+class MemoryBudget;
 
 // {code, message, path?, tensor?, offset?, errno?: its name}, a status object: src/native/addon.ts makes a
 // FastSafetensorsError of it.
@@ -49,6 +50,8 @@ template <>
 inline constexpr char kExternalName<Device>[] = "a device";
 template <>
 inline constexpr char kExternalName<DeviceBuffer>[] = "an allocation";
+template <>
+inline constexpr char kExternalName<MemoryBudget>[] = "a memory budget";
 template <>
 inline constexpr char kExternalName<ExternalMemory>[] = "a count of memory";
 

@@ -16,6 +16,7 @@
 #include "napi/async_work.h"
 #include "napi/bindings.h"
 #include "reader/gds/cufile_api.h"
+#include "transfer/memory_budget.h"
 
 namespace fst {
 namespace {
@@ -93,6 +94,28 @@ Napi::Value AllocateJs(const Napi::CallbackInfo& info) {
       [buffer](Napi::Env env) { return AllocationToJs(env, std::move(*buffer)); });
 }
 
+// allocateWithin(device, bytes, budget): Promise<External | null>; null where the budget has no room for it now
+Napi::Value AllocateWithin(const Napi::CallbackInfo& info) {
+  auto device = FromExternal<Device>(info[0]);
+  size_t bytes = SizeOf(info[1]);
+  auto budget = FromExternal<MemoryBudget>(info[2]);
+  auto buffer = std::make_shared<std::shared_ptr<DeviceBuffer>>();
+  return AsyncWork::Run(
+      info.Env(),
+      [=] {
+        auto grant = budget->TryTake(bytes, nullptr);
+        if (grant == nullptr) return Status::Ok();
+        FST_RETURN_IF_ERROR(device->CheckAvailable(bytes));
+        FST_RETURN_IF_ERROR(device->Allocate(bytes, buffer.get()));
+        *buffer = MemoryBudget::Hold(std::move(*buffer), std::move(grant));
+        return Status::Ok();
+      },
+      [buffer](Napi::Env env) -> Napi::Value {
+        if (*buffer == nullptr) return env.Null();
+        return AllocationToJs(env, std::move(*buffer));
+      });
+}
+
 // deviceInfo(device): {model, busId, library, computeCapability, driverVersion, integrated, numaNode}
 Napi::Value DeviceInfoJs(const Napi::CallbackInfo& info) {
   Napi::Env env = info.Env();
@@ -115,6 +138,15 @@ Napi::Value CheckAvailableJs(const Napi::CallbackInfo& info) {
   auto bytes = static_cast<uint64_t>(info[1].As<Napi::Number>().DoubleValue());
   return AsyncWork::Run(
       info.Env(), [=] { return device->CheckAvailable(bytes); }, nullptr);
+}
+
+// totalMemory(device): Promise<number>, see Device::TotalMemory
+Napi::Value TotalMemoryJs(const Napi::CallbackInfo& info) {
+  auto device = FromExternal<Device>(info[0]);
+  auto bytes = std::make_shared<uint64_t>(0);
+  return AsyncWork::Run(
+      info.Env(), [=] { return device->TotalMemory(bytes.get()); },
+      [bytes](Napi::Env env) { return Napi::Number::New(env, static_cast<double>(*bytes)); });
 }
 
 // pointerOf(allocation): bigint
@@ -296,7 +328,9 @@ void ExportMemory(Napi::Env env, Napi::Object exports) {
   Export<OpenDeviceJs>(env, exports, "openDevice");
   Export<DeviceInfoJs>(env, exports, "deviceInfo");
   Export<AllocateJs>(env, exports, "allocate");
+  Export<AllocateWithin>(env, exports, "allocateWithin");
   Export<CheckAvailableJs>(env, exports, "checkAvailable");
+  Export<TotalMemoryJs>(env, exports, "totalMemory");
   Export<PointerOf>(env, exports, "pointerOf");
   Export<ReleaseJs>(env, exports, "release");
   Export<ArrayBufferOf>(env, exports, "arrayBufferOf");

@@ -6,15 +6,20 @@ namespace fst {
 
 constexpr size_t kOpenAhead = 8;  // files: an open costs a round trip on a distributed file system
 
-ActiveTransfer::ActiveTransfer(std::shared_ptr<Transfer> shared, std::vector<std::shared_ptr<MappedFile>> mapped_files)
+ActiveTransfer::ActiveTransfer(std::shared_ptr<Transfer> shared, std::vector<std::shared_ptr<MappedFile>> mapped_files,
+                               std::shared_ptr<MemoryBudget> budget, std::shared_ptr<CompletionQueue> queue)
     : transfer(std::move(shared)),
       plan(transfer->plan()),
       files(plan.files.size()),
       mapped(std::move(mapped_files)),
-      registrations(plan.allocations.size()) {
+      registrations(plan.allocations.size()),
+      grants(plan.allocations.size()),
+      budget_(std::move(budget)),
+      queue_(std::move(queue)) {
   mapped.resize(plan.files.size());
   for (const std::shared_ptr<MappedFile>& file : mapped)
     if (file != nullptr) views_.push_back(file);
+  has_room_.resize(budget_ == nullptr ? 0 : plan.allocations.size());
   bytes_left_.reserve(plan.items.size());
   std::vector<bool> seen(plan.files.size());
   for (size_t i = 0; i < plan.items.size(); ++i) {
@@ -31,8 +36,26 @@ ActiveTransfer::ActiveTransfer(std::shared_ptr<Transfer> shared, std::vector<std
 
 void ActiveTransfer::ApplyWindow() {
   const uint32_t window = transfer->window();
-  while (allowed < plan.items.size() && plan.BatchOf(allowed) < window) ++allowed;
+  no_room_for_ = 0;
+  while (allowed < plan.items.size() && plan.BatchOf(allowed) < window && HasRoom(allowed)) ++allowed;
   PassEmptyItems();
+}
+
+// Room is taken in the order of the items, so that the one that is needed first has it first.
+bool ActiveTransfer::HasRoom(size_t item) {
+  const uint32_t allocation = plan.items[item].allocation;
+  if (budget_ == nullptr || has_room_[allocation]) return true;
+  const PlanAllocation& planned = plan.allocations[allocation];
+  const bool needs_none = planned.size == 0 || planned.is_mapped() || transfer->IsAllocated(allocation);
+  if (!needs_none) {
+    grants[allocation] = budget_->TryTake(planned.size, queue_);
+    if (grants[allocation] == nullptr) {
+      no_room_for_ = planned.size;
+      return false;
+    }
+  }
+  has_room_[allocation] = true;
+  return true;
 }
 
 bool ActiveTransfer::NextFileToOpen(uint32_t* file) {
@@ -124,6 +147,7 @@ void ActiveTransfer::Fail(Status status) {
     if (file != nullptr) closing.push_back(std::move(file));
   }
   registrations.assign(registrations.size(), nullptr);
+  grants.assign(grants.size(), nullptr);
   transfer->ReleaseAllocations();
 }
 

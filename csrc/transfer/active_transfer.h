@@ -6,6 +6,7 @@
 
 #include "reader/reader.h"
 #include "transfer/chunker.h"
+#include "transfer/memory_budget.h"
 #include "transfer/transfer.h"
 
 namespace fst {
@@ -19,10 +20,12 @@ class ActiveTransfer {
     size_t last_item = 0;              // the last one with bytes in this file
   };
 
-  // `mapped_files`: TransferOptions::mapped.
-  explicit ActiveTransfer(std::shared_ptr<Transfer> shared, std::vector<std::shared_ptr<MappedFile>> mapped_files = {});
+  // `mapped_files`: TransferOptions::mapped. `budget` may be null; it wakes `queue`.
+  explicit ActiveTransfer(std::shared_ptr<Transfer> shared, std::vector<std::shared_ptr<MappedFile>> mapped_files = {},
+                          std::shared_ptr<MemoryBudget> budget = nullptr,
+                          std::shared_ptr<CompletionQueue> queue = nullptr);
 
-  // Allows the items that the window reaches by now, and passes empty ones.
+  // Allows the items that the window reaches by now and whose memory the budget has room for, and passes empty ones.
   void ApplyWindow();
   // An allowed item has bytes that no read covers.
   bool HasWork() const { return cursor.item < allowed; }
@@ -46,6 +49,8 @@ class ActiveTransfer {
   bool AllStarted() const { return cursor.item == plan.items.size(); }
   // FILE_CHANGED when a writer may have changed a mapped file that allocations of this transfer are views of.
   Status CheckKept() const;
+  // Bytes of the next allocation where that is all that it waits for: nothing of it is in flight.
+  uint64_t WaitsFor() const { return !failed && ops == 0 && !HasWork() && cursor.item == allowed ? no_room_for_ : 0; }
   // Ends the transfer with this error unless it has one. Ops in flight keep their memory until they have drained, and
   // files that are open are left in `closing`.
   void Fail(Status status);
@@ -55,26 +60,32 @@ class ActiveTransfer {
   Cursor cursor;       // where the next read begins
   size_t allowed = 0;  // one past the last item that may be started
   std::vector<File> files;
-  std::vector<std::shared_ptr<MappedFile>> mapped;         // by file; null: not mapped, or every read was started
-  std::vector<std::shared_ptr<ReaderFile>> closing;        // to be closed, not by the I/O thread: a close may hang
-  std::vector<std::shared_ptr<void>> registrations;        // by allocation, see Reader::RegisterBuffer
-  int ops = 0;                                             // opens, reads, conversions, copies, closes in flight
-  int opening = 0;                                         // of them, opens
-  Clock::duration starved_since = Clock::duration::max();  // since then, of running time, others have all slots
-  bool scarce = false;                                     // no descriptor was left for the last open
-  uint64_t scarce_at = 0;                                  // Loop::reads_done_ when that began
+  std::vector<std::shared_ptr<MappedFile>> mapped;           // by file; null: not mapped, or every read was started
+  std::vector<std::shared_ptr<ReaderFile>> closing;          // to be closed, not by the I/O thread: a close may hang
+  std::vector<std::shared_ptr<void>> registrations;          // by allocation, see Reader::RegisterBuffer
+  std::vector<std::shared_ptr<MemoryBudget::Grant>> grants;  // by allocation, until that is made and has it
+  int ops = 0;                                               // opens, reads, conversions, copies, closes in flight
+  int opening = 0;                                           // of them, opens
+  Clock::duration starved_since = Clock::duration::max();    // since then, of running time, others have all slots
+  bool scarce = false;                                       // no descriptor was left for the last open
+  uint64_t scarce_at = 0;                                    // Loop::reads_done_ when that began
   bool failed = false;
   bool news = false;  // there is something to notify of
 
  private:
   void CompleteItem(uint32_t item);
+  bool HasRoom(size_t item);
 
   std::vector<std::weak_ptr<MappedFile>> views_;  // of these files; tensors that were dropped need no file
-  std::vector<uint64_t> bytes_left_;              // by item
-  std::vector<uint32_t> file_sequence_;           // files in the order of their first item that has bytes
-  std::vector<size_t> file_first_;                // that item, by position in file_sequence_
-  size_t files_opened_ = 0, files_done_ = 0;      // files being or been opened or put off; with every read started
-  std::map<size_t, Status> put_off_;              // by position in file_sequence_
+  const std::shared_ptr<MemoryBudget> budget_;
+  const std::shared_ptr<CompletionQueue> queue_;
+  std::vector<bool> has_room_;                // by allocation: its bytes were taken from the budget, or it needs none
+  uint64_t no_room_for_ = 0;                  // bytes of the next one, when the window was last applied
+  std::vector<uint64_t> bytes_left_;          // by item
+  std::vector<uint32_t> file_sequence_;       // files in the order of their first item that has bytes
+  std::vector<size_t> file_first_;            // that item, by position in file_sequence_
+  size_t files_opened_ = 0, files_done_ = 0;  // files being or been opened or put off; with every read started
+  std::map<size_t, Status> put_off_;          // by position in file_sequence_
 };
 
 }  // namespace fst

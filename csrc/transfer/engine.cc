@@ -68,7 +68,7 @@ Status Engine::Start(Plan plan, TransferOptions options, std::shared_ptr<Transfe
   }
   auto mapped = std::exchange(options.mapped, {});
   auto transfer = std::make_shared<Transfer>(std::move(plan), std::move(options));
-  auto active = std::make_unique<ActiveTransfer>(transfer, std::move(mapped));
+  auto active = std::make_unique<ActiveTransfer>(transfer, std::move(mapped), shared_->options.budget, shared_->queue);
   {
     std::lock_guard<std::mutex> lock(shared_->mutex);
     if (shared_->closing) return Status(Code::CLOSED, "the loader is closed");

@@ -5,6 +5,7 @@
 #include <memory>
 
 #include "reader/reader.h"
+#include "transfer/memory_budget.h"
 #include "transfer/transfer.h"
 
 namespace fst {
@@ -16,12 +17,15 @@ struct EngineOptions {
   uint64_t max_bytes_per_second = 0;  // 0: no limit
   std::chrono::milliseconds stall_timeout{90000};
   uint64_t chunk_bytes = 0;                    // of one read; 0: what suits the reader
-  uint64_t staging_limit = uint64_t{1} << 30;  // bytes of all slots together
+  uint64_t staging_limit = uint64_t{1} << 30;  // bytes of all slots together; one slot there is in any case
   // Transfers convert: slots also get room for converted elements where needed, so that reads stay as long.
   bool converts = false;
   // Slots are allocated when the engine starts, beside whatever its first transfer waits for. What goes wrong there the
   // first read tries again and tells.
   bool slots_at_once = false;
+  // What the tensors of all transfers may take together; null: no limit. An allocation that has no room yet waits until
+  // others were freed: Transfer::waits_for.
+  std::shared_ptr<MemoryBudget> budget;
 };
 
 // All methods: any thread, never block.

@@ -79,7 +79,9 @@ void Loop::TakeRequests() {
   }
   for (std::unique_ptr<ActiveTransfer>& t : started) {
     // Before anything is allocated: there must be room for the whole window.
-    Status possible = broken_.ok() ? device_.CheckAvailable(t->transfer->BytesToAllocate()) : broken_;
+    uint64_t bytes = t->transfer->BytesToAllocate();
+    if (shared_->options.budget != nullptr) bytes = std::min(bytes, shared_->options.budget->limit());
+    Status possible = broken_.ok() ? device_.CheckAvailable(bytes) : broken_;
     if (!possible.ok()) t->Fail(possible);
     transfers_.push_back(std::move(t));
   }
@@ -351,7 +353,7 @@ Status Loop::StartRead(ActiveTransfer& t, Chunk chunk, int slot) {
 }
 
 Status Loop::BufferOf(ActiveTransfer& t, const PlanItem& item, std::shared_ptr<DeviceBuffer>* out) {
-  return t.transfer->BufferOf(item.allocation, device_, t.mapped[item.file].get(), out);
+  return t.transfer->BufferOf(item.allocation, device_, t.mapped[item.file].get(), &t.grants[item.allocation], out);
 }
 
 Status Loop::StartPopulating(std::shared_ptr<MappedFile> file, const Chunk& chunk, uint64_t tag) {
@@ -369,6 +371,7 @@ void Loop::RetireFinished() {
     StartClosing(t);
     const bool over = t.ops == 0 && (t.failed || t.complete());
     if (over) t.transfer->PublishDrained();
+    t.news |= t.transfer->PublishWaitsFor(over ? 0 : t.WaitsFor());
     const std::function<void()>& notify = t.transfer->options().notify;
     if ((over || t.news) && notify) notify();
     t.news = false;

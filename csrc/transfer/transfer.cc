@@ -45,7 +45,13 @@ uint64_t Transfer::BytesToAllocate() const {
   return bytes;
 }
 
-Status Transfer::BufferOf(uint32_t allocation, Device& device, MappedFile* mapped, std::shared_ptr<DeviceBuffer>* out) {
+bool Transfer::IsAllocated(uint32_t allocation) const {
+  std::lock_guard<std::mutex> lock(mutex_);
+  return allocations_[allocation].buffer != nullptr;
+}
+
+Status Transfer::BufferOf(uint32_t allocation, Device& device, MappedFile* mapped,
+                          std::shared_ptr<MemoryBudget::Grant>* grant, std::shared_ptr<DeviceBuffer>* out) {
   {
     std::lock_guard<std::mutex> lock(mutex_);
     *out = allocations_[allocation].buffer;
@@ -54,7 +60,10 @@ Status Transfer::BufferOf(uint32_t allocation, Device& device, MappedFile* mappe
   const PlanAllocation& planned = plan_.allocations[allocation];
   if (mapped != nullptr && planned.is_mapped())
     *out = mapped->BufferOf(device.shared_from_this(), planned.mapped_offset, planned.size);
-  if (*out == nullptr) FST_RETURN_IF_ERROR(device.Allocate(planned.size, out));
+  if (*out == nullptr) {
+    FST_RETURN_IF_ERROR(device.Allocate(planned.size, out));
+    if (*grant != nullptr) *out = MemoryBudget::Hold(std::move(*out), std::move(*grant));
+  }
   std::lock_guard<std::mutex> lock(mutex_);
   allocations_[allocation].buffer = *out;
   return Status::Ok();

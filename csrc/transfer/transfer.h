@@ -9,6 +9,7 @@
 
 #include "device/device.h"
 #include "reader/mapped_file.h"
+#include "transfer/memory_budget.h"
 #include "transfer/plan.h"
 
 namespace fst {
@@ -39,6 +40,8 @@ class Transfer {
   uint64_t bytes_loaded() const { return bytes_loaded_.load(std::memory_order_relaxed); }
   // Bytes that the reader was asked for: wanted ones, holes that it reads along, and edges of aligned blocks.
   uint64_t bytes_read() const { return bytes_read_.load(std::memory_order_relaxed); }
+  // Bytes of the next allocation while nothing of this transfer is in flight and the budget has no room for it; else 0.
+  uint64_t waits_for() const { return waits_for_.load(std::memory_order_relaxed); }
   int max_in_flight() const { return max_in_flight_.load(std::memory_order_relaxed); }
   // The first error, or OK. An error may show before the I/O that it cancels has drained.
   Status status() const;
@@ -58,15 +61,21 @@ class Transfer {
   void set_window(uint32_t window) { window_.store(window, std::memory_order_relaxed); }
   // Bytes of the first window that are not allocated yet.
   uint64_t BytesToAllocate() const;
+  bool IsAllocated(uint32_t allocation) const;
   // The buffer of an allocation, on first use a view of `mapped` (may be null) or, where that has none to give,
-  // allocated. The codes of Device::Allocate.
-  Status BufferOf(uint32_t allocation, Device& device, MappedFile* mapped, std::shared_ptr<DeviceBuffer>* out);
+  // allocated, and then `grant` (may hold null) is the buffer's. The codes of Device::Allocate.
+  Status BufferOf(uint32_t allocation, Device& device, MappedFile* mapped, std::shared_ptr<MemoryBudget::Grant>* grant,
+                  std::shared_ptr<DeviceBuffer>* out);
   void AddBytesLoaded(uint64_t bytes) { bytes_loaded_.fetch_add(bytes, std::memory_order_relaxed); }
   void AddBytesRead(uint64_t bytes) { bytes_read_.fetch_add(bytes, std::memory_order_relaxed); }
   // Counts an item as ready. True when it was the last one of its allocation.
   bool CompleteItem(uint32_t item);
   void PublishReadyPrefix(size_t prefix) { ready_prefix_.store(prefix, std::memory_order_release); }
   void PublishInFlight(int reads);
+  // True when it has begun to wait.
+  bool PublishWaitsFor(uint64_t bytes) {
+    return waits_for_.exchange(bytes, std::memory_order_relaxed) == 0 && bytes > 0;
+  }
   void PublishError(Status status);
   void PublishDrained() { drained_.store(true, std::memory_order_release); }
   // Drops the transfer's own references to all allocations.
@@ -83,7 +92,7 @@ class Transfer {
   TransferOptions options_;
 
   std::atomic<size_t> ready_prefix_{0}, ready_count_{0};
-  std::atomic<uint64_t> bytes_loaded_{0}, bytes_read_{0};
+  std::atomic<uint64_t> bytes_loaded_{0}, bytes_read_{0}, waits_for_{0};
   std::atomic<int> max_in_flight_{0};
   std::atomic<uint32_t> window_;
   std::atomic<bool> drained_{false};

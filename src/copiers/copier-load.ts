@@ -1,7 +1,7 @@
 import { setMaxListeners } from 'node:events';
 import { isPromise } from 'node:util/types';
 import { FastSafetensorsError, InvalidArgumentError } from '../base/errors.js';
-import { after, within } from '../base/timers.js';
+import { after, milliseconds, within } from '../base/timers.js';
 import { StallWatch, UNWATCHED } from '../base/waiting.js';
 import { Allocation } from '../device/allocation.js';
 import { type Device, openDevice } from '../device/device.js';
@@ -9,6 +9,7 @@ import { native, settled } from '../native/addon.js';
 import type { TransferOptions } from '../native/core.js';
 import { checkUnchanged } from '../safetensors/file-identity.js';
 import type { SafeTensorsMetadata } from '../safetensors/metadata.js';
+import { allHeld, type BudgetLimit, patience } from '../transfer/budget-limit.js';
 import { Load } from '../transfer/load.js';
 import type { Plan } from '../transfer/plan.js';
 import type { Copier, CopierConstructor, CopyRange } from './copier.js';
@@ -19,7 +20,12 @@ export interface CopierLoadOptions extends TransferOptions {
   readonly stallTimeoutMs: number;
   /** Of the loader: its loads share it. */
   readonly pace: Pace;
+  /** Of its memory. */
+  readonly limit?: BudgetLimit;
 }
+
+/** How often a load looks whether its budget has room again: milliseconds. */
+const LOOK_FOR_ROOM_MS = 5;
 
 /** The most requests in flight at a time, over all copiers of a load. */
 const MAX_REQUESTS = 64;
@@ -40,6 +46,7 @@ export class CopierLoad extends Load {
   readonly #watch: StallWatch;
   readonly #stallTimeoutMs: number;
   readonly #pace: Pace;
+  readonly #limit: BudgetLimit | undefined;
   #window: number;
   #ready: number[] = [];
   readyPrefix = 0;
@@ -65,6 +72,7 @@ export class CopierLoad extends Load {
     setMaxListeners(0, this.#abort.signal); // copiers may add one for each request
     this.#stallTimeoutMs = options.stallTimeoutMs;
     this.#pace = options.pace;
+    this.#limit = options.limit;
     this.#watch = new StallWatch(this.#stallTimeoutMs, () => {
       const requests = `a copier has ${this.#inFlight} requests in hand`;
       this.#fail(this.#stalled(`${requests}: none of them has ended, and nothing was written for them`));
@@ -138,14 +146,37 @@ export class CopierLoad extends Load {
     let bytes = 0;
     for (let i = 0; i < allocationSizes.length && allocationBatches[i]! < this.#window; ++i)
       bytes += allocationSizes[i]!;
-    await settled(native().checkAvailable(await openDevice(this.device), bytes));
+    const most = Math.min(bytes, this.#limit?.bytes ?? bytes);
+    await settled(native().checkAvailable(await openDevice(this.device), most));
   }
 
   async #allocate(index: number): Promise<Allocation | null> {
     const size = this.plan.allocationSizes[index]!;
     if (size === 0) return null;
-    this.#allocations[index] ??= await Allocation.allocate(this.device, size);
-    return this.#allocations[index]!;
+    this.#allocations[index] ??= this.#limit
+      ? await this.#allocateWithin(this.#limit, index, size)
+      : await Allocation.allocate(this.device, size);
+    return this.#allocations[index] ?? null;
+  }
+
+  /** When the budget has room for it; undefined where the load has ended before. */
+  async #allocateWithin(limit: BudgetLimit, index: number, size: number): Promise<Allocation | undefined> {
+    let since = milliseconds();
+    let held = -1;
+    while (!this.error) {
+      const allocation = await Allocation.within(limit.budget, this.device, size);
+      if (allocation) return allocation;
+      const now = native().budgetHeld(limit.budget);
+      // Only who waits for a tensor can be told; others may still dispose what they hold.
+      if (now !== held || this.#inFlight > 0 || this.#waiting.length === 0) since = milliseconds();
+      held = now;
+      if (milliseconds() - since >= patience.ms) {
+        const item = this.plan.allocations.indexOf(index);
+        throw allHeld(this.plan, item, limit);
+      }
+      await new Promise<void>((resolve) => void after(LOOK_FOR_ROOM_MS, resolve));
+    }
+    return undefined;
   }
 
   /** Loads items [first, end), which are of one file and lie in one allocation. */

@@ -1,7 +1,7 @@
 import type { TypedArrayConstructor, TypedArrayOf } from '../base/dtype.js';
 import { FastSafetensorsError, InvalidArgumentError } from '../base/errors.js';
 import { checked, native, settled } from '../native/addon.js';
-import type { NativeAllocation } from '../native/core.js';
+import type { NativeAllocation, NativeBudget } from '../native/core.js';
 import { type Device, openDevice } from './device.js';
 
 /** Bytes that are copied out of JavaScript's memory in one turn of the event loop: about 0.1 ms. */
@@ -40,6 +40,12 @@ export class Allocation {
    */
   static async allocate(device: Device, size: number): Promise<Allocation> {
     return new Allocation(await settled(native().allocate(await openDevice(device), size)), device, size).retain();
+  }
+
+  /** The same within a budget; null where that has no room for it now. */
+  static async within(budget: NativeBudget, device: Device, size: number): Promise<Allocation | null> {
+    const handle = await settled(native().allocateWithin(await openDevice(device), size, budget));
+    return handle && new Allocation(handle, device, size).retain();
   }
 
   /** An allocation of its own for `use`, released when that settles: what lies in it, retains it. As allocate(). */

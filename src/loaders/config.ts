@@ -2,6 +2,7 @@ import * as check from '../base/checks.js';
 import { FastSafetensorsError, InvalidArgumentError } from '../base/errors.js';
 import { readRegularFileSync } from '../base/regular-file.js';
 import { isOwn } from '../copiers/registry.js';
+import { checkMemoryLimit } from './budget.js';
 import { checkOption, type ParallelOptions } from './options.js';
 
 const VARIABLE = 'FASTSAFETENSORS_CONFIG';
@@ -30,7 +31,10 @@ const COMMON: Keys = {
   usePipeline: checked('usePipeline', check.boolean),
   // JSON's null is Python's None: no limit.
   maxBatchBytes: (value) => ({ maxBatchBytes: value ?? undefined }) as Settings,
-  deviceMemoryBudget: (value) => ({ deviceMemoryBudget: value ?? undefined }) as Settings,
+  deviceMemoryBudget: (value, name) => {
+    if (value !== null) checkMemoryLimit(value, name);
+    return { deviceMemoryBudget: value ?? undefined } as Settings;
+  },
   useChunkBudgetAsAllocationSize: checked('useChunkBudgetAsAllocationSize', check.boolean),
   // A cache of tensors that ranks have exchanged, which there is none of here: nothing to do with the page cache.
   disableCache: nothing(check.boolean),

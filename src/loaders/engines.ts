@@ -10,6 +10,7 @@ import { checked, native, settled } from '../native/addon.js';
 import type { Fallback, NativeEngine, NativeHeaderFdCache, NativeReservation } from '../native/core.js';
 import type { HeaderOf } from '../safetensors/names-of-no-file.js';
 import type { Plan } from '../transfer/plan.js';
+import { Budget } from './budget.js';
 import { checkDemands, type LoaderOptions } from './options.js';
 
 /** An engine that can load certain files. */
@@ -20,6 +21,8 @@ export interface PreparedEngine {
   readonly fallbacks: readonly Fallback[];
   /** It reads past the page cache, where hardly any of the files is. */
   readonly cold: boolean;
+  /** Its staging lies where tensors do. */
+  readonly stagesOnDevice: boolean;
 }
 
 /** Copiers that can read data through the descriptors that headers were read through. */
@@ -40,6 +43,8 @@ export class Engines {
   readonly #device: Device;
   readonly #stallTimeoutMs: number;
   readonly #checkOpen: () => void;
+  /** What all loads may hold together, where that has a limit. */
+  readonly budget: Budget | undefined;
   readonly #engines = new Map<string, Promise<NativeEngine>>(); // by reader: several only for files on several mounts
   readonly #headerFds = new Set<NativeHeaderFdCache>();
   readonly #closingHeaderFds = new Set<Promise<void>>();
@@ -55,6 +60,9 @@ export class Engines {
     this.#device = device;
     this.#stallTimeoutMs = stallTimeoutMs;
     this.#checkOpen = checkOpen;
+    const { deviceMemoryBudget, hostMemoryBudget } = options;
+    const limited = deviceMemoryBudget !== undefined || hostMemoryBudget !== undefined;
+    this.budget = limited ? new Budget(options, device) : undefined;
     this.#asked = copierAsked(options.copier ?? 'auto', options);
     this.#copier = this.#asked;
   }
@@ -123,11 +131,13 @@ export class Engines {
     const used = converting?.spec ?? spec;
     const cold = used.ifCold && (await this.#areCold(plan, calls)) ? used.ifCold : undefined;
     if (cold) this.#releaseAllHeaderFds();
+    const stagesOnDevice = this.#stagesOnDevice(used);
     return {
       engine: await this.#engineFor(cold ? { ...used, reader: cold } : used),
       copier: converting?.copier ?? copier,
       fallbacks: converting ? instead(files, copier, converting.copier, converting.reason) : fallbacks,
       cold: cold !== undefined,
+      stagesOnDevice,
     };
   }
 
@@ -145,7 +155,8 @@ export class Engines {
    */
   reserveEarly(): NativeReservation | undefined {
     const spec = this.#threeFsSpec();
-    if (!spec || this.#engines.size > 0 || this.#reservation) return undefined;
+    // A budget may leave no room for a whole buffer.
+    if (!spec || this.#engines.size > 0 || this.#reservation || this.budget) return undefined;
     this.#reservation = native().reserveThreeFs(this.#device.toString(), spec.reader);
     return this.#reservation;
   }
@@ -190,6 +201,10 @@ export class Engines {
     return other ? { copier: other.copier, missing: other.reason } : { copier: this.#asked };
   }
 
+  #stagesOnDevice({ reader }: EngineSpec): boolean {
+    return this.#device.type === 'cpu' || reader.kind === 'gds';
+  }
+
   async #engineFor(spec: EngineSpec, slotsAtOnce = false): Promise<NativeEngine> {
     const { near, unified } = spec;
     const key = JSON.stringify([spec.reader, unified]);
@@ -203,7 +218,12 @@ export class Engines {
       };
       const reader = spec.reader.kind === '3fs' ? { ...spec.reader, pages: this.#reservation } : spec.reader;
       const device = unified ? openUnified(this.#device, near) : openDevice(this.#device, false, near);
-      opening = device.then((opened) => checked(() => native().createEngine(opened, reader, options)));
+      const limits = this.budget?.engineOptions(spec.engine.chunkBytes, this.#stagesOnDevice(spec));
+      limits?.catch(() => {}); // told below, unless the device cannot be opened either
+      opening = device.then(async (opened) => {
+        const limited = { ...options, ...(await limits) };
+        return checked(() => native().createEngine(opened, reader, limited));
+      });
       this.#engines.set(key, opening);
     }
     try {

@@ -197,7 +197,7 @@ export class SafeTensorsFileLoader<T = DeviceTensor> {
     const started = milliseconds();
     const watch = session.watch(signal, this.#headersMs);
     this.#headersMs = 0;
-    const load = await session.begin(plan, { window: 0xffffffff, collectReady: early }, watch, signal);
+    const load = await session.begin(plan, { window: 0xffffffff, collectReady: early, keepsAll: true }, watch, signal);
     const meter = session.meter(load, onProgress);
     const whole = async (complete: Promise<void>): Promise<void> => {
       try {

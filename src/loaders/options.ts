@@ -9,6 +9,7 @@ import type { Framework } from '../device/framework.js';
 import { type Files, listedFiles } from '../safetensors/files.js';
 import type { TensorFrame } from '../safetensors/metadata.js';
 import type { Progress } from '../transfer/progress.js';
+import { checkDeviceMemoryLimit, checkMemoryLimit, type DeviceMemoryLimit, type MemoryLimit } from './budget.js';
 import type { ProcessGroup } from './process-group.js';
 
 /**
@@ -133,6 +134,16 @@ export interface LoaderOptions<T = DeviceTensor> {
    * is.
    */
   index?: 'decides' | 'strict';
+  /**
+   * What this loader may hold on its device at any time: bytes, or '80%' of the device's memory (of the host: of what
+   * the control group of this process allows), or by device as `{ 'cuda:0': '80%' }`. Tensors that were handed out
+   * count until their memory is free again, and so does staging on the device. Reading waits until there is room. What
+   * can never have room is BUDGET_INFEASIBLE, and so is the next tensor for a consumer that holds all there is, while
+   * nothing is in flight and nothing is disposed for a second: docs/budgets.md. Default: no limit.
+   */
+  deviceMemoryBudget?: DeviceMemoryLimit;
+  /** The same for the host's memory: tensors there, or for a GPU the staging that reads pass through. */
+  hostMemoryBudget?: MemoryLimit;
   /** Ends what is in progress when aborted: it rejects at once with the signal's reason. */
   signal?: AbortSignal;
   /**
@@ -172,8 +183,6 @@ export interface ParallelOptions<T = DeviceTensor> extends LoaderOptions<T> {
    * holds its allocation, which is no larger than this, nor than 256 MiB. Default: 1 GiB.
    */
   maxBatchBytes?: number;
-  /** Not supported yet: INVALID_ARGUMENT. maxBatchBytes and queueSize bound what is loaded ahead. */
-  deviceMemoryBudget?: number | `${number}%`;
   /** 'file' (default): tensors come in the order of files and offsets; 'ready': as they arrive. */
   order?: 'file' | 'ready';
   /** true: a tensor is valid only until the next one is asked for, when its memory is released. Default: false. */
@@ -233,6 +242,8 @@ const LOADER_CHECKS: Record<keyof LoaderOptions, check.Check> = {
   followLinks: check.boolean,
   variant: check.text,
   index: check.oneOf('decides', 'strict'),
+  deviceMemoryBudget: checkDeviceMemoryLimit,
+  hostMemoryBudget: checkMemoryLimit,
   signal: (value, name) => {
     check.methods('an AbortSignal', 'throwIfAborted', 'addEventListener', 'removeEventListener')(value, name);
     if (typeof (value as AbortSignal).aborted !== 'boolean') check.fail(name, 'an AbortSignal', value);
@@ -252,16 +263,6 @@ const PARALLEL_ONLY: Record<Exclude<keyof ParallelOptions, keyof LoaderOptions>,
   files: () => {}, // checked by checkFiles() and resolveFiles()
   queueSize: check.integer(-1, MOST_AHEAD),
   maxBatchBytes: check.integer(1),
-  deviceMemoryBudget: (value, name) => {
-    const percent = typeof value === 'string' ? Number(/^(\d+(?:\.\d+)?)%$/.exec(value)?.[1]) : Number.NaN;
-    const valid =
-      typeof value === 'string' ? percent > 0 && percent <= 100 : Number.isSafeInteger(value) && (value as number) > 0;
-    if (!valid) check.fail(name, "a number of bytes or a percentage like '80%'", value);
-    throw new InvalidArgumentError(
-      `${name}: budgets are not supported by this version yet; ` +
-        'use maxBatchBytes and queueSize to bound what is loaded ahead',
-    );
-  },
   order: check.oneOf('file', 'ready'),
   borrow: check.boolean,
 };

@@ -73,7 +73,10 @@ export class ParallelLoader<T = DeviceTensor> {
       session.noteFiles(shards.notes);
       const inputs = filter ? await session.race(selectTensors(shards.inputs, filter)) : shards.inputs;
       const conversion = { dtype, dtypePolicy: this.#options.dtypePolicy };
-      const plan = await session.race(Plan.ofTensors(inputs, { batchBytes: maxBatchBytes, ...conversion }));
+      const { budget } = session.engines;
+      const allocationBytes = budget && (await watch.during(budget.allocationBytes()));
+      const batches = { batchBytes: maxBatchBytes, allocationBytes };
+      const plan = await session.race(Plan.ofTensors(inputs, { ...batches, ...conversion }));
       const window = queueSize + 2;
       const started = milliseconds();
       const load = await session.begin(plan, { window, collectReady: order === 'ready' }, watch);

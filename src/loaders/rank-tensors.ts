@@ -55,7 +55,9 @@ export class RankTensors implements TensorSource {
   ): AsyncGenerator<DeviceTensor, void, void> {
     const session = this.#session;
     session.check();
-    const plan = await session.race(this.#planOf(wanted, conversion), signal);
+    const { budget } = session.engines;
+    const allocationBytes = budget && (await session.race(budget.allocationBytes(), signal));
+    const plan = await session.race(this.#planOf(wanted, allocationBytes, conversion), signal);
     const started = milliseconds();
     const load = await session.begin(plan, { window: WINDOW, collectReady: false }, session.watch(signal), signal);
     const meter = session.meter(load, onProgress);
@@ -85,7 +87,7 @@ export class RankTensors implements TensorSource {
   }
 
   /** One plan of all parts, file by file in the order of offsets. */
-  #planOf(wanted: WantedParts, conversion: Conversion): Promise<Plan> {
+  #planOf(wanted: WantedParts, allocationBytes: number | undefined, conversion: Conversion): Promise<Plan> {
     const { plan } = this;
     const byFile = new Map<number, number[]>();
     for (const item of wanted.keys()) {
@@ -106,6 +108,7 @@ export class RankTensors implements TensorSource {
     );
     return Plan.ofTensors(inputs, {
       batchBytes: DEFAULT_BATCH_BYTES,
+      allocationBytes,
       ...conversion,
       partOf: (metadata, tensor) => {
         const range = ranges.get(metadata)!.get(tensor);

@@ -12,6 +12,7 @@ import type { DeviceTensor } from '../device/device-tensor.js';
 import { disposeWhenMade } from '../device/framework.js';
 import { native } from '../native/addon.js';
 import type { NativeEngine, TransferOptions } from '../native/core.js';
+import type { BudgetLimit } from '../transfer/budget-limit.js';
 import { EmptyLoad } from '../transfer/empty-load.js';
 import { EngineLoad } from '../transfer/engine-load.js';
 import type { Load } from '../transfer/load.js';
@@ -97,12 +98,13 @@ export class Session {
   }
 
   /**
-   * Begins a load and a new report. The caller has to finish() or detach() the load. Rejects with what Engines.prepare
+   * Begins a load and a new report. The caller has to finish() or detach() the load. `keepsAll`: no tensor of it is
+   * disposed before all are there. Rejects with what Engines.prepare
    * rejects with and, at once, with what check() throws, TIMEOUT or STALLED: there is no load then.
    */
   async begin(
     plan: Plan,
-    given: Omit<TransferOptions, 'timeoutMs'>,
+    { keepsAll = false, ...given }: Omit<TransferOptions, 'timeoutMs'> & { readonly keepsAll?: boolean },
     watch: CallWatch = this.watch(),
     signal?: AbortSignal,
   ): Promise<Load> {
@@ -113,8 +115,9 @@ export class Session {
       return new EmptyLoad(plan, this.device);
     }
     const prepared = await watch.during(this.engines.prepare(plan, watch));
+    const limit = this.engines.budget && (await watch.during(this.#admit(plan, prepared, keepsAll)));
     this.check(signal);
-    const options = { ...given, timeoutMs: Math.max(watch.leftMs, 0.001) }; // 0 would be none
+    const options = { ...given, limit, timeoutMs: Math.max(watch.leftMs, 0.001) }; // 0 would be none
     let load: Load;
     if (typeof prepared === 'function') {
       load = this.#startCopier(prepared, plan, options);
@@ -137,7 +140,26 @@ export class Session {
     return load;
   }
 
-  #startCopier(make: CopierConstructor, plan: Plan, options: TransferOptions): Load {
+  /** The budget that a load has to keep to; BUDGET_INFEASIBLE where it cannot. */
+  async #admit(
+    plan: Plan,
+    prepared: PreparedEngine | CopierConstructor,
+    keepsAll: boolean,
+  ): Promise<BudgetLimit | undefined> {
+    const { budget } = this.engines;
+    const limit = await budget?.limit();
+    if (!budget || !limit) return undefined;
+    if (typeof prepared === 'function') {
+      await budget.admit(plan, undefined, 0, keepsAll);
+    } else {
+      const { engine, stagesOnDevice } = prepared;
+      const staging = stagesOnDevice ? native().stagingBytes(engine, plan.converts || plan.hasRuns) : 0;
+      await budget.admit(plan, engine, staging, keepsAll);
+    }
+    return limit;
+  }
+
+  #startCopier(make: CopierConstructor, plan: Plan, options: TransferOptions & { limit?: BudgetLimit }): Load {
     this.#pace ??= new Pace(this.options.maxBytesPerSecond ?? Number.POSITIVE_INFINITY);
     const limits = { stallTimeoutMs: this.#stallTimeoutMs, pace: this.#pace };
     return new CopierLoad(make, plan, this.device, { ...options, ...limits });
@@ -151,7 +173,7 @@ export class Session {
   async #startMapped(
     { plan, notes, release }: MappedPlan,
     engine: NativeEngine,
-    options: TransferOptions,
+    options: TransferOptions & { limit?: BudgetLimit },
     signal?: AbortSignal,
   ): Promise<EngineLoad> {
     try {
@@ -165,7 +187,12 @@ export class Session {
   }
 
   /** A load that starts when its caller waits no longer is ended at once; close() waits for it with its engine. */
-  #start(engine: NativeEngine, plan: Plan, options: TransferOptions, signal?: AbortSignal): Promise<EngineLoad> {
+  #start(
+    engine: NativeEngine,
+    plan: Plan,
+    options: TransferOptions & { limit?: BudgetLimit },
+    signal?: AbortSignal,
+  ): Promise<EngineLoad> {
     const limits = { ...options, stallTimeoutMs: this.#stallTimeoutMs };
     const starting = EngineLoad.start(engine, plan, this.device, limits);
     const endWhenStarted = (): void => {

@@ -14,6 +14,8 @@ export type NativeLoad = { readonly [brand]: 'load' };
 export type NativeMappedFile = { readonly [brand]: 'mapped file' };
 /** A file that is read without waiting: csrc/reader/spot_file.h. */
 export type NativeSpotFile = { readonly [brand]: 'spot file' };
+/** Bytes that the loads of one loader may hold: csrc/transfer/memory_budget.h. */
+export type NativeBudget = { readonly [brand]: 'budget' };
 export type NativeAllocation = { readonly [brand]: 'allocation' };
 /** Bytes that a call has read so far. */
 export type NativeProgress = { readonly [brand]: 'progress' };
@@ -38,6 +40,9 @@ export interface EngineOptions {
   readonly converts?: boolean;
   /** Slots are allocated when the engine starts rather than with its first read. */
   readonly slotsAtOnce?: boolean;
+  /** The most bytes of all slots together. */
+  readonly stagingLimit?: number;
+  readonly budget?: NativeBudget;
 }
 
 /** PlanAllocation::kNone. */
@@ -167,6 +172,8 @@ export interface CoreAddon {
   openDevice(name: string, unified: boolean, near: boolean): Promise<NativeDevice>;
   deviceInfo(device: NativeDevice): DeviceInfo;
   allocate(device: NativeDevice, bytes: number): Promise<NativeAllocation>;
+  allocateWithin(device: NativeDevice, bytes: number, budget: NativeBudget): Promise<NativeAllocation | null>;
+  totalMemory(device: NativeDevice): Promise<number>;
   checkAvailable(device: NativeDevice, bytes: number): Promise<void>;
   pointerOf(allocation: NativeAllocation): bigint;
   release(allocation: NativeAllocation): void;
@@ -238,6 +245,9 @@ export interface CoreAddon {
     reads: Float64Array,
   ): NativeAllocation | null;
   createEngine(device: NativeDevice, reader: ReaderOptions, options: EngineOptions): NativeEngine;
+  newBudget(bytes: number): NativeBudget;
+  takeBudget(budget: NativeBudget, bytes: number): boolean;
+  budgetHeld(budget: NativeBudget): number;
   closeEngine(engine: NativeEngine): Promise<void>;
   stagingBytes(engine: NativeEngine, converts: boolean): number;
   engineTurn(engine: NativeEngine): number;

@@ -5,6 +5,7 @@ import { Allocation } from '../device/allocation.js';
 import type { Device } from '../device/device.js';
 import { native, statusError, translated } from '../native/addon.js';
 import type { NativeLoad as Handle, NativeEngine, TransferOptions } from '../native/core.js';
+import { allHeld, type BudgetLimit, patience } from './budget-limit.js';
 import { Load } from './load.js';
 import type { Plan } from './plan.js';
 
@@ -17,12 +18,14 @@ const unwatchDropped = new FinalizationRegistry<() => void>((unwatch) => unwatch
 export class EngineLoad extends Load {
   readonly #engine: NativeEngine;
   readonly #handle: Handle;
-  readonly #state = new Float64Array(7); // see pollTransfer
+  readonly #limit: BudgetLimit | undefined; // of its memory
+  readonly #state = new Float64Array(8); // see pollTransfer
   #error: Error | null = null;
   #unwatch = (): void => {};
 
-  private constructor(engine: NativeEngine, handle: Handle, plan: Plan, device: Device) {
+  private constructor(engine: NativeEngine, handle: Handle, plan: Plan, device: Device, limit?: BudgetLimit) {
     super(plan, device);
+    this.#limit = limit;
     this.#engine = engine;
     this.#handle = handle;
   }
@@ -35,12 +38,12 @@ export class EngineLoad extends Load {
     engine: NativeEngine,
     plan: Plan,
     device: Device,
-    options: TransferOptions & { stallTimeoutMs: number },
+    options: TransferOptions & { stallTimeoutMs: number; limit?: BudgetLimit },
     allocations?: readonly Allocation[],
   ): Promise<EngineLoad> {
     const given = allocations && { memory: allocations.map(({ handle }) => handle) };
     const handle = await translated(native().startTransfer(engine, { ...plan.toNative(), ...given }, options));
-    const load = new EngineLoad(engine, handle, plan, device);
+    const load = new EngineLoad(engine, handle, plan, device, options.limit);
     load.#watchThread(options);
     return load;
   }
@@ -129,7 +132,29 @@ export class EngineLoad extends Load {
   }
 
   wait(): Promise<void> {
-    return native().waitTransfer(this.#handle);
+    const changed = native().waitTransfer(this.#handle);
+    return this.#limit && this.#waitsForRoom ? this.#whileAllIsHeld(changed, this.#limit) : changed;
+  }
+
+  /** Nothing is in flight, and the budget has no room for the next allocation. */
+  get #waitsForRoom(): boolean {
+    return this.#poll()[7]! > 0;
+  }
+
+  /** Whoever waits for a tensor disposes none meanwhile, unless something else of the consumer does so soon. */
+  async #whileAllIsHeld(changed: Promise<void>, limit: BudgetLimit): Promise<void> {
+    let held = native().budgetHeld(limit.budget);
+    const look = (): void => {
+      const now = native().budgetHeld(limit.budget);
+      if (this.#waitsForRoom && now === held) {
+        this.cancel(allHeld(this.plan, this.readyPrefix, limit));
+      } else {
+        held = now;
+        stop = after(patience.ms, look);
+      }
+    };
+    let stop = after(patience.ms, look);
+    await changed.finally(() => stop());
   }
 
   takeReady(): ArrayLike<number> {

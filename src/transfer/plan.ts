@@ -118,16 +118,17 @@ export class Plan {
 
   /**
    * Whole tensors, or of each the part that `partOf` says, each at TENSOR_ALIGNMENT, in batches of at most `batchBytes`
-   * in memory; a larger tensor is a batch of its own. Floating tensors become `dtype`: UNSUPPORTED_DTYPE for one that
-   * cannot, unless the policy lets it stay. What `partOf` throws.
+   * in memory and allocations of at most `allocationBytes`; a larger tensor has one of its own. Floating tensors become
+   * `dtype`: UNSUPPORTED_DTYPE for one that cannot, unless the policy lets it stay. What `partOf` throws.
    */
   static async ofTensors(
     inputs: readonly PlanInput[],
     {
       batchBytes = Number.POSITIVE_INFINITY,
+      allocationBytes = MAX_ALLOCATION,
       partOf,
       ...conversion
-    }: { batchBytes?: number; partOf?: PartOf } & Conversion = {},
+    }: { batchBytes?: number; allocationBytes?: number; partOf?: PartOf } & Conversion = {},
   ): Promise<Plan> {
     const count = inputs.reduce((sum, input) => sum + countOf(input), 0);
     const items = packedItems(count);
@@ -156,7 +157,7 @@ export class Plan {
         converts ||= target !== stored;
         let start = alignUp(used);
         const batchFull = batchUsed + start > 0 && batchUsed + start + size > batchBytes;
-        if (batchFull || (start > 0 && start + size > MAX_ALLOCATION)) {
+        if (batchFull || (start > 0 && start + size > allocationBytes)) {
           sizes.push(used);
           batches.push(batch);
           batchUsed += used;
@@ -325,6 +326,11 @@ export class Plan {
     return this.parts?.[item]?.shape ?? this.metadataOf(item).shapeAt(this.tensors[item]!);
   }
 
+  /** Whether some part has holes between its runs. */
+  get hasRuns(): boolean {
+    return this.parts?.some((part) => part !== null && part.run > 0) ?? false;
+  }
+
   /** One past an item's last byte in its file. */
   endOf(item: number): number {
     const part = this.parts?.[item];
@@ -374,9 +380,9 @@ export class Plan {
       itemLengths: this.lengths,
       itemDestinations: this.destinations,
       ...this.mapping,
-      ...(this.parts?.some((part) => part && part.run > 0) && {
-        itemRuns: Float64Array.from(this.parts, (part) => part?.run ?? 0),
-        itemStrides: Float64Array.from(this.parts, (part) => part?.stride ?? 0),
+      ...(this.hasRuns && {
+        itemRuns: Float64Array.from(this.parts!, (part) => part?.run ?? 0),
+        itemStrides: Float64Array.from(this.parts!, (part) => part?.stride ?? 0),
       }),
       ...(this.converts && { itemFrom: this.#stored(), itemTo: this.dtypes }),
     };
