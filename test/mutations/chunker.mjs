@@ -4,6 +4,18 @@ export const file = 'csrc/transfer/chunker.cc';
 
 export default [
   {
+    name: 'holes-behind-long-runs-are-read',
+    find: '!item.strided() || item.run < kLongRun',
+    replace: 'true',
+    native: '*Chunk*.*',
+  },
+  {
+    name: 'holes-are-skipped-by-readers-that-cannot',
+    find: '!needs.skips || ',
+    replace: '',
+    native: '*Chunk*.*:*EveryWay*',
+  },
+  {
     name: 'end-of-the-slot',
     find: 'length = RoomFor(item, rules, chunk, outputs, to, length);',
     replace: '',

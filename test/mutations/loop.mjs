@@ -4,6 +4,20 @@ export const file = 'csrc/transfer/loop.cc';
 
 export default [
   {
+    name: 'room-of-the-budget',
+    file: 'csrc/transfer/active_transfer.cc',
+    find: ' && HasRoom(allowed)',
+    replace: '',
+    native: 'MemoryBudgetTest.*',
+  },
+  {
+    name: 'room-is-given-back-before-memory-is-free',
+    file: 'csrc/transfer/memory_budget.h',
+    find: 'AfterFrees([grant = std::move(grant)]() mutable { grant.reset(); });',
+    replace: 'grant.reset();',
+    native: 'MemoryBudgetTest.IsNeverExceededByTheDriversOwnCount',
+  },
+  {
     name: 'status-of-a-read',
     find: 'if (!status.ok()) op.transfer->Fail(status);',
     replace: '',
@@ -61,7 +75,7 @@ export default [
   },
   {
     name: 'room-on-the-device',
-    find: 'device_.CheckAvailable(t->transfer->BytesToAllocate())',
+    find: 'device_.CheckAvailable(bytes)',
     replace: 'Status()',
     native: 'EngineTest.MemoryThatCannotBeHadIsRefusedBeforeAnyIsTaken',
   },
