@@ -1,5 +1,6 @@
-import { readdir, rm, utimes } from 'node:fs/promises';
-import { basename, join } from 'node:path';
+import { readdir, rm, stat, utimes } from 'node:fs/promises';
+import { basename, dirname, join } from 'node:path';
+import { moveOver } from '../base/atomic-write.js';
 import * as check from '../base/checks.js';
 import { FastSafetensorsError, ioError } from '../base/errors.js';
 import { makeFolder } from '../base/make-folder.js';
@@ -33,6 +34,9 @@ export interface SaveShardedOptions {
   readonly signal?: AbortSignal;
 }
 
+/** What holds for one file, too. */
+export type SaveStreamOptions = Pick<SaveShardedOptions, 'fsync' | 'metadata'>;
+
 /** What saveSharded takes: a list, tensors by names, or a stream, such as a loader. */
 export type SaveSource =
   | Iterable<SaveTensor>
@@ -50,7 +54,7 @@ export interface SavedSet {
 /** As Hugging Face's save_pretrained(). */
 const DEFAULT_SHARD_BYTES = 5e9;
 /** Tensors that are written at a time have no more bytes, but for a larger one. */
-const MAX_BYTES_IN_FLIGHT = 256 * 1024 * 1024;
+const MAX_BYTES_IN_FLIGHT = 64 * 1024 * 1024;
 
 const CHECKS = {
   maxShardBytes: check.integer(1),
@@ -116,6 +120,32 @@ export async function saveSet(
     if (error === thrown || (error as NodeJS.ErrnoException | undefined)?.syscall === undefined) throw error;
     throw ioError('write', path, error);
   }
+}
+
+/**
+ * Writes a stream as one file, as saveSharded writes those of a set, in place of what `file` leads to; see
+ * writeAtomically().
+ */
+export async function saveOne(
+  tensors: AsyncIterable<readonly [string, SaveTensor]>,
+  file: string | URL,
+  { fsync = true, metadata }: SaveStreamOptions = {},
+): Promise<SavedSet> {
+  const path = check.pathOf(file, 'saveOne');
+  const place: SavePlace = { by: 'saveSharded', path };
+  const replaced = await stat(path).catch(() => undefined);
+  const style = { place, metadata: checkMetadata(metadata, 'saveOne'), replaced, fsync };
+  return inOwnFolder(dirname(path), async (own) => {
+    const writer = new SetWriter(own, style, { maxShardBytes: Number.MAX_SAFE_INTEGER });
+    try {
+      await writer.stream(tensors);
+      const [shard] = await writer.finish();
+      await moveOver(shard!.path, path);
+      return { files: [path], tensors: shard!.entries.length, bytes: shard!.dataBytes };
+    } finally {
+      await writer.close();
+    }
+  });
 }
 
 /** Puts finished files, which are in `own`, in place of what the folder has. */
