@@ -16,6 +16,7 @@ const BENCHES: Readonly<Record<string, () => Promise<void>>> = {
   lazy: async () => withOptions('lazy', (await import('./lazy.js')).define),
   header: async () => withOptions('header', (await import('./header.js')).define),
   import: async () => (await import('./import.js')).printImport(),
+  save: async () => withOptions('save', (await import('./save.js')).define),
   convert: async () => (await import('./convert.js')).printConvert(process.argv.slice(3)),
   '3fs': async () => (await import('./three-fs.js')).printThreeFs(process.argv.slice(3)),
 };

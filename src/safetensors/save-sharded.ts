@@ -2,7 +2,7 @@ import { readdir, rm, stat, utimes } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
 import { moveOver } from '../base/atomic-write.js';
 import * as check from '../base/checks.js';
-import { FastSafetensorsError, ioError } from '../base/errors.js';
+import { FastSafetensorsError, InvalidArgumentError, ioError } from '../base/errors.js';
 import { makeFolder } from '../base/make-folder.js';
 import { removeDead, TOUCH_MS, temporaryIn } from '../base/temporary.js';
 import { clearInterval, setInterval } from '../base/timers.js';
@@ -26,6 +26,8 @@ export interface SaveShardedOptions {
   readonly maxShardBytes?: number;
   /** Writes at a time. Default: 4. */
   readonly parallel?: number;
+  /** Whether digests of the tensors are written, too. `true` does not work yet: INVALID_ARGUMENT. */
+  readonly checksum?: boolean;
   /** Whether files are synced, so that the set lasts through a power failure. Default: true. */
   readonly fsync?: boolean;
   /** Texts by name, written as each header's `__metadata__`, such as `{ format: 'pt' }`; default: none. */
@@ -59,6 +61,10 @@ const MAX_BYTES_IN_FLIGHT = 64 * 1024 * 1024;
 const CHECKS = {
   maxShardBytes: check.integer(1),
   parallel: check.integer(1, 64),
+  checksum: (value: unknown, name: string) => {
+    check.boolean(value, name);
+    if (value) throw new InvalidArgumentError('checksum: digests are not supported yet; leave it out');
+  },
   fsync: check.boolean,
   metadata: () => {},
   signal: check.methods('an AbortSignal', 'throwIfAborted', 'addEventListener'),
