@@ -1,5 +1,5 @@
 /**
- * A model in other files, beside cp of as many bytes: `npm run bench -- save [--folder /tmp] [--mib 1024] [--rounds 5]`.
+ * A model in other files, beside cp of it: `npm run bench -- save [--folder /tmp] [--mib 1024] [--rounds 5]`.
  * Medians of interleaved rounds, each way in a process of its own. Nothing is synced, as by cp.
  */
 import { spawnSync } from 'node:child_process';

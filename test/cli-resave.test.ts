@@ -1,4 +1,4 @@
-import { readdirSync, writeFileSync } from 'node:fs';
+import { lstatSync, mkdirSync, readdirSync, symlinkSync, writeFileSync } from 'node:fs';
 import { readFile, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { loadFile, SafeTensorsMetadata } from 'fastsafetensors-node';
@@ -66,6 +66,19 @@ test('reshard writes a set of the size that is asked for, and merge one file aga
   expect(await bytesOf(one)).toEqual(expected);
   expect([...(await SafeTensorsMetadata.fromFile(one)).metadata]).toEqual([['format', 'pt']]);
   expect(readdirSync(folder).filter((name) => name.startsWith('.'))).toEqual([]);
+});
+
+test('merge writes what a link leads to, and refuses a folder', async () => {
+  const other = join(folder, 'other');
+  mkdirSync(other);
+  writeFileSync(join(other, 'real.safetensors'), 'old');
+  symlinkSync('other/real.safetensors', join(folder, 'link.safetensors'));
+  await runCli('merge', source, join(folder, 'link.safetensors'));
+  expect(lstatSync(join(folder, 'link.safetensors')).isSymbolicLink()).toBe(true);
+  expect(await bytesOf(join(other, 'real.safetensors'))).toEqual(expected);
+  expect(readdirSync(other)).toEqual(['real.safetensors']);
+  const { stderr, exitCode } = await runCli('merge', source, other);
+  expect([stderr, exitCode]).toEqual([expect.stringMatching(/^error: IO_ERROR: .*found a folder/), 1]);
 });
 
 test('convert writes floating tensors as another dtype, others as they are', async () => {

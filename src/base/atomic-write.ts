@@ -70,8 +70,11 @@ export async function moveOver(temporary: string, path: string): Promise<void> {
   }
 }
 
-/** Where a file that is written to `path` will be, all links followed, and the regular file that is there. */
-async function targetOf(path: string): Promise<{ path: string; replaced: Stats | undefined }> {
+/**
+ * Where a file that is written to `path` will be, all links followed, and the regular file that is there. IO_ERROR for
+ * what is none; else rejects as the system does.
+ */
+export async function targetOf(path: string): Promise<{ path: string; replaced: Stats | undefined }> {
   const replaced = await stat(path).catch(absent);
   if (!replaced || replaced.isFile()) return { path: await endOfLinks(path), replaced };
   const found = kindOf(replaced);

@@ -2,6 +2,7 @@
 import type { Stats } from 'node:fs';
 import { type FileHandle, open } from 'node:fs/promises';
 import { sync, takeOver, writeWhole } from '../base/atomic-write.js';
+import { FastSafetensorsError } from '../base/errors.js';
 import { readAt } from '../base/regular-file.js';
 import { native, settled } from '../native/addon.js';
 import type { NativeAllocation } from '../native/core.js';
@@ -123,7 +124,7 @@ export class Shard {
       // What is moved towards the end begins there, so that nothing is overwritten that was not read.
       const at = this.#dataStart + (distance > 0 ? this.#end - done - bytes.byteLength : done);
       const read = await readAt(this.#file, bytes, at);
-      if (read < bytes.byteLength) throw new Error(`${this.path} was cut short while it was written`);
+      if (read < bytes.byteLength) throw cutShort(this.path, at + read);
       await writeWhole(this.#file, bytes, at + distance);
       done += bytes.byteLength;
     }
@@ -133,6 +134,11 @@ export class Shard {
   close(): Promise<void> {
     return this.#file.close();
   }
+}
+
+function cutShort(path: string, offset: number): FastSafetensorsError {
+  const message = `${path}: expected what was written, found the end at byte ${offset}; leave the file alone, save anew`;
+  return new FastSafetensorsError('IO_ERROR', message, { path, offset });
 }
 
 /** The memory that a tensor of a loader lies in; undefined for others, and for tensors of no bytes. */

@@ -1,6 +1,6 @@
-import { readdir, rm, stat, utimes } from 'node:fs/promises';
+import { readdir, rm, utimes } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
-import { moveOver } from '../base/atomic-write.js';
+import { moveOver, targetOf } from '../base/atomic-write.js';
 import * as check from '../base/checks.js';
 import { FastSafetensorsError, InvalidArgumentError, ioError } from '../base/errors.js';
 import { makeFolder } from '../base/make-folder.js';
@@ -122,9 +122,7 @@ export async function saveSet(
       }
     });
   } catch (error) {
-    // Of the stream, such an error is about other files.
-    if (error === thrown || (error as NodeJS.ErrnoException | undefined)?.syscall === undefined) throw error;
-    throw ioError('write', path, error);
+    throw errorOf(error, thrown, path);
   }
 }
 
@@ -139,19 +137,31 @@ export async function saveOne(
 ): Promise<SavedSet> {
   const path = check.pathOf(file, 'saveOne');
   const place: SavePlace = { by: 'saveSharded', path };
-  const replaced = await stat(path).catch(() => undefined);
-  const style = { place, metadata: checkMetadata(metadata, 'saveOne'), replaced, fsync };
-  return inOwnFolder(dirname(path), async (own) => {
-    const writer = new SetWriter(own, style, { maxShardBytes: Number.MAX_SAFE_INTEGER });
-    try {
-      await writer.stream(tensors);
-      const [shard] = await writer.finish();
-      await moveOver(shard!.path, path);
-      return { files: [path], tensors: shard!.entries.length, bytes: shard!.dataBytes };
-    } finally {
-      await writer.close();
-    }
-  });
+  let thrown: unknown;
+  try {
+    const target = await targetOf(path);
+    const style = { place, metadata: checkMetadata(metadata, 'saveOne'), replaced: target.replaced, fsync };
+    return await inOwnFolder(dirname(target.path), async (own) => {
+      const writer = new SetWriter(own, style, { maxShardBytes: Number.MAX_SAFE_INTEGER });
+      try {
+        await writer.stream(tensors);
+        const [shard] = await writer.finish();
+        await moveOver(shard!.path, path);
+        return { files: [path], tensors: shard!.entries.length, bytes: shard!.dataBytes };
+      } finally {
+        thrown = writer.thrown;
+        await writer.close();
+      }
+    });
+  } catch (error) {
+    throw errorOf(error, thrown, path);
+  }
+}
+
+/** An error of the system becomes IO_ERROR, but for what the stream has thrown: that is about other files. */
+function errorOf(error: unknown, thrown: unknown, path: string): unknown {
+  if (error === thrown || (error as NodeJS.ErrnoException | undefined)?.syscall === undefined) return error;
+  return ioError('write', path, error);
 }
 
 /** Puts finished files, which are in `own`, in place of what the folder has. */
