@@ -137,7 +137,7 @@ export class Shard {
 }
 
 function cutShort(path: string, offset: number): FastSafetensorsError {
-  const message = `${path}: expected what was written, found the end at byte ${offset}; leave the file alone, save anew`;
+  const message = `${path}: expected what was written, found the end at byte ${offset}; save it again`;
   return new FastSafetensorsError('IO_ERROR', message, { path, offset });
 }
 
