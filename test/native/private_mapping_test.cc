@@ -219,7 +219,7 @@ TEST_P(PrivateMappingTest, LittleAddressSpaceIsEnough) {
   std::vector<PrivateMapping::Range> ranges = {{0, kBytes}};
   int error = 0;
   {
-    LittleMemory little(1 << 20);
+    LittleMemory little(8 << 20);
     error = mapping->Detach(&ranges);
   }
   ASSERT_EQ(error, 0);
