@@ -9,6 +9,7 @@ import {
   nativeMetrics,
   ParallelLoader,
   SafeTensorsFileLoader,
+  saveFile,
 } from 'fastsafetensors-node';
 import { expectNothingHeld } from './support/metrics.js';
 import { type Entry, encodeFile, entry, newFolder, writeModel } from './support/model-files.js';
@@ -86,18 +87,38 @@ test.each(Object.keys(WRITES))('tensors stay as they are when their file is %s',
   disposeAll(tensors);
 });
 
-test('what is written to a tensor stays in it, also when a writer comes', async () => {
-  const { tensors } = await streamed(path);
-  const before = readFileSync(path);
-  const weight = tensors[0]!.data as Float32Array;
-  weight[0] = 42;
-  weight[299_999] = 43;
-  expect(readFileSync(path).equals(before)).toBe(true);
-  truncateSync(path, 0);
-  expect([weight[0], weight[299_999]]).toEqual([42, 43]);
-  weight[1] = 44;
-  expect(weight[1]).toBe(44);
-  disposeAll(tensors);
+test.each([true, undefined])(
+  'mmap %p: what is written to a tensor stays in it, also when a writer comes',
+  async (mmap) => {
+    const { tensors, report } = await streamed(path, { mmap });
+    expect(report.mappedBytes).toBe(BYTES);
+    const before = readFileSync(path);
+    const weight = tensors[0]!.data as Float32Array;
+    weight[0] = 42;
+    weight[299_999] = 43;
+    expect(readFileSync(path).equals(before)).toBe(true);
+    truncateSync(path, 0);
+    expect([weight[0], weight[299_999]]).toEqual([42, 43]);
+    weight[1] = 44;
+    expect(weight[1]).toBe(44);
+    disposeAll(tensors);
+  },
+);
+
+test.each([true, undefined])('mmap %p: a file may be saved anew from its own tensors', async (mmap) => {
+  const first = await streamed(path, { mmap });
+  (first.tensors[0]!.data as Float32Array)[0] = 42;
+  await saveFile(first.tensors, path);
+  const second = await streamed(path, { mmap });
+  expect((second.tensors[0]!.data as Float32Array)[0]).toBe(42);
+  expectBytes(second.tensors.slice(1));
+  expectBytes(first.tensors.slice(1));
+  // In place: this thread waits for its own process.
+  writeFileSync(path, Buffer.alloc(100));
+  expect((first.tensors[0]!.data as Float32Array)[0]).toBe(42);
+  expectBytes(first.tensors.slice(1));
+  expectBytes(second.tensors.slice(1));
+  disposeAll([...first.tensors, ...second.tensors]);
 });
 
 test('memory that took the place of a mapping counts as memory', async () => {
@@ -136,10 +157,13 @@ test.each([false, 'auto'] as const)('mmap: %s copies small files', async (mmap) 
   disposeAll(tensors);
 });
 
-test('by default nothing is mapped', async () => {
+test('by default what is in memory is mapped, but not for a framework', async () => {
   const byDefault = await streamed(path, { mmap: undefined });
-  expect(byDefault.report).toMatchObject({ mappedBytes: 0, readBytes: BYTES, notes: [] });
-  disposeAll(byDefault.tensors);
+  expect(byDefault.report).toMatchObject({ mappedBytes: BYTES, readBytes: 0, notes: [] });
+  const framework = { adopt: (tensor: DeviceTensor) => tensor };
+  const adopted = await streamed(path, { mmap: undefined, framework } as LoaderOptions);
+  expect(adopted.report).toMatchObject({ mappedBytes: 0, readBytes: BYTES, notes: [] });
+  disposeAll([...byDefault.tensors, ...adopted.tensors]);
 });
 
 test('a limit of the rate holds for all bytes: nothing is mapped then', async () => {

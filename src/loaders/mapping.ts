@@ -9,7 +9,7 @@ import type { LoaderOptions } from './options.js';
 const CALLS = 8;
 
 /** Bytes that are wanted of a file, from which on 'auto' maps it: for fewer, a read takes less time than a mapping. */
-const MAPPED_FROM = 256 * 1024;
+export const MAPPED_FROM = 256 * 1024;
 
 /** How the notes of a report call what protects a mapped file. */
 const PROTECTED: Readonly<Record<string, string>> = {
@@ -17,6 +17,8 @@ const PROTECTED: Readonly<Record<string, string>> = {
   immutable: 'mapped: nothing can change it',
   nothing: 'mapped, and nothing protects it: a writer changes its tensors, and one who cuts it short ends this process',
 };
+/** Why a file is copied, where the user could do something about it and has not asked for notes. */
+const NOTED = /open for writing|another user/;
 
 /** A plan whose tensors may be views of mapped files. */
 export interface MappedPlan {
@@ -34,15 +36,16 @@ export interface MappedPlan {
 export async function mapFiles(
   plan: Plan,
   engine: NativeEngine,
-  { mmap: wanted = false, maxBytesPerSecond }: LoaderOptions,
+  { mmap, framework, maxBytesPerSecond }: LoaderOptions,
   watch: CallWatch,
 ): Promise<MappedPlan> {
+  const wanted = mmap ?? (framework ? false : 'auto');
   const unchanged = (notes: string[] = []): MappedPlan => ({ plan, notes, release() {} });
   if (wanted === false || !plan.mappable || plan.bytes === 0) return unchanged();
   // What is mapped is not read, and nothing would hold it back.
   if (wanted === 'auto' && maxBytesPerSecond !== undefined) return unchanged();
   if (!native().mapsFiles(engine))
-    return unchanged(['copied, not mapped: only what plain reads bring into host memory can be mapped']);
+    return unchanged(mmap ? ['copied, not mapped: only what plain reads bring into host memory can be mapped'] : []);
   const ranges = plan.rangesOfFiles();
   const files = plan.inputs.map(({ metadata: { path, identity } }) => ({ path, identity: identity! }));
   const least = wanted === true ? 1 : MAPPED_FROM;
@@ -74,7 +77,7 @@ export async function mapFiles(
     listed.map((file) => [files[file]!.path, mapped[file] ? PROTECTED[texts[file]!]! : copied(texts[file]!)]),
   );
   const placed = mapped.some((file) => file) ? await plan.mapped(mapped) : plan;
-  return { plan: placed, notes, release };
+  return { plan: placed, notes: mmap ? notes : notes.filter((note) => NOTED.test(note)), release };
 }
 
 function copied(why: string): string {

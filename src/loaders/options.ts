@@ -92,11 +92,12 @@ export interface LoaderOptions<T = DeviceTensor> {
    * Tensors in host memory are views of a private mapping of their file in place of copies: nothing is read that the
    * page cache has, processes share one copy, and what is written to a tensor stays in this process. A read lease makes
    * who opens the file for writing wait until this process has copied what it has of it: such a tensor never changes.
-   * 'auto': files that a lease protects, or that cannot change, and that are in memory; true: also files that are not,
-   * or that no lease can protect (of another user, on a network), and the report says what protects each; false: none.
+   * 'auto': files that a lease protects, or that cannot change, that are in memory, and that could be copied for a
+   * writer in time and memory; true: also files that are not, or that no lease can protect (of another user, on a
+   * network or an overlay), and the report says what protects each; false: none.
    * Copied are files that are open for writing, tensors that do not lie at a multiple of their dtype's size in their
    * file, what is converted, sliced, or read in another way than by plain reads, and for 'auto' less than 256 KiB of a
-   * file. Default: false. A session that runs often gains more from the huge pages of copies.
+   * file. Default: 'auto'; with `framework` false, since a session that runs often gains more from huge pages.
    */
   mmap?: 'auto' | boolean;
   /**

@@ -20,7 +20,7 @@ import type { Plan } from '../transfer/plan.js';
 import { type Progress, ProgressMeter, progressBar } from '../transfer/progress.js';
 import { Engines, type PreparedEngine } from './engines.js';
 import { type LoadReport, LoadReporter } from './load-report.js';
-import { type MappedPlan, mapFiles } from './mapping.js';
+import { MAPPED_FROM, type MappedPlan, mapFiles } from './mapping.js';
 import type { LoaderOptions } from './options.js';
 
 const READ_DIRECTLY =
@@ -166,7 +166,9 @@ export class Session {
   }
 
   async #map(plan: Plan, { engine, cold }: PreparedEngine, watch: CallWatch): Promise<MappedPlan> {
-    if (!this.options.mmap || cold) return { plan, notes: [], release() {} };
+    const { mmap } = this.options;
+    const small = mmap === undefined && plan.bytes < MAPPED_FROM;
+    if (mmap === false || cold || small) return { plan, notes: [], release() {} };
     return watch.during(mapFiles(plan, engine, this.options, watch));
   }
 
