@@ -76,7 +76,7 @@ test('several are one read, in one allocation', async () => {
 });
 
 test('large ones are loaded', async () => {
-  await open();
+  await open({ mmap: false }); // a mapped one lies where its file has it
   await expectRight([await opened.getTensor('large')]);
   await expectRight((await opened.getTensors(['s1', 'large'])).values());
   expect(spots).not.toHaveBeenCalled();

@@ -64,8 +64,7 @@ export class Session {
 
   /**
    * Whether loads, where any has begun and the loader is open, read into host memory through the page cache, unchanged
-   * and without limits:
-   * then a tensor may also be read by whoever asks for it.
+   * and without limits: then a tensor may also be read by the thread that asks for it.
    */
   get readsHostFiles(): boolean {
     const { dtype, maxBytesPerSecond, mmap } = this.options;
