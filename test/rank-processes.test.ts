@@ -5,7 +5,7 @@ import { runChild } from './support/child.js';
 import { type Entry, entry, newFolder, writeModel } from './support/model-files.js';
 import { blockOf, partOf } from './support/parts.js';
 
-// Four processes, each with the environment that torchrun gives it, read a model together.
+// Four processes, each with the environment that torchrun gives it, read a model together. What is mapped is not read.
 
 const RANKS = 4;
 const MODEL = [
@@ -40,9 +40,9 @@ async function onRanks(
 }
 
 test.each<[string, Record<string, number>, LoaderOptions, number]>([
-  ['along dimension 0', { '*': 0 }, {}, 1.02],
+  ['along dimension 0', { '*': 0 }, { mmap: false }, 1.02],
   ['along dimension 0, through slots', { '*': 0 }, { staging: 'always' }, 1.02],
-  ['along dimension 1, where rows are long', { down: 1, odd: 1, '*': 0 }, {}, 1.05],
+  ['along dimension 1, where rows are long', { down: 1, odd: 1, '*': 0 }, { mmap: false }, 1.05],
   ['along dimension 1, past the page cache', { down: 1, odd: 1, '*': 0 }, { odirect: true }, 1.12],
 ])('%s: together they give the model byte for byte, and ask for little more', async (_, rules, options, most) => {
   const ranks = await onRanks(rules, options);

@@ -32,7 +32,7 @@ export class PackedTexts {
     const next = index === this.#last + 1;
     this.#last = index;
     if (block !== this.#block) {
-      if (!next) return texts.toString('utf8', begin, end); // whoever looks here and there needs no others
+      if (!next) return texts.toString('utf8', begin, end); // a look here and there needs no others
       this.#decode(texts, block);
     }
     if (this.#decoded === '') return texts.toString('utf8', begin, end);
