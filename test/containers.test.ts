@@ -17,12 +17,14 @@ import {
   nativeMetrics,
   ParallelLoader,
   ParallelThreeFSLoader,
+  processGroupFromEnv,
   readHeadersBatch,
   registerCopier,
   registeredCopiers,
   SafeTensorsFileLoader,
   SafeTensorsMetadata,
   saveFile,
+  saveSharded,
   ThreeFSLoader,
 } from 'fastsafetensors-node';
 import * as ort from 'fastsafetensors-node/ort';
@@ -332,6 +334,8 @@ const TOO_MANY: [string, () => unknown][] = [
   ['get', async () => ((await SafeTensorsMetadata.fromFile(file())) as Any).get('wide', 1)],
   ['readHeadersBatch', () => (readHeadersBatch as Any)(paths, {}, 4)],
   ['saveFile', () => (saveFile as Any)([], join(folder, 'none.safetensors'), {}, { format: 'pt' })],
+  ['saveSharded', () => (saveSharded as Any)([], join(folder, 'none'), {}, { format: 'pt' })],
+  ['processGroupFromEnv', () => (processGroupFromEnv as Any)({}, 'x')],
   ['loadConfig', () => (loadConfig as Any)({}, 'x')],
   ['registerCopier', () => (registerCopier as Any)('nogds', undefined, {})],
   ['registeredCopiers', () => (registeredCopiers as Any)('x')],

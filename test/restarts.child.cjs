@@ -76,7 +76,8 @@ function threads() {
       return undefined; // it has ended meanwhile
     }
   });
-  return names.filter((name) => name !== undefined && name !== 'fst-work' && name !== 'fst-close').length;
+  const pools = ['fst-work', 'fst-close', 'fst-copy'];
+  return names.filter((name) => name !== undefined && !pools.includes(name)).length;
 }
 
 /** What the process has of the system when nothing is in use. */
