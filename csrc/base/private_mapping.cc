@@ -118,6 +118,7 @@ class PageExchange {
   char* after() const { return scratch_ + kPiece; }
 
   // By the kernel, which tells of a page that is not there any more; to touch it would end the process.
+  // NOLINTNEXTLINE(readability-non-const-parameter): an iovec has no const
   int Snapshot(char* pages, size_t length) {
     const iovec to = {before(), length}, from = {pages, length};
     const ssize_t got = process_vm_readv(getpid(), &to, 1, &from, 1, 0);

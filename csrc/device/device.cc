@@ -37,7 +37,7 @@ std::shared_ptr<DeviceBuffer> MakeBuffer(std::shared_ptr<Device> device, uint64_
       });
 }
 
-void AfterFrees(std::function<void()> then) {
+void AfterFrees(const std::function<void()>& then) {
   if (!FreeingThread().Post(then).ok()) then();
 }
 

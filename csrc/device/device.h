@@ -146,6 +146,6 @@ std::shared_ptr<DeviceBuffer> MakeBuffer(std::shared_ptr<Device> device, uint64_
 void WaitForFrees();
 
 // Calls `then` when all buffers that were dropped so far have been freed, on the thread that frees.
-void AfterFrees(std::function<void()> then);
+void AfterFrees(const std::function<void()>& then);
 
 }  // namespace fst

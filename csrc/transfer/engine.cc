@@ -10,7 +10,7 @@ namespace fst {
 
 constexpr uint64_t kLargestChunk = uint64_t{1} << 30;
 
-Status Engine::Create(std::shared_ptr<Device> device, std::unique_ptr<Reader> reader, EngineOptions options,
+Status Engine::Create(std::shared_ptr<Device> device, std::unique_ptr<Reader> reader, const EngineOptions& options,
                       std::shared_ptr<Engine>* out) {
   auto shared = std::make_shared<EngineShared>();
   shared->device = std::move(device);

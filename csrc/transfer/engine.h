@@ -32,7 +32,7 @@ struct EngineOptions {
 class Engine {
  public:
   // Starts the thread. An error of Reader::Start or Device::NewStream fails every transfer.
-  static Status Create(std::shared_ptr<Device> device, std::unique_ptr<Reader> reader, EngineOptions options,
+  static Status Create(std::shared_ptr<Device> device, std::unique_ptr<Reader> reader, const EngineOptions& options,
                        std::shared_ptr<Engine>* out);
   // Closes unless Close was called.
   ~Engine();

@@ -70,7 +70,7 @@ class MemoryBudget : public std::enable_shared_from_this<MemoryBudget> {
     held->buffer = std::move(buffer);
     held->grant = std::move(grant);
     DeviceBuffer* address = held->buffer.get();
-    return {std::move(held), address};
+    return {held, address};
   }
 
  private:
