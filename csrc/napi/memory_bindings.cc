@@ -1,4 +1,5 @@
 // Devices and allocations for JavaScript.
+#include <fcntl.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -8,6 +9,7 @@
 #include <memory>
 #include <new>
 
+#include "base/fd.h"
 #include "base/io_error.h"
 #include "convert/float_convert.h"
 #include "device/devices.h"
@@ -187,19 +189,21 @@ Napi::Value ReadAllocation(const Napi::CallbackInfo& info) {
 }
 
 // saveAllocation(allocation, offset, length, fd, position, path): Promise<void>, writes bytes of an allocation at
-// `position` of an open file, whose path is for messages. The caller keeps the descriptor open until the promise
-// settles. IO_ERROR, and as Device::Read.
+// `position` of an open file, whose path is for messages. By a descriptor of its own: where the environment ends
+// meanwhile, the caller's is closed, and its number may soon be another file's. IO_ERROR, and as Device::Read.
 Napi::Value SaveAllocation(const Napi::CallbackInfo& info) {
   auto buffer = FromExternal<DeviceBuffer>(info[0]);
   const size_t offset = SizeOf(info[1]), length = SizeOf(info[2]);
   const int fd = info[3].As<Napi::Number>().Int32Value();
   const auto position = static_cast<off_t>(info[4].As<Napi::Number>().Int64Value());
   std::string path = info[5].As<Napi::String>();
+  auto file = std::make_shared<UniqueFd>(fcntl(fd, F_DUPFD_CLOEXEC, 0));
+  if (!file->valid()) Throw(info.Env(), IoError(path, "write " + path, errno));
   return AsyncWork::Run(
       info.Env(),
       [=]() -> Status {
         FST_RETURN_IF_ERROR(CheckRange(*buffer, offset, length));
-        return SaveBytes(*buffer, offset, length, {fd, position, path});
+        return SaveBytes(*buffer, offset, length, {file->get(), position, path});
       },
       nullptr);
 }
