@@ -22,22 +22,27 @@ export function temporaryIn(folder: string): string {
 
 /**
  * Removes what processes that have died left of temporaryIn() in a folder. Returns the names of what may belong to a
- * process that lives. One of another machine or container, whose processes cannot be seen, is dead when its folder was
- * not touched for ten minutes; its files are never removed. Rejects as the system does.
+ * process that lives. One of another machine or container, whose processes cannot be seen, and a thread of this one is
+ * dead when its folder was not touched for ten minutes; its files are never removed. Rejects where the folder cannot be
+ * listed.
  */
 export async function removeDead(folder: string): Promise<string[]> {
   const living: string[] = [];
   for (const name of await readdir(folder)) {
     if (!NAME.test(name)) continue;
-    if (await isDead(name, join(folder, name))) await rm(join(folder, name), { recursive: true, force: true });
-    else living.push(name);
+    if (!(await isDead(name, join(folder, name)))) living.push(name);
+    // It may be another user's, and only theirs to remove.
+    else await rm(join(folder, name), { recursive: true, force: true }).catch(() => undefined);
   }
   return living;
 }
 
 async function isDead(name: string, path: string): Promise<boolean> {
   const [, itsRealm, pid, start] = NAME.exec(name)!;
-  if (itsRealm === realm() && itsRealm !== UNKNOWN) return !lives(Number(pid), Number(start));
+  if (itsRealm === realm() && itsRealm !== UNKNOWN) {
+    if (!lives(Number(pid), Number(start))) return true;
+    if (Number(pid) !== process.pid) return false; // of this process, a thread may have ended
+  }
   const found = await stat(path).catch(() => undefined);
   return found?.isDirectory() === true && Date.now() - found.mtimeMs > SILENT_MS;
 }
