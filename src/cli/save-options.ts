@@ -1,9 +1,9 @@
 /** What the commands have in common that write the tensors of a model anew: reshard, convert, merge. */
 import { type Command, InvalidArgumentError as WrongArgument } from 'commander';
 import { counted } from '../base/counted.js';
-import { InvalidArgumentError } from '../base/errors.js';
+import { FastSafetensorsError, InvalidArgumentError } from '../base/errors.js';
 import { CallWatch } from '../base/waiting.js';
-import { type ConvertibleDType, ParallelLoader } from '../index.js';
+import { type ConvertibleDType, type DeviceTensor, ParallelLoader } from '../index.js';
 import { type SaveStreamOptions, saveOne, saveSet } from '../safetensors/save-sharded.js';
 import { namesOf, type ShardSet } from '../safetensors/shard-set.js';
 import { readShards } from '../safetensors/shards.js';
@@ -54,7 +54,8 @@ export async function resave(source: string, out: string, one: boolean, options:
     ...(dtype && { dtype, dtypePolicy }),
   });
   const style: SaveStreamOptions = { metadata: commonMetadata(shards), fsync };
-  const saved = one ? await saveOne(loader, out, style) : await saveSet(loader, out, { ...style, maxShardBytes });
+  const stream = allOf(loader, wanted.size, source);
+  const saved = one ? await saveOne(stream, out, style) : await saveSet(stream, out, { ...style, maxShardBytes });
   const seconds = (performance.now() - began) / 1e3;
   const { tensors, bytes } = saved;
   const facts = { ...saved, leftOut: [...namesOf(shards.inputs)].length - wanted.size, seconds, notes: shards.notes };
@@ -65,6 +66,18 @@ export async function resave(source: string, out: string, one: boolean, options:
   for (const file of saved.files) printLine(`  ${file}`);
   if (facts.leftOut > 0) printLine(`  left out: ${counted(facts.leftOut, 'tensor')}`);
   for (const note of facts.notes) printLine(`  ${note}`);
+}
+
+/** FILE_CHANGED, before the last one is saved, where the files are not those any more that were looked at. */
+async function* allOf(loader: ParallelLoader, count: number, source: string): AsyncGenerator<[string, DeviceTensor]> {
+  let came = 0;
+  for await (const entry of loader) {
+    ++came;
+    yield entry;
+  }
+  if (came === count) return;
+  const message = `${source} was replaced while it was read: expected ${count} tensors, found ${came}; try again`;
+  throw new FastSafetensorsError('FILE_CHANGED', message, { path: source });
 }
 
 /** The names of tensors that are wanted. INVALID_ARGUMENT for a pattern that none has, and where none is left. */
