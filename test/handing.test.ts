@@ -104,3 +104,21 @@ test('throw() ends the source with its error', async () => {
   expect(seen.ended).toBe('enough');
   expect(String(handing)).toBe('[object AsyncGenerator]');
 });
+
+test('after its source has thrown it is done, also for a call that was made before', async () => {
+  const source = async function* (): AsyncGenerator<Take<{ n: number }>, void, void> {
+    let ended = false;
+    yield () => {
+      if (ended) throw new Error('asked of what has ended');
+      return undefined;
+    };
+    await setImmediate();
+    ended = true;
+    throw new Error('aborted');
+  };
+  const handing = new Handing(source());
+  const calls = [handing.next(), handing.next(), handing.next()];
+  await expect(calls[0]).rejects.toThrow('aborted');
+  expect(await calls[1]).toEqual({ value: undefined, done: true });
+  expect(await calls[2]).toEqual({ value: undefined, done: true });
+});

@@ -280,11 +280,9 @@ export class Handing<V extends object> implements AsyncGenerator<V, void, void> 
       } catch (error) {
         return this.#fail(error);
       }
+      this.#take = undefined; // that of a source that has ended, or has thrown, gives nothing any more
       const { value: more, done } = await this.#source.next();
-      if (done) {
-        this.#take = undefined;
-        return { value: undefined, done };
-      }
+      if (done) return { value: undefined, done };
       this.#take = take = more;
     }
   }
