@@ -244,3 +244,32 @@ test('200 random plans and consumers: never above the budget, never a deadlock',
   );
   expect(Math.min(infeasible, complete)).toBeGreaterThan(10);
 }, 120_000);
+
+test('what of a mapped file gets memory is cut as without a mapping', async () => {
+  const entries = Array.from({ length: 16 }, (_, i) => entry(`t${i}`, 'F32', [128 * KIB]));
+  const file = await writeModel(folder, entries); // 8 MiB, 4 MiB as BF16
+  await using loader = new ParallelLoader({ files: file, dtype: 'BF16', hostMemoryBudget: 2 << 20, mmap: 'auto' });
+  let most = 0;
+  let count = 0;
+  for await (const [, tensor] of loader) {
+    most = Math.max(most, heldNow());
+    ++count;
+    tensor.dispose();
+  }
+  expect(count).toBe(16);
+  expect(most).toBeLessThanOrEqual(2 << 20);
+});
+
+test('small lazy reads count, too', async () => {
+  patience.ms = 20;
+  const entries = Array.from({ length: 20 }, (_, i) => entry(`t${i}`, 'U8', [64 * KIB]));
+  const file = await writeModel(folder, entries);
+  await using files = await fastsafeOpen(file, { hostMemoryBudget: 512 * KIB });
+  const kept: DeviceTensor[] = [];
+  const all = async (): Promise<void> => {
+    for (const { name } of entries) kept.push(await files.getTensor(name));
+  };
+  await expect(all()).rejects.toMatchObject({ code: 'BUDGET_INFEASIBLE' });
+  expect(heldNow()).toBeLessThanOrEqual(512 * KIB);
+  for (const tensor of kept) tensor.dispose();
+});

@@ -80,7 +80,7 @@ void Loop::TakeRequests() {
   for (std::unique_ptr<ActiveTransfer>& t : started) {
     // Before anything is allocated: there must be room for the whole window.
     uint64_t bytes = t->transfer->BytesToAllocate();
-    if (shared_->options.budget != nullptr) bytes = std::min(bytes, shared_->options.budget->limit());
+    if (shared_->options.budget != nullptr) bytes = std::min(bytes, shared_->options.budget->left());
     Status possible = broken_.ok() ? device_.CheckAvailable(bytes) : broken_;
     if (!possible.ok()) t->Fail(possible);
     transfers_.push_back(std::move(t));

@@ -30,6 +30,10 @@ class MemoryBudget : public std::enable_shared_from_this<MemoryBudget> {
   explicit MemoryBudget(uint64_t limit) : limit_(limit) {}
 
   uint64_t limit() const { return limit_; }
+  uint64_t left() const {
+    std::lock_guard<std::mutex> lock(mutex_);
+    return limit_ - std::min(held_, limit_);
+  }
   uint64_t held() const {
     std::lock_guard<std::mutex> lock(mutex_);
     return held_;

@@ -146,8 +146,8 @@ export class CopierLoad extends Load {
     let bytes = 0;
     for (let i = 0; i < allocationSizes.length && allocationBatches[i]! < this.#window; ++i)
       bytes += allocationSizes[i]!;
-    const most = Math.min(bytes, this.#limit?.bytes ?? bytes);
-    await settled(native().checkAvailable(await openDevice(this.device), most));
+    const left = this.#limit ? Math.max(this.#limit.bytes - native().budgetHeld(this.#limit.budget), 0) : bytes;
+    await settled(native().checkAvailable(await openDevice(this.device), Math.min(bytes, left)));
   }
 
   async #allocate(index: number): Promise<Allocation | null> {

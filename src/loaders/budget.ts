@@ -138,6 +138,13 @@ export class Budget {
       const advice = 'raise it, leave the tensor out with filter, or load parts of it with getSlice or shardedPlan';
       throw new FastSafetensorsError('BUDGET_INFEASIBLE', `${what}; ${advice}`, { path, tensor });
     }
+    const largest = plan.allocationSizes.reduce((most, size) => Math.max(most, size), 0);
+    if ((!whole || plan.deviceBytes <= room) && largest > room) {
+      const [{ metadata }] = plan.inputs as [Plan['inputs'][0]];
+      const what = `${metadata.path}: a part of this load takes ${largest} bytes at once, and ${found}${beside}`;
+      const advice = 'raise it, or load smaller parts';
+      throw new FastSafetensorsError('BUDGET_INFEASIBLE', `${what}; ${advice}`, { path: metadata.path });
+    }
     if (!whole || plan.deviceBytes <= room) return;
     const [{ metadata }] = plan.inputs as [Plan['inputs'][0]];
     const takes = `the tensors of this load take ${plan.deviceBytes} bytes together`;

@@ -130,6 +130,7 @@ export class Engines {
     const converting = plan.converts ? spec.conversionFallback : undefined;
     const used = converting?.spec ?? spec;
     const cold = used.ifCold && (await this.#areCold(plan, calls)) ? used.ifCold : undefined;
+    this.#checkOpen();
     if (cold) this.#releaseAllHeaderFds();
     const stagesOnDevice = this.#stagesOnDevice(used);
     return {
@@ -144,6 +145,7 @@ export class Engines {
   /** Whether a plan's files are better read past the page cache. */
   async #areCold(plan: Plan, calls: FileCalls): Promise<boolean> {
     if (plan.bytes < DIRECT_FROM) return false;
+    if (this.budget) return false; // it would have to hold the staging of two engines
     const files = plan.inputs.map(({ metadata }) => metadata);
     const areCold = () => settled(native().areCold(files, plan.rangesOfFiles()));
     return calls.call('the pages of', files[0]!.path, areCold);
@@ -264,10 +266,11 @@ export class Engines {
    */
   async close(): Promise<void> {
     this.#releaseAllHeaderFds();
-    for (const opening of this.#engines.values()) {
+    const closing = [...this.#engines.values()].map(async (opening) => {
       const engine = await opening.catch(() => undefined);
       if (engine) await native().closeEngine(engine);
-    }
+    });
+    await Promise.all(closing);
     await Promise.allSettled(this.#closingHeaderFds);
   }
 }

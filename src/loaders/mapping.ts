@@ -38,6 +38,7 @@ export async function mapFiles(
   engine: NativeEngine,
   { mmap, framework, maxBytesPerSecond }: LoaderOptions,
   watch: CallWatch,
+  allocationBytes?: number,
 ): Promise<MappedPlan> {
   const wanted = mmap ?? (framework ? false : 'auto');
   const unchanged = (notes: string[] = []): MappedPlan => ({ plan, notes, release() {} });
@@ -76,7 +77,7 @@ export async function mapFiles(
   const notes = notesOf(
     listed.map((file) => [files[file]!.path, mapped[file] ? PROTECTED[texts[file]!]! : copied(texts[file]!)]),
   );
-  const placed = mapped.some((file) => file) ? await plan.mapped(mapped) : plan;
+  const placed = mapped.some((file) => file) ? await plan.mapped(mapped, allocationBytes) : plan;
   return { plan: placed, notes: mmap ? notes : notes.filter((note) => NOTED.test(note)), release };
 }
 

@@ -71,6 +71,7 @@ export class Session {
     return (
       !this.#closed &&
       this.#readsHostFiles &&
+      !this.engines.budget &&
       dtype === undefined &&
       maxBytesPerSecond === undefined &&
       !mmap &&
@@ -168,7 +169,8 @@ export class Session {
     const { mmap } = this.options;
     const small = mmap === undefined && plan.bytes < MAPPED_FROM;
     if (mmap === false || cold || small) return { plan, notes: [], release() {} };
-    return watch.during(mapFiles(plan, engine, this.options, watch));
+    const most = await this.engines.budget?.allocationBytes();
+    return watch.during(mapFiles(plan, engine, this.options, watch, most));
   }
 
   async #startMapped(

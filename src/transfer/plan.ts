@@ -190,10 +190,10 @@ export class Plan {
 
   /**
    * The same items in the same batches, those of mapped files (null: not mapped) where they lie in their file. A tensor
-   * that is converted, that has holes, or that does not lie at a multiple of its dtype's size, gets memory. Of a
-   * mappable plan.
+   * that is converted, that has holes, or that does not lie at a multiple of its dtype's size, gets memory: in
+   * allocations of at most `allocationBytes`, or its own. Of a mappable plan.
    */
-  async mapped(mapped: readonly (NativeMappedFile | null)[]): Promise<Plan> {
+  async mapped(mapped: readonly (NativeMappedFile | null)[], allocationBytes = MAX_ALLOCATION): Promise<Plan> {
     const turns = new Turns();
     const allocations = new Uint32Array(this.count);
     const destinations = new Float64Array(this.count);
@@ -230,7 +230,7 @@ export class Plan {
         destinations[item] = offset - begins[view]!;
       } else {
         const start = memory >= 0 ? alignUp(sizes[memory]!) : 0;
-        if (memory < 0 || (start > 0 && start + size > MAX_ALLOCATION)) memory = begin(NOT_MAPPED, 0);
+        if (memory < 0 || (start > 0 && start + size > allocationBytes)) memory = begin(NOT_MAPPED, 0);
         allocations[item] = memory;
         destinations[item] = sizes[memory] === 0 ? 0 : start;
       }
