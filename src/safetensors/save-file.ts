@@ -36,7 +36,7 @@ export async function saveFile(
   await writeAtomically(path, bytesOf(header, items));
 }
 
-async function* bytesOf(header: Buffer, items: readonly Item[]): AsyncGenerator<Uint8Array, void, void> {
+async function* bytesOf(header: Uint8Array, items: readonly Item[]): AsyncGenerator<Uint8Array, void, void> {
   yield header;
   for (const item of items) yield* piecesOf(item);
 }

@@ -41,7 +41,7 @@ export function encodeHeader(
   metadata: [string, string][] | undefined,
   place: SavePlace,
   bytes = 0,
-): Buffer {
+): Uint8Array {
   const parts: string[] = [];
   let characters = 0; // counted so far: no string is built that could not be written
   const add = (text: string, list: string[]): void => {

@@ -53,7 +53,7 @@ const DEVICE_PIECE_BYTES = 16 * 1024 * 1024;
 /** A tensor that was checked: its shape and dtype take `byteLength` bytes. */
 export interface Item {
   readonly name: string;
-  readonly nameBytes: Buffer;
+  readonly nameBytes: Uint8Array;
   readonly dtype: DTypeName;
   readonly shape: readonly number[];
   readonly byteLength: number;
