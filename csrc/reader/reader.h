@@ -96,7 +96,7 @@ struct ReaderNeeds {
   // A read may skip bytes between its pieces; only without alignment or boundary, and with `scatters`.
   bool skips = false;
   // Bytes between two wanted parts that take less time to read than another part of a read (with `skips`), or than
-  // another read: measured, see docs/ranks.md.
+  // another read: an estimate; docs/ranks.md has what whole loads take.
   size_t largest_gap = 32 << 10;
   bool maps = false;          // what it reads through the page cache may as well be mapped (MappedFile)
   bool device_slots = false;  // AllocateSlots returns device memory (GDS): loads that convert are refused
