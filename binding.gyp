@@ -8,6 +8,7 @@
         "csrc/base/fd_turn.cc",
         "csrc/base/file_hole.cc",
         "csrc/base/file_identity.cc",
+        "csrc/base/file_system.cc",
         "csrc/base/header_fd_cache.cc",
         "csrc/base/io_error.cc",
         "csrc/base/mounts.cc",

@@ -1,14 +1,13 @@
 #include "reader/cold_files.h"
 
 #include <fcntl.h>
-#include <linux/magic.h>
 #include <sys/stat.h>
-#include <sys/vfs.h>
 
 #include <algorithm>
 #include <memory>
 
 #include "base/fd.h"
+#include "base/file_system.h"
 #include "base/private_mapping.h"
 
 namespace fst {
@@ -16,30 +15,14 @@ namespace {
 
 constexpr size_t kLookedAt = 16;            // files
 constexpr double kHardlyResident = 1 / 8.;  // of their pages
-constexpr uint32_t kXfs = 0x58465342, kBcachefs = 0xCA451A4E;
-
-// NFS, Lustre and FUSE have caches of their own and want large sequential reads; tmpfs has no disk.
-bool IsOnDisk(const UniqueFd& fd) {
-  struct statfs fs;
-  if (fstatfs(fd.get(), &fs) != 0) return false;
-  switch (static_cast<uint32_t>(fs.f_type)) {
-    case EXT4_SUPER_MAGIC:
-    case kXfs:
-    case BTRFS_SUPER_MAGIC:
-    case F2FS_SUPER_MAGIC:
-    case kBcachefs:
-    case OVERLAYFS_SUPER_MAGIC:
-      return true;
-    default:
-      return false;
-  }
-}
 
 // Which part of the wanted bytes is in memory; 1 where it is better read through the page cache anyway.
 double ResidentPart(const WantedFile& file) {
   UniqueFd fd(open(file.path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
   struct stat st;
-  if (!fd.valid() || fstat(fd.get(), &st) != 0 || !S_ISREG(st.st_mode) || !IsOnDisk(fd)) return 1;
+  FileSystemTraits traits;
+  if (!fd.valid() || fstat(fd.get(), &st) != 0 || !S_ISREG(st.st_mode)) return 1;
+  if (FileSystemOf(fd.get(), &traits) != 0 || !traits.on_disk) return 1;
   const uint64_t end = std::min(file.end, static_cast<uint64_t>(st.st_size));
   std::unique_ptr<PrivateMapping> mapping;
   if (file.begin >= end || PrivateMapping::Create(fd.get(), {file.begin, end}, &mapping) != 0) return 1;

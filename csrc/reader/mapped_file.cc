@@ -1,10 +1,8 @@
 #include "reader/mapped_file.h"
 
 #include <fcntl.h>
-#include <linux/magic.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
-#include <sys/vfs.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -12,6 +10,7 @@
 #include <utility>
 #include <vector>
 
+#include "base/file_system.h"
 #include "base/io_error.h"
 #include "base/text.h"
 #include "base/warnings.h"
@@ -27,32 +26,11 @@ namespace {
 constexpr double kEnoughResident = 0.9;
 constexpr uint64_t kMaxFiles = 4096;  // each keeps its descriptor, on which its lease is
 constexpr uint64_t kFreeShare = 4;    // at most one in 4 of the descriptors that are free
-constexpr uint32_t kXfs = 0x58465342, kErofs = 0xE0F5E1E2, kZfs = 0x2FC12FC1, kBcachefs = 0xCA451A4E;
 
 std::atomic<uint64_t> mapped_files{0};
 std::atomic<uint64_t> owed_bytes{0};  // that writers of all mapped files would have this process copy
 
-// File systems on which a lease is refused while anybody can write to the file, and breaks before anybody can. On NFS,
-// FUSE or Lustre another machine or a daemon may change it behind the kernel's back. On overlayfs the file that a
-// writer has mapped (MAP_SHARED) is the one below: once they have closed its descriptor, the lease knows nothing of
-// them.
-bool LeasesProtect(uint32_t type) {
-  switch (type) {
-    case EXT4_SUPER_MAGIC:  // ext2 and ext3, too
-    case kXfs:
-    case BTRFS_SUPER_MAGIC:
-    case F2FS_SUPER_MAGIC:
-    case kZfs:
-    case kBcachefs:
-    case TMPFS_MAGIC:
-      return true;
-    default:
-      return false;
-  }
-}
-
-bool CannotChange(int fd, uint32_t type) {
-  if (type == SQUASHFS_MAGIC || type == kErofs) return true;
+bool HasVerity(int fd) {
   struct statx info;
   return statx(fd, "", AT_EMPTY_PATH, STATX_BASIC_STATS, &info) == 0 && (info.stx_attributes & STATX_ATTR_VERITY) != 0;
 }
@@ -117,14 +95,14 @@ Status MappedFile::Open(const std::string& path, const FileIdentity& expected, c
 }
 
 Status MappedFile::Protect(bool insist, std::string* why_not) {
-  struct statfs info;
-  if (fstatfs(fd(), &info) != 0) return IoError(path(), "cannot look at the file system of " + path(), errno);
-  const auto type = static_cast<uint32_t>(info.f_type);
-  if (CannotChange(fd(), type)) {
+  FileSystemTraits traits;
+  if (int failed = FileSystemOf(fd(), &traits))
+    return IoError(path(), "cannot look at the file system of " + path(), failed);
+  if (traits.read_only || HasVerity(fd())) {
     protection_ = Protection::kImmutable;
     return Status::Ok();
   }
-  const int error = LeasesProtect(type) ? TakeReadLease(fd(), weak_from_this()) : ENOTSUP;
+  const int error = traits.leases_protect ? TakeReadLease(fd(), weak_from_this()) : ENOTSUP;
   if (error == 0) {
     protection_ = Protection::kLease;
     return Status::Ok();

@@ -1,8 +1,6 @@
 #include "reader/spot_file.h"
 
-#include <linux/magic.h>
 #include <sys/mman.h>
-#include <sys/statfs.h>
 #include <sys/sysinfo.h>
 #include <sys/uio.h>
 #include <unistd.h>
@@ -12,6 +10,7 @@
 #include <cerrno>
 #include <utility>
 
+#include "base/file_system.h"
 #include "reader/open_file.h"
 
 #ifndef RWF_NOWAIT
@@ -22,13 +21,6 @@ namespace fst {
 namespace {
 
 constexpr size_t kMostPages = 1024;  // that are looked at before a range is read
-constexpr uint32_t kXfs = 0x58465342;
-
-// File systems whose looks at a file ask nobody but this kernel.
-bool AnswersAtOnce(uint32_t type) {
-  return type == EXT4_SUPER_MAGIC || type == kXfs || type == BTRFS_SUPER_MAGIC || type == F2FS_SUPER_MAGIC ||
-         type == TMPFS_MAGIC || type == OVERLAYFS_SUPER_MAGIC;
-}
 
 ssize_t ReadWithoutWaiting(int fd, const iovec* to, int count, off_t offset) {
   return preadv2(fd, to, count, offset, RWF_NOWAIT);
@@ -59,14 +51,14 @@ Status SpotFile::Open(std::shared_ptr<HeaderFdCache> fds, const std::string& pat
   out->reset();
   UniqueFd fd;
   FST_RETURN_IF_ERROR(OpenUnchanged(path, 0, expected, &fd));
-  struct statfs info;
-  if (fstatfs(fd.get(), &info) != 0 || !AnswersAtOnce(static_cast<uint32_t>(info.f_type))) return Status::Ok();
+  FileSystemTraits traits;
+  if (FileSystemOf(fd.get(), &traits) != 0 || !traits.answers_at_once) return Status::Ok();
   std::shared_ptr<SpotFile> file(new SpotFile(std::move(fds), path, expected));
   file->read_now_ = read_now != nullptr ? read_now : ReadWithoutWaiting;
   char byte;
   const iovec to{&byte, 1};
   if (read_now == nullptr && ReadWithoutWaiting(fd.get(), &to, 1, 0) < 0 && errno != EAGAIN) {
-    if (info.f_type != TMPFS_MAGIC) return Status::Ok();
+    if (!traits.in_memory) return Status::Ok();
     struct sysinfo system;
     file->read_now_ = ReadPlainly;
     file->looks_first_ = sysinfo(&system) != 0 || system.totalswap > 0;
