@@ -80,17 +80,8 @@ export class ParallelLoader<T = DeviceTensor> {
       const window = queueSize + 2;
       const started = milliseconds();
       const load = await session.begin(plan, { window, collectReady: order === 'ready' }, watch);
-      const meter = session.meter(load);
-      try {
-        yield* this.#handOut(load, order === 'ready' ? asReady(load, window) : inOrder(load, window));
-        await meter?.stop();
-      } catch (error) {
-        meter?.rethrow();
-        throw error;
-      } finally {
-        meter?.abandon();
-        session.finish(load, started);
-      }
+      const items = this.#handOut(load, order === 'ready' ? asReady(load, window) : inOrder(load, window));
+      yield* session.through(load, started, items);
     } finally {
       session.engines.releaseHeaderFds(headerFds);
       session.engines.dropReservation(reservation);

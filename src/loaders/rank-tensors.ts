@@ -1,6 +1,7 @@
 import { milliseconds, Turns } from '../base/timers.js';
 import { onAbort } from '../base/waiting.js';
 import type { DeviceTensor } from '../device/device-tensor.js';
+import type { Load } from '../transfer/load.js';
 import { partOf } from '../transfer/parts.js';
 import { type Conversion, DEFAULT_BATCH_BYTES, Plan } from '../transfer/plan.js';
 import type { Progress } from '../transfer/progress.js';
@@ -60,29 +61,24 @@ export class RankTensors implements TensorSource {
     const plan = await session.race(this.#planOf(wanted, allocationBytes, conversion), signal);
     const started = milliseconds();
     const load = await session.begin(plan, { window: WINDOW, collectReady: false }, session.watch(signal), signal);
-    const meter = session.meter(load, onProgress);
+    yield* session.through(load, started, this.#inOrder(load, signal), onProgress);
+  }
+
+  async *#inOrder(load: Load, signal: AbortSignal): AsyncGenerator<DeviceTensor, void, void> {
+    const { plan } = load;
     const turns = new Turns(16); // while tensors are ready, nothing else gives the event loop any
-    try {
-      for (let item = 0, ready = 0; item < plan.count; ++item) {
-        if (item === 0 || plan.batchOf(item) !== plan.batchOf(item - 1)) load.setWindow(plan.batchOf(item) + WINDOW);
-        for (; item >= ready; ready = load.readyPrefix) {
-          if (load.error) throw load.error;
-          if (load.readyPrefix > item) continue;
-          await session.race(load.wait(), signal);
-        }
-        session.check(signal);
-        const tensor = load.tensor(item);
-        load.releaseItem(item);
-        yield tensor;
-        if (turns.due()) await turns.take();
+    for (let item = 0, ready = 0; item < plan.count; ++item) {
+      if (item === 0 || plan.batchOf(item) !== plan.batchOf(item - 1)) load.setWindow(plan.batchOf(item) + WINDOW);
+      for (; item >= ready; ready = load.readyPrefix) {
+        if (load.error) throw load.error;
+        if (load.readyPrefix > item) continue;
+        await this.#session.race(load.wait(), signal);
       }
-      await meter?.stop();
-    } catch (error) {
-      meter?.rethrow();
-      throw error;
-    } finally {
-      meter?.abandon();
-      session.finish(load, started);
+      this.#session.check(signal);
+      const tensor = load.tensor(item);
+      load.releaseItem(item);
+      yield tensor;
+      if (turns.due()) await turns.take();
     }
   }
 

@@ -256,6 +256,26 @@ export class Session {
     return new ProgressMeter(load, report, late);
   }
 
+  /** Yields what `items` does, which comes of this load; reports progress meanwhile, and finishes the load. */
+  async *through<V>(
+    load: Load,
+    startedMs: number,
+    items: AsyncGenerator<V, void, void>,
+    onProgress?: (progress: Progress) => void,
+  ): AsyncGenerator<V, void, void> {
+    const meter = this.meter(load, onProgress);
+    try {
+      yield* items;
+      await meter?.stop();
+    } catch (error) {
+      meter?.rethrow();
+      throw error;
+    } finally {
+      meter?.abandon();
+      this.finish(load, startedMs);
+    }
+  }
+
   /** unlessAborted() by the loader's signal, this one, or close() (CLOSED). Keeps the event loop alive. */
   race<T>(promise: Promise<T>, signal?: AbortSignal, abandoned?: () => void): Promise<T> {
     return held(this.unlessEnded(promise, signal, abandoned));
