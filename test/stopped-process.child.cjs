@@ -20,6 +20,10 @@ const READ_MS = STOPPED_MS + LIMIT_MS / 8;
 
 registerCopier('slow', fakeReader({ msPerIo: READ_MS }));
 registerCopier('slow mock', mockCopier({ delayMs: READ_MS }));
+// Not done when the process goes on, however late a busy machine sends it on.
+const LATE_MS = READ_MS + LIMIT_MS / 2;
+registerCopier('late', fakeReader({ msPerIo: LATE_MS }));
+registerCopier('late mock', mockCopier({ delayMs: LATE_MS }));
 let submits = () => {};
 registerCopier('deaf', () => () => ({
   submitIo() {

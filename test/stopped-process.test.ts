@@ -6,8 +6,8 @@ test.each([
   ['engine', [], 'reads that end after the process goes on'],
   ['copier', [], 'requests of a copier of the user’s own that end after the process goes on'],
   ['close', [], 'close() waits for them without a warning'],
-  ['timeout', ['slow'], 'timeoutMs counts the time in which the process was stopped'],
-  ['timeout', ['slow mock'], 'and so it does for a copier of the user’s own'],
+  ['timeout', ['late'], 'timeoutMs counts the time in which the process was stopped'],
+  ['timeout', ['late mock'], 'and so it does for a copier of the user’s own'],
 ])('stopped for longer than stallTimeoutMs, %s %s: %s', async (scenario, args) => {
   await expectClean('stopped-process.child.cjs', [scenario, ...args], { flags: ['--expose-gc'] });
 });

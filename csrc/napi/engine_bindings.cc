@@ -71,6 +71,7 @@ Napi::Value ReserveThreeFs(const Napi::CallbackInfo& info) {
   AsyncWork::Run(
       env,
       [pages, name, options] {
+        if (!usrbio::ShmReservation::MayTakeFds()) return Status::Ok();
         const usrbio::UsrbioApi* api = nullptr;
         if (!usrbio::LoadUsrbio(&api).ok()) return Status::Ok();  // resolving the mount says it
         std::shared_ptr<Device> device;
@@ -84,9 +85,10 @@ Napi::Value ReserveThreeFs(const Napi::CallbackInfo& info) {
   return ToExternal<usrbio::ShmReservation>(env, std::move(pages));
 }
 
-// dropReservation(reservation): gives back what no engine has taken; on a worker, since to free pages takes long.
-void DropReservation(const Napi::CallbackInfo& info) {
-  AsyncWork::Run(
+// dropReservation(reservation): Promise<void>. Gives back what no engine has taken; on a worker, since to free pages
+// takes long. Nothing is held afterwards.
+Napi::Value DropReservation(const Napi::CallbackInfo& info) {
+  return AsyncWork::Run(
       info.Env(),
       [pages = FromExternal<usrbio::ShmReservation>(info[0])] {
         pages->Drop();

@@ -47,7 +47,7 @@ export class Engines {
   readonly budget: Budget | undefined;
   readonly #engines = new Map<string, Promise<NativeEngine>>(); // by reader: several only for files on several mounts
   readonly #headerFds = new Set<NativeHeaderFdCache>();
-  readonly #closingHeaderFds = new Set<Promise<void>>();
+  readonly #givingBack = new Set<Promise<void>>(); // off the event loop
   readonly #asked: string;
   #copier: string; // as asked for until prepare() chooses
   #choice: Promise<Choice> | undefined;
@@ -92,9 +92,12 @@ export class Engines {
   /** Closes those that no load has taken, off the event loop; close() waits for it. */
   releaseHeaderFds(fds: NativeHeaderFdCache | undefined): void {
     if (!fds || !this.#headerFds.delete(fds)) return;
-    const closing = native().closeHeaderFdCache(fds);
-    this.#closingHeaderFds.add(closing);
-    void closing.finally(() => this.#closingHeaderFds.delete(closing)).catch(() => {});
+    this.#giveBack(native().closeHeaderFdCache(fds));
+  }
+
+  #giveBack(givingBack: Promise<void>): void {
+    this.#givingBack.add(givingBack);
+    void givingBack.finally(() => this.#givingBack.delete(givingBack)).catch(() => {});
   }
 
   #releaseAllHeaderFds(): void {
@@ -163,11 +166,11 @@ export class Engines {
     return this.#reservation;
   }
 
-  /** Gives back what no engine has taken. */
+  /** Gives back what no engine has taken, off the event loop; close() waits for it. */
   dropReservation(reservation: NativeReservation | undefined): void {
     if (!reservation) return;
     if (this.#reservation === reservation) this.#reservation = undefined;
-    native().dropReservation(reservation);
+    this.#giveBack(native().dropReservation(reservation));
   }
 
   /**
@@ -261,8 +264,8 @@ export class Engines {
   }
 
   /**
-   * Resolves when no engine has anything in flight, and header descriptors are closed. Does not keep the event loop
-   * alive.
+   * Resolves when no engine has anything in flight, and what was made before them is given back. Does not keep the
+   * event loop alive.
    */
   async close(): Promise<void> {
     this.#releaseAllHeaderFds();
@@ -271,7 +274,7 @@ export class Engines {
       if (engine) await native().closeEngine(engine);
     });
     await Promise.all(closing);
-    await Promise.allSettled(this.#closingHeaderFds);
+    await Promise.allSettled(this.#givingBack);
   }
 }
 

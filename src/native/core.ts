@@ -218,7 +218,7 @@ export interface CoreAddon {
   ): Promise<{ mountPoint: string; blockSize: number; notOnMount: StatusObject[] }>;
   loadThreeFs(): Promise<void>;
   reserveThreeFs(device: string, reader: ReaderOptions): NativeReservation;
-  dropReservation(reservation: NativeReservation): void;
+  dropReservation(reservation: NativeReservation): Promise<void>;
   threeFsAvailability(): Promise<{ available: boolean; reason?: string; remedy?: string; library?: string }>;
   externalMemory(): number;
   /** Rings of 3FS and bytes of their buffers that are kept for later loaders, and that metrics() leaves out. */

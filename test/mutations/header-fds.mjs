@@ -71,7 +71,7 @@ export default [
   {
     name: 'close-does-not-wait-for-them',
     file: 'src/loaders/engines.ts',
-    find: 'await Promise.allSettled(this.#closingHeaderFds);',
+    find: 'await Promise.allSettled(this.#givingBack);',
     replace: '',
     jest: 'test/opened-files.test.ts',
     title: 'close() waits for it, also where it has nothing else to wait for',

@@ -17,19 +17,35 @@ namespace {
 constexpr size_t kPoisonSize = 1 << 20;
 constexpr uint64_t kStopCheckNs = 2000000;
 
-// A file of poison: the kernel copies it, and answers EFAULT where memset would crash without a reason.
+constexpr int kPoison = 0xA5;
+
+// A file of poison: the kernel copies it, and answers EFAULT where memset would crash without a reason. -1 where this
+// process may open no more: that is no limit of the daemon.
 int PoisonFile() {
-  std::vector<uint8_t> poison(kPoisonSize, 0xA5);
+  std::vector<uint8_t> poison(kPoisonSize, kPoison);
   int fd = memfd_create("poison", MFD_CLOEXEC);
+  if (fd < 0 && errno == EMFILE) return -1;
   if (fd < 0 || write(fd, poison.data(), poison.size()) != static_cast<ssize_t>(poison.size())) {
     Die("memfd_create: %s", strerror(errno));
   }
   return fd;
 }
 
+bool IsMapped(uint8_t* at, uint64_t length) {
+  const auto page = static_cast<uintptr_t>(getpagesize());
+  uint8_t* first = at - reinterpret_cast<uintptr_t>(at) % page;
+  std::vector<unsigned char> pages((static_cast<uintptr_t>(at + length - first) + page - 1) / page);
+  return mincore(first, static_cast<size_t>(at + length - first), pages.data()) == 0;
+}
+
 // False when the memory is not there.
 bool FillWithPoison(uint8_t* to, uint64_t length) {
   static const int fd = PoisonFile();
+  if (fd < 0) {
+    if (!IsMapped(to, length)) return false;
+    memset(to, kPoison, length);
+    return true;
+  }
   while (length > 0) {
     ssize_t n = pread(fd, to, std::min<uint64_t>(length, kPoisonSize), 0);
     if (n <= 0) return false;

@@ -1,17 +1,27 @@
 #include "reader/usrbio/usrbio_reservation.h"
 
+#include <sys/eventfd.h>
+#include <sys/resource.h>
+
 #include <utility>
 
-#include "base/fd_reserve.h"
 #include "base/numa.h"
 #include "reader/usrbio/usrbio_iov.h"
 
 namespace fst::usrbio {
 namespace {
 
-constexpr size_t kManyFds = 32;  // more than headers and a ring take: none of them may lack the one that is held here
+constexpr rlim_t kManyFds = 32;  // more than headers and a ring take: none of them may lack the one that is held here
 
 }  // namespace
+
+bool ShmReservation::MayTakeFds() {
+  // The lowest that is free, so that at least as many are in use. Others must not lack it, nor the rest of them here.
+  const UniqueFd lowest(eventfd(0, EFD_CLOEXEC));
+  rlimit limit;
+  return lowest.valid() && getrlimit(RLIMIT_NOFILE, &limit) == 0 &&
+         limit.rlim_cur >= static_cast<rlim_t>(lowest.get()) + kManyFds;
+}
 
 void ShmReservation::Fill(size_t bytes, int numa) {
   {
@@ -20,7 +30,7 @@ void ShmReservation::Fill(size_t bytes, int numa) {
     filling_ = true;
   }
   UniqueFd fd;
-  if (FdReserve(0).HasRoomFor(kManyFds)) {
+  if (MayTakeFds()) {
     PreferNode near(numa);
     if (!ReserveShm(bytes, &fd).ok()) fd = UniqueFd();
   }
@@ -45,8 +55,9 @@ UniqueFd ShmReservation::Take(size_t bytes, int numa) {
 
 void ShmReservation::Drop() {
   UniqueFd dropped;  // closed without the lock: to free many pages takes long
-  std::lock_guard<std::mutex> lock(mutex_);
+  std::unique_lock<std::mutex> lock(mutex_);
   over_ = true;
+  filled_.wait(lock, [this] { return !filling_; });
   dropped = std::exchange(fd_, UniqueFd());
 }
 

@@ -12,13 +12,16 @@ namespace fst::usrbio {
 // All functions: any thread.
 class ShmReservation {
  public:
+  // Nothing is done early where descriptors are few.
+  static bool MayTakeFds();
+
   // Allocates `bytes` on `numa` (-1: anywhere), once, and blocks meanwhile. Nothing where descriptors or /dev/shm are
   // short, or after Take or Drop: the reader makes its buffer then, and says what it lacks.
   void Fill(size_t bytes, int numa);
   // A file of exactly `bytes`, all of them allocated on `numa`: waits for a Fill that runs. Not valid where there is
   // none; the next Take finds none.
   UniqueFd Take(size_t bytes, int numa);
-  // Gives the pages back, those of a Fill that runs as soon as it ends.
+  // Gives the pages back: waits for a Fill that runs. Later ones allocate nothing.
   void Drop();
 
  private:
