@@ -429,6 +429,21 @@ main({
     await nothingLeft();
   },
 
+  /** The client library is loaded as soon as a loader is made that will need it: before it reads, or checks files. */
+  async loadsLibraryEarly(kind) {
+    const loaded = () => readFileSync('/proc/self/maps', 'latin1').includes(getHf3fsLibPath());
+    const options = { files: join(folder, 'absent.safetensors'), device };
+    const own = new ParallelThreeFSLoader({ ...options, reader: { readChunked: async () => 0 } });
+    await setTimeout(50);
+    assert(!loaded());
+    await own.close();
+    const made = kind === 'any' ? new ParallelLoader({ ...options, copier: '3fs' }) : new ParallelThreeFSLoader(options);
+    for (let i = 0; !loaded() && i < 2000; ++i) await setTimeout(5);
+    assert(loaded());
+    await made.close();
+    await nothingLeft();
+  },
+
   /** The buffer's pages are allocated before anything of the files is known; what no load takes is given back. */
   async reservesEarly() {
     mkdirSync(iovs, { recursive: true });

@@ -71,6 +71,10 @@ describe.each(['cpu', 'cuda:0'])('to %s', (device) => {
     await run(device, {}, ['beginsEarly']);
   });
 
+  test.each(['any', '3fs'])('the client library is loaded when a loader is made: %s', async (kind) => {
+    await run(device, {}, ['loadsLibraryEarly', kind]);
+  });
+
   test("the buffer's pages are allocated before the files are known, and given back where none are read", async () => {
     await run(device, {}, ['reservesEarly']);
   });

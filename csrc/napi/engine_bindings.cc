@@ -11,7 +11,6 @@
 #include "reader/fake_reader.h"
 #include "reader/file_reader.h"
 #include "reader/gds/gds_reader.h"
-#include "reader/usrbio/usrbio_api.h"
 #include "reader/usrbio/usrbio_pool.h"
 #include "reader/usrbio/usrbio_reader.h"
 #include "transfer/engine.h"
@@ -61,8 +60,7 @@ UsrbioReaderOptions UsrbioOptionsOf(const Napi::Object& options) {
 }
 
 // reserveThreeFs(device, reader: {bufferSize, chunk, entries, setNuma}): External, for createEngine's `reader.pages`.
-// Loads the library, opens the device and allocates pages for the reader's buffer, where none is kept that may do. All
-// of it on one worker: two beside the environment's thread would take turns with it on two CPUs.
+// Opens the device and allocates pages for the reader's buffer, where none is kept that may do, on a worker.
 Napi::Value ReserveThreeFs(const Napi::CallbackInfo& info) {
   Napi::Env env = info.Env();
   auto pages = std::make_shared<usrbio::ShmReservation>();
@@ -72,8 +70,6 @@ Napi::Value ReserveThreeFs(const Napi::CallbackInfo& info) {
       env,
       [pages, name, options] {
         if (!usrbio::ShmReservation::MayTakeFds()) return Status::Ok();
-        const usrbio::UsrbioApi* api = nullptr;
-        if (!usrbio::LoadUsrbio(&api).ok()) return Status::Ok();  // resolving the mount says it
         std::shared_ptr<Device> device;
         if (!OpenDevice(name, /*unified=*/false, &device, options.numa).ok()) return Status::Ok();  // its load says it
         const size_t bytes = UsrbioBufferBytes(options);

@@ -6,6 +6,7 @@
 #include "reader/usrbio/usrbio_api.h"
 #include "reader/usrbio/usrbio_pool.h"
 #include "reader/usrbio/usrbio_preflight.h"
+#include "reader/usrbio/usrbio_reservation.h"
 
 namespace fst {
 namespace {
@@ -51,13 +52,14 @@ Napi::Value ResolveMountJs(const Napi::CallbackInfo& info) {
       });
 }
 
-// loadThreeFs(): Promise<void>; rejects with COPIER_UNAVAILABLE.
+// loadThreeFs(early?): Promise<void>; rejects with COPIER_UNAVAILABLE. `early`: nobody needs it yet, so that it is not
+// done where descriptors are few.
 Napi::Value LoadLibrary(const Napi::CallbackInfo& info) {
   return AsyncWork::Run(
       info.Env(),
-      [] {
+      [early = info[0].ToBoolean().Value()] {
         const usrbio::UsrbioApi* api;
-        return usrbio::LoadUsrbio(&api);
+        return early && !usrbio::ShmReservation::MayTakeFds() ? Status::Ok() : usrbio::LoadUsrbio(&api);
       },
       nullptr);
 }

@@ -59,6 +59,22 @@ export const threeFs: SpecFactory = (device, options) => {
   return { ...spec, resolveForFiles };
 };
 
+let loadedEarly = false;
+
+/**
+ * Begins to load the client library, off the event loop, once: that takes milliseconds, and a loader of '3fs' will need
+ * it. What goes wrong its load says.
+ */
+export function loadThreeFsEarly(): void {
+  if (loadedEarly) return;
+  loadedEarly = true;
+  try {
+    native()
+      .loadThreeFs(true)
+      .catch(() => {});
+  } catch {} // no addon: said where it is needed
+}
+
 /** Library, mount, /dev/shm and the limit of locked memory, off the event loop. */
 export async function threeFsAvailability(calls?: FileCalls): Promise<Availability> {
   try {

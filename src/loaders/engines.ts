@@ -2,9 +2,10 @@ import { FastSafetensorsError } from '../base/errors.js';
 import { type FileCalls, UNWATCHED } from '../base/waiting.js';
 import { openUnified } from '../copiers/availability.js';
 import type { CopierConstructor } from '../copiers/copier.js';
-import type { EngineSpec } from '../copiers/engine-spec.js';
+import type { EngineSpec, ResolvedSpec } from '../copiers/engine-spec.js';
 import { wantsDirect } from '../copiers/nogds.js';
 import { chooseCopier, copierAsked, headersKnownTo, insteadOf, isBuiltin, makeCopier } from '../copiers/registry.js';
+import { loadThreeFsEarly } from '../copiers/three-fs.js';
 import { type Device, openDevice } from '../device/device.js';
 import { checked, native, settled } from '../native/addon.js';
 import type { Fallback, NativeEngine, NativeHeaderFdCache, NativeReservation } from '../native/core.js';
@@ -37,6 +38,9 @@ interface Choice {
   readonly missing?: string;
 }
 
+/** Of how many files the mount is looked up before it is known which of them are read: ring and buffer wait for it. */
+const MOST_RESOLVED_EARLY = 16;
+
 /** How a loader's files are read: the copier, the engines that it runs on, the descriptors left from headers. */
 export class Engines {
   readonly #options: LoaderOptions;
@@ -52,6 +56,7 @@ export class Engines {
   #copier: string; // as asked for until prepare() chooses
   #choice: Promise<Choice> | undefined;
   #reservation: NativeReservation | undefined;
+  #resolvedEarly: { readonly files: readonly string[]; readonly resolving: Promise<ResolvedSpec> } | undefined;
   #made: EngineSpec | CopierConstructor | undefined;
 
   /** `checkOpen` throws when the loader is closed: from then on nothing may be made that close() would miss. */
@@ -65,6 +70,7 @@ export class Engines {
     this.budget = limited ? new Budget(options, device) : undefined;
     this.#asked = copierAsked(options.copier ?? 'auto', options);
     this.#copier = this.#asked;
+    if (this.#isThreeFs()) loadThreeFsEarly();
   }
 
   /** The name of the copier; 'auto' until files were looked at. */
@@ -127,7 +133,7 @@ export class Engines {
       throw new FastSafetensorsError('UNSUPPORTED_DTYPE', message);
     }
     const { spec, copier, fallbacks } = this.#made.resolveForFiles
-      ? await this.#made.resolveForFiles(files, calls)
+      ? await (this.#takeResolved(files) ?? this.#made.resolveForFiles(files, calls))
       : { spec: this.#made, copier: chosen, fallbacks: instead(files, this.#asked, chosen, missing) };
     this.#checkOpen();
     const converting = plan.converts ? spec.conversionFallback : undefined;
@@ -155,8 +161,8 @@ export class Engines {
   }
 
   /**
-   * Begins, before the files are known, what takes '3fs' milliseconds and needs none of them: its library, then pages
-   * for its buffer. Undefined where nothing is to be given to dropReservation() afterwards.
+   * Begins, before the files are known, what takes '3fs' milliseconds and needs none of them: pages for its buffer.
+   * Undefined where nothing is to be given to dropReservation() afterwards.
    */
   reserveEarly(): NativeReservation | undefined {
     const spec = this.#threeFsSpec();
@@ -177,20 +183,35 @@ export class Engines {
    * Begins, while headers are read, what takes '3fs' milliseconds and needs none of them: mount, ring and buffer. What
    * goes wrong prepare() says.
    */
-  prepareEarly([first]: readonly string[], calls: FileCalls): void {
+  prepareEarly(paths: readonly string[], calls: FileCalls): void {
     const made = this.#threeFsSpec();
-    if (!made?.resolveForFiles || first === undefined) return;
+    if (!made?.resolveForFiles || paths.length === 0) return;
+    const files = paths.length > MOST_RESOLVED_EARLY ? paths.slice(0, 1) : paths;
+    const resolving = made.resolveForFiles(files, calls);
+    this.#resolvedEarly = { files, resolving };
     const begun = async (): Promise<void> => {
-      const { spec, copier } = await made.resolveForFiles!([first], calls);
+      const { spec, copier } = await resolving;
       this.#checkOpen();
       if (copier === '3fs') await this.#engineFor(spec, true);
     };
     begun().catch(() => {});
   }
 
+  /** What prepareEarly() has begun to find for just these files, once. */
+  #takeResolved(files: readonly string[]): Promise<ResolvedSpec> | undefined {
+    const early = this.#resolvedEarly;
+    this.#resolvedEarly = undefined;
+    const same = early?.files.length === files.length && files.every((file, i) => file === early.files[i]);
+    return same ? early.resolving : undefined;
+  }
+
+  #isThreeFs(): boolean {
+    return this.#asked === '3fs' && isBuiltin('3fs') && this.#options.reader === undefined;
+  }
+
   /** Of the built-in copier '3fs', where that was asked for; undefined with options that it refuses: prepare() says. */
   #threeFsSpec(): EngineSpec | undefined {
-    if (this.#asked !== '3fs' || !isBuiltin('3fs') || this.#options.reader !== undefined) return undefined;
+    if (!this.#isThreeFs()) return undefined;
     try {
       this.#made ??= makeCopier('3fs', this.#device, { ...this.#options, copier: '3fs' });
     } catch {}

@@ -1,5 +1,7 @@
 import { takesAtMost } from '../base/checks.js';
 import { InvalidArgumentError } from '../base/errors.js';
+import { isBuiltin } from '../copiers/registry.js';
+import { loadThreeFsEarly } from '../copiers/three-fs.js';
 import type { DeviceTensor } from '../device/device-tensor.js';
 import { SafeTensorsFileLoader } from './file-loader.js';
 import { checkLoaderOptions, checkParallelOptions, type LoaderOptions, type ParallelOptions } from './options.js';
@@ -10,6 +12,7 @@ export class ThreeFSLoader<T = DeviceTensor> extends SafeTensorsFileLoader<T> {
   /** INVALID_ARGUMENT, also for another copier than '3fs'. */
   constructor(options: LoaderOptions<T> = {}) {
     takesAtMost(1, arguments, 'ThreeFSLoader');
+    loadEarly(options);
     const checked = checkLoaderOptions(options);
     super({ ...checked, copier: threeFsOf(checked.copier) });
   }
@@ -20,9 +23,15 @@ export class ParallelThreeFSLoader<T = DeviceTensor> extends ParallelLoader<T> {
   /** INVALID_ARGUMENT, also for another copier than '3fs'. */
   constructor(options: ParallelOptions<T>) {
     takesAtMost(1, arguments, 'ParallelThreeFSLoader');
+    loadEarly(options);
     const checked = checkParallelOptions(options);
     super({ ...checked, copier: threeFsOf(checked.copier) });
   }
+}
+
+/** The client library is loaded while options are checked. */
+function loadEarly(options: { readonly reader?: unknown } | undefined): void {
+  if (isBuiltin('3fs') && options?.reader === undefined) loadThreeFsEarly();
 }
 
 function threeFsOf(copier: string | undefined): '3fs' {

@@ -216,7 +216,7 @@ export interface CoreAddon {
     mountPoint: string,
     all: boolean,
   ): Promise<{ mountPoint: string; blockSize: number; notOnMount: StatusObject[] }>;
-  loadThreeFs(): Promise<void>;
+  loadThreeFs(early?: boolean): Promise<void>;
   reserveThreeFs(device: string, reader: ReaderOptions): NativeReservation;
   dropReservation(reservation: NativeReservation): Promise<void>;
   threeFsAvailability(): Promise<{ available: boolean; reason?: string; remedy?: string; library?: string }>;
