@@ -437,7 +437,8 @@ main({
     await setTimeout(50);
     assert(!loaded());
     await own.close();
-    const made = kind === 'any' ? new ParallelLoader({ ...options, copier: '3fs' }) : new ParallelThreeFSLoader(options);
+    const made =
+      kind === 'any' ? new ParallelLoader({ ...options, copier: '3fs' }) : new ParallelThreeFSLoader(options);
     for (let i = 0; !loaded() && i < 2000; ++i) await setTimeout(5);
     assert(loaded());
     await made.close();
