@@ -20,6 +20,7 @@ class CudaDevice : public Device {
   static Status Open(int ordinal, bool unified, std::shared_ptr<Device>* out, bool near = true);
 
   const std::string& name() const override { return name_; }
+  CudaDevice* cuda() override { return this; }
   bool host_accessible() const override { return unified_; }
   Status Allocate(size_t bytes, std::shared_ptr<DeviceBuffer>* out) override;
   Status TotalMemory(uint64_t* bytes) override;

@@ -14,6 +14,7 @@
 
 namespace fst {
 
+class CudaDevice;
 class Device;
 
 // One allocation of tensor memory. Shared pointers to it are its reference count. The last one may be dropped on any
@@ -92,6 +93,8 @@ class Device : public std::enable_shared_from_this<Device> {
 
   // "cpu", "cuda:0".
   virtual const std::string& name() const = 0;
+  // Itself where it is a GPU through the CUDA driver, else null.
+  virtual CudaDevice* cuda() { return nullptr; }
   // The host may read and write tensor memory: readers then fill it directly.
   virtual bool host_accessible() const = 0;
 

@@ -103,7 +103,7 @@ class GdsReader : public Reader {
 
   Status Start(std::shared_ptr<CompletionQueue> queue, const std::shared_ptr<Device>& device) override {
     state_->queue = std::move(queue);
-    state_->context->device = std::dynamic_pointer_cast<CudaDevice>(device);
+    state_->context->device = std::shared_ptr<CudaDevice>(device, device->cuda());
     if (state_->context->device == nullptr || device->host_accessible()) {
       return Status(Code::COPIER_UNAVAILABLE, "the copier \"gds\" reads into the memory of a GPU, the device is " +
                                                   device->name() + "; use copier: 'nogds', or device: 'cuda'");
