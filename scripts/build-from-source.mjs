@@ -5,10 +5,11 @@
 // Downloads nothing: Node's headers come from beside the node that runs this, or from npm's `nodedir`; node-addon-api
 // from the project. node-gyp-build prefers what is built here to a prebuilt binary.
 import { spawnSync } from 'node:child_process';
-import { existsSync } from 'node:fs';
+import { existsSync, readFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { dirname, join, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { brotliDecompressSync } from 'node:zlib';
 
 const top = dirname(dirname(fileURLToPath(import.meta.url)));
 
@@ -33,8 +34,9 @@ if (!nodedir) {
   );
 }
 if (!existsSync(join(top, 'csrc'))) {
-  const { error, status } = spawnSync('tar', ['-xzf', 'source.tgz'], { cwd: top, stdio: 'inherit' });
-  if (error || status !== 0) fail(`source.tgz could not be unpacked: ${error?.message ?? `exit code ${status}`}`);
+  const input = brotliDecompressSync(readFileSync(join(top, 'source.tar.br')));
+  const { error, status } = spawnSync('tar', ['-x'], { cwd: top, input, stdio: ['pipe', 'inherit', 'inherit'] });
+  if (error || status !== 0) fail(`source.tar.br could not be unpacked: ${error?.message ?? `exit code ${status}`}`);
 }
 // npm puts its own node-gyp on the path of the scripts that it runs.
 const args = ['rebuild', `--nodedir=${nodedir}`];

@@ -3,12 +3,13 @@ import { spawnSync } from 'node:child_process';
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { dirname, join, relative } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { brotliCompressSync, constants } from 'node:zlib';
 
 const top = dirname(dirname(fileURLToPath(import.meta.url)));
 
-function run(what, command, args) {
-  const result = spawnSync(command, args, { cwd: top, encoding: 'utf8' });
-  if (result.status === 0) return;
+function run(what, command, args, options = {}) {
+  const result = spawnSync(command, args, { cwd: top, encoding: 'utf8', maxBuffer: 1 << 28, ...options });
+  if (result.status === 0) return result.stdout;
   process.stderr.write(`${result.stdout ?? ''}${result.stderr ?? ''}`);
   const reason = result.error ? result.error.message : `exit code ${result.status}`;
   throw new Error(`${what} failed: ${reason} (${command} ${args.join(' ')})`);
@@ -45,8 +46,8 @@ export async function buildDist() {
 }
 
 /**
- * source.tgz, for scripts/build-from-source.mjs. Few need it, so it is one file of 0.16 MB instead of 1 MB in 170;
- * and where binding.gyp lies in the top folder of a package, package managers build at once.
+ * source.tar.br, for scripts/build-from-source.mjs. Few need it, so it is one file of 0.17 MB (gzip: 0.21) instead of
+ * 0.8 MB in 180; and where binding.gyp lies in the top folder of a package, package managers build at once.
  */
 export function packSource() {
   const sources = readdirSync(join(top, 'csrc'), { recursive: true, withFileTypes: true })
@@ -54,5 +55,9 @@ export function packSource() {
     .map((entry) => relative(top, join(entry.parentPath, entry.name)))
     .filter((path) => !path.startsWith(join('csrc', 'emulators')))
     .sort();
-  run('packing the sources', 'tar', ['-czf', 'source.tgz', 'binding.gyp', ...sources]);
+  const packed = run('packing the sources', 'tar', ['-c', 'binding.gyp', ...sources], { encoding: 'buffer' });
+  writeFileSync(
+    join(top, 'source.tar.br'),
+    brotliCompressSync(packed, { params: { [constants.BROTLI_PARAM_LGWIN]: 22 } }),
+  );
 }

@@ -3,7 +3,7 @@ import { existsSync, readFileSync } from 'node:fs';
 import { basename, join, posix } from 'node:path';
 
 // What is in the package names only what is there, too: links of its pages lead to a packed file, and comments of its
-// declarations and scripts name none but packed ones and sources of source.tgz.
+// declarations and scripts name none but packed ones and sources of source.tar.br.
 
 const TOP = join(__dirname, '..');
 const FOLDERS = 'adapters|bench|csrc|demo|docs|examples|fixtures|packages|scripts|src|test';
@@ -42,7 +42,7 @@ function dead(page: string, files: readonly string[], read: (path: string) => st
     .map((to) => `${page}: ${to}`);
 }
 
-/** Files that a text names and that are neither packed nor among the sources of source.tgz. */
+/** Files that a text names and that are neither packed nor among the sources of source.tar.br. */
 function unshipped(text: string, files: readonly string[], sources: readonly string[]): string[] {
   const paths = [...text.matchAll(new RegExp(`(?<![\\w./-])(?:${FOLDERS})/[\\w./*-]*\\w`, 'g'))].map(([path]) => path);
   const headers = [...text.matchAll(/(?<![\w./-])\w+\.(?:h|cc)\b/g)].map(([name]) => name);

@@ -70,8 +70,8 @@ if (emulators.length < targets.length) {
   },
 );
 
-const reason = built.length < targets.length ? 'not all binaries are built' : 'no source.tgz, see npm run prepack';
-const whole = built.length === targets.length && existsSync(join(TOP, 'source.tgz'));
+const reason = built.length < targets.length ? 'not all binaries are built' : 'no source.tar.br, see npm run prepack';
+const whole = built.length === targets.length && existsSync(join(TOP, 'source.tar.br'));
 if (!whole) console.warn(`skipped: what the package weighs: ${reason}`);
 
 (whole ? test : test.skip)('the package with all binaries and its dependencies is not larger than promised', () => {
