@@ -15,6 +15,7 @@
         "csrc/base/private_mapping.cc",
         "csrc/base/read_lease.cc",
         "csrc/base/probe.cc",
+        "csrc/base/random.cc",
         "csrc/base/shared_library.cc",
         "csrc/base/status.cc",
         "csrc/base/task_pool.cc",

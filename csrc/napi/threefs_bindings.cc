@@ -52,7 +52,7 @@ Napi::Value ResolveMountJs(const Napi::CallbackInfo& info) {
       });
 }
 
-// loadThreeFs(early?): Promise<void>; rejects with COPIER_UNAVAILABLE. `early`: nobody needs it yet, so that it is not
+// loadThreeFs(early): Promise<void>; rejects with COPIER_UNAVAILABLE. `early`: nobody needs it yet, so that it is not
 // done where descriptors are few.
 Napi::Value LoadLibrary(const Napi::CallbackInfo& info) {
   return AsyncWork::Run(

@@ -1,7 +1,8 @@
 #include "safetensors/header_text.h"
 
 #include <cstring>
-#include <random>
+
+#include "base/random.h"
 
 namespace fst {
 
@@ -10,12 +11,7 @@ namespace {
 constexpr size_t kTextStart = 8;  // of the header's text in the file
 
 struct HashSecret {
-  uint64_t a, b;
-  HashSecret() {
-    std::random_device random;
-    a = (uint64_t{random()} << 32 | random()) | 1;
-    b = (uint64_t{random()} << 32 | random()) | 1;
-  }
+  const uint64_t a = RandomSecret() | 1, b = RandomSecret() | 1;
 };
 
 uint64_t Mix(uint64_t x, uint64_t y) {

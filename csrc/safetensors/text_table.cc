@@ -1,6 +1,6 @@
 #include "safetensors/text_table.h"
 
-#include <random>
+#include "base/random.h"
 
 namespace fst {
 namespace {
@@ -38,7 +38,7 @@ uint32_t HashText(std::string_view text, uint32_t seed) {
 }
 
 uint32_t TextSeed() {
-  static const uint32_t seed = std::random_device()();
+  static const uint32_t seed = static_cast<uint32_t>(RandomSecret());
   return seed;
 }
 
