@@ -71,8 +71,9 @@ export async function checkFolder(folder: string): Promise<Stats | undefined> {
  *   then: a reader that finds the index as it was when it had opened the files has those of one set.
  * - The new files get their names, and last the index is replaced by the new one. Then old files are removed.
  *
- * Where the old files cannot be loaded, or the file system has no hard links, those whose names are wanted are removed
- * first, and the new index comes before the files: until the last one, MISSING_SHARD.
+ * Where the file system has no hard links, the old files are renamed in place of that: MISSING_SHARD for so long. Where
+ * they cannot be loaded, those whose names are wanted are removed first, and the new index comes before the files:
+ * until the last one, MISSING_SHARD.
  */
 export async function replaceSet(folder: string, set: NewSet): Promise<void> {
   const done = async (): Promise<void> => {
@@ -92,8 +93,8 @@ export async function replaceSet(folder: string, set: NewSet): Promise<void> {
   // Other libraries take model.safetensors before an index.
   if (!single) taken.add(SINGLE);
   const before = old.length > 0 || hasIndex ? await modelIn(folder) : undefined;
-  const secured = before !== undefined && (await secure(folder, before, { taken, hasIndex, fsync: set.fsync, done }));
-  const indexFirst = !secured && (old.length > 0 || hasIndex);
+  if (before) await secure(folder, before, { taken, hasIndex, fsync: set.fsync, done });
+  const indexFirst = !before && (old.length > 0 || hasIndex);
   if (indexFirst) {
     await rm(at(INDEX), { force: true });
     await done();
@@ -150,35 +151,43 @@ interface Securing {
   readonly done: () => Promise<void>;
 }
 
-/** Sees to it that an index says where the old files are, by none of the names. False where no links can be made. */
-async function secure(folder: string, { files, bytes }: Model, securing: Securing): Promise<boolean> {
+/** Sees to it that an index says where the old files are, by none of the names. */
+async function secure(folder: string, { files, bytes }: Model, securing: Securing): Promise<void> {
   const { taken, hasIndex, fsync, done } = securing;
   const inTheWay = [...new Set(files.values())].filter((name) => taken.has(name));
-  if (inTheWay.length === 0 && hasIndex) return true;
+  if (inTheWay.length === 0 && hasIndex) return;
   const token = crypto.randomUUID();
   const aliases = new Map(inTheWay.map((name) => [name, `.fst-old-${token}-${name}`]));
   const index = join(folder, `.fst-old-${token}.safetensors`);
-  const undo = async (): Promise<void> => {
-    for (const alias of aliases.values()) await rm(join(folder, alias), { force: true });
-    await rm(index, { force: true });
-  };
-  try {
-    for (const [name, alias] of aliases) await link(join(folder, name), join(folder, alias));
-  } catch {
-    await undo();
-    return false;
-  }
+  const linked = await linkAll(folder, aliases);
+  const renamed: [name: string, alias: string][] = [];
   try {
     const moved = new Map([...files].map(([tensor, name]) => [tensor, aliases.get(name) ?? name]));
     await writeSynced(index, indexText(bytes, moved), fsync);
+    for (const [name, alias] of linked ? [] : aliases) {
+      await rename(join(folder, name), join(folder, alias));
+      renamed.push([name, alias]);
+    }
     await done();
     await rename(index, join(folder, INDEX));
   } catch (error) {
-    await undo();
+    for (const [name, alias] of renamed.reverse()) await rename(join(folder, alias), join(folder, name));
+    for (const alias of linked ? aliases.values() : []) await rm(join(folder, alias), { force: true });
+    await rm(index, { force: true });
     throw error;
   }
   await done();
-  return true;
+}
+
+/** Gives files second names; false where that cannot be done, and none has one. */
+async function linkAll(folder: string, aliases: ReadonlyMap<string, string>): Promise<boolean> {
+  try {
+    for (const [name, alias] of aliases) await link(join(folder, name), join(folder, alias));
+    return true;
+  } catch {
+    for (const alias of aliases.values()) await rm(join(folder, alias), { force: true });
+    return false;
+  }
 }
 
 /** Writes a new file. */

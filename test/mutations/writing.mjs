@@ -43,8 +43,8 @@ export default [
   {
     name: 'names-of-the-old-set-are-taken',
     file: 'src/safetensors/save-set.ts',
-    find: 'if (inTheWay.length === 0 && hasIndex) return true;',
-    replace: 'if (hasIndex) return true;',
+    find: 'if (inTheWay.length === 0 && hasIndex) return;',
+    replace: 'if (hasIndex) return;',
     jest: 'test/save-sharded.test.ts',
     title: 'each step is old, new or refused',
   },
