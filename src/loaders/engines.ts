@@ -8,7 +8,7 @@ import { chooseCopier, copierAsked, headersKnownTo, insteadOf, isBuiltin, makeCo
 import { loadThreeFsEarly } from '../copiers/three-fs.js';
 import { type Device, openDevice } from '../device/device.js';
 import { checked, native, settled } from '../native/addon.js';
-import type { Fallback, NativeEngine, NativeHeaderFdCache, NativeReservation } from '../native/core.js';
+import type { Fallback, NativeDevice, NativeEngine, NativeHeaderFdCache, NativeReservation } from '../native/core.js';
 import type { HeaderOf } from '../safetensors/names-of-no-file.js';
 import type { Plan } from '../transfer/plan.js';
 import { Budget } from './budget.js';
@@ -56,6 +56,7 @@ export class Engines {
   #copier: string; // as asked for until prepare() chooses
   #choice: Promise<Choice> | undefined;
   #reservation: NativeReservation | undefined;
+  #openedEarly: Promise<NativeDevice> | undefined;
   #resolvedEarly: { readonly files: readonly string[]; readonly resolving: Promise<ResolvedSpec> } | undefined;
   #made: EngineSpec | CopierConstructor | undefined;
 
@@ -189,6 +190,10 @@ export class Engines {
     const files = paths.length > MOST_RESOLVED_EARLY ? paths.slice(0, 1) : paths;
     const resolving = made.resolveForFiles(files, calls);
     this.#resolvedEarly = { files, resolving };
+    if (this.#engines.size === 0) {
+      this.#openedEarly = openDevice(this.#device, false, made.near);
+      this.#openedEarly.catch(() => {}); // told where it is used
+    }
     const begun = async (): Promise<void> => {
       const { spec, copier } = await resolving;
       this.#checkOpen();
@@ -243,7 +248,9 @@ export class Engines {
         slotsAtOnce,
       };
       const reader = spec.reader.kind === '3fs' ? { ...spec.reader, pages: this.#reservation } : spec.reader;
-      const device = unified ? openUnified(this.#device, near) : openDevice(this.#device, false, near);
+      const early = unified ? undefined : this.#openedEarly; // of '3fs', whose devices are all `near` or all not
+      this.#openedEarly = undefined;
+      const device = early ?? (unified ? openUnified(this.#device, near) : openDevice(this.#device, false, near));
       const limits = this.budget?.engineOptions(spec.engine.chunkBytes, this.#stagesOnDevice(spec));
       limits?.catch(() => {}); // told below, unless the device cannot be opened either
       opening = device.then(async (opened) => {
@@ -289,6 +296,7 @@ export class Engines {
    * event loop alive.
    */
   async close(): Promise<void> {
+    this.#openedEarly = undefined;
     this.#releaseAllHeaderFds();
     const closing = [...this.#engines.values()].map(async (opening) => {
       const engine = await opening.catch(() => undefined);

@@ -63,6 +63,7 @@ export default [
     name: 'kept-after-close-of-the-loader',
     file: 'src/loaders/engines.ts',
     find: `async close(): Promise<void> {
+    this.#openedEarly = undefined;
     this.#releaseAllHeaderFds();`,
     replace: 'async close(): Promise<void> {',
     jest: 'test/opened-files.test.ts',
