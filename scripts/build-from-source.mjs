@@ -34,8 +34,13 @@ if (!nodedir) {
   );
 }
 if (!existsSync(join(top, 'csrc'))) {
-  const input = brotliDecompressSync(readFileSync(join(top, 'source.tar.br')));
-  const { error, status } = spawnSync('tar', ['-x'], { cwd: top, input, stdio: ['pipe', 'inherit', 'inherit'] });
+  let input;
+  try {
+    input = brotliDecompressSync(readFileSync(join(top, 'source.tar.br')));
+  } catch (cause) {
+    fail(`source.tar.br cannot be read: ${cause.message}; install the package again`);
+  }
+  const { error, status } = spawnSync('tar', ['-xf', '-'], { cwd: top, input, stdio: ['pipe', 'inherit', 'inherit'] });
   if (error || status !== 0) fail(`source.tar.br could not be unpacked: ${error?.message ?? `exit code ${status}`}`);
 }
 // npm puts its own node-gyp on the path of the scripts that it runs.

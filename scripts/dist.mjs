@@ -55,7 +55,7 @@ export function packSource() {
     .map((entry) => relative(top, join(entry.parentPath, entry.name)))
     .filter((path) => !path.startsWith(join('csrc', 'emulators')))
     .sort();
-  const packed = run('packing the sources', 'tar', ['-c', 'binding.gyp', ...sources], { encoding: 'buffer' });
+  const packed = run('packing the sources', 'tar', ['-cf', '-', 'binding.gyp', ...sources], { encoding: 'buffer' });
   writeFileSync(
     join(top, 'source.tar.br'),
     brotliCompressSync(packed, { params: { [constants.BROTLI_PARAM_LGWIN]: 22 } }),

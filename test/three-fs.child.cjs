@@ -467,8 +467,14 @@ main({
     assert.equal(reserved().length, 1); // the event loop has not had a turn since
     await assert.rejects(failing, { code: 'IO_ERROR' });
     await absent.close();
-    for (let i = 0; inodes().length > 0 && i < 2000; ++i) await setTimeout(5);
     assert.deepEqual(inodes(), []);
+
+    const closed = new ParallelThreeFSLoader({ files: shard.path, device });
+    const pending = assert.rejects(closed.iterateWeights().next(), { code: 'CLOSED' });
+    await closed.close();
+    assert.deepEqual(inodes(), []);
+    await pending;
+    await dropIdleThreeFs();
 
     const loader = new ParallelThreeFSLoader({ files: shard.path, device });
     const weights = loader.iterateWeights();

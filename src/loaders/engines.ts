@@ -41,6 +41,11 @@ interface Choice {
 /** Of how many files the mount is looked up before it is known which of them are read: ring and buffer wait for it. */
 const MOST_RESOLVED_EARLY = 16;
 
+interface ResolvedEarly {
+  readonly files: readonly string[];
+  readonly resolving: Promise<ResolvedSpec>;
+}
+
 /** How a loader's files are read: the copier, the engines that it runs on, the descriptors left from headers. */
 export class Engines {
   readonly #options: LoaderOptions;
@@ -57,7 +62,7 @@ export class Engines {
   #choice: Promise<Choice> | undefined;
   #reservation: NativeReservation | undefined;
   #openedEarly: Promise<NativeDevice> | undefined;
-  #resolvedEarly: { readonly files: readonly string[]; readonly resolving: Promise<ResolvedSpec> } | undefined;
+  readonly #resolvedEarly = new WeakMap<FileCalls, ResolvedEarly>();
   #made: EngineSpec | CopierConstructor | undefined;
 
   /** `checkOpen` throws when the loader is closed: from then on nothing may be made that close() would miss. */
@@ -134,7 +139,7 @@ export class Engines {
       throw new FastSafetensorsError('UNSUPPORTED_DTYPE', message);
     }
     const { spec, copier, fallbacks } = this.#made.resolveForFiles
-      ? await (this.#takeResolved(files) ?? this.#made.resolveForFiles(files, calls))
+      ? await (this.#resolvedFor(files, calls) ?? this.#made.resolveForFiles(files, calls))
       : { spec: this.#made, copier: chosen, fallbacks: instead(files, this.#asked, chosen, missing) };
     this.#checkOpen();
     const converting = plan.converts ? spec.conversionFallback : undefined;
@@ -142,6 +147,7 @@ export class Engines {
     const cold = used.ifCold && (await this.#areCold(plan, calls)) ? used.ifCold : undefined;
     this.#checkOpen();
     if (cold) this.#releaseAllHeaderFds();
+    if (used.reader.kind !== '3fs') this.dropReservation(this.#reservation);
     const stagesOnDevice = this.#stagesOnDevice(used);
     return {
       engine: await this.#engineFor(cold ? { ...used, reader: cold } : used),
@@ -185,11 +191,12 @@ export class Engines {
    * goes wrong prepare() says.
    */
   prepareEarly(paths: readonly string[], calls: FileCalls): void {
+    this.#checkOpen();
     const made = this.#threeFsSpec();
     if (!made?.resolveForFiles || paths.length === 0) return;
     const files = paths.length > MOST_RESOLVED_EARLY ? paths.slice(0, 1) : paths;
     const resolving = made.resolveForFiles(files, calls);
-    this.#resolvedEarly = { files, resolving };
+    this.#resolvedEarly.set(calls, { files, resolving });
     if (this.#engines.size === 0) {
       this.#openedEarly = openDevice(this.#device, false, made.near);
       this.#openedEarly.catch(() => {}); // told where it is used
@@ -202,10 +209,9 @@ export class Engines {
     begun().catch(() => {});
   }
 
-  /** What prepareEarly() has begun to find for just these files, once. */
-  #takeResolved(files: readonly string[]): Promise<ResolvedSpec> | undefined {
-    const early = this.#resolvedEarly;
-    this.#resolvedEarly = undefined;
+  /** What prepareEarly() has begun to find for just these files, within the limits of this load and of no other. */
+  #resolvedFor(files: readonly string[], calls: FileCalls): Promise<ResolvedSpec> | undefined {
+    const early = this.#resolvedEarly.get(calls);
     const same = early?.files.length === files.length && files.every((file, i) => file === early.files[i]);
     return same ? early.resolving : undefined;
   }
@@ -297,6 +303,7 @@ export class Engines {
    */
   async close(): Promise<void> {
     this.#openedEarly = undefined;
+    this.dropReservation(this.#reservation);
     this.#releaseAllHeaderFds();
     const closing = [...this.#engines.values()].map(async (opening) => {
       const engine = await opening.catch(() => undefined);

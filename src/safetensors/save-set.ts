@@ -161,19 +161,28 @@ async function secure(folder: string, { files, bytes }: Model, securing: Securin
   const index = join(folder, `.fst-old-${token}.safetensors`);
   const linked = await linkAll(folder, aliases);
   const renamed: [name: string, alias: string][] = [];
+  let placed = false;
+  const place = async (): Promise<void> => {
+    await done();
+    await rename(index, join(folder, INDEX));
+    placed = true;
+  };
   try {
     const moved = new Map([...files].map(([tensor, name]) => [tensor, aliases.get(name) ?? name]));
     await writeSynced(index, indexText(bytes, moved), fsync);
+    // Where no index says what the old set is, another file there could be taken for it while some are renamed.
+    if (!hasIndex) await place();
     for (const [name, alias] of linked ? [] : aliases) {
       await rename(join(folder, name), join(folder, alias));
       renamed.push([name, alias]);
     }
-    await done();
-    await rename(index, join(folder, INDEX));
+    if (hasIndex) await place();
   } catch (error) {
-    for (const [name, alias] of renamed.reverse()) await rename(join(folder, alias), join(folder, name));
-    for (const alias of linked ? aliases.values() : []) await rm(join(folder, alias), { force: true });
-    await rm(index, { force: true });
+    const tried = (undone: Promise<void>): Promise<void> => undone.catch(() => {}); // the first error is thrown
+    for (const [name, alias] of renamed.reverse()) await tried(rename(join(folder, alias), join(folder, name)));
+    if (placed) await tried(rm(join(folder, INDEX), { force: true }));
+    for (const alias of linked ? aliases.values() : []) await tried(rm(join(folder, alias), { force: true }));
+    await tried(rm(index, { force: true }));
     throw error;
   }
   await done();

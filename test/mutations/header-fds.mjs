@@ -64,6 +64,7 @@ export default [
     file: 'src/loaders/engines.ts',
     find: `async close(): Promise<void> {
     this.#openedEarly = undefined;
+    this.dropReservation(this.#reservation);
     this.#releaseAllHeaderFds();`,
     replace: 'async close(): Promise<void> {',
     jest: 'test/opened-files.test.ts',

@@ -75,6 +75,7 @@ TEST_F(UsrbioReservationTest, DropGivesBackAtAnyMoment) {
     } else {
       (void)pages->Take(8 * kMi, -1);
     }
+    EXPECT_TRUE(Unnamed().empty()) << "before Fill has returned";
     filling.join();
     EXPECT_TRUE(Unnamed().empty());
   }

@@ -37,7 +37,7 @@ void ShmReservation::Fill(size_t bytes, int numa) {
   {
     std::lock_guard<std::mutex> lock(mutex_);
     filling_ = false;
-    if (!over_) fd_ = std::exchange(fd, UniqueFd());
+    fd_ = std::exchange(fd, UniqueFd());  // a Drop that has come meanwhile waits for it
     bytes_ = bytes;
     numa_ = numa;
   }
