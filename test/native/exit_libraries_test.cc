@@ -144,7 +144,7 @@ class CufileExitDeathTest : public CudaExitDeathTest {
     control.reset();
     cufile::Mode mode = {};
     ASSERT_TRUE(cufile::OpenDriver(*gds, &mode).ok());
-    ASSERT_EQ(cu->MemAlloc(&memory, kBytes), cuda::kSuccess);
+    ASSERT_EQ(cu->MemAlloc(&memory, kReaders * kBytes), cuda::kSuccess);
     fd = fileno(tmpfile());
     ASSERT_EQ(ftruncate(fd, kBytes), 0);
     cufile::CUfileDescr description = {};
@@ -162,6 +162,7 @@ class CufileExitDeathTest : public CudaExitDeathTest {
   }
 
   static constexpr size_t kBytes = 4096;
+  static constexpr int kReaders = 3;
   static inline const cufile::CufileApi* gds = nullptr;
   cuda::CUdeviceptr memory = 0;
   int fd = -1;
@@ -172,9 +173,9 @@ TEST_F(CufileExitDeathTest, ThreadsInCufileDoNotChangeTheCode) {
   EXPECT_EXIT(
       {
         test::EmulatedCufileControl().set_delay_us(2000);
-        for (int i = 0; i < 3; ++i) {
-          Repeat([this] {
-            if (gds->Read(handle, reinterpret_cast<void*>(memory), kBytes, 0, 0) != kBytes) abort();
+        for (int i = 0; i < kReaders; ++i) {  // each to memory of its own
+          Repeat([this, i] {
+            if (gds->Read(handle, reinterpret_cast<void*>(memory), kBytes, 0, i * kBytes) != kBytes) abort();
           });
         }
         while (rounds < 20) usleep(100);
