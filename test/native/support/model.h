@@ -112,7 +112,10 @@ inline void WriteFiles(Random& random, const TempFolder& folder, Model* model) {
   for (size_t file = 0; file < model->plan.files.size(); ++file) {
     PlanFile& planned = model->plan.files[file];
     std::string bytes(planned.expected.size, '\0');
-    for (char& byte : bytes) byte = static_cast<char>(random());
+    for (size_t at = 0; at < bytes.size(); at += sizeof(uint64_t)) {
+      const uint64_t eight = random();
+      memcpy(&bytes[at], &eight, std::min(sizeof eight, bytes.size() - at));
+    }
     planned.path = folder.Write("model-" + std::to_string(file), bytes);
     planned.expected = IdentityOf(planned.path);
     model->contents.push_back(std::move(bytes));
