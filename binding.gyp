@@ -41,6 +41,7 @@
         "csrc/device/host_device.cc",
         "csrc/device/host_memory.cc",
         "csrc/device/kept_memory.cc",
+        "csrc/device/recycled_memory.cc",
         "csrc/device/save_bytes.cc",
         "csrc/device/strided_copy.cc",
         "csrc/reader/cold_files.cc",

@@ -9,6 +9,7 @@
 #include "base/metrics.h"
 #include "base/task_pool.h"
 #include "device/host_memory.h"
+#include "device/recycled_memory.h"
 
 namespace fst {
 namespace {
@@ -32,7 +33,9 @@ class HostStaging : public StagingMemory {
  public:
   HostStaging(void* memory, size_t size)
       : StagingMemory(reinterpret_cast<uint64_t>(memory), size, /*on_device=*/false) {}
-  ~HostStaging() override { FreeHost(At<void>(address()), size()); }
+  ~HostStaging() override {
+    if (!Recycle(At<void>(address()), size())) FreeHost(At<void>(address()), size());
+  }
 };
 
 class HostStream : public CopyStream {
@@ -77,19 +80,15 @@ class HostStream : public CopyStream {
 
 Status HostDevice::Allocate(size_t bytes, std::shared_ptr<DeviceBuffer>* out) {
   void* memory = nullptr;
-  FST_RETURN_IF_ERROR(AllocateHost(bytes, &memory));
-  if (bytes <= kFreedAtOnce) {
-    Metrics::Get().host_bytes.fetch_add(static_cast<int64_t>(bytes), std::memory_order_relaxed);
-    auto free_memory = [memory, bytes](DeviceBuffer* dead) {
-      FreeHost(memory, bytes);
-      Metrics::Get().host_bytes.fetch_sub(static_cast<int64_t>(bytes), std::memory_order_relaxed);
-      delete dead;
-    };
-    out->reset(new DeviceBuffer(shared_from_this(), reinterpret_cast<uint64_t>(memory), bytes), free_memory);
-    return Status::Ok();
-  }
-  *out = MakeBuffer(shared_from_this(), reinterpret_cast<uint64_t>(memory), bytes, &Metrics::Get().host_bytes,
-                    [memory, bytes] { FreeHost(memory, bytes); });
+  FST_RETURN_IF_ERROR(AllocateRecycled(bytes, &memory));
+  Metrics::Get().host_bytes.fetch_add(static_cast<int64_t>(bytes), std::memory_order_relaxed);
+  auto free_memory = [memory, bytes](DeviceBuffer* dead) {
+    Metrics::Get().host_bytes.fetch_sub(static_cast<int64_t>(bytes), std::memory_order_relaxed);
+    delete dead;
+    if (bytes <= kFreedAtOnce) return FreeHost(memory, bytes);
+    if (!Recycle(memory, bytes)) AfterFrees([memory, bytes] { FreeHost(memory, bytes); });
+  };
+  out->reset(new DeviceBuffer(shared_from_this(), reinterpret_cast<uint64_t>(memory), bytes), free_memory);
   return Status::Ok();
 }
 
@@ -101,7 +100,8 @@ Status HostDevice::TotalMemory(uint64_t* bytes) {
 Status HostDevice::CheckAvailable(uint64_t bytes) {
   uint64_t available = AvailableHostBytes();
   if (bytes > available) {
-    WaitForFrees();  // buffers that are being freed count as free
+    WaitForFrees();  // buffers that are being freed count as free, and so does what is kept
+    DropRecycled();
     available = AvailableHostBytes();
   }
   if (bytes <= available) return Status::Ok();
@@ -114,7 +114,7 @@ Status HostDevice::CheckAvailable(uint64_t bytes) {
 Status HostDevice::AllocateStaging(size_t bytes, std::unique_ptr<StagingMemory>* out) {
   bytes = std::max<size_t>(bytes, 4096);
   void* memory = nullptr;
-  FST_RETURN_IF_ERROR(AllocateHost(bytes, &memory));
+  FST_RETURN_IF_ERROR(AllocateRecycled(bytes, &memory));
   *out = std::make_unique<HostStaging>(memory, bytes);
   return Status::Ok();
 }
