@@ -1,15 +1,18 @@
 /**
- * Warm files into host memory, until each page of each tensor was touched, beside what the hardware can do:
- * `npm run bench -- host [--only mapped|many] [--folder /dev/shm] [--mib 1024] [--rounds 7]`. Medians of interleaved
- * rounds; how long the event loop was held is without the touch.
+ * Files into host memory, until each page of each tensor was touched, beside what the hardware can do and beside other
+ * loaders: `npm run bench -- host [--cold] [--peers] [--rows one,8] [--folder /dev/shm] [--mib 1024] [--rounds 7]
+ * [--json FILE] [--chart FILE]`. Each way has a process of its own for each row; the rounds are interleaved, the first
+ * load of a process stands by itself, and the others are medians.
  */
-import { spawnSync } from 'node:child_process';
-import { mkdtempSync, rmSync } from 'node:fs';
-import { availableParallelism } from 'node:os';
+import { spawn, spawnSync } from 'node:child_process';
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { availableParallelism, cpus, release, totalmem } from 'node:os';
 import { join } from 'node:path';
+import { createInterface } from 'node:readline';
 import type { Command } from 'commander';
-import { ParallelLoader, SafeTensorsFileLoader } from '../src/index.js';
-import { median, Ticker } from './held.js';
+import { median } from './held.js';
+import type { Load } from './host-child.js';
+import { pythonPeers } from './python.js';
 import { writeFiles } from './write-files.js';
 
 const MIB = 1024 * 1024;
@@ -21,109 +24,204 @@ const ROWS: Readonly<Record<string, { files: number; tensors: number }>> = {
   '1,000 files': { files: 1000, tensors: 1 },
   '50,000 tensors': { files: 1, tensors: 50_000 },
 };
+const OURS = ['mapped, streamed', 'mapped, whole', 'copied, streamed', 'copied, whole', 'lazy, one by one'];
+const COLD = ['default, streamed', 'mapped, streamed', 'copied, streamed'];
+const PEERS = ['safetensors_mapped', 'safetensors_numpy', 'fastsafetensors', 'runai'];
+const PACKAGES = ['numpy', 'safetensors', 'torch', 'fastsafetensors==0.5.0', 'runai-model-streamer', 'matplotlib'];
+const BUILD = join(__dirname, '..', '..', 'build', 'cmake');
+const SOURCES = join(__dirname, '..', '..', 'bench');
+
+/** What one way did with the files of one row. */
+interface Figures {
+  readonly row: string;
+  readonly way: string;
+  /** The first load of the process; none of a floor, whose every run is one. */
+  readonly first?: Load;
+  /** The medians of the later ones. */
+  readonly later: Load;
+}
+
+interface Way {
+  load(files: readonly string[]): Promise<Load>;
+  end(): void;
+}
+
+interface Options {
+  readonly cold?: boolean;
+  readonly peers?: boolean;
+  readonly only?: string;
+  readonly rows?: string;
+  readonly folder: string;
+  readonly mib: string;
+  readonly rounds: string;
+  readonly json?: string;
+  readonly chart?: string;
+}
 
 export function define(command: Command): void {
   command
-    .option('--only <what>', 'mapped: no copied loads; many: many files and many tensors, copied')
+    .option('--cold', 'drop the files from the page cache before each load (a folder on a disk)')
+    .option('--peers', 'loaders for Python as well; makes a python that has them where there is none (several GB)')
+    .option('--only <texts>', 'ways with one of these texts in their name, by commas')
+    .option('--rows <texts>', 'rows with one of these texts in their name, by commas')
     .option('--folder <path>', 'where the files are written', '/dev/shm')
     .option('--mib <n>', 'MiB of weights', '1024')
-    .option('--rounds <n>', 'rounds', '7')
-    .action(async ({ only, folder, mib, rounds }) => {
-      const build = join(__dirname, '..', '..', 'build', 'cmake');
-      const targets = ['mapping_floor', 'copying_floor'];
-      const built = spawnSync('cmake', ['--build', build, '--target', ...targets], { encoding: 'utf8' });
-      if (built.status !== 0) throw new Error(`the floors cannot be built: ${built.stdout}${built.stderr}`);
-      ticker = new Ticker();
-      for (const [name, row] of Object.entries(ROWS)) {
-        if (only === 'many' && row.files * row.tensors < 1000) continue;
-        const own = mkdtempSync(join(folder, 'fastsafetensors-bench-'));
-        try {
-          const paths = writeFiles(own, row, Number(mib) * MIB);
-          await printRow(name, paths, Number(mib) * MIB, Number(rounds), only, build);
-        } finally {
-          rmSync(own, { recursive: true });
-        }
-      }
-      ticker.stop();
-    });
+    .option('--rounds <n>', 'rounds after the first', '7')
+    .option('--json <file>', 'write all figures there, with what machine it was')
+    .option('--chart <file>', 'draw the later loads there, as SVG (by matplotlib)')
+    .action(measure);
 }
 
-/** Of the last load, without the consumer's touch. */
-let loadHeld = 0;
-let ticker: Ticker;
-
-async function printRow(
-  name: string,
-  paths: readonly string[],
-  bytes: number,
-  rounds: number,
-  only: string | undefined,
-  build: string,
-): Promise<void> {
-  const floor = (program: string) => () => {
-    const { stdout, status } = spawnSync(join(build, program), [String(THREADS), ...paths], { encoding: 'utf8' });
-    if (status !== 0) throw new Error(`${program} failed`);
-    return Number.parseFloat(stdout);
-  };
-  const mapped = { streamed: () => streamed(paths, true), whole: () => whole(paths, true) };
-  const copied = { streamed: () => streamed(paths, false), whole: () => whole(paths, false) };
-  const kinds = { ...(only !== 'many' && { mapped }), ...(only !== 'mapped' && { copied }) };
-  const ways: Record<string, () => number | Promise<number>> = {};
-  for (const [kind, runs] of Object.entries(kinds)) {
-    ways[`${kind}, floor`] = floor(kind === 'mapped' ? 'mapping_floor' : 'copying_floor');
-    for (const [how, run] of Object.entries(runs)) ways[`${kind}, ${how}`] = run;
-  }
-  const seconds = Object.fromEntries(Object.keys(ways).map((way) => [way, [] as number[]]));
-  const held = Object.fromEntries(Object.keys(ways).map((way) => [way, [] as number[]]));
-  for (let round = 0; round < rounds; ++round) {
-    for (const [way, run] of Object.entries(ways)) {
-      await new Promise((resolve) => setTimeout(resolve, 20));
-      ticker.take();
-      seconds[way]!.push(await run());
-      held[way]!.push(loadHeld);
-      loadHeld = 0;
+async function measure(options: Options): Promise<void> {
+  const targets = ['mapping_floor', 'copying_floor', 'drop_cache'];
+  const built = spawnSync('cmake', ['--build', BUILD, '--target', ...targets], { encoding: 'utf8' });
+  if (built.status !== 0) throw new Error(`the floors cannot be built: ${built.stdout}${built.stderr}`);
+  const peers = options.peers || options.chart ? pythonPeers(true, PACKAGES) : { reason: 'ask for them by --peers' };
+  const chosen = (name: string, texts: string | undefined): boolean =>
+    texts === undefined || texts.split(',').some((text) => name.includes(text));
+  const figures: Figures[] = [];
+  for (const [row, shape] of Object.entries(ROWS)) {
+    if (!chosen(row, options.rows)) continue;
+    const own = mkdtempSync(join(options.folder, 'fastsafetensors-bench-'));
+    try {
+      const files = writeFiles(own, shape, Number(options.mib) * MIB);
+      const ways = await waysOf(options, peers, (name) => chosen(name, options.only));
+      for (const found of await measureRow(row, files, ways, options)) figures.push(found);
+      for (const found of figures.filter((other) => other.row === row)) print(found, figures);
+    } finally {
+      rmSync(own, { recursive: true });
     }
   }
-  for (const [way, list] of Object.entries(seconds)) {
-    const least = median(seconds[`${way.split(',')[0]}, floor`]!);
-    const rate = `${(bytes / median(list) / 1e9).toFixed(2)} GB/s`.padStart(11);
-    const share = `${((least / median(list)) * 100).toFixed(0).padStart(3)} %`;
-    const longest = way.endsWith('floor') ? '' : `   loop held ${median(held[way]!).toFixed(1)} ms`;
-    console.log(`${name.padEnd(15)} ${way.padEnd(17)} ${rate}  ${share}${longest}`);
+  const machine = { cpu: cpus()[0]?.model, cpus: availableParallelism(), memory: totalmem(), kernel: release() };
+  const facts = { machine, node: process.version, date: new Date().toISOString(), options, figures };
+  if (options.json) writeFileSync(options.json, `${JSON.stringify(facts, null, 1)}\n`);
+  if (options.chart && 'python' in peers) draw(peers.python, options.chart, facts);
+}
+
+async function waysOf(
+  { cold, peers: asked }: Options,
+  peers: ReturnType<typeof pythonPeers>,
+  chosen: (name: string) => boolean,
+): Promise<Map<string, Way>> {
+  const ways = new Map<string, Way>();
+  for (const name of ['mapping_floor', 'copying_floor']) if (chosen(name)) ways.set(name, floor(name));
+  if (cold && chosen('fio')) addFio(ways);
+  for (const name of [...(cold ? COLD : OURS), 'fs.readFileSync']) {
+    if (chosen(name)) ways.set(name, await child(process.execPath, [join(__dirname, 'host-child.js'), name]));
   }
-}
-
-async function streamed(files: readonly string[], mmap: boolean): Promise<number> {
-  const began = performance.now();
-  const tensors: { readonly data: ArrayBufferView | null; dispose(): void }[] = [];
-  await using loader = new ParallelLoader({ files: [...files], mmap, queueSize: 64 });
-  for await (const [, tensor] of loader.iterateWeights()) tensors.push(tensor);
-  loadHeld = ticker.take().ms;
-  return touched(tensors, began);
-}
-
-async function whole(files: readonly string[], mmap: boolean): Promise<number> {
-  const began = performance.now();
-  await using loader = new SafeTensorsFileLoader({ mmap });
-  await loader.addFilenames([...files]);
-  await using buffer = await loader.copyFilesToDevice();
-  const tensors: { readonly data: ArrayBufferView | null; dispose(): void }[] = [];
-  for (const name of buffer.keys()) tensors.push(await buffer.getTensor(name));
-  loadHeld = ticker.take().ms;
-  return touched(tensors, began);
-}
-
-function touched(
-  tensors: readonly { readonly data: ArrayBufferView | null; dispose(): void }[],
-  began: number,
-): number {
-  let sum = 0;
-  for (const { data } of tensors) {
-    const floats = data as Float32Array;
-    for (let i = 0; i < floats.length; i += 1024) sum += floats[i]!;
+  if (!asked) return ways;
+  if (!('python' in peers)) console.log(`left out: loaders for Python: ${peers.reason}`);
+  for (const name of 'python' in peers ? PEERS.filter(chosen) : []) {
+    try {
+      ways.set(name, await child((peers as { python: string }).python, [join(SOURCES, 'host_peers.py'), name]));
+    } catch (error) {
+      console.log(`left out: ${name}: ${(error as Error).message}`);
+    }
   }
-  const seconds = (performance.now() - began) / 1000;
-  for (const tensor of tensors) tensor.dispose();
-  if (!(sum > 0)) throw new Error('the tensors hold other numbers than were written');
-  return seconds;
+  return ways;
+}
+
+function floor(program: string): Way {
+  return {
+    load: async (files) => {
+      const { stdout, status } = spawnSync(join(BUILD, program), [String(THREADS), ...files], { encoding: 'utf8' });
+      if (status !== 0) throw new Error(`${program} failed`);
+      return { seconds: Number.parseFloat(stdout), cpuSeconds: 0, peakBytes: 0, bytes: 0 };
+    },
+    end: () => {},
+  };
+}
+
+/** Direct reads of 1 MiB, 16 at a time, as a cold load makes them. */
+function addFio(ways: Map<string, Way>): void {
+  if (spawnSync('fio', ['--version']).status !== 0) {
+    console.log('left out: fio: it is not installed (apt-get install fio)');
+    return;
+  }
+  const job = ['--name=read', '--rw=read', '--readonly', '--direct=1', '--bs=1M', '--ioengine=libaio', '--iodepth=16'];
+  ways.set('fio', {
+    load: async (files) => {
+      const args = [...job, '--output-format=json', `--filename=${files.join(':')}`];
+      const { stdout, stderr, status } = spawnSync('fio', args, { encoding: 'utf8' });
+      if (status !== 0) throw new Error(`fio failed: ${stderr}`);
+      const { jobs } = JSON.parse(stdout.slice(stdout.indexOf('{'))) as { jobs: { read: { runtime: number } }[] };
+      return { seconds: jobs[0]!.read.runtime / 1000, cpuSeconds: 0, peakBytes: 0, bytes: 0 };
+    },
+    end: () => {},
+  });
+}
+
+async function child(command: string, args: readonly string[]): Promise<Way> {
+  const started = spawn(command, args, { stdio: ['pipe', 'pipe', 'pipe'] });
+  let complaints = '';
+  started.stderr.on('data', (text) => (complaints += text));
+  started.stdin.on('error', () => {}); // the lines end, which says as much
+  const lines = createInterface(started.stdout)[Symbol.asyncIterator]();
+  const next = async (): Promise<string> => {
+    const { value, done } = await lines.next();
+    if (done) throw new Error(`${args.join(' ')} ended: ${complaints.trim().split('\n').pop()}`);
+    return value;
+  };
+  while ((await next()) !== 'ready') {}
+  return {
+    load: async (files) => {
+      started.stdin.write(`${JSON.stringify(files)}\n`);
+      let line = await next();
+      while (!line.startsWith('{')) line = await next(); // a loader that prints
+      return JSON.parse(line) as Load;
+    },
+    end: () => started.stdin.end(),
+  };
+}
+
+async function measureRow(
+  row: string,
+  files: readonly string[],
+  ways: Map<string, Way>,
+  { rounds, cold, mib }: Options,
+): Promise<Figures[]> {
+  const bytes = Number(mib) * MIB;
+  const loads = new Map([...ways.keys()].map((way) => [way, [] as Load[]]));
+  for (let round = 0; round <= Number(rounds); ++round) {
+    for (const [name, way] of ways) {
+      if (cold && spawnSync(join(BUILD, 'drop_cache'), [...files]).status !== 0) throw new Error('drop_cache failed');
+      loads.get(name)!.push(await way.load(files));
+    }
+  }
+  for (const way of ways.values()) way.end();
+  return [...loads].map(([way, [first, ...others]]) => {
+    const of = (key: keyof Load): number => median(others.map((load) => load[key] ?? 0));
+    const later = { seconds: of('seconds'), cpuSeconds: of('cpuSeconds'), peakBytes: of('peakBytes'), bytes };
+    if (first!.bytes === 0) return { row, way, later };
+    if (Math.abs(first!.bytes / bytes - 1) > 0.01) throw new Error(`${way} loaded ${first!.bytes} of ${bytes} bytes`);
+    return {
+      row,
+      way,
+      first: first!,
+      later: { ...later, ...(first!.heldMs !== undefined && { heldMs: of('heldMs') }) },
+    };
+  });
+}
+
+/** A line of the table. The share is of the floor that belongs to the way: of mapping, else of what copies. */
+function print({ row, way, first, later }: Figures, all: readonly Figures[]): void {
+  const floors =
+    way.startsWith('mapped') || way === 'safetensors_mapped' ? ['mapping_floor'] : ['fio', 'copying_floor'];
+  const least = floors.map((name) => all.find((other) => other.row === row && other.way === name)).find(Boolean);
+  const rate = ({ seconds }: Load): string => `${(later.bytes / seconds / 1e9).toFixed(2)} GB/s`.padStart(11);
+  const parts = [row.padEnd(15), way.padEnd(19), rate(later)];
+  parts.push(least ? `${((least.later.seconds / later.seconds) * 100).toFixed(0).padStart(4)} %` : '      ');
+  if (first) {
+    const over = (first.peakBytes - later.bytes) / MIB;
+    parts.push(`  first ${rate(first)}  ${later.cpuSeconds.toFixed(3)} s of processors`);
+    parts.push(`  first peak ${over < 0 ? '' : '+'}${over.toFixed(0)} MiB`);
+  }
+  if (later.heldMs !== undefined) parts.push(`  loop held ${later.heldMs.toFixed(1)} ms`);
+  console.log(parts.join(' '));
+}
+
+function draw(python: string, chart: string, facts: object): void {
+  const input = JSON.stringify(facts);
+  const drawn = spawnSync(python, [join(SOURCES, 'host_chart.py'), chart], { input, encoding: 'utf8' });
+  if (drawn.status !== 0) throw new Error(`the chart cannot be drawn: ${drawn.stderr}`);
 }

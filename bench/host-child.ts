@@ -1,0 +1,131 @@
+/**
+ * A process of `npm run bench -- host`: for each line of stdin, the JSON of a list of files, loads them in one way,
+ * touches each page of each tensor, and answers with the JSON of a {@link Load}. As host_peers.py.
+ */
+import { readFileSync, writeFileSync } from 'node:fs';
+import { createInterface } from 'node:readline';
+import { fastsafeOpen, ParallelLoader, SafeTensorsFileLoader } from '../src/index.js';
+import { Ticker } from './held.js';
+
+/** One load, until each page of each tensor was touched. */
+export interface Load {
+  readonly seconds: number;
+  /** Of all threads. */
+  readonly cpuSeconds: number;
+  /** By how much resident memory rose over what it was before. */
+  readonly peakBytes: number;
+  readonly bytes: number;
+  /** The longest that the event loop was held, in ms, without the touch. */
+  readonly heldMs?: number;
+}
+
+interface Tensor {
+  readonly data: ArrayBufferView | null;
+  dispose(): void;
+}
+type Way = (files: string[]) => Promise<{ tensors: Tensor[]; close?: () => Promise<void> }>;
+
+const streamed =
+  (mmap: boolean): Way =>
+  async (files) => {
+    const loader = new ParallelLoader({ files, mmap, queueSize: 64 });
+    const tensors: Tensor[] = [];
+    for await (const [, tensor] of loader.iterateWeights()) tensors.push(tensor);
+    return { tensors, close: () => loader.close() };
+  };
+
+const whole =
+  (mmap: boolean): Way =>
+  async (files) => {
+    const loader = new SafeTensorsFileLoader({ mmap });
+    await loader.addFilenames(files);
+    const buffer = await loader.copyFilesToDevice();
+    const tensors: Tensor[] = [];
+    for (const name of buffer.keys()) tensors.push(await buffer.getTensor(name));
+    return {
+      tensors,
+      close: async () => {
+        await buffer.close();
+        await loader.close();
+      },
+    };
+  };
+
+export const WAYS: Readonly<Record<string, Way>> = {
+  'mapped, streamed': streamed(true),
+  'mapped, whole': whole(true),
+  'copied, streamed': streamed(false),
+  'copied, whole': whole(false),
+  'default, streamed': async (files) => {
+    const loader = new ParallelLoader({ files });
+    const tensors: Tensor[] = [];
+    for await (const [, tensor] of loader.iterateWeights()) tensors.push(tensor);
+    return { tensors, close: () => loader.close() };
+  },
+  'lazy, one by one': async (files) => {
+    const opened = await fastsafeOpen(files);
+    const tensors: Tensor[] = [];
+    for (const name of opened.keys()) tensors.push(await opened.getTensor(name));
+    return { tensors, close: () => opened.close() };
+  },
+  'fs.readFileSync': async (files) => {
+    const tensors: Tensor[] = [];
+    for (const file of files) {
+      const bytes = readFileSync(file);
+      const begin = 8 + Number(bytes.readBigUInt64LE());
+      const header = JSON.parse(bytes.toString('utf8', 8, begin)) as Record<string, { data_offsets: [number, number] }>;
+      for (const { data_offsets } of Object.values(header)) {
+        const [from, to] = data_offsets;
+        const data = new Float32Array(bytes.buffer, bytes.byteOffset + begin + from, (to - from) / 4);
+        tensors.push({ data, dispose: () => {} });
+      }
+    }
+    return { tensors };
+  },
+};
+
+function memory(name: 'VmRSS' | 'VmHWM'): number {
+  const line = readFileSync('/proc/self/status', 'latin1').match(new RegExp(`^${name}:\\s+(\\d+)`, 'm'));
+  return Number(line![1]) * 1024;
+}
+
+function touch(tensors: readonly Tensor[]): number {
+  let sum = 0;
+  let bytes = 0;
+  for (const { data } of tensors) {
+    const floats = data as Float32Array;
+    for (let i = 0; i < floats.length; i += 1024) sum += floats[i]!;
+    bytes += floats.byteLength;
+  }
+  if (!(sum > 0)) throw new Error('the tensors hold other numbers than were written');
+  return bytes;
+}
+
+async function load(way: Way, files: string[], ticker: Ticker): Promise<Load> {
+  writeFileSync('/proc/self/clear_refs', '5');
+  const before = memory('VmRSS');
+  const usage = process.cpuUsage();
+  ticker.take();
+  const began = performance.now();
+  const { tensors, close } = await way(files);
+  const heldMs = ticker.take().ms;
+  const bytes = touch(tensors);
+  const seconds = (performance.now() - began) / 1000;
+  const { user, system } = process.cpuUsage(usage);
+  const peakBytes = memory('VmHWM') - before;
+  for (const tensor of tensors) tensor.dispose();
+  await close?.();
+  return { seconds, cpuSeconds: (user + system) / 1e6, peakBytes, bytes, heldMs };
+}
+
+async function answer(way: Way): Promise<void> {
+  const ticker = new Ticker();
+  console.log('ready');
+  for await (const line of createInterface(process.stdin)) {
+    console.log(JSON.stringify(await load(way, JSON.parse(line) as string[], ticker)));
+    await new Promise((resolve) => setTimeout(resolve, 20));
+  }
+  ticker.stop();
+}
+
+if (require.main === module) void answer(WAYS[process.argv[2]!]!);
