@@ -167,6 +167,17 @@ test('close() ends those that wait for their turn', async () => {
   await expect(opened.getTensor('s3')).rejects.toMatchObject({ code: 'CLOSED' });
 });
 
+test('loads that follow one another open their file once', async () => {
+  const openings = jest.spyOn(native(), 'openSpotFile');
+  await open({ mmap: false });
+  for (let i = 0; i < 20; ++i) (await opened.getTensor('large')).dispose();
+  await setTimeout(5);
+  expect(openings).toHaveBeenCalledTimes(1);
+  openings.mockRestore();
+  await expectRight([await opened.getTensor('s7')]);
+  expect(spots).toHaveBeenCalledTimes(1);
+});
+
 test('a descriptor that was taken away is opened again', async () => {
   await open();
   const other = await fastsafeOpen(path); // its load takes the one that is open, and closes it

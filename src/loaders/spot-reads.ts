@@ -31,7 +31,9 @@ export class SpotReads {
   readonly #session: Session;
   #fds: NativeHeaderFdCache | undefined;
   #device: NativeDevice | undefined;
-  readonly #files = new Map<SafeTensorsMetadata, NativeSpotFile | null>(); // null: being opened, or not to be read so
+  // null: being opened, or not to be read so. A load that was in flight when a file was opened leaves it as it is:
+  // where loads follow one another, the file would be opened for ever, and nothing be read from it.
+  readonly #files = new Map<SafeTensorsMetadata, NativeSpotFile | null>();
   #opening: Promise<unknown> = Promise.resolve();
   #reads = 0; // that this turn of the event loop has had
   #bytes = 0;
@@ -96,7 +98,10 @@ export class SpotReads {
     const device = this.#device;
     const handle =
       bytes > 0 ? checked(() => native().readOnSpot(device, bytes, files, new Float64Array(reads))) : undefined;
-    if (handle === null) return undefined;
+    if (handle === null) {
+      for (const { metadata } of wanted) this.#files.delete(metadata); // perhaps their descriptors are gone
+      return undefined;
+    }
     const allocation = handle && new Allocation(handle, this.#session.device, bytes).retain();
     try {
       return wanted.map(({ metadata, index, name }, i) => {
@@ -127,7 +132,7 @@ export class SpotReads {
     const fds = this.#fds;
     if (!fds) return;
     for (const metadata of new Set(wanted.map(({ metadata }) => metadata))) {
-      if (this.#files.get(metadata) === null || !metadata.identity) continue;
+      if (this.#files.has(metadata) || !metadata.identity) continue;
       this.#files.set(metadata, null);
       try {
         this.#device ??= await openDevice(device);
