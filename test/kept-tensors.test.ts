@@ -1,6 +1,6 @@
 import { rm } from 'node:fs/promises';
 import { type DeviceTensor, nativeMetrics, ParallelLoader, SafeTensorsFileLoader } from 'fastsafetensors-node';
-import { expectNothingHeld } from './support/metrics.js';
+import { expectNothingHeld, heapBytes } from './support/metrics.js';
 import { entry, newFolder, writeModel } from './support/model-files.js';
 
 // What memory a tensor that is kept holds: the allocation that it lies in, which maxBatchBytes bounds, too.
@@ -62,4 +62,23 @@ test('without it, and in a buffer, a tensor holds its neighbours, and its clone 
   await loader.close();
   expect(await heldBytes(96 * KIB)).toBe(96 * KIB);
   expect(tensor.byteLength).toBe(KIB);
+});
+
+test('a tensor keeps less than 300 bytes of the JavaScript heap', async () => {
+  const many = await writeModel(
+    folder,
+    Array.from({ length: 5000 }, (_, i) => entry(`model.layers.${i}.weight`, 'U8', [2, 3, 1])),
+    'many.safetensors',
+  );
+  const load = async (tensors: DeviceTensor[]): Promise<void> => {
+    const loader = new ParallelLoader({ files: many });
+    for await (const [, tensor] of loader.iterateWeights()) tensors.push(tensor);
+    await loader.close();
+  };
+  const tensors: DeviceTensor[] = [];
+  await load(tensors); // what is compiled and kept once
+  const before = heapBytes();
+  await load(tensors);
+  expect((heapBytes() - before) / 5000).toBeLessThan(300);
+  for (const tensor of tensors) tensor.dispose();
 });

@@ -238,8 +238,10 @@ export class SafeTensorsMetadata {
   /** @internal */
   shapeAt(index: number): number[] {
     const { rankEnds, dims } = this.#header;
-    const shape: number[] = [];
-    for (let i = index === 0 ? 0 : rankEnds[index - 1]!; i < rankEnds[index]!; ++i) shape.push(dims[i]!);
+    const begin = index === 0 ? 0 : rankEnds[index - 1]!;
+    // Not by push(): an array that grows gets room for 17 numbers, which is more than all else that a tensor keeps.
+    const shape = new Array<number>(rankEnds[index]! - begin);
+    for (let i = 0; i < shape.length; ++i) shape[i] = dims[begin + i]!;
     return shape;
   }
 

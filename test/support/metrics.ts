@@ -37,3 +37,9 @@ export async function expectNothingHeld({ collect = false, timeoutMs = 5000, sta
   }
   expect(held()).toEqual(NOTHING_HELD);
 }
+
+/** What live values take of the JavaScript heap. */
+export function heapBytes(): number {
+  collectGarbage();
+  return process.memoryUsage().heapUsed;
+}
