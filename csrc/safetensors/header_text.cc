@@ -1,38 +1,12 @@
 #include "safetensors/header_text.h"
 
-#include <cstring>
-
-#include "base/random.h"
+#include <utility>
 
 namespace fst {
 
 namespace {
 
 constexpr size_t kTextStart = 8;  // of the header's text in the file
-
-struct HashSecret {
-  const uint64_t a = RandomSecret() | 1, b = RandomSecret() | 1;
-};
-
-uint64_t Mix(uint64_t x, uint64_t y) {
-  __extension__ using Wide = unsigned __int128;
-  Wide product = static_cast<Wide>(x) * y;
-  return static_cast<uint64_t>(product) ^ static_cast<uint64_t>(product >> 64);
-}
-
-// Keyed by a secret of this process, so that nobody can write a file whose names all meet in one slot.
-uint32_t HashName(std::string_view name) {
-  static const HashSecret secret;
-  uint64_t hash = secret.a ^ name.size();
-  uint64_t word;
-  for (; name.size() >= sizeof word; name.remove_prefix(sizeof word)) {
-    memcpy(&word, name.data(), sizeof word);
-    hash = Mix(hash ^ word, secret.b);
-  }
-  word = 0;
-  if (!name.empty()) memcpy(&word, name.data(), name.size());
-  return static_cast<uint32_t>(Mix(Mix(hash ^ word, secret.b), secret.a));
-}
 
 std::string ShapeText(const uint64_t* dims, size_t rank) {
   constexpr size_t kShown = 8;
@@ -93,12 +67,12 @@ bool HeaderText::ScanMetadata() {
   if (scanner_.Peek() != '{') return scanner_.Fail("__metadata__ must be an object of strings");
   JsonKeys keys;
   return scanner_.Object([&](std::string_view key) {
-    auto [place, inserted] = keys.emplace(key);
-    if (!inserted) return scanner_.FailDuplicate(key);
+    if (!keys.Insert(key)) return scanner_.FailDuplicate(key);
+    std::string kept(key);  // scanning the value ends the view
     if (scanner_.Peek() != '"') return scanner_.Fail("a value in __metadata__ must be a string");
     std::string_view value;
     if (!scanner_.String(&value)) return false;
-    header_.metadata.emplace_back(*place, value);
+    header_.metadata.emplace_back(std::move(kept), value);
     return true;
   });
 }
@@ -154,7 +128,7 @@ bool HeaderText::ScanTensor(std::string_view name) {
                    : key == "shape"        ? &draft.has_shape
                    : key == "data_offsets" ? &draft.has_offsets
                                            : nullptr;
-      if (seen == nullptr) return others.emplace(key).second ? scanner_.Skip(2) : scanner_.FailDuplicate(key);
+      if (seen == nullptr) return others.Insert(key) ? scanner_.Skip(2) : scanner_.FailDuplicate(key);
       if (*seen) return scanner_.FailDuplicate(key);
       *seen = true;
       return seen == &draft.has_dtype   ? ScanDType(&draft)

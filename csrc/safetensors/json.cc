@@ -1,10 +1,23 @@
 #include "safetensors/json.h"
 
 #include <cstring>
+#include <utility>
+
+#include "base/random.h"
 
 namespace fst {
 
 namespace {
+
+struct HashSecret {
+  const uint64_t a = RandomSecret() | 1, b = RandomSecret() | 1;
+};
+
+uint64_t Mix(uint64_t x, uint64_t y) {
+  __extension__ using Wide = unsigned __int128;
+  Wide product = static_cast<Wide>(x) * y;
+  return static_cast<uint64_t>(product) ^ static_cast<uint64_t>(product >> 64);
+}
 
 bool IsDigit(const char* at, const char* end) { return at < end && *at >= '0' && *at <= '9'; }
 
@@ -228,8 +241,7 @@ bool JsonScanner::Skip(int depth) {
       return String(&text);
     case '{': {
       JsonKeys keys;
-      return Object(
-          [&](std::string_view key) { return keys.emplace(key).second ? Skip(depth + 1) : FailDuplicate(key); });
+      return Object([&](std::string_view key) { return keys.Insert(key) ? Skip(depth + 1) : FailDuplicate(key); });
     }
     case '[':
       return Array([&] { return Skip(depth + 1); });
@@ -241,6 +253,53 @@ bool JsonScanner::Skip(int depth) {
       return Literal("null");
     default:
       return AtNumber() ? Number(&text) : Fail("expected a value");
+  }
+}
+
+uint32_t HashName(std::string_view name) {
+  static const HashSecret secret;
+  uint64_t hash = secret.a ^ name.size();
+  uint64_t word;
+  for (; name.size() >= sizeof word; name.remove_prefix(sizeof word)) {
+    memcpy(&word, name.data(), sizeof word);
+    hash = Mix(hash ^ word, secret.b);
+  }
+  word = 0;
+  if (!name.empty()) memcpy(&word, name.data(), name.size());
+  return static_cast<uint32_t>(Mix(Mix(hash ^ word, secret.b), secret.a));
+}
+
+bool JsonKeys::Insert(std::string_view key) {
+  if (count_ * 2 >= slots_.size()) Grow();
+  const uint32_t hash = HashName(key);
+  Slot& slot = slots_[Find(key, hash)];
+  if (slot.length_plus_one > 0) return false;
+  slot = {hash, static_cast<uint32_t>(keys_.size()), static_cast<uint32_t>(key.size() + 1)};
+  keys_ += key;
+  ++count_;
+  return true;
+}
+
+size_t JsonKeys::Find(std::string_view key, uint32_t hash) const {
+  const size_t mask = slots_.size() - 1;
+  size_t at = hash & mask;
+  for (;; at = (at + 1) & mask) {
+    const Slot& slot = slots_[at];
+    if (slot.length_plus_one == 0) return at;
+    const std::string_view other(keys_.data() + slot.offset, slot.length_plus_one - 1);
+    if (slot.hash == hash && other == key) return at;
+  }
+}
+
+void JsonKeys::Grow() {
+  std::vector<Slot> old(slots_.empty() ? 8 : slots_.size() * 2);
+  old.swap(slots_);
+  const size_t mask = slots_.size() - 1;
+  for (const Slot& slot : old) {
+    if (slot.length_plus_one == 0) continue;
+    size_t at = slot.hash & mask;
+    while (slots_[at].length_plus_one > 0) at = (at + 1) & mask;
+    slots_[at] = slot;
   }
 }
 

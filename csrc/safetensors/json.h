@@ -3,9 +3,9 @@
 #pragma once
 #include <cstddef>
 #include <cstdint>
-#include <set>
 #include <string>
 #include <string_view>
+#include <vector>
 
 namespace fst {
 
@@ -101,7 +101,32 @@ class JsonScanner {
   std::string duplicate_key_;
 };
 
-// The keys of one object. A tree and not a hash table: equal hashes cannot be forged.
-using JsonKeys = std::set<std::string, std::less<>>;
+// Keyed by a secret of this process, so that nobody can write a file whose names all meet in one slot.
+uint32_t HashName(std::string_view name);
+
+// The keys of one object, less than 4 GiB in all. They lie one after the other: a thousand small blocks, once freed,
+// are put together by the next thread that frees a large one, and that may be the event loop's.
+class JsonKeys {
+ public:
+  // False when it is there already.
+  bool Insert(std::string_view key);
+  bool Contains(std::string_view key) const {
+    return !slots_.empty() && slots_[Find(key, HashName(key))].length_plus_one > 0;
+  }
+
+ private:
+  struct Slot {
+    uint32_t hash = 0;
+    uint32_t offset = 0;           // in keys_
+    uint32_t length_plus_one = 0;  // 0: free
+  };
+  // The slot that holds the key, or the free one where it belongs.
+  size_t Find(std::string_view key, uint32_t hash) const;
+  void Grow();
+
+  std::string keys_;
+  size_t count_ = 0;
+  std::vector<Slot> slots_;  // by open addressing: a power of two of slots, at most half full
+};
 
 }  // namespace fst

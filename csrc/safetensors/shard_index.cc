@@ -18,13 +18,13 @@ class IndexText {
     if (scanner_.Peek() != '{') return scanner_.Fail("expected an object with \"weight_map\"");
     JsonKeys keys;
     bool scanned = scanner_.Object([&](std::string_view key) {
-      if (!keys.emplace(key).second) return scanner_.FailDuplicate(key);
+      if (!keys.Insert(key)) return scanner_.FailDuplicate(key);
       if (key == "weight_map") return ScanWeightMap();
       if (key == "metadata" && scanner_.Peek() == '{') return ScanMetadata();
       return scanner_.Skip(1);
     });
     if (!scanned || !scanner_.End()) return false;
-    return keys.count("weight_map") > 0 || scanner_.Fail("there is no object \"weight_map\"");
+    return keys.Contains("weight_map") || scanner_.Fail("there is no object \"weight_map\"");
   }
 
   const JsonScanner& scanner() const { return scanner_; }
@@ -37,7 +37,7 @@ class IndexText {
     std::map<std::string, uint32_t, std::less<>> shards;
     bool scanned = scanner_.Object([&](std::string_view key) {
       tensor_ = key;
-      if (!tensors.emplace(key).second) return scanner_.FailDuplicate(key);
+      if (!tensors.Insert(key)) return scanner_.FailDuplicate(key);
       index_.names += key;
       index_.name_lengths.push_back(static_cast<uint32_t>(key.size()));
       if (scanner_.Peek() != '"') return scanner_.Fail("a tensor's file must be a string");
@@ -58,7 +58,7 @@ class IndexText {
   bool ScanMetadata() {
     JsonKeys keys;
     return scanner_.Object([&](std::string_view key) {
-      if (!keys.emplace(key).second) return scanner_.FailDuplicate(key);
+      if (!keys.Insert(key)) return scanner_.FailDuplicate(key);
       if (key != "total_size" || !scanner_.AtNumber()) return scanner_.Skip(2);
       std::string_view number;
       if (!scanner_.Number(&number)) return false;

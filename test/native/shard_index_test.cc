@@ -32,6 +32,20 @@ TEST(ShardIndexTest, ToleratesMetadataOfAnyKind) {
   }
 }
 
+TEST(ShardIndexTest, FindsANameThatIsThereTwiceAmongMany) {
+  constexpr int kNames = 20'000;
+  std::string map = "\"\":\"0\"";
+  for (int i = 0; i < kNames; ++i) map += ",\"w" + std::to_string(i) + "\":\"" + std::to_string(i % 3) + "\"";
+  ShardIndex index;
+  ASSERT_TRUE(Parse("{\"weight_map\":{" + map + "}}", &index).ok());
+  EXPECT_EQ(index.shard_of.size(), kNames + 1U);
+  for (const std::string& twice : {std::string(), std::string("w0"), "w" + std::to_string(kNames - 1)}) {
+    Status status = Parse("{\"weight_map\":{" + map + ",\"" + twice + "\":\"1\"}}", &index);
+    EXPECT_EQ(status.code(), Code::INVALID_INDEX);
+    EXPECT_EQ(status.tensor(), twice);
+  }
+}
+
 TEST(ShardIndexTest, RefusesWhatIsNoIndex) {
   for (const std::string& text : std::vector<std::string>{
            "",
