@@ -1,8 +1,8 @@
-import { writeFileSync } from 'node:fs';
+import { mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import * as fc from 'fast-check';
-import { SafeTensorsMetadata } from 'fastsafetensors-node';
-import { hashText, PackedTexts, TextMap } from '../src/base/packed-texts';
+import { fastsafeOpen, type LoaderOptions, SafeTensorsMetadata } from 'fastsafetensors-node';
+import { hashText, PackedTexts, TextMap, TextNumbers } from '../src/base/packed-texts';
 import { testFolder } from './support/tensor-files.js';
 
 // Headers of many names and texts: found by tables that the core makes off the event loop, in place of Maps, which hold
@@ -10,12 +10,12 @@ import { testFolder } from './support/tensor-files.js';
 
 const folder = testFolder();
 
-function write(names: readonly string[], metadata: Record<string, string> = {}): string {
+function write(names: readonly string[], metadata: Record<string, string> = {}, file = 'm.safetensors'): string {
   const tensors = names.map((name) => [name, { dtype: 'U8', shape: [0], data_offsets: [0, 0] }]);
   const header = Buffer.from(JSON.stringify({ __metadata__: metadata, ...Object.fromEntries(tensors) }));
   const length = Buffer.alloc(8);
   length.writeBigUInt64LE(BigInt(header.length));
-  const path = join(folder, 'm.safetensors');
+  const path = join(folder, file);
   writeFileSync(path, Buffer.concat([length, header]));
   return path;
 }
@@ -47,6 +47,29 @@ test('no name is put into a table of JavaScript', async () => {
   set.mockRestore();
 });
 
+test.each<[string, LoaderOptions, boolean]>([
+  ['without an index', {}, false],
+  ['by an index', {}, true],
+  ['that have to agree with an index', { index: 'strict' }, true],
+])('no name of several files is, %s', async (kind, options, indexed) => {
+  const own = join(folder, kind);
+  mkdirSync(own);
+  const weight_map: Record<string, string> = {};
+  for (let file = 0; file < 4; ++file) {
+    const names = Array.from({ length: 5000 }, (_, i) => `${file}.w${i}`);
+    write(names, {}, join(kind, `${file}.safetensors`));
+    for (const name of names) weight_map[name] = `${file}.safetensors`;
+  }
+  if (indexed) writeFileSync(join(own, 'model.safetensors.index.json'), JSON.stringify({ weight_map }));
+  const set = jest.spyOn(Map.prototype, 'set');
+  const opened = await fastsafeOpen(own, options);
+  for (const name of ['0.w0', '1.w4999', '3.w77']) expect(opened.frame(name).name).toBe(name);
+  expect(set.mock.calls.length).toBeLessThan(100);
+  set.mockRestore();
+  for (const name of ['', '4.w0', '0.w5000']) expect(() => opened.frame(name)).toThrow('no opened file has a tensor');
+  await opened.close();
+});
+
 test('the texts of __metadata__ are a Map, of very many what has its methods', async () => {
   for (const count of [3, 2000, 70_000]) {
     const texts = Object.fromEntries(Array.from({ length: count }, (_, i) => [`k${i}`, `é${i}`]));
@@ -69,6 +92,17 @@ test('the texts of __metadata__ are a Map, of very many what has its methods', a
     });
     expect(last).toEqual([`é${count - 1}`, `k${count - 1}`, true]);
   }
+});
+
+test('the numbers of texts are found, also of those that meet in one place', () => {
+  fc.assert(
+    fc.property(fc.uniqueArray(fc.string({ unit: 'binary' }), { maxLength: 300 }), fc.string(), (texts, other) => {
+      const numbers = new TextNumbers(texts.length, (number) => texts[number]!);
+      for (const [i, text] of texts.entries()) expect(numbers.add(text, i)).toBe(-1);
+      for (const [i, text] of texts.entries()) expect([numbers.find(text), numbers.add(text, 1000)]).toEqual([i, i]);
+      if (!texts.includes(other)) expect(numbers.find(other)).toBe(-1);
+    }),
+  );
 });
 
 test('texts of any kind come out as they were packed', () => {

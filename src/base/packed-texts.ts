@@ -53,6 +53,9 @@ export class PackedTexts {
   }
 }
 
+/** Of this process, so that nobody can write names that all meet in one place. */
+const SEED = Math.floor(Math.random() * 2 ** 32);
+
 /** Over UTF-16 units. csrc/safetensors/text_table.cc HashText is the same. */
 export function hashText(text: string, seed: number): number {
   let hash = seed;
@@ -134,9 +137,52 @@ export class PackedTextMap implements ReadonlyMap<string, string> {
   }
 }
 
+/**
+ * Finds the numbers of texts that lie elsewhere, in two arrays. A Map would keep each text alive; the garbage collector
+ * holds the event loop for milliseconds at a time while so many are young.
+ */
+export class TextNumbers {
+  readonly #textOf: (number: number) => string;
+  readonly #slots: Uint32Array; // 1 + a number, 0 for none
+  readonly #hashes: Uint32Array; // by slot, so that hardly any text is looked at for another
+
+  /** For at most `count` texts; `textOf` says which text has a number. */
+  constructor(count: number, textOf: (number: number) => string) {
+    let slots = 2;
+    while (slots < 2 * count) slots *= 2;
+    this.#textOf = textOf;
+    this.#slots = new Uint32Array(slots);
+    this.#hashes = new Uint32Array(slots);
+  }
+
+  /** Adds a text as `number`. Where it is there already, changes nothing and returns its number, else -1. */
+  add(text: string, number: number): number {
+    const hash = hashText(text, SEED);
+    const slot = this.#slotOf(text, hash);
+    const there = this.#slots[slot]! - 1;
+    if (there >= 0) return there;
+    this.#slots[slot] = number + 1;
+    this.#hashes[slot] = hash;
+    return -1;
+  }
+
+  /** The number of a text; -1 for none. */
+  find(text: string): number {
+    return this.#slots[this.#slotOf(text, hashText(text, SEED))]! - 1;
+  }
+
+  /** The slot that has the text, or else would get it. */
+  #slotOf(text: string, hash: number): number {
+    const mask = this.#slots.length - 1;
+    let at = hash & mask;
+    for (; this.#slots[at] !== 0; at = (at + 1) & mask)
+      if (this.#hashes[at] === hash && this.#textOf(this.#slots[at]! - 1) === text) break;
+    return at;
+  }
+}
+
 /** About so many keys each Map has: to grow one takes some microseconds, and they do not all grow at the same time. */
 const PART = 512;
-const SEED = Math.floor(Math.random() * 2 ** 32);
 
 /** A Map from texts that is several ones: each grows by itself, and none is large. */
 export class TextMap<V> {

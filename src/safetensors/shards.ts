@@ -1,4 +1,4 @@
-import { TextMap } from '../base/packed-texts.js';
+import { TextNumbers } from '../base/packed-texts.js';
 import { Turns } from '../base/timers.js';
 import { type Files, type FilesOptions, listedFiles, resolveFiles } from './files.js';
 import { checkIndex, joinByIndex } from './index-join.js';
@@ -87,18 +87,41 @@ export async function joinShards(
   const [only] = metadata;
   if (metadata.length === 1 && !index)
     return { metadata, inputs, notes: [], fileOf: (name) => (only!.has(name) ? 0 : undefined) };
-  const fileOf = new TextMap<number>(metadata.reduce((sum, { tensorCount }) => sum + tensorCount, 0));
+  const firsts = new Uint32Array(metadata.length); // the number of each file's first tensor
+  let count = 0;
+  for (const [file, { tensorCount }] of metadata.entries()) {
+    firsts[file] = count;
+    count += tensorCount;
+  }
+  const fileAt = (tensor: number): number => lastUpTo(firsts, tensor);
+  const numbers = new TextNumbers(count, (tensor) => {
+    const file = fileAt(tensor);
+    return metadata[file]!.nameAt(tensor - firsts[file]!);
+  });
   const turns = new Turns(128);
-  for (let file = 0; file < metadata.length; ++file) {
-    const header = metadata[file]!;
+  for (const [file, header] of metadata.entries()) {
     for (let i = 0; i < header.tensorCount; ++i) {
       const name = header.nameAt(i);
-      const other = fileOf.get(name);
-      if (other !== undefined) throw duplicate(name, metadata[other]!, header);
-      fileOf.set(name, file);
+      const other = numbers.add(name, firsts[file]! + i);
+      if (other >= 0) throw duplicate(name, metadata[fileAt(other)]!, header);
       if (turns.due()) await turns.take();
     }
   }
-  if (index) await checkIndex(index, metadata, fileOf);
-  return { metadata, inputs, notes: [], fileOf: (name) => fileOf.get(name) };
+  const fileOf = (name: string): number | undefined => {
+    const tensor = numbers.find(name);
+    return tensor < 0 ? undefined : fileAt(tensor);
+  };
+  if (index) await checkIndex(index, metadata, fileOf, count);
+  return { metadata, inputs, notes: [], fileOf };
+}
+
+/** The last place of a number that is not above `value` among ascending ones, the first of which is 0. */
+function lastUpTo(ascending: Uint32Array, value: number): number {
+  let low = 0;
+  for (let high = ascending.length; high - low > 1; ) {
+    const middle = (low + high) >> 1;
+    if (ascending[middle]! <= value) low = middle;
+    else high = middle;
+  }
+  return low;
 }
