@@ -43,6 +43,7 @@
         "csrc/device/kept_memory.cc",
         "csrc/device/recycled_memory.cc",
         "csrc/device/save_bytes.cc",
+        "csrc/device/shared_buffers.cc",
         "csrc/device/strided_copy.cc",
         "csrc/reader/cold_files.cc",
         "csrc/reader/fake_reader.cc",
@@ -97,6 +98,7 @@
         "csrc/napi/memory_bindings.cc",
         "csrc/napi/ort_bindings.cc",
         "csrc/napi/probe_bindings.cc",
+        "csrc/napi/sharing_bindings.cc",
         "csrc/napi/spot_bindings.cc",
         "csrc/napi/tf_bindings.cc",
         "csrc/napi/threefs_bindings.cc"

@@ -32,6 +32,8 @@ export {
   type DeviceTensorOf,
 } from './device/device-tensor.js';
 export type { Framework } from './device/framework.js';
+export { importTensors } from './device/import-tensors.js';
+export type { SharedTensor, TensorShare } from './device/tensor-share.js';
 export { type DoctorCheck, type DoctorOptions, type DoctorReport, doctor } from './doctor/doctor.js';
 export { AutoLoader } from './loaders/auto-loader.js';
 export type { DeviceMemoryLimit, MemoryLimit } from './loaders/budget.js';

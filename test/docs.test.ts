@@ -61,6 +61,7 @@ test.each([
   ['docs/packaging.md', 8],
   ['docs/ranks.md', 0],
   ['docs/saving.md', 0],
+  ['docs/sharing.md', 0],
   ['docs/transformers-js.md', 0],
   ['CONTRIBUTING.md', 5],
   ['test/README.md', 5],

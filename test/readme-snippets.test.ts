@@ -121,6 +121,7 @@ const COMPILED: Record<string, { readonly given: string; readonly runBy: string 
       declare const weights: Record<string, import('fastsafetensors-node').DeviceTensor | null>;`,
     runBy: 'daily-uses.test.ts',
   },
+  'docs/sharing.md': { given: '', runBy: 'share.test.ts' },
   'docs/saving.md': { given: '', runBy: 'save-sharded.test.ts' },
   'docs/doctor.md': { given: '', runBy: 'doctor.test.ts' },
   'docs/ranks.md': { given: '', runBy: 'rank-parts.test.ts' },

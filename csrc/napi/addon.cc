@@ -75,6 +75,7 @@ Napi::Object Init(Napi::Env env, Napi::Object exports) {
   ExportEngine(env, exports);
   ExportOrt(env, exports);
   ExportProbes(env, exports);
+  ExportSharing(env, exports);
   ExportThreeFs(env, exports);
   ExportTensorFlow(env, exports);
   return exports;

@@ -23,8 +23,13 @@ void ExportEngine(Napi::Env env, Napi::Object exports);
 void ExportOrt(Napi::Env env, Napi::Object exports);
 void ExportSpotReads(Napi::Env env, Napi::Object exports);
 void ExportProbes(Napi::Env env, Napi::Object exports);
+void ExportSharing(Napi::Env env, Napi::Object exports);
 void ExportThreeFs(Napi::Env env, Napi::Object exports);
 void ExportTensorFlow(Napi::Env env, Napi::Object exports);
+
+// INVALID_ARGUMENT unless [offset, offset + length) lies in the allocation. TypeScript has checked it, but on objects
+// that JavaScript can tamper with.
+Status CheckRange(const DeviceBuffer& buffer, size_t offset, size_t length);
 
 // An allocation as a JavaScript value that counts its bytes as external memory.
 Napi::Value AllocationToJs(Napi::Env env, std::shared_ptr<DeviceBuffer> buffer);

@@ -24,14 +24,6 @@
 namespace fst {
 namespace {
 
-// INVALID_ARGUMENT unless [offset, offset + length) lies in the allocation. TypeScript has checked it, but on objects
-// that JavaScript can tamper with.
-Status CheckRange(const DeviceBuffer& buffer, size_t offset, size_t length) {
-  if (offset <= buffer.size() && length <= buffer.size() - offset) return Status::Ok();
-  return Status(Code::INVALID_ARGUMENT,
-                Format("%zu bytes at %zu are not in an allocation of %zu bytes", length, offset, buffer.size()));
-}
-
 // openDevice(name, unified, near): Promise<External>. See OpenDevice.
 Napi::Value OpenDeviceJs(const Napi::CallbackInfo& info) {
   auto device = std::make_shared<std::shared_ptr<Device>>();
@@ -258,6 +250,12 @@ void SetFakeDevices(const Napi::CallbackInfo& info) {
 }
 
 }  // namespace
+
+Status CheckRange(const DeviceBuffer& buffer, size_t offset, size_t length) {
+  if (offset <= buffer.size() && length <= buffer.size() - offset) return Status::Ok();
+  return Status(Code::INVALID_ARGUMENT,
+                Format("%zu bytes at %zu are not in an allocation of %zu bytes", length, offset, buffer.size()));
+}
 
 Napi::Value AllocationToJs(Napi::Env env, std::shared_ptr<DeviceBuffer> buffer) {
   auto memory = ExternalMemory::Count(env, buffer->size());

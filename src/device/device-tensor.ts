@@ -1,9 +1,10 @@
 import { checkOptions, integer, takesAtMost } from '../base/checks.js';
 import { type DTypeName, type TypedArrayOf, typedArrayOf } from '../base/dtype.js';
 import { FastSafetensorsError, InvalidArgumentError } from '../base/errors.js';
-import { native, settled } from '../native/addon.js';
+import { checked, native, settled } from '../native/addon.js';
 import { Allocation } from './allocation.js';
 import type { Device } from './device.js';
+import { TensorShare } from './tensor-share.js';
 
 /** Node 20 cannot make a larger ArrayBuffer over native memory. */
 const MAX_ARRAY_BUFFER = 2 ** 32;
@@ -146,6 +147,22 @@ export class DeviceTensorOf<D extends DTypeName> {
     }
   }
 
+  /**
+   * A value for postMessage(), of which importTensors() makes a tensor of the same memory in another worker_thread;
+   * nothing is copied. It holds the memory until it is first received, so that this tensor may be disposed at once, or
+   * until its revoke() is called; what was received holds the memory by itself. CLOSED.
+   */
+  share(): TensorShare {
+    this.#check();
+    takesAtMost(0, arguments, 'share');
+    return new TensorShare(
+      this,
+      this.#allocation
+        ? checked(() => native().shareAllocation(this.#allocation!.handle, this.#offset, this.byteLength))
+        : '',
+    );
+  }
+
   /** Whether dispose() was called. */
   get disposed(): boolean {
     return this.#disposed;
@@ -199,7 +216,7 @@ export class DeviceTensorOf<D extends DTypeName> {
  * clone(). After dispose() every use is CLOSED.
  *
  * A union over its `dtype`: where that is known, so is the array of `data`. `tensor.dtype === 'F32'` makes it a
- * Float32Array. It cannot be posted to another thread: its device cannot.
+ * Float32Array. It cannot be posted to another thread: share() gives what can.
  */
 export type DeviceTensor<D extends DTypeName = DTypeName> = { [K in D]: DeviceTensorOf<K> }[D];
 

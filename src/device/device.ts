@@ -14,8 +14,8 @@ export type DeviceString = string;
  * this one, in its device.
  */
 const NOT_CLONABLE = Symbol(
-  'the memory of a DeviceTensor stays in its thread: pass on the bytes that `await tensor.toHost()` copies, ' +
-    'and String(device) for a Device; what you passed',
+  'a DeviceTensor stays in its thread: pass on tensor.share(), of which importTensors() makes a tensor of the same ' +
+    'memory there, or the bytes that `await tensor.toHost()` copies, and String(device) for a Device; what you passed',
 );
 
 /** Where tensors live: host memory or that of one GPU. Immutable; equal devices have equal strings. */

@@ -133,6 +133,14 @@ export interface StatusObject {
   errno?: string;
 }
 
+/** What tokens of shareAllocation stand for; `parts`, by token: index of the allocation, offset in it. */
+export interface NativeTaken {
+  readonly allocations: readonly NativeAllocation[];
+  readonly devices: readonly string[];
+  readonly sizes: readonly number[];
+  readonly parts: Float64Array;
+}
+
 /** csrc/napi/file_bindings.cc. */
 export type FileKind = 'file' | 'folder' | 'link' | 'other';
 
@@ -188,6 +196,9 @@ export interface CoreAddon {
     position: number,
     path: string,
   ): Promise<void>;
+  shareAllocation(allocation: NativeAllocation, offset: number, length: number): string;
+  takeShared(tokens: readonly string[], lengths: Float64Array): NativeTaken;
+  revokeShared(token: string): void;
   writeAllocation(allocation: NativeAllocation, offset: number, bytes: Uint8Array): Promise<void>;
   /** In bytes: [run, sourceOffset, destinationOffset, then by dimension count, sourceStride, destinationStride]. */
   copyAllocation(source: NativeAllocation, destination: NativeAllocation, runs: Float64Array): Promise<void>;

@@ -1,0 +1,94 @@
+import { describe, fail, listOf, takesAtMost } from '../base/checks.js';
+import { DTYPE_BITS, type DTypeName } from '../base/dtype.js';
+import { FastSafetensorsError, InvalidArgumentError } from '../base/errors.js';
+import { Turns } from '../base/timers.js';
+import { checked, native } from '../native/addon.js';
+import { Allocation } from './allocation.js';
+import { Device } from './device.js';
+import { DeviceTensor } from './device-tensor.js';
+import type { SharedTensor } from './tensor-share.js';
+
+const EXPECTED = 'an array of what share() gave';
+
+/**
+ * The tensors that another thread has shared, by name, in the order given: of the same memory, counted. A share can be
+ * received again while somebody holds its memory. All or none. CLOSED, DUPLICATE_TENSOR, INVALID_ARGUMENT,
+ * TENSOR_INVALID_INFO.
+ */
+export async function importTensors(handle: readonly SharedTensor[]): Promise<Map<string, DeviceTensor>> {
+  takesAtMost(1, arguments, 'importTensors');
+  return receive(listOf(handle, 'importTensors', EXPECTED));
+}
+
+async function receive(list: readonly SharedTensor[]): Promise<Map<string, DeviceTensor>> {
+  // Copies: the list is the caller's.
+  const shares = list.map(checkShare);
+  checkNames(shares);
+  const full = shares.filter(({ byteLength }) => byteLength > 0);
+  const tokens = full.map(({ token }) => token);
+  const taken = checked(() =>
+    native().takeShared(
+      tokens,
+      Float64Array.from(full, ({ byteLength }) => byteLength),
+    ),
+  );
+  const allocations = taken.allocations.map((handle, i) =>
+    new Allocation(handle, Device.parse(taken.devices[i]!), taken.sizes[i]!).retain(),
+  );
+  const tensors = new Map<string, DeviceTensor>();
+  const turns = new Turns(64);
+  try {
+    let part = 0;
+    for (const { name, dtype, shape, byteLength, device } of shares) {
+      if (byteLength === 0) {
+        tensors.set(name, new DeviceTensor(name, dtype, shape, 0, Device.parse(device), null, 0));
+        continue;
+      }
+      const allocation = allocations[taken.parts[part++]!]!;
+      const offset = taken.parts[part++]!;
+      tensors.set(name, new DeviceTensor(name, dtype, shape, byteLength, allocation.device, allocation, offset));
+      if (turns.due()) await turns.take();
+    }
+    return tensors;
+  } finally {
+    for (const allocation of allocations) allocation.release();
+  }
+}
+
+/** DUPLICATE_TENSOR. */
+function checkNames(tensors: readonly { readonly name: string }[]): void {
+  const names = new Set<string>();
+  for (const { name } of tensors) {
+    if (names.has(name)) {
+      const message = `two tensors have the name "${name}", which a Map by names cannot hold: call it for each`;
+      throw new FastSafetensorsError('DUPLICATE_TENSOR', message, { tensor: name });
+    }
+    names.add(name);
+  }
+}
+
+/** A copy of a message's plain values, which anybody may have written. INVALID_ARGUMENT, TENSOR_INVALID_INFO. */
+function checkShare(value: SharedTensor): SharedTensor {
+  if (typeof value !== 'object' || value === null) fail('importTensors', EXPECTED, value);
+  const { name, dtype, shape, byteLength, device, token } = value;
+  if (typeof name !== 'string' || typeof token !== 'string' || typeof device !== 'string' || !Array.isArray(shape))
+    throw new InvalidArgumentError(`importTensors: expected ${EXPECTED}, found ${describe(value)} without its fields`);
+  if (!Object.hasOwn(DTYPE_BITS, dtype))
+    throw new FastSafetensorsError('UNKNOWN_DTYPE', `shared tensor "${name}" has the dtype ${describe(dtype)}`);
+  if (byteLength !== byteLengthOf(dtype, shape)) {
+    const found = `shape [${shape.map(String).join(', ')}] of ${dtype}, and ${String(byteLength)} bytes`;
+    throw new FastSafetensorsError('TENSOR_INVALID_INFO', `shared tensor "${name}" has ${found}`, { tensor: name });
+  }
+  return { name, dtype, shape: [...shape], byteLength, device, token };
+}
+
+/** Bytes of a tensor; -1 for what is no shape, or has no whole number of bytes. */
+function byteLengthOf(dtype: DTypeName, shape: readonly unknown[]): number {
+  let bits = BigInt(DTYPE_BITS[dtype]);
+  for (const size of shape) {
+    if (!Number.isSafeInteger(size) || (size as number) < 0) return -1;
+    bits *= BigInt(size as number);
+    if (bits >= 2n ** 56n) return -1;
+  }
+  return bits % 8n === 0n ? Number(bits / 8n) : -1;
+}
