@@ -2,7 +2,8 @@
  * Files into host memory, until each page of each tensor was touched, beside what the hardware can do and beside other
  * loaders: `npm run bench -- host [--cold] [--peers] [--rows one,8] [--folder /dev/shm] [--mib 1024] [--rounds 7]
  * [--json FILE] [--chart FILE]`. Each way has a process of its own for each row; the rounds are interleaved, the first
- * load of a process stands by itself, and the others are medians.
+ * load of a process stands by itself, and the others are medians; so are those that follow a load at once ("again"),
+ * for which a loader may have kept its memory.
  */
 import { spawn, spawnSync } from 'node:child_process';
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
@@ -39,6 +40,8 @@ interface Figures {
   readonly first?: Load;
   /** The medians of the later ones. */
   readonly later: Load;
+  /** The median of those that came at once after one of these; none of a floor, and not of cold loads. */
+  readonly againSeconds?: number;
 }
 
 interface Way {
@@ -107,7 +110,8 @@ async function waysOf(
   for (const name of ['mapping_floor', 'copying_floor']) if (chosen(name)) ways.set(name, floor(name));
   if (cold && chosen('fio')) addFio(ways);
   for (const name of [...(cold ? COLD : OURS), 'fs.readFileSync']) {
-    if (chosen(name)) ways.set(name, await child(process.execPath, [join(__dirname, 'host-child.js'), name]));
+    if (chosen(name))
+      ways.set(name, await child(process.execPath, ['--expose-gc', join(__dirname, 'host-child.js'), name]));
   }
   if (!asked) return ways;
   if (!('python' in peers)) console.log(`left out: loaders for Python: ${peers.reason}`);
@@ -182,10 +186,12 @@ async function measureRow(
 ): Promise<Figures[]> {
   const bytes = Number(mib) * MIB;
   const loads = new Map([...ways.keys()].map((way) => [way, [] as Load[]]));
+  const again = new Map([...ways.keys()].map((way) => [way, [] as number[]]));
   for (let round = 0; round <= Number(rounds); ++round) {
     for (const [name, way] of ways) {
       if (cold && spawnSync(join(BUILD, 'drop_cache'), [...files]).status !== 0) throw new Error('drop_cache failed');
       loads.get(name)!.push(await way.load(files));
+      if (!cold && round > 0) again.get(name)!.push((await way.load(files)).seconds);
     }
   }
   for (const way of ways.values()) way.end();
@@ -194,26 +200,25 @@ async function measureRow(
     const later = { seconds: of('seconds'), cpuSeconds: of('cpuSeconds'), peakBytes: of('peakBytes'), bytes };
     if (first!.bytes === 0) return { row, way, later };
     if (Math.abs(first!.bytes / bytes - 1) > 0.01) throw new Error(`${way} loaded ${first!.bytes} of ${bytes} bytes`);
-    return {
-      row,
-      way,
-      first: first!,
-      later: { ...later, ...(first!.heldMs !== undefined && { heldMs: of('heldMs') }) },
-    };
+    const held = first!.heldMs !== undefined && { heldMs: of('heldMs') };
+    const followed = again.get(way)!;
+    const followers = followed.length > 0 && { againSeconds: median(followed) };
+    return { row, way, first: first!, later: { ...later, ...held }, ...followers };
   });
 }
 
 /** A line of the table. The share is of the floor that belongs to the way: of mapping, else of what copies. */
-function print({ row, way, first, later }: Figures, all: readonly Figures[]): void {
+function print({ row, way, first, later, againSeconds }: Figures, all: readonly Figures[]): void {
   const floors =
     way.startsWith('mapped') || way === 'safetensors_mapped' ? ['mapping_floor'] : ['fio', 'copying_floor'];
   const least = floors.map((name) => all.find((other) => other.row === row && other.way === name)).find(Boolean);
-  const rate = ({ seconds }: Load): string => `${(later.bytes / seconds / 1e9).toFixed(2)} GB/s`.padStart(11);
-  const parts = [row.padEnd(15), way.padEnd(19), rate(later)];
+  const rate = (seconds: number): string => `${(later.bytes / seconds / 1e9).toFixed(2)} GB/s`.padStart(11);
+  const parts = [row.padEnd(15), way.padEnd(19), rate(later.seconds)];
   parts.push(least ? `${((least.later.seconds / later.seconds) * 100).toFixed(0).padStart(4)} %` : '      ');
   if (first) {
     const over = (first.peakBytes - later.bytes) / MIB;
-    parts.push(`  first ${rate(first)}  ${later.cpuSeconds.toFixed(3)} s of processors`);
+    parts.push(`  first ${rate(first.seconds)}`, ...(againSeconds ? [`  again ${rate(againSeconds)}`] : []));
+    parts.push(`  ${later.cpuSeconds.toFixed(3)} s of processors`);
     parts.push(`  first peak ${over < 0 ? '' : '+'}${over.toFixed(0)} MiB`);
   }
   if (later.heldMs !== undefined) parts.push(`  loop held ${later.heldMs.toFixed(1)} ms`);

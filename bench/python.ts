@@ -6,8 +6,8 @@ import { join } from 'node:path';
 const FOLDER = join(__dirname, '..', '..', 'build', 'bench-python');
 
 /**
- * FASTSAFETENSORS_PYTHON, or a virtual environment that is made where `make` says so, with these packages. `reason`: why
- * there is none with the first two, which every one of these benchmarks needs.
+ * FASTSAFETENSORS_PYTHON, or a virtual environment that is made where `make` says so, with these packages. `reason`:
+ * why there is none with the first two, which every one of these benchmarks needs.
  */
 export function pythonPeers(
   make: boolean,
