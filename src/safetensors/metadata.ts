@@ -177,7 +177,11 @@ export class SafeTensorsMetadata {
   /** The names of all tensors, in the order of offsets. */
   keys(): string[] {
     check.takesAtMost(0, arguments, 'keys');
-    if (this.#search) return Array.from({ length: this.tensorCount }, (_, i) => this.nameAt(i));
+    if (this.#search) {
+      const names = new Array<string>(this.tensorCount); // Array.from({ length }) takes several times as long
+      for (let i = 0; i < names.length; ++i) names[i] = this.nameAt(i);
+      return names;
+    }
     this.#indexUpTo(this.tensorCount);
     return [...this.#indices.keys()]; // so that names are cut out of the header's text only once
   }
