@@ -3,6 +3,7 @@
     {
       "target_name": "fastsafetensors",
       "sources": [
+        "csrc/base/digest.cc",
         "csrc/base/metrics.cc",
         "csrc/base/exit_gate.cc",
         "csrc/base/fd_turn.cc",
@@ -16,12 +17,14 @@
         "csrc/base/read_lease.cc",
         "csrc/base/probe.cc",
         "csrc/base/random.cc",
+        "csrc/base/sha256.cc",
         "csrc/base/shared_library.cc",
         "csrc/base/status.cc",
         "csrc/base/task_pool.cc",
         "csrc/base/text.cc",
         "csrc/base/thread.cc",
         "csrc/base/warnings.cc",
+        "csrc/base/xxh3.cc",
         "csrc/safetensors/header.cc",
         "csrc/safetensors/header_file.cc",
         "csrc/safetensors/header_text.cc",
