@@ -38,6 +38,7 @@ test('the report is zero before the first load and tells what was loaded', async
     device: DEVICE,
     files: 0,
     tensors: 0,
+    verifiedTensors: 0,
     bytes: 0,
     mappedBytes: 0,
     wantedBytes: 0,

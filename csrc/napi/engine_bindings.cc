@@ -227,6 +227,8 @@ class PackedPlan {
     to_ = ArrayOf<uint8_t>(object, "itemTo");
     mapped_ = ArrayOf<uint32_t>(object, "allocationMapped");
     mapped_offsets_ = ArrayOf<double>(object, "allocationMappedOffsets");
+    digest_kinds_ = ArrayOf<uint8_t>(object, "itemDigestKinds");
+    digests_ = ArrayOf<uint8_t>(object, "itemDigests");
   }
 
   // Any thread, once.
@@ -238,7 +240,8 @@ class PackedPlan {
         lengths_.length != count || destinations_.length != count || strides_.length != runs_.length ||
         (runs_.length > 0 && runs_.length != count) || mapped_offsets_.length != mapped_.length ||
         (mapped_.length > 0 && mapped_.length != sizes_.length) ||
-        (converts && (from_.length != count || to_.length != count))) {
+        (converts && (from_.length != count || to_.length != count)) ||
+        (digest_kinds_.length > 0 && digest_kinds_.length != count)) {
       return Status(Code::INVALID_ARGUMENT, "the arrays of the plan differ in length");
     }
     plan.files = std::move(files_);
@@ -261,6 +264,8 @@ class PackedPlan {
       plan.items.back().from = static_cast<DType>(from_.data[i]);
       plan.items.back().to = static_cast<DType>(to_.data[i]);
     }
+    FST_RETURN_IF_ERROR(
+        DigestsOf(digest_kinds_.data, digest_kinds_.length, digests_.data, digests_.length, &plan.digests));
     return plan.Validate();
   }
 
@@ -294,7 +299,7 @@ class PackedPlan {
   std::vector<PlanFile> files_;
   Array<double> sizes_, offsets_, lengths_, destinations_, runs_, strides_, mapped_offsets_;
   Array<uint32_t> batches_, item_files_, allocations_, mapped_;
-  Array<uint8_t> from_, to_;
+  Array<uint8_t> from_, to_, digest_kinds_, digests_;
 };
 
 void Wake(const std::shared_ptr<Load>& load) {

@@ -14,8 +14,6 @@ namespace fst {
 
 template <>
 inline constexpr char kExternalName<HeaderFdCache>[] = "a header fd cache";
-template <>
-inline constexpr char kExternalName<std::atomic<uint64_t>>[] = "a progress";
 
 namespace {
 

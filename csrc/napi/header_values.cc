@@ -73,6 +73,7 @@ Napi::Value HeaderToJs(Napi::Env env, const std::shared_ptr<PackedHeader>& heade
   number("dataStart", header->data_start);
   number("tensorCount", header->count);
   number("trailingBytes", header->trailing_bytes);
+  if (header->has_sums) object.Set("hasSums", true);
   object.Set("identity", IdentityToJs(env, identity));
   Napi::ArrayBuffer buffer;
   if (header->size >= kTakenOver) {

@@ -2,6 +2,7 @@
 #pragma once
 #include <napi.h>
 
+#include <atomic>
 #include <initializer_list>
 #include <memory>
 #include <string>
@@ -54,6 +55,8 @@ template <>
 inline constexpr char kExternalName<MemoryBudget>[] = "a memory budget";
 template <>
 inline constexpr char kExternalName<ExternalMemory>[] = "a count of memory";
+template <>
+inline constexpr char kExternalName<std::atomic<uint64_t>>[] = "a progress";
 
 // Differs by type, and by copy of this library: two packages of different versions must not take each other's values.
 template <class T>

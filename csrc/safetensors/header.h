@@ -58,6 +58,7 @@ class Header {
   std::string names;            // all names in the order of entries, UTF-8 (NUL is possible)
   std::vector<uint64_t> dims;   // all shapes in the order of entries
   std::vector<std::pair<std::string, std::string>> metadata;  // of __metadata__, in the order of the text
+  bool has_sums_file = false;                                 // beside the file that was read: see sums.h
 
   std::string_view NameOf(const Entry& entry) const {
     return std::string_view(names).substr(entry.name_offset, entry.name_length);

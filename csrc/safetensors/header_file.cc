@@ -1,3 +1,5 @@
+#include <unistd.h>
+
 #include <algorithm>
 #include <cerrno>
 #include <memory>
@@ -9,6 +11,7 @@
 #include "base/mounts.h"
 #include "safetensors/header.h"
 #include "safetensors/other_format.h"
+#include "safetensors/sums.h"
 
 namespace fst {
 
@@ -95,6 +98,7 @@ Status ReadHeader(const std::string& path, const HeaderOptions& options, Header*
   }
   FST_RETURN_IF_ERROR(before.CheckUnchanged(fd.get(), path));
   FST_RETURN_IF_ERROR(ParseHeader(bytes.get(), total, before.size, options, path, out));
+  out->has_sums_file = access((path + kSumsSuffix).c_str(), F_OK) == 0;
   if (identity) *identity = before;
   if (fd_cache) fd_cache->Put(path, std::move(fd));
   return Status::Ok();

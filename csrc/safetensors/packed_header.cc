@@ -1,11 +1,13 @@
 #include "safetensors/packed_header.h"
 
+#include <algorithm>
 #include <cstring>
 #include <new>
 #include <string_view>
 #include <utility>
 #include <vector>
 
+#include "safetensors/sums.h"
 #include "safetensors/text_table.h"
 
 namespace fst {
@@ -99,6 +101,8 @@ Status PackHeader(Header header, PackedHeader* out) {
   out->size_bytes = header.size_bytes;
   out->data_start = header.data_start;
   out->trailing_bytes = header.trailing_bytes;
+  out->has_sums = header.has_sums_file || std::any_of(header.metadata.begin(), header.metadata.end(),
+                                                      [](const auto& text) { return text.first == kSumsKey; });
   const size_t count = out->count = header.entries.size();
   Texts names = NamesOf(header), metadata = MetadataOf(header);
 

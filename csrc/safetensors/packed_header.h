@@ -21,8 +21,9 @@ struct PackedHeader {
   };
 
   uint64_t header_length = 0, size_bytes = 0, data_start = 0, trailing_bytes = 0;  // as in Header
-  size_t count = 0;                                                                // of tensors
-  Array begins, ends, dims;                                                        // double
+  bool has_sums = false;     // digests of tensors are in a file beside it, or in __metadata__
+  size_t count = 0;          // of tensors
+  Array begins, ends, dims;  // double
   // uint32_t. Ends of texts are in bytes where those are in the block, else in UTF-16 units.
   Array rank_ends, name_ends, metadata_ends, name_slots, metadata_slots;
   Array dtypes;           // uint8_t

@@ -2,6 +2,7 @@
 #pragma once
 #include <map>
 #include <memory>
+#include <unordered_map>
 #include <vector>
 
 #include "reader/reader.h"
@@ -60,9 +61,14 @@ class ActiveTransfer {
   Cursor cursor;       // where the next read begins
   size_t allowed = 0;  // one past the last item that may be started
   std::vector<File> files;
-  std::vector<std::shared_ptr<MappedFile>> mapped;           // by file; null: not mapped, or every read was started
-  std::vector<std::shared_ptr<ReaderFile>> closing;          // to be closed, not by the I/O thread: a close may hang
-  std::vector<std::shared_ptr<void>> registrations;          // by allocation, see Reader::RegisterBuffer
+  std::vector<std::shared_ptr<MappedFile>> mapped;   // by file; null: not mapped, or every read was started
+  std::vector<std::shared_ptr<ReaderFile>> closing;  // to be closed, not by the I/O thread: a close may hang
+  std::vector<std::shared_ptr<void>> registrations;  // by allocation, see Reader::RegisterBuffer
+  struct ItemDigest {
+    std::shared_ptr<Digester> digester;  // of a task at a time
+    uint64_t done = 0;                   // bytes of the item that it has had
+  };
+  std::unordered_map<uint32_t, ItemDigest> digests;          // by item: begun, and not ended
   std::vector<std::shared_ptr<MemoryBudget::Grant>> grants;  // by allocation, until that is made and has it
   int ops = 0;                                               // opens, reads, conversions, copies, closes in flight
   int opening = 0;                                           // of them, opens

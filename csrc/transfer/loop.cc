@@ -106,6 +106,7 @@ void Loop::Handle(const Completion& completion) {
   const Status& status = completion.status;
   if (op.stage == Op::kOpening && completion.kind == Completion::Kind::kOpen) return HandleOpened(op, status);
   if (op.stage == Op::kReading && completion.kind == Completion::Kind::kRead) return HandleRead(op, status);
+  if (op.stage == Op::kDigesting && completion.kind == Completion::Kind::kDigest) return HandleDigested(op, status);
   if (op.stage == Op::kConverting && completion.kind == Completion::Kind::kConvert) return HandleConverted(op, status);
   if (op.stage == Op::kCopying && completion.kind == Completion::Kind::kCopy) return HandleCopied(op, status);
   if (op.stage == Op::kClosing && completion.kind == Completion::Kind::kClose) return FreeOp(op);
@@ -132,10 +133,14 @@ void Loop::HandleRead(Op& op, const Status& status) {
   ++reads_done_;
   if (!status.ok()) op.transfer->Fail(status);
   if (op.transfer->failed) return FreeOp(op);
-  if (op.slot < 0) {
-    FinishParts(op);
-    return FreeOp(op);
-  }
+  const bool in_device_slot = op.slot >= 0 && slots_.on_device();
+  if (!in_device_slot && HasDigests(op)) return StartDigest(op);
+  if (op.slot >= 0) return TakeOutOfSlot(op);
+  FinishParts(op);
+  FreeOp(op);
+}
+
+void Loop::TakeOutOfSlot(Op& op) {
   if (op.converts) return StartConversion(op);
   if (IsScattered(op)) return StartPacking(op);
   CopyOut(op);
@@ -143,7 +148,9 @@ void Loop::HandleRead(Op& op, const Status& status) {
 
 void Loop::HandleCopied(Op& op, const Status& status) {
   if (!status.ok()) op.transfer->Fail(AddPlace(op, status));
-  if (!op.transfer->failed) FinishParts(op);
+  if (op.transfer->failed) return FreeOp(op);
+  if (slots_.on_device() && HasDigests(op)) return StartDigest(op);
+  FinishParts(op);
   FreeOp(op);
 }
 
@@ -366,6 +373,7 @@ Status Loop::StartPopulating(std::shared_ptr<MappedFile> file, const Chunk& chun
 }
 
 void Loop::RetireFinished() {
+  FreeWaiting();
   for (auto it = transfers_.begin(); it != transfers_.end();) {
     ActiveTransfer& t = **it;
     StartClosing(t);
@@ -399,7 +407,7 @@ Loop::Op& Loop::NewOp(Op::Stage stage, ActiveTransfer& t) {
 
 void Loop::FreeOp(Op& op) {
   if (op.slot >= 0) slots_.Give(op.slot);
-  if (op.stage == Op::kConverting || op.stage == Op::kCopying) --copying_;
+  if (op.stage == Op::kDigesting || op.stage == Op::kConverting || op.stage == Op::kCopying) --copying_;
   --op.transfer->ops;
   op.transfer->opening -= op.stage == Op::kOpening;
   --in_flight_;

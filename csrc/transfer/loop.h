@@ -45,9 +45,9 @@ class Loop {
   void Run();
 
  private:
-  // One open, one read with its conversion and copy, or the closing of a failed transfer's file.
+  // One open, one read with its digest, conversion and copy, or the closing of a failed transfer's file.
   struct Op {
-    enum Stage : uint8_t { kFree, kOpening, kReading, kConverting, kCopying, kClosing } stage = kFree;
+    enum Stage : uint8_t { kFree, kOpening, kReading, kDigesting, kConverting, kCopying, kClosing } stage = kFree;
     uint32_t index = 0, generation = 0;
     ActiveTransfer* transfer = nullptr;  // counts this op: the loop keeps it until the op is free
     uint32_t file = 0;
@@ -67,9 +67,16 @@ class Loop {
   void Handle(const Completion& completion);
   void HandleOpened(Op& op, const Status& status);
   void HandleRead(Op& op, const Status& status);
+  void HandleDigested(Op& op, const Status& status);
   void HandleConverted(Op& op, const Status& status);
   void HandleCopied(Op& op, const Status& status);
   void StartClosing(ActiveTransfer& t);
+  void TakeOutOfSlot(Op& op);
+  bool HasDigests(const Op& op) const;
+  void StartDigest(Op& op);
+  bool ContinuesDigest(const Op& op) const;
+  void PostDigest(Op& op);
+  void FreeWaiting();  // ops of failed transfers that wait to be digested
   void StartConversion(Op& op);
   bool IsScattered(const Op& op) const;
   void StartPacking(Op& op);
@@ -103,10 +110,11 @@ class Loop {
   std::deque<std::unique_ptr<ActiveTransfer>> transfers_;
   std::deque<Op> ops_;  // a deque: references stay valid while it grows
   std::vector<uint32_t> free_ops_;
-  int in_flight_ = 0;                         // ops that are not free
-  int reading_ = 0;                           // of them, reads: limited by the reader's queue depth
-  uint64_t reads_done_ = 0;                   // ever
-  int copying_ = 0;                           // of them, conversions and copies: they use a slot's bytes
+  std::vector<Op*> waiting_;  // to be digested: the bytes before theirs, which are on their way, are not
+  int in_flight_ = 0;         // ops that are not free
+  int reading_ = 0;           // of them, reads: limited by the reader's queue depth
+  uint64_t reads_done_ = 0;   // ever
+  int copying_ = 0;           // of them, digests, conversions and copies: they use a slot's bytes
   bool closing_ = false, throttled_ = false;  // throttled_: a read was put off until throttled_until_
   Clock::time_point throttled_until_ = Clock::time_point::min();
   RunningClock running_;  // for stalls: looked at in every round of the loop

@@ -31,6 +31,7 @@ void Loop::CheckClocks() {
     if (op.transfer->failed) continue;
     const char* what = op.stage == Op::kOpening      ? "opening the file"
                        : op.stage == Op::kReading    ? "a read"
+                       : op.stage == Op::kDigesting  ? "a digest"
                        : op.stage == Op::kConverting ? "a conversion"
                                                      : "a copy to the device";
     const std::string& path = op.transfer->plan.files[op.file].path;

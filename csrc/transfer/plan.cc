@@ -14,6 +14,8 @@ Status Plan::Validate() const {
     if (!inside || offset % 4096 != 0)
       return Status(Code::INVALID_ARGUMENT, "a mapped allocation of the plan is not in its file");
   }
+  if (!digests.empty() && digests.size() != items.size())
+    return Status(Code::INVALID_ARGUMENT, "the plan has digests of other items");
   uint32_t batch = 0;
   for (size_t i = 0; i < items.size(); ++i) {
     const PlanItem& item = items[i];
@@ -21,6 +23,7 @@ Status Plan::Validate() const {
     if (item.allocation >= allocations.size()) return wrong(i, "there is no such allocation");
     uint64_t file_size = files[item.file].expected.size, room = allocations[item.allocation].size;
     if (item.offset > file_size || item.length > file_size - item.offset) return wrong(i, "it ends after its file");
+    if (item.strided() && DigestOf(i) != nullptr) return wrong(i, "it has a digest and holes");
     if (item.strided() && item.length > 0) {
       if (item.stride <= item.run || item.length % item.run != 0) return wrong(i, "its runs overlap or are not whole");
       // No product that could overflow: the last run begins at most (room / stride) runs behind the first.

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "base/digest.h"
 #include "base/dtype.h"
 #include "base/file_identity.h"
 #include "base/status.h"
@@ -57,14 +58,22 @@ struct Plan {
   std::vector<PlanFile> files;
   std::vector<PlanAllocation> allocations;
   std::vector<PlanItem> items;
+  // By item: what its bytes in the file must have. Empty where none has any.
+  std::vector<Digest> digests;
 
   // On OK: every index is in range, batches do not decrease from item to item, items lie inside their files and
   // allocations, those of a mapped one where they lie in its file, items have whole runs, and those that convert have
-  // whole elements in each run and a conversion that exists. INVALID_ARGUMENT otherwise.
+  // whole elements in each run and a conversion that exists. Those with a digest lie together. INVALID_ARGUMENT
+  // otherwise.
   Status Validate() const;
 
   bool Converts() const {
     return std::any_of(items.begin(), items.end(), [](const PlanItem& item) { return item.converts(); });
+  }
+
+  // Null for an item without a digest.
+  const Digest* DigestOf(size_t item) const {
+    return digests.empty() || digests[item].kind == DigestKind::kNone ? nullptr : &digests[item];
   }
 
   uint32_t BatchOf(size_t item) const { return allocations[items[item].allocation].batch; }

@@ -1,5 +1,6 @@
 import { setMaxListeners } from 'node:events';
 import { isPromise } from 'node:util/types';
+import { DIGEST_BYTES } from '../base/digest.js';
 import { FastSafetensorsError, InvalidArgumentError } from '../base/errors.js';
 import { after, milliseconds, within } from '../base/timers.js';
 import { StallWatch, UNWATCHED } from '../base/waiting.js';
@@ -9,6 +10,7 @@ import { native, settled } from '../native/addon.js';
 import type { TransferOptions } from '../native/core.js';
 import { checkUnchanged } from '../safetensors/file-identity.js';
 import type { SafeTensorsMetadata } from '../safetensors/metadata.js';
+import { mismatch } from '../safetensors/sums.js';
 import { allHeld, type BudgetLimit, patience } from '../transfer/budget-limit.js';
 import { Load } from '../transfer/load.js';
 import type { Plan } from '../transfer/plan.js';
@@ -195,6 +197,7 @@ export class CopierLoad extends Load {
           this.bytesLoaded += bytes;
           this.#tell();
         }
+        if (plan.digests) await this.#checkDigests(first, end, allocation);
       } finally {
         allocation.release();
       }
@@ -210,6 +213,24 @@ export class CopierLoad extends Load {
     if (this.#itemsLeft[index] === 0 && this.#taken[index]) this.#release(index);
     while (this.readyPrefix < plan.count && this.#done[this.readyPrefix]) ++this.readyPrefix;
     this.#tell();
+  }
+
+  /** CHECKSUM_MISMATCH for items whose bytes, where they have arrived, have another digest than they must. */
+  async #checkDigests(first: number, end: number, allocation: Allocation): Promise<void> {
+    const { plan } = this;
+    const { kinds, digests } = plan.digests!;
+    const items: number[] = [];
+    for (let item = first; item < end; ++item) if (kinds[item] && plan.lengths[item]! > 0) items.push(item);
+    if (items.length === 0) return;
+    const places = Float64Array.from(items.flatMap((item) => [plan.destinations[item]!, plan.lengths[item]!]));
+    const theirs = new Uint8Array(items.length * DIGEST_BYTES);
+    for (const [i, item] of items.entries())
+      theirs.set(digests.subarray(item * DIGEST_BYTES, (item + 1) * DIGEST_BYTES), i * DIGEST_BYTES);
+    const theirKinds = Uint8Array.from(items, (item) => kinds[item]!);
+    const result = await settled(native().checkDigests(allocation.handle, places, theirKinds, theirs));
+    if (result.wrong < 0) return;
+    const item = items[result.wrong]!;
+    throw mismatch(plan.metadataOf(item), plan.tensors[item]!, result);
   }
 
   /** Made as they are needed: a part of a tensor may be very many short runs. */

@@ -10,6 +10,8 @@ export interface LoadReport {
   device: string;
   files: number;
   tensors: number;
+  /** Of them, those whose bytes were compared with a digest: see LoaderOptions.checksum. */
+  verifiedTensors: number;
   /** Of tensors, as they are in their files. */
   bytes: number;
   /** Of them, those that are views of mapped files: see LoaderOptions.mmap. */
@@ -61,6 +63,7 @@ export class LoadReporter {
   note(load: Load, seconds: number): void {
     const report = this.#report;
     report.tensors = load.readyCount;
+    report.verifiedTensors = load.plan.verified(report.tensors === load.plan.count ? report.tensors : load.readyPrefix);
     report.bytes = load.bytesLoaded;
     report.mappedBytes = Math.min(load.plan.mappedBytes, report.bytes);
     report.wantedBytes = report.bytes - report.mappedBytes;
@@ -83,6 +86,6 @@ export class LoadReporter {
 
 function empty(copier: string, device: string): LoadReport {
   const bytes = { bytes: 0, mappedBytes: 0, wantedBytes: 0, readBytes: 0 };
-  const figures = { files: 0, tensors: 0, ...bytes, seconds: 0, bytesPerSecond: 0, maxInFlight: 0 };
+  const figures = { files: 0, tensors: 0, verifiedTensors: 0, ...bytes, seconds: 0, bytesPerSecond: 0, maxInFlight: 0 };
   return { copier, device, ...figures, fallbacks: [], notes: [] };
 }

@@ -136,6 +136,13 @@ export interface LoaderOptions<T = DeviceTensor> {
    */
   index?: 'decides' | 'strict';
   /**
+   * Whether tensors are compared with digests before they are handed out: those of `FILE.sums.json`, or of the header.
+   * 'auto' (default): those that have one; 'require': all, and files of the hub's cache by the SHA-256 that their blobs
+   * are named by; false: none. Bytes that have another digest, and with 'require' a tensor without one, are
+   * CHECKSUM_MISMATCH. A digest says nothing of a part of a tensor: INVALID_ARGUMENT with 'require'. docs/checksums.md.
+   */
+  checksum?: 'auto' | 'require' | false;
+  /**
    * What this loader may hold on its device at any time: bytes, or '80%' of the device's memory (of the host: of what
    * the control group of this process allows), or by device as `{ 'cuda:0': '80%' }`. Tensors that were handed out
    * count until their memory is free again, and so does staging on the device. Reading waits until there is room. What
@@ -243,6 +250,7 @@ const LOADER_CHECKS: Record<keyof LoaderOptions, check.Check> = {
   followLinks: check.boolean,
   variant: check.text,
   index: check.oneOf('decides', 'strict'),
+  checksum: check.oneOf('auto', 'require', false),
   deviceMemoryBudget: checkDeviceMemoryLimit,
   hostMemoryBudget: checkMemoryLimit,
   signal: (value, name) => {

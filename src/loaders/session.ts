@@ -19,6 +19,7 @@ import type { Load } from '../transfer/load.js';
 import type { Plan } from '../transfer/plan.js';
 import { type Progress, ProgressMeter, progressBar } from '../transfer/progress.js';
 import { Engines, type PreparedEngine } from './engines.js';
+import { Integrity } from './integrity.js';
 import { type LoadReport, LoadReporter } from './load-report.js';
 import { MAPPED_FROM, type MappedPlan, mapFiles } from './mapping.js';
 import type { LoaderOptions } from './options.js';
@@ -32,6 +33,7 @@ export class Session {
   readonly options: LoaderOptions;
   readonly device: Device;
   readonly engines: Engines;
+  #integrity: Integrity | undefined; // where a file has digests, or must have
   readonly #name: string;
   readonly #logger: Logger;
   readonly #debug: boolean;
@@ -72,6 +74,7 @@ export class Session {
       !this.#closed &&
       this.#readsHostFiles &&
       !this.engines.budget &&
+      !this.#integrity && // what has digests is compared with them
       dtype === undefined &&
       maxBytesPerSecond === undefined &&
       !mmap &&
@@ -114,7 +117,8 @@ export class Session {
       this.#reporter.begin(this.engines.copier, 0);
       return new EmptyLoad(plan, this.device);
     }
-    const prepared = await watch.during(this.engines.prepare(plan, watch));
+    const preparing = [this.engines.prepare(plan, watch), this.#giveDigests(plan, watch)] as const;
+    const [prepared, unverified] = await watch.during(Promise.all(preparing));
     const limit = this.engines.budget && (await watch.during(this.#admit(plan, prepared, keepsAll)));
     this.check(signal);
     const options = { ...given, limit, timeoutMs: Math.max(watch.leftMs, 0.001) }; // 0 would be none
@@ -122,8 +126,9 @@ export class Session {
     if (typeof prepared === 'function') {
       load = this.#startCopier(prepared, plan, options);
       this.#reporter.begin(this.engines.copier, plan.inputs.length);
+      this.#loadNotes = unverified;
     } else {
-      this.#loadNotes = prepared.cold ? [READ_DIRECTLY] : [];
+      this.#loadNotes = prepared.cold ? [READ_DIRECTLY, ...unverified] : unverified;
       // What was cold as a whole says nothing of what is read next.
       if (!prepared.cold) this.#readsHostFiles = native().mapsFiles(prepared.engine);
       const mapped = await this.#map(plan, prepared, watch);
@@ -138,6 +143,17 @@ export class Session {
         `to ${this.device} through ${this.engines.copier}`,
     );
     return load;
+  }
+
+  /** Gives a plan what its tensors are compared with; notes for the report. */
+  async #giveDigests(plan: Plan, watch: CallWatch): Promise<string[]> {
+    plan.digests = undefined;
+    plan.proven = undefined;
+    const { checksum = 'auto' } = this.options;
+    const wanted = checksum === 'auto' ? plan.inputs.some(({ metadata }) => metadata.hasSums) : checksum;
+    if (!wanted) return [];
+    this.#integrity ??= new Integrity(this.options);
+    return this.#integrity.prepare(plan, watch);
   }
 
   /** The budget that a load has to keep to; BUDGET_INFEASIBLE where it cannot. */

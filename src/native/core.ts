@@ -3,7 +3,7 @@
  * and reject with stands above their definitions in csrc/napi; a test compares the two.
  */
 import type { ErrorCode } from '../base/errors.js';
-import type { NativeFileIdentity, NativeHeader, NativeShardIndex } from './packed.js';
+import type { NativeFileIdentity, NativeHeader, NativeShardIndex, NativeSums } from './packed.js';
 
 export declare const brand: unique symbol;
 /** Values that only the addon can make and read. */
@@ -64,6 +64,9 @@ export interface NativePlan {
   /** Dtypes by number, in the file and in memory; given when an item converts. */
   readonly itemFrom?: Uint8Array;
   readonly itemTo?: Uint8Array;
+  /** Digests: DIGEST_KINDS of src/base/digest.ts, and DIGEST_BYTES of each. */
+  readonly itemDigestKinds?: Uint8Array;
+  readonly itemDigests?: Uint8Array;
   /** By file, for mapped allocations. */
   readonly mapped?: readonly (NativeMappedFile | null)[];
   /** By allocation: the file that it is a view of, and where in it that begins; NOT_MAPPED for memory. */
@@ -176,6 +179,20 @@ export interface CoreAddon {
   closeHeaderFdCache(fdCache: NativeHeaderFdCache): Promise<void>;
   parseHeader(bytes: Uint8Array, allowTrailingBytes: boolean): Promise<NativeHeader>;
   parseShardIndex(bytes: Uint8Array, path: string): Promise<NativeShardIndex>;
+  parseSums(bytes: Uint8Array, path: string): Promise<NativeSums>;
+  digestFile(
+    path: string,
+    identity: NativeFileIdentity,
+    kind: number,
+    ranges: Float64Array,
+    progress: NativeProgress,
+  ): Promise<string[]>;
+  checkDigests(
+    allocation: NativeAllocation,
+    ranges: Float64Array,
+    kinds: Uint8Array,
+    digests: Uint8Array,
+  ): Promise<{ wrong: number; expected: string; found: string }>;
   recognizeFormat(bytes: Uint8Array, fileSize: number): { name: string; description: string };
   openDevice(name: string, unified: boolean, near: boolean): Promise<NativeDevice>;
   deviceInfo(device: NativeDevice): DeviceInfo;

@@ -9,6 +9,8 @@ export interface NativeHeader {
   readonly tensorCount: number;
   /** Bytes after the last tensor; not 0 only with allowTrailingBytes. */
   readonly trailingBytes: number;
+  /** There are digests of its tensors, in `__metadata__` or in a file beside it. */
+  readonly hasSums?: boolean;
   /** What the file was when it was read; null when the header came from memory. */
   readonly identity: NativeFileIdentity | null;
   /** Every name, one after the other; long ones as UTF-8. */
@@ -46,6 +48,19 @@ export interface NativeShardIndex {
   readonly shardEnds: Uint32Array;
   /** -1 for none. */
   readonly totalSize: number;
+}
+
+/** csrc/safetensors/sums.h, packed. */
+export interface NativeSums {
+  readonly names: string | Uint8Array;
+  readonly nameEnds: Uint32Array;
+  /** By tensor: see src/base/digest.ts. */
+  readonly kinds: Uint8Array;
+  readonly digests: Uint8Array;
+  /** The text of a digest; '' for none. */
+  readonly header: string;
+  /** -1 for none. */
+  readonly size: number;
 }
 
 /** Device and inode, size in bytes, nanoseconds since the epoch. */

@@ -228,6 +228,11 @@ export class SafeTensorsMetadata {
     for (let i = this.#metadata.size; i < end; ++i) this.#metadata.set(texts.at(2 * i), texts.at(2 * i + 1));
   }
 
+  /** Whether there are digests of its tensors. @internal */
+  get hasSums(): boolean {
+    return this.#header.hasSums ?? false;
+  }
+
   /** The header as the core packed it. @internal */
   get packed(): NativeHeader {
     return this.#header;

@@ -126,6 +126,8 @@ export class EngineLoad extends Load {
       const status = native().transferError(this.#handle);
       if (status?.path !== undefined && status.offset !== undefined)
         status.tensor ??= this.plan.tensorAt(status.path, status.offset);
+      if (status?.code === 'CHECKSUM_MISMATCH' && status.message.startsWith(`${status.path}: `))
+        status.message = `${status.path}: tensor "${status.tensor}"${status.message.slice(status.path!.length)}`;
       this.#error = status && statusError(status);
     }
     return this.#error;

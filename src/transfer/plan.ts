@@ -1,3 +1,4 @@
+import type { PackedDigests } from '../base/digest.js';
 import { canConvert, DTYPE_BITS, DTYPE_NAMES, type DTypeName, isFloating } from '../base/dtype.js';
 import { FastSafetensorsError } from '../base/errors.js';
 import { Turns } from '../base/timers.js';
@@ -94,6 +95,10 @@ export class Plan {
   readonly mappable: boolean;
   readonly deviceBytes: number; // of all allocations
   readonly batchCount: number;
+  /** By item: what its bytes in the file must have. Set before the plan is loaded. */
+  digests: PackedDigests | undefined;
+  /** Files whose bytes were all compared with a digest. */
+  proven: ReadonlySet<number> | undefined;
   readonly #firstItems: readonly number[]; // by file, for a plan of whole tensors
 
   private constructor(items: Items, mappable = false) {
@@ -240,7 +245,7 @@ export class Plan {
     }
     const { inputs, tensors, dtypes, converts, files: itemFiles, offsets, lengths, sizes: itemSizes, parts } = this;
     const placed = { inputs, tensors, dtypes, converts, files: itemFiles, offsets, lengths, sizes: itemSizes, parts };
-    return new Plan(
+    const plan = new Plan(
       {
         ...placed,
         allocations,
@@ -255,6 +260,9 @@ export class Plan {
       },
       true,
     );
+    plan.digests = this.digests;
+    plan.proven = this.proven;
+    return plan;
   }
 
   /** Begin and end, by file, of the bytes that items have in it: begin is not below end where there are none. */
@@ -331,6 +339,22 @@ export class Plan {
     return this.parts?.some((part) => part !== null && part.run > 0) ?? false;
   }
 
+  /** Whether an item is all of its tensor. */
+  isWhole(item: number): boolean {
+    const { begins, ends } = this.metadataOf(item).packed;
+    const tensor = this.tensors[item]!;
+    return this.lengths[item] === ends[tensor]! - begins[tensor]! && !this.parts?.[item]?.run;
+  }
+
+  /** How many of the first `end` items were compared with digests, when they are ready. */
+  verified(end: number): number {
+    const { digests, proven } = this;
+    let verified = 0;
+    if (!digests && !proven) return verified;
+    for (let item = 0; item < end; ++item) if (digests?.kinds[item] || proven?.has(this.files[item]!)) ++verified;
+    return verified;
+  }
+
   /** One past an item's last byte in its file. */
   endOf(item: number): number {
     const part = this.parts?.[item];
@@ -385,6 +409,7 @@ export class Plan {
         itemStrides: Float64Array.from(this.parts!, (part) => part?.stride ?? 0),
       }),
       ...(this.converts && { itemFrom: this.#stored(), itemTo: this.dtypes }),
+      ...(this.digests && { itemDigestKinds: this.digests.kinds, itemDigests: this.digests.digests }),
     };
   }
 

@@ -26,8 +26,8 @@ export default [
   {
     name: 'reads-of-a-failed-load-are-copied',
     find: `if (op.transfer->failed) return FreeOp(op);
-  if (op.slot < 0) {`,
-    replace: 'if (op.slot < 0) {',
+  const bool in_device_slot`,
+    replace: 'const bool in_device_slot',
     native: 'EngineCopiesTest.ALoadThatHasEndedStartsNoCopy',
   },
   {
@@ -132,7 +132,12 @@ export default [
         replace: `FinishParts(op);
   Status copying = stream_->Submit(`,
       },
-      { file: 'csrc/transfer/loop.cc', find: 'if (!op.transfer->failed) FinishParts(op);', replace: '' },
+      {
+        file: 'csrc/transfer/loop.cc',
+        find: `if (slots_.on_device() && HasDigests(op)) return StartDigest(op);
+  FinishParts(op);`,
+        replace: '',
+      },
     ],
     native: 'Engine/EveryWay.BringsEveryByte/*',
   },

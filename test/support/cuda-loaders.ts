@@ -21,6 +21,7 @@ export const IN_PROCESS = [
   'progress',
   'odd-names',
   'malformed',
+  'checksums',
   'save-file',
 ];
 /** Tests of processes of their own, which load on the main thread, in worker threads, or both. */
