@@ -20,11 +20,12 @@ const PERMISSIONS = 0o7777;
  * pieces go to a temporary file in the same folder, which is synced and renamed over `path`; then the folder is synced.
  * On failure the temporary file is removed and `path` is unchanged. A link stays one: what it leads to is written. An
  * existing file keeps its mode and, where that is allowed, its owner and group; what is no regular file is refused.
- * IO_ERROR.
+ * `replaces` is called when all is written, with the path that is about to be renamed over. IO_ERROR.
  */
 export async function writeAtomically(
   path: string,
   pieces: Iterable<Uint8Array> | AsyncIterable<Uint8Array>,
+  replaces?: (target: string) => Promise<void>,
 ): Promise<void> {
   let temporary: string | undefined;
   try {
@@ -39,6 +40,7 @@ export async function writeAtomically(
     } finally {
       await file.close();
     }
+    await replaces?.(target.path);
     await rename(temporary, target.path);
     await syncFolder(dirname(target.path));
   } catch (error) {

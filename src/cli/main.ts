@@ -4,6 +4,7 @@ import { join } from 'node:path';
 import { Command, CommanderError } from 'commander';
 import { FastSafetensorsError, InvalidArgumentError } from '../base/errors.js';
 import { packageFolder } from '../native/addon.js';
+import { registerChecksum } from './checksum.js';
 import { registerConvert } from './convert.js';
 import { registerDoctor } from './doctor.js';
 import { registerInspect } from './inspect.js';
@@ -30,6 +31,7 @@ function createProgram(json = false): Command {
     .exitOverride();
   registerInspect(program);
   registerVerify(program);
+  registerChecksum(program);
   registerLoad(program);
   registerReshard(program);
   registerConvert(program);

@@ -15,6 +15,7 @@ export interface SaveOptions extends FilesOptions {
   exclude?: string[];
   maxShardBytes?: number;
   fsync?: boolean;
+  checksum?: boolean;
   dtype?: ConvertibleDType; // checked by the loader
   dtypePolicy?: 'strict' | 'convertible'; // so is this
   json?: boolean;
@@ -29,6 +30,7 @@ export function addSaveOptions(command: Command): Command {
     .option('--include <pattern>', "take tensors of these names alone, '*' for any text; repeat for more", collect)
     .option('--exclude <pattern>', 'leave out tensors of these names; repeat for more', collect)
     .option('--no-fsync', 'do not wait until files are on the disk')
+    .option('--checksum', 'write digests of the tensors into the headers, for loaders to verify')
     .option('--allow-trailing-bytes', 'accept bytes after the last tensor')
     .option('--json', 'print JSON');
 }
@@ -39,7 +41,7 @@ export function addMaxShardBytes(command: Command): Command {
 
 /** Loads `source`, and writes what is wanted to `out`: as one file, or as a set to a folder. Prints what was done. */
 export async function resave(source: string, out: string, one: boolean, options: SaveOptions): Promise<void> {
-  const { json, include = [], exclude = [], maxShardBytes, fsync, dtype, dtypePolicy, ...files } = options;
+  const { json, include = [], exclude = [], maxShardBytes, fsync, checksum, dtype, dtypePolicy, ...files } = options;
   const calls = new CallWatch();
   const shards = await calls.during(readShards(source, { ...files, calls }));
   const wanted = chosen(shards, include, exclude);
@@ -53,7 +55,7 @@ export async function resave(source: string, out: string, one: boolean, options:
     filter: (name) => wanted.has(name),
     ...(dtype && { dtype, dtypePolicy }),
   });
-  const style: SaveStreamOptions = { metadata: commonMetadata(shards), fsync };
+  const style: SaveStreamOptions = { metadata: commonMetadata(shards), fsync, checksum };
   const stream = allOf(loader, wanted.size, source);
   const saved = one ? await saveOne(stream, out, style) : await saveSet(stream, out, { ...style, maxShardBytes });
   const seconds = (performance.now() - began) / 1e3;

@@ -1,15 +1,19 @@
 import type { Command } from 'commander';
 import { counted } from '../base/counted.js';
+import { DIGEST_KINDS, type DigestName, digestText } from '../base/digest.js';
 import { CallWatch, type FileCalls } from '../base/waiting.js';
 import { resolveFiles } from '../safetensors/files.js';
+import { digestTensors, rangesOf } from '../safetensors/make-sums.js';
 import { SafeTensorsMetadata } from '../safetensors/metadata.js';
 import { tensorsOf } from '../safetensors/shard-set.js';
 import { joinShards } from '../safetensors/shards.js';
+import { blobDigest, checkWhole, mismatch, readSums } from '../safetensors/sums.js';
 import { addFilesOptions, type FilesOptions } from './files-options.js';
 import { formatBytes, linesOf, printJson, printLine } from './output.js';
 
 interface VerifyOptions extends FilesOptions {
   json?: boolean;
+  data?: boolean;
 }
 
 /** What was found about one file; `code` and `message` say why it is not ok. */
@@ -18,6 +22,8 @@ interface Verdict {
   ok: boolean;
   tensors?: number;
   bytes?: number;
+  /** With --data: tensors whose bytes were compared with digests. */
+  verifiedTensors?: number;
   code?: string;
   message?: string;
   warnings: string[];
@@ -28,16 +34,17 @@ export function registerVerify(program: Command): void {
     .description('check headers, sizes and the index of .safetensors files; exit code 1 when any is not ok')
     .argument('<files...>', 'files, folders, or index.json files')
     .option('--allow-trailing-bytes', 'bytes after the last tensor are a warning instead of an error')
+    .option('--data', 'read all data, and compare it with the digests that there are')
     .option('--json', 'print JSON')
     .action(verify);
 }
 
-async function verify(paths: string[], { json, ...options }: VerifyOptions): Promise<void> {
+async function verify(paths: string[], { json, data, ...options }: VerifyOptions): Promise<void> {
   const verdicts: Verdict[] = [];
   for (const path of paths) {
     try {
       const calls = new CallWatch();
-      verdicts.push(...(await calls.during(verifyPath(path, options, calls))));
+      verdicts.push(...(await calls.during(verifyPath(path, options, calls, data))));
     } catch (error) {
       verdicts.push(failed(path, error));
     }
@@ -45,10 +52,11 @@ async function verify(paths: string[], { json, ...options }: VerifyOptions): Pro
   const ok = verdicts.every((verdict) => verdict.ok);
   if (!ok) process.exitCode = 1;
   if (json) return printJson({ ok, files: verdicts });
-  for (const { path, ok: fine, tensors, bytes, code, message, warnings } of verdicts) {
+  for (const { path, ok: fine, tensors, bytes, verifiedTensors, code, message, warnings } of verdicts) {
+    const verified = verifiedTensors === undefined ? '' : `, data of ${counted(verifiedTensors, 'tensor')} verified`;
     if (!fine) for (const line of linesOf(`${path}: ${code}: ${message}`)) printLine(line);
-    else
-      printLine(`${path}: ok${tensors === undefined ? '' : `, ${counted(tensors, 'tensor')}, ${formatBytes(bytes!)}`}`);
+    else if (tensors === undefined) printLine(`${path}: ok`);
+    else printLine(`${path}: ok, ${counted(tensors, 'tensor')}, ${formatBytes(bytes!)}${verified}`);
     for (const warning of warnings) printLine(`${path}: warning: ${warning}`);
   }
 }
@@ -57,7 +65,7 @@ async function verify(paths: string[], { json, ...options }: VerifyOptions): Pro
  * The verdict of each file that the path means, after that of the index, or of the folder if its files disagree or some
  * were left out.
  */
-async function verifyPath(path: string, options: FilesOptions, calls: FileCalls): Promise<Verdict[]> {
+async function verifyPath(path: string, options: FilesOptions, calls: FileCalls, data = false): Promise<Verdict[]> {
   const { allowTrailingBytes = false } = options;
   const { paths, index, notes, checkUnchanged } = await resolveFiles(path, { ...options, calls });
   const headers: SafeTensorsMetadata[] = [];
@@ -66,7 +74,7 @@ async function verifyPath(path: string, options: FilesOptions, calls: FileCalls)
     try {
       const header = await SafeTensorsMetadata.read(file, { allowTrailingBytes, calls });
       headers.push(header);
-      files.push(passed(header));
+      files.push(data ? await verifyData(header, options, calls) : passed(header));
     } catch (error) {
       files.push(failed(file, error));
     }
@@ -88,6 +96,31 @@ async function verifyPath(path: string, options: FilesOptions, calls: FileCalls)
     // With an index that disagrees with its shards, nobody knows which files belong to the model.
     return verdict.code === 'INVALID_INDEX' ? [verdict] : [{ ...verdict, warnings }, ...files];
   }
+}
+
+/** passed(), where all data has the digests that there are; else fails with the first that differs. */
+async function verifyData(header: SafeTensorsMetadata, options: FilesOptions, calls: FileCalls): Promise<Verdict> {
+  const { followLinks } = options;
+  const verdict = passed(header);
+  const [sums, blob] = await Promise.all([readSums(header, { followLinks, calls }), blobDigest(header.path, calls)]);
+  const all = rangesOf(header);
+  let verified = 0;
+  for (const [name, kind] of Object.entries(DIGEST_KINDS) as [DigestName, number][]) {
+    const tensors = [...all.keys()].filter((tensor) => sums?.kinds[tensor] === kind);
+    const ranges = tensors.map((tensor) => all[tensor]!);
+    for (const [i, found] of (await digestTensors(header, ranges, name, calls)).entries()) {
+      const expected = digestText(sums!, tensors[i]!);
+      if (found !== expected) throw mismatch(header, tensors[i]!, { expected, found });
+    }
+    verified += tensors.length;
+  }
+  if (blob && verified < all.length) {
+    await checkWhole(header, blob, calls);
+    verified = all.length;
+  }
+  const left = all.length - verified;
+  if (left > 0) verdict.warnings.push(`${counted(left, 'tensor')} without a digest: not verified`);
+  return { ...verdict, verifiedTensors: verified };
 }
 
 function passed(header: SafeTensorsMetadata): Verdict {

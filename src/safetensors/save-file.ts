@@ -1,7 +1,9 @@
 import { writeAtomically } from '../base/atomic-write.js';
 import * as check from '../base/checks.js';
 import { checkMetadata, encodeHeader, type SaveMetadata } from './save-header.js';
+import { saveOne } from './save-sharded.js';
 import { byLayout, checkTensors, type Item, piecesOf, type SaveTensor } from './save-tensors.js';
+import { removeSums } from './sums.js';
 
 export type { SaveArray, SaveDeviceTensor, SaveTensor } from './save-tensors.js';
 
@@ -9,6 +11,8 @@ export type { SaveArray, SaveDeviceTensor, SaveTensor } from './save-tensors.js'
 export interface SaveFileOptions {
   /** Texts by name, written as the header's `__metadata__`; default: none. */
   readonly metadata?: SaveMetadata;
+  /** Whether the header gets digests of the tensors, which loaders compare them with. Default: false. */
+  readonly checksum?: boolean;
 }
 
 /**
@@ -29,11 +33,16 @@ export async function saveFile(
 ): Promise<void> {
   check.takesAtMost(3, arguments, 'saveFile');
   const path = check.pathOf(file, 'saveFile');
-  const metadata = checkMetadata(check.checkOptions(options, { metadata: () => {} }).metadata, 'saveFile');
+  const { checksum, ...given } = check.checkOptions(options, { metadata: () => {}, checksum: check.boolean });
+  const metadata = checkMetadata(given.metadata, 'saveFile');
   const place = { by: 'saveFile', path } as const;
   const items = checkTensors(tensors, place).sort(byLayout);
+  if (checksum) {
+    await saveOne(items, path, { metadata: metadata && new Map(metadata), checksum }, 'saveFile');
+    return;
+  }
   const header = encodeHeader(items, metadata, place);
-  await writeAtomically(path, bytesOf(header, items));
+  await writeAtomically(path, bytesOf(header, items), (target) => removeSums(path, target));
 }
 
 async function* bytesOf(header: Uint8Array, items: readonly Item[]): AsyncGenerator<Uint8Array, void, void> {

@@ -3,6 +3,7 @@ import * as check from '../base/checks.js';
 import type { DTypeName } from '../base/dtype.js';
 import { FastSafetensorsError, InvalidArgumentError } from '../base/errors.js';
 import { isWellFormed, type SavePlace, shown } from './save-tensors.js';
+import { SUMS_KEY } from './sums.js';
 
 /** Texts by name. */
 export type SaveMetadata = Readonly<Record<string, string>> | ReadonlyMap<string, string>;
@@ -29,7 +30,7 @@ export function checkMetadata(metadata: SaveMetadata | undefined, by: string): [
       throw new InvalidArgumentError(`${by}: metadata ${shown(key)} has a lone surrogate, which UTF-8 cannot hold`);
     }
   }
-  return entries;
+  return entries.filter(([key]) => key !== SUMS_KEY); // of the file that they were read from
 }
 
 /**

@@ -7,6 +7,7 @@ import { type FastSafetensorsError, InvalidArgumentError } from '../base/errors.
 import { listed } from '../base/listed.js';
 import { tensorsOf } from './shard-set.js';
 import { readShards } from './shards.js';
+import { removeSums } from './sums.js';
 
 export const INDEX = 'model.safetensors.index.json';
 const SINGLE = 'model.safetensors';
@@ -84,6 +85,8 @@ export async function replaceSet(folder: string, set: NewSet): Promise<void> {
   const old = names.filter((name) => OURS.test(name));
   const hasIndex = names.includes(INDEX);
   const single = set.files.length === 1;
+  // Digests of the old files say nothing of the new ones.
+  for (const name of [...old, ...set.files.map(({ name }) => name)]) await removeSums(at(name));
   if (single && !hasIndex && old.every((name) => name === SINGLE)) {
     await rename(set.files[0]!.temporary, at(SINGLE));
     return done();

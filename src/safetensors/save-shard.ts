@@ -6,6 +6,7 @@ import { FastSafetensorsError } from '../base/errors.js';
 import { readAt } from '../base/regular-file.js';
 import { native, settled } from '../native/addon.js';
 import type { NativeAllocation } from '../native/core.js';
+import { roomForSums, sumsForHeader } from './make-sums.js';
 import { encodeHeader, type HeaderEntry } from './save-header.js';
 import { byLayout, type Item, piecesOf, type SavePlace } from './save-tensors.js';
 
@@ -26,6 +27,8 @@ export interface ShardStyle {
   /** A file that the set replaces: its mode and, where that is allowed, its owner and group are kept. */
   readonly replaced: Stats | undefined;
   readonly fsync: boolean;
+  /** The header gets digests of the tensors. */
+  readonly checksum?: boolean;
 }
 
 /** A file of a set. One after the other: create(), add() for each tensor, and when those have settled, finish(). */
@@ -53,7 +56,9 @@ export class Shard {
 
   /** `planned`: all that add() will be given, in that order, where that is known. Rejects as the system. */
   static async create(path: string, style: ShardStyle, planned?: readonly Item[]): Promise<Shard> {
-    const dataStart = planned ? encodeHeader(planned, style.metadata, style.place).byteLength : ROOM_BYTES;
+    const room = planned && style.checksum ? [roomForSums(planned.map(({ name }) => name))] : [];
+    const metadata = room.length > 0 ? [...(style.metadata ?? []), ...room] : style.metadata;
+    const dataStart = planned ? encodeHeader(planned, metadata, style.place).byteLength : ROOM_BYTES;
     // Nobody may read it who may not read the file that it replaces.
     const file = await open(path, 'wx+', style.replaced ? 0o600 : 0o666);
     return new Shard(path, style, file, dataStart, planned !== undefined);
@@ -102,9 +107,11 @@ export class Shard {
 
   /** Writes what was held back, and the header; then the file has all its bytes, synced where that is wanted. */
   async finish(): Promise<void> {
-    const { metadata, place, replaced, fsync } = this.#style;
+    const { place, replaced, fsync, checksum } = this.#style;
     for (const item of this.#held.sort(byLayout)) await this.#write(item, this.#place(item));
     this.#held = [];
+    const sums = checksum ? [await this.#sums()] : [];
+    const metadata = sums.length > 0 ? [...(this.#style.metadata ?? []), ...sums] : this.#style.metadata;
     const exact = encodeHeader(this.entries, metadata, place);
     const fits = exact.byteLength <= this.#dataStart && this.#end > SMALL_BYTES;
     if (!fits) await this.#moveData(exact.byteLength);
@@ -112,6 +119,16 @@ export class Shard {
     await writeWhole(this.#file, header, 0);
     if (replaced) await takeOver(this.#file, replaced);
     if (fsync) await sync(this.#file);
+  }
+
+  /** Digests of the data as it was written. */
+  #sums(): Promise<[string, string]> {
+    let offset = this.#dataStart;
+    const ranges = this.entries.map(({ name, byteLength: length }) => {
+      offset += length;
+      return { name, offset: offset - length, length };
+    });
+    return sumsForHeader(this.path, ranges);
   }
 
   /** Moves the data within the file. */

@@ -2,7 +2,7 @@ import { readdir, rm, utimes } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
 import { moveOver, targetOf } from '../base/atomic-write.js';
 import * as check from '../base/checks.js';
-import { FastSafetensorsError, InvalidArgumentError, ioError } from '../base/errors.js';
+import { FastSafetensorsError, ioError } from '../base/errors.js';
 import { makeFolder } from '../base/make-folder.js';
 import { removeDead, TOUCH_MS, temporaryIn } from '../base/temporary.js';
 import { clearInterval, setInterval } from '../base/timers.js';
@@ -19,6 +19,7 @@ import {
   type SaveTensor,
   shown,
 } from './save-tensors.js';
+import { removeSums } from './sums.js';
 
 /** Options of saveSharded. */
 export interface SaveShardedOptions {
@@ -26,7 +27,7 @@ export interface SaveShardedOptions {
   readonly maxShardBytes?: number;
   /** Writes at a time. Default: 4. */
   readonly parallel?: number;
-  /** Whether digests of the tensors are written, too. `true` does not work yet: INVALID_ARGUMENT. */
+  /** Whether each header gets digests of its tensors, which loaders compare them with. Default: false. */
   readonly checksum?: boolean;
   /** Whether files are synced, so that the set lasts through a power failure. Default: true. */
   readonly fsync?: boolean;
@@ -37,7 +38,7 @@ export interface SaveShardedOptions {
 }
 
 /** What holds for one file, too. */
-export type SaveStreamOptions = Pick<SaveShardedOptions, 'fsync' | 'metadata'>;
+export type SaveStreamOptions = Pick<SaveShardedOptions, 'fsync' | 'metadata' | 'checksum'>;
 
 /** What saveSharded takes: a list, tensors by names, or a stream, such as a loader. */
 export type SaveSource =
@@ -61,10 +62,7 @@ const MAX_BYTES_IN_FLIGHT = 64 * 1024 * 1024;
 const CHECKS = {
   maxShardBytes: check.integer(1),
   parallel: check.integer(1, 64),
-  checksum: (value: unknown, name: string) => {
-    check.boolean(value, name);
-    if (value) throw new InvalidArgumentError('checksum: digests are not supported yet; leave it out');
-  },
+  checksum: check.boolean,
   fsync: check.boolean,
   metadata: () => {},
   signal: check.methods('an AbortSignal', 'throwIfAborted', 'addEventListener'),
@@ -100,7 +98,7 @@ export async function saveSet(
 ): Promise<SavedSet> {
   const path = check.pathOf(folder, 'saveSharded');
   const checked = check.checkOptions(options, CHECKS);
-  const { fsync = true, signal } = checked;
+  const { fsync = true, signal, checksum } = checked;
   const metadata = checkMetadata(checked.metadata, 'saveSharded');
   const place: SavePlace = { by: 'saveSharded', path };
   const stream = isStream(tensors) ? tensors : undefined;
@@ -111,7 +109,7 @@ export async function saveSet(
   try {
     return await inOwnFolder(path, async (own) => {
       const replaced = await checkFolder(path);
-      const writer = new SetWriter(own, { place, metadata, replaced, fsync }, checked);
+      const writer = new SetWriter(own, { place, metadata, replaced, fsync, checksum }, checked);
       try {
         if (stream) await writer.stream(stream);
         else await writer.list(items);
@@ -127,25 +125,28 @@ export async function saveSet(
 }
 
 /**
- * Writes a stream as one file, as saveSharded writes those of a set, in place of what `file` leads to; see
- * writeAtomically().
+ * Writes a stream, or a list in the order of the format's writers, as one file, as saveSharded writes those of a set,
+ * in place of what `file` leads to; see writeAtomically().
  */
 export async function saveOne(
-  tensors: AsyncIterable<readonly [string, SaveTensor]>,
+  tensors: AsyncIterable<readonly [string, SaveTensor]> | readonly Item[],
   file: string | URL,
-  { fsync = true, metadata }: SaveStreamOptions = {},
+  { fsync = true, metadata, checksum }: SaveStreamOptions = {},
+  by: SavePlace['by'] = 'saveSharded',
 ): Promise<SavedSet> {
   const path = check.pathOf(file, 'saveOne');
-  const place: SavePlace = { by: 'saveSharded', path };
+  const place: SavePlace = { by, path };
   let thrown: unknown;
   try {
     const target = await targetOf(path);
-    const style = { place, metadata: checkMetadata(metadata, 'saveOne'), replaced: target.replaced, fsync };
+    const style = { place, metadata: checkMetadata(metadata, 'saveOne'), replaced: target.replaced, fsync, checksum };
     return await inOwnFolder(dirname(target.path), async (own) => {
       const writer = new SetWriter(own, style, { maxShardBytes: Number.MAX_SAFE_INTEGER });
       try {
-        await writer.stream(tensors);
+        if (Symbol.asyncIterator in tensors) await writer.stream(tensors);
+        else await writer.list(tensors);
         const [shard] = await writer.finish();
+        await removeSums(path, target.path);
         await moveOver(shard!.path, path);
         return { files: [path], tensors: shard!.entries.length, bytes: shard!.dataBytes };
       } finally {

@@ -1,0 +1,69 @@
+import { type Command, Option } from 'commander';
+import { writeAtomically } from '../base/atomic-write.js';
+import { counted } from '../base/counted.js';
+import type { DigestName } from '../base/digest.js';
+import { CallWatch } from '../base/waiting.js';
+import { resolveFiles } from '../safetensors/files.js';
+import { digestTensors, rangesOf, sumsText } from '../safetensors/make-sums.js';
+import { SafeTensorsMetadata } from '../safetensors/metadata.js';
+import { digestRanges, sumsPath } from '../safetensors/sums.js';
+import { addFilesOptions, type FilesOptions } from './files-options.js';
+import { formatBytes, formatRate, printJson, printLine } from './output.js';
+
+interface ChecksumOptions extends FilesOptions {
+  algorithm: 'xxh3' | 'sha256';
+  json?: boolean;
+}
+
+export function registerChecksum(program: Command): void {
+  addFilesOptions(program.command('checksum'))
+    .description('write the digests of all tensors beside each file, as FILE.sums.json, for loaders to verify')
+    .argument('<files...>', 'files, folders, or index.json files')
+    .addOption(
+      new Option('--algorithm <name>', 'xxh3 (128 bits) finds damage, sha256 also what was changed on purpose')
+        .choices(['xxh3', 'sha256'])
+        .default('xxh3'),
+    )
+    .option('--allow-trailing-bytes', 'accept bytes after the last tensor')
+    .option('--json', 'print JSON')
+    .action(checksum);
+}
+
+async function checksum(paths: string[], { algorithm, json, ...options }: ChecksumOptions): Promise<void> {
+  const { allowTrailingBytes } = options;
+  const name: DigestName = algorithm === 'xxh3' ? 'xxh3-128' : algorithm;
+  const began = performance.now();
+  const written: { path: string; sums: string; tensors: number; bytes: number }[] = [];
+  for (const path of paths) {
+    const calls = new CallWatch();
+    const files = await calls.during(resolveFiles(path, { ...options, calls }));
+    if (files.index?.missing) throw files.index.missing;
+    for (const file of files.paths) {
+      const header = await calls.during(SafeTensorsMetadata.read(file, { allowTrailingBytes, calls }));
+      written.push(await calls.during(writeSums(header, name, calls)));
+    }
+  }
+  const seconds = (performance.now() - began) / 1e3;
+  if (json) return printJson({ algorithm: name, files: written, seconds });
+  for (const { sums, tensors, bytes } of written)
+    printLine(`${sums}: ${name} of ${counted(tensors, 'tensor')}, ${formatBytes(bytes)}`);
+  const bytes = written.reduce((sum, file) => sum + file.bytes, 0);
+  printLine(`${formatBytes(bytes)} in ${seconds.toFixed(3)} s: ${formatRate(seconds > 0 ? bytes / seconds : 0)}`);
+}
+
+async function writeSums(header: SafeTensorsMetadata, name: DigestName, calls: CallWatch) {
+  const ranges = rangesOf(header);
+  const [[digest], digests] = await Promise.all([
+    digestRanges(header, name, Float64Array.of(0, header.dataStart), calls),
+    digestTensors(header, ranges, name, calls),
+  ]);
+  const sums = sumsPath(header.path);
+  const text = sumsText(ranges, digests, { size: header.sizeBytes, header: digest! });
+  await writeAtomically(sums, [Buffer.from(text)]);
+  return {
+    path: header.path,
+    sums,
+    tensors: ranges.length,
+    bytes: ranges.reduce((sum, { length }) => sum + length, 0),
+  };
+}
