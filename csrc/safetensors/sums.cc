@@ -17,7 +17,7 @@ class SumsText {
     if (scanner_.Peek() != '{') return scanner_.Fail("expected an object with \"tensors\"");
     JsonKeys keys;
     const bool scanned = scanner_.Object([&](std::string_view key) {
-      if (!keys.emplace(key).second) return scanner_.FailDuplicate(key);
+      if (!keys.Insert(key)) return scanner_.FailDuplicate(key);
       if (key == "tensors") return ScanTensors();
       if (key == "header") return ScanDigest(&sums_.header);
       if (key != "size") return scanner_.Skip(1);
@@ -28,7 +28,7 @@ class SumsText {
       return true;
     });
     if (!scanned || !scanner_.End()) return false;
-    return keys.count("tensors") > 0 || scanner_.Fail("there is no object \"tensors\"");
+    return keys.Contains("tensors") || scanner_.Fail("there is no object \"tensors\"");
   }
 
   const JsonScanner& scanner() const { return scanner_; }
@@ -40,7 +40,7 @@ class SumsText {
     JsonKeys tensors;
     const bool scanned = scanner_.Object([&](std::string_view key) {
       tensor_ = key;
-      if (!tensors.emplace(key).second) return scanner_.FailDuplicate(key);
+      if (!tensors.Insert(key)) return scanner_.FailDuplicate(key);
       sums_.names += key;
       sums_.name_lengths.push_back(static_cast<uint32_t>(key.size()));
       return ScanDigest(&sums_.digests.emplace_back());
