@@ -55,6 +55,7 @@
         "csrc/reader/file_reader.cc",
         "csrc/reader/mapped_file.cc",
         "csrc/reader/open_file.cc",
+        "csrc/reader/ring_reads.cc",
         "csrc/reader/spot_file.cc",
         "csrc/reader/gds/gds_file.cc",
         "csrc/reader/gds/gds_reader.cc",

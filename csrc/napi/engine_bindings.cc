@@ -101,6 +101,7 @@ Status MakeReader(const Napi::Object& options, std::unique_ptr<Reader>* out) {
     file.direct = Flag(options, "direct");
     file.drop_cache = Flag(options, "dropCache");
     file.chunk = static_cast<size_t>(NumberOr(options, "chunk", 0));
+    file.ring = Flag(options, "ring");
     *out = NewFileReader(file);
   } else if (kind == "gds") {
     GdsReaderOptions gds;

@@ -12,6 +12,7 @@
 #include <mutex>
 #include <thread>
 
+#include "base/file_system.h"
 #include "base/task_pool.h"
 #include "reader/open_file.h"
 
@@ -91,10 +92,17 @@ Status ReadFully(const ReadRequest& request) {
   return failed;
 }
 
-// A file that leaves the page cache when its last read has ended, whichever of them that is.
-class DroppedFile : public FdFile {
+class OpenedFile : public FdFile {
  public:
-  using FdFile::FdFile;
+  OpenedFile(const std::string& path, const FileIdentity& identity, UniqueFd fd, bool by_ring)
+      : FdFile(path, identity, std::move(fd)), by_ring(by_ring) {}
+  const bool by_ring;
+};
+
+// A file that leaves the page cache when its last read has ended, whichever of them that is.
+class DroppedFile : public OpenedFile {
+ public:
+  using OpenedFile::OpenedFile;
   // The I/O thread.
   void Begin(bool last) {
     reads_.fetch_add(1, std::memory_order_relaxed);
@@ -118,7 +126,7 @@ class FileReader : public Reader {
         threads_(options.threads > 0 ? options.threads
                  : options.direct    ? kDirectThreads
                                      : DefaultThreads()),
-        pool_("fst-read", threads_) {
+        pool_(std::make_shared<TaskPool>("fst-read", threads_)) {
     needs_.chunk = options.chunk > 0 ? options.chunk : options.direct ? kDirectChunk : size_t{4} << 20;
     // Two more than threads, so that a thread that has finished a read finds the next one queued.
     needs_.in_flight = threads_ + 2;
@@ -150,9 +158,11 @@ class FileReader : public Reader {
       fallbacks_.push_back({path, "direct", "buffered", "the file system refuses O_DIRECT"});
     }
     if (options_.drop_cache) {
-      *out = std::make_shared<DroppedFile>(path, expected, std::move(fd));
+      *out = std::make_shared<DroppedFile>(path, expected, std::move(fd), /*by_ring=*/false);
     } else {
-      *out = std::make_shared<FdFile>(path, expected, std::move(fd));
+      FileSystemTraits traits;
+      const bool by_ring = direct && FileSystemOf(fd.get(), &traits) == 0 && traits.on_disk && traits.answers_at_once;
+      *out = std::make_shared<OpenedFile>(path, expected, std::move(fd), by_ring);
     }
     return Status::Ok();
   }
@@ -160,12 +170,9 @@ class FileReader : public Reader {
   Status Submit(ReadRequest request, uint64_t tag) override {
     auto* dropped = options_.drop_cache ? static_cast<DroppedFile*>(request.file.get()) : nullptr;
     if (dropped != nullptr) dropped->Begin(request.last);
-    return pool_.Post([queue = queue_, request = std::move(request), tag, dropped]() mutable {
-      Status status = ReadFully(request);
-      if (dropped != nullptr) dropped->End();
-      request.file.reset();  // before the completion, as its receiver may count open files
-      queue->Put({Completion::Kind::kRead, tag, std::move(status)});
-    });
+    if (static_cast<const OpenedFile&>(*request.file).by_ring && HasRing() && ring_->Read(&request, tag))
+      return Status::Ok();
+    return ReadByThread(*pool_, queue_, std::move(request), tag, dropped);
   }
 
   std::vector<Fallback> TakeFallbacks() override {
@@ -174,6 +181,32 @@ class FileReader : public Reader {
   }
 
  private:
+  static Status ReadByThread(TaskPool& pool, std::shared_ptr<CompletionQueue> queue, ReadRequest request, uint64_t tag,
+                             DroppedFile* dropped) {
+    return pool.Post([queue = std::move(queue), request = std::move(request), tag, dropped]() mutable {
+      Status status = ReadFully(request);
+      if (dropped != nullptr) dropped->End();
+      request.file.reset();  // before the completion, as its receiver may count open files
+      queue->Put({Completion::Kind::kRead, tag, std::move(status)});
+    });
+  }
+
+  // Made for the first read that can use it. The I/O thread.
+  bool HasRing() {
+    if (ring_ != nullptr || ring_refused_ || !options_.ring) return ring_ != nullptr;
+    auto by_thread = [pool = pool_, queue = queue_](ReadRequest request, uint64_t tag) {
+      Status posted = ReadByThread(*pool, queue, std::move(request), tag, nullptr);
+      if (!posted.ok()) queue->Put({Completion::Kind::kRead, tag, std::move(posted)});
+    };
+    const int error =
+        RingReads::Open(static_cast<unsigned>(needs_.in_flight), queue_, by_thread, &ring_, options_.ring_setup);
+    ring_refused_ = error != 0;
+    if (error == 0) return true;
+    std::lock_guard<std::mutex> lock(mutex_);
+    fallbacks_.push_back({"", "by io_uring", "direct reads by threads", ErrnoText(error)});
+    return false;
+  }
+
   // Leaves some CPUs to the threads that issue reads, copy and consume: with 16 of 16, a load from the page cache took
   // 9 % longer than with 12 (H200).
   static int DefaultThreads() { return std::clamp(static_cast<int>(std::thread::hardware_concurrency()) - 4, 4, 16); }
@@ -182,7 +215,9 @@ class FileReader : public Reader {
   const int threads_;
   ReaderNeeds needs_;
   std::shared_ptr<CompletionQueue> queue_;
-  TaskPool pool_;
+  const std::shared_ptr<TaskPool> pool_;
+  std::unique_ptr<RingReads> ring_;
+  bool ring_refused_ = false;
   std::mutex mutex_;
   std::vector<Fallback> fallbacks_;
 };

@@ -6,7 +6,8 @@ import type { EngineSpec, SpecFactory } from './engine-spec.js';
 export const nogds = ((_device, options): EngineSpec => {
   const direct = wantsDirect(options);
   const dropCache = options.dropCache ?? false;
-  const reader = { kind: 'file', threads: options.maxThreads, direct: direct === true, dropCache };
+  const ring = environmentSwitch('FASTSAFETENSORS_IO_URING') ?? true;
+  const reader = { kind: 'file', threads: options.maxThreads, direct: direct === true, dropCache, ring };
   return {
     reader,
     ...(direct === 'auto' && options.mmap !== true && { ifCold: { ...reader, direct: true } }),

@@ -113,10 +113,10 @@ interface SystemProbe {
 
 export function ioUringCheck(answer: Answer<SystemProbe>): DoctorCheck {
   const name = 'io_uring';
-  const then = 'nothing depends on it: files are read by threads';
+  const then = 'files are read past the page cache by threads, in about the same time';
   if (answer.failure !== undefined) return check('missing', name, `${answer.failure}; ${then}`);
   const { ioUring } = answer.value;
-  if (ioUring === '') return check('ok', name, `allowed; ${then}`);
+  if (ioUring === '') return check('ok', name, 'allowed; reads past the page cache are made by it');
   const disabled = readText('/proc/sys/kernel/io_uring_disabled').trim();
   const why = disabled === '1' || disabled === '2' ? `, kernel.io_uring_disabled is ${disabled}` : '';
   return check('missing', name, `refused: ${ioUring}${why}; ${then}`);

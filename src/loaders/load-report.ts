@@ -73,7 +73,11 @@ export class LoadReporter {
     report.maxInFlight = load.maxInFlight;
   }
 
-  addFallbacks(fallbacks: readonly Fallback[]): void {
+  /** Those of no file are how a whole reader works, which nobody has asked for: notes. */
+  addFallbacks(all: readonly Fallback[]): void {
+    const fallbacks = all.filter(({ path }) => path !== '');
+    const notes = all.filter(({ path }) => path === '').map(({ from, to, reason }) => `${to}, not ${from}: ${reason}`);
+    this.#report.notes = [...new Set([...this.#report.notes, ...notes])];
     this.#report.fallbacks.push(...fallbacks);
     const news = fallbacks.filter(({ path, to }) => !this.#warned.has(`${path}\0${to}`));
     if (news.length === 0) return;

@@ -85,7 +85,9 @@ export interface LoaderOptions<T = DeviceTensor> {
    * not; false: never; 'auto' (default): as FASTSAFETENSORS_ODIRECT says (1 or 0), else loads of 32 MiB and more of
    * which hardly anything is in the page cache (sampled; the kernel tells it of files that you own or may write to),
    * from the disks of this machine. Such reads are faster and leave the page cache as it is: a model that will be
-   * loaded again soon is better loaded with false. Nothing to '3fs' and 'gds', which have no page cache.
+   * loaded again soon is better loaded with false. They are made by io_uring where the kernel allows that (the report's
+   * notes say where not; FASTSAFETENSORS_IO_URING=0 turns it off), else by threads. Nothing to '3fs' and 'gds', which
+   * have no page cache.
    */
   odirect?: 'auto' | boolean;
   /**

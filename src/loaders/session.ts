@@ -60,8 +60,9 @@ export class Session {
   }
 
   get report(): LoadReport {
-    const notes = [...this.#notes, ...this.#loadNotes];
-    return { ...this.#reporter.report, notes: [...notes, ...(this.options.framework?.notes ?? [])] };
+    const { report } = this.#reporter;
+    const notes = [...this.#notes, ...this.#loadNotes, ...report.notes];
+    return { ...report, notes: [...notes, ...(this.options.framework?.notes ?? [])] };
   }
 
   /**

@@ -50,6 +50,12 @@ const ReaderKind kReaders[] = {
      [] {
        return NewFileReader({3, true, false, 16 << 10});
      }},
+    {"DirectByThreads",
+     [] {
+       FileReaderOptions options{3, true, false, 16 << 10};
+       options.ring = false;
+       return NewFileReader(options);
+     }},
     {"DropCache",
      [] {
        return NewFileReader({2, false, true, 64 << 10});

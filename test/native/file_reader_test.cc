@@ -13,8 +13,10 @@
 #include <atomic>
 #include <thread>
 
+#include "base/file_system.h"
 #include "base/metrics.h"
 #include "device/host_device.h"
+#include "reader/open_file.h"
 #include "support/model.h"
 
 namespace fst {
@@ -185,6 +187,48 @@ TEST_F(FileReaderTest, WhatIsNoFileIsRefusedAtOnce) {
       EXPECT_EQ(file, nullptr);
     }
     EXPECT_TRUE(reader_->TakeFallbacks().empty());
+  }
+}
+
+TEST_F(FileReaderTest, ReadsDirectlyByThreadsWhereThereIsNoRing) {
+  static int calls, error;
+  calls = 0;
+  for (int refused : {EPERM, ENOSYS, EMFILE, 0}) {
+    error = refused;
+    FileReaderOptions options;
+    options.direct = true;
+    options.ring_setup = [](unsigned, void*) {
+      ++calls;
+      errno = error;
+      return error != 0 ? -1 : memfd_create("no ring", MFD_CLOEXEC);
+    };
+    Make(options);
+    const std::string bytes = RandomBytes(12288);
+    auto file = Opened(folder_.Write("m", bytes));
+    FileSystemTraits traits;
+    ASSERT_EQ(FileSystemOf(static_cast<const FdFile&>(*file).fd(), &traits), 0);
+    void* memory = nullptr;
+    ASSERT_EQ(posix_memalign(&memory, 4096, 12288), 0);
+    for (int i = 0; i < 3; ++i) {
+      ReadRequest request;
+      request.file = file;
+      request.length = request.required = 12288;
+      request.pieces.push_back({reinterpret_cast<uint64_t>(memory), 12288, 0});
+      EXPECT_TRUE(Read(std::move(request)).ok());
+      EXPECT_EQ(std::string(static_cast<char*>(memory), 12288), bytes);
+    }
+    free(memory);
+    file.reset();
+    const auto fallbacks = reader_->TakeFallbacks();
+    if (!traits.on_disk) {
+      EXPECT_EQ(calls, 0) << "a ring for what is no disk of this machine";
+      continue;
+    }
+    ASSERT_EQ(fallbacks.size(), 1U) << "once";
+    EXPECT_EQ(fallbacks[0].path, "");
+    if (refused != 0) {
+      EXPECT_EQ(fallbacks[0].reason, ErrnoText(refused));
+    }
   }
 }
 
