@@ -133,8 +133,9 @@ class Reader {
   virtual Status Submit(ReadRequest request, uint64_t tag) = 0;
 
   // For work that another thread noticed but that the I/O thread must do: the other thread calls queue->Wake(). All
-  // completions put before one Poll have been handled by the next. `copies_idle`: nothing reads from a slot.
-  virtual void Poll(bool /*copies_idle*/) {}
+  // completions put before one Poll have been handled by the next. `copies_idle`: nothing has bytes in a slot.
+  // True when reads wait for that and for nothing else.
+  virtual bool Poll(bool /*copies_idle*/) { return false; }
 
   // The read `tag` has been in flight longer than stallTimeoutMs; called again while it stays so. A reader that can
   // make sure that nothing writes to its pieces any more completes it with STALLED; others leave it, with its memory.

@@ -47,7 +47,7 @@ void Loop::Run() {
   for (;;) {
     TakeRequests();
     CheckClocks();
-    if (broken_.ok()) reader_.Poll(copying_ == 0);
+    if (broken_.ok()) PollReader();
     while (IssueAll()) {
     }
     RetireFinished();
@@ -406,7 +406,7 @@ Loop::Op& Loop::NewOp(Op::Stage stage, ActiveTransfer& t) {
 }
 
 void Loop::FreeOp(Op& op) {
-  if (op.slot >= 0) slots_.Give(op.slot);
+  if (op.slot >= 0 && op.aside == nullptr) slots_.Give(op.slot);
   if (op.stage == Op::kDigesting || op.stage == Op::kConverting || op.stage == Op::kCopying) --copying_;
   --op.transfer->ops;
   op.transfer->opening -= op.stage == Op::kOpening;

@@ -47,11 +47,21 @@ class Loop {
  private:
   // One open, one read with its digest, conversion and copy, or the closing of a failed transfer's file.
   struct Op {
-    enum Stage : uint8_t { kFree, kOpening, kReading, kDigesting, kConverting, kCopying, kClosing } stage = kFree;
+    enum Stage : uint8_t {
+      kFree,
+      kOpening,
+      kReading,
+      kWaiting,
+      kDigesting,
+      kConverting,
+      kCopying,
+      kClosing
+    } stage = kFree;
     uint32_t index = 0, generation = 0;
     ActiveTransfer* transfer = nullptr;  // counts this op: the loop keeps it until the op is free
     uint32_t file = 0;
     int slot = -1;
+    std::unique_ptr<char[]> aside;  // the slot's bytes, where the slot was given back
     uint64_t offset = 0;
     bool converts = false;
     std::vector<ChunkPart> parts;
@@ -76,6 +86,10 @@ class Loop {
   void StartDigest(Op& op);
   bool ContinuesDigest(const Op& op) const;
   void PostDigest(Op& op);
+  bool InHostSlot(const Op& op) const { return op.slot >= 0 && (op.aside != nullptr || !slots_.on_device()); }
+  uint64_t SlotOf(const Op& op) const;  // the address of its bytes
+  void PollReader();
+  void PutWaitingAside();
   void FreeWaiting();  // ops of failed transfers that wait to be digested
   void StartConversion(Op& op);
   bool IsScattered(const Op& op) const;

@@ -31,6 +31,7 @@ void Loop::CheckClocks() {
     if (op.transfer->failed) continue;
     const char* what = op.stage == Op::kOpening      ? "opening the file"
                        : op.stage == Op::kReading    ? "a read"
+                       : op.stage == Op::kWaiting    ? "a read before this one"
                        : op.stage == Op::kDigesting  ? "a digest"
                        : op.stage == Op::kConverting ? "a conversion"
                                                      : "a copy to the device";

@@ -43,7 +43,7 @@ void ConvertPieces(const std::vector<Piece>& pieces) {
 // Where the host can write to tensor memory the conversion is the copy, and the read's other parts are copied with it.
 // Elsewhere converted elements go behind the read in its slot, and CopyOut copies all parts.
 void Loop::StartConversion(Op& op) {
-  const uint64_t slot = slots_.Address(op.slot);
+  const uint64_t slot = SlotOf(op);
   const bool in_slot = shared_->rules.outputs_in_slot;
   std::vector<Piece> pieces;
   pieces.reserve(op.parts.size());
@@ -85,7 +85,7 @@ void Loop::StartPacking(Op& op) {
   struct Move {
     uint64_t from, to, length;
   };
-  const uint64_t slot = slots_.Address(op.slot);
+  const uint64_t slot = SlotOf(op);
   std::vector<Move> moves;
   uint64_t end = op.parts.front().source;
   for (ChunkPart& part : op.parts) {
@@ -117,7 +117,7 @@ void Loop::CopyOut(Op& op) {
   for (size_t i = 0; i < op.parts.size(); ++i) {
     const ChunkPart& part = op.parts[i];
     const PlanItem& item = op.transfer->plan.items[part.item];
-    uint64_t source = slots_.Address(op.slot) + (item.converts() ? part.output : part.source);
+    uint64_t source = SlotOf(op) + (item.converts() ? part.output : part.source);
     uint64_t length = item.InMemory(part.length);
     uint64_t destination = op.buffers[i]->address() + part.destination;
     if (!pieces.empty()) {

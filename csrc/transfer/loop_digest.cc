@@ -3,8 +3,11 @@
 // read is copied back for that.
 //
 // Tensors are digested beside each other, each from its first byte on: an op whose tensor's earlier bytes are still
-// missing waits. The op that brings them was started before it, so that it needs no slot that a waiting one holds.
+// missing waits. The op that brings them was started before it, so that it needs no slot that a waiting one holds; a
+// reader that makes its slots' memory anew waits for ops that have bytes there, which are put aside then.
 #include <algorithm>
+#include <cstring>
+#include <new>
 #include <thread>
 
 #include "base/digest.h"
@@ -69,11 +72,41 @@ bool Loop::HasDigests(const Op& op) const {
 }
 
 void Loop::StartDigest(Op& op) {
-  if (op.stage != Op::kCopying) ++copying_;
-  op.stage = Op::kDigesting;
+  if (op.stage == Op::kCopying) --copying_;
+  op.stage = Op::kWaiting;
   op.since = RunningNow();
   if (ContinuesDigest(op)) return PostDigest(op);
   waiting_.push_back(&op);
+}
+
+uint64_t Loop::SlotOf(const Op& op) const {
+  return op.aside != nullptr ? reinterpret_cast<uint64_t>(op.aside.get()) : slots_.Address(op.slot);
+}
+
+void Loop::PollReader() {
+  const auto in_slot = [&](const Op* op) { return InHostSlot(*op) && op->aside == nullptr; };
+  const bool held = std::any_of(waiting_.begin(), waiting_.end(), in_slot);
+  if (!reader_.Poll(copying_ == 0 && !held) || copying_ > 0 || !held) return;
+  PutWaitingAside();
+  reader_.Poll(true);
+}
+
+// Copied by this thread: it happens when a ring of 3FS was lost, and takes some milliseconds.
+void Loop::PutWaitingAside() {
+  for (Op* op : waiting_) {
+    if (!InHostSlot(*op) || op->aside != nullptr) continue;
+    std::unique_ptr<char[]> copy(new (std::nothrow) char[shared_->rules.slot_bytes]);
+    if (copy == nullptr) {
+      op->transfer->Fail(Status(Code::OUT_OF_HOST_MEMORY, "no memory for bytes that wait to be verified"));
+      continue;
+    }
+    for (const ChunkPart& part : op->parts)
+      memcpy(copy.get() + part.source, reinterpret_cast<const char*>(SlotOf(*op)) + part.source,
+             part.length);  // NOLINT
+    slots_.Give(op->slot);
+    op->aside = std::move(copy);
+  }
+  FreeWaiting();
 }
 
 // Only the first part of a read may be the rest of a tensor.
@@ -88,7 +121,9 @@ bool Loop::ContinuesDigest(const Op& op) const {
 
 void Loop::PostDigest(Op& op) {
   ActiveTransfer& t = *op.transfer;
-  const bool in_slot = op.slot >= 0 && !slots_.on_device();
+  ++copying_;
+  op.stage = Op::kDigesting;
+  const bool in_slot = InHostSlot(op);
   const bool read_back = !in_slot && !device_.host_accessible();
   std::vector<Piece> pieces;
   pieces.reserve(op.parts.size());
@@ -100,7 +135,7 @@ void Loop::PostDigest(Op& op) {
     std::shared_ptr<Digester>& digester = t.digests[part.item].digester;
     if (digester == nullptr) digester = Digester::New(expected->kind);
     const bool last = part.file_offset + part.length == item.offset + item.length;
-    const uint64_t address = in_slot     ? slots_.Address(op.slot) + part.source
+    const uint64_t address = in_slot     ? SlotOf(op) + part.source
                              : read_back ? part.destination
                                          : op.buffers[i]->address() + part.destination;
     pieces.push_back(
@@ -141,7 +176,7 @@ void Loop::HandleDigested(Op& op, const Status& status) {
     PostDigest(continued);
     if (t.failed) return FreeOp(op);
   }
-  if (op.slot >= 0 && !slots_.on_device()) return TakeOutOfSlot(op);
+  if (InHostSlot(op)) return TakeOutOfSlot(op);
   FinishParts(op);
   FreeOp(op);
 }

@@ -23,6 +23,13 @@ export default [
     native: 'EngineDigestTest.RightBytesArriveByEveryWay',
   },
   {
+    name: 'bytes-that-wait-hold-up-a-new-ring',
+    file: 'csrc/transfer/loop_digest.cc',
+    find: '|| copying_ > 0 || !held) return;',
+    replace: '|| true) return;',
+    native: '*UsrbioBytes.AreVerifiedThoughTheRingWasLost*',
+  },
+  {
     name: 'last-stripe-of-xxh3',
     file: 'csrc/base/xxh3.cc',
     find: 'const size_t stripes = (length - 1) / kStripe;',

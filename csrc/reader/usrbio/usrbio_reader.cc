@@ -104,12 +104,13 @@ class UsrbioReader : public Reader {
     return Status::Ok();
   }
 
-  void Poll(bool copies_idle) override {
+  bool Poll(bool copies_idle) override {
     Status why;
     Reads::Health health = reads_->TakeHealth(&why);
     if (health == Reads::Health::kLost) why = TooManyLosses();
     if (!why.ok()) reads_->FailAll(why, &orphans_);
     if (health != Reads::Health::kGood) Suspend();
+    const bool waits = suspended_ && polled_ && !copies_idle;
     if (suspended_ && polled_ && copies_idle) {
       TearDown();
       suspended_ = false;
@@ -119,6 +120,7 @@ class UsrbioReader : public Reader {
       reads_->Retry();
     }
     Drive();
+    return waits;
   }
 
   void Abandon(uint64_t tag) override {
