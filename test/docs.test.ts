@@ -55,6 +55,7 @@ test.each([
   ['docs/adding-a-copier.md', 5],
   ['docs/budgets.md', 0],
   ['docs/bundlers.md', 0],
+  ['docs/checksums.md', 0],
   ['docs/configuration.md', 1],
   ['docs/files.md', 0],
   ['docs/from-fastsafetensors.md', 1],
