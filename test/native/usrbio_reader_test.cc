@@ -109,9 +109,12 @@ TEST_P(UsrbioBytes, ArriveAfterTheRingWasLost) {
 // Reads come in another order than their bytes are digested in: those that wait have bytes in slots, whose memory is
 // made anew when the ring is lost.
 TEST_P(UsrbioBytes, AreVerifiedThoughTheRingWasLost) {
-  Set("ring_lost", "3");
+  Set("ring_lost", "40");
   Set("shuffle", "5");
-  Set("latency_ms", "1");
+  Set("eagain_every", "3");
+  Set("latency_ms", "0.2");
+  UsrbioReaderOptions options;
+  options.chunk = 64 << 10;
   const std::vector<Source> sources = {Write("shard-0", {12 * kMi + 3}), Write("shard-1", {77, 9 * kMi, 5})};
   for (bool right : {true, true, false}) {
     Plan plan = PlanOf(sources);
@@ -121,7 +124,7 @@ TEST_P(UsrbioBytes, AreVerifiedThoughTheRingWasLost) {
       plan.digests.push_back(DigestOf(DigestKind::kXxh3, bytes.data(), bytes.size()));
     }
     if (!right) plan.digests[2].bytes[0] ^= 1;
-    Loader loader(this, {}, device);
+    Loader loader(this, options, device, 20000);
     Status loaded = loader.Load(std::move(plan));
     if (!right) {
       EXPECT_STREQ(CodeName(loaded.code()), "CHECKSUM_MISMATCH") << loaded.message();
