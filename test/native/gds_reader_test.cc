@@ -5,6 +5,7 @@
 #include <cerrno>
 #include <thread>
 
+#include "base/digest.h"
 #include "base/fd.h"
 #include "cuda_load_fixture.h"
 #include "device/cuda_device.h"
@@ -56,6 +57,39 @@ TEST_F(GdsReaderTest, KeepsNoRegistrationAfterTheLastByteOfAnAllocation) {
   ExpectLoaded(Load("cuda:0", ByGds()));
   EXPECT_EQ(cufile.call_count("cuFileBufRegister"), 2u);
   EXPECT_EQ(cufile.call_count("cuFileBufDeregister"), 2u);
+}
+
+// Straight into place, through the ring in device memory, and by the host's reads: those in slots that it can read.
+TEST_F(GdsReaderTest, BytesWithDigestsAreVerifiedWhereTheyAre) {
+  AddModel();
+  AddFile(3 << 20, 3);
+  AddTensors(2, 4096, {2 << 20});
+  for (const PlanItem& item : plan.items) {
+    const DigestKind kind = item.length % 2 == 0 ? DigestKind::kXxh3 : DigestKind::kSha256;
+    plan.digests.push_back(DigestOf(kind, files[item.file].content.data() + item.offset, item.length));
+  }
+  const Plan right = plan;
+  for (const auto& make : {ByGds(), ByFile()}) {
+    plan = right;
+    ExpectLoaded(Load("cuda:0", make));
+    for (size_t wrong : {size_t{0}, size_t{5}, right.items.size() - 1}) {
+      plan = right;
+      plan.digests[wrong].bytes[7] ^= 2;
+      const Loaded loaded = Load("cuda:0", make);
+      EXPECT_TRUE(loaded.drained);
+      EXPECT_STREQ(CodeName(loaded.status.code()), "CHECKSUM_MISMATCH") << loaded.status.message();
+      EXPECT_EQ(loaded.status.offset(), static_cast<int64_t>(right.items[wrong].offset));
+    }
+  }
+}
+
+// Bytes that have not arrived are seen: those of the file are right.
+TEST_F(GdsReaderTest, DigestsAreOfWhatIsInTheGpusMemory) {
+  AddFile(3 << 20, 1);
+  AddTensors(0, 4096, {2 << 20});
+  plan.digests = {DigestOf(DigestKind::kXxh3, files[0].content.data() + 4096, 2 << 20)};
+  ExpectLoaded(Load("cuda:0", ByGds()));
+  EXPECT_EQ(cuda.copied_bytes(), size_t{4} << 20) << "read back by the loop, and by the test";
 }
 
 TEST_F(GdsReaderTest, ContinuesShortReads) {
