@@ -22,7 +22,8 @@ void Loop::CheckClocks() {
   const Clock::duration ran = running_.At(now);
   bool moving = false;
   for (Op& op : ops_) {
-    if (op.stage == Op::kFree) continue;
+    // What an op waits for is an op, too, and judged itself; it may take long where a tensor is large.
+    if (op.stage == Op::kFree || op.stage == Op::kWaiting) continue;
     if (ran - op.since < longest) {
       moving = true;
       continue;
@@ -31,7 +32,6 @@ void Loop::CheckClocks() {
     if (op.transfer->failed) continue;
     const char* what = op.stage == Op::kOpening      ? "opening the file"
                        : op.stage == Op::kReading    ? "a read"
-                       : op.stage == Op::kWaiting    ? "a read before this one"
                        : op.stage == Op::kDigesting  ? "a digest"
                        : op.stage == Op::kConverting ? "a conversion"
                                                      : "a copy to the device";

@@ -74,7 +74,6 @@ bool Loop::HasDigests(const Op& op) const {
 void Loop::StartDigest(Op& op) {
   if (op.stage == Op::kCopying) --copying_;
   op.stage = Op::kWaiting;
-  op.since = RunningNow();
   if (ContinuesDigest(op)) return PostDigest(op);
   waiting_.push_back(&op);
 }
@@ -123,6 +122,7 @@ void Loop::PostDigest(Op& op) {
   ActiveTransfer& t = *op.transfer;
   ++copying_;
   op.stage = Op::kDigesting;
+  op.since = RunningNow();
   const bool in_slot = InHostSlot(op);
   const bool read_back = !in_slot && !device_.host_accessible();
   std::vector<Piece> pieces;

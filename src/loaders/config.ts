@@ -46,7 +46,7 @@ const COMMON: Keys = {
 /** Keys in the section of a loader, which is used where `loader` names it. */
 const OF_LOADER: Readonly<Record<string, Keys>> = {
   base: {
-    ...options('nogds', 'maxThreads', 'odirect', 'mmap', 'dropCache'),
+    ...options('nogds', 'maxThreads', 'odirect', 'mmap', 'dropCache', 'checksum'),
     copierType: checked('copierType', check.text),
     useFgds: checked('useFgds', check.boolean),
     bbufSizeKb: (value, name) => {
