@@ -67,6 +67,53 @@ test('a tensor of a file that was read from is read on the spot', async () => {
   expect(nativeMetrics().openFiles).toBe(1);
 });
 
+describe('of one turn of the event loop', () => {
+  let allocations: jest.SpyInstance;
+  beforeEach(() => {
+    allocations = jest.spyOn(native(), 'allocateOnSpot');
+  });
+  afterEach(() => allocations.mockRestore());
+
+  test('all but the first share allocations', async () => {
+    await open();
+    const kept: DeviceTensor[] = [];
+    for (const { name } of SMALL) kept.push(await opened.getTensor(name));
+    expect(spots).toHaveBeenCalledTimes(40);
+    const bytes = SMALL.reduce((sum, entry) => sum + entry.bytes.length + 255, 0);
+    expect(allocations.mock.calls.length).toBeLessThanOrEqual(1 + Math.ceil(bytes / (236 * KIB)));
+    await expectRight(kept);
+  });
+
+  test('what was disposed is used again', async () => {
+    await open();
+    for (let i = 0; i < 120; ++i) (await opened.getTensor('s39')).dispose();
+    expect(allocations.mock.calls.length).toBeLessThanOrEqual(2);
+  });
+
+  test('what a typed array is of is not', async () => {
+    await open();
+    const readAndCompare = async (): Promise<void> => {
+      const arrays: [Uint8Array, (typeof SMALL)[number]][] = [];
+      for (const entry of [...SMALL, ...SMALL]) {
+        using tensor = await opened.getTensor(entry.name);
+        const { buffer, byteOffset, byteLength } = tensor.data;
+        arrays.push([new Uint8Array(buffer, byteOffset, byteLength), entry]);
+      }
+      for (const [array, { bytes }] of arrays) expect(Buffer.compare(array, bytes)).toBe(0);
+    };
+    await readAndCompare();
+    await opened.close();
+    await expectNothingHeld({ collect: true });
+  });
+
+  test('nothing is kept for later ones', async () => {
+    await open();
+    for (let i = 0; i < 10; ++i) (await opened.getTensor('s39')).dispose();
+    for (let i = 0; i < 200 && nativeMetrics().hostBytes > 0; ++i) await setTimeout(1);
+    expect(nativeMetrics().hostBytes).toBe(0);
+  });
+});
+
 test('several are one read, in one allocation', async () => {
   await open();
   const names = SMALL.slice(0, 16).map(({ name }) => name);
@@ -85,7 +132,7 @@ test('large ones are loaded', async () => {
 
 test('what is not in memory is loaded', async () => {
   await open();
-  spots.mockReturnValue(null);
+  spots.mockReturnValue(false);
   await expectRight([await opened.getTensor('s7')]);
   await expectRight((await opened.getTensors(['s7', 's9'])).values());
   expect(loads).toHaveBeenCalledTimes(2);

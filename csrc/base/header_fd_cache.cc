@@ -108,6 +108,23 @@ UniqueFd HeaderFdCache::Take(const std::string& path, const FileIdentity& expect
   }
 }
 
+bool HeaderFdCache::Use(const std::string& path, const FileIdentity& expected, const std::function<bool(int fd)>& use) {
+  Store& store = TheStore();
+  std::vector<UniqueFd> stale;
+  {
+    std::lock_guard<std::mutex> lock(store.mutex);
+    auto [file, end] = store.files.equal_range(path);
+    if (file == end) return false;
+    FileIdentity now;
+    if (FileIdentity::OfPath(path, &now) && now == expected)
+      return std::any_of(file, end, [&use](const auto& each) { return use(each.second.fd.get()); });
+    stale.push_back(std::move(file->second.fd));
+    store.files.erase(file);
+  }
+  CloseInBackground(std::move(stale), nullptr);
+  return false;
+}
+
 uint64_t HeaderFdCache::evictions() {
   std::lock_guard<std::mutex> lock(TheStore().mutex);
   return TheStore().evictions;

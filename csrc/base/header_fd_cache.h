@@ -31,6 +31,12 @@ class HeaderFdCache {
   // `expected`; else returns an invalid one. Blocks: asks the file system.
   static UniqueFd Take(const std::string& path, const FileIdentity& expected);
 
+  // Calls `use` with a descriptor cached for `path`, which stays cached, provided that the path still means the file
+  // `expected`. False when `use` says so of all of them, when there is none, and when the path means another file: then
+  // one is closed on another thread. Other calls wait meanwhile: for uses that neither block nor take long, of files
+  // whose file system answers at once.
+  static bool Use(const std::string& path, const FileIdentity& expected, const std::function<bool(int fd)>& use);
+
   // How many descriptors EvictAll has closed since the process began.
   static uint64_t evictions();
   // On EMFILE or ENFILE: closes all descriptors that the process caches. True as soon as any thread has closed one

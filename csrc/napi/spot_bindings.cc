@@ -30,41 +30,58 @@ Napi::Value OpenSpotFileJs(const Napi::CallbackInfo& info) {
       });
 }
 
-// readOnSpot(device, bytes, files: External[], reads: Float64Array): External | null, an allocation with what was read:
-// of each range its file's index, offset, length, and where it goes, the ranges of a file one after the other. Null
-// where not all of it is there at once; throws a status object: OUT_OF_HOST_MEMORY, INVALID_ARGUMENT.
+// allocateOnSpot(device, bytes): External, an allocation of a few KiB in host memory; throws a status object:
+// OUT_OF_HOST_MEMORY, INVALID_ARGUMENT.
+Napi::Value AllocateOnSpotJs(const Napi::CallbackInfo& info) {
+  auto& device = FromExternal<Device>(info[0]);
+  if (!device->host_accessible()) Throw(info.Env(), Status(Code::INVALID_ARGUMENT, "expected a device in host memory"));
+  std::shared_ptr<DeviceBuffer> buffer;
+  ThrowIfError(info.Env(), device->Allocate(SizeOf(info[1]), &buffer));
+  return AllocationToJs(info.Env(), std::move(buffer));
+}
+
+// isHeldOnce(allocation): whether nothing but the handle holds it: no typed array, no load, no framework
+Napi::Value IsHeldOnceJs(const Napi::CallbackInfo& info) {
+  return Napi::Boolean::New(info.Env(), FromExternal<DeviceBuffer>(info[0]).use_count() == 1);
+}
+
+// readOnSpot(allocation, files: External[], reads: Float64Array, count): whether all of the ranges, the first `count`
+// of `reads`, were there at once and were read: of each its file's index, offset, length, and where in the allocation
+// it goes, the ranges of a file one after the other. Throws a status object: INVALID_ARGUMENT.
 Napi::Value ReadOnSpotJs(const Napi::CallbackInfo& info) {
   Napi::Env env = info.Env();
-  auto& device = FromExternal<Device>(info[0]);
-  const size_t bytes = SizeOf(info[1]);
-  auto files = info[2].As<Napi::Array>();
-  auto reads = info[3].As<Napi::Float64Array>();
-  const size_t count = reads.ElementLength() / 4;
+  const DeviceBuffer& buffer = *FromExternal<DeviceBuffer>(info[0]);
+  const size_t bytes = buffer.size();
+  auto files = info[1].As<Napi::Array>();
+  auto reads = info[2].As<Napi::Float64Array>();
+  const size_t count = SizeOf(info[3]);
   auto number = [&](size_t i) { return static_cast<uint64_t>(reads[i]); };
-  if (!device->host_accessible()) Throw(env, Status(Code::INVALID_ARGUMENT, "expected a device in host memory"));
+  if (!buffer.device().host_accessible()) Throw(env, Status(Code::INVALID_ARGUMENT, "expected host memory"));
+  if (count > reads.ElementLength() / 4)
+    Throw(env, Status(Code::INVALID_ARGUMENT, Format("there are no %zu ranges", count)));
   for (size_t i = 0; i < count; ++i) {
     const uint64_t length = number(4 * i + 2), to = number(4 * i + 3);
     if (number(4 * i) >= files.Length() || length == 0 || to > bytes || length > bytes - to)
       Throw(env, Status(Code::INVALID_ARGUMENT, Format("range %zu is in no file, or not in the allocation", i)));
   }
-  std::shared_ptr<DeviceBuffer> buffer;
-  ThrowIfError(env, device->Allocate(bytes, &buffer));
-  auto* memory = reinterpret_cast<char*>(buffer->address());  // NOLINT(performance-no-int-to-ptr)
+  auto* memory = reinterpret_cast<char*>(buffer.address());  // NOLINT(performance-no-int-to-ptr)
   std::vector<SpotFile::Range> ranges;
   for (size_t i = 0; i < count;) {
     const uint64_t file = number(4 * i);
     for (ranges.clear(); i < count && number(4 * i) == file; ++i)
       ranges.push_back({number(4 * i + 1), number(4 * i + 2), memory + number(4 * i + 3)});
     if (!FromExternal<SpotFile>(files.Get(static_cast<uint32_t>(file)))->Read(ranges.data(), ranges.size()))
-      return env.Null();
+      return Napi::Boolean::New(env, false);
   }
-  return AllocationToJs(env, std::move(buffer));
+  return Napi::Boolean::New(env, true);
 }
 
 }  // namespace
 
 void ExportSpotReads(Napi::Env env, Napi::Object exports) {
   Export<OpenSpotFileJs>(env, exports, "openSpotFile");
+  Export<AllocateOnSpotJs>(env, exports, "allocateOnSpot");
+  Export<IsHeldOnceJs>(env, exports, "isHeldOnce");
   Export<ReadOnSpotJs>(env, exports, "readOnSpot");
 }
 

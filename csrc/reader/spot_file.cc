@@ -69,13 +69,12 @@ Status SpotFile::Open(std::shared_ptr<HeaderFdCache> fds, const std::string& pat
 }
 
 bool SpotFile::Read(const Range* ranges, size_t count) const {
-  UniqueFd fd = HeaderFdCache::Take(path_, expected_);
-  if (!fd.valid()) return false;
-  const bool read =
-      std::all_of(ranges, ranges + count, [&](const Range& range) { return ReadRange(fd.get(), range); }) &&
-      expected_.CheckUnchanged(fd.get(), path_).ok();
-  fds_->Put(path_, std::move(fd));
-  return read;
+  // The path means the expected file. So does the descriptor, if it does after the read: an inode that is open is not
+  // used for another file.
+  return HeaderFdCache::Use(path_, expected_, [&](int fd) {
+    return std::all_of(ranges, ranges + count, [&](const Range& range) { return ReadRange(fd, range); }) &&
+           expected_.CheckUnchanged(fd, path_).ok();
+  });
 }
 
 bool SpotFile::ReadRange(int fd, const Range& range) const {

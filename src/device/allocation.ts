@@ -1,7 +1,7 @@
 import type { TypedArrayConstructor, TypedArrayOf } from '../base/dtype.js';
 import { FastSafetensorsError, InvalidArgumentError } from '../base/errors.js';
 import { checked, native, settled } from '../native/addon.js';
-import type { NativeAllocation, NativeBudget } from '../native/core.js';
+import type { NativeAllocation, NativeBudget, NativeDevice } from '../native/core.js';
 import { type Device, openDevice } from './device.js';
 
 /** Bytes that are copied out of JavaScript's memory in one turn of the event loop: about 0.1 ms. */
@@ -56,6 +56,20 @@ export class Allocation {
     } finally {
       allocation.release();
     }
+  }
+
+  /** Like allocate(), at once, for a few KiB of host memory. */
+  static atOnce(opened: NativeDevice, device: Device, size: number): Allocation {
+    return new Allocation(
+      checked(() => native().allocateOnSpot(opened, size)),
+      device,
+      size,
+    ).retain();
+  }
+
+  /** Whether the caller, who has retained, is the only one who may use the memory. */
+  get isUnshared(): boolean {
+    return this.#users === 1 && native().isHeldOnce(this.#handle);
   }
 
   /** Its address. CLOSED where nobody asked before it was freed. */

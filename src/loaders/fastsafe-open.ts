@@ -171,7 +171,9 @@ class LazyFiles<T> implements OpenFiles<T> {
   }
 
   async close(): Promise<void> {
-    await this.#session.close();
+    const closed = this.#session.close();
+    this.#spot.close();
+    await closed;
     const { stallTimeoutMs = DEFAULT_STALL_TIMEOUT_MS } = this.#options;
     await held(within(stallTimeoutMs, this.#spot.opened()));
   }

@@ -11,6 +11,12 @@ import type { Session } from './session.js';
 
 /** Bytes that are read at once: 0.1 ms. */
 const MOST_BYTES = 512 * 1024;
+/**
+ * Of the reads of one turn all but the first of at most SMALL_BYTES share allocations of BLOCK_BYTES: to make and
+ * collect one takes as long as a read, and each `data` would have an ArrayBuffer of its own.
+ */
+const SMALL_BYTES = 64 * 1024;
+const BLOCK_BYTES = 256 * 1024;
 /** What one turn of the event loop reads: a millisecond or two. */
 const TURN_READS = 128;
 const TURN_BYTES = 4 * 1024 * 1024;
@@ -35,6 +41,9 @@ export class SpotReads {
   // where loads follow one another, the file would be opened for ever, and nothing be read from it.
   readonly #files = new Map<SafeTensorsMetadata, NativeSpotFile | null>();
   #opening: Promise<unknown> = Promise.resolve();
+  #block: Allocation | undefined; // that reads of this turn share, retained
+  #used = 0; // bytes of it
+  #ranges = new Float64Array(4 * 16); // of the call that reads
   #reads = 0; // that this turn of the event loop has had
   #bytes = 0;
   #waiting: { readonly reads: number; readonly bytes: number; readonly begin: () => void }[] = []; // for a later one
@@ -71,6 +80,7 @@ export class SpotReads {
       }
       this.#waiting = this.#waiting.slice(begun);
       if (this.#reads > 0) this.#afterTurn();
+      else this.#dropBlock();
     });
   }
 
@@ -78,9 +88,11 @@ export class SpotReads {
   read(wanted: readonly Found[]): DeviceTensor[] | undefined {
     if (!this.#device || wanted.length === 0) return undefined;
     const files: NativeSpotFile[] = [];
-    const reads: number[] = [];
+    if (this.#ranges.length < 4 * wanted.length) this.#ranges = new Float64Array(8 * wanted.length);
+    const ranges = this.#ranges;
     const places: number[] = [];
     let from: SafeTensorsMetadata | undefined;
+    let count = 0;
     let bytes = 0;
     for (const { metadata, index } of wanted) {
       const file = this.#files.get(metadata);
@@ -91,28 +103,60 @@ export class SpotReads {
       const length = ends[index]! - begins[index]!;
       const place = alignUp(bytes);
       places.push(place);
-      if (length > 0) reads.push(files.length - 1, metadata.dataStart + begins[index]!, length, place);
+      if (length > 0) {
+        ranges[4 * count] = files.length - 1;
+        ranges[4 * count + 1] = metadata.dataStart + begins[index]!;
+        ranges[4 * count + 2] = length;
+        ranges[4 * count++ + 3] = place;
+      }
       bytes = place + length;
       if (bytes > MOST_BYTES) return undefined;
     }
-    const device = this.#device;
-    const handle =
-      bytes > 0 ? checked(() => native().readOnSpot(device, bytes, files, new Float64Array(reads))) : undefined;
-    if (handle === null) {
-      for (const { metadata } of wanted) this.#files.delete(metadata); // perhaps their descriptors are gone
-      return undefined;
-    }
-    const allocation = handle && new Allocation(handle, this.#session.device, bytes).retain();
+    const room = bytes > 0 ? this.#roomFor(bytes, this.#device) : undefined;
     try {
+      if (room) {
+        for (let i = 0; i < count; ++i) ranges[4 * i + 3]! += room.at;
+        if (!checked(() => native().readOnSpot(room.allocation.handle, files, ranges, count))) {
+          for (const { metadata } of wanted) this.#files.delete(metadata); // perhaps their descriptors are gone
+          return undefined;
+        }
+      }
+      if (room?.allocation === this.#block) this.#used = room!.at + bytes;
       return wanted.map(({ metadata, index, name }, i) => {
         const { begins, ends, dtypes } = metadata.packed;
         const [dtype, length] = [DTYPE_NAMES[dtypes[index]!]!, ends[index]! - begins[index]!];
-        const shape = metadata.shapeAt(index);
-        return new DeviceTensor(name, dtype, shape, length, this.#session.device, allocation ?? null, places[i]!);
+        const { device } = this.#session;
+        const place = (room?.at ?? 0) + places[i]!;
+        return new DeviceTensor(name, dtype, metadata.shapeAt(index), length, device, room?.allocation ?? null, place);
       });
     } finally {
-      allocation?.release();
+      room?.allocation.release();
     }
+  }
+
+  /** Memory for a read, retained for the caller. */
+  #roomFor(bytes: number, opened: NativeDevice): { allocation: Allocation; at: number } {
+    const { device } = this.#session;
+    if (bytes > SMALL_BYTES || this.#reads <= 1) return { allocation: Allocation.atOnce(opened, device, bytes), at: 0 };
+    let at = alignUp(this.#used);
+    if (!this.#block || at + bytes > BLOCK_BYTES) {
+      at = 0;
+      if (!this.#block?.isUnshared) {
+        this.#dropBlock();
+        this.#block = Allocation.atOnce(opened, device, BLOCK_BYTES);
+      }
+    }
+    return { allocation: this.#block!.retain(), at };
+  }
+
+  #dropBlock(): void {
+    this.#block?.release();
+    this.#block = undefined;
+  }
+
+  /** Ends it; tensors stay valid. */
+  close(): void {
+    this.#dropBlock();
   }
 
   /** After a load of tensors, which shows that their files can be read: the next ones may be read here. */

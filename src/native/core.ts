@@ -266,12 +266,14 @@ export interface CoreAddon {
     path: string,
     identity: NativeFileIdentity,
   ): Promise<NativeSpotFile | null>;
+  allocateOnSpot(device: NativeDevice, bytes: number): NativeAllocation;
+  isHeldOnce(allocation: NativeAllocation): boolean;
   readOnSpot(
-    device: NativeDevice,
-    bytes: number,
+    allocation: NativeAllocation,
     files: readonly NativeSpotFile[],
     reads: Float64Array,
-  ): NativeAllocation | null;
+    count: number,
+  ): boolean;
   createEngine(device: NativeDevice, reader: ReaderOptions, options: EngineOptions): NativeEngine;
   newBudget(bytes: number): NativeBudget;
   takeBudget(budget: NativeBudget, bytes: number): boolean;
