@@ -185,7 +185,7 @@ export class SafeTensorsFileLoader<T = DeviceTensor> {
     const shards = this.#shards!;
     const headerFds = [...this.#headerFds];
     const find = (name: string): number | undefined => {
-      const file = shards.fileOf(name);
+      const file = shards.metadata.length === 1 ? 0 : shards.fileOf(name);
       return file === undefined ? undefined : plan.itemOf(file, name);
     };
     const { framework } = this.#options;

@@ -98,11 +98,13 @@ export class FilesBufferOnDevice<T = DeviceTensor> {
    * with UNKNOWN_TENSOR, INVALID_ARGUMENT, CLOSED, and with what the framework's adapter throws; for a copy also with
    * UNSUPPORTED_DTYPE and the codes of memory and devices.
    */
-  async getTensor(name: string, options: GetOptions = {}): Promise<T> {
+  async getTensor(name: string, options?: GetOptions): Promise<T> {
     this.#check();
     takesAtMost(2, arguments, 'getTensor');
-    const wanted = checkGetOptions(options);
-    return this.#give(await this.#part(this.#item(name), null), wanted);
+    const wanted = options === undefined ? {} : checkGetOptions(options);
+    // What is there costs one promise, the caller's: of 100,000 tensors each further one takes tens of milliseconds.
+    const tensor = this.#part(this.#item(name), null);
+    return this.#give(isPromise(tensor) ? await tensor : tensor, wanted);
   }
 
   /**
@@ -112,9 +114,11 @@ export class FilesBufferOnDevice<T = DeviceTensor> {
   async *[Symbol.asyncIterator](): AsyncGenerator<[name: string, tensor: T], void, void> {
     this.#check();
     for (let item = 0; item < this.#plan.count; ++item) {
-      const tensor = await this.#part(item, null);
+      const part = this.#part(item, null);
+      const tensor = isPromise(part) ? await part : part;
       this.#check();
-      yield [tensor.name, await this.#give(tensor, {})];
+      const given = this.#give(tensor, {});
+      yield [tensor.name, isPromise(given) ? await given : given];
     }
   }
 
@@ -295,15 +299,18 @@ export class FilesBufferOnDevice<T = DeviceTensor> {
   }
 
   /** A tensor as it was asked for, to the framework. */
-  async #give(tensor: DeviceTensor, wanted: ReturnType<typeof checkGetOptions>): Promise<T> {
-    const asLoaded = wanted.dtype === undefined && wanted.device === undefined;
-    const made = asLoaded ? tensor : await tensorAs(tensor, wanted);
-    if (!this.#closing.signal.aborted) return this.#adopt(made);
-    made.dispose();
+  #give(tensor: DeviceTensor, wanted: ReturnType<typeof checkGetOptions>): T | Promise<T> {
+    if (wanted.dtype === undefined && wanted.device === undefined) return this.#giveMade(tensor);
+    return tensorAs(tensor, wanted).then((made) => this.#giveMade(made));
+  }
+
+  #giveMade(tensor: DeviceTensor): T | Promise<T> {
+    if (!this.#closing.signal.aborted) return this.#adopt(tensor);
+    tensor.dispose();
     throw this.#closing.signal.reason;
   }
 
-  async #adopt(tensor: DeviceTensor): Promise<T> {
+  #adopt(tensor: DeviceTensor): T | Promise<T> {
     const adopted = adopt(this.#framework, tensor);
     if (!isPromise(adopted)) return adopted;
     return unlessAborted(adopted, [this.#closing.signal], () => disposeWhenMade(adopted));
@@ -314,9 +321,9 @@ export class FilesBufferOnDevice<T = DeviceTensor> {
   }
 
   /** A tensor of an item, or this part of it, when it has arrived. */
-  async #part(item: number, range: PartRange | null): Promise<DeviceTensor> {
+  #part(item: number, range: PartRange | null): DeviceTensor | Promise<DeviceTensor> {
     if (range === null) return this.#source.tensor(item, this.#closing.signal);
-    return (await this.#parts(new Map([[item, range]]))).get(item)!;
+    return this.#parts(new Map([[item, range]])).then((parts) => parts.get(item)!);
   }
 
   /** The same of several items; none is left where one fails. */

@@ -16,8 +16,8 @@ export type WantedParts = ReadonlyMap<number, PartRange | null>;
 export interface TensorSource {
   /** Of all tensors there are, whole. */
   readonly plan: Plan;
-  /** One of them. */
-  tensor(item: number, signal: AbortSignal): Promise<DeviceTensor>;
+  /** One of them; itself where it is there and the event loop needs no turn. */
+  tensor(item: number, signal: AbortSignal): DeviceTensor | Promise<DeviceTensor>;
   /** These, in the order of the plan. What is left of them when the caller wants no more is disposed. */
   parts(wanted: WantedParts, signal: AbortSignal): AsyncGenerator<DeviceTensor, void, void>;
   /** Releases what it holds; tensors stay valid. */
@@ -39,10 +39,16 @@ export class LoadedTensors implements TensorSource {
     return this.#load.plan;
   }
 
-  async tensor(item: number, signal: AbortSignal): Promise<DeviceTensor> {
+  tensor(item: number, signal: AbortSignal): DeviceTensor | Promise<DeviceTensor> {
     const arriving = this.#arrival?.ready(item);
-    if (arriving) await held(unlessAborted(arriving, [signal]));
-    else if (this.#turns.due()) await this.#turns.take(); // a loop over tensors that are there gives none
+    if (arriving) return this.#after(held(unlessAborted(arriving, [signal])), item, signal);
+    // A loop over tensors that are there gives the event loop none.
+    if (this.#turns.due()) return this.#after(this.#turns.take(), item, signal);
+    return this.#load.tensor(item);
+  }
+
+  async #after(event: Promise<unknown>, item: number, signal: AbortSignal): Promise<DeviceTensor> {
+    await event;
     signal.throwIfAborted();
     return this.#load.tensor(item);
   }
