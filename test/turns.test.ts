@@ -1,5 +1,8 @@
 import { setImmediate } from 'node:timers/promises';
+import { SafeTensorsMetadata } from 'fastsafetensors-node';
 import { milliseconds, Turns } from '../src/base/timers';
+import { Plan } from '../src/transfer/plan';
+import { encodeFile, entry } from './support/model-files.js';
 
 // Long loops give the event loop its turns.
 
@@ -70,4 +73,24 @@ test('loops that run at the same time share the limit', async () => {
     ),
   );
   expect(most).toBeLessThanOrEqual(50 + 4); // one of each, and what the limit allows once
+});
+
+test('each item of a plan counts for a turn, and memory for many of them is no single step', async () => {
+  const entries = Array.from({ length: 3000 }, (_, i) => entry(`t${i}`, 'U8', [1]));
+  const metadata = await SafeTensorsMetadata.fromBuffer(encodeFile(entries));
+  const due = jest.spyOn(Turns.prototype, 'due');
+  const steps = async (run: () => Promise<unknown>): Promise<number> => {
+    due.mockClear();
+    await run();
+    return due.mock.calls.length;
+  };
+  let plan!: Plan;
+  const made = await steps(async () => {
+    plan = await Plan.ofTensors([{ metadata, selection: null }], {});
+  });
+  expect(made).toBeGreaterThanOrEqual(3000 + 8);
+  expect(await steps(() => plan.rangesOfFiles())).toBeGreaterThanOrEqual(3000);
+  expect(await steps(() => plan.itemsOfAllocations())).toBeGreaterThanOrEqual(3000);
+  expect((await plan.itemsOfAllocations()).reduce((sum, count) => sum + count)).toBe(3000);
+  due.mockRestore();
 });

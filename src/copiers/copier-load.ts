@@ -62,15 +62,20 @@ export class CopierLoad extends Load {
   #waiting: (() => void)[] = [];
   #news = false;
 
-  constructor(make: CopierConstructor, plan: Plan, device: Device, options: CopierLoadOptions) {
-    super(plan, device);
+  constructor(
+    make: CopierConstructor,
+    plan: Plan,
+    itemsOfAllocations: Uint32Array,
+    device: Device,
+    options: CopierLoadOptions,
+  ) {
+    super(plan, device, itemsOfAllocations);
     this.#make = make;
     this.#collectReady = options.collectReady ?? false;
     this.#window = options.window ?? Number.POSITIVE_INFINITY;
     this.#done = new Uint8Array(plan.count);
-    this.#itemsLeft = new Uint32Array(plan.allocationSizes.length);
+    this.#itemsLeft = itemsOfAllocations.slice();
     this.#taken = new Uint8Array(plan.allocationSizes.length);
-    for (let item = 0; item < plan.count; ++item) ++this.#itemsLeft[plan.allocations[item]!]!;
     setMaxListeners(0, this.#abort.signal); // copiers may add one for each request
     this.#stallTimeoutMs = options.stallTimeoutMs;
     this.#pace = options.pace;

@@ -163,7 +163,8 @@ export class Engines {
     if (plan.bytes < DIRECT_FROM) return false;
     if (this.budget) return false; // it would have to hold the staging of two engines
     const files = plan.inputs.map(({ metadata }) => metadata);
-    const areCold = () => settled(native().areCold(files, plan.rangesOfFiles()));
+    const ranges = await plan.rangesOfFiles();
+    const areCold = () => settled(native().areCold(files, ranges));
     return calls.call('the pages of', files[0]!.path, areCold);
   }
 

@@ -47,7 +47,7 @@ export async function mapFiles(
   if (wanted === 'auto' && maxBytesPerSecond !== undefined) return unchanged();
   if (!native().mapsFiles(engine))
     return unchanged(mmap ? ['copied, not mapped: only what plain reads bring into host memory can be mapped'] : []);
-  const ranges = plan.rangesOfFiles();
+  const ranges = await plan.rangesOfFiles();
   const files = plan.inputs.map(({ metadata: { path, identity } }) => ({ path, identity: identity! }));
   const least = wanted === true ? 1 : MAPPED_FROM;
   const listed = [...files.keys()].filter((file) => ranges[2 * file + 1]! - ranges[2 * file]! >= least);

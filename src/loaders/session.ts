@@ -116,16 +116,17 @@ export class Session {
     this.#loadNotes = [];
     if (plan.inputs.length === 0) {
       this.#reporter.begin(this.engines.copier, 0);
-      return new EmptyLoad(plan, this.device);
+      return new EmptyLoad(plan, this.device, new Uint32Array(0));
     }
     const preparing = [this.engines.prepare(plan, watch), this.#giveDigests(plan, watch)] as const;
     const [prepared, unverified] = await watch.during(Promise.all(preparing));
     const limit = this.engines.budget && (await watch.during(this.#admit(plan, prepared, keepsAll)));
+    const items = typeof prepared === 'function' ? await plan.itemsOfAllocations() : undefined;
     this.check(signal);
     const options = { ...given, limit, timeoutMs: Math.max(watch.leftMs, 0.001) }; // 0 would be none
     let load: Load;
     if (typeof prepared === 'function') {
-      load = this.#startCopier(prepared, plan, options);
+      load = this.#startCopier(prepared, plan, items!, options);
       this.#reporter.begin(this.engines.copier, plan.inputs.length);
       this.#loadNotes = unverified;
     } else {
@@ -176,10 +177,15 @@ export class Session {
     return limit;
   }
 
-  #startCopier(make: CopierConstructor, plan: Plan, options: TransferOptions & { limit?: BudgetLimit }): Load {
+  #startCopier(
+    make: CopierConstructor,
+    plan: Plan,
+    items: Uint32Array,
+    options: TransferOptions & { limit?: BudgetLimit },
+  ): Load {
     this.#pace ??= new Pace(this.options.maxBytesPerSecond ?? Number.POSITIVE_INFINITY);
     const limits = { stallTimeoutMs: this.#stallTimeoutMs, pace: this.#pace };
-    return new CopierLoad(make, plan, this.device, { ...options, ...limits });
+    return new CopierLoad(make, plan, items, this.device, { ...options, ...limits });
   }
 
   async #map(plan: Plan, { engine, cold }: PreparedEngine, watch: CallWatch): Promise<MappedPlan> {

@@ -23,8 +23,15 @@ export class EngineLoad extends Load {
   #error: Error | null = null;
   #unwatch = (): void => {};
 
-  private constructor(engine: NativeEngine, handle: Handle, plan: Plan, device: Device, limit?: BudgetLimit) {
-    super(plan, device);
+  private constructor(
+    engine: NativeEngine,
+    handle: Handle,
+    plan: Plan,
+    itemsOfAllocations: Uint32Array,
+    device: Device,
+    limit?: BudgetLimit,
+  ) {
+    super(plan, device, itemsOfAllocations);
     this.#limit = limit;
     this.#engine = engine;
     this.#handle = handle;
@@ -42,8 +49,11 @@ export class EngineLoad extends Load {
     allocations?: readonly Allocation[],
   ): Promise<EngineLoad> {
     const given = allocations && { memory: allocations.map(({ handle }) => handle) };
-    const handle = await translated(native().startTransfer(engine, { ...plan.toNative(), ...given }, options));
-    const load = new EngineLoad(engine, handle, plan, device, options.limit);
+    const [handle, items] = await Promise.all([
+      translated(native().startTransfer(engine, { ...plan.toNative(), ...given }, options)),
+      plan.itemsOfAllocations(),
+    ]);
+    const load = new EngineLoad(engine, handle, plan, items, device, options.limit);
     load.#watchThread(options);
     return load;
   }
