@@ -1,5 +1,6 @@
 // Drops loaders, buffers, tensors, typed arrays and iterators in random orders and lets the garbage collector find
 // them. Run with --expose-gc.
+const { readdirSync, readFileSync } = require('node:fs');
 const {
   assert,
   fakeReader,
@@ -9,6 +10,7 @@ const {
   ParallelLoader,
   registerCopier,
   SafeTensorsFileLoader,
+  SafeTensorsMetadata,
   mockCopier,
   setImmediate,
   useFakeDevices,
@@ -120,5 +122,26 @@ main({
       await first();
       await nothingHeld();
     }
+  },
+
+  /** No tensor was freed before. */
+  async header() {
+    const path = writeModel('header', 5000, 1);
+    const read = async () => assert.ok((await SafeTensorsMetadata.fromFile(path)).has('header.4999'));
+    const frees = () =>
+      readdirSync('/proc/self/task').some((id) => {
+        try {
+          return readFileSync(`/proc/self/task/${id}/comm`, 'latin1') === 'fst-free\n';
+        } catch {
+          return false; // ended meanwhile
+        }
+      });
+    await read();
+    assert.ok(!frees());
+    for (let turn = 0; turn < 200 && !frees(); ++turn) {
+      globalThis.gc();
+      await setImmediate();
+    }
+    assert.ok(frees());
   },
 });

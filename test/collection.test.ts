@@ -16,3 +16,7 @@ test('finalizers run beside those of others', async () => {
 test('an iteration that is dropped in its middle', async () => {
   await expectClean('collection.child.cjs', ['iterations'], gc);
 });
+
+test('a large header is freed by the thread that frees', async () => {
+  await expectClean('collection.child.cjs', ['header'], gc);
+});

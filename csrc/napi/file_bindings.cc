@@ -202,7 +202,9 @@ Napi::Value ReadFile(const Napi::CallbackInfo& info) {
   const double max_bytes = info[1].As<Napi::Number>();
   return AsyncWork::RunOnFile(
       info.Env(), [=] { return ReadWhole(path, max_bytes, content.get()); },
-      [content](Napi::Env env) { return ArrayBufferOverOrCopy(env, content->bytes.get(), content->size, content); });
+      [content](Napi::Env env) {
+        return ArrayBufferOverOrCopy(env, content->bytes.get(), content->size, FreedElsewhere(content));
+      });
 }
 
 // deadThreeFs(path, errno: its name): string, the 3FS mount whose lost daemon explains that a system call on the path

@@ -42,7 +42,7 @@ void SetTexts(Napi::Object object, const char* key, const char* ends_key, std::s
     uint32_t end = 0;
     for (size_t i = 0; i < lengths.size(); ++i) ends[i] = end += lengths[i];
     auto owner = std::make_shared<std::string>(std::move(texts));
-    Napi::Value over = ArrayBufferOverOrCopy(env, owner->data(), owner->size(), owner);
+    Napi::Value over = ArrayBufferOverOrCopy(env, owner->data(), owner->size(), FreedElsewhere(owner));
     object.Set(key, Napi::Uint8Array::New(env, owner->size(), over.As<Napi::ArrayBuffer>(), 0));
   } else {
     TextEnds(texts, lengths.data(), lengths.size(), ends.Data());
@@ -77,7 +77,8 @@ Napi::Value HeaderToJs(Napi::Env env, const std::shared_ptr<PackedHeader>& heade
   object.Set("identity", IdentityToJs(env, identity));
   Napi::ArrayBuffer buffer;
   if (header->size >= kTakenOver) {
-    buffer = ArrayBufferOverOrCopy(env, header->block.get(), header->size, header).As<Napi::ArrayBuffer>();
+    buffer =
+        ArrayBufferOverOrCopy(env, header->block.get(), header->size, FreedElsewhere(header)).As<Napi::ArrayBuffer>();
   } else {
     buffer = Napi::ArrayBuffer::New(env, header->size);
     if (header->size > 0) memcpy(buffer.Data(), header->block.get(), header->size);

@@ -3,6 +3,8 @@
 #include <cstring>
 #include <utility>
 
+#include "device/device.h"
+
 namespace fst {
 
 Napi::Object StatusToJs(Napi::Env env, const Status& status) {
@@ -59,6 +61,14 @@ Napi::Value ArrayBufferOverOrCopy(Napi::Env env, void* data, size_t length, std:
   Napi::ArrayBuffer copy = Napi::ArrayBuffer::New(env, length);
   memcpy(copy.Data(), data, length);
   return copy;
+}
+
+std::shared_ptr<void> FreedElsewhere(std::shared_ptr<void> owner) {
+  void* memory = owner.get();
+  return {memory, [owner = std::move(owner)](void*) mutable {
+            auto* box = new std::shared_ptr<void>(std::move(owner));  // the thread has the only copy
+            AfterFrees([box] { delete box; });
+          }};
 }
 
 double NumberOr(const Napi::Object& object, const char* name, double otherwise) {

@@ -37,6 +37,10 @@ Napi::Value ArrayBufferOver(Napi::Env env, void* data, size_t length, std::share
 // The same, or a copy where none is allowed.
 Napi::Value ArrayBufferOverOrCopy(Napi::Env env, void* data, size_t length, std::shared_ptr<void> owner);
 
+// The same owner for an ArrayBuffer over much memory that free(3) would take: it is freed on the thread that frees
+// tensors, not by the garbage collector on the event loop's thread, where to unmap tens of MB takes milliseconds.
+std::shared_ptr<void> FreedElsewhere(std::shared_ptr<void> owner);
+
 // A size or an offset in bytes; TypeScript has checked that it is one.
 inline size_t SizeOf(const Napi::Value& value) { return static_cast<size_t>(value.As<Napi::Number>().Int64Value()); }
 double NumberOr(const Napi::Object& object, const char* name, double otherwise);

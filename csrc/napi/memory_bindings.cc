@@ -137,7 +137,7 @@ Napi::Value ReadAllocation(const Napi::CallbackInfo& info) {
         copy->reset(memory, [size](void* dead) { FreeHost(dead, size); });
         return length > 0 ? buffer->device().Read(*buffer, offset, length, memory) : Status::Ok();
       },
-      [copy, length](Napi::Env env) { return ArrayBufferOverOrCopy(env, copy->get(), length, *copy); });
+      [copy, length](Napi::Env env) { return ArrayBufferOverOrCopy(env, copy->get(), length, FreedElsewhere(*copy)); });
 }
 
 // saveAllocation(allocation, offset, length, fd, position, path): Promise<void>, writes bytes of an allocation at
