@@ -80,7 +80,8 @@ export class ParallelLoader<T = DeviceTensor> {
       const window = queueSize + 2;
       const started = milliseconds();
       const load = await session.begin(plan, { window, collectReady: order === 'ready' }, watch);
-      const items = this.#handOut(load, order === 'ready' ? asReady(load, window) : inOrder(load, window));
+      const next = order === 'ready' ? asReady(load, window, await itemsOfBatches(load.plan)) : inOrder(load, window);
+      const items = this.#handOut(load, next);
       yield* session.through(load, started, items);
     } finally {
       session.engines.releaseHeaderFds(headerFds);
@@ -186,11 +187,16 @@ function inOrder(load: Load, window: number): NextItem {
   };
 }
 
-/** Items as they become ready. The window moves on when a batch and all before it were taken. */
-function asReady(load: Load, window: number): NextItem {
+async function itemsOfBatches(plan: Plan): Promise<Uint32Array> {
+  const items = new Uint32Array(plan.batchCount);
+  for (const [allocation, count] of (await plan.itemsOfAllocations()).entries())
+    items[plan.allocationBatches[allocation]!]! += count;
+  return items;
+}
+
+/** Items as they become ready. The window moves on when a batch and all before it were taken. `left`: of each batch. */
+function asReady(load: Load, window: number, left: Uint32Array): NextItem {
   const { plan } = load;
-  const left = new Uint32Array(plan.batchCount); // items of each batch
-  for (let item = 0; item < plan.count; ++item) ++left[plan.batchOf(item)]!;
   let firstOpen = 0; // batches before it were taken whole
   let ready: ArrayLike<number> = [];
   let taken = 0; // of `ready`

@@ -38,6 +38,8 @@ interface Items {
   readonly tensors: Uint32Array;
   /** By item: the dtype in memory, an index into DTYPE_NAMES. */
   readonly dtypes: Uint8Array;
+  /** By item: the dtype in the file. */
+  readonly stored: Uint8Array;
   /** Whether some item has another dtype in memory than in its file. */
   readonly converts: boolean;
   /** By item: index into inputs. */
@@ -71,6 +73,7 @@ export function packedItems(count: number) {
   return {
     tensors: new Uint32Array(count),
     dtypes: new Uint8Array(count),
+    stored: new Uint8Array(count),
     files: new Uint32Array(count),
     allocations: new Uint32Array(count),
     offsets: new Float64Array(count),
@@ -185,6 +188,7 @@ export class Plan {
         }
         items.tensors[item] = tensor;
         items.dtypes[item] = target;
+        items.stored[item] = stored;
         items.files[item] = file;
         items.allocations[item] = sizes.length;
         items.offsets[item] = begin;
@@ -236,7 +240,7 @@ export class Plan {
       const offset = this.offsets[item]!;
       const size = this.sizes[item]!;
       const dtype = this.dtypes[item]!;
-      const stored = this.metadataOf(item).packed.dtypes[this.tensors[item]!];
+      const stored = this.stored[item]!;
       const aligned = offset % Math.max(1, DTYPE_BITS[DTYPE_NAMES[dtype]!] / 8) === 0;
       if (mapped[file] && size > 0 && aligned && dtype === stored && !this.parts?.[item]?.run) {
         const from = view >= 0 && files[view] === file ? begins[view]! : Number.POSITIVE_INFINITY;
@@ -254,11 +258,12 @@ export class Plan {
       sizes[allocation] = Math.max(sizes[allocation]!, destinations[item]! + size);
       if (turns.due()) await turns.take();
     }
-    const { inputs, tensors, dtypes, converts, files: itemFiles, offsets, lengths, sizes: itemSizes, parts } = this;
-    const placed = { inputs, tensors, dtypes, converts, files: itemFiles, offsets, lengths, sizes: itemSizes, parts };
+    const { inputs, tensors, dtypes, stored, converts, offsets, lengths, parts } = this;
     const plan = new Plan(
       {
-        ...placed,
+        ...{ inputs, tensors, dtypes, stored, converts, offsets, lengths, parts },
+        files: this.files,
+        sizes: this.sizes,
         allocations,
         destinations,
         allocationSizes: Float64Array.from(sizes),
@@ -301,6 +306,7 @@ export class Plan {
   ): Plan {
     parts.tensors.fill(tensor);
     parts.dtypes.fill(target);
+    parts.stored.fill(metadata.packed.dtypes[tensor]!);
     const converts = target !== metadata.packed.dtypes[tensor];
     const allocationBatches = Uint32Array.from(parts.allocationSizes.keys());
     return new Plan({ ...parts, inputs: [{ metadata, selection: null }], converts, allocationBatches });
@@ -319,6 +325,7 @@ export class Plan {
       while (tensor < metadata.tensorCount - 1 && metadata.dataStart + ends[tensor]! <= fileOffset) ++tensor;
       items.tensors[item] = tensor;
       items.dtypes[item] = dtypes[tensor]!;
+      items.stored[item] = dtypes[tensor]!;
       items.offsets[item] = fileOffset;
       items.lengths[item] = length;
       items.sizes[item] = length;
@@ -433,14 +440,9 @@ export class Plan {
         itemRuns: Float64Array.from(this.parts!, (part) => part?.run ?? 0),
         itemStrides: Float64Array.from(this.parts!, (part) => part?.stride ?? 0),
       }),
-      ...(this.converts && { itemFrom: this.#stored(), itemTo: this.dtypes }),
+      ...(this.converts && { itemFrom: this.stored, itemTo: this.dtypes }),
       ...(this.digests && { itemDigestKinds: this.digests.kinds, itemDigests: this.digests.digests }),
     };
-  }
-
-  /** By item: the dtype in the file. */
-  #stored(): Uint8Array {
-    return new Uint8Array(this.tensors.map((tensor, item) => this.metadataOf(item).packed.dtypes[tensor]!));
   }
 }
 
