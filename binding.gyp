@@ -47,6 +47,7 @@
         "csrc/device/kept_memory.cc",
         "csrc/device/recycled_memory.cc",
         "csrc/device/save_bytes.cc",
+        "csrc/device/sealed_memory.cc",
         "csrc/device/shared_buffers.cc",
         "csrc/device/strided_copy.cc",
         "csrc/reader/cold_files.cc",

@@ -37,6 +37,18 @@ std::shared_ptr<DeviceBuffer> MakeBuffer(std::shared_ptr<Device> device, uint64_
       });
 }
 
+Status Device::ExportMemory(const std::vector<ExportPart>& /*parts*/, size_t /*size*/, const std::string& /*seal*/,
+                            std::shared_ptr<ExportedMemory>* /*out*/) {
+  return Status(Code::DEVICE_UNAVAILABLE, name() +
+                                              " has no memory that other processes can have; copy the tensors to "
+                                              "the host, or load them in each process");
+}
+
+Status Device::ImportMemory(int /*fd*/, size_t /*size*/, const std::string& /*seal*/,
+                            std::shared_ptr<DeviceBuffer>* /*out*/) {
+  return Status(Code::DEVICE_UNAVAILABLE, name() + " takes no memory of other processes; load the tensors here");
+}
+
 void AfterFrees(const std::function<void()>& then) {
   if (!FreeingThread().Post(then).ok()) then();
 }

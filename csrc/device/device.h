@@ -7,8 +7,10 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "base/completion_queue.h"
+#include "base/fd.h"
 #include "base/metrics.h"
 #include "base/status.h"
 
@@ -87,6 +89,32 @@ struct DeviceInfo {
   bool integrated = false;  // shares its memory with the host
 };
 
+// Bytes of a buffer, and where a copy of them goes.
+struct ExportPart {
+  std::shared_ptr<DeviceBuffer> buffer;
+  size_t offset, length;  // inside the buffer, length > 0
+  uint64_t at;
+};
+
+// Memory for other processes, which a descriptor stands for: Device::ExportMemory. Counts until it is closed here; it
+// lives on in processes that have it.
+class ExportedMemory {
+ public:
+  ExportedMemory(UniqueFd fd, size_t size, std::atomic<int64_t>* bytes_counter)
+      : fd_(std::move(fd)), size_(static_cast<int64_t>(size)), bytes_counter_(bytes_counter) {
+    bytes_counter_->fetch_add(size_, std::memory_order_relaxed);
+  }
+  ~ExportedMemory() { bytes_counter_->fetch_sub(size_, std::memory_order_relaxed); }
+  ExportedMemory(const ExportedMemory&) = delete;
+  ExportedMemory& operator=(const ExportedMemory&) = delete;
+  int fd() const { return fd_.get(); }
+
+ private:
+  const UniqueFd fd_;
+  const int64_t size_;
+  std::atomic<int64_t>* const bytes_counter_;
+};
+
 class Device : public std::enable_shared_from_this<Device> {
  public:
   virtual ~Device() = default;
@@ -129,6 +157,16 @@ class Device : public std::enable_shared_from_this<Device> {
   virtual Status Write(const DeviceBuffer& destination, size_t offset, size_t length, const void* host) = 0;
   virtual Status Copy(const DeviceBuffer& source, const DeviceBuffer& destination, const CopyRegion* regions,
                       size_t count) = 0;
+
+  // Copies `parts`, which lie on this device and do not overlap, into new memory of `size` bytes that other processes
+  // can have by a descriptor, and puts `seal` at its end. Blocks. DEVICE_UNAVAILABLE where this device has none of
+  // that, and the codes of Allocate and Copy.
+  virtual Status ExportMemory(const std::vector<ExportPart>& parts, size_t size, const std::string& seal,
+                              std::shared_ptr<ExportedMemory>* out);
+  // A buffer over such memory, which lives as long as the buffer, whatever becomes of the process that made it. Nothing
+  // of `fd`, `size` and `seal` is believed: INVALID_ARGUMENT, METADATA_INCOMPLETE_BUFFER. The descriptor stays the
+  // caller's. Blocks.
+  virtual Status ImportMemory(int fd, size_t size, const std::string& seal, std::shared_ptr<DeviceBuffer>* out);
 
   virtual DeviceInfo info() const { return {}; }
   // Waits for all work that this process has queued on the device, other libraries' included. Any thread but the event

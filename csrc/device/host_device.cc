@@ -10,6 +10,7 @@
 #include "base/task_pool.h"
 #include "device/host_memory.h"
 #include "device/recycled_memory.h"
+#include "device/sealed_memory.h"
 
 namespace fst {
 namespace {
@@ -141,6 +142,15 @@ Status HostDevice::Copy(const DeviceBuffer& source, const DeviceBuffer& destinat
             At<char>(source.address()) + regions[i].source_offset, regions[i].length);
   }
   return Status::Ok();
+}
+
+Status HostDevice::ExportMemory(const std::vector<ExportPart>& parts, size_t size, const std::string& seal,
+                                std::shared_ptr<ExportedMemory>* out) {
+  return SealMemory(*this, parts, size, seal, out);
+}
+
+Status HostDevice::ImportMemory(int fd, size_t size, const std::string& seal, std::shared_ptr<DeviceBuffer>* out) {
+  return MapSealed(shared_from_this(), fd, size, seal, out);
 }
 
 }  // namespace fst

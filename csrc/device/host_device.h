@@ -21,6 +21,9 @@ class HostDevice : public Device {
   Status Write(const DeviceBuffer& destination, size_t offset, size_t length, const void* host) override;
   Status Copy(const DeviceBuffer& source, const DeviceBuffer& destination, const CopyRegion* regions,
               size_t count) override;
+  Status ExportMemory(const std::vector<ExportPart>& parts, size_t size, const std::string& seal,
+                      std::shared_ptr<ExportedMemory>* out) override;
+  Status ImportMemory(int fd, size_t size, const std::string& seal, std::shared_ptr<DeviceBuffer>* out) override;
 
  private:
   const std::string name_;

@@ -1,13 +1,27 @@
-// Memory that other threads of JavaScript get.
+// Memory that other threads of JavaScript get, or other processes.
+#include <fcntl.h>
+
 #include <algorithm>
+#include <cerrno>
 #include <map>
 #include <utility>
 #include <vector>
 
+#include "base/fd.h"
+#include "base/random.h"
+#include "device/devices.h"
 #include "device/shared_buffers.h"
+#include "napi/async_work.h"
 #include "napi/bindings.h"
+#include "napi/header_values.h"
+#include "safetensors/header.h"
+#include "safetensors/packed_header.h"
 
 namespace fst {
+
+template <>
+inline constexpr char kExternalName<ExportedMemory>[] = "exported memory";
+
 namespace {
 
 // shareAllocation(allocation, offset, length): string, a token for takeShared. See ShareBuffer.
@@ -67,12 +81,111 @@ Napi::Value TakeSharedJs(const Napi::CallbackInfo& info) {
 // revokeShared(token). See RevokeShared.
 void RevokeSharedJs(const Napi::CallbackInfo& info) { RevokeShared(info[0].As<Napi::String>()); }
 
+// Tells which description belongs to which memory.
+std::string NewSeal() {
+  auto digits = [] { return static_cast<unsigned long long>(RandomSecret()); };
+  return Format("%016llx%016llx", digits(), digits());
+}
+
+// exportMemory(allocations: External[], parts: Float64Array, size): Promise<{exported: External, fd, seal, busId}>.
+// `parts`, by allocation: offset in it, length, and where that goes. All are on one device; without any it is the host.
+// See Device::ExportMemory.
+Napi::Value ExportMemoryJs(const Napi::CallbackInfo& info) {
+  struct Export {
+    std::vector<ExportPart> parts;
+    std::string seal = NewSeal(), bus_id;
+    std::shared_ptr<ExportedMemory> memory;
+  };
+  Napi::Env env = info.Env();
+  auto made = std::make_shared<Export>();
+  auto list = info[0].As<Napi::Array>();
+  auto numbers = info[1].As<Napi::Float64Array>();
+  const size_t size = SizeOf(info[2]);
+  for (uint32_t i = 0; i < list.Length(); ++i) {
+    Napi::HandleScope scope(env);
+    auto number = [&](size_t which) { return static_cast<size_t>(numbers[3 * i + which]); };
+    ExportPart part = {FromExternal<DeviceBuffer>(list.Get(i)), number(0), number(1), number(2)};
+    ThrowIfError(env, CheckRange(*part.buffer, part.offset, part.length));
+    if (part.at > size || part.length > size - part.at)
+      Throw(env, Status(Code::INVALID_ARGUMENT, "a part of what is exported does not fit into it"));
+    made->parts.push_back(std::move(part));
+  }
+  return AsyncWork::Run(
+      env,
+      [made, size]() -> Status {
+        std::shared_ptr<Device> device;
+        if (made->parts.empty()) {
+          FST_RETURN_IF_ERROR(OpenDevice("cpu", /*unified=*/false, &device));
+        } else {
+          device = made->parts[0].buffer->shared_device();
+        }
+        made->bus_id = device->info().bus_id;
+        return device->ExportMemory(made->parts, size, made->seal, &made->memory);
+      },
+      [made](Napi::Env env) {
+        Napi::Object result = Napi::Object::New(env);
+        result["fd"] = Napi::Number::New(env, made->memory->fd());
+        result["seal"] = Napi::String::New(env, made->seal);
+        result["busId"] = Napi::String::New(env, made->bus_id);
+        result["exported"] = ToExternal<ExportedMemory>(env, std::move(made->memory));
+        return result;
+      });
+}
+
+// closeExported(exported): closes its descriptor, off the event loop where that frees memory; may be called again.
+void CloseExportedJs(const Napi::CallbackInfo& info) {
+  const napi_type_tag tag = TypeTagOf<ExportedMemory>();
+  auto& held = *static_cast<Held<ExportedMemory>*>(ExternalData(info[0], tag, kExternalName<ExportedMemory>));
+  if (auto memory = std::exchange(held.value, nullptr)) AfterFrees([memory = std::move(memory)] {});
+}
+
+// importMemory(device, fd, size, seal): Promise<External>, an allocation. See Device::ImportMemory.
+Napi::Value ImportMemoryJs(const Napi::CallbackInfo& info) {
+  auto device = FromExternal<Device>(info[0]);
+  const int fd = info[1].As<Napi::Number>().Int32Value();
+  const size_t size = SizeOf(info[2]);
+  std::string seal = info[3].As<Napi::String>();
+  // One of its own: the caller may close theirs meanwhile.
+  auto own = std::make_shared<UniqueFd>(fcntl(fd, F_DUPFD_CLOEXEC, 0));
+  if (!own->valid()) {
+    Throw(info.Env(), Status(Code::INVALID_ARGUMENT,
+                             Format("fd: expected an open descriptor, found %d: %s", fd, ErrnoText(errno).c_str())));
+  }
+  auto buffer = std::make_shared<std::shared_ptr<DeviceBuffer>>();
+  return AsyncWork::Run(
+      info.Env(), [=] { return device->ImportMemory(own->get(), size, seal, buffer.get()); },
+      [buffer](Napi::Env env) { return AllocationToJs(env, std::move(*buffer)); });
+}
+
+// parseDescription(text): Promise<NativeHeader>, that of a text which has a header's form. See ParseHeader.
+Napi::Value ParseDescriptionJs(const Napi::CallbackInfo& info) {
+  std::string text = info[0].As<Napi::String>();
+  auto header = std::make_shared<PackedHeader>();
+  return AsyncWork::Run(
+      info.Env(),
+      [=]() -> Status {
+        std::vector<uint8_t> bytes(sizeof(uint64_t) + text.size());
+        for (size_t i = 0; i < sizeof(uint64_t); ++i) bytes[i] = static_cast<uint8_t>(text.size() >> (8 * i));
+        std::copy(text.begin(), text.end(), bytes.begin() + sizeof(uint64_t));
+        HeaderOptions options;
+        options.allow_trailing_bytes = true;  // what it says of the size is compared with the memory
+        Header parsed;
+        FST_RETURN_IF_ERROR(ParseHeader(bytes.data(), bytes.size(), kMaxSafeInteger, options, "", &parsed));
+        return PackHeader(std::move(parsed), header.get());
+      },
+      [header](Napi::Env env) { return HeaderToJs(env, header, nullptr); });
+}
+
 }  // namespace
 
 void ExportSharing(Napi::Env env, Napi::Object exports) {
   Export<ShareAllocationJs>(env, exports, "shareAllocation");
   Export<TakeSharedJs>(env, exports, "takeShared");
   Export<RevokeSharedJs>(env, exports, "revokeShared");
+  Export<ExportMemoryJs>(env, exports, "exportMemory");
+  Export<CloseExportedJs>(env, exports, "closeExported");
+  Export<ImportMemoryJs>(env, exports, "importMemory");
+  Export<ParseDescriptionJs>(env, exports, "parseDescription");
 }
 
 }  // namespace fst

@@ -1,23 +1,66 @@
-import { describe, fail, listOf, takesAtMost } from '../base/checks.js';
+import { describe, fail, integer, isList, listOf, takesAtMost } from '../base/checks.js';
 import { DTYPE_BITS, type DTypeName } from '../base/dtype.js';
 import { FastSafetensorsError, InvalidArgumentError } from '../base/errors.js';
 import { Turns } from '../base/timers.js';
-import { checked, native } from '../native/addon.js';
+import { checked, native, settled } from '../native/addon.js';
 import { Allocation } from './allocation.js';
-import { Device } from './device.js';
+import { Device, openDevice } from './device.js';
 import { DeviceTensor } from './device-tensor.js';
+import { parseHandle } from './handle-description.js';
 import type { SharedTensor } from './tensor-share.js';
 
 const EXPECTED = 'an array of what share() gave';
 
+/** What another process tells of its memory: see exportHandle(). */
+export interface TensorHandle {
+  /** A descriptor of this process for the memory: inherited, received, or opened at /proc/<pid>/fd. */
+  readonly fd: number;
+  readonly description: string;
+}
+
 /**
- * The tensors that another thread has shared, by name, in the order given: of the same memory, counted. A share can be
- * received again while somebody holds its memory. All or none. CLOSED, DUPLICATE_TENSOR, INVALID_ARGUMENT,
- * TENSOR_INVALID_INFO.
+ * The tensors that another thread has shared, or another process has exported, by name, in the order given. All or
+ * none.
+ *
+ * Those of a thread are of the same memory, counted. A share can be received again while somebody holds its memory.
+ * CLOSED, DUPLICATE_TENSOR, INVALID_ARGUMENT, TENSOR_INVALID_INFO, UNKNOWN_DTYPE.
+ *
+ * Those of a process lie in memory that all its importers have once; what is written to host tensors is this process's
+ * alone. They stay valid whatever becomes of the exporter. `fd` stays the caller's, and may be closed afterwards.
+ * Neither memory nor description is believed: INVALID_ARGUMENT for a descriptor that is not of exportHandle() or of
+ * another export, METADATA_INCOMPLETE_BUFFER for a wrong size, the codes of a header for a wrong description;
+ * DEVICE_UNAVAILABLE where this process does not see the GPU, CUDA_ERROR, OUT_OF_HOST_MEMORY.
  */
-export async function importTensors(handle: readonly SharedTensor[]): Promise<Map<string, DeviceTensor>> {
+export async function importTensors(
+  handle: TensorHandle | readonly SharedTensor[],
+): Promise<Map<string, DeviceTensor>> {
   takesAtMost(1, arguments, 'importTensors');
-  return receive(listOf(handle, 'importTensors', EXPECTED));
+  if (isList(handle)) return receive(listOf(handle as readonly SharedTensor[], 'importTensors', EXPECTED));
+  if (typeof handle !== 'object' || handle === null)
+    fail('importTensors', `{ fd, description }, or ${EXPECTED}`, handle);
+  const { fd, description } = handle as TensorHandle;
+  integer(0, 2 ** 31 - 1)(fd, 'fd');
+  if (typeof description !== 'string') fail('description', 'the text that exportHandle() gave', description);
+  return fromProcess(fd, description);
+}
+
+async function fromProcess(fd: number, description: string): Promise<Map<string, DeviceTensor>> {
+  const { header, offsets, device, size, seal } = await parseHandle(description);
+  const on = Device.parse(device);
+  const memory = await settled(native().importMemory(await openDevice(on), fd, size, seal));
+  const allocation = new Allocation(memory, on, size).retain();
+  const tensors = new Map<string, DeviceTensor>();
+  const turns = new Turns(64);
+  try {
+    for (let i = 0; i < offsets.length; ++i) {
+      const { name, dtype, shape, byteLength } = header.frameAt(i);
+      tensors.set(name, new DeviceTensor(name, dtype, shape, byteLength, on, allocation, offsets[i]!));
+      if (turns.due()) await turns.take();
+    }
+    return tensors;
+  } finally {
+    allocation.release();
+  }
 }
 
 async function receive(list: readonly SharedTensor[]): Promise<Map<string, DeviceTensor>> {

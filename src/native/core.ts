@@ -17,6 +17,8 @@ export type NativeSpotFile = { readonly [brand]: 'spot file' };
 /** Bytes that the loads of one loader may hold: csrc/transfer/memory_budget.h. */
 export type NativeBudget = { readonly [brand]: 'budget' };
 export type NativeAllocation = { readonly [brand]: 'allocation' };
+/** Memory for other processes: csrc/device/device.h. */
+export type NativeExported = { readonly [brand]: 'exported memory' };
 /** Bytes that a call has read so far. */
 export type NativeProgress = { readonly [brand]: 'progress' };
 /** Keeps files open from their headers to their data: see csrc/base/header_fd_cache.h. */
@@ -216,6 +218,14 @@ export interface CoreAddon {
   shareAllocation(allocation: NativeAllocation, offset: number, length: number): string;
   takeShared(tokens: readonly string[], lengths: Float64Array): NativeTaken;
   revokeShared(token: string): void;
+  exportMemory(
+    allocations: readonly NativeAllocation[],
+    parts: Float64Array,
+    size: number,
+  ): Promise<{ exported: NativeExported; fd: number; seal: string; busId: string }>;
+  closeExported(exported: NativeExported): void;
+  importMemory(device: NativeDevice, fd: number, size: number, seal: string): Promise<NativeAllocation>;
+  parseDescription(text: string): Promise<NativeHeader>;
   writeAllocation(allocation: NativeAllocation, offset: number, bytes: Uint8Array): Promise<void>;
   /** In bytes: [run, sourceOffset, destinationOffset, then by dimension count, sourceStride, destinationStride]. */
   copyAllocation(source: NativeAllocation, destination: NativeAllocation, runs: Float64Array): Promise<void>;

@@ -35,7 +35,7 @@ export type SaveTensor = SaveArray | SaveDeviceTensor;
 
 /** Who writes, and where, for messages. */
 export interface SavePlace {
-  readonly by: 'saveFile' | 'saveSharded';
+  readonly by: 'saveFile' | 'saveSharded' | 'exportHandle';
   readonly path: string;
 }
 
