@@ -36,6 +36,7 @@
         "csrc/safetensors/text_table.cc",
         "csrc/device/cuda_api.cc",
         "csrc/device/cuda_device.cc",
+        "csrc/device/cuda_sharing.cc",
         "csrc/device/cuda_stream.cc",
         "csrc/reader/gds/cufile_api.cc",
         "csrc/reader/gds/cufile_driver.cc",

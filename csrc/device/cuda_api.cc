@@ -23,6 +23,9 @@ void CudaApi::Bind(const SharedLibrary& from, std::string* missing) {
 #define X(member, symbol, parameters) from.Resolve(#symbol, &member, missing);
   FST_CUDA_API(X)
 #undef X
+#define X(member, symbol, parameters) from.Resolve(#symbol, &member, &lacks_sharing);
+  FST_CUDA_SHARING_API(X)
+#undef X
 }
 
 Status LoadCuda(const CudaApi** out) {

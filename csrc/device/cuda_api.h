@@ -18,17 +18,45 @@ using CUcontext = struct CUctx_st*;
 using CUstream = struct CUstream_st*;
 using CUevent = struct CUevent_st*;
 
+using CUmemGenericAllocationHandle = unsigned long long;
+
+// Enums of the driver are ints.
+struct CUmemLocation {
+  int type;
+  int id;
+};
+struct CUmemAllocationProp {
+  int type;
+  int requestedHandleTypes;
+  CUmemLocation location;
+  void* win32HandleMetaData;
+  struct {
+    unsigned char compressionType, gpuDirectRDMACapable;
+    unsigned short usage;  // NOLINT(google-runtime-int): the driver's type
+    unsigned char reserved[4];
+  } allocFlags;
+};
+struct CUmemAccessDesc {
+  CUmemLocation location;
+  int flags;
+};
+
 // CUresult
 constexpr CUresult kSuccess = 0, kInvalidValue = 1, kOutOfMemory = 2, kNotInitialized = 3, kDeinitialized = 4,
                    kNoDevice = 100, kInvalidDevice = 101, kInvalidContext = 201, kInvalidHandle = 400, kNotFound = 500,
                    kNotReady = 600, kIllegalAddress = 700, kContextIsDestroyed = 709,
-                   kHostMemoryAlreadyRegistered = 712, kHostMemoryNotRegistered = 713, kLaunchFailed = 719;
+                   kHostMemoryAlreadyRegistered = 712, kHostMemoryNotRegistered = 713, kLaunchFailed = 719,
+                   kNotSupported = 801;
 // flags
 constexpr unsigned kStreamNonBlocking = 1, kEventDisableTiming = 2, kMemHostAllocPortable = 1,
                    kMemHostAllocDeviceMap = 2, kMemHostRegisterPortable = 1, kMemAttachGlobal = 1;
 // CUdevice_attribute
 constexpr int kAttributeIntegrated = 18, kAttributeComputeCapabilityMajor = 75, kAttributeComputeCapabilityMinor = 76,
-              kAttributeConcurrentManagedAccess = 89, kAttributeHostRegisterSupported = 99, kAttributeHostNumaId = 134;
+              kAttributeConcurrentManagedAccess = 89, kAttributeHostRegisterSupported = 99, kAttributeHostNumaId = 134,
+              kAttributeVirtualMemorySupported = 102, kAttributePosixFdSupported = 103;
+// of cuMemCreate and what goes with it
+constexpr int kMemAllocationTypePinned = 1, kMemHandleTypePosixFd = 1, kMemLocationTypeDevice = 1, kMemAccessRead = 1,
+              kMemAccessReadWrite = 3, kMemAllocGranularityMinimum = 0;
 
 // The functions that the core calls, and no other: a library without one of them is refused.
 // X(member of CudaApi, exported symbol, parameters). Every function returns a CUresult.
@@ -66,6 +94,26 @@ constexpr int kAttributeIntegrated = 18, kAttributeComputeCapabilityMajor = 75, 
   X(EventRecord, cuEventRecord, (CUevent event, CUstream stream))                                             \
   X(EventSynchronize, cuEventSynchronize, (CUevent event))
 
+// For memory of other processes (cuda_sharing.h): a library may lack them, and serves for all else.
+#define FST_CUDA_SHARING_API(X)                                                                                        \
+  X(MemGetAllocationGranularity, cuMemGetAllocationGranularity,                                                        \
+    (size_t * bytes, const CUmemAllocationProp* properties, int option))                                               \
+  X(MemCreate, cuMemCreate,                                                                                            \
+    (CUmemGenericAllocationHandle * handle, size_t bytes, const CUmemAllocationProp* properties,                       \
+     unsigned long long flags))                                                                                        \
+  X(MemRelease, cuMemRelease, (CUmemGenericAllocationHandle handle))                                                   \
+  X(MemAddressReserve, cuMemAddressReserve,                                                                            \
+    (CUdeviceptr * pointer, size_t bytes, size_t alignment, CUdeviceptr wish, unsigned long long flags))               \
+  X(MemAddressFree, cuMemAddressFree, (CUdeviceptr pointer, size_t bytes))                                             \
+  X(MemMap, cuMemMap,                                                                                                  \
+    (CUdeviceptr pointer, size_t bytes, size_t offset, CUmemGenericAllocationHandle handle, unsigned long long flags)) \
+  X(MemUnmap, cuMemUnmap, (CUdeviceptr pointer, size_t bytes))                                                         \
+  X(MemSetAccess, cuMemSetAccess, (CUdeviceptr pointer, size_t bytes, const CUmemAccessDesc* access, size_t count))    \
+  X(MemExportToShareableHandle, cuMemExportToShareableHandle,                                                          \
+    (void* shareable, CUmemGenericAllocationHandle handle, int type, unsigned long long flags))                        \
+  X(MemImportFromShareableHandle, cuMemImportFromShareableHandle,                                                      \
+    (CUmemGenericAllocationHandle * handle, void* os_handle, int type))
+
 // The functions of one loaded driver library, through the exit gate: once exit() has begun they do not return, or give
 // kDeinitialized on its thread, as the driver does. (The driver answers so only from the moment that its own handlers
 // have run; what calls into it while they run is undefined, says the CUDA programming guide, and was seen to crash.)
@@ -74,8 +122,10 @@ struct CudaApi {
   using Deinitialized = std::integral_constant<CUresult, kDeinitialized>;
 #define X(member, symbol, parameters) Gated<CUresult(*) parameters, Deinitialized> member;
   FST_CUDA_API(X)
+  FST_CUDA_SHARING_API(X)
 #undef X
-  std::string library;  // the file that was loaded
+  std::string library;        // the file that was loaded
+  std::string lacks_sharing;  // the functions of FST_CUDA_SHARING_API that it lacks; then none may be called
 
   void Bind(const SharedLibrary& from, std::string* missing);  // for SharedLibrary::Load
 

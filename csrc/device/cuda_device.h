@@ -36,10 +36,15 @@ class CudaDevice : public Device {
   Status Write(const DeviceBuffer& destination, size_t offset, size_t length, const void* host) override;
   Status Copy(const DeviceBuffer& source, const DeviceBuffer& destination, const CopyRegion* regions,
               size_t count) override;
+  // cuda_sharing.cc
+  Status ExportMemory(const std::vector<ExportPart>& parts, size_t size, const std::string& seal,
+                      std::shared_ptr<ExportedMemory>* out) override;
+  Status ImportMemory(int fd, size_t size, const std::string& seal, std::shared_ptr<DeviceBuffer>* out) override;
   DeviceInfo info() const override { return info_; }
   Status Synchronize() override;
 
   const cuda::CudaApi& api() const { return *api_; }
+  int ordinal() const { return ordinal_; }
   // Makes the device's context current on the calling thread. Needed before every group of driver calls.
   Status MakeCurrent() const;
   // The same before calls that release something, which are made even if this fails.

@@ -9,6 +9,7 @@
 
 #include "base/fd.h"
 #include "base/random.h"
+#include "device/cuda_sharing.h"
 #include "device/devices.h"
 #include "device/shared_buffers.h"
 #include "napi/async_work.h"
@@ -157,6 +158,16 @@ Napi::Value ImportMemoryJs(const Napi::CallbackInfo& info) {
       [buffer](Napi::Env env) { return AllocationToJs(env, std::move(*buffer)); });
 }
 
+// findGpu(busId, likely): Promise<number>. See FindCudaDevice.
+Napi::Value FindGpuJs(const Napi::CallbackInfo& info) {
+  std::string bus_id = info[0].As<Napi::String>();
+  const int likely = info[1].As<Napi::Number>().Int32Value();
+  auto found = std::make_shared<int>(-1);
+  return AsyncWork::Run(
+      info.Env(), [=] { return FindCudaDevice(bus_id, likely, found.get()); },
+      [found](Napi::Env env) { return Napi::Number::New(env, *found); });
+}
+
 // parseDescription(text): Promise<NativeHeader>, that of a text which has a header's form. See ParseHeader.
 Napi::Value ParseDescriptionJs(const Napi::CallbackInfo& info) {
   std::string text = info[0].As<Napi::String>();
@@ -185,6 +196,7 @@ void ExportSharing(Napi::Env env, Napi::Object exports) {
   Export<ExportMemoryJs>(env, exports, "exportMemory");
   Export<CloseExportedJs>(env, exports, "closeExported");
   Export<ImportMemoryJs>(env, exports, "importMemory");
+  Export<FindGpuJs>(env, exports, "findGpu");
   Export<ParseDescriptionJs>(env, exports, "parseDescription");
 }
 

@@ -45,8 +45,8 @@ export async function importTensors(
 }
 
 async function fromProcess(fd: number, description: string): Promise<Map<string, DeviceTensor>> {
-  const { header, offsets, device, size, seal } = await parseHandle(description);
-  const on = Device.parse(device);
+  const { header, offsets, device, busId, size, seal } = await parseHandle(description);
+  const on = await deviceHere(Device.parse(device), busId);
   const memory = await settled(native().importMemory(await openDevice(on), fd, size, seal));
   const allocation = new Allocation(memory, on, size).retain();
   const tensors = new Map<string, DeviceTensor>();
@@ -61,6 +61,15 @@ async function fromProcess(fd: number, description: string): Promise<Map<string,
   } finally {
     allocation.release();
   }
+}
+
+/** What this process calls the device of another. DEVICE_UNAVAILABLE. */
+async function deviceHere(device: Device, busId: string): Promise<Device> {
+  if (device.type === 'cpu' || busId === '') return device;
+  const found = await settled(native().findGpu(busId, device.index ?? 0));
+  if (found >= 0) return Device.parse(`cuda:${found}`);
+  const message = `the tensors are on the GPU ${busId.slice(0, 40)}, which this process does not see`;
+  throw new FastSafetensorsError('DEVICE_UNAVAILABLE', `${message} (see CUDA_VISIBLE_DEVICES); load them here`);
 }
 
 async function receive(list: readonly SharedTensor[]): Promise<Map<string, DeviceTensor>> {

@@ -225,6 +225,7 @@ export interface CoreAddon {
   ): Promise<{ exported: NativeExported; fd: number; seal: string; busId: string }>;
   closeExported(exported: NativeExported): void;
   importMemory(device: NativeDevice, fd: number, size: number, seal: string): Promise<NativeAllocation>;
+  findGpu(busId: string, likely: number): Promise<number>;
   parseDescription(text: string): Promise<NativeHeader>;
   writeAllocation(allocation: NativeAllocation, offset: number, bytes: Uint8Array): Promise<void>;
   /** In bytes: [run, sourceOffset, destinationOffset, then by dimension count, sourceStride, destinationStride]. */

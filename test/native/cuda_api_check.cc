@@ -56,6 +56,7 @@ static_assert(!SameSignature<int (*)(int, int), int (*)(int)>::value);
 #define X(member, symbol, parameters) \
   static_assert(SameSignature<decltype(fst::cuda::DriverApi::member), decltype(&::symbol)>::value, #symbol);
 FST_CUDA_API(X)
+FST_CUDA_SHARING_API(X)
 FST_CUDA_EXTRA_API(X)
 #undef X
 
@@ -79,6 +80,17 @@ SAME(kLaunchFailed, CUDA_ERROR_LAUNCH_FAILED);
 SAME(kNotPermitted, CUDA_ERROR_NOT_PERMITTED);
 SAME(kNotSupported, CUDA_ERROR_NOT_SUPPORTED);
 SAME(kUnknown, CUDA_ERROR_UNKNOWN);
+SAME(kAttributeVirtualMemorySupported, CU_DEVICE_ATTRIBUTE_VIRTUAL_MEMORY_MANAGEMENT_SUPPORTED);
+SAME(kAttributePosixFdSupported, CU_DEVICE_ATTRIBUTE_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR_SUPPORTED);
+SAME(kMemAllocationTypePinned, CU_MEM_ALLOCATION_TYPE_PINNED);
+SAME(kMemHandleTypePosixFd, CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR);
+SAME(kMemLocationTypeDevice, CU_MEM_LOCATION_TYPE_DEVICE);
+SAME(kMemAccessRead, CU_MEM_ACCESS_FLAGS_PROT_READ);
+SAME(kMemAccessReadWrite, CU_MEM_ACCESS_FLAGS_PROT_READWRITE);
+SAME(kMemAllocGranularityMinimum, CU_MEM_ALLOC_GRANULARITY_MINIMUM);
+static_assert(offsetof(fst::cuda::CUmemAllocationProp, location) == offsetof(::CUmemAllocationProp, location));
+static_assert(offsetof(fst::cuda::CUmemAllocationProp, allocFlags) == offsetof(::CUmemAllocationProp, allocFlags));
+static_assert(offsetof(fst::cuda::CUmemAccessDesc, flags) == offsetof(::CUmemAccessDesc, flags));
 SAME(kStreamNonBlocking, CU_STREAM_NON_BLOCKING);
 SAME(kEventDisableTiming, CU_EVENT_DISABLE_TIMING);
 SAME(kMemHostAllocPortable, CU_MEMHOSTALLOC_PORTABLE);

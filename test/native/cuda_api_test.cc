@@ -62,7 +62,8 @@ TEST_F(CudaApiTest, NeedsNoFunctionThatIsNeverCalled) {
   const cuda::CudaApi* api = nullptr;
   Status status = cuda::LoadCuda(&api);
   EXPECT_TRUE(status.ok()) << status.message();
-  EXPECT_NE(api, nullptr);
+  ASSERT_NE(api, nullptr);
+  EXPECT_TRUE(Contains(api->lacks_sharing, "cuMemGetAllocationGranularity, cuMemCreate, ")) << api->lacks_sharing;
 }
 
 TEST_F(CudaApiTest, LoadsALibraryOnce) {

@@ -17,8 +17,8 @@ struct Side {
   std::shared_ptr<Block> block;  // null: pageable memory of the caller
 };
 
-bool DeviceSide(Call& call, CUdeviceptr address, size_t bytes, Side* side) {
-  side->block = call.FindDeviceMemory(address, bytes);
+bool DeviceSide(Call& call, CUdeviceptr address, size_t bytes, bool written, Side* side) {
+  side->block = call.FindDeviceMemory(address, bytes, written ? kMemAccessReadWrite : kMemAccessRead);
   if (side->block != nullptr) side->memory = side->block->At(address);
   return side->block != nullptr;
 }
@@ -55,8 +55,9 @@ CUresult Copy(Call& call, Direction direction, CUdeviceptr device, const void* h
   if (stream == nullptr) return call.error;
   if (bytes == 0) return kSuccess;
   Side on_device, other;
-  if (!DeviceSide(call, device, bytes, &on_device)) return call.error;
-  bool found = direction == kWithin ? DeviceSide(call, from, bytes, &other) : HostSide(call, host, bytes, &other);
+  if (!DeviceSide(call, device, bytes, direction != kToHost, &on_device)) return call.error;
+  bool found =
+      direction == kWithin ? DeviceSide(call, from, bytes, false, &other) : HostSide(call, host, bytes, &other);
   if (!found) return call.error;
 
   emu::Context* context = call.context;
@@ -126,7 +127,7 @@ CUresult cuMemsetD8Async(CUdeviceptr to, unsigned char value, size_t bytes, CUst
   if (stream == nullptr) return call.error;
   if (bytes == 0) return kSuccess;
   Side side;
-  if (!DeviceSide(call, to, bytes, &side)) return call.error;
+  if (!DeviceSide(call, to, bytes, true, &side)) return call.error;
   Operation fill;
   fill.kind = Operation::kFill;
   fill.to = side.memory;

@@ -120,7 +120,7 @@ std::shared_ptr<Event> Call::FindEvent(CUevent handle) {
   return found->second;
 }
 
-std::shared_ptr<Block> Call::FindDeviceMemory(CUdeviceptr address, size_t bytes) {
+std::shared_ptr<Block> Call::FindDeviceMemory(CUdeviceptr address, size_t bytes, int access) {
   std::shared_ptr<Block> block = emulator.Find(address);
   if (block == nullptr) {
     error = Refuse(cuda::kInvalidValue, "%#llx is no address of a live allocation", address);
@@ -130,6 +130,11 @@ std::shared_ptr<Block> Call::FindDeviceMemory(CUdeviceptr address, size_t bytes)
   if (bytes > room) {
     error = Refuse(cuda::kInvalidValue, "%zu bytes at %#llx end %zu bytes past the allocation of %zu bytes at %#zx",
                    bytes, address, bytes - room, block->bytes, block->base);
+    return nullptr;
+  }
+  if ((block->access & access) != access) {
+    error =
+        Misuse(cuda::kIllegalAddress, "%#llx is mapped with access %d, %d is needed", address, block->access, access);
     return nullptr;
   }
   if (block->context != context && !(block->host() && block->portable)) {

@@ -51,7 +51,7 @@ unsigned long long fst_emu_cuda_call_count(const char* function) {
 const char* fst_emu_cuda_function_name(int index) {
   static const char* const kNames[] = {
 #define X(member, symbol, parameters) #symbol,
-      FST_CUDA_API(X) FST_CUDA_EXTRA_API(X)
+      FST_CUDA_API(X) FST_CUDA_SHARING_API(X) FST_CUDA_EXTRA_API(X)
 #undef X
   };
   return index >= 0 && index < static_cast<int>(std::size(kNames)) ? kNames[index] : nullptr;
@@ -82,6 +82,11 @@ void fst_emu_cuda_hold(int on) {
 unsigned long long fst_emu_cuda_live_allocations(void) {
   Locked state;
   return Count(state.emulator, false);
+}
+
+unsigned long long fst_emu_cuda_live_virtual(void) {
+  Locked state;
+  return state.emulator.handles.size() + state.emulator.ranges.size();
 }
 
 unsigned long long fst_emu_cuda_live_bytes(void) { return Locked()->LiveBytes(); }

@@ -46,6 +46,8 @@
   X(live_allocations, unsigned long long, (void))                                                                      \
   X(live_bytes, unsigned long long, (void))                                                                            \
   X(peak_bytes, unsigned long long, (void))                                                                            \
+  /* Handles of cuMemCreate and ranges of cuMemAddressReserve. */                                                      \
+  X(live_virtual, unsigned long long, (void))                                                                          \
   /* Page-locked host ranges, allocated or registered. */                                                              \
   X(live_pinned, unsigned long long, (void))                                                                           \
   X(live_pinned_bytes, unsigned long long, (void))                                                                     \

@@ -129,6 +129,8 @@ void Emulator::ReadSettings() {
         {cuda::kAttributeCanUseHostPointerForRegisteredMem, 1},
         {cuda::kAttributeHostRegisterSupported, 1},
         {cuda::kAttributePageableMemoryAccessUsesHostPageTables, 0},
+        {cuda::kAttributeVirtualMemorySupported, 1},
+        {cuda::kAttributePosixFdSupported, 1},
         {cuda::kAttributeHostNumaId, -1},
     };
   }
@@ -144,6 +146,7 @@ bool Emulator::AddFailure(const std::string& function, unsigned long long nth, C
   bool known = function == "execute";
 #define X(member, symbol, parameters) known = known || function == #symbol;
   FST_CUDA_API(X)
+  FST_CUDA_SHARING_API(X)
   FST_CUDA_EXTRA_API(X)
 #undef X
   if (known) failures.push_back(Failure{function, nth, 0, code});
@@ -185,6 +188,8 @@ std::string Emulator::Living(const Context* context, bool with_registered) const
   add(pinned, FormatText("page-locked ranges (%zu bytes)", pinned_here));
   add(stream_count, "streams");
   add(event_count, "events");
+  if (context == nullptr) add(handles.size(), "handles of memory");
+  if (context == nullptr) add(ranges.size(), "ranges of addresses");
   return text;
 }
 

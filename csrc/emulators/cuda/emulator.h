@@ -39,6 +39,17 @@ struct Context {
   std::shared_ptr<Stream> null;  // the legacy default stream, made when first used
 };
 
+// Memory of cuMemCreate: a memfd, so that other processes can have it, too.
+struct Physical {
+  ~Physical();
+  int fd = -1;
+  size_t bytes = 0;
+  int device = 0;
+  bool exportable = false;
+  bool counts = false;  // on its device: in the process that made it
+  int users = 0;        // handles and mappings
+};
+
 // Memory that the driver knows: the caller's address range and where the emulator reaches it.
 struct Block {
   enum Kind { kDevice, kManaged, kHostAllocated, kHostRegistered };
@@ -60,7 +71,9 @@ struct Block {
   const size_t mapped;  // bytes to unmap at `memory` in the end; 0 for memory of the caller
   Context* const context;
   const bool portable;
-  int pending = 0;  // operations that read or write it and have not run
+  std::shared_ptr<Physical> physical;  // of what cuMemMap has mapped
+  int access = 3;                      // CUmemAccess_flags; 0 until cuMemSetAccess there
+  int pending = 0;                     // operations that read or write it and have not run
 };
 
 // A point in a stream that is reached or not.
@@ -137,7 +150,9 @@ struct Emulator {
   enum { kAlive, kEnding, kEnded } life = kAlive;
   int inside = 0;  // calls that have the lock, or have dropped it to wait
   Device devices[kMostDevices];
-  std::map<uintptr_t, std::shared_ptr<Block>> blocks;   // by base; ranges do not overlap
+  std::map<uintptr_t, std::shared_ptr<Block>> blocks;  // by base; ranges do not overlap
+  std::map<cuda::CUmemGenericAllocationHandle, std::shared_ptr<Physical>> handles;
+  std::map<uintptr_t, size_t> ranges;                   // of cuMemAddressReserve, bytes by base
   std::map<CUstream, std::shared_ptr<Stream>> streams;  // without the null streams
   std::map<CUevent, std::shared_ptr<Event>> events;
   uintptr_t next_handle = 0x7e57000000000;
@@ -165,6 +180,8 @@ struct Emulator {
 
   // memory.cc
   CUresult AddDeviceMemory(Context* context, size_t bytes, bool managed, uintptr_t* base);
+  CUresult AddMapping(uintptr_t base, const std::shared_ptr<Physical>& physical);
+  void DropUser(Physical& physical);
   CUresult AddHostMemory(Context* context, void* registered, size_t bytes, bool portable, uintptr_t* base);
   void RemoveBlock(const std::shared_ptr<Block>& block);  // out of the books; unmapped when the last operation lets go
   std::shared_ptr<Block> Find(uintptr_t address) const;   // the block that holds this byte, or null
@@ -181,6 +198,9 @@ struct Emulator {
   void StopStream(Lock& lock, std::shared_ptr<Stream> stream);  // after what is queued; drops the lock
   void DropContext(Lock& lock, Context* context);               // and all that lives in it
 };
+
+// The next unused device address, 0 for none; the caller has the lock.
+uintptr_t ReserveDeviceAddress(size_t bytes);
 
 // "emulated CUDA: ..." to stderr, then abort().
 [[noreturn]] void Abort(const char* format, ...) __attribute__((format(printf, 1, 2)));
@@ -207,7 +227,8 @@ class Call {
   std::shared_ptr<Event> FindEvent(CUevent handle);
   // The block that holds [address, address + bytes) of memory that a device of the current context can use, else null
   // with `error` set.
-  std::shared_ptr<Block> FindDeviceMemory(CUdeviceptr address, size_t bytes);
+  // `access`: CUmemAccess_flags that are needed.
+  std::shared_ptr<Block> FindDeviceMemory(CUdeviceptr address, size_t bytes, int access = cuda::kMemAccessRead);
 
   // True when the context is lost: a release then lets go of its object, although it fails.
   bool lost() const { return context != nullptr && context->sticky != kSuccess; }
@@ -232,6 +253,7 @@ extern thread_local bool in_host_function;
 }  // namespace fst::emu
 namespace fst::cuda {
 FST_CUDA_API(X)
+FST_CUDA_SHARING_API(X)
 FST_CUDA_EXTRA_API(X)
 }  // namespace fst::cuda
 #undef X

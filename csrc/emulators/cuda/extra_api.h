@@ -9,7 +9,7 @@ using CUfunction = struct CUfunc_st*;
 using CUhostFn = void (*)(void* user_data);
 
 // CUresult
-constexpr CUresult kNotPermitted = 800, kNotSupported = 801, kUnknown = 999;
+constexpr CUresult kNotPermitted = 800, kUnknown = 999;
 // flags
 constexpr unsigned kMemHostRegisterDeviceMap = 2, kMemHostRegisterReadOnly = 8;
 // CUdevice_attribute

@@ -2,6 +2,7 @@
 // crashes as it does on a machine with a GPU; the bytes are in another mapping that only the emulator knows. No device
 // address is given out twice: a stale one is never valid again.
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include <cstring>
 
@@ -21,6 +22,8 @@ char* Map(size_t bytes, int protection, int flags) {
   return memory == MAP_FAILED ? nullptr : static_cast<char*>(memory);
 }
 
+}  // namespace
+
 // The next unused device address. As the driver does it, large blocks begin at 2 MiB and small ones only at 512 bytes
 // (256 are promised); a page lies between two blocks.
 uintptr_t ReserveDeviceAddress(size_t bytes) {
@@ -38,7 +41,9 @@ uintptr_t ReserveDeviceAddress(size_t bytes) {
   return base;
 }
 
-}  // namespace
+Physical::~Physical() {
+  if (fd >= 0) close(fd);
+}
 
 Block::~Block() {
   if (mapped != 0) munmap(memory, mapped);
@@ -65,6 +70,24 @@ CUresult Emulator::AddDeviceMemory(Context* context, size_t bytes, bool managed,
   return kSuccess;
 }
 
+CUresult Emulator::AddMapping(uintptr_t base, const std::shared_ptr<Physical>& physical) {
+  void* memory = mmap(nullptr, physical->bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, physical->fd, 0);
+  if (memory == MAP_FAILED) return cuda::kOutOfMemory;
+  auto block = std::make_shared<Block>(Block::kDevice, base, physical->bytes, static_cast<char*>(memory),
+                                       physical->bytes, &devices[physical->device].context, false);
+  block->physical = physical;
+  block->access = 0;
+  blocks[base] = std::move(block);
+  ++physical->users;
+  ReportLeaksAtExit();
+  return kSuccess;
+}
+
+void Emulator::DropUser(Physical& physical) {
+  if (--physical.users == 0 && physical.counts) devices[physical.device].used -= physical.bytes;
+  changed.notify_all();
+}
+
 CUresult Emulator::AddHostMemory(Context* context, void* registered, size_t bytes, bool portable, uintptr_t* base) {
   if (bytes > pinned_limit || pinned_bytes > pinned_limit - bytes) return cuda::kOutOfMemory;
   char* memory = static_cast<char*>(registered);
@@ -86,6 +109,7 @@ CUresult Emulator::AddHostMemory(Context* context, void* registered, size_t byte
 
 void Emulator::RemoveBlock(const std::shared_ptr<Block>& block) {
   if (blocks.erase(block->base) == 0) return;
+  if (block->physical != nullptr) return DropUser(*block->physical);
   (block->host() ? pinned_bytes : devices[block->context->device].used) -= block->bytes;
   changed.notify_all();
 }
