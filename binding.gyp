@@ -7,6 +7,7 @@
         "csrc/base/metrics.cc",
         "csrc/base/exit_gate.cc",
         "csrc/base/fd_turn.cc",
+        "csrc/base/fd_socket.cc",
         "csrc/base/file_hole.cc",
         "csrc/base/file_identity.cc",
         "csrc/base/file_system.cc",

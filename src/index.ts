@@ -33,7 +33,9 @@ export {
 } from './device/device-tensor.js';
 export { type ExportedHandle, exportHandle } from './device/export-handle.js';
 export type { Framework } from './device/framework.js';
-export { importTensors, type TensorHandle } from './device/import-tensors.js';
+export type { TensorHandle } from './device/handle-description.js';
+export { type HandleServer, receiveHandle, serveHandle } from './device/handle-socket.js';
+export { importTensors } from './device/import-tensors.js';
 export type { SharedTensor, TensorShare } from './device/tensor-share.js';
 export { type DoctorCheck, type DoctorOptions, type DoctorReport, doctor } from './doctor/doctor.js';
 export { AutoLoader } from './loaders/auto-loader.js';

@@ -3,7 +3,7 @@
 const assert = require('node:assert/strict');
 const { closeSync, openSync, readFileSync } = require('node:fs');
 const { setTimeout } = require('node:timers/promises');
-const { exportHandle, importTensors, loadFile, nativeMetrics } = require('../dist/src/index.js');
+const { exportHandle, importTensors, loadFile, nativeMetrics, receiveHandle } = require('../dist/src/index.js');
 
 const print = (value) => console.log(JSON.stringify(value));
 let ended = false;
@@ -19,6 +19,20 @@ async function checkBytes(tensors) {
   }
 }
 
+/** By a number of ours, a path in /proc, or the path of a socket, which needs no file with the description. */
+async function tensorsOf(where, descriptionFile) {
+  if (!descriptionFile) {
+    const handle = await receiveHandle(where);
+    const tensors = await importTensors(handle);
+    handle.close();
+    return tensors;
+  }
+  const fd = /^\d+$/.test(where) ? Number(where) : openSync(where, 'r');
+  const tensors = await importTensors({ fd, description: readFileSync(descriptionFile, 'utf8') });
+  closeSync(fd);
+  return tensors;
+}
+
 const roles = {
   /** Exports a file, says so, and stays until its input ends. */
   async exporter(file, options) {
@@ -30,11 +44,9 @@ const roles = {
     handle.close();
   },
 
-  /** Imports what a descriptor of this process, or a path, stands for; reads it over and over until its input ends. */
+  /** Imports what tensorsOf() finds; reads it over and over until its input ends. */
   async importer(where, descriptionFile) {
-    const fd = /^\d+$/.test(where) ? Number(where) : openSync(where, 'r');
-    const tensors = await importTensors({ fd, description: readFileSync(descriptionFile, 'utf8') });
-    closeSync(fd);
+    const tensors = await tensorsOf(where, descriptionFile);
     await checkBytes(tensors);
     print('imported');
     for (let rounds = 0; !ended; ++rounds) {

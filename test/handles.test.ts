@@ -2,7 +2,15 @@ import { closeSync, fstatSync, openSync, writeFileSync } from 'node:fs';
 import { rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import * as fc from 'fast-check';
-import { type DeviceTensor, exportHandle, importTensors, loadFile, nativeMetrics } from 'fastsafetensors-node';
+import {
+  type DeviceTensor,
+  exportHandle,
+  importTensors,
+  loadFile,
+  nativeMetrics,
+  receiveHandle,
+  serveHandle,
+} from 'fastsafetensors-node';
 import { expectNothingHeld } from './support/metrics.js';
 import { type Entry, entry, newFolder, writeModel } from './support/model-files.js';
 import { SharingProcess, usersOf } from './support/sharing-process.js';
@@ -179,6 +187,22 @@ describe('nothing of a handle is believed', () => {
     });
   });
 
+  test('a socket gives what it was given, and refuses what is no handle', async () => {
+    using handle = await exported();
+    const socket = join(folder, 'wrong.sock');
+    await expect(serveHandle(socket, { fd: 1_000_000, description: '' })).rejects.toMatchObject({
+      code: 'INVALID_ARGUMENT',
+    });
+    await expect(serveHandle(socket, {} as never)).rejects.toMatchObject({ code: 'INVALID_ARGUMENT' });
+    await expect(serveHandle(path, handle)).rejects.toMatchObject({ code: 'INVALID_ARGUMENT' });
+    await expect(receiveHandle(path)).rejects.toMatchObject({ code: 'IO_ERROR' });
+    await expect(receiveHandle('x'.repeat(200))).rejects.toMatchObject({ code: 'INVALID_ARGUMENT' });
+    using server = await serveHandle(socket, { fd: handle.fd, description: 'nonsense ü' });
+    using received = await receiveHandle(server.path);
+    expect(received.description).toBe('nonsense ü');
+    await expect(importTensors(received)).rejects.toMatchObject({ code: 'INVALID_HEADER' });
+  });
+
   test('any description is taken or refused', async () => {
     using handle = await exported();
     const { fd, description } = handle;
@@ -248,6 +272,23 @@ describe('between processes', () => {
     handle.close();
     expect(await child.line()).toBe('read again');
     expect(await child.end()).toBe('done');
+  });
+
+  test('any process receives it over a socket', async () => {
+    const tensors = Object.values(await loadFile(file));
+    const handle = await exportHandle(tensors);
+    disposeAll(tensors);
+    const socket = join(folder, 'model.sock');
+    const server = await serveHandle(socket, handle);
+    expect(server.path).toBe(socket);
+    handle.close();
+    const two = [new SharingProcess(['importer', socket]), new SharingProcess(['importer', socket])];
+    await lines(two);
+    server.close();
+    server.close();
+    await lines(two);
+    expect(await Promise.all(two.map((one) => one.end()))).toEqual(['done', 'done']);
+    await expect(receiveHandle(socket)).rejects.toMatchObject({ code: 'IO_ERROR', path: socket });
   });
 
   test('the exporter is killed while four read: they go on with right bytes, and nothing is left', async () => {

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "base/fd.h"
+#include "base/fd_socket.h"
 #include "base/random.h"
 #include "device/cuda_sharing.h"
 #include "device/devices.h"
@@ -22,6 +23,8 @@ namespace fst {
 
 template <>
 inline constexpr char kExternalName<ExportedMemory>[] = "exported memory";
+template <>
+inline constexpr char kExternalName<FdServer>[] = "a server of a descriptor";
 
 namespace {
 
@@ -140,18 +143,21 @@ void CloseExportedJs(const Napi::CallbackInfo& info) {
   if (auto memory = std::exchange(held.value, nullptr)) AfterFrees([memory = std::move(memory)] {});
 }
 
+// A descriptor of our own for a file: the caller may close theirs meanwhile. Throws INVALID_ARGUMENT.
+std::shared_ptr<UniqueFd> Duplicate(Napi::Env env, int fd) {
+  auto own = std::make_shared<UniqueFd>(fcntl(fd, F_DUPFD_CLOEXEC, 0));
+  if (own->valid()) return own;
+  Throw(env, Status(Code::INVALID_ARGUMENT,
+                    Format("fd: expected an open descriptor, found %d: %s", fd, ErrnoText(errno).c_str())));
+}
+
 // importMemory(device, fd, size, seal): Promise<External>, an allocation. See Device::ImportMemory.
 Napi::Value ImportMemoryJs(const Napi::CallbackInfo& info) {
   auto device = FromExternal<Device>(info[0]);
   const int fd = info[1].As<Napi::Number>().Int32Value();
   const size_t size = SizeOf(info[2]);
   std::string seal = info[3].As<Napi::String>();
-  // One of its own: the caller may close theirs meanwhile.
-  auto own = std::make_shared<UniqueFd>(fcntl(fd, F_DUPFD_CLOEXEC, 0));
-  if (!own->valid()) {
-    Throw(info.Env(), Status(Code::INVALID_ARGUMENT,
-                             Format("fd: expected an open descriptor, found %d: %s", fd, ErrnoText(errno).c_str())));
-  }
+  auto own = Duplicate(info.Env(), fd);
   auto buffer = std::make_shared<std::shared_ptr<DeviceBuffer>>();
   return AsyncWork::Run(
       info.Env(), [=] { return device->ImportMemory(own->get(), size, seal, buffer.get()); },
@@ -166,6 +172,40 @@ Napi::Value FindGpuJs(const Napi::CallbackInfo& info) {
   return AsyncWork::Run(
       info.Env(), [=] { return FindCudaDevice(bus_id, likely, found.get()); },
       [found](Napi::Env env) { return Napi::Number::New(env, *found); });
+}
+
+// serveFd(path, fd, text): Promise<External>. See FdServer::Listen.
+Napi::Value ServeFdJs(const Napi::CallbackInfo& info) {
+  std::string path = info[0].As<Napi::String>(), text = info[2].As<Napi::String>();
+  auto own = Duplicate(info.Env(), info[1].As<Napi::Number>().Int32Value());
+  auto server = std::make_shared<std::unique_ptr<FdServer>>();
+  return AsyncWork::RunOnFile(
+      info.Env(), [=] { return FdServer::Listen(path, std::move(*own), text, server.get()); },
+      [server](Napi::Env env) { return ToExternal<FdServer>(env, std::move(*server)); });
+}
+
+// closeServer(server): nobody can connect any more; may be called again.
+void CloseServerJs(const Napi::CallbackInfo& info) { ReleaseExternal<FdServer>(info[0]); }
+
+// receiveFd(path): Promise<{exported: External, fd, text}>. See ReceiveFd.
+Napi::Value ReceiveFdJs(const Napi::CallbackInfo& info) {
+  struct Received {
+    UniqueFd fd;
+    std::string text;
+  };
+  std::string path = info[0].As<Napi::String>();
+  auto received = std::make_shared<Received>();
+  return AsyncWork::RunOnFile(
+      info.Env(), [=] { return ReceiveFd(path, kMaxHeaderLength, &received->fd, &received->text); },
+      [received](Napi::Env env) {
+        // Its memory is the exporter's: it counts there.
+        auto memory = std::make_shared<ExportedMemory>(std::move(received->fd), 0, &Metrics::Get().host_bytes);
+        Napi::Object result = Napi::Object::New(env);
+        result["fd"] = Napi::Number::New(env, memory->fd());
+        result["text"] = Napi::String::New(env, received->text);
+        result["exported"] = ToExternal<ExportedMemory>(env, std::move(memory));
+        return result;
+      });
 }
 
 // parseDescription(text): Promise<NativeHeader>, that of a text which has a header's form. See ParseHeader.
@@ -197,6 +237,9 @@ void ExportSharing(Napi::Env env, Napi::Object exports) {
   Export<CloseExportedJs>(env, exports, "closeExported");
   Export<ImportMemoryJs>(env, exports, "importMemory");
   Export<FindGpuJs>(env, exports, "findGpu");
+  Export<ServeFdJs>(env, exports, "serveFd");
+  Export<CloseServerJs>(env, exports, "closeServer");
+  Export<ReceiveFdJs>(env, exports, "receiveFd");
   Export<ParseDescriptionJs>(env, exports, "parseDescription");
 }
 

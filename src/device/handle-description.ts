@@ -2,6 +2,7 @@
  * What a process tells another of memory that it exports: a text in the form of a .safetensors header, so that the same
  * checks hold for it. Only names, dtypes, shapes and lengths are told; where tensors lie follows from that.
  */
+import { fail, integer } from '../base/checks.js';
 import { FastSafetensorsError } from '../base/errors.js';
 import { Turns } from '../base/timers.js';
 import { native, settled } from '../native/addon.js';
@@ -14,6 +15,22 @@ const VERSION = '1';
 const ALIGNMENT = 256;
 /** Bytes at the end of the memory, which tell that a description is its: a text of as many hexadecimal digits. */
 const SEAL_BYTES = 32;
+
+/** What another process tells of its memory: see exportHandle(). */
+export interface TensorHandle {
+  /** A descriptor of this process for the memory: inherited, received, or opened at /proc/<pid>/fd. */
+  readonly fd: number;
+  readonly description: string;
+}
+
+/** INVALID_ARGUMENT for what is no handle; what stands in it is not looked at. */
+export function checkHandle(handle: TensorHandle, name: string, expected: string): TensorHandle {
+  if (typeof handle !== 'object' || handle === null) fail(name, expected, handle);
+  const { fd, description } = handle;
+  integer(0, 2 ** 31 - 1)(fd, 'fd');
+  if (typeof description !== 'string') fail('description', 'the text that exportHandle() gave', description);
+  return { fd, description };
+}
 
 /** What is said of the memory as a whole. */
 export interface HandleFacts {

@@ -1,4 +1,4 @@
-import { describe, fail, integer, isList, listOf, takesAtMost } from '../base/checks.js';
+import { describe, fail, isList, listOf, takesAtMost } from '../base/checks.js';
 import { DTYPE_BITS, type DTypeName } from '../base/dtype.js';
 import { FastSafetensorsError, InvalidArgumentError } from '../base/errors.js';
 import { Turns } from '../base/timers.js';
@@ -6,17 +6,10 @@ import { checked, native, settled } from '../native/addon.js';
 import { Allocation } from './allocation.js';
 import { Device, openDevice } from './device.js';
 import { DeviceTensor } from './device-tensor.js';
-import { parseHandle } from './handle-description.js';
+import { checkHandle, parseHandle, type TensorHandle } from './handle-description.js';
 import type { SharedTensor } from './tensor-share.js';
 
 const EXPECTED = 'an array of what share() gave';
-
-/** What another process tells of its memory: see exportHandle(). */
-export interface TensorHandle {
-  /** A descriptor of this process for the memory: inherited, received, or opened at /proc/<pid>/fd. */
-  readonly fd: number;
-  readonly description: string;
-}
 
 /**
  * The tensors that another thread has shared, or another process has exported, by name, in the order given. All or
@@ -36,11 +29,11 @@ export async function importTensors(
 ): Promise<Map<string, DeviceTensor>> {
   takesAtMost(1, arguments, 'importTensors');
   if (isList(handle)) return receive(listOf(handle as readonly SharedTensor[], 'importTensors', EXPECTED));
-  if (typeof handle !== 'object' || handle === null)
-    fail('importTensors', `{ fd, description }, or ${EXPECTED}`, handle);
-  const { fd, description } = handle as TensorHandle;
-  integer(0, 2 ** 31 - 1)(fd, 'fd');
-  if (typeof description !== 'string') fail('description', 'the text that exportHandle() gave', description);
+  const { fd, description } = checkHandle(
+    handle as TensorHandle,
+    'importTensors',
+    `{ fd, description }, or ${EXPECTED}`,
+  );
   return fromProcess(fd, description);
 }
 

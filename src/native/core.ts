@@ -19,6 +19,8 @@ export type NativeBudget = { readonly [brand]: 'budget' };
 export type NativeAllocation = { readonly [brand]: 'allocation' };
 /** Memory for other processes: csrc/device/device.h. */
 export type NativeExported = { readonly [brand]: 'exported memory' };
+/** Gives a descriptor to who connects: csrc/base/fd_socket.h. */
+export type NativeFdServer = { readonly [brand]: 'fd server' };
 /** Bytes that a call has read so far. */
 export type NativeProgress = { readonly [brand]: 'progress' };
 /** Keeps files open from their headers to their data: see csrc/base/header_fd_cache.h. */
@@ -226,6 +228,9 @@ export interface CoreAddon {
   closeExported(exported: NativeExported): void;
   importMemory(device: NativeDevice, fd: number, size: number, seal: string): Promise<NativeAllocation>;
   findGpu(busId: string, likely: number): Promise<number>;
+  serveFd(path: string, fd: number, text: string): Promise<NativeFdServer>;
+  closeServer(server: NativeFdServer): void;
+  receiveFd(path: string): Promise<{ exported: NativeExported; fd: number; text: string }>;
   parseDescription(text: string): Promise<NativeHeader>;
   writeAllocation(allocation: NativeAllocation, offset: number, bytes: Uint8Array): Promise<void>;
   /** In bytes: [run, sourceOffset, destinationOffset, then by dimension count, sourceStride, destinationStride]. */
