@@ -13,7 +13,7 @@ import {
 } from 'fastsafetensors-node';
 import { expectNothingHeld } from './support/metrics.js';
 import { type Entry, entry, newFolder, writeModel } from './support/model-files.js';
-import { SharingProcess, usersOf } from './support/sharing-process.js';
+import { mappedOf, SharingProcess, usersOf } from './support/sharing-process.js';
 
 // exportHandle() and importTensors(): memory of the host for other processes. (cuda-handles.test.ts: that of a GPU.)
 
@@ -248,8 +248,8 @@ describe('between processes', () => {
     text = join(folder, 'description');
   });
 
-  async function startExporter(): Promise<{ exporter: SharingProcess; where: string; ino: number }> {
-    const exporter = new SharingProcess(['exporter', file, '{}']);
+  async function startExporter(of = file): Promise<{ exporter: SharingProcess; where: string; ino: number }> {
+    const exporter = new SharingProcess(['exporter', of, '{}']);
     const { pid, fd, description } = await exporter.line<Said>();
     writeFileSync(text, description);
     const where = `/proc/${pid}/fd/${fd}`;
@@ -300,6 +300,20 @@ describe('between processes', () => {
     expect(new Set(usersOf(ino))).toEqual(new Set(four.map(({ process }) => process.pid)));
     expect(await Promise.all(four.map((one) => one.end()))).toEqual(four.map(() => 'done'));
     expect(usersOf(ino)).toEqual([]);
+  });
+
+  test('four importers take the memory once', async () => {
+    const bytes = Number(process.env.FST_TEST_SHARED_MIB ?? 32) * 2 ** 20;
+    const large = { name: 'm.9', dtype: 'U8' as const, shape: [bytes], bytes: new Uint8Array(bytes).fill(9) };
+    const { exporter, where, ino } = await startExporter(await writeModel(folder, [large], 'large.safetensors'));
+    const four = importers(where);
+    await lines(four);
+    await lines(four);
+    const mapped = four.map(({ process }) => mappedOf(process.pid!, ino));
+    for (const { rss } of mapped) expect(rss).toBeGreaterThanOrEqual(bytes);
+    expect(mapped.reduce((sum, { pss }) => sum + pss, 0)).toBeLessThanOrEqual(1.1 * bytes);
+    await Promise.all(four.map((one) => one.kill()));
+    await exporter.end();
   });
 
   test('an importer is killed while it reads: the others go on, and nothing is left', async () => {

@@ -70,3 +70,15 @@ export function usersOf(ino: number): number[] {
       }
     });
 }
+
+/** Bytes of a memfd, by its inode, that a process has in memory: all, and its share of what several have (Pss). */
+export function mappedOf(pid: number, ino: number): { rss: number; pss: number } {
+  const found = { rss: 0, pss: 0 };
+  let inside = false;
+  for (const line of readFileSync(`/proc/${pid}/smaps`, 'utf8').split('\n')) {
+    if (/^[\da-f]+-[\da-f]+ /.test(line)) inside = new RegExp(` ${ino} +/memfd:`).test(line);
+    const [, field, kib] = /^(Rss|Pss): +(\d+) kB$/.exec(line) ?? [];
+    if (inside && field) found[field === 'Rss' ? 'rss' : 'pss'] += Number(kib) * 1024;
+  }
+  return found;
+}
