@@ -157,6 +157,18 @@ TEST_F(CudaEmulatorTest, SharesAModelledBandwidth) {
   ASSERT_EQ(cu->StreamDestroy(second), kSuccess);
 }
 
+TEST_F(CudaEmulatorTest, ADeviceMayHaveABandwidthOfItsOwn) {
+  ctl.set_bandwidth(1ULL << 40);
+  ctl.set_device_bandwidth(0, kBytes * 10);
+  auto start = std::chrono::steady_clock::now();
+  ASSERT_EQ(cu->MemcpyHtoDAsync(device, pinned, kBytes, stream), kSuccess);
+  ASSERT_EQ(cu->StreamSynchronize(stream), kSuccess);
+  EXPECT_GE(std::chrono::steady_clock::now() - start, std::chrono::milliseconds(100));
+  ctl.set_device_bandwidth(0, 0);
+  EXPECT_GE(ctl.device_peak_bytes(0), kBytes);
+  EXPECT_EQ(ctl.device_peak_bytes(1), 0U);
+}
+
 // ---- streams and events ----
 
 TEST_F(CudaEmulatorTest, EventsAreReachedAfterWhatIsBeforeThem) {

@@ -34,6 +34,7 @@ void fst_emu_cuda_reset(void) {
   state->ReadSettings();
   state->counters = {};
   state->counters.peak_bytes = state->LiveBytes();
+  for (Device& device : state->devices) device.peak = device.used;
   state->counters.peak_pinned_bytes = state->pinned_bytes;
   state->changed.notify_all();
 }
@@ -58,6 +59,9 @@ const char* fst_emu_cuda_function_name(int index) {
 }
 
 void fst_emu_cuda_set_bandwidth(unsigned long long bytes_per_second) { Locked()->bandwidth = bytes_per_second; }
+void fst_emu_cuda_set_device_bandwidth(int device, unsigned long long bytes_per_second) {
+  if (device >= 0 && device < kMostDevices) Locked()->devices[device].bandwidth = bytes_per_second;
+}
 void fst_emu_cuda_set_delay_us(unsigned long long microseconds) { Locked()->delay_us = microseconds; }
 void fst_emu_cuda_set_jitter_us(unsigned long long microseconds) { Locked()->jitter_us = microseconds; }
 
@@ -91,6 +95,9 @@ unsigned long long fst_emu_cuda_live_virtual(void) {
 
 unsigned long long fst_emu_cuda_live_bytes(void) { return Locked()->LiveBytes(); }
 unsigned long long fst_emu_cuda_peak_bytes(void) { return Locked()->counters.peak_bytes; }
+unsigned long long fst_emu_cuda_device_peak_bytes(int device) {
+  return device >= 0 && device < kMostDevices ? Locked()->devices[device].peak : 0;
+}
 
 unsigned long long fst_emu_cuda_live_pinned(void) {
   Locked state;

@@ -6,6 +6,7 @@
 //   FST_EMU_CUDA_MEMORY=2147483648   bytes of memory of each device
 //   FST_EMU_CUDA_PINNED=BYTES        most page-locked host memory (no limit)
 //   FST_EMU_CUDA_BANDWIDTH=0         bytes a second that copies get, all streams of a device together (0: no limit)
+//   FST_EMU_CUDA_BANDWIDTHS=1000000000;0    the same by device, 0: as above
 //   FST_EMU_CUDA_DELAY_US=200        no operation on a stream runs earlier than this after it was issued
 //   FST_EMU_CUDA_JITTER_US=0         ... and up to this much later
 //   FST_EMU_CUDA_ATTRIBUTES=18:1     CUdevice_attribute:value, for all devices, separated by semicolons
@@ -33,6 +34,8 @@
   /* The names of all functions, those that the core calls first; null past the end. */                                \
   X(function_name, const char*, (int index))                                                                           \
   X(set_bandwidth, void, (unsigned long long bytes_per_second))                                                        \
+  /* Of one device, in place of the other; 0: the other. */                                                            \
+  X(set_device_bandwidth, void, (int device, unsigned long long bytes_per_second))                                     \
   X(set_delay_us, void, (unsigned long long microseconds))                                                             \
   X(set_jitter_us, void, (unsigned long long microseconds))                                                            \
   X(set_memory_limit, void, (int device, unsigned long long bytes))                                                    \
@@ -48,6 +51,7 @@
   X(peak_bytes, unsigned long long, (void))                                                                            \
   /* Handles of cuMemCreate and ranges of cuMemAddressReserve. */                                                      \
   X(live_virtual, unsigned long long, (void))                                                                          \
+  X(device_peak_bytes, unsigned long long, (int device))                                                               \
   /* Page-locked host ranges, allocated or registered. */                                                              \
   X(live_pinned, unsigned long long, (void))                                                                           \
   X(live_pinned_bytes, unsigned long long, (void))                                                                     \

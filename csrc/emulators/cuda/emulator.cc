@@ -101,6 +101,13 @@ void Emulator::ReadSettings() {
   if (count > kMostDevices) Abort("FST_EMU_CUDA_DEVICES is %llu, at most %d", count, kMostDevices);
   device_count = static_cast<int>(count);
   bandwidth = Number("FST_EMU_CUDA_BANDWIDTH", 0);
+  const char* bandwidths = getenv("FST_EMU_CUDA_BANDWIDTHS");
+  const std::vector<std::string> by_device = Split(bandwidths != nullptr ? bandwidths : "", ';');
+  for (size_t i = 0; i < kMostDevices; ++i) {
+    char* end = nullptr;
+    devices[i].bandwidth = i < by_device.size() ? strtoull(by_device[i].c_str(), &end, 10) : 0;
+    if (end != nullptr && *end != '\0') Abort("FST_EMU_CUDA_BANDWIDTHS is '%s', expected whole numbers", bandwidths);
+  }
   delay_us = Number("FST_EMU_CUDA_DELAY_US", 200);
   jitter_us = Number("FST_EMU_CUDA_JITTER_US", 0);
   pinned_limit = Number("FST_EMU_CUDA_PINNED", SIZE_MAX);

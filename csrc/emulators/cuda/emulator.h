@@ -115,7 +115,8 @@ struct Event {
 
 struct Device {
   Context context;
-  size_t limit = 0, used = 0;
+  size_t limit = 0, used = 0, peak = 0;
+  unsigned long long bandwidth = 0;  // of its copies; 0: that of all
   std::map<int, int> attributes;
   Clock::time_point busy_until{};  // of the modelled bus
 };

@@ -66,6 +66,7 @@ CUresult Emulator::AddDeviceMemory(Context* context, size_t bytes, bool managed,
                                           context, managed);
   ReportLeaksAtExit();
   device.used += bytes;
+  device.peak = std::max(device.peak, device.used);
   counters.peak_bytes = std::max(counters.peak_bytes, LiveBytes());
   return kSuccess;
 }

@@ -19,9 +19,11 @@ void Transfer(Emulator& emulator, Lock& lock, Stream& stream, Operation& operati
   Clock::time_point& busy_until = emulator.devices[stream.context->device].busy_until;
   // On the model's own time line, not on the clock's: oversleeping does not add up.
   Clock::time_point end = std::max({operation.ready, busy_until, stream.not_before});
-  if (emulator.bandwidth != 0) {
+  const Device& device = emulator.devices[stream.context->device];
+  const unsigned long long bandwidth = device.bandwidth != 0 ? device.bandwidth : emulator.bandwidth;
+  if (bandwidth != 0) {
     end += std::chrono::nanoseconds(
-        static_cast<long long>(static_cast<double>(operation.bytes) / static_cast<double>(emulator.bandwidth) * 1e9));
+        static_cast<long long>(static_cast<double>(operation.bytes) / static_cast<double>(bandwidth) * 1e9));
     busy_until = end;
   }
   lock.unlock();
