@@ -94,7 +94,7 @@ struct RingReads::State {
   }
 
   // With the lock held, so that there is one submission at a time and the ring is never full.
-  bool Start(const io_uring_sqe& entry) {
+  bool Start(const io_uring_sqe& entry) const {
     auto* tail = submissions.At<uint32_t>(params.sq_off.tail);
     const uint32_t index = *tail & (params.sq_entries - 1);
     entries.At<io_uring_sqe>(0)[index] = entry;
