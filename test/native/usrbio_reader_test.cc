@@ -109,14 +109,15 @@ TEST_P(UsrbioBytes, ArriveAfterTheRingWasLost) {
 // Reads come in another order than their bytes are digested in: those that wait have bytes in slots, whose memory is
 // made anew when the ring is lost.
 TEST_P(UsrbioBytes, AreVerifiedThoughTheRingWasLost) {
-  Set("ring_lost", "40");
   Set("shuffle", "5");
   Set("eagain_every", "3");
   Set("latency_ms", "0.2");
   UsrbioReaderOptions options;
   options.chunk = 64 << 10;
   const std::vector<Source> sources = {Write("shard-0", {12 * kMi + 3}), Write("shard-1", {77, 9 * kMi, 5})};
-  for (bool right : {true, true, false}) {
+  for (int lost_at : {23, 40, 66, 90, 0}) {
+    const bool right = lost_at > 0;
+    Set("ring_lost", std::to_string(right ? lost_at : 40));
     Plan plan = PlanOf(sources);
     for (const PlanItem& item : plan.items) {
       Bytes bytes;
