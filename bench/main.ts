@@ -17,6 +17,7 @@ const BENCHES: Readonly<Record<string, () => Promise<void>>> = {
   header: async () => withOptions('header', (await import('./header.js')).define),
   import: async () => (await import('./import.js')).printImport(),
   save: async () => withOptions('save', (await import('./save.js')).define),
+  checksum: async () => withOptions('checksum', (await import('./checksum.js')).define),
   convert: async () => (await import('./convert.js')).printConvert(process.argv.slice(3)),
   '3fs': async () => (await import('./three-fs.js')).printThreeFs(process.argv.slice(3)),
 };
