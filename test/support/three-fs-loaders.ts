@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import { emulators } from 'fastsafetensors-node/testing';
 import { emulatedDriver } from './cuda-loaders.js';
 
-export const LOADER_TESTS = ['read-back', 'slices', 'truncation', 'shards'];
+export const LOADER_TESTS = ['read-back', 'slices', 'truncation', 'shards', 'checksums'];
 
 const top = join(__dirname, '..', '..');
 const shared = (): string[] => readdirSync('/dev/shm').filter((name) => /^(hf3fs-iov-|sem\.hf3fs)/.test(name));
