@@ -67,6 +67,14 @@ test('a tensor of a file that was read from is read on the spot', async () => {
   expect(nativeMetrics().openFiles).toBe(1);
 });
 
+test('an empty one needs no memory', async () => {
+  await open();
+  await expectRight([await opened.getTensor('empty')]);
+  await expectRight((await opened.getTensors(['empty'])).values());
+  expect(spots).not.toHaveBeenCalled();
+  expect(loads).not.toHaveBeenCalled();
+});
+
 describe('of one turn of the event loop', () => {
   let allocations: jest.SpyInstance;
   beforeEach(() => {

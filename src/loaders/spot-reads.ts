@@ -121,7 +121,7 @@ export class SpotReads {
           return undefined;
         }
       }
-      if (room?.allocation === this.#block) this.#used = room!.at + bytes;
+      if (room && room.allocation === this.#block) this.#used = room.at + bytes;
       return wanted.map(({ metadata, index, name }, i) => {
         const { begins, ends, dtypes } = metadata.packed;
         const [dtype, length] = [DTYPE_NAMES[dtypes[index]!]!, ends[index]! - begins[index]!];
