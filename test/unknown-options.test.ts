@@ -176,7 +176,7 @@ test('a name of fastsafetensors says whose the option is that belongs elsewhere'
 
 test('where nothing like it is an option, a name of fastsafetensors is any other', async () => {
   const { message } = await refused(() => saveFile([], path, { bbufSizeKb: 1 } as Any));
-  expect(message).toBe('there is no option "bbufSizeKb"; the only one is "metadata"');
+  expect(message).toBe('there is no option "bbufSizeKb"; there are metadata, checksum');
 });
 
 test.each<[string, () => unknown]>([
