@@ -62,11 +62,11 @@ describe.each(Object.entries(WAYS))('on %s', (_, options) => {
     await using loader = new ParallelLoader({ files, deviceMemoryBudget: budget, ...options });
     let most = 0;
     const timer = setInterval(() => {
-      most = Math.max(most, heldNow(options.device));
+      most = Math.max(most, heldNow(options.device as string));
     }, 1);
     let next = 0;
     for await (const [name, tensor] of loader.iterateWeights()) {
-      most = Math.max(most, heldNow(options.device));
+      most = Math.max(most, heldNow(options.device as string));
       expect(name).toBe(entries[next]!.name);
       expect(Buffer.compare(await tensor.toHost(), entries[next++]!.bytes)).toBe(0);
       tensor.dispose();
@@ -220,7 +220,7 @@ test('200 random plans and consumers: never above the budget, never a deadlock',
       let tensors = 0;
       try {
         for await (const [name, tensor] of loader.iterateWeights()) {
-          expect(heldNow(options.device)).toBeLessThanOrEqual(budget);
+          expect(heldNow(options.device as string)).toBeLessThanOrEqual(budget);
           expect(Buffer.compare(await tensor.toHost(), entries[Number(name.slice(1))]!.bytes)).toBe(0);
           kept.push(tensor);
           if (++tensors === stopAt) break;

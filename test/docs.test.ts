@@ -57,6 +57,7 @@ test.each([
   ['docs/bundlers.md', 0],
   ['docs/checksums.md', 0],
   ['docs/configuration.md', 1],
+  ['docs/devices.md', 0],
   ['docs/files.md', 0],
   ['docs/from-fastsafetensors.md', 1],
   ['docs/packaging.md', 8],

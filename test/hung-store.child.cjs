@@ -108,7 +108,7 @@ if (!isMainThread) {
       const metadata = await SafeTensorsMetadata.fromFile(helpers.writeModel('a', 1, 16));
       const plan = await Plan.ofTensors([{ metadata, selection: null }], {});
       const engine = addon.createEngine(
-        await settled(addon.openDevice('cpu', false, true)),
+        [await settled(addon.openDevice('cpu', false, true))],
         { kind: 'fake', stallAt: 1 },
         {},
       );

@@ -24,7 +24,7 @@ const handles = new Map<string, unknown>();
 
 beforeAll(async () => {
   const device = await native().openDevice('cpu', false, true);
-  const engine = native().createEngine(device, { kind: 'file' }, {});
+  const engine = native().createEngine([device], { kind: 'file' }, {});
   handles.set('NativeDevice', device);
   handles.set('NativeEngine', engine);
   handles.set('NativeAllocation', await native().allocate(device, 64));

@@ -122,6 +122,7 @@ const COMPILED: Record<string, { readonly given: string; readonly runBy: string 
     runBy: 'daily-uses.test.ts',
   },
   'docs/sharing.md': { given: '', runBy: 'share.test.ts' },
+  'docs/devices.md': { given: '', runBy: 'devices.test.ts' },
   'docs/saving.md': { given: '', runBy: 'save-sharded.test.ts' },
   'docs/doctor.md': { given: '', runBy: 'doctor.test.ts' },
   'docs/ranks.md': { given: '', runBy: 'rank-parts.test.ts' },

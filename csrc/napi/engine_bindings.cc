@@ -131,8 +131,8 @@ Status MakeReader(const Napi::Object& options, std::unique_ptr<Reader>* out) {
   return Status::Ok();
 }
 
-// createEngine(device, reader: {kind, …}, options: {alwaysStage, maxBytesPerSecond, stallTimeoutMs, chunkBytes,
-// converts, slotsAtOnce, stagingLimit, budget}): External; throws a status object.
+// createEngine(devices, reader: {kind, …}, options: {alwaysStage, maxBytesPerSecond, stallTimeoutMs, chunkBytes,
+// converts, slotsAtOnce, stagingLimit}): External; throws a status object. See Engine::Create.
 Napi::Value CreateEngine(const Napi::CallbackInfo& info) {
   Napi::Env env = info.Env();
   std::unique_ptr<Reader> reader;
@@ -149,14 +149,16 @@ Napi::Value CreateEngine(const Napi::CallbackInfo& info) {
   options.slots_at_once = Flag(object, "slotsAtOnce");
   const double staging = NumberOr(object, "stagingLimit", 0);
   if (staging > 0) options.staging_limit = std::min(options.staging_limit, static_cast<uint64_t>(staging));
-  options.budget = FromOptionalExternal<MemoryBudget>(object.Get("budget"));
+  auto given = info[0].As<Napi::Array>();
+  std::vector<std::shared_ptr<Device>> devices;
+  for (uint32_t i = 0; i < given.Length(); ++i) devices.push_back(FromExternal<Device>(given.Get(i)));
   std::shared_ptr<Engine> engine;
-  ThrowIfError(env, Engine::Create(FromExternal<Device>(info[0]), std::move(reader), options, &engine));
+  ThrowIfError(env, Engine::Create(std::move(devices), std::move(reader), options, &engine));
   EnvState::Of(env).Track(engine);
   return ToExternal<Engine>(env, std::move(engine));
 }
 
-// newBudget(bytes): External, for the engines of one loader; see MemoryBudget
+// newBudget(bytes): External, for the loads of one loader to one device; see MemoryBudget
 Napi::Value NewBudget(const Napi::CallbackInfo& info) {
   const auto bytes = static_cast<uint64_t>(info[0].As<Napi::Number>().DoubleValue());
   return ToExternal<MemoryBudget>(info.Env(), std::make_shared<MemoryBudget>(bytes));
@@ -227,6 +229,7 @@ class PackedPlan {
     from_ = ArrayOf<uint8_t>(object, "itemFrom");
     to_ = ArrayOf<uint8_t>(object, "itemTo");
     mapped_ = ArrayOf<uint32_t>(object, "allocationMapped");
+    apart_ = Flag(object, "apart");
     mapped_offsets_ = ArrayOf<double>(object, "allocationMappedOffsets");
     digest_kinds_ = ArrayOf<uint8_t>(object, "itemDigestKinds");
     digests_ = ArrayOf<uint8_t>(object, "itemDigests");
@@ -246,6 +249,7 @@ class PackedPlan {
       return Status(Code::INVALID_ARGUMENT, "the arrays of the plan differ in length");
     }
     plan.files = std::move(files_);
+    plan.apart = apart_;
     plan.allocations.reserve(sizes_.length);
     for (size_t i = 0; i < sizes_.length; ++i)
       plan.allocations.push_back({static_cast<uint64_t>(sizes_.data[i]), batches_.data[i]});
@@ -301,6 +305,7 @@ class PackedPlan {
   Array<double> sizes_, offsets_, lengths_, destinations_, runs_, strides_, mapped_offsets_;
   Array<uint32_t> batches_, item_files_, allocations_, mapped_;
   Array<uint8_t> from_, to_, digest_kinds_, digests_;
+  bool apart_ = false;
 };
 
 void Wake(const std::shared_ptr<Load>& load) {
@@ -321,6 +326,8 @@ struct StartArgs {
     load->dispatcher = EnvState::Of(info.Env()).dispatcher();
     options.window = static_cast<uint32_t>(NumberOr(object, "window", UINT32_MAX));
     options.collect_ready = Flag(object, "collectReady");
+    options.device = static_cast<uint32_t>(NumberOr(object, "device", 0));
+    options.budget = FromOptionalExternal<MemoryBudget>(object.Get("budget"));
     Napi::Value memory = info[1].As<Napi::Object>().Get("memory");
     for (uint32_t i = 0; memory.IsArray() && i < memory.As<Napi::Array>().Length(); ++i) {
       options.preallocated.push_back(FromOptionalExternal<DeviceBuffer>(memory.As<Napi::Array>().Get(i)));
@@ -365,8 +372,9 @@ constexpr uint64_t kCollectedGrowth = 64 << 20;
 // Longer than a collection of a small heap takes, short beside the reading of as much as that.
 constexpr auto kCollectionPatience = std::chrono::milliseconds(50);
 
-// startTransfer(engine, plan, options: {window, collectReady, timeoutMs}): Promise<External>; rejects with a status
-// object. On a worker, because a million tensors take 50 ms. The plan's arrays must not change until it settles.
+// startTransfer(engine, plan, options: {window, collectReady, timeoutMs, device, budget}): Promise<External>; rejects
+// with a status object. On a worker, because a million tensors take 50 ms. The plan's arrays must not change until it
+// settles.
 Napi::Value StartTransfer(const Napi::CallbackInfo& info) {
   Napi::Env env = info.Env();
   auto args = std::make_shared<StartArgs>(info);

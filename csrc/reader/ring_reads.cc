@@ -51,9 +51,7 @@ class SharedMap {
   size_t bytes_ = 0;
 };
 
-int SetUp(unsigned entries, void* params) {
-  return static_cast<int>(syscall(SYS_io_uring_setup, entries, params));
-}
+int SetUp(unsigned entries, void* params) { return static_cast<int>(syscall(SYS_io_uring_setup, entries, params)); }
 
 constexpr uint64_t kWakes = UINT64_MAX;  // user_data of a request that only ends the wait
 
@@ -80,12 +78,11 @@ struct RingReads::State {
 
   int Map() {
     if ((params.features & IORING_FEAT_RW_CUR_POS) == 0) return ENOSYS;  // IORING_OP_READ came with it, in Linux 5.6
-    if (int error = submissions.Map(fd.get(), params.sq_off.array + params.sq_entries * sizeof(uint32_t),
-                                    IORING_OFF_SQ_RING))
+    if (int error =
+            submissions.Map(fd.get(), params.sq_off.array + params.sq_entries * sizeof(uint32_t), IORING_OFF_SQ_RING))
       return error;
     if (int error = entries.Map(fd.get(), params.sq_entries * sizeof(io_uring_sqe), IORING_OFF_SQES)) return error;
-    return completions.Map(fd.get(), params.cq_off.cqes + params.cq_entries * sizeof(io_uring_cqe),
-                           IORING_OFF_CQ_RING);
+    return completions.Map(fd.get(), params.cq_off.cqes + params.cq_entries * sizeof(io_uring_cqe), IORING_OFF_CQ_RING);
   }
 
   int Enter(unsigned submitted, unsigned awaited) const {

@@ -7,14 +7,14 @@ namespace fst {
 constexpr size_t kOpenAhead = 8;  // files: an open costs a round trip on a distributed file system
 
 ActiveTransfer::ActiveTransfer(std::shared_ptr<Transfer> shared, std::vector<std::shared_ptr<MappedFile>> mapped_files,
-                               std::shared_ptr<MemoryBudget> budget, std::shared_ptr<CompletionQueue> queue)
+                               std::shared_ptr<CompletionQueue> queue)
     : transfer(std::move(shared)),
       plan(transfer->plan()),
       files(plan.files.size()),
       mapped(std::move(mapped_files)),
       registrations(plan.allocations.size()),
       grants(plan.allocations.size()),
-      budget_(std::move(budget)),
+      budget_(transfer->options().budget),
       queue_(std::move(queue)) {
   mapped.resize(plan.files.size());
   for (const std::shared_ptr<MappedFile>& file : mapped)

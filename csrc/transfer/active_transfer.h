@@ -21,15 +21,15 @@ class ActiveTransfer {
     size_t last_item = 0;              // the last one with bytes in this file
   };
 
-  // `mapped_files`: TransferOptions::mapped. `budget` may be null; it wakes `queue`.
+  // `mapped_files`: TransferOptions::mapped. The transfer's budget wakes `queue`.
   explicit ActiveTransfer(std::shared_ptr<Transfer> shared, std::vector<std::shared_ptr<MappedFile>> mapped_files = {},
-                          std::shared_ptr<MemoryBudget> budget = nullptr,
                           std::shared_ptr<CompletionQueue> queue = nullptr);
 
   // Allows the items that the window reaches by now and whose memory the budget has room for, and passes empty ones.
   void ApplyWindow();
   // An allowed item has bytes that no read covers.
   bool HasWork() const { return cursor.item < allowed; }
+  uint32_t device() const { return transfer->options().device; }
   bool complete() const { return transfer->ready_count() == plan.items.size(); }
   // The next file to open: a few are opened ahead of the reads. False: none for now.
   bool NextFileToOpen(uint32_t* file);

@@ -126,7 +126,10 @@ Chunk NextChunk(const Plan& plan, const ChunkRules& rules, Cursor cursor, size_t
     gap = chunk.direct ? 0 : GapBehind(item, rules);
     const bool whole = length == item.Together(cursor.done);
     cursor.done += length;
-    if (cursor.done == item.length) cursor = {cursor.item + 1, 0};
+    if (cursor.done == item.length) {
+      cursor = {cursor.item + 1, 0};
+      if (plan.apart) gap = 0;
+    }
     if (!whole) break;
   }
 

@@ -10,20 +10,28 @@ namespace fst {
 
 constexpr uint64_t kLargestChunk = uint64_t{1} << 30;
 
-Status Engine::Create(std::shared_ptr<Device> device, std::unique_ptr<Reader> reader, const EngineOptions& options,
-                      std::shared_ptr<Engine>* out) {
+Status Engine::Create(std::vector<std::shared_ptr<Device>> devices, std::unique_ptr<Reader> reader,
+                      const EngineOptions& options, std::shared_ptr<Engine>* out) {
   auto shared = std::make_shared<EngineShared>();
-  shared->device = std::move(device);
+  shared->devices = std::move(devices);
+  const Device& device = *shared->devices.front();
   shared->reader = std::move(reader);
   shared->options = options;
   const ReaderNeeds& needs = shared->reader->needs();
   uint64_t chunk = std::min<uint64_t>(options.chunk_bytes > 0 ? options.chunk_bytes : needs.chunk, kLargestChunk);
   uint64_t alignment = std::max({needs.offset_alignment, needs.length_alignment, needs.memory_alignment, size_t{1}});
   chunk = std::max(chunk / alignment * alignment, alignment);
-  bool fills = shared->device->host_accessible() ? needs.fills_host : needs.fills_device;
+  for (const auto& other : shared->devices) {
+    if (shared->devices.size() == 1 || (!other->host_accessible() && !needs.device_slots && !needs.fills_device))
+      continue;
+    return Status(Code::INVALID_ARGUMENT,
+                  "an engine for several devices copies to each from slots in host memory, and " + other->name() +
+                      " is filled in another way");
+  }
+  bool fills = device.host_accessible() ? needs.fills_host : needs.fills_device;
   // A read that begins and ends inside aligned blocks carries up to one more block at either end.
   uint64_t slot_bytes = std::max<uint64_t>(alignment > 1 ? chunk + 2 * alignment : (chunk + 4095) / 4096 * 4096, 4096);
-  const bool outputs_in_slot = !shared->device->host_accessible();
+  const bool outputs_in_slot = !device.host_accessible();
   if (options.converts && outputs_in_slot) slot_bytes *= 2;
   shared->rules = {needs, fills && !options.always_stage, chunk, needs.largest_gap, slot_bytes, outputs_in_slot};
   shared->slot_count = static_cast<int>(
@@ -58,6 +66,7 @@ Status Engine::Start(Plan plan, TransferOptions options, std::shared_ptr<Transfe
                   "this reader's slots are device memory, where elements cannot be converted: load without dtype, or "
                   "with copier: 'nogds'");
   }
+  if (options.device >= shared_->devices.size()) return Status(Code::INVALID_ARGUMENT, "the engine has no such device");
   for (const PlanAllocation& allocation : plan.allocations) {
     if (!allocation.is_mapped()) continue;
     const uint32_t file = allocation.mapped;
@@ -68,7 +77,7 @@ Status Engine::Start(Plan plan, TransferOptions options, std::shared_ptr<Transfe
   }
   auto mapped = std::exchange(options.mapped, {});
   auto transfer = std::make_shared<Transfer>(std::move(plan), std::move(options));
-  auto active = std::make_unique<ActiveTransfer>(transfer, std::move(mapped), shared_->options.budget, shared_->queue);
+  auto active = std::make_unique<ActiveTransfer>(transfer, std::move(mapped), shared_->queue);
   {
     std::lock_guard<std::mutex> lock(shared_->mutex);
     if (shared_->closing) return Status(Code::CLOSED, "the loader is closed");
@@ -107,7 +116,7 @@ void Engine::Close(std::function<void()> closed) {
 }
 
 bool Engine::maps_files() const {
-  return shared_->rules.direct && shared_->rules.needs.maps && shared_->device->maps_files();
+  return shared_->rules.direct && shared_->rules.needs.maps && shared_->devices.front()->maps_files();
 }
 
 uint64_t Engine::turn() const { return shared_->turn.load(); }

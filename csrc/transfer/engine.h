@@ -1,11 +1,11 @@
-// A reader, a device and one I/O thread between them. The transfers of an engine share its slots and its queue depth;
-// the stream of reads runs on across files and transfers.
+// A reader, one or several devices, and one I/O thread between them. The transfers of an engine share its slots and its
+// queue depth; the stream of reads runs on across files and transfers.
 #pragma once
 #include <functional>
 #include <memory>
+#include <vector>
 
 #include "reader/reader.h"
-#include "transfer/memory_budget.h"
 #include "transfer/transfer.h"
 
 namespace fst {
@@ -23,22 +23,26 @@ struct EngineOptions {
   // Slots are allocated when the engine starts, beside whatever its first transfer waits for. What goes wrong there the
   // first read tries again and tells.
   bool slots_at_once = false;
-  // What the tensors of all transfers may take together; null: no limit. An allocation that has no room yet waits until
-  // others were freed: Transfer::waits_for.
-  std::shared_ptr<MemoryBudget> budget;
 };
 
 // All methods: any thread, never block.
 class Engine {
  public:
-  // Starts the thread. An error of Reader::Start or Device::NewStream fails every transfer.
+  // Starts the thread. An error of Reader::Start or Device::NewStream fails every transfer. With several devices, of
+  // which each transfer has one, any of them copies from the slots: INVALID_ARGUMENT for one whose memory the host
+  // fills, and for a reader that needs slots in device memory or fills it.
+  static Status Create(std::vector<std::shared_ptr<Device>> devices, std::unique_ptr<Reader> reader,
+                       const EngineOptions& options, std::shared_ptr<Engine>* out);
   static Status Create(std::shared_ptr<Device> device, std::unique_ptr<Reader> reader, const EngineOptions& options,
-                       std::shared_ptr<Engine>* out);
+                       std::shared_ptr<Engine>* out) {
+    return Create(std::vector<std::shared_ptr<Device>>{std::move(device)}, std::move(reader), options, out);
+  }
   // Closes unless Close was called.
   ~Engine();
 
   // Starts a transfer. The plan is valid. CLOSED after Close, UNSUPPORTED_DTYPE for a plan that converts when the
-  // reader's slots are device memory, INVALID_ARGUMENT for mapped allocations without their mapped files.
+  // reader's slots are device memory, INVALID_ARGUMENT for mapped allocations without their mapped files, and for a
+  // device that the engine does not have.
   Status Start(Plan plan, TransferOptions options, std::shared_ptr<Transfer>* out);
   // Allows batches below `window`.
   void SetWindow(const std::shared_ptr<Transfer>& transfer, uint32_t window);

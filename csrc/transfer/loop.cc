@@ -10,6 +10,7 @@ namespace fst {
 namespace {
 
 constexpr int kOpeners = 4;
+constexpr int kKeptSlots = 2;    // for each device: one is read into while the other is copied from
 constexpr int kStallChecks = 8;  // in a stall timeout
 constexpr auto kShortestStallCheck = std::chrono::milliseconds(5);
 
@@ -31,18 +32,22 @@ void CountInFlight(int by) { Metrics::Get().in_flight.fetch_add(by, std::memory_
 Loop::Loop(std::shared_ptr<EngineShared> shared)
     : shared_(std::move(shared)),
       reader_(*shared_->reader),
-      device_(*shared_->device),
+      devices_(shared_->devices),
       map_rules_(RulesOfMapping(shared_->rules)),
       slots_(shared_->rules.slot_bytes, shared_->slot_count,
-             device_.staging_is_expensive() ? reader_.needs().slots_at_first : 0),
+             devices_.front()->staging_is_expensive() ? reader_.needs().slots_at_first : 0),
+      streams_(devices_.size()),
       openers_(std::make_shared<TaskPool>("fst-open", kOpeners)),
       populaters_("fst-populate", PopulatingThreads()),
+      in_flight_to_(devices_.size()),
+      slots_of_(devices_.size()),
       running_(std::max<Clock::duration>(shared_->options.stall_timeout / kStallChecks, kShortestStallCheck)) {}
 
 void Loop::Run() {
-  broken_ = device_.NewStream(shared_->queue, &stream_);
-  if (broken_.ok()) broken_ = reader_.Start(shared_->queue, shared_->device);
-  if (broken_.ok() && shared_->options.slots_at_once) (void)slots_.AllocateFirst(reader_, device_);
+  for (size_t i = 0; i < devices_.size() && broken_.ok(); ++i)
+    broken_ = devices_[i]->NewStream(shared_->queue, &streams_[i]);
+  if (broken_.ok()) broken_ = reader_.Start(shared_->queue, devices_.front());
+  if (broken_.ok() && shared_->options.slots_at_once) (void)slots_.AllocateFirst(reader_, *devices_.front());
   std::vector<Completion> completions;
   for (;;) {
     TakeRequests();
@@ -80,8 +85,9 @@ void Loop::TakeRequests() {
   for (std::unique_ptr<ActiveTransfer>& t : started) {
     // Before anything is allocated: there must be room for the whole window.
     uint64_t bytes = t->transfer->BytesToAllocate();
-    if (shared_->options.budget != nullptr) bytes = std::min(bytes, shared_->options.budget->left());
-    Status possible = broken_.ok() ? device_.CheckAvailable(bytes) : broken_;
+    const std::shared_ptr<MemoryBudget>& budget = t->transfer->options().budget;
+    if (budget != nullptr) bytes = std::min(bytes, budget->left());
+    Status possible = broken_.ok() ? devices_[t->device()]->CheckAvailable(bytes) : broken_;
     if (!possible.ok()) t->Fail(possible);
     transfers_.push_back(std::move(t));
   }
@@ -177,9 +183,11 @@ bool Loop::IssueAll() {
   throttled_ = false;
   bool started = false;
   for (std::unique_ptr<ActiveTransfer>& t : transfers_) {
+    if (!t->failed) started |= OpenAhead(*t);
+  }
+  started |= IssueReads();
+  for (std::unique_ptr<ActiveTransfer>& t : transfers_) {
     if (t->failed) continue;
-    started |= OpenAhead(*t);
-    while (IssueRead(*t)) started = true;
     // With work but no op in flight it waits for other transfers' reads: CheckClocks limits that.
     const bool starved = t->ops == 0 && t->HasWork() && !throttled_;
     if (!starved) {
@@ -189,6 +197,37 @@ bool Loop::IssueAll() {
     }
   }
   return ResolvePutOff() || started;
+}
+
+// Transfers to one device in their order; the device with the fewest ops in flight first, or one that copies slowly
+// would have all slots in the end.
+bool Loop::IssueReads() {
+  std::vector<size_t> next(devices_.size());  // by device: the transfer that may have work
+  for (bool started = false;; started = true) {
+    bool issued = false;
+    while (!issued) {
+      size_t device = devices_.size();
+      for (size_t i = 0; i < devices_.size(); ++i) {
+        if (next[i] == transfers_.size()) continue;
+        if (device == devices_.size() || in_flight_to_[i] < in_flight_to_[device]) device = i;
+      }
+      if (device == devices_.size()) return started;
+      ActiveTransfer& t = *transfers_[next[device]];
+      issued = t.device() == device && IssueRead(t);
+      if (!issued) ++next[device];
+    }
+  }
+}
+
+// A device that copies slowly leaves some slots to each of the others.
+bool Loop::MayTakeSlot(uint32_t device) const {
+  const int kept = std::min(kKeptSlots, slots_.count() / static_cast<int>(devices_.size()));
+  int free = slots_.count(), kept_for_others = 0;
+  for (size_t i = 0; i < devices_.size(); ++i) {
+    free -= slots_of_[i];
+    if (i != device) kept_for_others += std::max(kept - slots_of_[i], 0);
+  }
+  return free > kept_for_others;
 }
 
 // Files that wait for a descriptor wait for reads, after which files are closed. Without any read there is hope only
@@ -268,7 +307,8 @@ bool Loop::IssueRead(ActiveTransfer& t) {
     const bool populates = t.mapped[first.file] != nullptr && t.mapped[first.file]->Holds(*buffer);
     Chunk chunk = NextChunk(t.plan, populates ? map_rules_ : shared_->rules, t.cursor, t.allowed, buffer->address());
     if (!chunk.direct) {
-      status = slots_.Take(reader_, device_, &slot);
+      if (!MayTakeSlot(t.device())) return false;
+      status = slots_.Take(reader_, *devices_.front(), &slot);
       if (status.ok() && slot < 0) return false;
     }
     if (status.ok()) status = StartRead(t, std::move(chunk), slot);
@@ -280,6 +320,7 @@ bool Loop::IssueRead(ActiveTransfer& t) {
 Status Loop::StartRead(ActiveTransfer& t, Chunk chunk, int slot) {
   Op& op = NewOp(Op::kReading, t);
   op.slot = slot;
+  if (slot >= 0) ++slots_of_[t.device()];
   op.file = t.plan.items[chunk.parts.front().item].file;
   op.offset = chunk.offset;
   op.converts = chunk.converts;
@@ -360,7 +401,8 @@ Status Loop::StartRead(ActiveTransfer& t, Chunk chunk, int slot) {
 }
 
 Status Loop::BufferOf(ActiveTransfer& t, const PlanItem& item, std::shared_ptr<DeviceBuffer>* out) {
-  return t.transfer->BufferOf(item.allocation, device_, t.mapped[item.file].get(), &t.grants[item.allocation], out);
+  return t.transfer->BufferOf(item.allocation, *devices_[t.device()], t.mapped[item.file].get(),
+                              &t.grants[item.allocation], out);
 }
 
 Status Loop::StartPopulating(std::shared_ptr<MappedFile> file, const Chunk& chunk, uint64_t tag) {
@@ -399,15 +441,22 @@ Loop::Op& Loop::NewOp(Op::Stage stage, ActiveTransfer& t) {
   op.transfer = &t;
   op.since = RunningNow();
   if (in_flight_++ == 0) next_stall_check_ = Clock::now() + running_.tick();
+  ++in_flight_to_[t.device()];
   ++t.ops;
   t.opening += stage == Op::kOpening;
   CountInFlight(+1);
   return op;
 }
 
+void Loop::GiveSlot(const Op& op) {
+  slots_.Give(op.slot);
+  --slots_of_[op.transfer->device()];
+}
+
 void Loop::FreeOp(Op& op) {
-  if (op.slot >= 0 && op.aside == nullptr) slots_.Give(op.slot);
+  if (op.slot >= 0 && op.aside == nullptr) GiveSlot(op);
   if (op.stage == Op::kDigesting || op.stage == Op::kConverting || op.stage == Op::kCopying) --copying_;
+  --in_flight_to_[op.transfer->device()];
   --op.transfer->ops;
   op.transfer->opening -= op.stage == Op::kOpening;
   --in_flight_;

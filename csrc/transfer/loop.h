@@ -20,7 +20,7 @@ namespace fst {
 struct EngineShared {
   const std::shared_ptr<CompletionQueue> queue = std::make_shared<CompletionQueue>();  // any thread
   // Set before the thread starts, constant afterwards. The reader is the I/O thread's, except for Reader::Open.
-  std::shared_ptr<Device> device;
+  std::vector<std::shared_ptr<Device>> devices;
   std::unique_ptr<Reader> reader;
   EngineOptions options;
   ChunkRules rules;
@@ -96,6 +96,8 @@ class Loop {
   void StartPacking(Op& op);
   void CopyOut(Op& op);
   bool IssueAll();  // true when something was started
+  bool IssueReads();
+  bool MayTakeSlot(uint32_t device) const;
   bool OpenAhead(ActiveTransfer& t);
   bool ResolvePutOff();
   bool IssueRead(ActiveTransfer& t);
@@ -108,27 +110,31 @@ class Loop {
   Clock::time_point NextDeadline() const;
   void RetireFinished();  // publishes what has drained, and notifies
   Op& NewOp(Op::Stage stage, ActiveTransfer& t);
+  void GiveSlot(const Op& op);
   void FreeOp(Op& op);
   Clock::duration RunningNow() const { return running_.At(Clock::now()); }
   static uint64_t TagOf(const Op& op) { return uint64_t{op.generation} << 32 | op.index; }
 
   const std::shared_ptr<EngineShared> shared_;
   Reader& reader_;
-  Device& device_;
+  const std::vector<std::shared_ptr<Device>>& devices_;
   const ChunkRules map_rules_;  // for reads of mapped allocations
   Status broken_;               // why the reader or the stream could not be started
   SlotPool slots_;
-  std::unique_ptr<CopyStream> stream_;  // after the slots: it is drained before they are freed
+  // By device; after the slots: they are drained before those are freed.
+  std::vector<std::unique_ptr<CopyStream>> streams_;
   std::shared_ptr<TaskPool> openers_;
   TaskPool populaters_;  // an engine's own: pages of a store that hangs hold up no other load
   std::deque<std::unique_ptr<ActiveTransfer>> transfers_;
   std::deque<Op> ops_;  // a deque: references stay valid while it grows
   std::vector<uint32_t> free_ops_;
-  std::vector<Op*> waiting_;  // to be digested: the bytes before theirs, which are on their way, are not
-  int in_flight_ = 0;         // ops that are not free
-  int reading_ = 0;           // of them, reads: limited by the reader's queue depth
-  uint64_t reads_done_ = 0;   // ever
-  int copying_ = 0;           // of them, digests, conversions and copies: they use a slot's bytes
+  std::vector<Op*> waiting_;       // to be digested: the bytes before theirs, which are on their way, are not
+  int in_flight_ = 0;              // ops that are not free
+  std::vector<int> in_flight_to_;  // the same by device
+  std::vector<int> slots_of_;      // by device: slots that its ops have
+  int reading_ = 0;                // of them, reads: limited by the reader's queue depth
+  uint64_t reads_done_ = 0;        // ever
+  int copying_ = 0;                // of them, digests, conversions and copies: they use a slot's bytes
   bool closing_ = false, throttled_ = false;  // throttled_: a read was put off until throttled_until_
   Clock::time_point throttled_until_ = Clock::time_point::min();
   RunningClock running_;  // for stalls: looked at in every round of the loop

@@ -70,7 +70,7 @@ void Loop::StartConversion(Op& op) {
 // Whether a part of a tensor was read with its holes, into a slot that the host can write to: each of its runs would be
 // a copy to the device.
 bool Loop::IsScattered(const Op& op) const {
-  if (device_.host_accessible() || slots_.on_device()) return false;
+  if (devices_.front()->host_accessible() || slots_.on_device()) return false;
   for (size_t i = 1; i < op.parts.size(); ++i) {
     const ChunkPart &before = op.parts[i - 1], &part = op.parts[i];
     if (before.item == part.item && before.source + before.length != part.source &&
@@ -133,7 +133,8 @@ void Loop::CopyOut(Op& op) {
   if (op.stage != Op::kConverting) ++copying_;
   op.stage = Op::kCopying;
   op.since = RunningNow();
-  Status copying = stream_->Submit(pieces.data(), pieces.size(), slots_.on_device(), TagOf(op));
+  CopyStream& stream = *streams_[op.transfer->device()];
+  Status copying = stream.Submit(pieces.data(), pieces.size(), slots_.on_device(), TagOf(op));
   if (copying.ok()) return;
   op.transfer->Fail(AddPlace(op, copying));
   FreeOp(op);

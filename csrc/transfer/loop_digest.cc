@@ -102,7 +102,7 @@ void Loop::PutWaitingAside() {
     for (const ChunkPart& part : op->parts)
       memcpy(copy.get() + part.source, reinterpret_cast<const char*>(SlotOf(*op)) + part.source,
              part.length);  // NOLINT
-    slots_.Give(op->slot);
+    GiveSlot(*op);
     op->aside = std::move(copy);
   }
   FreeWaiting();
@@ -124,7 +124,7 @@ void Loop::PostDigest(Op& op) {
   op.stage = Op::kDigesting;
   op.since = RunningNow();
   const bool in_slot = InHostSlot(op);
-  const bool read_back = !in_slot && !device_.host_accessible();
+  const bool read_back = !in_slot && !devices_[t.device()]->host_accessible();
   std::vector<Piece> pieces;
   pieces.reserve(op.parts.size());
   for (size_t i = 0; i < op.parts.size(); ++i) {

@@ -60,6 +60,8 @@ struct Plan {
   std::vector<PlanItem> items;
   // By item: what its bytes in the file must have. Empty where none has any.
   std::vector<Digest> digests;
+  // What lies between two items is another plan's to read: no read includes it.
+  bool apart = false;
 
   // On OK: every index is in range, batches do not decrease from item to item, items lie inside their files and
   // allocations, those of a mapped one where they lie in its file, items have whole runs, and those that convert have

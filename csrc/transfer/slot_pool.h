@@ -29,6 +29,7 @@ class SlotPool {
   Status AllocateFirst(Reader& reader, Device& device) {
     return allocated_ == 0 ? Allocate(reader, device) : Status::Ok();
   }
+  int count() const { return count_; }
   void Give(int slot) { free_.push_back(slot); }
   uint64_t Address(int slot) const {
     return Base(slot) + slot_bytes_ * static_cast<uint64_t>(slot < at_first_ ? slot : slot - at_first_);

@@ -21,6 +21,10 @@ struct TransferOptions {
   std::vector<std::shared_ptr<DeviceBuffer>> preallocated;
   // By file of the plan: those that mapped allocations are views of; may be shorter, with nulls.
   std::vector<std::shared_ptr<MappedFile>> mapped;
+  uint32_t device = 0;  // where allocations go: the number of one of the engine's devices
+  // What the tensors of all transfers that have it may take together; null: no limit. An allocation that has no room
+  // yet waits until others were freed: Transfer::waits_for.
+  std::shared_ptr<MemoryBudget> budget;
   bool collect_ready = false;                             // collect items for TakeReady
   Clock::time_point deadline = Clock::time_point::max();  // the transfer fails with TIMEOUT after it
   // Called on the I/O thread when there is something new to see. Must be short and must not call the engine.

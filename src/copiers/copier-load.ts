@@ -2,7 +2,7 @@ import { setMaxListeners } from 'node:events';
 import { isPromise } from 'node:util/types';
 import { DIGEST_BYTES } from '../base/digest.js';
 import { FastSafetensorsError, InvalidArgumentError } from '../base/errors.js';
-import { after, milliseconds, within } from '../base/timers.js';
+import { after, within } from '../base/timers.js';
 import { StallWatch, UNWATCHED } from '../base/waiting.js';
 import { Allocation } from '../device/allocation.js';
 import { type Device, openDevice } from '../device/device.js';
@@ -11,7 +11,7 @@ import type { TransferOptions } from '../native/core.js';
 import { checkUnchanged } from '../safetensors/file-identity.js';
 import type { SafeTensorsMetadata } from '../safetensors/metadata.js';
 import { mismatch } from '../safetensors/sums.js';
-import { allHeld, type BudgetLimit, patience } from '../transfer/budget-limit.js';
+import type { BudgetLimit } from '../transfer/budget-limit.js';
 import { Load } from '../transfer/load.js';
 import type { Plan } from '../transfer/plan.js';
 import type { Copier, CopierConstructor, CopyRange } from './copier.js';
@@ -61,6 +61,7 @@ export class CopierLoad extends Load {
   error: Error | null = null;
   #waiting: (() => void)[] = [];
   #news = false;
+  #roomless = false; // the next allocation waits for room in the budget
 
   constructor(
     make: CopierConstructor,
@@ -94,9 +95,13 @@ export class CopierLoad extends Load {
       .finally(stopTimer);
   }
 
-  async wait(): Promise<void> {
-    if (!this.#news) await this.#changed();
+  async changed(): Promise<void> {
+    if (!this.#news) await this.#told();
     this.#news = false;
+  }
+
+  get lacksRoom(): BudgetLimit | undefined {
+    return this.#roomless && this.#inFlight === 0 ? this.#limit : undefined;
   }
 
   takeReady(): ArrayLike<number> {
@@ -129,7 +134,7 @@ export class CopierLoad extends Load {
     await this.#checkAvailable();
     try {
       for (let item = 0; item < plan.count && !this.error; ) {
-        while (plan.batchOf(item) >= this.#window && !this.error) await this.#changed();
+        while (plan.batchOf(item) >= this.#window && !this.error) await this.#told();
         while (pending.size >= MAX_REQUESTS && !this.error) await Promise.race(pending);
         if (this.error) break;
         const first = item;
@@ -161,27 +166,25 @@ export class CopierLoad extends Load {
     const size = this.plan.allocationSizes[index]!;
     if (size === 0) return null;
     this.#allocations[index] ??= this.#limit
-      ? await this.#allocateWithin(this.#limit, index, size)
+      ? await this.#allocateWithin(this.#limit, size)
       : await Allocation.allocate(this.device, size);
     return this.#allocations[index] ?? null;
   }
 
   /** When the budget has room for it; undefined where the load has ended before. */
-  async #allocateWithin(limit: BudgetLimit, index: number, size: number): Promise<Allocation | undefined> {
-    let since = milliseconds();
-    let held = -1;
-    while (!this.error) {
-      const allocation = await Allocation.within(limit.budget, this.device, size);
-      if (allocation) return allocation;
-      const now = native().budgetHeld(limit.budget);
-      // Only who waits for a tensor can be told; others may still dispose what they hold.
-      if (now !== held || this.#inFlight > 0 || this.#waiting.length === 0) since = milliseconds();
-      held = now;
-      if (milliseconds() - since >= patience.ms) {
-        const item = this.plan.allocations.indexOf(index);
-        throw allHeld(this.plan, item, limit);
+  async #allocateWithin(limit: BudgetLimit, size: number): Promise<Allocation | undefined> {
+    try {
+      while (!this.error) {
+        const allocation = await Allocation.within(limit.budget, this.device, size);
+        if (allocation) return allocation;
+        if (!this.#roomless) {
+          this.#roomless = true;
+          this.#tell();
+        }
+        await new Promise<void>((resolve) => void after(LOOK_FOR_ROOM_MS, resolve));
       }
-      await new Promise<void>((resolve) => void after(LOOK_FOR_ROOM_MS, resolve));
+    } finally {
+      this.#roomless = false;
     }
     return undefined;
   }
@@ -268,6 +271,7 @@ export class CopierLoad extends Load {
     } finally {
       --this.#inFlight;
       this.#watch.leave();
+      if (this.#roomless) this.#tell();
     }
   }
 
@@ -376,7 +380,7 @@ export class CopierLoad extends Load {
     for (const resolve of this.#waiting.splice(0)) resolve();
   }
 
-  #changed(): Promise<void> {
+  #told(): Promise<void> {
     return new Promise((resolve) => this.#waiting.push(resolve));
   }
 }

@@ -78,7 +78,7 @@ class EngineCopier implements Copier<Promise<void>> {
     if (this.#spec.unified && device.type === 'cuda') await openUnified(device);
     const files = [this.#metadata.path];
     const { reader, engine } = this.#spec.resolveForFiles ? (await this.#spec.resolveForFiles(files)).spec : this.#spec;
-    return checked(() => native().createEngine(handle, reader, engine));
+    return checked(() => native().createEngine([handle], reader, engine));
   }
 
   /**

@@ -56,24 +56,36 @@ const LARGEST_CHUNK = 4 * 1024 * 1024;
 export class Budget {
   readonly #device: Device;
   readonly #options: BudgetOptions;
+  readonly #others: () => ReadonlySet<Device['type']>;
   readonly #reserved = new Map<NativeEngine, number>(); // bytes of staging on the device
   #limits: Promise<Limits> | undefined;
 
-  constructor(options: BudgetOptions, device: Device) {
+  /** `others`: kinds of the loader's other devices. */
+  constructor(options: BudgetOptions, device: Device, others: () => ReadonlySet<Device['type']> = () => new Set()) {
     this.#options = options;
     this.#device = device;
+    this.#others = others;
   }
 
   /** DEVICE_UNAVAILABLE, CUDA_ERROR. */
   async #find(): Promise<Limits> {
     const { deviceMemoryBudget, hostMemoryBudget } = this.#options;
     const own = await bytesOf(limitOf(deviceMemoryBudget, this.#device), this.#device);
-    const host = await bytesOf(hostMemoryBudget, Device.parse('cpu'));
+    const allowed = await bytesOf(hostMemoryBudget, Device.parse('cpu'));
     const onHost = this.#device.type === 'cpu';
+    const host = allowed && this.#shareOf(allowed);
     const bytes = onHost && host !== undefined ? Math.min(own ?? host, host) : own;
     const option = bytes === own && own !== undefined ? 'deviceMemoryBudget' : 'hostMemoryBudget';
     const device = bytes === undefined ? undefined : { option, bytes, budget: native().newBudget(bytes) };
     return { device, staging: onHost ? undefined : host };
+  }
+
+  /** Of the host's budget, beside other devices: tensors there leave a part to the staging of GPUs. */
+  #shareOf(bytes: number): number {
+    const onHost = this.#device.type === 'cpu';
+    if (!this.#others().has(onHost ? 'cuda' : 'cpu')) return bytes;
+    const staging = Math.min(Math.max(Math.floor(bytes / STAGING_PART), 4 * SMALLEST_CHUNK), bytes);
+    return onHost ? Math.max(bytes - staging, 1) : staging;
   }
 
   get #found(): Promise<Limits> {
@@ -98,15 +110,14 @@ export class Budget {
    */
   async engineOptions(chunkBytes: number | undefined, onDevice: boolean): Promise<EngineOptions> {
     const { device, staging } = await this.#found;
-    const budget = device?.budget;
     const bytes = onDevice ? device && Math.max(Math.floor(device.bytes / STAGING_PART), SMALLEST_CHUNK) : staging;
-    if (bytes === undefined) return { budget };
+    if (bytes === undefined) return {};
     if (!onDevice && bytes < 4 * SMALLEST_CHUNK) {
       const few = `expected at least ${4 * SMALLEST_CHUNK} to read through, found ${bytes}`;
       throw new FastSafetensorsError('BUDGET_INFEASIBLE', `hostMemoryBudget: ${few}; raise it`);
     }
     const chunk = Math.min(chunkBytes ?? LARGEST_CHUNK, Math.max(Math.floor(bytes / 8), SMALLEST_CHUNK));
-    return { budget, stagingLimit: bytes, chunkBytes: Math.max(chunk, 4096) };
+    return { stagingLimit: bytes, chunkBytes: Math.max(chunk, 4096) };
   }
 
   /**

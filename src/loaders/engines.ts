@@ -10,7 +10,7 @@ import { type Device, openDevice } from '../device/device.js';
 import { checked, native, settled } from '../native/addon.js';
 import type { Fallback, NativeDevice, NativeEngine, NativeHeaderFdCache, NativeReservation } from '../native/core.js';
 import type { HeaderOf } from '../safetensors/names-of-no-file.js';
-import type { Plan } from '../transfer/plan.js';
+import type { Placement, Plan } from '../transfer/plan.js';
 import { Budget } from './budget.js';
 import { checkDemands, type LoaderOptions } from './options.js';
 
@@ -24,6 +24,16 @@ export interface PreparedEngine {
   readonly cold: boolean;
   /** Its staging lies where tensors do. */
   readonly stagesOnDevice: boolean;
+  /** The device's number among those that the engine loads to. */
+  readonly device: number;
+}
+
+/** What the devices of a loader share. */
+export interface Shared {
+  /** By how they read, and to which devices: GPUs share one. */
+  readonly engines: Map<string, Promise<NativeEngine>>;
+  /** Where there are several devices. */
+  readonly placement: Placement | undefined;
 }
 
 /** Copiers that can read data through the descriptors that headers were read through. */
@@ -54,7 +64,8 @@ export class Engines {
   readonly #checkOpen: () => void;
   /** What all loads may hold together, where that has a limit. */
   readonly budget: Budget | undefined;
-  readonly #engines = new Map<string, Promise<NativeEngine>>(); // by reader: several only for files on several mounts
+  readonly #engines: Shared['engines']; // by reader: several only for files on several mounts
+  readonly #placement: Placement | undefined;
   readonly #headerFds = new Set<NativeHeaderFdCache>();
   readonly #givingBack = new Set<Promise<void>>(); // off the event loop
   readonly #asked: string;
@@ -66,14 +77,22 @@ export class Engines {
   #made: EngineSpec | CopierConstructor | undefined;
 
   /** `checkOpen` throws when the loader is closed: from then on nothing may be made that close() would miss. */
-  constructor(options: LoaderOptions, device: Device, stallTimeoutMs: number, checkOpen: () => void) {
+  constructor(
+    options: LoaderOptions,
+    device: Device,
+    stallTimeoutMs: number,
+    checkOpen: () => void,
+    { engines, placement }: Shared,
+  ) {
+    this.#engines = engines;
+    this.#placement = placement;
     this.#options = options;
     this.#device = device;
     this.#stallTimeoutMs = stallTimeoutMs;
     this.#checkOpen = checkOpen;
     const { deviceMemoryBudget, hostMemoryBudget } = options;
     const limited = deviceMemoryBudget !== undefined || hostMemoryBudget !== undefined;
-    this.budget = limited ? new Budget(options, device) : undefined;
+    this.budget = limited ? new Budget(options, device, () => this.#others()) : undefined;
     this.#asked = copierAsked(options.copier ?? 'auto', options);
     this.#copier = this.#asked;
     if (this.#isThreeFs()) loadThreeFsEarly();
@@ -150,7 +169,7 @@ export class Engines {
     if (used.reader.kind !== '3fs') this.dropReservation(this.#reservation);
     const stagesOnDevice = this.#stagesOnDevice(used);
     return {
-      engine: await this.#engineFor(cold ? { ...used, reader: cold } : used),
+      ...(await this.#engineFor(cold ? { ...used, reader: cold } : used)),
       copier: converting?.copier ?? copier,
       fallbacks: converting ? instead(files, copier, converting.copier, converting.reason) : fallbacks,
       cold: cold !== undefined,
@@ -175,7 +194,7 @@ export class Engines {
   reserveEarly(): NativeReservation | undefined {
     const spec = this.#threeFsSpec();
     // A budget may leave no room for a whole buffer.
-    if (!spec || this.#engines.size > 0 || this.#reservation || this.budget) return undefined;
+    if (!spec || this.#placement || this.#engines.size > 0 || this.#reservation || this.budget) return undefined;
     this.#reservation = native().reserveThreeFs(this.#device.toString(), spec.reader);
     return this.#reservation;
   }
@@ -194,7 +213,7 @@ export class Engines {
   prepareEarly(paths: readonly string[], calls: FileCalls): void {
     this.#checkOpen();
     const made = this.#threeFsSpec();
-    if (!made?.resolveForFiles || paths.length === 0) return;
+    if (!made?.resolveForFiles || paths.length === 0 || this.#placement) return;
     const files = paths.length > MOST_RESOLVED_EARLY ? paths.slice(0, 1) : paths;
     const resolving = made.resolveForFiles(files, calls);
     this.#resolvedEarly.set(calls, { files, resolving });
@@ -243,13 +262,31 @@ export class Engines {
     return this.#device.type === 'cpu' || reader.kind === 'gds';
   }
 
-  async #engineFor(spec: EngineSpec, slotsAtOnce = false): Promise<NativeEngine> {
+  /** Of which kinds the other devices are. */
+  #others(): Set<Device['type']> {
+    const others = (this.#placement?.devices ?? []).filter((other) => other.toString() !== this.#device.toString());
+    return new Set(others.map(({ type }) => type));
+  }
+
+  /** The devices that an engine loads to: GPUs share one, unless reads go straight into their memory. */
+  #group({ reader, unified }: EngineSpec): readonly Device[] {
+    const { devices = [] } = this.#placement ?? {};
+    if (this.#device.type === 'cpu' || reader.kind === 'gds' || unified) return [this.#device];
+    const group = devices.filter(({ type }) => type === 'cuda');
+    return group.length > 0 ? group : [this.#device];
+  }
+
+  async #engineFor(spec: EngineSpec, slotsAtOnce = false): Promise<{ engine: NativeEngine; device: number }> {
     const { near, unified } = spec;
-    const key = JSON.stringify([spec.reader, unified]);
+    const group = this.#group(spec);
+    const key = JSON.stringify([spec.reader, unified, group.map(String)]);
     let opening = this.#engines.get(key);
     if (!opening) {
+      const rate = spec.engine.maxBytesPerSecond;
       const options = {
         ...spec.engine,
+        // Of several engines, each has a share of what the loader may read.
+        maxBytesPerSecond: rate && (rate * group.length) / (this.#placement?.devices.length ?? group.length),
         stallTimeoutMs: spec.engine.stallTimeoutMs ?? this.#stallTimeoutMs,
         converts: this.#options.dtype !== undefined,
         slotsAtOnce,
@@ -257,17 +294,19 @@ export class Engines {
       const reader = spec.reader.kind === '3fs' ? { ...spec.reader, pages: this.#reservation } : spec.reader;
       const early = unified ? undefined : this.#openedEarly; // of '3fs', whose devices are all `near` or all not
       this.#openedEarly = undefined;
-      const device = early ?? (unified ? openUnified(this.#device, near) : openDevice(this.#device, false, near));
+      const open = (device: Device) => (unified ? openUnified(device, near) : openDevice(device, false, near));
+      const opened = Promise.all(early ? [early] : group.map(open));
       const limits = this.budget?.engineOptions(spec.engine.chunkBytes, this.#stagesOnDevice(spec));
       limits?.catch(() => {}); // told below, unless the device cannot be opened either
-      opening = device.then(async (opened) => {
+      opening = opened.then(async (devices) => {
         const limited = { ...options, ...(await limits) };
-        return checked(() => native().createEngine(opened, reader, limited));
+        return checked(() => native().createEngine(devices, reader, limited));
       });
       this.#engines.set(key, opening);
     }
     try {
-      return await opening;
+      const names = group.map(String);
+      return { engine: await opening, device: names.indexOf(this.#device.toString()) };
     } catch (error) {
       this.#engines.delete(key);
       throw error;
@@ -278,12 +317,14 @@ export class Engines {
    * Prepares for a plan; the most bytes of staging that its load will take, 0 for a copier of the user's own. What goes
    * wrong is 0 as well: the load will say it.
    */
-  async stagingBytes(plan: Plan, calls: FileCalls): Promise<number> {
+  async stagingBytes(plan: Plan, calls: FileCalls): Promise<{ engine?: NativeEngine; bytes: number }> {
     try {
       const prepared = await this.prepare(plan, calls);
-      return typeof prepared === 'function' ? 0 : native().stagingBytes(prepared.engine, plan.converts);
+      if (typeof prepared === 'function') return { bytes: 0 };
+      const { engine } = prepared;
+      return { engine, bytes: native().stagingBytes(engine, plan.converts) };
     } catch {
-      return 0;
+      return { bytes: 0 };
     }
   }
 

@@ -64,6 +64,7 @@ export async function fastsafeOpen<T = DeviceTensor>(
   session.noteFiles(shards.notes);
   const { filter } = checked;
   const inputs = filter ? await session.race(selectTensors(shards.inputs, filter)) : shards.inputs;
+  if (session.placement) await session.race(session.placement.assign(inputs));
   return new LazyFiles(session, { ...shards, inputs }, checked);
 }
 
@@ -151,8 +152,9 @@ class LazyFiles<T> implements OpenFiles<T> {
       metadata,
       selection: Uint32Array.from(indices).sort(),
     }));
+    const { placement } = this.#session;
     const fileOf = new Map([...files.keys()].map((metadata, file) => [metadata, file]));
-    const plan = await this.#session.race(Plan.ofTensors(inputs, { dtype, dtypePolicy }));
+    const plan = await this.#session.race(Plan.ofTensors(inputs, { dtype, dtypePolicy, placement }));
     const started = milliseconds();
     const load = await this.#session.begin(plan, { window: 1, collectReady: false, keepsAll: true });
     try {

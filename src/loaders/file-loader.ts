@@ -18,7 +18,7 @@ import type { LoadReport } from './load-report.js';
 import { checkCopyOptions, checkLoaderOptions, type LoaderOptions } from './options.js';
 import { type FilesByRank, filesOfRanks, groupOf, type ProcessGroup } from './process-group.js';
 import { RankTensors } from './rank-tensors.js';
-import { Session } from './session.js';
+import { type Estimate, Session } from './session.js';
 import { LoadedTensors } from './tensor-source.js';
 
 /** Options of one load, in place of the loader's. */
@@ -49,7 +49,7 @@ export class SafeTensorsFileLoader<T = DeviceTensor> {
   #adding: Promise<void> = Promise.resolve(); // one after the other, in the order of the calls
   #headersMs = 0; // that reading them took, of the time of the first load
   #addedMs = 0; // when the last call ended
-  #stagingBytes = 0;
+  #estimate: Estimate = { deviceBytes: 0, stagingBytes: 0, tensors: 0 };
   #resets = 0;
 
   /** Checks the options: INVALID_ARGUMENT, UNKNOWN_COPIER, UNSUPPORTED_DTYPE. */
@@ -118,11 +118,14 @@ export class SafeTensorsFileLoader<T = DeviceTensor> {
     if (before) await session.race(checkDistinct(before, added));
     const wanted = filter ? await session.race(selectTensors(added.inputs, filter)) : added.inputs;
     const inputs = [...(this.#inputs ?? []), ...wanted];
-    const plan = await session.race(Plan.ofTensors(inputs, { dtype, dtypePolicy }));
-    const stagingBytes = inputs.length === 0 ? 0 : await watch.during(session.engines.stagingBytes(plan, watch));
+    const { placement } = session;
+    if (placement) await session.race(placement.assign(inputs));
+    const plan = await session.race(Plan.ofTensors(inputs, { dtype, dtypePolicy, placement }));
+    const nothing = { deviceBytes: 0, stagingBytes: 0, tensors: 0 };
+    const estimate = inputs.length === 0 ? nothing : await watch.during(session.estimate(plan, watch));
     const shards = before ? await joinSets(before, added) : added;
     if (resets !== this.#resets) return this.#add(added, headerFds, watch); // `before` was forgotten meanwhile
-    this.#stagingBytes = stagingBytes;
+    this.#estimate = estimate;
     if (headerFds) this.#headerFds.add(headerFds);
     this.#shards = shards;
     session.noteFiles(added.notes, before?.notes);
@@ -180,8 +183,11 @@ export class SafeTensorsFileLoader<T = DeviceTensor> {
     const { dtype, signal, onProgress, early = false } = checkCopyOptions(options);
     session.check(signal);
     const planned = this.#planned();
+    const { placement } = session;
     const conversion = { dtype, dtypePolicy: this.#options.dtypePolicy };
-    const plan = dtype ? await session.race(Plan.ofTensors(this.#inputs!, conversion), signal) : planned;
+    const plan = dtype
+      ? await session.race(Plan.ofTensors(this.#inputs!, { ...conversion, placement }), signal)
+      : planned;
     const shards = this.#shards!;
     const headerFds = [...this.#headerFds];
     const find = (name: string): number | undefined => {
@@ -235,13 +241,13 @@ export class SafeTensorsFileLoader<T = DeviceTensor> {
   }
 
   /**
-   * What a load will take: bytes of tensors with padding, as if nothing were mapped; the most bytes of staging;
-   * tensors. NO_FILES, CLOSED.
+   * What a load will take, together and by device: bytes of tensors with padding, as if nothing were mapped; the most
+   * bytes of staging; tensors. NO_FILES, CLOSED.
    */
-  estimate(): { deviceBytes: number; stagingBytes: number; tensors: number } {
+  estimate(): Estimate {
     takesAtMost(0, arguments, 'estimate');
-    const plan = this.#planned();
-    return { deviceBytes: plan.deviceBytes, stagingBytes: this.#stagingBytes, tensors: plan.count };
+    this.#planned();
+    return structuredClone(this.#estimate);
   }
 
   /** Forgets the files that were added, and closes them. CLOSED. */

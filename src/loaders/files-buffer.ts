@@ -149,8 +149,8 @@ export class FilesBufferOnDevice<T = DeviceTensor> {
   }
 
   /**
-   * This rank's parts of several tensors along `dim`, as getSharded() has them, concatenated along it on the device, in
-   * an allocation of their own; named after the first. A negative `dim` counts from the last dimension, -1. As
+   * This rank's parts of several tensors along `dim`, as getSharded() has them, concatenated along it on the device of
+   * the first, in an allocation of their own; named after it. A negative `dim` counts from the last dimension, -1. As
    * getTensor(); INVALID_ARGUMENT where dtypes or other dimensions differ, or where rows of elements smaller than a
    * byte would begin within one.
    */
@@ -169,6 +169,8 @@ export class FilesBufferOnDevice<T = DeviceTensor> {
     const ranges = new Map(items.map((item, i) => [item, this.#block(listed[i]!, axis)]));
     const parts = await this.#parts(ranges);
     try {
+      const { device } = parts.get(items[0]!)!;
+      for (const [item, part] of parts) parts.set(item, await tensorAs(part, { device })); // from others' devices
       const given = items.map((item) => parts.get(item)!);
       return await this.#give(await this.#concatenate(given, axis), wanted);
     } finally {

@@ -3,11 +3,23 @@ import type { Logger } from '../base/logger.js';
 import type { Fallback } from '../native/core.js';
 import type { Load } from '../transfer/load.js';
 
+/** What a load did on one device. */
+export interface DeviceReport {
+  tensors: number;
+  /** As in LoadReport. */
+  bytes: number;
+  mappedBytes: number;
+  readBytes: number;
+}
+
 /** What a loader's last load did, so far; all zero before the first one. */
 export interface LoadReport {
-  /** The copier that read; the option `copier` before the first load. */
+  /** The copier that read ('gds, nogds' where devices differ); the option `copier` before the first load. */
   copier: string;
+  /** Where tensors went; several: 'cuda:0, cuda:1'. */
   device: string;
+  /** The figures by device. */
+  devices: Record<string, DeviceReport>;
   files: number;
   tensors: number;
   /** Of them, those whose bytes were compared with a digest: see LoaderOptions.checksum. */
@@ -51,12 +63,13 @@ export class LoadReporter {
 
   /** A copy. */
   get report(): LoadReport {
-    return { ...this.#report, fallbacks: [...this.#report.fallbacks], notes: [...this.#report.notes] };
+    const devices = structuredClone(this.#report.devices);
+    return { ...this.#report, devices, fallbacks: [...this.#report.fallbacks], notes: [...this.#report.notes] };
   }
 
   /** A new load: its report begins. */
-  begin(copier: string, files: number): void {
-    this.#report = { ...empty(copier, this.#report.device), files };
+  begin(copier: string, device: string, files: number): void {
+    this.#report = { ...empty(copier, device), files };
   }
 
   /** Takes a load's figures as they are now. */
@@ -65,12 +78,17 @@ export class LoadReporter {
     report.tensors = load.readyCount;
     report.verifiedTensors = load.plan.verified(report.tensors === load.plan.count ? report.tensors : load.readyPrefix);
     report.bytes = load.bytesLoaded;
-    report.mappedBytes = Math.min(load.plan.mappedBytes, report.bytes);
+    report.mappedBytes = Math.min(load.mappedBytes, report.bytes);
     report.wantedBytes = report.bytes - report.mappedBytes;
     report.readBytes = load.bytesRead;
     report.seconds = seconds;
     report.bytesPerSecond = seconds > 0 ? report.bytes / seconds : 0;
     report.maxInFlight = load.maxInFlight;
+    for (const part of load.parts) {
+      const { readyCount: tensors, bytesLoaded: bytes, bytesRead: readBytes } = part;
+      const mappedBytes = Math.min(part.mappedBytes, bytes);
+      report.devices[`${part.device}`] = { tensors, bytes, mappedBytes, readBytes };
+    }
   }
 
   /** Those of no file are how a whole reader works, which nobody has asked for: notes. */
@@ -91,5 +109,5 @@ export class LoadReporter {
 function empty(copier: string, device: string): LoadReport {
   const bytes = { bytes: 0, mappedBytes: 0, wantedBytes: 0, readBytes: 0 };
   const figures = { files: 0, tensors: 0, verifiedTensors: 0, ...bytes, seconds: 0, bytesPerSecond: 0, maxInFlight: 0 };
-  return { copier, device, ...figures, fallbacks: [], notes: [] };
+  return { copier, device, devices: {}, ...figures, fallbacks: [], notes: [] };
 }

@@ -10,7 +10,9 @@ import { type Files, listedFiles } from '../safetensors/files.js';
 import type { TensorFrame } from '../safetensors/metadata.js';
 import type { Progress } from '../transfer/progress.js';
 import { checkDeviceMemoryLimit, checkMemoryLimit, type DeviceMemoryLimit, type MemoryLimit } from './budget.js';
+import { checkDeviceRule, checkDevices, checkPlacement, type DeviceRule } from './placement.js';
 import type { ProcessGroup } from './process-group.js';
+import type { Split } from './split.js';
 
 /**
  * Options of every loader. INVALID_ARGUMENT for a wrong value and for an unknown name; undefined means not given.
@@ -19,8 +21,22 @@ import type { ProcessGroup } from './process-group.js';
  * registerCopier.
  */
 export interface LoaderOptions<T = DeviceTensor> {
-  /** Where tensors go: 'cpu' (default), 'cuda' or 'cuda:N'. */
-  device?: DeviceString;
+  /**
+   * Where tensors go: 'cpu' (default), 'cuda' or 'cuda:N'; by name the first pattern that fits, in which `*` stands for
+   * any text, as `{ 'model.layers.1*': 'cuda:1', '*': 'cuda:0' }`; or what a function says of each tensor, called once
+   * for each, in the order of files and offsets. INVALID_ARGUMENT for a tensor that fits no pattern. Devices are loaded
+   * at a time: docs/devices.md.
+   */
+  device?: DeviceRule;
+  /** In place of `device`: the model is split among these, in this order, as `split` says. */
+  devices?: readonly DeviceString[];
+  /**
+   * With `devices`: contiguous parts whose largest is as small as can be. 'layers' (default): layers stay whole and
+   * follow each other by the numbers in names (`model.layers.7.`, `h.7.`, `blocks.7.`), embeddings before the first,
+   * what belongs to no layer else behind the last; without such numbers as 'bytes'. 'bytes': tensors in the order of
+   * files and offsets.
+   */
+  split?: Split;
   /**
    * What reads the files. 'auto' (default): '3fs' where all files are on one 3FS mount; else, for a GPU, 'gds' where
    * there is a direct path, 'unified' where it shares the host's memory; else 'nogds'. UNKNOWN_COPIER for a name that
@@ -200,7 +216,9 @@ export interface ParallelOptions<T = DeviceTensor> extends LoaderOptions<T> {
 }
 
 const LOADER_CHECKS: Record<keyof LoaderOptions, check.Check> = {
-  device: (value) => void Device.parse(value as string),
+  device: (value, name) => (typeof value === 'string' ? void Device.parse(value) : checkDeviceRule(value, name)),
+  devices: checkDevices,
+  split: check.oneOf('layers', 'bytes'),
   copier: (value, name) => {
     if (typeof value !== 'string' || value === '') check.fail(name, 'the name of a copier', value);
     if (value !== 'auto' && !isKnown(value)) {
@@ -320,12 +338,16 @@ const OF_PARALLEL = {
 
 /** Checks options of every loader; returns the checked copy. INVALID_ARGUMENT, UNKNOWN_COPIER, UNSUPPORTED_DTYPE. */
 export function checkLoaderOptions<T>(options: LoaderOptions<T>): LoaderOptions<T> {
-  return check.checkOptions(options, LOADER_CHECKS, OF_PARALLEL);
+  const checked = check.checkOptions(options, LOADER_CHECKS, OF_PARALLEL);
+  if (checked.devices !== undefined || checked.split !== undefined) checkPlacement(checked);
+  return checked;
 }
 
 /** checkLoaderOptions() for loaders with `files`. */
 export function checkParallelOptions<T>(options: ParallelOptions<T>): ParallelOptions<T> {
-  return check.checkOptions(checkFiles(options), PARALLEL_CHECKS);
+  const checked = check.checkOptions(checkFiles(options), PARALLEL_CHECKS);
+  if (checked.devices !== undefined || checked.split !== undefined) checkPlacement(checked);
+  return checked;
 }
 
 /** Checks that there are `files`; the copy has their list copied. INVALID_ARGUMENT. */
@@ -336,8 +358,8 @@ export function checkFiles<T>(options: ParallelOptions<T>): ParallelOptions<T> {
   return { ...copy, files: listedFiles(copy.files) };
 }
 
-const { device, dtype, signal, onProgress } = LOADER_CHECKS;
-const GET_CHECKS = { dtype, device };
+const { dtype, signal, onProgress } = LOADER_CHECKS;
+const GET_CHECKS = { dtype, device: (value: unknown) => void Device.parse(value as string) };
 /** Options of one load. */
 export const COPY_CHECKS = { dtype, signal, onProgress, early: check.boolean };
 

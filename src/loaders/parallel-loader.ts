@@ -73,9 +73,10 @@ export class ParallelLoader<T = DeviceTensor> {
       session.noteFiles(shards.notes);
       const inputs = filter ? await session.race(selectTensors(shards.inputs, filter)) : shards.inputs;
       const conversion = { dtype, dtypePolicy: this.#options.dtypePolicy };
-      const { budget } = session.engines;
-      const allocationBytes = budget && (await watch.during(budget.allocationBytes()));
-      const batches = { batchBytes: maxBatchBytes, allocationBytes };
+      const { placement } = session;
+      if (placement) await session.race(placement.assign(inputs));
+      const allocationBytes = await watch.during(session.allocationBytes());
+      const batches = { batchBytes: maxBatchBytes, allocationBytes, placement };
       const plan = await session.race(Plan.ofTensors(inputs, { ...batches, ...conversion }));
       const window = queueSize + 2;
       const started = milliseconds();
@@ -168,14 +169,14 @@ type Tensors<T> = AsyncGenerator<Take<[name: string, tensor: T]>, void, void>;
 /** The item to hand out next, undefined while it is not ready. Those before it were taken. Throws the load's error. */
 type NextItem = () => number | undefined;
 
-/** Items in their order. The window moves on when the first item of a batch is asked for. */
+/** Items in their order. The window moves on, on all devices, when the first item of a batch is asked for. */
 function inOrder(load: Load, window: number): NextItem {
   const { plan } = load;
   let item = 0;
   let ready = 0;
   let batch = 0;
   return () => {
-    if (plan.batchOf(item) !== batch) {
+    if (plan.batchOf(item) > batch) {
       batch = plan.batchOf(item);
       load.setWindow(batch + window);
     }

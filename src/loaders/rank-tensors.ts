@@ -56,8 +56,7 @@ export class RankTensors implements TensorSource {
   ): AsyncGenerator<DeviceTensor, void, void> {
     const session = this.#session;
     session.check();
-    const { budget } = session.engines;
-    const allocationBytes = budget && (await session.race(budget.allocationBytes(), signal));
+    const allocationBytes = await session.race(session.allocationBytes(), signal);
     const plan = await session.race(this.#planOf(wanted, allocationBytes, conversion), signal);
     const started = milliseconds();
     const load = await session.begin(plan, { window: WINDOW, collectReady: false }, session.watch(signal), signal);
@@ -67,8 +66,11 @@ export class RankTensors implements TensorSource {
   async *#inOrder(load: Load, signal: AbortSignal): AsyncGenerator<DeviceTensor, void, void> {
     const { plan } = load;
     const turns = new Turns(16); // while tensors are ready, nothing else gives the event loop any
-    for (let item = 0, ready = 0; item < plan.count; ++item) {
-      if (item === 0 || plan.batchOf(item) !== plan.batchOf(item - 1)) load.setWindow(plan.batchOf(item) + WINDOW);
+    for (let item = 0, ready = 0, batch = -1; item < plan.count; ++item) {
+      if (plan.batchOf(item) > batch) {
+        batch = plan.batchOf(item);
+        load.setWindow(batch + WINDOW);
+      }
       for (; item >= ready; ready = load.readyPrefix) {
         if (load.error) throw load.error;
         if (load.readyPrefix > item) continue;
@@ -83,7 +85,7 @@ export class RankTensors implements TensorSource {
   }
 
   /** One plan of all parts, file by file in the order of offsets. */
-  #planOf(wanted: WantedParts, allocationBytes: number | undefined, conversion: Conversion): Promise<Plan> {
+  #planOf(wanted: WantedParts, allocationBytes: number | readonly number[], conversion: Conversion): Promise<Plan> {
     const { plan } = this;
     const byFile = new Map<number, number[]>();
     for (const item of wanted.keys()) {
@@ -105,6 +107,7 @@ export class RankTensors implements TensorSource {
     return Plan.ofTensors(inputs, {
       batchBytes: DEFAULT_BATCH_BYTES,
       allocationBytes,
+      placement: this.#session.placement,
       ...conversion,
       partOf: (metadata, tensor) => {
         const range = ranges.get(metadata)!.get(tensor);

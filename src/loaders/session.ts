@@ -7,32 +7,80 @@ import { CallWatch, DEFAULT_STALL_TIMEOUT_MS, unlessAborted } from '../base/wait
 import type { CopierConstructor } from '../copiers/copier.js';
 import { CopierLoad } from '../copiers/copier-load.js';
 import { Pace } from '../copiers/pace.js';
-import { Device } from '../device/device.js';
+import { Device, type DeviceString } from '../device/device.js';
 import type { DeviceTensor } from '../device/device-tensor.js';
 import { disposeWhenMade } from '../device/framework.js';
 import { native } from '../native/addon.js';
-import type { NativeEngine, TransferOptions } from '../native/core.js';
+import type { Fallback, TransferOptions } from '../native/core.js';
+import type { SafeTensorsMetadata } from '../safetensors/metadata.js';
 import type { BudgetLimit } from '../transfer/budget-limit.js';
+import { DevicesLoad } from '../transfer/devices-load.js';
+import { byDevice } from '../transfer/devices-plan.js';
 import { EmptyLoad } from '../transfer/empty-load.js';
 import { EngineLoad } from '../transfer/engine-load.js';
 import type { Load } from '../transfer/load.js';
-import type { Plan } from '../transfer/plan.js';
+import { MAX_ALLOCATION, type Plan } from '../transfer/plan.js';
 import { type Progress, ProgressMeter, progressBar } from '../transfer/progress.js';
-import { Engines, type PreparedEngine } from './engines.js';
+import { Engines, type PreparedEngine, type Shared } from './engines.js';
 import { Integrity } from './integrity.js';
 import { type LoadReport, LoadReporter } from './load-report.js';
 import { MAPPED_FROM, type MappedPlan, mapFiles } from './mapping.js';
 import type { LoaderOptions } from './options.js';
+import { type DevicePlacement, placementOf } from './placement.js';
 
 const READ_DIRECTLY =
   'read past the page cache (O_DIRECT), where hardly any of the files was: later loads find nothing there either, ' +
   'unless odirect is false';
 
+const HOST = Device.parse('cpu');
+
+function deviceOf({ device = 'cpu' }: LoaderOptions): Device {
+  return Device.parse(device as DeviceString); // other rules make a placement
+}
+
+function listed(names: readonly string[]): string {
+  return [...new Set(names)].join(', ');
+}
+
+type BeginOptions = Omit<TransferOptions, 'timeoutMs' | 'device' | 'budget'> & { readonly keepsAll?: boolean };
+
+/** What has begun on one device. */
+interface Begun {
+  readonly load: Load;
+  readonly copier: string;
+  readonly fallbacks: readonly Fallback[];
+  readonly notes: readonly string[];
+}
+
+/** What a load will take of one device, and of the host to read for it. */
+export interface DeviceEstimate {
+  /** Of tensors, with padding, as if nothing were mapped. */
+  deviceBytes: number;
+  /** At most. GPUs that share a reader share its staging: each has all of it here. */
+  stagingBytes: number;
+  tensors: number;
+}
+
+/** What a load will take, together and by device. */
+export interface Estimate extends DeviceEstimate {
+  /** Bytes of all devices' tensors. */
+  deviceBytes: number;
+  /** What devices share counts once. */
+  stagingBytes: number;
+  /** By name ('cuda:0'), where there may be several. */
+  devices?: Record<string, DeviceEstimate>;
+}
+
 /** What a loader keeps between its loads, and what ends with it: loads in progress, engines, the report. */
 export class Session {
   readonly options: LoaderOptions;
-  readonly device: Device;
+  /** Where tensors go, if that is several devices. */
+  readonly placement: DevicePlacement | undefined;
+  /** Those of the device, or of one of several. */
   readonly engines: Engines;
+  readonly #device: Device;
+  readonly #byDevice = new Map<string, Engines>();
+  readonly #shared: Shared;
   #integrity: Integrity | undefined; // where a file has digests, or must have
   readonly #name: string;
   readonly #logger: Logger;
@@ -51,12 +99,57 @@ export class Session {
   constructor(options: LoaderOptions, name = 'the loader') {
     this.options = options;
     this.#name = name;
-    this.device = Device.parse(options.device ?? 'cpu');
+    const { device, devices } = options;
+    const isOne = devices === undefined && (device === undefined || typeof device === 'string');
+    this.placement = isOne ? undefined : placementOf(options);
+    this.#shared = { engines: new Map(), placement: this.placement };
+    this.#device = this.placement ? (this.placement.devices[0] ?? HOST) : deviceOf(options);
     this.#logger = options.logger ? safeLogger(options.logger) : consoleLogger;
     this.#debug = options.debugLog ?? environmentSwitch('FASTSAFETENSORS_DEBUG') ?? false;
     this.#stallTimeoutMs = options.stallTimeoutMs ?? DEFAULT_STALL_TIMEOUT_MS;
-    this.engines = new Engines(options, this.device, this.#stallTimeoutMs, () => this.check());
-    this.#reporter = new LoadReporter(this.engines.copier, this.device.toString(), this.#logger);
+    this.engines = this.#enginesOf(this.#device);
+    this.#reporter = new LoadReporter(this.engines.copier, this.#deviceNames(), this.#logger);
+  }
+
+  #deviceNames(): string {
+    return (this.placement?.devices ?? [this.#device]).join(', ');
+  }
+
+  #enginesOf(device: Device): Engines {
+    const name = device.toString();
+    let engines = this.#byDevice.get(name);
+    if (!engines) {
+      engines = new Engines(this.options, device, this.#stallTimeoutMs, () => this.check(), this.#shared);
+      this.#byDevice.set(name, engines);
+    }
+    return engines;
+  }
+
+  /** Where a tensor goes, of files that the placement was asked about. */
+  deviceOf(metadata: SafeTensorsMetadata, tensor: number): Device {
+    return this.placement?.deviceOf(metadata, tensor) ?? this.#device;
+  }
+
+  /** For plans: the most bytes of an allocation, by device of the placement where there is one. As Budget.limit(). */
+  async allocationBytes(): Promise<number | readonly number[]> {
+    const of = async (device: Device): Promise<number> =>
+      (await this.#enginesOf(device).budget?.allocationBytes()) ?? MAX_ALLOCATION;
+    return this.placement ? Promise.all(this.placement.devices.map(of)) : of(this.#device);
+  }
+
+  /** For a plan's load: the most bytes of staging, together, and of what each device has. See Engines.stagingBytes. */
+  async estimate(plan: Plan, watch: CallWatch): Promise<Estimate> {
+    const parts = plan.devices ? await byDevice(plan) : [{ device: this.#device, plan }];
+    const devices: Record<string, DeviceEstimate> = {};
+    const staging = new Map<unknown, number>(); // by engine: devices share some
+    for (const { device, plan: part } of parts) {
+      const { engine, bytes } = await this.#enginesOf(device).stagingBytes(part, watch);
+      staging.set(engine ?? device, bytes);
+      devices[`${device}`] = { deviceBytes: part.deviceBytes, stagingBytes: bytes, tensors: part.count };
+    }
+    const stagingBytes = [...staging.values()].reduce((sum, bytes) => sum + bytes, 0);
+    const all = { deviceBytes: plan.deviceBytes, stagingBytes, tensors: plan.count };
+    return plan.devices ? { ...all, devices } : all;
   }
 
   get report(): LoadReport {
@@ -74,6 +167,7 @@ export class Session {
     return (
       !this.#closed &&
       this.#readsHostFiles &&
+      !this.placement &&
       !this.engines.budget &&
       !this.#integrity && // what has digests is compared with them
       dtype === undefined &&
@@ -103,46 +197,42 @@ export class Session {
 
   /**
    * Begins a load and a new report. The caller has to finish() or detach() the load. `keepsAll`: no tensor of it is
-   * disposed before all are there. Rejects with what Engines.prepare
-   * rejects with and, at once, with what check() throws, TIMEOUT or STALLED: there is no load then.
+   * disposed before all are there. `device`: where a plan goes that says nothing of several. Rejects with what
+   * Engines.prepare rejects with and, at once, with what check() throws, TIMEOUT or STALLED: there is no load then.
    */
   async begin(
     plan: Plan,
-    { keepsAll = false, ...given }: Omit<TransferOptions, 'timeoutMs'> & { readonly keepsAll?: boolean },
+    { device = this.#device, ...options }: BeginOptions & { readonly device?: Device },
     watch: CallWatch = this.watch(),
     signal?: AbortSignal,
   ): Promise<Load> {
     this.check(signal);
     this.#loadNotes = [];
-    if (plan.inputs.length === 0) {
-      this.#reporter.begin(this.engines.copier, 0);
-      return new EmptyLoad(plan, this.device, new Uint32Array(0));
+    const digesting = this.#giveDigests(plan, watch);
+    digesting.catch(() => {}); // told where it is waited for
+    if (plan.devices) await watch.during(digesting); // each device's plan has those of its items
+    const parts = plan.devices ? await byDevice(plan) : [{ device, plan, items: new Uint32Array() }];
+    if (plan.inputs.length === 0 || parts.length === 0) {
+      this.#reporter.begin(this.engines.copier, this.#deviceNames(), plan.inputs.length);
+      return new EmptyLoad(plan, device, new Uint32Array(0));
     }
-    const preparing = [this.engines.prepare(plan, watch), this.#giveDigests(plan, watch)] as const;
-    const [prepared, unverified] = await watch.during(Promise.all(preparing));
-    const limit = this.engines.budget && (await watch.during(this.#admit(plan, prepared, keepsAll)));
-    const items = typeof prepared === 'function' ? await plan.itemsOfAllocations() : undefined;
-    this.check(signal);
-    const options = { ...given, limit, timeoutMs: Math.max(watch.leftMs, 0.001) }; // 0 would be none
-    let load: Load;
-    if (typeof prepared === 'function') {
-      load = this.#startCopier(prepared, plan, items!, options);
-      this.#reporter.begin(this.engines.copier, plan.inputs.length);
-      this.#loadNotes = unverified;
-    } else {
-      this.#loadNotes = prepared.cold ? [READ_DIRECTLY, ...unverified] : unverified;
-      // What was cold as a whole says nothing of what is read next.
-      if (!prepared.cold) this.#readsHostFiles = native().mapsFiles(prepared.engine);
-      const mapped = await this.#map(plan, prepared, watch);
-      load = await this.#startMapped(mapped, prepared.engine, options, signal);
-      this.#reporter.begin(prepared.copier, plan.inputs.length);
-      this.#reporter.addFallbacks(prepared.fallbacks);
-    }
+    const begun = await this.#beginAll(parts, options, digesting, watch, signal);
+    const load = plan.devices
+      ? new DevicesLoad(
+          plan,
+          begun.map((each, i) => ({ load: each.load, items: parts[i]!.items })),
+          options.collectReady ?? false,
+        )
+      : begun[0]!.load;
+    const copiers = begun.map(({ copier }) => copier);
+    this.#reporter.begin(listed(copiers), listed(parts.map((part) => part.device.toString())), plan.inputs.length);
+    for (const { fallbacks } of begun) this.#reporter.addFallbacks(fallbacks);
+    this.#loadNotes = [...new Set(begun.flatMap(({ notes }) => notes))];
     this.#loads.add(load);
     this.#log(
       () =>
         `${counted(plan.count, 'tensor')}, ${plan.bytes} bytes from ${counted(plan.inputs.length, 'file')} ` +
-        `to ${this.device} through ${this.engines.copier}`,
+        `to ${this.#reporter.report.device} through ${listed(copiers)}`,
     );
     return load;
   }
@@ -158,13 +248,62 @@ export class Session {
     return this.#integrity.prepare(plan, watch);
   }
 
+  /** Of each device its load, all begun at a time; those that have begun end where one cannot. */
+  async #beginAll(
+    parts: readonly { readonly device: Device; readonly plan: Plan }[],
+    options: BeginOptions,
+    digesting: Promise<string[]>,
+    watch: CallWatch,
+    signal?: AbortSignal,
+  ): Promise<Begun[]> {
+    const begun = await Promise.allSettled(
+      parts.map(({ device, plan }) => this.#beginOn(device, plan, options, digesting, watch, signal)),
+    );
+    const failed = begun.find((each) => each.status === 'rejected');
+    if (!failed) return begun.map((each) => (each as PromiseFulfilledResult<Begun>).value);
+    for (const each of begun) {
+      if (each.status === 'rejected') continue;
+      const { load } = each.value;
+      load.end();
+      if (!load.drained) this.#loads.add(load); // close() waits for it
+    }
+    throw failed.reason;
+  }
+
+  async #beginOn(
+    device: Device,
+    plan: Plan,
+    { keepsAll = false, ...given }: BeginOptions,
+    digesting: Promise<string[]>,
+    watch: CallWatch,
+    signal?: AbortSignal,
+  ): Promise<Begun> {
+    const engines = this.#enginesOf(device);
+    const [prepared, unverified] = await watch.during(Promise.all([engines.prepare(plan, watch), digesting]));
+    const limit = engines.budget && (await watch.during(this.#admit(engines, plan, prepared, keepsAll)));
+    const items = typeof prepared === 'function' ? await plan.itemsOfAllocations() : undefined;
+    this.check(signal);
+    const options = { ...given, limit, timeoutMs: Math.max(watch.leftMs, 0.001) }; // 0 would be none
+    if (typeof prepared === 'function') {
+      const load = this.#startCopier(prepared, plan, items!, device, options);
+      return { load, copier: engines.copier, fallbacks: [], notes: unverified };
+    }
+    const { copier, fallbacks, engine, cold } = prepared;
+    // What was cold as a whole says nothing of what is read next.
+    if (!cold) this.#readsHostFiles = native().mapsFiles(engine);
+    const mapped = await this.#map(engines, plan, prepared, watch);
+    const load = await this.#startMapped(mapped, prepared, device, options, signal);
+    const notes = [...(cold ? [READ_DIRECTLY] : []), ...unverified, ...mapped.notes];
+    return { load, copier, fallbacks, notes };
+  }
+
   /** The budget that a load has to keep to; BUDGET_INFEASIBLE where it cannot. */
   async #admit(
+    { budget }: Engines,
     plan: Plan,
     prepared: PreparedEngine | CopierConstructor,
     keepsAll: boolean,
   ): Promise<BudgetLimit | undefined> {
-    const { budget } = this.engines;
     const limit = await budget?.limit();
     if (!budget || !limit) return undefined;
     if (typeof prepared === 'function') {
@@ -181,32 +320,32 @@ export class Session {
     make: CopierConstructor,
     plan: Plan,
     items: Uint32Array,
+    device: Device,
     options: TransferOptions & { limit?: BudgetLimit },
   ): Load {
     this.#pace ??= new Pace(this.options.maxBytesPerSecond ?? Number.POSITIVE_INFINITY);
     const limits = { stallTimeoutMs: this.#stallTimeoutMs, pace: this.#pace };
-    return new CopierLoad(make, plan, items, this.device, { ...options, ...limits });
+    return new CopierLoad(make, plan, items, device, { ...options, ...limits });
   }
 
-  async #map(plan: Plan, { engine, cold }: PreparedEngine, watch: CallWatch): Promise<MappedPlan> {
+  async #map({ budget }: Engines, plan: Plan, { engine, cold }: PreparedEngine, watch: CallWatch): Promise<MappedPlan> {
     const { mmap } = this.options;
     const small = mmap === undefined && plan.bytes < MAPPED_FROM;
     if (mmap === false || cold || small) return { plan, notes: [], release() {} };
-    const most = await this.engines.budget?.allocationBytes();
+    const most = await budget?.allocationBytes();
     return watch.during(mapFiles(plan, engine, this.options, watch, most));
   }
 
   async #startMapped(
-    { plan, notes, release }: MappedPlan,
-    engine: NativeEngine,
+    { plan, release }: MappedPlan,
+    prepared: PreparedEngine,
+    device: Device,
     options: TransferOptions & { limit?: BudgetLimit },
     signal?: AbortSignal,
   ): Promise<EngineLoad> {
     try {
       this.check(signal);
-      const load = await this.#start(engine, plan, options, signal);
-      this.#loadNotes = [...this.#loadNotes, ...notes];
-      return load;
+      return await this.#start(prepared, plan, device, options, signal);
     } finally {
       release();
     }
@@ -214,13 +353,14 @@ export class Session {
 
   /** A load that starts when its caller waits no longer is ended at once; close() waits for it with its engine. */
   #start(
-    engine: NativeEngine,
+    { engine, device: number }: PreparedEngine,
     plan: Plan,
+    device: Device,
     options: TransferOptions & { limit?: BudgetLimit },
     signal?: AbortSignal,
   ): Promise<EngineLoad> {
-    const limits = { ...options, stallTimeoutMs: this.#stallTimeoutMs };
-    const starting = EngineLoad.start(engine, plan, this.device, limits);
+    const limits = { ...options, device: number, stallTimeoutMs: this.#stallTimeoutMs };
+    const starting = EngineLoad.start(engine, plan, device, limits);
     const endWhenStarted = (): void => {
       starting.then(
         (load) => load.end(),
@@ -246,7 +386,8 @@ export class Session {
   #note(load: Load, startedMs: number): void {
     const seconds = (milliseconds() - startedMs) / 1000;
     this.#reporter.note(load, seconds);
-    this.engines.takeFallbacks((fallbacks) => this.#reporter.addFallbacks(fallbacks));
+    for (const engines of this.#byDevice.values())
+      engines.takeFallbacks((fallbacks) => this.#reporter.addFallbacks(fallbacks));
     this.#warn();
     this.#log(() => {
       const { tensors, bytes, maxInFlight } = this.#reporter.report;
@@ -256,7 +397,8 @@ export class Session {
   }
 
   #warn(): void {
-    for (const warning of this.engines.takeWarnings()) this.#logger.warn(`fastsafetensors: ${warning}`);
+    for (const warning of [...this.#byDevice.values()].flatMap((engines) => engines.takeWarnings()))
+      this.#logger.warn(`fastsafetensors: ${warning}`);
   }
 
   #log(message: () => string): void {
@@ -335,7 +477,7 @@ export class Session {
     const loads = [...this.#loads];
     for (const load of loads) load.end();
     const drained = (async () => {
-      await this.engines.close();
+      await Promise.all([...this.#byDevice.values()].map((engines) => engines.close()));
       for (const load of loads) {
         while (!load.drained) await load.wait();
       }

@@ -103,7 +103,8 @@ function nameExists(name: string, tensors: { names(): readonly string[] }, known
   return known.has(name);
 }
 
-function patternOf(text: string): RegExp {
+/** Matches names; `*` stands for any text. */
+export function patternOf(text: string): RegExp {
   const parts = text.split('*').map((part) => part.replace(/[\\^$.*+?()[\]{}|]/g, '\\$&'));
   return new RegExp(`^${parts.join('[\\s\\S]*')}$`);
 }

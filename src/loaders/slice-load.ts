@@ -21,7 +21,7 @@ export async function readSlice(
   slice: TensorFrame,
 ): Promise<DeviceTensor> {
   const { name, shape } = slice;
-  const { device } = session;
+  const device = session.deviceOf(metadata, metadata.indexOf(name));
   const { dtype: wanted, dtypePolicy } = session.options;
   const conversion = { dtype: wanted, dtypePolicy };
   if (slice.byteLength === 0) {
@@ -31,7 +31,7 @@ export async function readSlice(
   const sliced = await session.race(planSlice(metadata, slice, conversion));
   const { plan, dtype, byteLength } = sliced;
   const started = milliseconds();
-  const load = await session.begin(plan, { window: PIECES_AHEAD, collectReady: false });
+  const load = await session.begin(plan, { window: PIECES_AHEAD, collectReady: false, device });
   try {
     if (sliced.copyOf) {
       return await Allocation.during(device, byteLength, async (allocation) => {

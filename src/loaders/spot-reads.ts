@@ -1,7 +1,7 @@
 import { DTYPE_NAMES } from '../base/dtype.js';
 import { setImmediate } from '../base/timers.js';
 import { Allocation } from '../device/allocation.js';
-import { openDevice } from '../device/device.js';
+import { Device, openDevice } from '../device/device.js';
 import { DeviceTensor } from '../device/device-tensor.js';
 import { checked, native, translated } from '../native/addon.js';
 import type { NativeDevice, NativeHeaderFdCache, NativeSpotFile } from '../native/core.js';
@@ -9,6 +9,7 @@ import type { SafeTensorsMetadata } from '../safetensors/metadata.js';
 import { alignUp } from '../transfer/plan.js';
 import type { Session } from './session.js';
 
+const HOST = Device.parse('cpu');
 /** Bytes that are read at once: 0.1 ms. */
 const MOST_BYTES = 512 * 1024;
 /**
@@ -125,9 +126,8 @@ export class SpotReads {
       return wanted.map(({ metadata, index, name }, i) => {
         const { begins, ends, dtypes } = metadata.packed;
         const [dtype, length] = [DTYPE_NAMES[dtypes[index]!]!, ends[index]! - begins[index]!];
-        const { device } = this.#session;
         const place = (room?.at ?? 0) + places[i]!;
-        return new DeviceTensor(name, dtype, metadata.shapeAt(index), length, device, room?.allocation ?? null, place);
+        return new DeviceTensor(name, dtype, metadata.shapeAt(index), length, HOST, room?.allocation ?? null, place);
       });
     } finally {
       room?.allocation.release();
@@ -136,14 +136,13 @@ export class SpotReads {
 
   /** Memory for a read, retained for the caller. */
   #roomFor(bytes: number, opened: NativeDevice): { allocation: Allocation; at: number } {
-    const { device } = this.#session;
-    if (bytes > SMALL_BYTES || this.#reads <= 1) return { allocation: Allocation.atOnce(opened, device, bytes), at: 0 };
+    if (bytes > SMALL_BYTES || this.#reads <= 1) return { allocation: Allocation.atOnce(opened, HOST, bytes), at: 0 };
     let at = alignUp(this.#used);
     if (!this.#block || at + bytes > BLOCK_BYTES) {
       at = 0;
       if (!this.#block?.isUnshared) {
         this.#dropBlock();
-        this.#block = Allocation.atOnce(opened, device, BLOCK_BYTES);
+        this.#block = Allocation.atOnce(opened, HOST, BLOCK_BYTES);
       }
     }
     return { allocation: this.#block!.retain(), at };
@@ -170,7 +169,7 @@ export class SpotReads {
   }
 
   async #open(wanted: readonly Found[]): Promise<void> {
-    const { engines, readsHostFiles, device } = this.#session;
+    const { engines, readsHostFiles } = this.#session;
     if (!readsHostFiles) return;
     this.#fds ??= engines.newHeaderFds();
     const fds = this.#fds;
@@ -179,7 +178,7 @@ export class SpotReads {
       if (this.#files.has(metadata) || !metadata.identity) continue;
       this.#files.set(metadata, null);
       try {
-        this.#device ??= await openDevice(device);
+        this.#device ??= await openDevice(HOST);
         const opened = await translated(native().openSpotFile(fds, metadata.path, metadata.identity));
         this.#files.set(metadata, opened);
       } catch {

@@ -46,7 +46,6 @@ export interface EngineOptions {
   readonly slotsAtOnce?: boolean;
   /** The most bytes of all slots together. */
   readonly stagingLimit?: number;
-  readonly budget?: NativeBudget;
 }
 
 /** PlanAllocation::kNone. */
@@ -62,6 +61,8 @@ export interface NativePlan {
   readonly itemOffsets: Float64Array;
   readonly itemLengths: Float64Array;
   readonly itemDestinations: Float64Array;
+  /** No read includes what lies between items. */
+  readonly apart?: boolean;
   /** Of items that are runs with holes between them; 0 for those that lie together. Given when one has holes. */
   readonly itemRuns?: Float64Array;
   readonly itemStrides?: Float64Array;
@@ -87,6 +88,9 @@ export interface TransferOptions {
   /** takeReady() will be called. */
   readonly collectReady?: boolean;
   readonly timeoutMs?: number;
+  /** The number of one of the engine's devices. Default: 0. */
+  readonly device?: number;
+  readonly budget?: NativeBudget;
 }
 
 /** A file that was read in another way than asked. */
@@ -290,7 +294,7 @@ export interface CoreAddon {
     reads: Float64Array,
     count: number,
   ): boolean;
-  createEngine(device: NativeDevice, reader: ReaderOptions, options: EngineOptions): NativeEngine;
+  createEngine(devices: readonly NativeDevice[], reader: ReaderOptions, options: EngineOptions): NativeEngine;
   newBudget(bytes: number): NativeBudget;
   takeBudget(budget: NativeBudget, bytes: number): boolean;
   budgetHeld(budget: NativeBudget): number;

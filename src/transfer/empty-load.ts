@@ -11,7 +11,9 @@ export class EmptyLoad extends Load {
   readonly drained = true;
   readonly error = null;
 
-  async wait(): Promise<void> {}
+  readonly lacksRoom = undefined;
+
+  async changed(): Promise<void> {}
 
   takeReady(): ArrayLike<number> {
     return [];

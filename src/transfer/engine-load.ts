@@ -5,7 +5,7 @@ import { Allocation } from '../device/allocation.js';
 import type { Device } from '../device/device.js';
 import { native, statusError, translated } from '../native/addon.js';
 import type { NativeLoad as Handle, NativeEngine, TransferOptions } from '../native/core.js';
-import { allHeld, type BudgetLimit, patience } from './budget-limit.js';
+import type { BudgetLimit } from './budget-limit.js';
 import { Load } from './load.js';
 import type { Plan } from './plan.js';
 
@@ -49,8 +49,9 @@ export class EngineLoad extends Load {
     allocations?: readonly Allocation[],
   ): Promise<EngineLoad> {
     const given = allocations && { memory: allocations.map(({ handle }) => handle) };
+    const budget = options.limit?.budget;
     const [handle, items] = await Promise.all([
-      translated(native().startTransfer(engine, { ...plan.toNative(), ...given }, options)),
+      translated(native().startTransfer(engine, { ...plan.toNative(), ...given }, { ...options, budget })),
       plan.itemsOfAllocations(),
     ]);
     const load = new EngineLoad(engine, handle, plan, items, device, options.limit);
@@ -143,30 +144,12 @@ export class EngineLoad extends Load {
     return this.#error;
   }
 
-  wait(): Promise<void> {
-    const changed = native().waitTransfer(this.#handle);
-    return this.#limit && this.#waitsForRoom ? this.#whileAllIsHeld(changed, this.#limit) : changed;
+  changed(): Promise<void> {
+    return native().waitTransfer(this.#handle);
   }
 
-  /** Nothing is in flight, and the budget has no room for the next allocation. */
-  get #waitsForRoom(): boolean {
-    return this.#poll()[7]! > 0;
-  }
-
-  /** Whoever waits for a tensor disposes none meanwhile, unless something else of the consumer does so soon. */
-  async #whileAllIsHeld(changed: Promise<void>, limit: BudgetLimit): Promise<void> {
-    let held = native().budgetHeld(limit.budget);
-    const look = (): void => {
-      const now = native().budgetHeld(limit.budget);
-      if (this.#waitsForRoom && now === held) {
-        this.cancel(allHeld(this.plan, this.readyPrefix, limit));
-      } else {
-        held = now;
-        stop = after(patience.ms, look);
-      }
-    };
-    let stop = after(patience.ms, look);
-    await changed.finally(() => stop());
+  get lacksRoom(): BudgetLimit | undefined {
+    return this.#limit && this.#poll()[7]! > 0 ? this.#limit : undefined;
   }
 
   takeReady(): ArrayLike<number> {

@@ -1,7 +1,10 @@
 import { FastSafetensorsError } from '../base/errors.js';
+import { after } from '../base/timers.js';
 import type { Allocation } from '../device/allocation.js';
 import type { Device } from '../device/device.js';
 import { DeviceTensor } from '../device/device-tensor.js';
+import { native } from '../native/addon.js';
+import { allHeld, type BudgetLimit, patience } from './budget-limit.js';
 import type { Plan } from './plan.js';
 
 /**
@@ -37,7 +40,9 @@ export abstract class Load {
   /** The first error. */
   abstract get error(): Error | null;
   /** Resolves when any of the above has changed. Does not keep the event loop alive: who waits does. */
-  abstract wait(): Promise<void>;
+  abstract changed(): Promise<void>;
+  /** The budget that has no room for the next allocation, while nothing is in flight. */
+  abstract get lacksRoom(): BudgetLimit | undefined;
   /** Items that became ready since the last call. Only for a load with collectReady. */
   abstract takeReady(): ArrayLike<number>;
   /** Raises the number of batches, from the first on, that may be loaded. */
@@ -49,6 +54,45 @@ export abstract class Load {
   abstract cancel(reason?: Error): void;
   /** The allocation of a ready item, retained for the caller. Called once for each; null after an error. */
   protected abstract takeAllocation(index: number): Allocation | null;
+
+  /** By device, where there are several. */
+  get parts(): readonly Load[] {
+    return [this];
+  }
+
+  /** Bytes, of those of the plan, that are views of mapped files. */
+  get mappedBytes(): number {
+    return this.plan.mappedBytes;
+  }
+
+  /**
+   * changed() for who waits for a tensor, and so disposes none meanwhile, unless something else of the consumer does so
+   * soon: where a budget lacks room, and nothing is freed for a while, the load fails with BUDGET_INFEASIBLE.
+   */
+  wait(): Promise<void> {
+    const changed = this.changed();
+    return this.lacksRoom ? this.#whileAllIsHeld(changed) : changed;
+  }
+
+  async #whileAllIsHeld(changed: Promise<void>): Promise<void> {
+    const heldNow = (): number | undefined => {
+      const limit = this.lacksRoom;
+      return limit && native().budgetHeld(limit.budget);
+    };
+    let held = heldNow();
+    const look = (): void => {
+      const limit = this.lacksRoom;
+      const now = heldNow();
+      if (limit && now === held) {
+        this.cancel(allHeld(this.plan, this.readyPrefix, limit));
+      } else {
+        held = now;
+        stop = after(patience.ms, look);
+      }
+    };
+    let stop = after(patience.ms, look);
+    await changed.finally(() => stop());
+  }
 
   /** Resolves when every tensor is ready; rejects with the first error. Does not keep the event loop alive. */
   async complete(): Promise<void> {

@@ -2,6 +2,7 @@ import type { PackedDigests } from '../base/digest.js';
 import { canConvert, DTYPE_BITS, DTYPE_NAMES, type DTypeName, isFloating } from '../base/dtype.js';
 import { FastSafetensorsError } from '../base/errors.js';
 import { Turns } from '../base/timers.js';
+import type { Device } from '../device/device.js';
 import { type NativeMappedFile, type NativePlan, NOT_MAPPED } from '../native/core.js';
 import type { SafeTensorsMetadata } from '../safetensors/metadata.js';
 import { placeOf } from '../safetensors/shard-set.js';
@@ -31,8 +32,15 @@ export interface PlanInput {
   readonly selection: Uint32Array | null;
 }
 
+/** Which of several devices each tensor goes to. */
+export interface Placement {
+  readonly devices: readonly Device[];
+  /** By tensor of a file: an index into `devices`. */
+  of(metadata: SafeTensorsMetadata): Uint16Array;
+}
+
 /** Items in arrays, in the order in which they become ready, and the allocations that they lie in. */
-interface Items {
+export interface Items {
   readonly inputs: readonly PlanInput[];
   /** By item: its tensor's index in inputs[files[item]].metadata. */
   readonly tensors: Uint32Array;
@@ -58,8 +66,13 @@ interface Items {
   readonly parts?: readonly (Part | null)[];
   /** By allocation: bytes. */
   readonly allocationSizes: Float64Array;
-  /** By allocation: its batch. */
+  /** By allocation: its batch, of those on its device. */
   readonly allocationBatches: Uint32Array;
+  /** Where allocations lie on several devices: these, and by allocation an index into them. */
+  readonly devices?: readonly Device[];
+  readonly allocationDevices?: Uint16Array;
+  /** What lies between two items is another plan's to read: no read includes it. */
+  readonly apart?: boolean;
   /** Where some allocations are views of mapped files; see NativePlan. */
   readonly mapping?: {
     readonly mapped: readonly (NativeMappedFile | null)[];
@@ -126,7 +139,7 @@ export class Plan {
       ? items.lengths.reduce((sum, length, item) => (isMapped(item) ? sum + length : sum), 0)
       : 0;
     this.deviceBytes = sumOf(items.allocationSizes);
-    this.batchCount = (items.allocationBatches.at(-1) ?? -1) + 1;
+    this.batchCount = items.allocationBatches.reduce((most, batch) => Math.max(most, batch), -1) + 1;
     let first = 0;
     this.#firstItems = items.inputs.map((input) => {
       const item = first;
@@ -137,7 +150,8 @@ export class Plan {
 
   /**
    * Whole tensors, or of each the part that `partOf` says, each at TENSOR_ALIGNMENT, in batches of at most `batchBytes`
-   * in memory and allocations of at most `allocationBytes`; a larger tensor has one of its own. Floating tensors become
+   * in memory and allocations of at most `allocationBytes` (one number, or by device of the placement); a larger tensor
+   * has one of its own. With a placement, each device has allocations and batches of its own. Floating tensors become
    * `dtype`: UNSUPPORTED_DTYPE for one that cannot, unless the policy lets it stay. What `partOf` throws.
    */
   static async ofTensors(
@@ -146,8 +160,14 @@ export class Plan {
       batchBytes = Number.POSITIVE_INFINITY,
       allocationBytes = MAX_ALLOCATION,
       partOf,
+      placement,
       ...conversion
-    }: { batchBytes?: number; allocationBytes?: number; partOf?: PartOf } & Conversion = {},
+    }: {
+      batchBytes?: number;
+      allocationBytes?: number | readonly number[];
+      partOf?: PartOf;
+      placement?: Placement;
+    } & Conversion = {},
   ): Promise<Plan> {
     const count = inputs.reduce((sum, input) => sum + countOf(input), 0);
     const items = await packedItemsInTurns(count);
@@ -156,14 +176,20 @@ export class Plan {
     let converts = false;
     const sizes: number[] = [];
     const batches: number[] = [];
+    const allocationDevices: number[] = [];
+    const devices = Array.from(placement?.devices ?? [null], (_, device) => ({
+      most: typeof allocationBytes === 'number' ? allocationBytes : allocationBytes[device]!,
+      allocation: -1, // the present one
+      used: 0, // of it
+      batch: 0,
+      batchUsed: 0, // of the batch's earlier allocations
+    }));
     let item = 0;
-    let used = 0; // of the present allocation
-    let batch = 0;
-    let batchUsed = 0; // of the batch's earlier allocations
     for (let file = 0; file < inputs.length; ++file) {
       const { metadata, selection } = inputs[file]!;
       const { begins, ends, dtypes } = metadata.packed;
       const wanted = countOf(inputs[file]!);
+      const placed = placement?.of(metadata);
       for (let i = 0; i < wanted; ++i, ++item) {
         const tensor = selection ? selection[i]! : i;
         const part = partOf?.(metadata, tensor) ?? null;
@@ -174,38 +200,46 @@ export class Plan {
         const target = conversion.dtype === undefined ? stored : targetOf(metadata, tensor, conversion);
         const size = sizeOf(length, stored, target);
         converts ||= target !== stored;
-        let start = alignUp(used);
-        const batchFull = batchUsed + start > 0 && batchUsed + start + size > batchBytes;
-        if (batchFull || (start > 0 && start + size > allocationBytes)) {
-          sizes.push(used);
-          batches.push(batch);
-          batchUsed += used;
-          start = 0;
-        }
+        const device = placed ? placed[tensor]! : 0;
+        const on = devices[device]!;
+        let start = alignUp(on.used);
+        const batchFull = on.batchUsed + start > 0 && on.batchUsed + start + size > batchBytes;
         if (batchFull) {
-          ++batch;
-          batchUsed = 0;
+          ++on.batch;
+          on.batchUsed = 0;
+        }
+        if (on.allocation < 0 || batchFull || (start > 0 && start + size > on.most)) {
+          if (!batchFull) on.batchUsed += on.used;
+          on.allocation = sizes.push(0) - 1;
+          batches.push(on.batch);
+          allocationDevices.push(device);
+          start = 0;
         }
         items.tensors[item] = tensor;
         items.dtypes[item] = target;
         items.stored[item] = stored;
         items.files[item] = file;
-        items.allocations[item] = sizes.length;
+        items.allocations[item] = on.allocation;
         items.offsets[item] = begin;
         items.lengths[item] = length;
         items.sizes[item] = size;
         items.destinations[item] = start;
-        used = start + size;
+        on.used = start + size;
+        sizes[on.allocation] = on.used;
         if (turns.due()) await turns.take();
       }
     }
-    if (count > 0) {
-      sizes.push(used);
-      batches.push(batch);
-    }
-    const allocationBatches = Uint32Array.from(batches);
-    const allocationSizes = Float64Array.from(sizes);
-    return new Plan({ ...items, ...(parts && { parts }), inputs, converts, allocationSizes, allocationBatches }, true);
+    const allocated = {
+      allocationBatches: Uint32Array.from(batches),
+      allocationSizes: Float64Array.from(sizes),
+      ...(placement && { devices: placement.devices, allocationDevices: Uint16Array.from(allocationDevices) }),
+    };
+    return new Plan({ ...items, ...(parts && { parts }), inputs, converts, ...allocated }, true);
+  }
+
+  /** Of items that were placed elsewhere. `mappable`: they are whole tensors. @internal */
+  static ofItems(items: Items, mappable: boolean): Plan {
+    return new Plan(items, mappable);
   }
 
   /**
@@ -258,10 +292,10 @@ export class Plan {
       sizes[allocation] = Math.max(sizes[allocation]!, destinations[item]! + size);
       if (turns.due()) await turns.take();
     }
-    const { inputs, tensors, dtypes, stored, converts, offsets, lengths, parts } = this;
+    const { inputs, tensors, dtypes, stored, converts, apart, offsets, lengths, parts } = this;
     const plan = new Plan(
       {
-        ...{ inputs, tensors, dtypes, stored, converts, offsets, lengths, parts },
+        ...{ inputs, tensors, dtypes, stored, converts, apart, offsets, lengths, parts },
         files: this.files,
         sizes: this.sizes,
         allocations,
@@ -435,6 +469,7 @@ export class Plan {
       itemOffsets: this.offsets,
       itemLengths: this.lengths,
       itemDestinations: this.destinations,
+      apart: this.apart ?? false,
       ...this.mapping,
       ...(this.hasRuns && {
         itemRuns: Float64Array.from(this.parts!, (part) => part?.run ?? 0),

@@ -75,7 +75,7 @@ export default [
   },
   {
     name: 'room-on-the-device',
-    find: 'device_.CheckAvailable(bytes)',
+    find: 'devices_[t->device()]->CheckAvailable(bytes)',
     replace: 'Status()',
     native: 'EngineTest.MemoryThatCannotBeHadIsRefusedBeforeAnyIsTaken',
   },
@@ -107,9 +107,9 @@ export default [
   {
     name: 'memory-under-a-copy',
     file: 'csrc/transfer/loop_copy.cc',
-    find: 'Status copying = stream_->Submit(',
+    find: 'Status copying = stream.Submit(',
     replace: `op.buffers.clear();
-  Status copying = stream_->Submit(`,
+  Status copying = stream.Submit(`,
     native: 'GdsReaderTest.AFileThatEndsEarlyIsAnError',
   },
   {
@@ -128,9 +128,9 @@ export default [
     edits: [
       {
         file: 'csrc/transfer/loop_copy.cc',
-        find: 'Status copying = stream_->Submit(',
+        find: 'Status copying = stream.Submit(',
         replace: `FinishParts(op);
-  Status copying = stream_->Submit(`,
+  Status copying = stream.Submit(`,
       },
       {
         file: 'csrc/transfer/loop.cc',

@@ -291,5 +291,24 @@ TEST(Plan, RefusesRunsThatOverlapEndAfterTheFileOrAreNotWhole) {
   EXPECT_EQ(OneFile({split}).Validate().code(), Code::INVALID_ARGUMENT) << "10 bytes are no whole F32";
 }
 
+TEST(ChunkerApart, NoReadIncludesWhatLiesBetweenItems) {
+  Plan plan;
+  plan.files.push_back({"", {}});
+  plan.files[0].expected.size = 1000;
+  plan.allocations.push_back({2048, 0});
+  plan.items.push_back({0, 0, 0, 100, 0});
+  plan.items.push_back({0, 0, 100, 100, 256});  // follows
+  plan.items.push_back({0, 0, 300, 100, 512});  // behind another plan's bytes
+  ChunkRules rules{{}, false, 1 << 20, kGap};
+  EXPECT_EQ(NextChunk(plan, rules, {}, 3, 0).length, 400U);
+  plan.apart = true;
+  Chunk first = NextChunk(plan, rules, {}, 3, 0);
+  EXPECT_EQ(first.length, 200U);
+  EXPECT_EQ(NextChunk(plan, rules, first.next, 3, 0).length, 100U);
+  rules.needs.skips = rules.needs.scatters = true;
+  Chunk skipping = NextChunk(plan, rules, {}, 3, 0);
+  EXPECT_EQ(skipping.length - skipping.skipped, 300U);
+}
+
 }  // namespace
 }  // namespace fst

@@ -51,13 +51,13 @@ TEST_F(MemoryBudgetTest, IsNeverExceededByTheDriversOwnCount) {
     cuda.reset();
     std::shared_ptr<Device> device;
     ASSERT_TRUE(OpenDevice("cuda:0", false, &device).ok());
-    EngineOptions options;
+    TransferOptions options;
     options.budget = std::make_shared<MemoryBudget>(limit);
     std::shared_ptr<Engine> engine;
-    ASSERT_TRUE(Engine::Create(device, NewFileReader({}), options, &engine).ok());
+    ASSERT_TRUE(Engine::Create(device, NewFileReader({}), {}, &engine).ok());
     const uint64_t before = cuda.live_bytes();
     std::shared_ptr<Transfer> transfer;
-    ASSERT_TRUE(engine->Start(WithFiles(), {}, &transfer).ok());
+    ASSERT_TRUE(engine->Start(WithFiles(), options, &transfer).ok());
     EXPECT_EQ(Consume(*transfer, 0), 0U) << transfer->status().message();
     EXPECT_LE(cuda.peak_bytes() - before, limit);
     engine.reset();
@@ -71,12 +71,12 @@ TEST_F(MemoryBudgetTest, IsNeverExceededByTheDriversOwnCount) {
 TEST_F(MemoryBudgetTest, SaysWhatItWaitsForWhileAllIsHeld) {
   std::shared_ptr<Device> device;
   ASSERT_TRUE(OpenDevice("cuda:0", false, &device).ok());
-  EngineOptions options;
+  TransferOptions options;
   options.budget = std::make_shared<MemoryBudget>(4 * kTensor);
   std::shared_ptr<Engine> engine;
-  ASSERT_TRUE(Engine::Create(device, NewFileReader({}), options, &engine).ok());
+  ASSERT_TRUE(Engine::Create(device, NewFileReader({}), {}, &engine).ok());
   std::shared_ptr<Transfer> transfer;
-  ASSERT_TRUE(engine->Start(WithFiles(), {}, &transfer).ok());
+  ASSERT_TRUE(engine->Start(WithFiles(), options, &transfer).ok());
   EXPECT_EQ(Consume(*transfer, 10), kTensor);
   engine->Cancel(transfer, Status(Code::CLOSED, "enough"));
   engine.reset();

@@ -25,10 +25,13 @@ class RingReadsTest : public ::testing::Test {
  protected:
   void SetUp() override {
     files_before_ = Metrics::Get().open_files;
-    const int error = RingReads::Open(4, queue_, [this](ReadRequest request, uint64_t tag) {
-      request.file.reset();
-      queue_->Put({Completion::Kind::kRead, tag, Status(Code::IO_ERROR, "not by the ring")});
-    }, &ring_);
+    const int error = RingReads::Open(
+        4, queue_,
+        [this](ReadRequest request, uint64_t tag) {
+          request.file.reset();
+          queue_->Put({Completion::Kind::kRead, tag, Status(Code::IO_ERROR, "not by the ring")});
+        },
+        &ring_);
     if (error != 0) GTEST_SKIP() << "no io_uring here: " << ErrnoText(error);
     ASSERT_EQ(posix_memalign(reinterpret_cast<void**>(&memory_), kBlock, 64 * kBlock), 0);
     memset(memory_, '?', 64 * kBlock);

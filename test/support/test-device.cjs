@@ -8,6 +8,7 @@ function onTestDevice(fst, testing) {
   if (!own) return { fst, testing };
   const one = process.env.FST_TEST_GPUS === '1';
   const on = (options) => {
+    if (options?.devices || ['object', 'function'].includes(typeof options?.device)) return options;
     const device = options?.device ?? own;
     return { ...options, device: one && /^(cuda|gpu):1$/.test(device ?? '') ? 'cuda:0' : device };
   };
