@@ -7,6 +7,7 @@ import { MODELS } from '../demo/models.js';
 import { ERROR_CODES } from '../src/base/errors.js';
 import { main } from '../src/cli/main.js';
 import { saveFile } from '../src/safetensors/save-file.js';
+import { useFakeDevices } from '../src/testing/fakes.js';
 import { writeGraphModel } from './support/tf-models.js';
 
 let folder: string;
@@ -282,6 +283,26 @@ describe('verify', () => {
     await writeFile(join(folder, 'odd.json'), '[]');
     expect(await verify(join(folder, 'odd.json'))).toMatchObject({ ok: false, files: [{ code: 'INVALID_INDEX' }] });
   });
+});
+
+test('load --devices splits a model, and says what each device got', async () => {
+  await save('m.safetensors', { 'h.0.w': [1, 2], 'h.1.w': [3], head: [4, 5] });
+  useFakeDevices({});
+  try {
+    const { stdout } = await cli('load', folder, '--devices', 'cuda:0, cuda:1');
+    expect(stdout).toMatch(
+      /^1 file, 3 tensors, 20 B .* on cuda:0, cuda:1\n {2}cuda:0: 1 tensor, 8 B\n {2}cuda:1: 2 tensors, 12 B\n$/,
+    );
+    const { devices } = JSON.parse(
+      (await cli('load', folder, '--json', '--devices', 'cuda:0,cpu', '--split', 'bytes')).stdout,
+    );
+    expect(Object.keys(devices)).toEqual(['cuda:0', 'cpu']);
+    expect((await cli('load', folder, '--devices', 'cuda:0,tpu')).stderr).toMatch(/INVALID_ARGUMENT: devices\[1\]/);
+    expect((await cli('load', folder, '--split', 'bytes')).stderr).toMatch(/INVALID_ARGUMENT: split: 'bytes' needs/);
+    expect((await cli('load', folder, '--devices', 'cpu', '--device', 'cpu')).stderr).toMatch(/expected one of them/);
+  } finally {
+    useFakeDevices(null);
+  }
 });
 
 describe('an index that disagrees with its shards', () => {

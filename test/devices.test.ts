@@ -1,6 +1,8 @@
-import { readFile, rm } from 'node:fs/promises';
+import { readFile, rm, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
 import * as fc from 'fast-check';
 import {
+  AutoLoader,
   type CopierFactory,
   type Destination,
   type DeviceTensor,
@@ -12,6 +14,7 @@ import {
   ParallelThreeFSLoader,
   registerCopier,
   SafeTensorsFileLoader,
+  saveFile,
 } from 'fastsafetensors-node';
 import { fakeReader, mockCopier, useFakeDevices } from 'fastsafetensors-node/testing';
 import { patience } from '../src/transfer/budget-limit.js';
@@ -260,6 +263,45 @@ test("the user's own reader of '3fs' reads for every device", async () => {
   }
 });
 
+test('tensors are compared with their digests on every device', async () => {
+  const { files, entries } = await model();
+  const path = join(folder, 'digests.safetensors');
+  const tensors = entries.map(({ name, dtype, shape, bytes }) => ({ name, dtype, shape, data: bytes }));
+  await saveFile(tensors, path, { checksum: true });
+  for (const copier of ['nogds', 'devices-mock']) {
+    const options = { files: path, copier, checksum: 'require', device: (name: string) => halves(name) } as const;
+    await using loader = new ParallelLoader(options);
+    for await (const [, tensor] of loader.iterateWeights()) tensor.dispose();
+    expect(loader.report.verifiedTensors).toBe(entries.length);
+  }
+  const file = await readFile(path);
+  file[file.length - 1]! ^= 1;
+  await writeFile(path, file);
+  const { name: last } = entries.at(-1)!;
+  for (const copier of ['nogds', 'devices-mock']) {
+    const loading = loadFile(path, { copier, devices: ['cuda:0', 'cpu', 'cuda:1'] });
+    await expect(loading).rejects.toMatchObject({ code: 'CHECKSUM_MISMATCH', tensor: last });
+  }
+  await expect(loadFile(files, { checksum: 'require', devices: ['cpu', 'cuda:0'] })).rejects.toMatchObject({
+    code: 'CHECKSUM_MISMATCH',
+  });
+});
+
+test('AutoLoader takes the same options, and says so', async () => {
+  const { files, entries } = await model();
+  const said: string[] = [];
+  const logger = { debug() {}, info: (text: string) => void said.push(text), warn() {} };
+  for (const options of [{ devices: ['cuda:0', 'cuda:1'] }, { device: { '*': 'cuda:1' } }]) {
+    let tensors = 0;
+    for await (const [, tensor] of new AutoLoader({ files, logger, ...options })) {
+      ++tensors;
+      tensor.dispose();
+    }
+    expect(tensors).toBe(entries.length);
+  }
+  expect(said.join()).toMatch(/device=cuda:0\+cuda:1.*device=by name/);
+});
+
 test('buffers join parts of several devices, and copy a tensor to another one', async () => {
   const { files, entries } = await model();
   const names = ['model.layers.0.mlp.weight', 'model.layers.11.mlp.weight', 'model.layers.1.mlp.weight'];
@@ -386,27 +428,28 @@ describe('budgets', () => {
 
   test('a device that is full waits for its turn while others load, and only its own consumer is told', async () => {
     patience.ms = 60;
-    const entries = Array.from({ length: 40 }, (_, i) => entry(`layers.${i}`, 'U8', [10 * KIB]));
+    const entries = Array.from({ length: 16 }, (_, i) => entry(`layers.${i}`, 'U8', [30 * KIB]));
     const files = await writeModel(folder, entries);
-    const options = { files, devices: ['cuda:0', 'cuda:1'], deviceMemoryBudget: 45 * KIB, queueSize: 100 };
+    const options = { files, devices: ['cuda:0', 'cuda:1'], deviceMemoryBudget: 130 * KIB, queueSize: 100 };
     for (const copier of ['nogds', 'devices-mock']) {
-      await using loader = new ParallelLoader({ ...options, copier });
+      // cuda:1 is full and stands still, longer than a consumer that holds all would have, while the next tensor of
+      // cuda:0 is read.
+      await using loader = new ParallelLoader({ ...options, copier, maxBytesPerSecond: 300 * KIB });
       let tensors = 0;
       for await (const [, tensor] of loader.iterateWeights()) {
-        // cuda:1 is full and stands still meanwhile, longer than a consumer that holds all would have.
-        if (tensors++ % 8 === 0) await new Promise((resolve) => setTimeout(resolve, 100));
+        ++tensors;
         tensor.dispose();
       }
-      expect(tensors).toBe(40);
+      expect(tensors).toBe(16);
       await using holding = new ParallelLoader({ ...options, copier });
       const held: DeviceTensor[] = [];
       const hold = async (): Promise<void> => {
         for await (const [name, tensor] of holding.iterateWeights()) {
-          if (layer(`x.${name}.`) < 20) tensor.dispose();
+          if (layer(`x.${name}.`) < 8) tensor.dispose();
           else held.push(tensor);
         }
       };
-      await expect(hold()).rejects.toMatchObject({ code: 'BUDGET_INFEASIBLE', tensor: 'layers.24' });
+      await expect(hold()).rejects.toMatchObject({ code: 'BUDGET_INFEASIBLE', tensor: 'layers.12' });
       for (const tensor of held) tensor.dispose();
     }
   });

@@ -56,6 +56,7 @@ export class CopierLoad extends Load {
   bytesLoaded = 0;
   bytesRead = 0;
   #inFlight = 0;
+  readonly #pending = new Set<Promise<void>>(); // requests in flight, and those that wait for their pace
   maxInFlight = 0;
   drained = false;
   error: Error | null = null;
@@ -101,7 +102,7 @@ export class CopierLoad extends Load {
   }
 
   get lacksRoom(): BudgetLimit | undefined {
-    return this.#roomless && this.#inFlight === 0 ? this.#limit : undefined;
+    return this.#roomless && this.#pending.size === 0 ? this.#limit : undefined;
   }
 
   takeReady(): ArrayLike<number> {
@@ -130,7 +131,7 @@ export class CopierLoad extends Load {
 
   async #run(): Promise<void> {
     const { plan } = this;
-    const pending = new Set<Promise<void>>();
+    const pending = this.#pending;
     await this.#checkAvailable();
     try {
       for (let item = 0; item < plan.count && !this.error; ) {
@@ -144,7 +145,10 @@ export class CopierLoad extends Load {
         const allocation = await this.#allocate(index);
         const request = this.#request(first, item, allocation)
           .catch((error) => this.#fail(error))
-          .finally(() => pending.delete(request));
+          .finally(() => {
+            pending.delete(request);
+            if (this.#roomless) this.#tell();
+          });
         pending.add(request);
       }
     } finally {
@@ -271,7 +275,6 @@ export class CopierLoad extends Load {
     } finally {
       --this.#inFlight;
       this.#watch.leave();
-      if (this.#roomless) this.#tell();
     }
   }
 

@@ -36,10 +36,18 @@ export class AutoLoader<T = DeviceTensor> extends ParallelLoader<T> {
 }
 
 function summary({ source, fields }: Configuration, options: Partial<ParallelOptions>): string {
-  const { device = 'cpu', copier = 'auto', queueSize = 0, files, ...others } = options;
+  const { device: rule, devices, copier = 'auto', queueSize = 0, files, ...others } = options;
+  const device = devices?.join('+') ?? (typeof rule === 'object' || typeof rule === 'function' ? 'by name' : rule);
   const plain = Object.entries(others).filter(([, value]) => ['string', 'number', 'boolean'].includes(typeof value));
   const count = Array.isArray(files) ? files.length : 1;
-  const parts = { loader: fields.loader, device, files: count, copier, queueSize, ...Object.fromEntries(plain) };
+  const parts = {
+    loader: fields.loader,
+    device: device ?? 'cpu',
+    files: count,
+    copier,
+    queueSize,
+    ...Object.fromEntries(plain),
+  };
   const text = Object.entries(parts).map(([name, value]) => `${name}=${value}`);
   return `AutoLoader by ${source}: ${text.join(', ')}`;
 }
