@@ -86,6 +86,7 @@ CUresult cuMemCreate(CUmemGenericAllocationHandle* handle, size_t bytes, const C
   physical->exportable = properties->requestedHandleTypes == kMemHandleTypePosixFd;
   physical->counts = true;
   device.used += bytes;
+  device.peak = std::max(device.peak, device.used);
   call.emulator.counters.peak_bytes = std::max(call.emulator.counters.peak_bytes, call.emulator.LiveBytes());
   *handle = Add(call, std::move(physical));
   return kSuccess;

@@ -49,9 +49,9 @@
   X(live_allocations, unsigned long long, (void))                                                                      \
   X(live_bytes, unsigned long long, (void))                                                                            \
   X(peak_bytes, unsigned long long, (void))                                                                            \
+  X(device_peak_bytes, unsigned long long, (int device))                                                               \
   /* Handles of cuMemCreate and ranges of cuMemAddressReserve. */                                                      \
   X(live_virtual, unsigned long long, (void))                                                                          \
-  X(device_peak_bytes, unsigned long long, (int device))                                                               \
   /* Page-locked host ranges, allocated or registered. */                                                              \
   X(live_pinned, unsigned long long, (void))                                                                           \
   X(live_pinned_bytes, unsigned long long, (void))                                                                     \
