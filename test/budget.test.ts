@@ -203,7 +203,6 @@ const cases = fc.record({
 });
 
 test('200 random plans and consumers: never above the budget, never a deadlock', async () => {
-  patience.ms = 30;
   let infeasible = 0;
   let complete = 0;
   await fc.assert(
@@ -215,6 +214,7 @@ test('200 random plans and consumers: never above the budget, never a deadlock',
         await writeModel(folder, entries.slice(half), 'b'),
       ];
       const budget = Math.floor(Math.max(...sizes) * (1 + room)) + 256;
+      patience.ms = keep > 0 ? 30 : 30_000; // who keeps nothing is waited for, however busy the machine is
       await using loader = new ParallelLoader({ files, deviceMemoryBudget: budget, ...options });
       const kept: DeviceTensor[] = [];
       let tensors = 0;

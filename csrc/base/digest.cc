@@ -50,7 +50,7 @@ bool ParseDigest(std::string_view text, Digest* out) {
 }
 
 Status DigestsOf(const uint8_t* kinds, size_t count, const uint8_t* bytes, size_t length, std::vector<Digest>* out) {
-  const Status wrong(Code::INVALID_ARGUMENT, "the digests are not packed as they have to be");
+  Status wrong(Code::INVALID_ARGUMENT, "the digests are not packed as they have to be");
   if (length != count * Digest::kMostBytes) return wrong;
   out->resize(count);
   for (size_t i = 0; i < count; ++i) {

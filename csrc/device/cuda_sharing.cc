@@ -86,7 +86,9 @@ Status PropertiesOf(const CudaDevice& device, const std::string& name, cuda::CUm
 }
 
 // 0 for what is no size.
-size_t RoundUp(size_t size, size_t unit) { return size > SIZE_MAX - unit ? 0 : (size + unit - 1) / unit * unit; }
+size_t RoundUp(size_t size, size_t unit) {
+  return unit == 0 || size > SIZE_MAX - unit ? 0 : (size + unit - 1) / unit * unit;
+}
 
 Status Refused(const CudaDevice& device, CUresult result, const char* what) {
   return Status(Code::INVALID_ARGUMENT, std::string("the descriptor ") + what + " (" + device.api().Describe(result) +

@@ -85,6 +85,7 @@ Status TakeShared(const std::vector<std::string>& tokens, const std::vector<size
     }
     parts.push_back({std::move(buffer), found->second.offset, found->second.length});
   }
+  dropped.reserve(tokens.size());
   for (const std::string& token : tokens) dropped.push_back(std::move(table.shared[table.NumberOf(token)].held));
   *out = std::move(parts);
   return Status::Ok();

@@ -22,7 +22,7 @@
 namespace fst {
 
 template <>
-inline constexpr char kExternalName<ExportedMemory>[] = "exported memory";
+inline constexpr char kExternalName<ExportedMemory>[] = "an export of memory";
 template <>
 inline constexpr char kExternalName<FdServer>[] = "a server of a descriptor";
 

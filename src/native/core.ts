@@ -69,7 +69,7 @@ export interface NativePlan {
   /** Dtypes by number, in the file and in memory; given when an item converts. */
   readonly itemFrom?: Uint8Array;
   readonly itemTo?: Uint8Array;
-  /** Digests: DIGEST_KINDS of src/base/digest.ts, and DIGEST_BYTES of each. */
+  /** Digests: the kind of csrc/base/digest.h of each, and its 32 bytes. */
   readonly itemDigestKinds?: Uint8Array;
   readonly itemDigests?: Uint8Array;
   /** By file, for mapped allocations. */

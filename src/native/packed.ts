@@ -54,7 +54,7 @@ export interface NativeShardIndex {
 export interface NativeSums {
   readonly names: string | Uint8Array;
   readonly nameEnds: Uint32Array;
-  /** By tensor: see src/base/digest.ts. */
+  /** By tensor: the kind of csrc/base/digest.h, and its 32 bytes. */
   readonly kinds: Uint8Array;
   readonly digests: Uint8Array;
   /** The text of a digest; '' for none. */
