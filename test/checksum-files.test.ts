@@ -50,6 +50,30 @@ async function load(files: string): Promise<LoadReport> {
 const sha256 = (bytes: Uint8Array): string => createHash('sha256').update(bytes).digest('hex');
 
 describe('checksum', () => {
+  test('replaces a link of that name, and leaves what it leads to alone', async () => {
+    const path = write();
+    const other = join(folder, 'other');
+    writeFileSync(other, 'mine');
+    await symlink('other', `${path}.sums.json`);
+    expect(await runCli('checksum', path)).toMatchObject({ stderr: '', exitCode: 0 });
+    expect(readFileSync(other, 'utf8')).toBe('mine');
+    expect(await load(path)).toMatchObject({ verifiedTensors: 3 });
+  });
+
+  test('a link that leads nowhere is no missing file: nothing is loaded unverified', async () => {
+    const path = write();
+    await symlink('nowhere', `${path}.sums.json`);
+    const loader = new ParallelLoader({ files: path });
+    await expect(loader.iterateWeights().next()).rejects.toMatchObject({ code: 'IO_ERROR' });
+  });
+
+  test('very many empty tensors are few calls', async () => {
+    const path = join(folder, 'empty.safetensors');
+    writeFileSync(path, encodeFile(Array.from({ length: 20_000 }, (_, i) => entry(`t${i}`, 'F32', [0]))));
+    const { stdout, exitCode } = await runCli('checksum', path, '--json');
+    expect([JSON.parse(stdout).files[0].tensors, exitCode]).toEqual([20_000, 0]);
+  });
+
   test('writes sums of SHA-256 that are those of node:crypto', async () => {
     const path = write();
     const { stdout, stderr, exitCode } = await runCli('checksum', path, '--algorithm', 'sha256', '--json');

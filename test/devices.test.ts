@@ -454,6 +454,24 @@ describe('budgets', () => {
     }
   });
 
+  test('as they arrive, too, who holds all of one device is told, though another waits for its window', async () => {
+    patience.ms = 60;
+    const entries = Array.from({ length: 24 }, (_, i) => entry(`t${i}`, 'U8', [8 * KIB]));
+    const files = await writeModel(folder, entries);
+    const device = (name: string): string => `cuda:${Number(name.slice(1)) % 2}`;
+    for (const copier of ['nogds', 'devices-mock']) {
+      const deviceMemoryBudget = { 'cuda:1': 24 * KIB };
+      const options = { files, device, deviceMemoryBudget, maxBatchBytes: 16 * KIB, order: 'ready' as const, copier };
+      await using loader = new ParallelLoader(options);
+      const held: DeviceTensor[] = [];
+      const hold = async (): Promise<void> => {
+        for await (const [, tensor] of loader.iterateWeights()) held.push(tensor);
+      };
+      await expect(hold()).rejects.toMatchObject({ code: 'BUDGET_INFEASIBLE' });
+      for (const tensor of held) tensor.dispose();
+    }
+  });
+
   test('random plans and consumers over several devices: never a deadlock', async () => {
     patience.ms = 2000;
     const cases = fc.record({

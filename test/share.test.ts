@@ -1,6 +1,6 @@
 import { rm } from 'node:fs/promises';
 import { deserialize, serialize } from 'node:v8';
-import { type DeviceTensor, importTensors, loadFile, type SharedTensor } from 'fastsafetensors-node';
+import { type DeviceTensor, fastsafeOpen, importTensors, loadFile, type SharedTensor } from 'fastsafetensors-node';
 import { useFakeDevices } from 'fastsafetensors-node/testing';
 import { expectClean } from './support/child.js';
 import { expectNothingHeld } from './support/metrics.js';
@@ -139,4 +139,23 @@ test.each([
   ['readWhileTerminated', 'a worker is terminated while it copies out of what it received'],
 ])('%s: %s', async (scenario) => {
   await expectClean('share.child.cjs', [scenario], { flags: ['--expose-gc'] });
+});
+
+test('memory that lazy reads share is not used again while a share of it can be received', async () => {
+  const entries = Array.from({ length: 400 }, (_, i) => entry(`t${i}`, 'U8', [4096]));
+  await using opened = await fastsafeOpen(await writeModel(folder, entries, 'many.safetensors'));
+  (await opened.getTensor('t0')).dispose();
+  await new Promise((resolve) => setTimeout(resolve, 50)); // its file is open: the next ones are read on the spot
+  const some = async (from: number, to: number): Promise<DeviceTensor[]> =>
+    Promise.all(entries.slice(from, to).map(({ name }) => opened.getTensor(name)));
+  const first = await some(1, 20);
+  const share = posted(first[10]!.share());
+  disposeAll((await importTensors([share])).values());
+  disposeAll(first);
+  for (let i = 0; i < 4; ++i) disposeAll(await some(20 + 90 * i, 110 + 90 * i));
+  const again = await importTensors([share]).catch((error) => error.code);
+  if (again !== 'CLOSED') {
+    expect(Buffer.compare(await again.get('t11')!.toHost(), entries[11]!.bytes)).toBe(0);
+    disposeAll(again.values());
+  }
 });

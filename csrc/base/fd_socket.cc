@@ -17,6 +17,10 @@
 #include "base/io_error.h"
 #include "base/thread.h"
 
+#ifndef MFD_NOEXEC_SEAL
+#define MFD_NOEXEC_SEAL 8U
+#endif
+
 namespace fst {
 namespace {
 
@@ -58,7 +62,10 @@ bool IsAbandoned(const sockaddr_un& address) {
 
 // A memfd with the text: what a client does with it holds up nobody.
 Status MemfdOf(const std::string& path, const std::string& text, UniqueFd* out) {
-  *out = UniqueFd(memfd_create("fastsafetensors-text", MFD_CLOEXEC | MFD_ALLOW_SEALING));
+  constexpr unsigned kFlags = MFD_CLOEXEC | MFD_ALLOW_SEALING;
+  int fd = memfd_create("fastsafetensors-text", kFlags | MFD_NOEXEC_SEAL);
+  if (fd < 0 && errno == EINVAL) fd = memfd_create("fastsafetensors-text", kFlags);  // a kernel before 6.3
+  *out = UniqueFd(fd);
   if (!out->valid()) return Failed(path, "make a memfd for", errno);
   for (size_t done = 0; done < text.size();) {
     const ssize_t wrote = write(out->get(), text.data() + done, text.size() - done);

@@ -6,6 +6,7 @@
 #include <chrono>
 #include <condition_variable>
 #include <iterator>
+#include <limits>
 #include <map>
 #include <mutex>
 #include <utility>
@@ -159,7 +160,7 @@ size_t MappedBytes(size_t bytes) { return (bytes + kHugePage - 1) / kHugePage * 
 }  // namespace
 
 Status AllocateRecycled(size_t bytes, void** out) {
-  if (bytes >= kHugePage) {
+  if (bytes >= kHugePage && bytes <= std::numeric_limits<size_t>::max() / 4) {
     *out = Pool::Get().Take(MappedBytes(bytes));
     if (*out != nullptr) return Status::Ok();
   }

@@ -95,7 +95,9 @@ Status MapSealed(const std::shared_ptr<Device>& host, int fd, size_t size, const
                          static_cast<long long>(found.st_size)));
   }
   // Else every page that is read would be new memory, which may not be there.
-  if (found.st_blocks * kBlock < found.st_size) return Refused("is a memfd with holes");
+  const off_t hole = lseek(fd, 0, SEEK_HOLE);  // blocks may also lie behind the end
+  if (found.st_blocks * kBlock < found.st_size || (hole >= 0 && hole < found.st_size))
+    return Refused("is a memfd with holes");
   std::string last(seal.size(), '\0');
   if (pread(fd, last.data(), last.size(), static_cast<off_t>(size - seal.size())) != static_cast<ssize_t>(last.size()))
     return Status(Code::IO_ERROR, "cannot read the memfd: " + ErrnoText(errno), errno);

@@ -170,8 +170,9 @@ class FileReader : public Reader {
   Status Submit(ReadRequest request, uint64_t tag) override {
     auto* dropped = options_.drop_cache ? static_cast<DroppedFile*>(request.file.get()) : nullptr;
     if (dropped != nullptr) dropped->Begin(request.last);
-    if (static_cast<const OpenedFile&>(*request.file).by_ring && HasRing() && ring_->Read(&request, tag))
-      return Status::Ok();
+    // A buffered reader also gets files that are mapped, which are none of its own.
+    const bool by_ring = options_.direct && static_cast<const OpenedFile&>(*request.file).by_ring;
+    if (by_ring && HasRing() && ring_->Read(&request, tag)) return Status::Ok();
     return ReadByThread(*pool_, queue_, std::move(request), tag, dropped);
   }
 

@@ -111,7 +111,8 @@ struct RingReads::State {
     const auto* tail = completions.At<uint32_t>(params.cq_off.tail);
     for (;;) {
       if (*head == __atomic_load_n(tail, __ATOMIC_ACQUIRE)) {
-        (void)Enter(0, 1);  // what goes wrong (EINTR, EAGAIN) shows in the next look
+        // What goes wrong (EINTR, EAGAIN) shows in the next look; what lasts must not take a whole processor.
+        if (Enter(0, 1) < 0 && errno != EINTR) usleep(1000);
         continue;
       }
       const io_uring_cqe done = completions.At<io_uring_cqe>(params.cq_off.cqes)[*head & (params.cq_entries - 1)];

@@ -1,3 +1,4 @@
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -98,7 +99,11 @@ Status ReadHeader(const std::string& path, const HeaderOptions& options, Header*
   }
   FST_RETURN_IF_ERROR(before.CheckUnchanged(fd.get(), path));
   FST_RETURN_IF_ERROR(ParseHeader(bytes.get(), total, before.size, options, path, out));
-  out->has_sums_file = access((path + kSumsSuffix).c_str(), F_OK) == 0;
+  // A link that leads nowhere, and what cannot be looked at, are there: who reads it will say what is wrong.
+  struct stat sums;
+  const bool absent =
+      lstat((path + kSumsSuffix).c_str(), &sums) != 0 && (errno == ENOENT || errno == ENOTDIR || errno == ENAMETOOLONG);
+  out->has_sums_file = !absent;
   if (identity) *identity = before;
   if (fd_cache) fd_cache->Put(path, std::move(fd));
   return Status::Ok();

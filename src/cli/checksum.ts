@@ -1,3 +1,4 @@
+import { lstat, rm } from 'node:fs/promises';
 import { type Command, Option } from 'commander';
 import { writeAtomically } from '../base/atomic-write.js';
 import { counted } from '../base/counted.js';
@@ -59,6 +60,9 @@ async function writeSums(header: SafeTensorsMetadata, name: DigestName, calls: C
   ]);
   const sums = sumsPath(header.path);
   const text = sumsText(ranges, digests, { size: header.sizeBytes, header: digest! });
+  // A link of that name came with the model: what it leads to is not ours to write.
+  const found = await lstat(sums).catch(() => undefined);
+  if (found?.isSymbolicLink()) await rm(sums);
   await writeAtomically(sums, [Buffer.from(text)]);
   return {
     path: header.path,

@@ -24,6 +24,7 @@ export class Allocation {
   #handle: NativeAllocation;
   #pointer: bigint | undefined;
   #users = 0;
+  #wasShared = false;
   #released = false;
   #windows: (ArrayBuffer | undefined)[] = [];
 
@@ -69,7 +70,12 @@ export class Allocation {
 
   /** Whether the caller, who has retained, is the only one who may use the memory. */
   get isUnshared(): boolean {
-    return this.#users === 1 && native().isHeldOnce(this.#handle);
+    return this.#users === 1 && !this.#wasShared && native().isHeldOnce(this.#handle);
+  }
+
+  /** Another thread may come for the memory as long as anything holds it, however often it has been received. */
+  noteShared(): void {
+    this.#wasShared = true;
   }
 
   /** Its address. CLOSED where nobody asked before it was freed. */

@@ -155,6 +155,7 @@ export class DeviceTensorOf<D extends DTypeName> {
   share(): TensorShare {
     this.#check();
     takesAtMost(0, arguments, 'share');
+    this.#allocation?.noteShared();
     return new TensorShare(
       this,
       this.#allocation

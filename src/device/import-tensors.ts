@@ -118,12 +118,13 @@ function checkShare(value: SharedTensor): SharedTensor {
   const { name, dtype, shape, byteLength, device, token } = value;
   if (typeof name !== 'string' || typeof token !== 'string' || typeof device !== 'string' || !Array.isArray(shape))
     throw new InvalidArgumentError(`importTensors: expected ${EXPECTED}, found ${describe(value)} without its fields`);
-  if (!Object.hasOwn(DTYPE_BITS, dtype))
+  if (typeof dtype !== 'string' || !Object.hasOwn(DTYPE_BITS, dtype))
     throw new FastSafetensorsError('UNKNOWN_DTYPE', `shared tensor "${name}" has the dtype ${describe(dtype)}`);
   if (byteLength !== byteLengthOf(dtype, shape)) {
     const found = `shape [${shape.map(String).join(', ')}] of ${dtype}, and ${String(byteLength)} bytes`;
     throw new FastSafetensorsError('TENSOR_INVALID_INFO', `shared tensor "${name}" has ${found}`, { tensor: name });
   }
+  Device.parse(device); // before any memory is taken
   return { name, dtype, shape: [...shape], byteLength, device, token };
 }
 

@@ -221,6 +221,7 @@ export class Session {
       ? new DevicesLoad(
           plan,
           begun.map((each, i) => ({ load: each.load, items: parts[i]!.items })),
+          options.window ?? Number.POSITIVE_INFINITY,
           options.collectReady ?? false,
         )
       : begun[0]!.load;
@@ -229,6 +230,7 @@ export class Session {
     for (const { fallbacks } of begun) this.#reporter.addFallbacks(fallbacks);
     this.#loadNotes = [...new Set(begun.flatMap(({ notes }) => notes))];
     this.#loads.add(load);
+    for (const each of begun) if (each.load !== load) this.#loads.delete(each.load);
     this.#log(
       () =>
         `${counted(plan.count, 'tensor')}, ${plan.bytes} bytes from ${counted(plan.inputs.length, 'file')} ` +
@@ -237,10 +239,11 @@ export class Session {
     return load;
   }
 
-  /** Gives a plan what its tensors are compared with; notes for the report. */
+  /**
+   * Gives a plan what its tensors are compared with; notes for the report. Another load of the plan may be under way:
+   * the digests that it has stay until the same take their place.
+   */
   async #giveDigests(plan: Plan, watch: CallWatch): Promise<string[]> {
-    plan.digests = undefined;
-    plan.proven = undefined;
     const { checksum = 'auto' } = this.options;
     const wanted = checksum === 'auto' ? plan.inputs.some(({ metadata }) => metadata.hasSums) : checksum;
     if (!wanted) return [];
@@ -257,7 +260,11 @@ export class Session {
     signal?: AbortSignal,
   ): Promise<Begun[]> {
     const begun = await Promise.allSettled(
-      parts.map(({ device, plan }) => this.#beginOn(device, plan, options, digesting, watch, signal)),
+      parts.map(async ({ device, plan }) => {
+        const each = await this.#beginOn(device, plan, options, digesting, watch, signal);
+        if (parts.length > 1) this.#loads.add(each.load); // close() waits for it, also where others cannot begin
+        return each;
+      }),
     );
     const failed = begun.find((each) => each.status === 'rejected');
     if (!failed) return begun.map((each) => (each as PromiseFulfilledResult<Begun>).value);
@@ -265,7 +272,7 @@ export class Session {
       if (each.status === 'rejected') continue;
       const { load } = each.value;
       load.end();
-      if (!load.drained) this.#loads.add(load); // close() waits for it
+      if (load.drained) this.#loads.delete(load);
     }
     throw failed.reason;
   }
@@ -474,11 +481,12 @@ export class Session {
 
   async #close(): Promise<void> {
     this.#closing.abort(new FastSafetensorsError('CLOSED', `${this.#name} was closed while this was in progress`));
-    const loads = [...this.#loads];
-    for (const load of loads) load.end();
+    for (const load of this.#loads) load.end();
     const drained = (async () => {
       await Promise.all([...this.#byDevice.values()].map((engines) => engines.close()));
-      for (const load of loads) {
+      // Of several devices some may have begun since.
+      for (const load of this.#loads) {
+        load.end();
         while (!load.drained) await load.wait();
       }
     })();

@@ -40,14 +40,14 @@ export async function digestTensors(
   const bytes = ranges.reduce((sum, { length }) => sum + length, 0);
   const most = Math.min(availableParallelism(), MOST_AT_A_TIME);
   const groups: number[][] = [];
-  let left = 0; // bytes that the present group still takes
+  let left = 0; // bytes that the present group still takes, one at least for each range
   for (const [i, { length }] of ranges.entries()) {
     if (left <= 0) {
       groups.push([]);
-      left = bytes / most;
+      left = Math.ceil((bytes + ranges.length) / most);
     }
     groups.at(-1)!.push(i);
-    left -= length;
+    left -= length + 1;
   }
   const digest = async (group: readonly number[]): Promise<void> => {
     const places = Float64Array.from(group.flatMap((i) => [ranges[i]!.offset, ranges[i]!.length]));

@@ -1,5 +1,5 @@
 /** Digests of a file's tensors: where they stand, and what is said of bytes that do not have them. */
-import { rm } from 'node:fs/promises';
+import { lstat, rm } from 'node:fs/promises';
 import { basename, dirname } from 'node:path';
 import { DIGEST_BYTES, DIGEST_KINDS, type DigestName, type PackedDigests } from '../base/digest.js';
 import { FastSafetensorsError, ioError } from '../base/errors.js';
@@ -57,7 +57,8 @@ async function sumsFile(file: string, { followLinks = true, calls }: SumsOptions
     }
     return await readFile(path, MAX_SUMS_BYTES, calls);
   } catch (error) {
-    if (isAbsent(error) || (error as FastSafetensorsError).code === 'MISSING_SHARD') return undefined;
+    const absent = isAbsent(error) || (error as FastSafetensorsError).code === 'MISSING_SHARD';
+    if (absent && !(await lstat(path).catch(() => undefined))) return undefined;
     throw error instanceof FastSafetensorsError ? error : ioError('read', path, error);
   }
 }

@@ -20,14 +20,17 @@ export class DevicesLoad extends Load {
   readonly #owner: Uint16Array; // by item: its part
   readonly #place: Uint32Array; // by item: that in the part
   readonly #waiting: (Promise<void> | undefined)[]; // by part: its change, which those who waited before share
+  readonly #itemsBefore: (Uint32Array | undefined)[] = []; // by part: how many items batches before one have
+  #window: number;
   #news = false; // since somebody has waited
   #prefix = 0;
   #error: Error | null = null;
 
-  /** No part is empty; together they have every item once. */
-  constructor(plan: Plan, parts: readonly LoadOfDevice[], collectsReady: boolean) {
+  /** No part is empty; together they have every item once. `window`: the batches that they may load. */
+  constructor(plan: Plan, parts: readonly LoadOfDevice[], window: number, collectsReady: boolean) {
     super(plan, parts[0]!.load.device, new Uint32Array(0)); // each part has those of its own
     this.#parts = parts;
+    this.#window = window;
     this.#collectsReady = collectsReady;
     this.#owner = new Uint16Array(plan.count);
     this.#place = new Uint32Array(plan.count);
@@ -112,7 +115,24 @@ export class DevicesLoad extends Load {
     if (readyPrefix === this.plan.count) return undefined;
     const next = this.#parts[this.#owner[readyPrefix]!]!.load.lacksRoom;
     if (!this.#collectsReady) return next;
-    return this.#parts.every(({ load }) => load.drained || load.lacksRoom) ? next : undefined;
+    const rests = (part: number): boolean => {
+      const { load } = this.#parts[part]!;
+      return load.drained || load.lacksRoom !== undefined || load.readyCount >= this.#itemsInWindow(part);
+    };
+    return next && this.#parts.every((_, part) => rests(part)) ? next : undefined;
+  }
+
+  /** How many items a part may load until the window moves on. */
+  #itemsInWindow(part: number): number {
+    const { batchCount } = this.plan;
+    let before = this.#itemsBefore[part];
+    if (!before) {
+      before = new Uint32Array(batchCount + 1);
+      for (const item of this.#parts[part]!.items) ++before[this.plan.batchOf(item) + 1]!;
+      for (let batch = 0; batch < batchCount; ++batch) before[batch + 1]! += before[batch]!;
+      this.#itemsBefore[part] = before;
+    }
+    return before[Math.min(this.#window, batchCount)]!;
   }
 
   takeReady(): ArrayLike<number> {
@@ -125,6 +145,7 @@ export class DevicesLoad extends Load {
   }
 
   setWindow(batches: number): void {
+    this.#window = batches;
     for (const { load } of this.#parts) load.setWindow(batches);
   }
 

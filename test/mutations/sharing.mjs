@@ -18,7 +18,7 @@ export default [
   {
     name: 'memory-with-holes',
     file: 'csrc/device/sealed_memory.cc',
-    find: 'if (found.st_blocks * kBlock < found.st_size)',
+    find: 'if (found.st_blocks * kBlock < found.st_size || (hole >= 0 && hole < found.st_size))',
     replace: 'if (found.st_size < 0)',
     native: 'SealedMemoryTest.*',
   },
