@@ -25,7 +25,14 @@ const TRACED = `0 && [
   require.resolve('./doctor/probe.js'),
 ];`;
 
-const common = { absWorkingDir: top, platform: 'node', target: 'node20.19', logLevel: 'warning' };
+// Without white space: 90 kB less. Names stay, for stacks; and core.js is as it is, with the names of its sources.
+const common = {
+  absWorkingDir: top,
+  platform: 'node',
+  target: 'node20.19',
+  logLevel: 'warning',
+  minifyWhitespace: true,
+};
 const bundle = { ...common, bundle: true, packages: 'external', format: 'cjs' };
 
 /** The way from one file of dist/ to another, as require() takes it. */
@@ -90,7 +97,8 @@ export async function emitJavaScript() {
   const modules = importedBy('src/index.ts', metafile);
   const contents = modules.map((path) => `export * as '${path}' from './${path}';`).join('\n');
   const footer = { js: TRACED };
-  await build({ ...bundle, stdin: { contents, resolveDir: top }, outfile: CORE, plugins: [ownFiles], footer });
+  const written = { outfile: CORE, minifyWhitespace: false };
+  await build({ ...bundle, ...written, stdin: { contents, resolveDir: top }, plugins: [ownFiles], footer });
 
   const core = createRequire(import.meta.url)(join(top, CORE));
   for (const path of modules) {

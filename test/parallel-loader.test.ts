@@ -36,6 +36,7 @@ test('the report is zero before the first load and tells what was loaded', async
   const zero = {
     copier: 'fake',
     device: DEVICE,
+    devices: {},
     files: 0,
     tensors: 0,
     verifiedTensors: 0,
@@ -55,6 +56,7 @@ test('the report is zero before the first load and tells what was loaded', async
   expect(report).toMatchObject({
     copier: 'fake',
     device: DEVICE,
+    devices: {},
     files: 2,
     tensors: 11,
     bytes: 10045 + 400,
