@@ -93,7 +93,10 @@ Status TaskPool::Post(std::function<void()> task) {
   if (state_->threads < state_->limit) {
     auto first = std::make_shared<std::function<void()>>(std::move(task));
     Status started = StartThread(
-        state_->name.c_str(), [state = state_, first] { state->Work(std::move(*first)); }, state_->stack_bytes);
+        state_->name.c_str(),
+        // Not just moved: in libc++ that may leave a copy, which would hold what it captured as long as the thread
+        // lives.
+        [state = state_, first] { state->Work(std::exchange(*first, nullptr)); }, state_->stack_bytes);
     if (started.ok()) ++state_->threads;
     if (started.ok() || state_->threads == 0) return started;
     task = std::move(*first);
