@@ -108,6 +108,7 @@
         "csrc/napi/mapping_bindings.cc",
         "csrc/napi/memory_bindings.cc",
         "csrc/napi/ort_bindings.cc",
+        "csrc/napi/packed_plan.cc",
         "csrc/napi/probe_bindings.cc",
         "csrc/napi/sharing_bindings.cc",
         "csrc/napi/spot_bindings.cc",

@@ -8,9 +8,7 @@ import sys
 import time
 
 
-def safetensors_mapped():
-    from safetensors.torch import load_file
-
+def by_file(load_file):
     def load(files):
         tensors = {}
         for file in files:
@@ -18,18 +16,18 @@ def safetensors_mapped():
         return tensors, None
 
     return load
+
+
+def safetensors_mapped():
+    from safetensors.torch import load_file
+
+    return by_file(load_file)
 
 
 def safetensors_numpy():
     from safetensors.numpy import load_file
 
-    def load(files):
-        tensors = {}
-        for file in files:
-            tensors.update(load_file(file))
-        return tensors, None
-
-    return load
+    return by_file(load_file)
 
 
 def fastsafetensors():

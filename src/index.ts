@@ -42,6 +42,7 @@ export { AutoLoader } from './loaders/auto-loader.js';
 export type { DeviceMemoryLimit, MemoryLimit } from './loaders/budget.js';
 export { loadConfig } from './loaders/config.js';
 export { createCopierConstructor } from './loaders/copier-constructor.js';
+export type { DeviceEstimate, Estimate } from './loaders/estimate.js';
 export {
   type ExpertParallel,
   expertParallelFilter,
@@ -57,7 +58,6 @@ export type { GetOptions, LoaderOptions, ParallelOptions } from './loaders/optio
 export { ParallelLoader } from './loaders/parallel-loader.js';
 export type { DeviceRule } from './loaders/placement.js';
 export { type FilesByRank, type ProcessGroup, processGroupFromEnv, SingleGroup } from './loaders/process-group.js';
-export type { DeviceEstimate, Estimate } from './loaders/session.js';
 export type { ShardPart, ShardRule, ShardRules } from './loaders/shard-rules.js';
 export type { Split } from './loaders/split.js';
 export { ParallelThreeFSLoader, ThreeFSLoader } from './loaders/three-fs-loader.js';

@@ -1,6 +1,5 @@
 import { readFile, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import * as fc from 'fast-check';
 import {
   AutoLoader,
   type CopierFactory,
@@ -17,7 +16,7 @@ import {
   saveFile,
 } from 'fastsafetensors-node';
 import { fakeReader, mockCopier, useFakeDevices } from 'fastsafetensors-node/testing';
-import { patience } from '../src/transfer/budget-limit.js';
+import { layer, layeredModel } from './support/layered-model.js';
 import { expectNothingHeld } from './support/metrics.js';
 import { type Entry, entry, newFolder, writeModel } from './support/model-files.js';
 import { refused } from './support/refused.js';
@@ -29,32 +28,15 @@ registerCopier('devices-mock', mockCopier());
 registerCopier('devices-direct', fakeReader({ alignment: 4096, fillsHost: 0, chunk: 16 * KIB }));
 
 let folder: string;
-const before = patience.ms;
 beforeEach(async () => {
   useFakeDevices({ copyDelayUs: 20 });
   folder = await newFolder();
 });
 afterEach(async () => {
-  patience.ms = before;
   await rm(folder, { recursive: true });
   await expectNothingHeld();
   useFakeDevices(null);
 });
-
-const layer = (name: string): number => Number(/layers\.(\d+)/.exec(name)?.[1] ?? -1);
-
-/** Two shards of a model of twelve layers, some of whose tensors are empty. */
-async function model(): Promise<{ files: string[]; entries: Entry[] }> {
-  const all = [entry('model.embed_tokens.weight', 'F32', [64, 64])];
-  for (let i = 0; i < 12; ++i) {
-    all.push(entry(`model.layers.${i}.mlp.weight`, 'F16', [3 + i, 1000]));
-    all.push(entry(`model.layers.${i}.norm.weight`, 'F32', [i % 4]));
-  }
-  all.push(entry('model.norm.weight', 'F32', [33]), entry('lm_head.weight', 'U8', [4000]));
-  const shards = [all.slice(0, 10), all.slice(10)];
-  const files = await Promise.all(shards.map((entries, i) => writeModel(folder, entries, `m${i}.safetensors`)));
-  return { files, entries: all };
-}
 
 type Where = (name: string) => string;
 const halves: Where = (name) => (layer(name) >= 6 || /norm|head/.test(name) ? 'cuda:1' : 'cuda:0');
@@ -82,7 +64,7 @@ const WAYS: Record<string, LoaderOptions> = {
 
 describe.each(Object.entries(RULES))('%s', (_, { options, where }) => {
   test.each(Object.entries(WAYS))('every loader gives every byte, on its device, by %s', async (_, way) => {
-    const { files, entries } = await model();
+    const { files, entries } = await layeredModel(folder);
     const given = { ...options, ...way };
     const seen = new Map<string, string>();
     const check = async (name: string, tensor: DeviceTensor): Promise<void> => {
@@ -122,7 +104,7 @@ describe.each(Object.entries(RULES))('%s', (_, { options, where }) => {
 });
 
 test('the figures of each device, of what a load did and of what it will take', async () => {
-  const { files, entries } = await model();
+  const { files, entries } = await layeredModel(folder);
   const of = (device: string) => entries.filter(({ name }) => halves(name) === device);
   const bytes = (these: Entry[]) => these.reduce((sum, each) => sum + each.bytes.byteLength, 0);
   await using loader = new SafeTensorsFileLoader({ device: (name) => halves(name), staging: 'always' });
@@ -159,7 +141,7 @@ test('no byte is read for two devices, however their tensors alternate in a file
 });
 
 test('a function is asked once for each tensor, in the order of files and offsets, after the filter', async () => {
-  const { files, entries } = await model();
+  const { files, entries } = await layeredModel(folder);
   for (const way of ['parallel', 'files', 'open'] as const) {
     const asked: string[] = [];
     const device: LoaderOptions['device'] = (name, frame) => {
@@ -185,7 +167,7 @@ test('a function is asked once for each tensor, in the order of files and offset
 });
 
 test('what is no device, or says nothing of a tensor, is refused and named', async () => {
-  const { files } = await model();
+  const { files } = await layeredModel(folder);
   const wrong: [LoaderOptions, RegExp][] = [
     [{ device: {} }, /at least one pattern/],
     [{ device: { '*': 'cuda:x' } }, /device\["\*"\]: expected 'cpu'.*"cuda:x"/],
@@ -229,7 +211,7 @@ test('what is no device, or says nothing of a tensor, is refused and named', asy
 });
 
 test("a copier of the user's is made for each device", async () => {
-  const { files, entries } = await model();
+  const { files, entries } = await layeredModel(folder);
   const made: string[] = [];
   const mock = mockCopier();
   const factory: CopierFactory = (device, options) => {
@@ -249,7 +231,7 @@ test("a copier of the user's is made for each device", async () => {
 });
 
 test("the user's own reader of '3fs' reads for every device", async () => {
-  const { files, entries } = await model();
+  const { files, entries } = await layeredModel(folder);
   const reader = {
     async readChunked(path: string, destination: Destination, offset: number, length: number): Promise<number> {
       await destination.write(0, (await readFile(path)).subarray(offset, offset + length));
@@ -264,7 +246,7 @@ test("the user's own reader of '3fs' reads for every device", async () => {
 });
 
 test('tensors are compared with their digests on every device', async () => {
-  const { files, entries } = await model();
+  const { files, entries } = await layeredModel(folder);
   const path = join(folder, 'digests.safetensors');
   const tensors = entries.map(({ name, dtype, shape, bytes }) => ({ name, dtype, shape, data: bytes }));
   await saveFile(tensors, path, { checksum: true });
@@ -288,7 +270,7 @@ test('tensors are compared with their digests on every device', async () => {
 });
 
 test('AutoLoader takes the same options, and says so', async () => {
-  const { files, entries } = await model();
+  const { files, entries } = await layeredModel(folder);
   const said: string[] = [];
   const logger = { debug() {}, info: (text: string) => void said.push(text), warn() {} };
   for (const options of [{ devices: ['cuda:0', 'cuda:1'] }, { device: { '*': 'cuda:1' } }]) {
@@ -303,7 +285,7 @@ test('AutoLoader takes the same options, and says so', async () => {
 });
 
 test('buffers join parts of several devices, and copy a tensor to another one', async () => {
-  const { files, entries } = await model();
+  const { files, entries } = await layeredModel(folder);
   const names = ['model.layers.0.mlp.weight', 'model.layers.11.mlp.weight', 'model.layers.1.mlp.weight'];
   const bytes = names.map((name) => entries.find((each) => each.name === name)!.bytes);
   for (const pg of [undefined, { rank: 0, size: 2 }]) {
@@ -346,7 +328,7 @@ describe('an end in the middle leaves nothing, on any device', () => {
   };
 
   test.each(['devices-mock', 'nogds', 'devices-direct'])('break, close() and an abort, by %s', async (copier) => {
-    const { files } = await model();
+    const { files } = await layeredModel(folder);
     useFakeDevices({ copyDelayUs: 2000 });
     await using broken = new ParallelLoader({ files, copier, ...options });
     for await (const [, tensor] of broken.iterateWeights()) {
@@ -382,7 +364,7 @@ describe('an end in the middle leaves nothing, on any device', () => {
   });
 
   test("an error of one device's copy ends all", async () => {
-    const { files } = await model();
+    const { files } = await layeredModel(folder);
     for (const failCopy of [1, 2, 5]) {
       useFakeDevices({ copyDelayUs: 500, failCopy });
       await using loader = new ParallelLoader({ files, bounceBufferSize: 4096, devices: ['cpu', 'cuda:0', 'cuda:1'] });
@@ -394,7 +376,7 @@ describe('an end in the middle leaves nothing, on any device', () => {
   });
 
   test('an error of the store ends all, and so does one of a copier of the user', async () => {
-    const { files } = await model();
+    const { files } = await layeredModel(folder);
     registerCopier('devices-failing', fakeReader({ failAt: 7, chunk: 4096, fillsHost: 0 }));
     registerCopier('devices-mock-failing', mockCopier({ failAt: 'model.layers.9.mlp.weight' }));
     for (const copier of ['devices-failing', 'devices-mock-failing']) {
@@ -406,98 +388,9 @@ describe('an end in the middle leaves nothing, on any device', () => {
 
   test('a device that there is not ends the load before anything is read', async () => {
     useFakeDevices(null);
-    const { files } = await model();
+    const { files } = await layeredModel(folder);
     const error = await loadFile(files, { devices: ['cpu', 'cuda:77'] }).catch((e) => e);
     expect(error).toBeInstanceOf(FastSafetensorsError);
     expect(error).toMatchObject({ code: 'DEVICE_UNAVAILABLE' });
-  });
-});
-
-describe('budgets', () => {
-  test('what one device lacks another does not, and a tensor too large for its device is named with it', async () => {
-    const { files } = await model();
-    const deviceMemoryBudget = { 'cuda:0': 40 * KIB, 'cuda:1': 8 * KIB };
-    const device = (name: string) => (name === 'model.norm.weight' ? 'cuda:1' : 'cuda:0');
-    await using loader = new ParallelLoader({ files, deviceMemoryBudget, device });
-    for await (const [, tensor] of loader.iterateWeights()) tensor.dispose();
-    await expect(loadFile(files, { deviceMemoryBudget, devices: ['cuda:0', 'cuda:1'] })).rejects.toMatchObject({
-      code: 'BUDGET_INFEASIBLE',
-      message: expect.stringContaining('on cuda:1'),
-    });
-  });
-
-  test('a device that is full waits for its turn while others load, and only its own consumer is told', async () => {
-    patience.ms = 60;
-    const entries = Array.from({ length: 16 }, (_, i) => entry(`layers.${i}`, 'U8', [30 * KIB]));
-    const files = await writeModel(folder, entries);
-    const options = { files, devices: ['cuda:0', 'cuda:1'], deviceMemoryBudget: 130 * KIB, queueSize: 100 };
-    for (const copier of ['nogds', 'devices-mock']) {
-      // cuda:1 is full and stands still, longer than a consumer that holds all would have, while the next tensor of
-      // cuda:0 is read.
-      await using loader = new ParallelLoader({ ...options, copier, maxBytesPerSecond: 300 * KIB });
-      let tensors = 0;
-      for await (const [, tensor] of loader.iterateWeights()) {
-        ++tensors;
-        tensor.dispose();
-      }
-      expect(tensors).toBe(16);
-      await using holding = new ParallelLoader({ ...options, copier });
-      const held: DeviceTensor[] = [];
-      const hold = async (): Promise<void> => {
-        for await (const [name, tensor] of holding.iterateWeights()) {
-          if (layer(`x.${name}.`) < 8) tensor.dispose();
-          else held.push(tensor);
-        }
-      };
-      await expect(hold()).rejects.toMatchObject({ code: 'BUDGET_INFEASIBLE', tensor: 'layers.12' });
-      for (const tensor of held) tensor.dispose();
-    }
-  });
-
-  test('as they arrive, too, who holds all of one device is told, though another waits for its window', async () => {
-    patience.ms = 60;
-    const entries = Array.from({ length: 24 }, (_, i) => entry(`t${i}`, 'U8', [8 * KIB]));
-    const files = await writeModel(folder, entries);
-    const device = (name: string): string => `cuda:${Number(name.slice(1)) % 2}`;
-    for (const copier of ['nogds', 'devices-mock']) {
-      const deviceMemoryBudget = { 'cuda:1': 24 * KIB };
-      const options = { files, device, deviceMemoryBudget, maxBatchBytes: 16 * KIB, order: 'ready' as const, copier };
-      await using loader = new ParallelLoader(options);
-      const held: DeviceTensor[] = [];
-      const hold = async (): Promise<void> => {
-        for await (const [, tensor] of loader.iterateWeights()) held.push(tensor);
-      };
-      await expect(hold()).rejects.toMatchObject({ code: 'BUDGET_INFEASIBLE' });
-      for (const tensor of held) tensor.dispose();
-    }
-  });
-
-  test('random plans and consumers over several devices: never a deadlock', async () => {
-    patience.ms = 2000;
-    const cases = fc.record({
-      sizes: fc.array(fc.integer({ min: 1, max: 30_000 }), { minLength: 1, maxLength: 30 }),
-      places: fc.array(fc.constantFrom('cpu', 'cuda:0', 'cuda:1'), { minLength: 30, maxLength: 30 }),
-      room: fc.double({ min: 0, max: 3, noNaN: true }),
-      order: fc.constantFrom('file' as const, 'ready' as const),
-      maxBatchBytes: fc.constantFrom(undefined, 20_000),
-      copier: fc.constantFrom('nogds', 'devices-mock'),
-    });
-    await fc.assert(
-      fc.asyncProperty(cases, async ({ sizes, places, room, ...options }) => {
-        const entries = sizes.map((size, i) => entry(`t${i}`, 'U8', [size]));
-        const files = await writeModel(folder, entries);
-        const budget = Math.floor(Math.max(...sizes) * (1 + room)) + 256;
-        const device = (name: string): string => places[Number(name.slice(1))]!;
-        await using loader = new ParallelLoader({ files, device, deviceMemoryBudget: budget, ...options });
-        let tensors = 0;
-        for await (const [name, tensor] of loader.iterateWeights()) {
-          expect(Buffer.compare(await tensor.toHost(), entries[Number(name.slice(1))]!.bytes)).toBe(0);
-          tensor.dispose();
-          ++tensors;
-        }
-        expect(tensors).toBe(sizes.length);
-      }),
-      { numRuns: 60 },
-    );
   });
 });

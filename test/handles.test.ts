@@ -12,24 +12,16 @@ import {
   serveHandle,
 } from 'fastsafetensors-node';
 import { expectNothingHeld } from './support/metrics.js';
-import { type Entry, entry, newFolder, writeModel } from './support/model-files.js';
+import { type Entry, newFolder, ODD_ENTRIES, writeModel } from './support/model-files.js';
 import { mappedOf, SharingProcess, usersOf } from './support/sharing-process.js';
 
 // exportHandle() and importTensors(): memory of the host for other processes. (cuda-handles.test.ts: that of a GPU.)
-
-const ENTRIES = [
-  entry('a', 'F32', [100, 7]),
-  entry('b "quoted" ü', 'BF16', [33]),
-  entry('empty', 'I64', [0, 4]),
-  entry('4bit', 'F4', [6, 2]),
-  entry('scalar', 'U8', []),
-];
 
 let folder: string;
 let path: string;
 beforeAll(async () => {
   folder = await newFolder();
-  path = await writeModel(folder, ENTRIES);
+  path = await writeModel(folder, ODD_ENTRIES);
 });
 afterAll(() => rm(folder, { recursive: true }));
 afterEach(() => expectNothingHeld());
@@ -46,7 +38,7 @@ async function exported(options = {}) {
 }
 
 async function expectSame(received: Map<string, DeviceTensor>): Promise<void> {
-  for (const { name, dtype, shape, bytes } of ENTRIES) {
+  for (const { name, dtype, shape, bytes } of ODD_ENTRIES) {
     const tensor = received.get(name)!;
     expect(tensor).toMatchObject({ name, dtype, shape, byteLength: bytes.length });
     expect(tensor.pointer % 256n).toBe(0n);
@@ -93,7 +85,7 @@ test('an imported tensor can be shared, copied and exported again', async () => 
   disposeAll(received.values());
   const last = await importTensors(again);
   await expectSame(last);
-  expect(Buffer.compare(await shared.get('a')!.toHost(), ENTRIES[0]!.bytes)).toBe(0);
+  expect(Buffer.compare(await shared.get('a')!.toHost(), ODD_ENTRIES[0]!.bytes)).toBe(0);
   disposeAll([...shared.values(), ...last.values()]);
 });
 

@@ -4,24 +4,16 @@ import { type DeviceTensor, fastsafeOpen, importTensors, loadFile, type SharedTe
 import { useFakeDevices } from 'fastsafetensors-node/testing';
 import { expectClean } from './support/child.js';
 import { expectNothingHeld } from './support/metrics.js';
-import { entry, newFolder, writeModel } from './support/model-files.js';
+import { entry, newFolder, ODD_ENTRIES, writeModel } from './support/model-files.js';
 
 // tensor.share(): the same memory in another thread, counted. Here both ends are one thread; share.child.cjs has
 // workers.
-
-const ENTRIES = [
-  entry('a', 'F32', [100, 7]),
-  entry('b', 'BF16', [33]),
-  entry('empty', 'I64', [0, 4]),
-  entry('4bit', 'F4', [6, 2]),
-  entry('scalar', 'U8', []),
-];
 
 let folder: string;
 let path: string;
 beforeAll(async () => {
   folder = await newFolder();
-  path = await writeModel(folder, ENTRIES);
+  path = await writeModel(folder, ODD_ENTRIES);
 });
 afterAll(() => rm(folder, { recursive: true }));
 afterEach(() => expectNothingHeld());
@@ -49,7 +41,7 @@ describe.each<[string, object]>([
     const received = await importTensors(shares);
     expect([...received.keys()]).toEqual(Object.keys(tensors));
     expect([...received.values()].map(({ pointer }) => pointer)).toEqual(pointers);
-    for (const { name, dtype, shape, bytes } of ENTRIES) {
+    for (const { name, dtype, shape, bytes } of ODD_ENTRIES) {
       const tensor = received.get(name)!;
       expect(tensor).toMatchObject({ name, dtype, shape, byteLength: bytes.length });
       expect(tensor.device.toString()).toBe(Object.values(tensors)[0]!.device.toString());
@@ -68,7 +60,7 @@ test('a share can be received again while somebody holds its memory, and is CLOS
   disposeAll(first.values());
   const third = await importTensors([share]);
   disposeAll(second.values());
-  expect(Buffer.compare(await third.get('a')!.toHost(), ENTRIES[0]!.bytes)).toBe(0);
+  expect(Buffer.compare(await third.get('a')!.toHost(), ODD_ENTRIES[0]!.bytes)).toBe(0);
   disposeAll(third.values());
   await expect(importTensors([share])).rejects.toMatchObject({ code: 'CLOSED' });
 });
@@ -85,7 +77,7 @@ test('what is written in one place is read in the other', async () => {
 test('what nobody receives is held until it is revoked', async () => {
   const tensors = await load();
   const share = tensors.a!.share();
-  const received = tensors.b!.share();
+  const received = tensors['b "quoted" ü']!.share();
   disposeAll(Object.values(tensors));
   disposeAll((await importTensors([posted(received)])).values());
   await expect(expectNothingHeld({ timeoutMs: 50 })).rejects.toThrow();
@@ -98,7 +90,7 @@ test('what nobody receives is held until it is revoked', async () => {
 
 test('all or none: what is wrong with one share leaves the others to be received', async () => {
   const tensors = await load();
-  const [a, b] = [tensors.a!.share(), tensors.b!.share()];
+  const [a, b] = [tensors.a!.share(), tensors['b "quoted" ü']!.share()];
   disposeAll(Object.values(tensors));
   const wrong = async (changed: object, code: string, first: SharedTensor = a): Promise<void> => {
     await expect(importTensors([first, { ...posted(b), ...changed } as SharedTensor])).rejects.toMatchObject({ code });

@@ -3,7 +3,6 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <sys/eventfd.h>
-#include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/time.h>
@@ -16,11 +15,8 @@
 #include <vector>
 
 #include "base/io_error.h"
+#include "base/memfd.h"
 #include "base/thread.h"
-
-#ifndef MFD_NOEXEC_SEAL
-#define MFD_NOEXEC_SEAL 8U
-#endif
 
 namespace fst {
 namespace {
@@ -63,10 +59,7 @@ bool IsAbandoned(const sockaddr_un& address) {
 
 // A memfd with the text: what a client does with it holds up nobody.
 Status MemfdOf(const std::string& path, const std::string& text, UniqueFd* out) {
-  constexpr unsigned kFlags = MFD_CLOEXEC | MFD_ALLOW_SEALING;
-  int fd = memfd_create("fastsafetensors-text", kFlags | MFD_NOEXEC_SEAL);
-  if (fd < 0 && errno == EINVAL) fd = memfd_create("fastsafetensors-text", kFlags);  // a kernel before 6.3
-  *out = UniqueFd(fd);
+  *out = UniqueFd(NewMemfd("fastsafetensors-text"));
   if (!out->valid()) return Failed(path, "make a memfd for", errno);
   for (size_t done = 0; done < text.size();) {
     const ssize_t wrote = write(out->get(), text.data() + done, text.size() - done);
@@ -79,28 +72,33 @@ Status MemfdOf(const std::string& path, const std::string& text, UniqueFd* out) 
   return Status::Ok();
 }
 
-// Room for control messages, aligned as they want it.
-union Control {
-  cmsghdr align;
-  char room[CMSG_SPACE(kMostReceived * sizeof(int))];
+// A byte, and descriptors beside it.
+struct Message {
+  explicit Message(size_t bytes) {
+    header.msg_iov = &part;
+    header.msg_iovlen = 1;
+    header.msg_control = room;
+    header.msg_controllen = bytes;
+  }
+  Message(const Message&) = delete;
+  Message& operator=(const Message&) = delete;
+
+  char byte = 0;
+  iovec part = {&byte, 1};
+  alignas(cmsghdr) char room[CMSG_SPACE(kMostReceived * sizeof(int))] = {};
+  msghdr header = {};
 };
 
 void Send(int client, const int (&fds)[kDescriptors]) {
-  char byte = kGreeting;
-  iovec part = {&byte, 1};
-  Control control = {};
-  msghdr message = {};
-  message.msg_iov = &part;
-  message.msg_iovlen = 1;
-  message.msg_control = control.room;
-  message.msg_controllen = CMSG_SPACE(sizeof fds);
-  cmsghdr* header = CMSG_FIRSTHDR(&message);
+  Message message(CMSG_SPACE(sizeof fds));
+  message.byte = kGreeting;
+  cmsghdr* header = CMSG_FIRSTHDR(&message.header);
   header->cmsg_level = SOL_SOCKET;
   header->cmsg_type = SCM_RIGHTS;
   header->cmsg_len = CMSG_LEN(sizeof fds);
   memcpy(CMSG_DATA(header), fds, sizeof fds);
   // A client that is gone, or has no room for so little, gets nothing.
-  (void)sendmsg(client, &message, MSG_NOSIGNAL | MSG_DONTWAIT);
+  (void)sendmsg(client, &message.header, MSG_NOSIGNAL | MSG_DONTWAIT);
 }
 
 }  // namespace
@@ -173,20 +171,14 @@ Status ReceiveFd(const std::string& path, size_t most, UniqueFd* fd, std::string
   setsockopt(socket.get(), SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit);
   setsockopt(socket.get(), SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof limit);  // of connect(2)
   if (connect(socket.get(), Plain(address), sizeof address) != 0) return Failed(path, "connect to", errno);
-  char byte = 0;
-  iovec part = {&byte, 1};
-  Control control = {};
-  msghdr message = {};
-  message.msg_iov = &part;
-  message.msg_iovlen = 1;
-  message.msg_control = control.room;
-  message.msg_controllen = sizeof control.room;
+  Message message(sizeof message.room);
   ssize_t got;
-  do got = recvmsg(socket.get(), &message, MSG_CMSG_CLOEXEC);
+  do got = recvmsg(socket.get(), &message.header, MSG_CMSG_CLOEXEC);
   while (got < 0 && errno == EINTR);
   if (got < 0) return Failed(path, "receive from", errno);
   std::vector<UniqueFd> fds;
-  for (cmsghdr* header = CMSG_FIRSTHDR(&message); header != nullptr; header = CMSG_NXTHDR(&message, header)) {
+  msghdr* found = &message.header;
+  for (cmsghdr* header = CMSG_FIRSTHDR(found); header != nullptr; header = CMSG_NXTHDR(found, header)) {
     if (header->cmsg_level != SOL_SOCKET || header->cmsg_type != SCM_RIGHTS) continue;
     for (size_t at = 0; CMSG_LEN(at + sizeof(int)) <= header->cmsg_len; at += sizeof(int)) {
       int received;
@@ -197,12 +189,12 @@ Status ReceiveFd(const std::string& path, size_t most, UniqueFd* fd, std::string
   auto refused = [&](const char* what) {
     return Status(Code::INVALID_ARGUMENT, path + " " + what + "; expected a socket of serveHandle()").At(path);
   };
-  if (got != 1 || byte != kGreeting || fds.size() != kDescriptors) return refused("sent no descriptors");
+  if (got != 1 || message.byte != kGreeting || fds.size() != kDescriptors) return refused("sent no descriptors");
   // Shared memory alone: to read any other file could hang.
-  struct stat found;
-  if (fcntl(fds[1].get(), F_GET_SEALS) < 0 || fstat(fds[1].get(), &found) != 0) return refused("sent no description");
-  if (static_cast<uint64_t>(found.st_size) > most) return refused("sent a description that is too long");
-  text->resize(static_cast<size_t>(found.st_size));
+  struct stat info;
+  if (fcntl(fds[1].get(), F_GET_SEALS) < 0 || fstat(fds[1].get(), &info) != 0) return refused("sent no description");
+  if (static_cast<uint64_t>(info.st_size) > most) return refused("sent a description that is too long");
+  text->resize(static_cast<size_t>(info.st_size));
   for (size_t done = 0; done < text->size();) {
     const ssize_t read = pread(fds[1].get(), text->data() + done, text->size() - done, static_cast<off_t>(done));
     if (read < 0 && errno == EINTR) continue;

@@ -26,8 +26,6 @@ Status Refused(size_t bytes, int error) {
                        bytes, static_cast<unsigned long long>(AvailableHostBytes()), ErrnoText(error).c_str()));
 }
 
-size_t MappedBytes(size_t bytes) { return (bytes + kHugePage - 1) / kHugePage * kHugePage; }
-
 // The first number in a file; the maximum if there is none, or the word "max".
 uint64_t NumberIn(const char* path) {
   uint64_t value = std::numeric_limits<uint64_t>::max();

@@ -9,6 +9,9 @@ namespace fst {
 
 constexpr size_t kHugePage = size_t{2} << 20;  // from this size on AllocateHost makes a mapping of its own
 
+// How long that is.
+constexpr size_t MappedBytes(size_t bytes) { return (bytes + kHugePage - 1) / kHugePage * kHugePage; }
+
 // Aligned to 2 MiB from 2 MiB on, to 4096 from 4096 bytes on, to 256 below. Not touched: the threads that fill it also
 // fault it in. OUT_OF_HOST_MEMORY.
 Status AllocateHost(size_t bytes, void** out);

@@ -155,8 +155,6 @@ class Pool {
   bool watched_ = false;
 };
 
-size_t MappedBytes(size_t bytes) { return (bytes + kHugePage - 1) / kHugePage * kHugePage; }
-
 }  // namespace
 
 Status AllocateRecycled(size_t bytes, void** out) {

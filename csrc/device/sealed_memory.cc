@@ -1,7 +1,6 @@
 #include "device/sealed_memory.h"
 
 #include <fcntl.h>
-#include <linux/memfd.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -12,25 +11,16 @@
 
 #include "base/fd.h"
 #include "base/io_error.h"
+#include "base/memfd.h"
 #include "base/private_mapping.h"
-
-#ifndef MFD_NOEXEC_SEAL
-#define MFD_NOEXEC_SEAL 8U
-#endif
 
 namespace fst {
 namespace {
 
-// Without F_SEAL_SHRINK the exporter could take pages away, and whoever reads them would crash.
+// Without F_SEAL_SHRINK the exporter could take pages away, and to read them would crash.
 constexpr int kSeals = F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE;
 constexpr size_t kMostWritten = size_t{1} << 30;  // by one call; the kernel takes up to 2 GiB
 constexpr int64_t kBlock = 512;                   // of st_blocks
-
-int NewMemfd() {
-  const int fd = memfd_create("fastsafetensors", MFD_CLOEXEC | MFD_ALLOW_SEALING | MFD_NOEXEC_SEAL);
-  // Kernels before 6.3 do not know the last flag.
-  return fd < 0 && errno == EINVAL ? memfd_create("fastsafetensors", MFD_CLOEXEC | MFD_ALLOW_SEALING) : fd;
-}
 
 Status CannotWrite(int error) {
   if (error == ENOSPC || error == ENOMEM) {
@@ -66,7 +56,7 @@ Status Refused(const std::string& what) {
 Status SealMemory(Device& host, const std::vector<ExportPart>& parts, size_t size, const std::string& seal,
                   std::shared_ptr<ExportedMemory>* out) {
   FST_RETURN_IF_ERROR(host.CheckAvailable(size));
-  UniqueFd fd(NewMemfd());
+  UniqueFd fd(NewMemfd("fastsafetensors"));
   if (!fd.valid()) {
     if (errno == ENOSYS || errno == EPERM)
       return Status(Code::PLATFORM_UNSUPPORTED, "memfd_create is not allowed here: " + ErrnoText(errno), errno);

@@ -8,6 +8,7 @@
 #include "napi/bindings.h"
 #include "napi/env_state.h"
 #include "napi/header_values.h"
+#include "napi/packed_plan.h"
 #include "reader/fake_reader.h"
 #include "reader/file_reader.h"
 #include "reader/gds/gds_reader.h"
@@ -201,112 +202,6 @@ Napi::Value TakeFallbacks(const Napi::CallbackInfo& info) {
   }
   return result;
 }
-
-// A NativePlan of src/native/core.ts. The constructor copies the files; Make reads the arrays, which must not be
-// collected or change before.
-class PackedPlan {
- public:
-  // The environment's thread.
-  explicit PackedPlan(const Napi::Object& object) {
-    auto files = object.Get("files").As<Napi::Array>();
-    for (uint32_t i = 0; i < files.Length(); ++i) {
-      Napi::HandleScope scope(object.Env());
-      auto file = files.Get(i).As<Napi::Object>();
-      PlanFile planned;
-      planned.path = file.Get("path").As<Napi::String>();
-      planned.expected = IdentityFromJs(file.Get("identity").As<Napi::Object>());
-      files_.push_back(std::move(planned));
-    }
-    sizes_ = ArrayOf<double>(object, "allocationSizes");
-    batches_ = ArrayOf<uint32_t>(object, "allocationBatches");
-    item_files_ = ArrayOf<uint32_t>(object, "itemFiles");
-    allocations_ = ArrayOf<uint32_t>(object, "itemAllocations");
-    offsets_ = ArrayOf<double>(object, "itemOffsets");
-    lengths_ = ArrayOf<double>(object, "itemLengths");
-    destinations_ = ArrayOf<double>(object, "itemDestinations");
-    runs_ = ArrayOf<double>(object, "itemRuns");
-    strides_ = ArrayOf<double>(object, "itemStrides");
-    from_ = ArrayOf<uint8_t>(object, "itemFrom");
-    to_ = ArrayOf<uint8_t>(object, "itemTo");
-    mapped_ = ArrayOf<uint32_t>(object, "allocationMapped");
-    apart_ = Flag(object, "apart");
-    mapped_offsets_ = ArrayOf<double>(object, "allocationMappedOffsets");
-    digest_kinds_ = ArrayOf<uint8_t>(object, "itemDigestKinds");
-    digests_ = ArrayOf<uint8_t>(object, "itemDigests");
-  }
-
-  // Any thread, once.
-  Status Make(Plan* out) {
-    Plan& plan = *out;
-    const size_t count = item_files_.length;
-    const bool converts = from_.length > 0;
-    if (batches_.length != sizes_.length || allocations_.length != count || offsets_.length != count ||
-        lengths_.length != count || destinations_.length != count || strides_.length != runs_.length ||
-        (runs_.length > 0 && runs_.length != count) || mapped_offsets_.length != mapped_.length ||
-        (mapped_.length > 0 && mapped_.length != sizes_.length) ||
-        (converts && (from_.length != count || to_.length != count)) ||
-        (digest_kinds_.length > 0 && digest_kinds_.length != count)) {
-      return Status(Code::INVALID_ARGUMENT, "the arrays of the plan differ in length");
-    }
-    plan.files = std::move(files_);
-    plan.apart = apart_;
-    plan.allocations.reserve(sizes_.length);
-    for (size_t i = 0; i < sizes_.length; ++i)
-      plan.allocations.push_back({static_cast<uint64_t>(sizes_.data[i]), batches_.data[i]});
-    for (size_t i = 0; i < mapped_.length; ++i) {
-      plan.allocations[i].mapped = mapped_.data[i];
-      plan.allocations[i].mapped_offset = static_cast<uint64_t>(mapped_offsets_.data[i]);
-    }
-    plan.items.reserve(count);
-    for (size_t i = 0; i < count; ++i) {
-      plan.items.push_back({item_files_.data[i], allocations_.data[i], static_cast<uint64_t>(offsets_.data[i]),
-                            static_cast<uint64_t>(lengths_.data[i]), static_cast<uint64_t>(destinations_.data[i])});
-      if (runs_.length > 0) {
-        plan.items.back().run = static_cast<uint64_t>(runs_.data[i]);
-        plan.items.back().stride = static_cast<uint64_t>(strides_.data[i]);
-      }
-      if (!converts) continue;
-      plan.items.back().from = static_cast<DType>(from_.data[i]);
-      plan.items.back().to = static_cast<DType>(to_.data[i]);
-    }
-    FST_RETURN_IF_ERROR(
-        DigestsOf(digest_kinds_.data, digest_kinds_.length, digests_.data, digests_.length, &plan.digests));
-    return plan.Validate();
-  }
-
-  // The environment's thread, before Make. Bytes of the allocations that a window reaches, how many they are, and how
-  // much of it takes memory: not what is mapped.
-  uint64_t AllowedBytes(uint32_t window, size_t* count, uint64_t* taken) const {
-    const size_t most = std::min(sizes_.length, batches_.length);
-    double bytes = 0, mapped = 0;
-    for (; *count < most && batches_.data[*count] < window; ++*count) {
-      bytes += sizes_.data[*count];
-      if (*count < mapped_.length && mapped_.data[*count] != PlanAllocation::kNone) mapped += sizes_.data[*count];
-    }
-    *taken = static_cast<uint64_t>(bytes - mapped);
-    return static_cast<uint64_t>(bytes);
-  }
-
- private:
-  template <class T>
-  struct Array {
-    const T* data = nullptr;
-    size_t length = 0;
-  };
-  template <class T>
-  static Array<T> ArrayOf(const Napi::Object& object, const char* name) {
-    Napi::Value value = object.Get(name);
-    if (!value.IsTypedArray()) return {};
-    auto array = value.As<Napi::TypedArrayOf<T>>();
-    return {array.Data(), array.ElementLength()};
-  }
-
-  std::vector<PlanFile> files_;
-  Array<double> sizes_, offsets_, lengths_, destinations_, runs_, strides_, mapped_offsets_;
-  Array<uint32_t> batches_, item_files_, allocations_, mapped_;
-  Array<uint8_t> from_, to_, digest_kinds_, digests_;
-  bool apart_ = false;
-};
 
 void Wake(const std::shared_ptr<Load>& load) {
   if (load->posted.exchange(true)) return;

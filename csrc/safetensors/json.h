@@ -108,7 +108,7 @@ uint32_t HashName(std::string_view name);
 // are put together by the next thread that frees a large one, and that may be the event loop's.
 class JsonKeys {
  public:
-  // False when it is there already.
+  // False where the object has the key.
   bool Insert(std::string_view key);
   bool Contains(std::string_view key) const {
     return !slots_.empty() && slots_[Find(key, HashName(key))].length_plus_one > 0;

@@ -21,6 +21,17 @@ export function digestText({ kinds, digests }: PackedDigests, index: number): st
   return `${name}:${Buffer.from(bytes).toString('hex')}`;
 }
 
+/** Those of some of the things, in the order of `indices`. */
+export function digestsOf({ kinds, digests }: PackedDigests, indices: ArrayLike<number>): PackedDigests {
+  const found = { kinds: new Uint8Array(indices.length), digests: new Uint8Array(indices.length * DIGEST_BYTES) };
+  for (let i = 0; i < indices.length; ++i) {
+    const index = indices[i]!;
+    found.kinds[i] = kinds[index]!;
+    found.digests.set(digests.subarray(index * DIGEST_BYTES, (index + 1) * DIGEST_BYTES), i * DIGEST_BYTES);
+  }
+  return found;
+}
+
 function digestBytes(kind: number): number {
   return kind === DIGEST_KINDS['xxh3-128'] ? 16 : DIGEST_BYTES;
 }

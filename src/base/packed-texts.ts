@@ -155,7 +155,7 @@ export class TextNumbers {
     this.#hashes = new Uint32Array(slots);
   }
 
-  /** Adds a text as `number`. Where it is there already, changes nothing and returns its number, else -1. */
+  /** Adds a text as `number`. Of a text that has a number, changes nothing and returns that, else -1. */
   add(text: string, number: number): number {
     const hash = hashText(text, SEED);
     const slot = this.#slotOf(text, hash);

@@ -1,6 +1,6 @@
 import { setMaxListeners } from 'node:events';
 import { isPromise } from 'node:util/types';
-import { DIGEST_BYTES } from '../base/digest.js';
+import { digestsOf } from '../base/digest.js';
 import { FastSafetensorsError, InvalidArgumentError } from '../base/errors.js';
 import { after, within } from '../base/timers.js';
 import { StallWatch, UNWATCHED } from '../base/waiting.js';
@@ -230,16 +230,13 @@ export class CopierLoad extends Load {
   /** CHECKSUM_MISMATCH for items whose bytes, where they have arrived, have another digest than they must. */
   async #checkDigests(first: number, end: number, allocation: Allocation): Promise<void> {
     const { plan } = this;
-    const { kinds, digests } = plan.digests!;
+    const known = plan.digests!;
     const items: number[] = [];
-    for (let item = first; item < end; ++item) if (kinds[item] && plan.lengths[item]! > 0) items.push(item);
+    for (let item = first; item < end; ++item) if (known.kinds[item] && plan.lengths[item]! > 0) items.push(item);
     if (items.length === 0) return;
     const places = Float64Array.from(items.flatMap((item) => [plan.destinations[item]!, plan.lengths[item]!]));
-    const theirs = new Uint8Array(items.length * DIGEST_BYTES);
-    for (const [i, item] of items.entries())
-      theirs.set(digests.subarray(item * DIGEST_BYTES, (item + 1) * DIGEST_BYTES), i * DIGEST_BYTES);
-    const theirKinds = Uint8Array.from(items, (item) => kinds[item]!);
-    const result = await settled(native().checkDigests(allocation.handle, places, theirKinds, theirs));
+    const { kinds, digests } = digestsOf(known, items);
+    const result = await settled(native().checkDigests(allocation.handle, places, kinds, digests));
     if (result.wrong < 0) return;
     const item = items[result.wrong]!;
     throw mismatch(plan.metadataOf(item), plan.tensors[item]!, result);

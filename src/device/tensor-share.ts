@@ -32,7 +32,7 @@ export class TensorShare implements SharedTensor {
   }
 
   /**
-   * Gives up the memory of a share that nobody has received: a worker that ends before it has read its messages never
+   * Frees the memory of a share that nobody has received: a worker that ends before it has read its messages never
    * will. Does nothing after that.
    */
   revoke(): void {

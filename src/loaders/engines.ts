@@ -10,7 +10,8 @@ import { type Device, openDevice } from '../device/device.js';
 import { checked, native, settled } from '../native/addon.js';
 import type { Fallback, NativeDevice, NativeEngine, NativeHeaderFdCache, NativeReservation } from '../native/core.js';
 import type { HeaderOf } from '../safetensors/names-of-no-file.js';
-import type { Placement, Plan } from '../transfer/plan.js';
+import type { Placement } from '../transfer/items.js';
+import type { Plan } from '../transfer/plan.js';
 import { Budget } from './budget.js';
 import { checkDemands, type LoaderOptions } from './options.js';
 

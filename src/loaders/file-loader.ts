@@ -10,15 +10,17 @@ import { checkDistinct, joinSets, metadataByPath, namesOf, type ShardSet } from 
 import { readShards } from '../safetensors/shards.js';
 import { unknownTensor } from '../safetensors/unknown-tensor.js';
 import { Arrival } from '../transfer/arrival.js';
-import { Plan, type PlanInput } from '../transfer/plan.js';
+import type { PlanInput } from '../transfer/items.js';
+import { Plan } from '../transfer/plan.js';
 import type { Progress } from '../transfer/progress.js';
 import { selectTensors } from '../transfer/select-tensors.js';
+import type { Estimate } from './estimate.js';
 import { FilesBufferOnDevice } from './files-buffer.js';
 import type { LoadReport } from './load-report.js';
 import { checkCopyOptions, checkLoaderOptions, type LoaderOptions } from './options.js';
 import { type FilesByRank, filesOfRanks, groupOf, type ProcessGroup } from './process-group.js';
 import { RankTensors } from './rank-tensors.js';
-import { type Estimate, Session } from './session.js';
+import { Session } from './session.js';
 import { LoadedTensors } from './tensor-source.js';
 
 /** Options of one load, in place of the loader's. */

@@ -4,7 +4,7 @@ import { Turns } from '../base/timers.js';
 import { Device, type DeviceString } from '../device/device.js';
 import { isPromise } from '../device/framework.js';
 import type { SafeTensorsMetadata, TensorFrame } from '../safetensors/metadata.js';
-import type { Placement, PlanInput } from '../transfer/plan.js';
+import type { Placement, PlanInput } from '../transfer/items.js';
 import { patternOf } from './shard-rules.js';
 import { type Split, splitTensors } from './split.js';
 

@@ -1,9 +1,10 @@
 import { milliseconds, Turns } from '../base/timers.js';
 import { onAbort } from '../base/waiting.js';
 import type { DeviceTensor } from '../device/device-tensor.js';
+import type { Conversion } from '../transfer/items.js';
 import type { Load } from '../transfer/load.js';
 import { partOf } from '../transfer/parts.js';
-import { type Conversion, DEFAULT_BATCH_BYTES, Plan } from '../transfer/plan.js';
+import { DEFAULT_BATCH_BYTES, Plan } from '../transfer/plan.js';
 import type { Progress } from '../transfer/progress.js';
 import type { Session } from './session.js';
 import type { TensorSource, WantedParts } from './tensor-source.js';

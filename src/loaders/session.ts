@@ -22,6 +22,7 @@ import type { Load } from '../transfer/load.js';
 import { MAX_ALLOCATION, type Plan } from '../transfer/plan.js';
 import { type Progress, ProgressMeter, progressBar } from '../transfer/progress.js';
 import { Engines, type PreparedEngine, type Shared } from './engines.js';
+import type { DeviceEstimate, Estimate } from './estimate.js';
 import { Integrity } from './integrity.js';
 import { type LoadReport, LoadReporter } from './load-report.js';
 import { MAPPED_FROM, type MappedPlan, mapFiles } from './mapping.js';
@@ -50,25 +51,6 @@ interface Begun {
   readonly copier: string;
   readonly fallbacks: readonly Fallback[];
   readonly notes: readonly string[];
-}
-
-/** What a load will take of one device, and of the host to read for it. */
-export interface DeviceEstimate {
-  /** Of tensors, with padding, as if nothing were mapped. */
-  deviceBytes: number;
-  /** At most. GPUs that share a reader share its staging: each has all of it here. */
-  stagingBytes: number;
-  tensors: number;
-}
-
-/** What a load will take, together and by device. */
-export interface Estimate extends DeviceEstimate {
-  /** Bytes of all devices' tensors. */
-  deviceBytes: number;
-  /** What devices share counts once. */
-  stagingBytes: number;
-  /** By name ('cuda:0'), where there may be several. */
-  devices?: Record<string, DeviceEstimate>;
 }
 
 /** What a loader keeps between its loads, and what ends with it: loads in progress, engines, the report. */

@@ -1,4 +1,4 @@
-import { DIGEST_BYTES } from '../base/digest.js';
+import { digestsOf } from '../base/digest.js';
 import { Turns } from '../base/timers.js';
 import type { Device } from '../device/device.js';
 import type { SafeTensorsMetadata } from '../safetensors/metadata.js';
@@ -72,12 +72,6 @@ async function planOf(
     allocationBatches: Uint32Array.from(kept, (allocation) => whole.allocationBatches[allocation]!),
   };
   const plan = Plan.ofItems(made, whole.mappable);
-  if (whole.digests) {
-    const { kinds, digests } = whole.digests;
-    const own = new Uint8Array(items.length * DIGEST_BYTES);
-    for (const [i, item] of items.entries())
-      own.set(digests.subarray(item * DIGEST_BYTES, (item + 1) * DIGEST_BYTES), i * DIGEST_BYTES);
-    plan.digests = { kinds: Uint8Array.from(items, (item) => kinds[item]!), digests: own };
-  }
+  if (whole.digests) plan.digests = digestsOf(whole.digests, items);
   return plan;
 }

@@ -2,7 +2,7 @@ import { InvalidArgumentError } from '../base/errors.js';
 import { Turns } from '../base/timers.js';
 import { isPromise } from '../device/framework.js';
 import type { TensorFrame } from '../safetensors/metadata.js';
-import type { PlanInput } from './plan.js';
+import type { PlanInput } from './items.js';
 
 /** The user's filter. */
 export type Filter = (name: string, frame: TensorFrame) => boolean;

@@ -26,6 +26,6 @@ export default [
     file: 'src/transfer/devices-load.ts',
     find: 'if (!this.#collectsReady) return next;',
     replace: 'return this.#parts.map(({ load }) => load.lacksRoom).find((limit) => limit);',
-    jest: 'test/devices.test.ts',
+    jest: 'test/devices-budget.test.ts',
   },
 ];

@@ -169,3 +169,12 @@ export function shuffled(count: number, seed: number): number[] {
   }
   return order;
 }
+
+/** Of wide, packed and 4-bit elements, empty, a scalar, and a name that has to be escaped. */
+export const ODD_ENTRIES: readonly Entry[] = [
+  entry('a', 'F32', [100, 7]),
+  entry('b "quoted" ü', 'BF16', [33]),
+  entry('empty', 'I64', [0, 4]),
+  entry('4bit', 'F4', [6, 2]),
+  entry('scalar', 'U8', []),
+];

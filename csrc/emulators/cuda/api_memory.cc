@@ -113,7 +113,7 @@ CUresult cuMemAllocManaged(CUdeviceptr* pointer, size_t bytes, unsigned flags) {
 }
 
 CUresult cuMemFree_v2(CUdeviceptr pointer) {
-  std::shared_ptr<Block> block;  // goes after the call has let go of the lock: unmapping takes its time
+  std::shared_ptr<Block> block;  // goes after the call has released the lock: unmapping takes its time
   Call call("cuMemFree_v2", Call::kContext, Call::kRelease);
   block = FindBase(call, pointer, [](const Block& b) { return !b.host() && b.physical == nullptr; });
   if (call.lost() && block != nullptr) call.emulator.RemoveBlock(block);

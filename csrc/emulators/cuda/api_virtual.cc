@@ -167,7 +167,7 @@ CUresult cuMemSetAccess(CUdeviceptr pointer, size_t bytes, const CUmemAccessDesc
 }
 
 CUresult cuMemUnmap(CUdeviceptr pointer, size_t bytes) {
-  std::shared_ptr<Block> block;  // goes after the call has let go of the lock
+  std::shared_ptr<Block> block;  // goes after the call has released the lock
   Call call("cuMemUnmap", Call::kInitialised, Call::kRelease);
   if (call.error != kSuccess) return call.error;
   auto found = call.emulator.blocks.find(pointer);
