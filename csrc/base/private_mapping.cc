@@ -2,6 +2,8 @@
 
 #include <fcntl.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
@@ -25,6 +27,8 @@ namespace {
 
 constexpr uint64_t kPage = 4096;  // at least: madvise and mremap want multiples of the system's page
 constexpr int kSamples = 64;
+constexpr uint64_t kAround = 64 << 10;  // a read fault maps what is in memory of the aligned 64 KiB around it
+constexpr uint64_t kLookedAt = 4096;    // pages whose residency is asked for at once
 constexpr uint64_t kPiece = 256 << 10;  // exchanged at a time: fits into a pipe of any user and into a CPU's cache
 constexpr uint64_t kShare = 32 << 20;   // for one thread
 
@@ -49,6 +53,19 @@ int Advise(void* address, size_t length, int advice) {
     if (madvise(address, length, advice) == 0) return 0;
     if (errno != EINTR && errno != EAGAIN) return errno;
   }
+}
+
+// Has the kernel read 8 bytes there, which are in one page: false, and no signal, where it cannot. To the set of
+// signals, which such a call reads before it refuses what it is to do with them.
+bool Touch(const char* address) {
+  constexpr int kNothing = -1;
+  return syscall(SYS_rt_sigprocmask, kNothing, address, nullptr, sizeof(uint64_t)) == 0 || errno == EINVAL;
+}
+
+// mincore(2) tells owners of the file, and says of all pages that they are in memory to who may not write to it.
+bool ToldWhatIsResident(int fd) {
+  struct stat info;
+  return fstat(fd, &info) == 0 && info.st_uid == geteuid();
 }
 
 // Whole pages, in order, without overlaps.
@@ -260,7 +277,7 @@ int PrivateMapping::Create(int fd, Range range, std::unique_ptr<PrivateMapping>*
   void* address = mmap(nullptr, pages.second - pages.first, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_NORESERVE, fd,
                        static_cast<off_t>(pages.first));
   if (address == MAP_FAILED) return errno;
-  out->reset(new PrivateMapping(static_cast<char*>(address), pages));
+  out->reset(new PrivateMapping(static_cast<char*>(address), pages, ToldWhatIsResident(fd)));
   return 0;
 }
 
@@ -280,9 +297,28 @@ double PrivateMapping::Resident(Range range) const {
   return samples == 0 ? 1 : static_cast<double>(resident) / static_cast<double>(samples);
 }
 
+// MADV_POPULATE_READ looks up each page; a fault maps those around it at once, a third of the time where the page cache
+// has large folios. A page that is not there needs the slow way, which says what is wrong with it.
 int PrivateMapping::Populate(Range range) const {
-  const uint64_t begin = Down(range.first);
-  return Advise(At(begin), Up(range.second) - begin, MADV_POPULATE_READ);
+  const uint64_t begin = Down(range.first), end = Up(range.second);
+  if (BringInResident(begin, end)) return 0;
+  return Advise(At(begin), end - begin, MADV_POPULATE_READ);
+}
+
+bool PrivateMapping::BringInResident(uint64_t begin, uint64_t end) const {
+  if (!told_ || Resident({begin, end}) < 1) return false;
+  for (const char* at = At(begin); at < At(end); at += kAround - reinterpret_cast<uintptr_t>(at) % kAround)
+    if (!Touch(at)) return false;
+  // The page cache may hold a page that a shorter file has no more, as part of a large folio.
+  if (!Touch(At(end) - sizeof(uint64_t))) return false;
+  unsigned char resident[kLookedAt];
+  while (begin < end) {
+    const uint64_t pages = std::min(kLookedAt, (end - begin) / PageSize());
+    if (mincore(At(begin), pages * PageSize(), resident) != 0) return false;
+    if (!std::all_of(resident, resident + pages, [](unsigned char page) { return (page & 1) != 0; })) return false;
+    begin += pages * PageSize();
+  }
+  return true;
 }
 
 void PrivateMapping::Discard(Range range) const {

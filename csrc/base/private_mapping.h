@@ -37,7 +37,8 @@ class PrivateMapping {
   double Resident(Range range) const;
 
   // Brings the pages of a range in, without a copy; reads those that are not in memory. Blocks. The errno of
-  // madvise(2): EFAULT for what is after the end of the file, EIO, ENOMEM.
+  // madvise(2): EFAULT for what is after the end of the file, EIO, ENOMEM. The first touch of a page may still be a
+  // fault, but never one that reads.
   int Populate(Range range) const;
 
   // Puts memory of this process's own in the place of all pages that the ranges touch: same addresses, same bytes, also
@@ -55,9 +56,13 @@ class PrivateMapping {
   void Discard(Range range) const;
 
  private:
-  PrivateMapping(char* address, Range pages) : address_(address), pages_(pages) {}
+  PrivateMapping(char* address, Range pages, bool told) : address_(address), pages_(pages), told_(told) {}
+  // Brings in whole pages that are in memory; false: some were not, or it cannot be known.
+  bool BringInResident(uint64_t begin, uint64_t end) const;
+
   char* const address_;
   const Range pages_;
+  const bool told_;  // the kernel says of this file what is in memory
 };
 
 }  // namespace fst

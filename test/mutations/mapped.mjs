@@ -15,6 +15,20 @@ export default [
     native: 'Folders/PrivateMappingTest.DetachedPagesSurviveTheirFile/*',
   },
   {
+    name: 'page-that-is-not-in-memory-is-left',
+    file: 'csrc/base/private_mapping.cc',
+    find: 'if (!std::all_of(resident, resident + pages,',
+    replace: 'if (std::none_of(resident, resident + pages,',
+    native: 'Folders/PrivateMappingTest.APageAmongOthersThatIsNotInMemoryIsReadIn/disk',
+  },
+  {
+    name: 'page-after-the-end-is-taken-for-one',
+    file: 'csrc/base/private_mapping.cc',
+    find: 'if (!Touch(At(end) - sizeof(uint64_t))) return false;',
+    replace: '',
+    native: 'Folders/PrivateMappingTest.TheLastPageMayBeTheOneAfterTheEnd/disk',
+  },
+  {
     name: 'view-after-the-writer',
     file: 'csrc/reader/mapped_file.cc',
     find: 'if (detached_) return nullptr;',

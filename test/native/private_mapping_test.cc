@@ -147,6 +147,33 @@ TEST_P(PrivateMappingTest, PagesAfterTheEndAreAnError) {
   EXPECT_EQ(mapping->Populate({0, 4096}), 0);
 }
 
+TEST_P(PrivateMappingTest, TheLastPageMayBeTheOneAfterTheEnd) {
+  auto mapping = Map(1 << 20);
+  ASSERT_EQ(truncate(path_.c_str(), (1 << 20) - 4096), 0);
+  EXPECT_EQ(mapping->Populate({0, 1 << 20}), EFAULT);
+  EXPECT_EQ(mapping->Populate({0, (1 << 20) - 4096}), 0);
+}
+
+TEST_P(PrivateMappingTest, APageAmongOthersThatIsNotInMemoryIsReadIn) {
+  constexpr off_t kPage = 4096, kAbsent = 3 * kPage;  // none of the pages that tell of others
+  constexpr size_t kSize = 8 << 20;
+  Map(kSize);
+  UniqueFd fd(open(path_.c_str(), O_RDWR | O_CLOEXEC | O_TRUNC));
+  // One page at a time, so that one can leave the page cache without others.
+  for (off_t at = 0; at < static_cast<off_t>(kSize); at += kPage)
+    ASSERT_EQ(pwrite(fd.get(), bytes_.data() + at, kPage, at), kPage);
+  ASSERT_EQ(fdatasync(fd.get()), 0);
+  std::unique_ptr<PrivateMapping> mapping;
+  ASSERT_EQ(PrivateMapping::Create(fd.get(), {0, kSize}, &mapping), 0);
+  ASSERT_EQ(posix_fadvise(fd.get(), kAbsent, kPage, POSIX_FADV_DONTNEED), 0);
+  const PrivateMapping::Range absent = {kAbsent, kAbsent + kPage};
+  if (mapping->Resident(absent) > 0) GTEST_SKIP() << "no single page of this file system leaves the page cache";
+  EXPECT_EQ(mapping->Resident({0, kSize}), 1) << "a page that tells of others is the absent one";
+  ASSERT_EQ(mapping->Populate({0, kSize}), 0);
+  EXPECT_EQ(mapping->Resident(absent), 1);
+  EXPECT_TRUE(Same(*mapping, {0, kSize}));
+}
+
 TEST_P(PrivateMappingTest, PagesAroundOneThatIsGoneAreKept) {
   auto mapping = Map(kBytes);
   ASSERT_EQ(mapping->Populate({0, kBytes}), 0);
