@@ -99,6 +99,26 @@ async function counted(file, options) {
   await loader.close();
 }
 
+/** Mapped tensors count as twice their page tables, whether typed arrays are over them or not. */
+async function countedMapped(file) {
+  const before = await collected();
+  const loader = new SafeTensorsFileLoader({ mmap: true });
+  await loader.addFilenames(file);
+  const buffers = await loader.copyFilesToDevice();
+  const held = new Map();
+  for (const name of buffers.keys()) held.set(name, await buffers.getTensor(name));
+  assert.ok(nativeMetrics().mappedBytes >= 512 * MIB);
+  await expectMore(before, 2, 'mapped tensors');
+  for (const name of buffers.keys()) held.set(`${name} as an array`, held.get(name).data);
+  await expectMore(before, 2, 'typed arrays over mapped tensors');
+  for (const name of buffers.keys()) held.get(name).dispose();
+  await buffers.close();
+  await loader.close();
+  await expectMore(before, 2, 'typed arrays that are left');
+  held.clear();
+  await expectMore(before, 0, 'what was dropped');
+}
+
 const WAYS = {
   async parallel(file, options) {
     const loader = new ParallelLoader({ files: file, ...options });
@@ -134,13 +154,18 @@ function look() {
 }
 
 if (!isMainThread) {
-  counted(workerData.file, {}).then(() => parentPort.postMessage('ok'));
+  counted(workerData.file, { mmap: false }).then(() => parentPort.postMessage('ok'));
 } else {
   main({
     async counted() {
       useFakeDevices({});
       const file = writeModel(32);
-      for (const options of [{}, { device: 'cuda:0' }, { copier: 'mock' }]) await counted(file, options);
+      for (const options of [{ mmap: false }, { device: 'cuda:0' }, { copier: 'mock' }]) await counted(file, options);
+      await nothingHeld();
+    },
+
+    async mapped() {
+      await countedMapped(helpers.writeModel('a', TENSORS, (512 * MIB) / TENSORS / 4, 0, 8));
       await nothingHeld();
     },
 
@@ -159,7 +184,7 @@ if (!isMainThread) {
       if (device !== 'cpu') useFakeDevices({});
       const live = 128 * MIB;
       const file = writeModel(128);
-      for (let round = 0; round < 25; ++round) await WAYS[way](file, { device });
+      for (let round = 0; round < 25; ++round) await WAYS[way](file, { device, mmap: false });
       assert.ok(peak <= 2 * live, `${peak / MIB} MiB were held at a time, of tensors of ${live / MIB} MiB`);
       await nothingHeld();
     },

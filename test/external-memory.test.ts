@@ -8,6 +8,10 @@ test('what tensors, copies, typed arrays and loads keep counts once, until it is
   await expectClean('external-memory.child.cjs', ['counted'], gc);
 });
 
+test('mapped tensors count as little as their page tables, with typed arrays over them too', async () => {
+  await expectClean('external-memory.child.cjs', ['mapped'], gc);
+});
+
 test('each worker counts its own, down to nothing', async () => {
   await expectClean('external-memory.child.cjs', ['inWorker'], gc);
 });

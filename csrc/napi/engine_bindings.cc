@@ -241,12 +241,11 @@ struct StartArgs {
     };
   }
 
-  // The environment's thread, before Start: bytes that the transfer may allocate or map at once, and how many of them
-  // take memory.
-  uint64_t AllowedBytes(uint64_t* taken) const {
-    const uint64_t bytes = packed.AllowedBytes(options.window, &load->allowed, taken);
-    if (!load->allocates) *taken = 0;
-    return load->allocates ? bytes : 0;
+  // The environment's thread, before Start: bytes that the transfer may allocate at once, and may map.
+  uint64_t AllowedBytes(uint64_t* mapped) const {
+    const uint64_t taken = packed.AllowedBytes(options.window, &load->allowed, mapped);
+    if (!load->allocates) *mapped = 0;
+    return load->allocates ? taken : 0;
   }
 
   // Any thread, once.
@@ -276,8 +275,8 @@ Napi::Value StartTransfer(const Napi::CallbackInfo& info) {
   // Where as much is kept already, some of it may be garbage, which V8 collects when it hears of more: to wait for that
   // keeps a model that is loaded again and again from being in memory twice. Elsewhere the load begins while it
   // collects.
-  uint64_t taken = 0;
-  const uint64_t bytes = args->AllowedBytes(&taken);
+  uint64_t mapped = 0;
+  const uint64_t taken = args->AllowedBytes(&mapped), bytes = taken + ExternalMemory::CountOfMapped(mapped);
   const bool waits = taken >= kCollectedGrowth && ExternalBytes(env) >= taken;
   std::shared_future<void> collected;
   if (waits) collected = NextCollection(env);
@@ -345,10 +344,12 @@ Napi::Value TakeReady(const Napi::CallbackInfo& info) {
 // takeAllocation(load, index): External | null; see Transfer::TakeAllocation
 Napi::Value TakeAllocation(const Napi::CallbackInfo& info) {
   auto& [load, memory] = HeldBy<Load>(info[0]);
-  auto buffer = load->transfer->TakeAllocation(info[1].As<Napi::Number>().Uint32Value());
+  const uint32_t index = info[1].As<Napi::Number>().Uint32Value();
+  auto buffer = load->transfer->TakeAllocation(index);
   if (buffer == nullptr) return info.Env().Null();
   const size_t size = buffer->size();
-  return ToExternal<DeviceBuffer>(info.Env(), std::move(buffer), memory->Split(size));
+  const bool mapped = load->transfer->plan().allocations[index].is_mapped();
+  return ToExternal<DeviceBuffer>(info.Env(), std::move(buffer), memory->Split(size, mapped));
 }
 
 // setWindow(engine, load, batches): batches below this number may be loaded
@@ -359,7 +360,7 @@ void SetWindow(const Napi::CallbackInfo& info) {
   const auto& allocations = load->transfer->plan().allocations;
   uint64_t bytes = 0;
   for (size_t& i = load->allowed; i < allocations.size() && allocations[i].batch < window; ++i)
-    bytes += allocations[i].size;
+    bytes += allocations[i].is_mapped() ? ExternalMemory::CountOfMapped(allocations[i].size) : allocations[i].size;
   if (load->allocates) memory->Add(bytes);
 }
 

@@ -7,11 +7,11 @@
 
 namespace fst {
 
-ExternalMemory::ExternalMemory(Napi::Env env, uint64_t bytes, uint64_t reported)
-    : env_(env), dispatcher_(EnvState::Of(env).dispatcher()), bytes_(bytes), reported_(reported) {}
+ExternalMemory::ExternalMemory(Napi::Env env, uint64_t bytes, int64_t reported, bool mapped)
+    : env_(env), dispatcher_(EnvState::Of(env).dispatcher()), mapped_(mapped), bytes_(bytes), reported_(reported) {}
 
 std::shared_ptr<ExternalMemory> ExternalMemory::Count(Napi::Env env, uint64_t bytes) {
-  std::shared_ptr<ExternalMemory> memory(new ExternalMemory(env, bytes, 0));
+  std::shared_ptr<ExternalMemory> memory(new ExternalMemory(env, bytes, 0, /*mapped=*/false));
   memory->Update();
   return memory;
 }
@@ -26,12 +26,13 @@ void ExternalMemory::Clear() {
   Update();
 }
 
-std::shared_ptr<ExternalMemory> ExternalMemory::Split(uint64_t bytes) {
+std::shared_ptr<ExternalMemory> ExternalMemory::Split(uint64_t bytes, bool mapped) {
+  if (mapped) bytes = CountOfMapped(bytes);
   // Moved rather than counted again: V8 takes each increase for new memory.
-  const uint64_t moved = std::min(bytes, reported_);
+  const int64_t moved = std::min(static_cast<int64_t>(bytes), reported_);
   bytes_ -= std::min(bytes, bytes_);
   reported_ -= moved;
-  std::shared_ptr<ExternalMemory> part(new ExternalMemory(env_, bytes, moved));
+  std::shared_ptr<ExternalMemory> part(new ExternalMemory(env_, bytes, moved, mapped));
   part->Update();
   return part;
 }
@@ -49,8 +50,13 @@ void ExternalMemory::Uncover(uint64_t bytes) {
   });
 }
 
-void ExternalMemory::Report(uint64_t bytes) {
-  const auto change = static_cast<int64_t>(bytes) - static_cast<int64_t>(std::exchange(reported_, bytes));
+void ExternalMemory::Update() {
+  const int64_t left = static_cast<int64_t>(bytes_) - static_cast<int64_t>(covered_);
+  Report(mapped_ ? left : std::max<int64_t>(left, 0));
+}
+
+void ExternalMemory::Report(int64_t bytes) {
+  const int64_t change = bytes - std::exchange(reported_, bytes);
   int64_t total;
   if (change != 0) napi_adjust_external_memory(env_, change, &total);
 }

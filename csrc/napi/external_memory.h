@@ -16,6 +16,9 @@ class Dispatcher;
 class ExternalMemory : public std::enable_shared_from_this<ExternalMemory> {
  public:
   static std::shared_ptr<ExternalMemory> Count(Napi::Env env, uint64_t bytes);
+  // What so many bytes of a mapping count as: twice their page tables, since the kernel takes the pages themselves back
+  // when it needs them. A collection takes as long as mapping a tenth of a gigabyte.
+  static uint64_t CountOfMapped(uint64_t bytes) { return bytes / 256; }
   ~ExternalMemory() { Report(0); }
   ExternalMemory(const ExternalMemory&) = delete;
   ExternalMemory& operator=(const ExternalMemory&) = delete;
@@ -23,23 +26,25 @@ class ExternalMemory : public std::enable_shared_from_this<ExternalMemory> {
   // More is kept, or all of it by nothing any more.
   void Add(uint64_t bytes);
   void Clear();
-  // Part of it under values of its own, `bytes` in all; what this one has no more of is counted anew.
-  std::shared_ptr<ExternalMemory> Split(uint64_t bytes);
+  // Part of it under values of its own, `bytes` in all; what this one has no more of is counted anew. `mapped`: they
+  // are pages of a file, which count as CountOfMapped says, with an ArrayBuffer over them as well.
+  std::shared_ptr<ExternalMemory> Split(uint64_t bytes, bool mapped);
 
   // An ArrayBuffer over part of the memory is made, or was collected: V8 counts its bytes by itself.
   void Cover(uint64_t bytes);
   void Uncover(uint64_t bytes);
 
  private:
-  ExternalMemory(Napi::Env env, uint64_t bytes, uint64_t reported);
-  void Report(uint64_t bytes);
-  void Update() { Report(bytes_ > covered_ ? bytes_ - covered_ : 0); }
+  ExternalMemory(Napi::Env env, uint64_t bytes, int64_t reported, bool mapped);
+  void Report(int64_t bytes);
+  void Update();
 
   napi_env env_;
   const std::shared_ptr<Dispatcher> dispatcher_;
+  const bool mapped_;
   uint64_t bytes_;
-  uint64_t covered_ = 0;   // by ArrayBuffers; more than bytes_ where they overlap
-  uint64_t reported_ = 0;  // to V8
+  uint64_t covered_ = 0;  // by ArrayBuffers; more than bytes_ where they overlap
+  int64_t reported_ = 0;  // to V8; below 0 takes off what it counts by itself
 };
 
 // All that V8 counts in an environment, typed arrays included.

@@ -75,15 +75,15 @@ Status PackedPlan::Make(Plan* out) {
   return plan.Validate();
 }
 
-uint64_t PackedPlan::AllowedBytes(uint32_t window, size_t* count, uint64_t* taken) const {
+uint64_t PackedPlan::AllowedBytes(uint32_t window, size_t* count, uint64_t* mapped) const {
   const size_t most = std::min(sizes_.length, batches_.length);
-  double bytes = 0, mapped = 0;
+  double taken = 0, shown = 0;
   for (; *count < most && batches_.data[*count] < window; ++*count) {
-    bytes += sizes_.data[*count];
-    if (*count < mapped_.length && mapped_.data[*count] != PlanAllocation::kNone) mapped += sizes_.data[*count];
+    const bool is_mapped = *count < mapped_.length && mapped_.data[*count] != PlanAllocation::kNone;
+    (is_mapped ? shown : taken) += sizes_.data[*count];
   }
-  *taken = static_cast<uint64_t>(bytes - mapped);
-  return static_cast<uint64_t>(bytes);
+  *mapped = static_cast<uint64_t>(shown);
+  return static_cast<uint64_t>(taken);
 }
 
 }  // namespace fst

@@ -21,9 +21,9 @@ class PackedPlan {
   // Any thread, once.
   Status Make(Plan* out);
 
-  // The environment's thread, before Make. Bytes of the allocations that a window reaches, how many they are, and how
-  // much of it takes memory: not what is mapped.
-  uint64_t AllowedBytes(uint32_t window, size_t* count, uint64_t* taken) const;
+  // The environment's thread, before Make. How many allocations a window reaches, and bytes: of those that take memory,
+  // and of those that are mapped.
+  uint64_t AllowedBytes(uint32_t window, size_t* count, uint64_t* mapped) const;
 
  private:
   template <class T>

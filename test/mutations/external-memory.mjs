@@ -27,8 +27,22 @@ export default [
   {
     name: 'window-is-not-counted',
     file: 'csrc/napi/engine_bindings.cc',
-    find: 'return load->allocates ? bytes : 0;',
+    find: 'return load->allocates ? taken : 0;',
     replace: 'return 0;',
     ...counted,
+  },
+  {
+    name: 'mapped-counts-like-memory',
+    find: 'if (mapped) bytes = CountOfMapped(bytes);',
+    replace: '',
+    jest: 'test/external-memory.test.ts',
+    title: 'mapped tensors count as little',
+  },
+  {
+    name: 'array-over-mapped-counts',
+    find: 'Report(mapped_ ? left : std::max<int64_t>(left, 0));',
+    replace: 'Report(std::max<int64_t>(left, 0));',
+    jest: 'test/external-memory.test.ts',
+    title: 'mapped tensors count as little',
   },
 ];
