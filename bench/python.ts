@@ -29,3 +29,13 @@ export function pythonPeers(
   const { status, stderr } = spawnSync(python, ['-c', 'import numpy, safetensors'], { encoding: 'utf8' });
   return status === 0 ? { python } : { reason: `${python} lacks safetensors or numpy: ${stderr}` };
 }
+
+/** Which versions of these packages it has; of those that it has. */
+export function versionsOf(python: string, packages: readonly string[]): Readonly<Record<string, string>> {
+  const script =
+    'import importlib.metadata as m, json, sys; print(json.dumps({p: m.version(p) for p in sys.argv[1:]}))';
+  const names = packages.map((name) => name.split('==')[0]!);
+  const { stdout, stderr, status } = spawnSync(python, ['-c', script, ...names], { encoding: 'utf8' });
+  if (status !== 0) throw new Error(`${python} does not say its versions: ${stderr}`);
+  return JSON.parse(stdout) as Record<string, string>;
+}
