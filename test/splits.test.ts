@@ -125,3 +125,14 @@ test("a model whose names have no numbers is split as with 'bytes'", async () =>
   expect(await groups({}, 3)).toEqual([[], [], []]);
   expect(await groups({ a: 1 }, 3)).toEqual([['a'], [], []]);
 });
+
+test('a header of as many stacks as tensors that belong to none is split as others are', async () => {
+  const count = 100_000; // ten billion comparisons, if each were looked for in each
+  const tensors = Array.from({ length: count }, (_, i) => [
+    { name: `a${i}.layers.0.w`, bytes: 1 },
+    { name: `a${i}.norm`, bytes: 1 },
+  ]).flat();
+  const found = await splitTensors(tensors, 2, 'layers');
+  for (let i = 0; i < found.length; i += 2) expect(found[i]).toBe(found[i + 1]);
+  expect(found.indexOf(1)).toBe(count);
+});

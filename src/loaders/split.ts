@@ -25,7 +25,7 @@ export async function splitTensors(tensors: readonly Sized[], groups: number, sp
   const found = new Uint16Array(tensors.length);
   const single = (): Unit[] => tensors.map(({ bytes }, tensor) => ({ tensors: [tensor], bytes }));
   const units = (split === 'layers' ? await sequenceOf(tensors) : undefined) ?? single();
-  const ends = cut(
+  const ends = await cut(
     units.map(({ bytes }) => bytes),
     groups,
   );
@@ -42,7 +42,6 @@ const LAYER = /^(?:(.*?)\.)?(\d{1,9})(?=\.|$)/;
 const FIRST = /emb|wte|wpe|(?:^|\.)(?:pos|patch|cls|stem|conv_?in|pre_|query_tokens)/i;
 
 interface Stack {
-  readonly path: readonly string[]; // of what holds it: of "model.layers" that is "model"
   readonly before: Unit[];
   readonly layers: Map<number, Unit>;
   readonly after: Unit[];
@@ -55,6 +54,7 @@ interface Stack {
  */
 async function sequenceOf(tensors: readonly Sized[]): Promise<Unit[] | undefined> {
   const stacks = new Map<string, Stack>();
+  const paths: Path = { parts: new Map() };
   const others: number[] = [];
   const turns = new Turns();
   for (const [tensor, { name, bytes }] of tensors.entries()) {
@@ -67,8 +67,9 @@ async function sequenceOf(tensors: readonly Sized[]): Promise<Unit[] | undefined
     const path = match[1] ?? '';
     let stack = stacks.get(path);
     if (!stack) {
-      stack = { path: path.split('.').slice(0, -1), before: [], layers: new Map(), after: [] };
+      stack = { before: [], layers: new Map(), after: [] };
       stacks.set(path, stack);
+      add(paths, path.split('.').slice(0, -1), stack); // of "model.layers" it is "model" that holds it
     }
     const number = Number(match[2]);
     const layer = stack.layers.get(number);
@@ -84,7 +85,8 @@ async function sequenceOf(tensors: readonly Sized[]): Promise<Unit[] | undefined
   for (const tensor of others) {
     const { name, bytes } = tensors[tensor]!;
     const isFirst = FIRST.test(name);
-    const stack = nearest(name, isFirst ? all : [...all].reverse());
+    const { first, last } = nearest(paths, name);
+    const stack = (isFirst ? first : last)!;
     (isFirst ? stack.before : stack.after).push({ tensors: [tensor], bytes });
     if (turns.due()) await turns.take();
   }
@@ -94,26 +96,46 @@ async function sequenceOf(tensors: readonly Sized[]): Promise<Unit[] | undefined
   });
 }
 
-/** The first of the stacks that share most of a name's path. */
-function nearest(name: string, stacks: readonly Stack[]): Stack {
-  const path = name.split('.');
-  let found = stacks[0]!;
-  let most = -1;
-  for (const stack of stacks) {
-    let shared = 0;
-    while (shared < stack.path.length && stack.path[shared] === path[shared]) ++shared;
-    if (shared <= most) continue;
-    most = shared;
-    found = stack;
+/** What holds stacks, and what holds that, by the parts of their names. */
+interface Path {
+  readonly parts: Map<string, Path>;
+  /** Of the stacks somewhere in it, in the order of files. */
+  first?: Stack;
+  last?: Stack;
+}
+
+function add(root: Path, path: readonly string[], stack: Stack): void {
+  const holders = [root];
+  for (const part of path) {
+    const { parts } = holders.at(-1)!;
+    const holder = parts.get(part) ?? { parts: new Map() };
+    parts.set(part, holder);
+    holders.push(holder);
   }
-  return found;
+  for (const holder of holders) {
+    holder.first ??= stack;
+    holder.last = stack;
+  }
+}
+
+/** Where the stacks are that share most of a name's path. */
+function nearest(root: Path, name: string): Path {
+  let at = root;
+  for (const part of name.split('.')) {
+    const next = at.parts.get(part);
+    if (!next) break;
+    at = next;
+  }
+  return at;
 }
 
 /** Ends of contiguous groups of sizes: the largest sum is as small as can be, the others as even as that lets them. */
-function cut(sizes: readonly number[], groups: number): number[] {
+async function cut(sizes: readonly number[], groups: number): Promise<number[]> {
   const { length } = sizes;
+  const turns = new Turns();
   let most = sizes.reduce((largest, size) => Math.max(largest, size), 0);
   for (let high = sizes.reduce((sum, size) => sum + size, 0); most < high; ) {
+    if (turns.due()) await turns.take();
     const middle = most + Math.floor((high - most) / 2);
     if (groupsNeeded(sizes, middle)[0]! <= groups) high = middle;
     else most = middle + 1;
