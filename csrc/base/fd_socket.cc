@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <sys/eventfd.h>
+#include <sys/file.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/time.h>
@@ -26,6 +27,7 @@ constexpr int kDescriptors = 2;    // the one that is given, and a memfd with th
 constexpr int kMostReceived = 16;  // of a stranger, who sends more
 constexpr int kSecondsToAnswer = 10;
 constexpr int kRetryMs = 20;
+constexpr int kTurnMs = 2000;
 
 Status Failed(const std::string& path, const std::string& what, int error) {
   return IoError(path, "cannot " + what + " " + path, error);
@@ -56,6 +58,25 @@ bool IsAbandoned(const sockaddr_un& address) {
   UniqueFd probe(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
   return probe.valid() && connect(probe.get(), Plain(address), sizeof address) != 0 && errno == ECONNREFUSED;
 }
+
+// A server's turn in a folder: between bind(2) and listen(2) its socket looks like one that was abandoned, and what one
+// removes for that may be another's by then. Locks the folder itself; where that is not possible, or somebody else
+// keeps it locked, there are no turns.
+class TurnInFolder {
+ public:
+  explicit TurnInFolder(const std::string& path) {
+    const size_t slash = path.rfind('/');
+    const std::string folder = slash == std::string::npos ? "." : path.substr(0, slash + 1);
+    folder_ = UniqueFd(open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+    for (int waited = 0; folder_.valid() && waited < kTurnMs; waited += kRetryMs) {
+      if (flock(folder_.get(), LOCK_EX | LOCK_NB) == 0 || errno != EWOULDBLOCK) return;
+      poll(nullptr, 0, kRetryMs);
+    }
+  }
+
+ private:
+  UniqueFd folder_;  // closing it ends the turn
+};
 
 // A memfd with the text: what a client does with it holds up nobody.
 Status MemfdOf(const std::string& path, const std::string& text, UniqueFd* out) {
@@ -121,6 +142,7 @@ Status FdServer::Listen(const std::string& path, UniqueFd fd, const std::string&
   // Before it has a name: bind(2) gives the file this mode.
   if (fchmod(state->listening.get(), S_IRUSR | S_IWUSR) != 0) return Failed(path, "protect", errno);
   const int socket = state->listening.get();
+  const TurnInFolder turn(path);
   int bound = bind(socket, Plain(state->address), sizeof state->address);
   if (bound != 0 && errno == EADDRINUSE && IsAbandoned(state->address) && unlink(path.c_str()) == 0)
     bound = bind(socket, Plain(state->address), sizeof state->address);

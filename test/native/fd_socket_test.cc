@@ -72,6 +72,33 @@ TEST_F(FdSocketTest, GivesTheDescriptorAndTheTextToEachWhoConnects) {
   for (std::thread& thread : threads) thread.join();
 }
 
+TEST_F(FdSocketTest, OneOfSeveralThatStartAtOnceWhereAServerDied) {
+  sockaddr_un address = {AF_UNIX, {}};
+  memcpy(address.sun_path, path_.c_str(), path_.size());
+  for (int round = 0; round < 100; ++round) {
+    UniqueFd dead(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    ASSERT_EQ(bind(dead.get(), reinterpret_cast<sockaddr*>(&address), sizeof address), 0);
+    dead = UniqueFd();
+    std::atomic<int> ready{0};
+    std::unique_ptr<FdServer> servers[4];
+    std::vector<std::thread> threads;
+    for (auto& server : servers) {
+      threads.emplace_back([&] {
+        ++ready;
+        while (ready < 4) {
+        }
+        const Code code = FdServer::Listen(path_, File("given"), "a text", &server).code();
+        EXPECT_EQ(code, server != nullptr ? Code::kOk : Code::INVALID_ARGUMENT);
+      });
+    }
+    for (std::thread& thread : threads) thread.join();
+    int listening = 0;
+    for (const auto& server : servers) listening += server != nullptr ? 1 : 0;
+    ASSERT_EQ(listening, 1) << "round " << round;
+    EXPECT_EQ(Receive(), Code::kOk);
+  }
+}
+
 TEST_F(FdSocketTest, OnlyThisUserMayConnect) {
   auto server = Served();
   struct stat made;
