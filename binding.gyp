@@ -54,6 +54,7 @@
         "csrc/device/strided_copy.cc",
         "csrc/reader/cold_files.cc",
         "csrc/reader/fake_reader.cc",
+        "csrc/reader/file_copy.cc",
         "csrc/reader/file_digests.cc",
         "csrc/reader/file_reader.cc",
         "csrc/reader/mapped_file.cc",

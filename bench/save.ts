@@ -1,6 +1,7 @@
 /**
- * A model in other files, beside cp of it: `npm run bench -- save [--folder /tmp] [--mib 1024] [--rounds 5]`.
- * Medians of interleaved rounds, each way in a process of its own. Nothing is synced, as by cp.
+ * A model in other files, beside cp of it: `npm run bench -- save [--folder /tmp] [--mib 4096] [--rounds 5] [--sync]`.
+ * Medians of interleaved rounds, each way in a process of its own: until the process has ended, its start included.
+ * Nothing is synced, as by cp; with --sync what each way has written is, and counts.
  */
 import { spawnSync } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
@@ -15,25 +16,37 @@ const CLI = join(__dirname, '..', 'src', 'cli', 'main.js');
 export function define(command: Command): void {
   command
     .option('--folder <path>', 'where the files are written', '/tmp')
-    .option('--mib <n>', 'MiB of weights', '1024')
+    .option('--mib <n>', 'MiB of weights', '4096')
     .option('--rounds <n>', 'rounds', '5')
-    .action(async ({ folder, mib, rounds }) => {
+    .option('--sync', 'until all is on the disk')
+    .action(async ({ folder, mib, rounds, sync }) => {
       const own = mkdtempSync(join(folder, 'fastsafetensors-bench-'));
       try {
-        await printWays(own, Number(mib), Number(rounds));
+        await printWays(own, { mib: Number(mib), rounds: Number(rounds), sync });
       } finally {
         rmSync(own, { recursive: true });
       }
     });
 }
 
-async function printWays(folder: string, mib: number, rounds: number): Promise<void> {
+interface Size {
+  readonly mib: number;
+  readonly rounds: number;
+  readonly sync?: boolean;
+}
+
+async function printWays(folder: string, { mib, rounds, sync = false }: Size): Promise<void> {
   const source = join(folder, 'source');
   const out = join(folder, 'out');
   await saveSharded(model(mib), source, { maxShardBytes: 512 * MIB, fsync: false });
-  const cli = (...args: string[]): string[] => [process.execPath, CLI, ...args, '--no-fsync'];
+  const cli = (...args: string[]): string[] => [process.execPath, CLI, ...args, ...(sync ? [] : ['--no-fsync'])];
+  const cp = (...options: string[]): string[] =>
+    sync
+      ? ['sh', '-c', `cp -r ${options.join(' ')} "$0" "$1" && sync "$1"/*`, source, out]
+      : ['cp', '-r', ...options, source, out];
   const ways: Record<string, string[]> = {
-    cp: ['cp', '-r', source, out],
+    cp: cp(),
+    'cp --reflink=never': cp('--reflink=never'),
     reshard: cli('reshard', source, out, '--max-shard-bytes', '384MiB'),
     merge: cli('merge', source, `${out}.safetensors`),
     'convert to F32': cli('convert', source, out, '--dtype', 'F32', '--max-shard-bytes', '384MiB'),

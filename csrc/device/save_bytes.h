@@ -12,8 +12,12 @@ namespace fst {
 struct FilePlace {
   int fd;
   off_t position;
-  std::string path;  // for messages
+  std::string path;         // for messages
+  bool write_back = false;  // the file will be synced: the disk begins with what is written at once
 };
+
+// Writes all of `length` bytes. IO_ERROR. Blocks.
+Status WriteFully(const char* bytes, size_t length, const FilePlace& place);
 
 // Writes all of `length` bytes, which lie in the buffer; those that the host cannot address are copied piece by piece.
 // IO_ERROR, and as Device::Read. Blocks.

@@ -7,8 +7,11 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cerrno>
 #include <cstdlib>
+#include <memory>
+#include <string>
 #include <vector>
 
 #include "base/fd.h"
@@ -16,7 +19,9 @@
 #include "base/mounts.h"
 #include "napi/async_work.h"
 #include "napi/bindings.h"
+#include "napi/header_values.h"
 #include "reader/cold_files.h"
+#include "reader/file_copy.h"
 
 namespace fst {
 namespace {
@@ -207,6 +212,31 @@ Napi::Value ReadFile(const Napi::CallbackInfo& info) {
       });
 }
 
+// copyRanges(source, identity, ranges: Float64Array [offset, length, position, …], fd, path, writeBack, progress:
+// External): Promise<void>, copies ranges of a file to `position` of an open one, whose path is for messages, by a
+// descriptor of its own, as saveAllocation. See CopyRanges.
+Napi::Value CopyRangesJs(const Napi::CallbackInfo& info) {
+  std::string source = info[0].As<Napi::String>(), path = info[4].As<Napi::String>();
+  const FileIdentity identity = IdentityFromJs(info[1].As<Napi::Object>());
+  auto array = info[2].As<Napi::Float64Array>();
+  std::vector<CopyRange> ranges;
+  for (size_t i = 0; i + 2 < array.ElementLength(); i += 3) {
+    ranges.push_back(
+        {static_cast<uint64_t>(array[i]), static_cast<uint64_t>(array[i + 1]), static_cast<uint64_t>(array[i + 2])});
+  }
+  const int fd = info[3].As<Napi::Number>().Int32Value();
+  const bool write_back = info[5].ToBoolean();
+  auto progress = FromExternal<std::atomic<uint64_t>>(info[6]);
+  auto file = std::make_shared<UniqueFd>(fcntl(fd, F_DUPFD_CLOEXEC, 0));
+  if (!file->valid()) Throw(info.Env(), IoError(path, "cannot write " + path, errno));
+  return AsyncWork::RunOnFile(
+      info.Env(),
+      [=] {
+        return CopyRanges(source, identity, ranges, {file->get(), 0, path, write_back}, progress.get());
+      },
+      nullptr);
+}
+
 // deadThreeFs(path, errno: its name): string, the 3FS mount whose lost daemon explains that a system call on the path
 // failed so; "" for none. Does not wait for a mount.
 Napi::Value DeadThreeFsJs(const Napi::CallbackInfo& info) {
@@ -241,6 +271,7 @@ void ExportFiles(Napi::Env env, Napi::Object exports) {
   Export<RealPath>(env, exports, "realPath");
   Export<ReadLinkJs>(env, exports, "readLink");
   Export<ReadFile>(env, exports, "readFile");
+  Export<CopyRangesJs>(env, exports, "copyRanges");
   Export<DeadThreeFsJs>(env, exports, "deadThreeFs");
   Export<IsOnThreeFsJs>(env, exports, "isOnThreeFs");
 }

@@ -140,22 +140,24 @@ Napi::Value ReadAllocation(const Napi::CallbackInfo& info) {
       [copy, length](Napi::Env env) { return ArrayBufferOverOrCopy(env, copy->get(), length, FreedElsewhere(*copy)); });
 }
 
-// saveAllocation(allocation, offset, length, fd, position, path): Promise<void>, writes bytes of an allocation at
-// `position` of an open file, whose path is for messages. By a descriptor of its own: where the environment ends
-// meanwhile, the caller's is closed, and its number may soon be another file's. IO_ERROR, and as Device::Read.
+// saveAllocation(allocation, offset, length, fd, position, path, writeBack): Promise<void>, writes bytes of an
+// allocation at `position` of an open file, whose path is for messages. By a descriptor of its own: where the
+// environment ends meanwhile, the caller's is closed, and its number may soon be another file's. IO_ERROR, and as
+// Device::Read.
 Napi::Value SaveAllocation(const Napi::CallbackInfo& info) {
   auto buffer = FromExternal<DeviceBuffer>(info[0]);
   const size_t offset = SizeOf(info[1]), length = SizeOf(info[2]);
   const int fd = info[3].As<Napi::Number>().Int32Value();
   const auto position = static_cast<off_t>(info[4].As<Napi::Number>().Int64Value());
   std::string path = info[5].As<Napi::String>();
+  const bool write_back = info[6].ToBoolean();
   auto file = std::make_shared<UniqueFd>(fcntl(fd, F_DUPFD_CLOEXEC, 0));
   if (!file->valid()) Throw(info.Env(), IoError(path, "cannot write " + path, errno));
   return AsyncWork::Run(
       info.Env(),
       [=]() -> Status {
         FST_RETURN_IF_ERROR(CheckRange(*buffer, offset, length));
-        return SaveBytes(*buffer, offset, length, {file->get(), position, path});
+        return SaveBytes(*buffer, offset, length, {file->get(), position, path, write_back});
       },
       nullptr);
 }

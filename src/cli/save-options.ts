@@ -1,14 +1,15 @@
 /** What the commands have in common that write the tensors of a model anew: reshard, convert, merge. */
 import { type Command, InvalidArgumentError as WrongArgument } from 'commander';
 import { counted } from '../base/counted.js';
-import { FastSafetensorsError, InvalidArgumentError } from '../base/errors.js';
+import { InvalidArgumentError } from '../base/errors.js';
 import { CallWatch } from '../base/waiting.js';
-import { type ConvertibleDType, type DeviceTensor, ParallelLoader } from '../index.js';
+import type { ConvertibleDType } from '../index.js';
 import { type SaveStreamOptions, saveOne, saveSet } from '../safetensors/save-sharded.js';
 import { namesOf, type ShardSet } from '../safetensors/shard-set.js';
 import { readShards } from '../safetensors/shards.js';
 import { addFilesOptions, type FilesOptions } from './files-options.js';
 import { formatBytes, formatRate, printJson, printLine } from './output.js';
+import { modelOf } from './save-model.js';
 
 export interface SaveOptions extends FilesOptions {
   include?: string[];
@@ -20,9 +21,6 @@ export interface SaveOptions extends FilesOptions {
   dtypePolicy?: 'strict' | 'convertible'; // so is this
   json?: boolean;
 }
-
-/** Bytes of tensors that are loaded at a time: two or three such batches, beside those that are being written. */
-const BATCH_BYTES = 16 * 1024 * 1024;
 
 /** Adds SaveOptions to a command, but for those that only some have. */
 export function addSaveOptions(command: Command): Command {
@@ -39,25 +37,16 @@ export function addMaxShardBytes(command: Command): Command {
   return command.option('--max-shard-bytes <size>', 'bytes of tensors in a file: 5GB, 512MiB (default: 5GB)', size);
 }
 
-/** Loads `source`, and writes what is wanted to `out`: as one file, or as a set to a folder. Prints what was done. */
+/** Writes what is wanted of `source` to `out`: as one file, or as a set to a folder. Prints what was done. */
 export async function resave(source: string, out: string, one: boolean, options: SaveOptions): Promise<void> {
   const { json, include = [], exclude = [], maxShardBytes, fsync, checksum, dtype, dtypePolicy, ...files } = options;
   const calls = new CallWatch();
   const shards = await calls.during(readShards(source, { ...files, calls }));
   const wanted = chosen(shards, include, exclude);
   const began = performance.now();
-  const loader = new ParallelLoader({
-    ...files,
-    files: source,
-    // Pages of mapped files would count as this process's memory until the whole file has been written.
-    mmap: false,
-    maxBatchBytes: BATCH_BYTES,
-    filter: (name) => wanted.has(name),
-    ...(dtype && { dtype, dtypePolicy }),
-  });
   const style: SaveStreamOptions = { metadata: commonMetadata(shards), fsync, checksum };
-  const stream = allOf(loader, wanted.size, source);
-  const saved = one ? await saveOne(stream, out, style) : await saveSet(stream, out, { ...style, maxShardBytes });
+  const model = await modelOf(source, shards, wanted, { ...files, ...(dtype && { dtype, dtypePolicy }) });
+  const saved = one ? await saveOne(model, out, style) : await saveSet(model, out, { ...style, maxShardBytes });
   const seconds = (performance.now() - began) / 1e3;
   const { tensors, bytes } = saved;
   const facts = { ...saved, leftOut: [...namesOf(shards.inputs)].length - wanted.size, seconds, notes: shards.notes };
@@ -68,18 +57,6 @@ export async function resave(source: string, out: string, one: boolean, options:
   for (const file of saved.files) printLine(`  ${file}`);
   if (facts.leftOut > 0) printLine(`  left out: ${counted(facts.leftOut, 'tensor')}`);
   for (const note of facts.notes) printLine(`  ${note}`);
-}
-
-/** FILE_CHANGED, before the last one is saved, where the files are not those any more that were looked at. */
-async function* allOf(loader: ParallelLoader, count: number, source: string): AsyncGenerator<[string, DeviceTensor]> {
-  let came = 0;
-  for await (const entry of loader) {
-    ++came;
-    yield entry;
-  }
-  if (came === count) return;
-  const message = `${source} was replaced while it was read: expected ${count} tensors, found ${came}; try again`;
-  throw new FastSafetensorsError('FILE_CHANGED', message, { path: source });
 }
 
 /** The names of tensors that are wanted. INVALID_ARGUMENT for a pattern that none has, and where none is left. */

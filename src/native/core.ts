@@ -220,6 +220,17 @@ export interface CoreAddon {
     fd: number,
     position: number,
     path: string,
+    writeBack: boolean,
+  ): Promise<void>;
+  /** Copies ranges, [offset, length, position, …], of a file to an open one: csrc/reader/file_copy.h. */
+  copyRanges(
+    source: string,
+    identity: NativeFileIdentity,
+    ranges: Float64Array,
+    fd: number,
+    path: string,
+    writeBack: boolean,
+    progress: NativeProgress,
   ): Promise<void>;
   shareAllocation(allocation: NativeAllocation, offset: number, length: number): string;
   takeShared(tokens: readonly string[], lengths: Float64Array): NativeTaken;

@@ -8,6 +8,7 @@ import { native, settled } from '../native/addon.js';
 import type { NativeAllocation } from '../native/core.js';
 import { roomForSums, sumsForHeader } from './make-sums.js';
 import { encodeHeader, type HeaderEntry } from './save-header.js';
+import { StoredCopies, StoredTensor } from './save-stored.js';
 import { byLayout, type Item, piecesOf, type SavePlace } from './save-tensors.js';
 
 /** Bytes before the data of a file whose tensors are not known yet, for length and header. */
@@ -15,7 +16,7 @@ const ROOM_BYTES = 256 * 1024;
 /** The data of a file that has no more is moved to the end of its header: so much room would be most of the file. */
 const SMALL_BYTES = 64 * 1024 * 1024;
 /** Tensors whose bytes are no multiple of this would leave those after them misaligned. */
-const ALIGNMENT = 8;
+export const ALIGNMENT = 8;
 /** Bytes of such tensors that are kept in memory, to be written last. */
 const MAX_HELD_BYTES = 16 * 1024 * 1024;
 const MOVE_BYTES = 4 * 1024 * 1024;
@@ -31,7 +32,10 @@ export interface ShardStyle {
   readonly checksum?: boolean;
 }
 
-/** A file of a set. One after the other: create(), add() for each tensor, and when those have settled, finish(). */
+/**
+ * A file of a set. One after the other: create(), add() or placeStored() and copy() for each tensor, and when those
+ * have settled, finish().
+ */
 export class Shard {
   readonly path: string;
   /** Of the tensors so far. */
@@ -43,7 +47,7 @@ export class Shard {
   readonly #dataStart: number;
   readonly #planned: boolean;
   #end = 0; // of the data that was placed
-  #held: (Item & { source: Uint8Array })[] = [];
+  #held: ((Item & { source: Uint8Array }) | StoredTensor)[] = [];
   #heldBytes = 0;
 
   private constructor(path: string, style: ShardStyle, file: FileHandle, dataStart: number, planned: boolean) {
@@ -55,7 +59,7 @@ export class Shard {
   }
 
   /** `planned`: all that add() will be given, in that order, where that is known. Rejects as the system. */
-  static async create(path: string, style: ShardStyle, planned?: readonly Item[]): Promise<Shard> {
+  static async create(path: string, style: ShardStyle, planned?: readonly HeaderEntry[]): Promise<Shard> {
     const room = planned && style.checksum ? [roomForSums(planned.map(({ name }) => name))] : [];
     const metadata = room.length > 0 ? [...(style.metadata ?? []), ...room] : style.metadata;
     const dataStart = planned ? encodeHeader(planned, metadata, style.place).byteLength : ROOM_BYTES;
@@ -82,11 +86,33 @@ export class Shard {
     await this.#write(item, this.#place(item));
   }
 
-  #place({ name, dtype, shape, byteLength }: Item): number {
+  /** Where in the file a tensor belongs, to be copied by copy(); undefined for one that finish() copies. */
+  placeStored(tensor: StoredTensor): number | undefined {
+    this.dataBytes += tensor.byteLength;
+    if (this.#planned || tensor.byteLength % ALIGNMENT === 0) return this.#place(tensor);
+    this.#held.push(tensor);
+    return undefined;
+  }
+
+  copy(copies: StoredCopies): Promise<void> {
+    return copies.copy(this.#file, this.path, this.#style.fsync);
+  }
+
+  #place({ name, dtype, shape, byteLength }: HeaderEntry): number {
     const position = this.#dataStart + this.#end;
     this.#end += byteLength;
     this.entries.push({ name, dtype, shape, byteLength });
     return position;
+  }
+
+  async #writeHeld(item: Item | StoredTensor): Promise<void> {
+    const position = this.#place(item);
+    if (!(item instanceof StoredTensor)) return this.#write(item, position);
+    for (let done = 0; done < item.byteLength; ) {
+      const copies = new StoredCopies(item);
+      done += copies.take(item, done, position + done);
+      await this.copy(copies);
+    }
   }
 
   async #write(item: Item, position: number): Promise<void> {
@@ -94,8 +120,11 @@ export class Shard {
     if (memory) {
       const { allocation, offset } = memory;
       const { fd } = this.#file;
+      const { fsync } = this.#style;
       // Not as `data`, a typed array: until that is collected, the memory cannot be freed.
-      await settled(native().saveAllocation(allocation.handle, offset, item.byteLength, fd, position, this.path));
+      await settled(
+        native().saveAllocation(allocation.handle, offset, item.byteLength, fd, position, this.path, fsync),
+      );
       return;
     }
     let at = position;
@@ -108,7 +137,7 @@ export class Shard {
   /** Writes what was held back, and the header; then the file has all its bytes, synced where that is wanted. */
   async finish(): Promise<void> {
     const { place, replaced, fsync, checksum } = this.#style;
-    for (const item of this.#held.sort(byLayout)) await this.#write(item, this.#place(item));
+    for (const item of this.#held.sort(byLayout)) await this.#writeHeld(item);
     this.#held = [];
     const sums = checksum ? [await this.#sums()] : [];
     const metadata = sums.length > 0 ? [...(this.#style.metadata ?? []), ...sums] : this.#style.metadata;

@@ -60,8 +60,10 @@ export interface Item {
   readonly source: Uint8Array | SaveDeviceTensor;
 }
 
+type Named = Pick<Item, 'dtype' | 'nameBytes'>;
+
 /** The order of data in a file, as the format's writers have it: wide elements first, then by name. */
-export function byLayout(a: Item, b: Item): number {
+export function byLayout(a: Named, b: Named): number {
   return DTYPE_RANKS[b.dtype] - DTYPE_RANKS[a.dtype] || Buffer.compare(a.nameBytes, b.nameBytes);
 }
 
