@@ -3,7 +3,7 @@ import { type FileHandle, open, readlink, realpath, rename, rm, stat } from 'nod
 import { dirname, isAbsolute } from 'node:path';
 import { FastSafetensorsError, ioError } from './errors.js';
 import { kindOf } from './regular-file.js';
-import { temporaryIn } from './temporary.js';
+import { removedAtExit, temporaryIn } from './temporary.js';
 
 /** Smaller pieces are collected into writes of this size. */
 const CHUNK_BYTES = 1024 * 1024;
@@ -15,22 +15,27 @@ const FOLDER_SYNC_UNSUPPORTED = new Set(['EINVAL', 'ENOTSUP', 'ENOSYS', 'EISDIR'
 const MAX_LINKS = 40;
 const PERMISSIONS = 0o7777;
 
+/** Calls `put` once, which gives the new file the path `target`; where it rejects, so does this. */
+export type Replacing = (target: string, put: () => Promise<void>) => Promise<void>;
+
 /**
  * Writes a file atomically: readers see the old file or the whole new one, also after a power failure. The bytes of all
  * pieces go to a temporary file in the same folder, which is synced and renamed over `path`; then the folder is synced.
  * On failure the temporary file is removed and `path` is unchanged. A link stays one: what it leads to is written. An
  * existing file keeps its mode and, where that is allowed, its owner and group; what is no regular file is refused.
- * `replaces` is called when all is written, with the path that is about to be renamed over. IO_ERROR.
+ * IO_ERROR. With `replacing` the rename is the caller's to do.
  */
 export async function writeAtomically(
   path: string,
   pieces: Iterable<Uint8Array> | AsyncIterable<Uint8Array>,
-  replaces?: (target: string) => Promise<void>,
+  replacing?: Replacing,
 ): Promise<void> {
   let temporary: string | undefined;
+  let release: (() => void) | undefined;
   try {
     const target = await targetOf(path);
     temporary = temporaryIn(dirname(target.path));
+    release = removedAtExit(temporary);
     // Nobody may read it who may not read the file that it replaces.
     const file = await open(temporary, 'wx', target.replaced ? 0o600 : 0o666);
     try {
@@ -40,12 +45,13 @@ export async function writeAtomically(
     } finally {
       await file.close();
     }
-    await replaces?.(target.path);
-    await rename(temporary, target.path);
+    await replace(temporary, target.path, replacing);
     await syncFolder(dirname(target.path));
   } catch (error) {
     if (temporary) await rm(temporary, { force: true }).catch(() => undefined); // the first error is the one to report
     throw error instanceof FastSafetensorsError ? error : ioError('write', path, error);
+  } finally {
+    release?.();
   }
 }
 
@@ -53,7 +59,7 @@ export async function writeAtomically(
  * Gives a synced file another path of its folder, as writeAtomically() does, so that it lasts through a power failure.
  * A link to another file system cannot be kept. IO_ERROR.
  */
-export async function moveOver(temporary: string, path: string): Promise<void> {
+export async function moveOver(temporary: string, path: string, replacing?: Replacing): Promise<void> {
   try {
     const target = await targetOf(path);
     if (target.replaced) {
@@ -65,11 +71,15 @@ export async function moveOver(temporary: string, path: string): Promise<void> {
         await file.close();
       }
     }
-    await rename(temporary, target.path);
+    await replace(temporary, target.path, replacing);
     await syncFolder(dirname(target.path));
   } catch (cause) {
     throw cause instanceof FastSafetensorsError ? cause : ioError('write', path, cause);
   }
+}
+
+function replace(temporary: string, target: string, replacing: Replacing = (_, put) => put()): Promise<void> {
+  return replacing(target, () => rename(temporary, target));
 }
 
 /**

@@ -1,5 +1,5 @@
 /** Temporary files and folders, which say whose they are, so that those of processes that died can be removed. */
-import { readFileSync, readlinkSync } from 'node:fs';
+import { readFileSync, readlinkSync, rmSync } from 'node:fs';
 import { readdir, rm, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 
@@ -18,6 +18,30 @@ export function temporaryIn(folder: string): string {
   own ??= `${realm()}-${process.pid}-${processStart(process.pid) ?? 0}`;
   // The global one: it loads node:crypto when it is used, and an import of the package would wait 3 ms for that.
   return join(folder, `.fst-${own}-${crypto.randomUUID()}.tmp`);
+}
+
+const atExit = new Set<string>();
+
+/**
+ * Has a temporary file or folder removed where this thread exits, as by process.exit(), before the function is called
+ * that this returns.
+ */
+export function removedAtExit(path: string): () => void {
+  if (atExit.size === 0) process.on('exit', removeAll);
+  atExit.add(path);
+  return () => {
+    if (atExit.delete(path) && atExit.size === 0) process.off('exit', removeAll);
+  };
+}
+
+function removeAll(): void {
+  for (const path of atExit) {
+    try {
+      rmSync(path, { recursive: true, force: true });
+    } catch {
+      // What is left is removeDead()'s.
+    }
+  }
 }
 
 /**

@@ -26,7 +26,13 @@ export class Integrity {
    */
   async prepare(plan: Plan, calls: FileCalls): Promise<string[]> {
     const sums = await Promise.all(plan.inputs.map(({ metadata }) => this.#sumsOf(metadata, calls)));
-    return this.#give(plan, sums, calls);
+    const notes = await this.#give(plan, sums, calls);
+    for (const [i, { metadata }] of plan.inputs.entries()) {
+      if (!metadata.hasSums || sums[i]) continue;
+      const vanished = `${sumsPath(metadata.path)} was there with the header, and is gone`;
+      notes.push(`not verified: ${metadata.path}: ${vanished}; was the file replaced? Load it again`);
+    }
+    return notes;
   }
 
   async #sumsOf(metadata: SafeTensorsMetadata, calls: FileCalls): Promise<Sums | undefined> {

@@ -1,9 +1,11 @@
+import { dirname } from 'node:path';
 import { writeAtomically } from '../base/atomic-write.js';
 import * as check from '../base/checks.js';
+import { removeDead } from '../base/temporary.js';
 import { checkMetadata, encodeHeader, type SaveMetadata } from './save-header.js';
 import { saveOne } from './save-sharded.js';
 import { byLayout, checkTensors, type Item, piecesOf, type SaveTensor } from './save-tensors.js';
-import { removeSums } from './sums.js';
+import { replaceWithSums } from './sums.js';
 
 export type { SaveArray, SaveDeviceTensor, SaveTensor } from './save-tensors.js';
 
@@ -42,7 +44,8 @@ export async function saveFile(
     return;
   }
   const header = encodeHeader(items, metadata, place);
-  await writeAtomically(path, bytesOf(header, items), (target) => removeSums(path, target));
+  await removeDead(dirname(path)).catch(() => undefined); // whether it can be written to, writing says
+  await writeAtomically(path, bytesOf(header, items), (target, put) => replaceWithSums([path, target], put));
 }
 
 async function* bytesOf(header: Uint8Array, items: readonly Item[]): AsyncGenerator<Uint8Array, void, void> {

@@ -5,15 +5,16 @@ import { basename, join, relative } from 'node:path';
 import { sync, syncFolder, takeOver, writeWhole } from '../base/atomic-write.js';
 import { type FastSafetensorsError, InvalidArgumentError } from '../base/errors.js';
 import { listed } from '../base/listed.js';
+import { isAbsent } from './named-file.js';
 import { tensorsOf } from './shard-set.js';
 import { readShards } from './shards.js';
-import { removeSums } from './sums.js';
+import { removeSums, renameIfThere, replaceWithSums, sumsPath } from './sums.js';
 
 export const INDEX = 'model.safetensors.index.json';
 const SINGLE = 'model.safetensors';
 const OURS = /^model(-\d+-of-\d+)?\.safetensors$/;
-/** Second names of files of the old set, while the new ones get theirs. */
-const ALIAS = /^\.fst-old-.*\.safetensors$/;
+/** Second names of files of the old set, and of their digests, while the new ones get theirs. */
+const ALIAS = /^\.fst-old-.*\.safetensors(\.sums\.json)?$/;
 /** What a folder may mean, but for consolidated*.safetensors, which models have beside them. */
 const WEIGHTS = /^(?!\.|consolidated[.-]).*\.safetensors(.*\.index.*\.json)?$/;
 
@@ -85,10 +86,8 @@ export async function replaceSet(folder: string, set: NewSet): Promise<void> {
   const old = names.filter((name) => OURS.test(name));
   const hasIndex = names.includes(INDEX);
   const single = set.files.length === 1;
-  // Digests of the old files say nothing of the new ones.
-  for (const name of [...old, ...set.files.map(({ name }) => name)]) await removeSums(at(name));
   if (single && !hasIndex && old.every((name) => name === SINGLE)) {
-    await rename(set.files[0]!.temporary, at(SINGLE));
+    await replaceWithSums([at(SINGLE)], () => rename(set.files[0]!.temporary, at(SINGLE)));
     return done();
   }
 
@@ -97,6 +96,8 @@ export async function replaceSet(folder: string, set: NewSet): Promise<void> {
   if (!single) taken.add(SINGLE);
   const before = old.length > 0 || hasIndex ? await modelIn(folder) : undefined;
   if (before) await secure(folder, before, { taken, hasIndex, fsync: set.fsync, done });
+  // The old files have theirs by other names now, or cannot be loaded.
+  for (const name of taken) await removeSums(at(name));
   const indexFirst = !before && (old.length > 0 || hasIndex);
   if (indexFirst) {
     await rm(at(INDEX), { force: true });
@@ -118,9 +119,14 @@ export async function replaceSet(folder: string, set: NewSet): Promise<void> {
   const kept = new Set(set.files.map(({ name }) => name));
   const aliases = (await readdir(folder)).filter((name) => ALIAS.test(name));
   for (const name of [...old, ...(before?.files.values() ?? []), ...aliases])
-    if (!kept.has(name) && basename(name) === name) await rm(at(name), { force: true });
+    if (!kept.has(name) && basename(name) === name) await removeWithSums(at(name));
   if (single) await rm(at(INDEX), { force: true });
   await done();
+}
+
+async function removeWithSums(path: string): Promise<void> {
+  await rm(path, { force: true });
+  await removeSums(path);
 }
 
 interface Model {
@@ -178,26 +184,33 @@ async function secure(folder: string, { files, bytes }: Model, securing: Securin
     for (const [name, alias] of linked ? [] : aliases) {
       await rename(join(folder, name), join(folder, alias));
       renamed.push([name, alias]);
+      const sums = await renameIfThere(sumsPath(join(folder, name)), sumsPath(join(folder, alias)));
+      if (sums) renamed.push([sumsPath(name), sumsPath(alias)]);
     }
     if (hasIndex) await place();
   } catch (error) {
     const tried = (undone: Promise<void>): Promise<void> => undone.catch(() => {}); // the first error is thrown
     for (const [name, alias] of renamed.reverse()) await tried(rename(join(folder, alias), join(folder, name)));
     if (placed) await tried(rm(join(folder, INDEX), { force: true }));
-    for (const alias of linked ? aliases.values() : []) await tried(rm(join(folder, alias), { force: true }));
+    for (const alias of linked ? aliases.values() : []) await tried(removeWithSums(join(folder, alias)));
     await tried(rm(index, { force: true }));
     throw error;
   }
   await done();
 }
 
-/** Gives files second names; false where that cannot be done, and none has one. */
+/** Gives files, with their digests, second names; false where that cannot be done, and none has one. */
 async function linkAll(folder: string, aliases: ReadonlyMap<string, string>): Promise<boolean> {
   try {
-    for (const [name, alias] of aliases) await link(join(folder, name), join(folder, alias));
+    for (const [name, alias] of aliases) {
+      await link(join(folder, name), join(folder, alias));
+      await link(sumsPath(join(folder, name)), sumsPath(join(folder, alias))).catch((error) => {
+        if (!isAbsent(error)) throw error;
+      });
+    }
     return true;
   } catch {
-    for (const alias of aliases.values()) await rm(join(folder, alias), { force: true });
+    for (const alias of aliases.values()) await removeWithSums(join(folder, alias));
     return false;
   }
 }

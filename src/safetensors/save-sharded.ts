@@ -4,7 +4,7 @@ import { moveOver, targetOf } from '../base/atomic-write.js';
 import * as check from '../base/checks.js';
 import { FastSafetensorsError, ioError } from '../base/errors.js';
 import { makeFolder } from '../base/make-folder.js';
-import { removeDead, TOUCH_MS, temporaryIn } from '../base/temporary.js';
+import { removeDead, removedAtExit, TOUCH_MS, temporaryIn } from '../base/temporary.js';
 import { clearInterval, setInterval } from '../base/timers.js';
 import { checkMetadata, type SaveMetadata } from './save-header.js';
 import { checkFolder, indexText, nameOfShard, replaceSet, writeSynced } from './save-set.js';
@@ -12,7 +12,7 @@ import type { Shard, ShardStyle } from './save-shard.js';
 import { StoredModel } from './save-stored.js';
 import { checkTensors, type Item, type SavePlace, type SaveTensor } from './save-tensors.js';
 import { type SaveStream, SetWriter } from './save-writer.js';
-import { removeSums } from './sums.js';
+import { replaceWithSums } from './sums.js';
 
 /** Options of saveSharded. */
 export interface SaveShardedOptions {
@@ -95,7 +95,7 @@ export async function saveSet(
   await makeFolder(path);
   let thrown: unknown;
   try {
-    return await inOwnFolder(path, async (own) => {
+    return await inOwnFolder(path, false, async (own) => {
       const replaced = await checkFolder(path);
       const writer = new SetWriter(own, { place, metadata, replaced, fsync, checksum }, checked);
       try {
@@ -129,15 +129,14 @@ export async function saveOne(
   try {
     const target = await targetOf(path);
     const style = { place, metadata: checkMetadata(metadata, 'saveOne'), replaced: target.replaced, fsync, checksum };
-    return await inOwnFolder(dirname(target.path), async (own) => {
+    return await inOwnFolder(dirname(target.path), true, async (own) => {
       const writer = new SetWriter(own, style, { maxShardBytes: Number.MAX_SAFE_INTEGER });
       try {
         if (isStream(tensors)) await writer.stream(tensors);
         else if (tensors instanceof StoredModel) await writer.stored(tensors);
         else await writer.list(tensors);
         const [shard] = await writer.finish();
-        await removeSums(path, target.path);
-        await moveOver(shard!.path, path);
+        await moveOver(shard!.path, path, (to, put) => replaceWithSums([path, to], put));
         return { files: [path], tensors: shard!.entries.length, bytes: shard!.dataBytes };
       } finally {
         thrown = writer.thrown;
@@ -177,16 +176,17 @@ function isStream(tensors: object): tensors is SaveStream {
 }
 
 /**
- * A folder for temporary files in the one that is written to, for as long as `use` takes. IO_ERROR where another
- * process, or another call, is writing to it.
+ * A folder for temporary files in the one that is written to, for as long as `use` takes. Unless that is `shared`, as
+ * by calls that write one file each, IO_ERROR where another process, or another call, is writing to it.
  */
-async function inOwnFolder<T>(folder: string, use: (own: string) => Promise<T>): Promise<T> {
+async function inOwnFolder<T>(folder: string, shared: boolean, use: (own: string) => Promise<T>): Promise<T> {
   const own = temporaryIn(folder);
-  await makeFolder(own);
+  const release = removedAtExit(own);
   const touch = setInterval(() => utimes(own, new Date(), new Date()).catch(() => undefined), TOUCH_MS).unref();
   try {
+    await makeFolder(own);
     const others = (await removeDead(folder)).filter((name) => name !== basename(own));
-    const busy = await firstFolder(folder, others);
+    const busy = shared ? undefined : await firstFolder(folder, others);
     if (busy) {
       const message = `saveSharded: another model is being written to ${folder} (see ${busy}); wait for its end`;
       throw new FastSafetensorsError('IO_ERROR', message, { path: folder });
@@ -195,6 +195,7 @@ async function inOwnFolder<T>(folder: string, use: (own: string) => Promise<T>):
   } finally {
     clearInterval(touch);
     await rm(own, { recursive: true, force: true });
+    release();
   }
 }
 

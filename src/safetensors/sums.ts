@@ -1,9 +1,10 @@
 /** Digests of a file's tensors: where they stand, and what is said of bytes that do not have them. */
-import { lstat, rm } from 'node:fs/promises';
+import { lstat, rename, rm } from 'node:fs/promises';
 import { basename, dirname } from 'node:path';
 import { DIGEST_BYTES, DIGEST_KINDS, type DigestName, type PackedDigests } from '../base/digest.js';
 import { FastSafetensorsError, ioError } from '../base/errors.js';
 import { PackedTexts } from '../base/packed-texts.js';
+import { temporaryIn } from '../base/temporary.js';
 import { Turns } from '../base/timers.js';
 import type { FileCalls } from '../base/waiting.js';
 import { fileCall, native, readFile, readlink, settled } from '../native/addon.js';
@@ -63,9 +64,40 @@ async function sumsFile(file: string, { followLinks = true, calls }: SumsOptions
   }
 }
 
-/** Removes the digests of a file, by its paths, that is to be replaced. Rejects as the system does. */
-export async function removeSums(...paths: string[]): Promise<void> {
-  for (const path of paths) await rm(sumsPath(path), { force: true });
+/** Removes the digests of a file that is no more. Rejects as the system does. */
+export async function removeSums(path: string): Promise<void> {
+  await rm(sumsPath(path), { force: true });
+}
+
+/**
+ * Replaces a file, by `put`, which leaves the old one where it rejects: that keeps its digests, by each of its paths,
+ * and the new one has none of them. A crash in between leaves the old file without. Rejects as `put` and the system.
+ */
+export async function replaceWithSums(paths: readonly string[], put: () => Promise<void>): Promise<void> {
+  const aside: [sums: string, temporary: string][] = [];
+  try {
+    for (const sums of new Set(paths.map(sumsPath))) {
+      const temporary = temporaryIn(dirname(sums));
+      if (await renameIfThere(sums, temporary)) aside.push([sums, temporary]);
+    }
+    await put();
+  } catch (error) {
+    // The first error is thrown.
+    for (const [sums, temporary] of aside) await rename(temporary, sums).catch(() => undefined);
+    throw error;
+  }
+  for (const [, temporary] of aside) await rm(temporary, { force: true });
+}
+
+/** Whether there was something to rename. Rejects as the system does. */
+export async function renameIfThere(from: string, to: string): Promise<boolean> {
+  try {
+    await rename(from, to);
+    return true;
+  } catch (error) {
+    if (isAbsent(error)) return false;
+    throw error;
+  }
 }
 
 /** CHECKSUM_MISMATCH where a sums file says that it is of other bytes. */
