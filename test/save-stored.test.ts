@@ -99,6 +99,21 @@ test('no room is left before the data, and what would misalign others is last', 
   expect(readFileSync(join(out, 'model.safetensors')).length).toBe(header.dataStart + 40 + 20 + 6 + 13);
 });
 
+test('data of large files begins at the same place in a page as in the file that it comes from', async () => {
+  const huge = ['x', 'y'].map((name) => entry(name, 'BF16', [17 * MIB + 4]));
+  const entries = [...huge, odd[0]!];
+  const paddings = Array.from({ length: 8 }, (_, padding) => encodeFile(entries, { padding }));
+  const aligned = paddings.find((file) => Number(file.readBigUInt64LE(0)) % 8 === 0)!;
+  writeFileSync(join(source, shard(0, 1)), aligned);
+  for (const checksum of [false, true]) {
+    await saveSet(await modelIn(source), out, { checksum, fsync: false });
+    const header = await SafeTensorsMetadata.fromFile(join(out, 'model.safetensors'));
+    const from = await SafeTensorsMetadata.fromFile(join(source, shard(0, 1)));
+    expect(header.dataStart % 4096).toBe(from.dataStart % 4096);
+    await expectSame(out, entries);
+  }
+});
+
 test('loaded are tensors that are converted, and those of files with digests, in the order of files', async () => {
   const ids = entry('ids', 'I64', [9]);
   write([many[0]!, ids, odd[0]!], [many[1]!, odd[1]!]);

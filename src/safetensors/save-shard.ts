@@ -19,6 +19,7 @@ const SMALL_BYTES = 64 * 1024 * 1024;
 export const ALIGNMENT = 8;
 /** Bytes of such tensors that are kept in memory, to be written last. */
 const MAX_HELD_BYTES = 16 * 1024 * 1024;
+const PAGE_BYTES = 4096;
 const MOVE_BYTES = 4 * 1024 * 1024;
 
 /** What all files of a set have in common. */
@@ -62,7 +63,7 @@ export class Shard {
   static async create(path: string, style: ShardStyle, planned?: readonly HeaderEntry[]): Promise<Shard> {
     const room = planned && style.checksum ? [roomForSums(planned.map(({ name }) => name))] : [];
     const metadata = room.length > 0 ? [...(style.metadata ?? []), ...room] : style.metadata;
-    const dataStart = planned ? encodeHeader(planned, metadata, style.place).byteLength : ROOM_BYTES;
+    const dataStart = planned ? startOf(encodeHeader(planned, metadata, style.place).byteLength, planned) : ROOM_BYTES;
     // Nobody may read it who may not read the file that it replaces.
     const file = await open(path, 'wx+', style.replaced ? 0o600 : 0o666);
     return new Shard(path, style, file, dataStart, planned !== undefined);
@@ -180,6 +181,18 @@ export class Shard {
   close(): Promise<void> {
     return this.#file.close();
   }
+}
+
+/**
+ * Where data begins behind a header of so many bytes: at the place in a page of the first tensor in its file, so that
+ * the kernel copies whole pages, or shares them where the file system can.
+ */
+function startOf(headerBytes: number, planned: readonly HeaderEntry[]): number {
+  const [first] = planned;
+  if (!(first instanceof StoredTensor) || first.offset % ALIGNMENT !== 0) return headerBytes;
+  const bytes = planned.reduce((sum, { byteLength }) => sum + byteLength, 0);
+  if (bytes <= SMALL_BYTES) return headerBytes;
+  return headerBytes + ((((first.offset - headerBytes) % PAGE_BYTES) + PAGE_BYTES) % PAGE_BYTES);
 }
 
 function cutShort(path: string, offset: number): FastSafetensorsError {

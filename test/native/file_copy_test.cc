@@ -51,6 +51,19 @@ TEST_F(FileCopyTest, PutsEachRangeWhereItBelongs) {
   EXPECT_EQ(progress_, large + 9);
 }
 
+// The kernel copies the pages between the edges.
+TEST_F(FileCopyTest, PutsPagesWithTheirEdgesWhereTheyBelong) {
+  for (uint64_t inside : {0, 1, 4095}) {
+    const uint64_t offset = 4096 + inside, position = 8192 + inside, length = (2 << 20) + 77;
+    progress_ = 0;
+    ASSERT_TRUE(Copy(IdentityOf(source_), {{0, position, 0}, {offset, length, position}}, target_).ok());
+    EXPECT_TRUE(ReadAll(target_).substr(0, position + length) ==
+                bytes_.substr(0, position) + bytes_.substr(offset, length))
+        << inside;
+    EXPECT_EQ(progress_, position + length);
+  }
+}
+
 TEST_F(FileCopyTest, NoticesASourceThatIsAnotherOrShorter) {
   const FileIdentity before = IdentityOf(source_);
   FileIdentity other = before;
@@ -58,7 +71,9 @@ TEST_F(FileCopyTest, NoticesASourceThatIsAnotherOrShorter) {
   EXPECT_EQ(Copy(other, {{0, 9, 0}}, target_).code(), Code::FILE_CHANGED);
   EXPECT_EQ(progress_, 0u);
   EXPECT_EQ(Copy(before, {{bytes_.size() - 9, 10, 0}}, target_).code(), Code::UNEXPECTED_EOF);
-  EXPECT_EQ(Copy(before, {{bytes_.size() - (2 << 20), (2 << 20) + 1, 0}}, target_).code(), Code::UNEXPECTED_EOF);
+  const uint64_t page = 1 << 20;
+  EXPECT_EQ(Copy(before, {{page, bytes_.size() - page + 1, 0}}, target_).code(), Code::UNEXPECTED_EOF);
+  EXPECT_EQ(Copy(before, {{page + 1, bytes_.size() - page, 0}}, target_).code(), Code::UNEXPECTED_EOF);
 }
 
 // The target is the source: its bytes change while they are read.
