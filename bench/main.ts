@@ -14,6 +14,7 @@ const BENCHES: Readonly<Record<string, () => Promise<void>>> = {
   host: async () => withOptions('host', (await import('./host.js')).define),
   ranks: async () => withOptions('ranks', (await import('./ranks.js')).define),
   ort: async () => withOptions('ort', (await import('./ort.js')).define),
+  broadcast: async () => withOptions('broadcast', (await import('./broadcast.js')).define),
   lazy: async () => withOptions('lazy', (await import('./lazy.js')).define),
   header: async () => withOptions('header', (await import('./header.js')).define),
   import: async () => (await import('./import.js')).printImport(),

@@ -36,6 +36,7 @@ const built = {
   emulators: {
     emulated_cuda: 'emulators/libcuda.so.1',
     emulated_cufile: 'emulators/libcufile.so.0',
+    emulated_nccl: 'emulators/libnccl.so.2',
     hf3fs_emulator: 'emulators/libhf3fs_api_shared.so',
   },
 };

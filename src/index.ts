@@ -54,6 +54,7 @@ export { type CopyOptions, SafeTensorsFileLoader } from './loaders/file-loader.j
 export { FilesBufferOnDevice } from './loaders/files-buffer.js';
 export { loadFile } from './loaders/load-file.js';
 export type { DeviceReport, LoadReport } from './loaders/load-report.js';
+export { type NcclBroadcast, type NcclOptions, nccl, ncclUniqueId } from './loaders/nccl.js';
 export type { GetOptions, LoaderOptions, ParallelOptions } from './loaders/options.js';
 export { ParallelLoader } from './loaders/parallel-loader.js';
 export type { DeviceRule } from './loaders/placement.js';

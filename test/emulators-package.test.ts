@@ -34,7 +34,7 @@ test('the package of emulators has the version of this one', () => {
   expect(other.version).toBe(one.version);
 });
 
-test.each(['cuda', 'cufile', 'hf3fs'] as const)('its README says what each setting of %s does', (name) => {
+test.each(['cuda', 'cufile', 'nccl', 'hf3fs'] as const)('its README says what each setting of %s does', (name) => {
   const page = readFileSync(join(TOP, 'packages/emulators/README.md'), 'utf8');
   const [, section] = new RegExp(`^### ${name}\\n([\\s\\S]*?)(?=^### |(?![\\s\\S]))`, 'm').exec(page)!;
   const told = section!

@@ -89,6 +89,7 @@ constexpr int kMemAllocationTypePinned = 1, kMemHandleTypePosixFd = 1, kMemLocat
   X(StreamCreate, cuStreamCreate, (CUstream * stream, unsigned flags))                                        \
   X(StreamDestroy, cuStreamDestroy_v2, (CUstream stream))                                                     \
   X(StreamSynchronize, cuStreamSynchronize, (CUstream stream))                                                \
+  X(StreamQuery, cuStreamQuery, (CUstream stream))                                                            \
   X(EventCreate, cuEventCreate, (CUevent * event, unsigned flags))                                            \
   X(EventDestroy, cuEventDestroy_v2, (CUevent event))                                                         \
   X(EventRecord, cuEventRecord, (CUevent event, CUstream stream))                                             \

@@ -67,6 +67,7 @@ Napi::Object Init(Napi::Env env, Napi::Object exports) {
   Export<MetricsJs>(env, exports, "metrics");
   Export<TakeWarningsJs>(env, exports, "takeWarnings");
   Export<Tables>(env, exports, "tables");
+  ExportCommunicators(env, exports);
   ExportDigests(env, exports);
   ExportFiles(env, exports);
   ExportHeaders(env, exports);

@@ -15,6 +15,7 @@
 
 namespace fst {
 
+void ExportCommunicators(Napi::Env env, Napi::Object exports);
 void ExportDigests(Napi::Env env, Napi::Object exports);
 void ExportFiles(Napi::Env env, Napi::Object exports);
 void ExportHeaders(Napi::Env env, Napi::Object exports);

@@ -59,8 +59,9 @@ export class SafeTensorsFileLoader<T = DeviceTensor> {
     takesAtMost(1, arguments, 'SafeTensorsFileLoader');
     this.#options = checkLoaderOptions(options);
     this.#session = new Session(this.#options as LoaderOptions);
-    const { rank, size } = groupOf(this.#options);
-    this.#pg = { rank, size };
+    const { rank, size, broadcast } = groupOf(this.#options);
+    if (size > 1) broadcast?.check(this.#options as LoaderOptions);
+    this.#pg = { rank, size, broadcast };
   }
 
   /** Figures of the last load. */
@@ -200,7 +201,7 @@ export class SafeTensorsFileLoader<T = DeviceTensor> {
     if (this.#pg.size > 1) {
       for (const fds of headerFds) this.#release(fds);
       const given = { ...conversion, dtype: dtype ?? this.#options.dtype, signal, onProgress };
-      return new FilesBufferOnDevice<T>(new RankTensors(session, plan, given), find, framework, this.#pg);
+      return new FilesBufferOnDevice<T>(new RankTensors(session, plan, this.#pg, given), find, framework, this.#pg);
     }
     const started = milliseconds();
     const watch = session.watch(signal, this.#headersMs);

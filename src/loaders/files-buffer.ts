@@ -197,7 +197,7 @@ export class FilesBufferOnDevice<T = DeviceTensor> {
       items.set(name, this.#item(name));
       ranges.set(this.#item(name), range);
     }
-    const parts = await this.#parts(ranges);
+    const parts = await this.#parts(ranges, true);
     const tensors = new Map<string, T>();
     try {
       for (const [name, item] of items) {
@@ -228,7 +228,7 @@ export class FilesBufferOnDevice<T = DeviceTensor> {
     const frameOf = (item: number): TensorFrame => plan.metadataOf(item).frameAt(plan.tensors[item]!);
     const tensors = { find: (name: string) => this.#item(name), names: () => plan.names(), frameOf };
     const ranges = await applyRules(rules, 'shardedPlan', tensors, this.#pg);
-    for await (const tensor of this.#source.parts(ranges, this.#closing.signal)) {
+    for await (const tensor of this.#source.parts(ranges, this.#closing.signal, true)) {
       const { name } = tensor;
       yield [name, await this.#give(tensor, {})];
     }
@@ -329,17 +329,16 @@ export class FilesBufferOnDevice<T = DeviceTensor> {
   }
 
   /** The same of several items; none is left where one fails. */
-  async #parts(wanted: WantedParts): Promise<Map<number, DeviceTensor>> {
-    const items = [...wanted.keys()].sort((a, b) => a - b);
+  async #parts(wanted: WantedParts, together = false): Promise<Map<number, DeviceTensor>> {
     const tensors: DeviceTensor[] = [];
     try {
-      for await (const tensor of this.#source.parts(wanted, this.#closing.signal)) tensors.push(tensor);
+      for await (const tensor of this.#source.parts(wanted, this.#closing.signal, together)) tensors.push(tensor);
       this.#check();
     } catch (error) {
       for (const tensor of tensors) tensor.dispose();
       throw error;
     }
-    return new Map(items.map((item, i) => [item, tensors[i]!]));
+    return new Map(tensors.map((tensor) => [this.#find(tensor.name)!, tensor]));
   }
 
   /** This rank's block of a dimension, null for all of the tensor. */

@@ -35,6 +35,8 @@ export interface LoadReport {
    * taken longer (between tensors, and between the runs of a rank's part), or to begin and end at aligned blocks.
    */
   readBytes: number;
+  /** Bytes of tensors that other ranks have read and broadcast; no other figure has them. */
+  receivedBytes: number;
   /** From the begin of the load to its end. */
   seconds: number;
   bytesPerSecond: number;
@@ -70,6 +72,11 @@ export class LoadReporter {
   /** A new load: its report begins. */
   begin(copier: string, device: string, files: number): void {
     this.#report = { ...empty(copier, device), files };
+  }
+
+  /** Bytes have come from other ranks. */
+  received(bytes: number): void {
+    this.#report.receivedBytes += bytes;
   }
 
   /** Takes a load's figures as they are now. */
@@ -108,6 +115,7 @@ export class LoadReporter {
 
 function empty(copier: string, device: string): LoadReport {
   const bytes = { bytes: 0, mappedBytes: 0, wantedBytes: 0, readBytes: 0 };
-  const figures = { files: 0, tensors: 0, verifiedTensors: 0, ...bytes, seconds: 0, bytesPerSecond: 0, maxInFlight: 0 };
+  const times = { seconds: 0, bytesPerSecond: 0, maxInFlight: 0 };
+  const figures = { files: 0, tensors: 0, verifiedTensors: 0, ...bytes, receivedBytes: 0, ...times };
   return { copier, device, devices: {}, ...figures, fallbacks: [], notes: [] };
 }

@@ -233,6 +233,8 @@ const LOADER_CHECKS: Record<keyof LoaderOptions, check.Check> = {
     check.integer(1)(pg.size, 'pg.size');
     check.integer(0, pg.size - 1)(pg.rank, 'pg.rank');
     if (pg.localRank !== undefined) check.integer(0)(pg.localRank, 'pg.localRank');
+    if (pg.broadcast !== undefined)
+      check.methods('what nccl({ uniqueId }) gives', 'enter', 'close')(pg.broadcast, 'pg.broadcast');
   },
   framework: check.methods('a framework: onnxruntime(ort)', 'adopt'),
   copierOptions: (value, name) => {

@@ -1,6 +1,7 @@
 import { entriesOf, fail, isList, isUrl, takesAtMost } from '../base/checks.js';
 import { InvalidArgumentError } from '../base/errors.js';
 import { type Files, listedFiles } from '../safetensors/files.js';
+import type { NcclBroadcast } from './nccl.js';
 
 /** Files of rank 0, or those of each rank by its number. */
 export type FilesByRank = Files | Readonly<Record<number, Files>> | ReadonlyMap<number, Files>;
@@ -13,6 +14,11 @@ export interface ProcessGroup {
   readonly size: number;
   /** Of this process among those of its machine. No loader takes it, or `rank`, for the number of a GPU. */
   readonly localRank?: number;
+  /**
+   * What nccl() gives: tensors that every rank has whole are read once by all together, in shardedPlan() and asDict(),
+   * which every rank then calls in the same order. Default: each rank reads by itself.
+   */
+  readonly broadcast?: NcclBroadcast;
 }
 
 /** A group of one. */

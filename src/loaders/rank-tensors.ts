@@ -1,11 +1,15 @@
 import { milliseconds, Turns } from '../base/timers.js';
-import { onAbort } from '../base/waiting.js';
+import { type CallWatch, DEFAULT_STALL_TIMEOUT_MS, onAbort } from '../base/waiting.js';
+import { Device, type DeviceString } from '../device/device.js';
 import type { DeviceTensor } from '../device/device-tensor.js';
-import type { Conversion } from '../transfer/items.js';
+import type { SafeTensorsMetadata } from '../safetensors/metadata.js';
+import type { Conversion, PlanInput } from '../transfer/items.js';
 import type { Load } from '../transfer/load.js';
-import { partOf } from '../transfer/parts.js';
+import { type PartRange, partOf } from '../transfer/parts.js';
 import { DEFAULT_BATCH_BYTES, Plan } from '../transfer/plan.js';
 import type { Progress } from '../transfer/progress.js';
+import type { NcclBroadcast } from './nccl.js';
+import type { ProcessGroup } from './process-group.js';
 import type { Session } from './session.js';
 import type { TensorSource, WantedParts } from './tensor-source.js';
 
@@ -22,10 +26,12 @@ interface RankOptions extends Conversion {
 export class RankTensors implements TensorSource {
   readonly plan: Plan;
   readonly #session: Session;
+  readonly #pg: ProcessGroup;
   readonly #options: RankOptions;
 
-  constructor(session: Session, plan: Plan, options: RankOptions) {
+  constructor(session: Session, plan: Plan, pg: ProcessGroup, options: RankOptions) {
     this.#session = session;
+    this.#pg = pg;
     this.plan = plan;
     this.#options = options;
   }
@@ -36,22 +42,90 @@ export class RankTensors implements TensorSource {
     return tensors[0]!;
   }
 
-  async *parts(wanted: WantedParts, closing: AbortSignal): AsyncGenerator<DeviceTensor, void, void> {
+  async *parts(wanted: WantedParts, closing: AbortSignal, together = false): AsyncGenerator<DeviceTensor, void, void> {
     const { signal, onProgress, ...conversion } = this.#options;
     const over = new AbortController();
     const ends = [closing, ...(signal ? [signal] : [])];
     for (const end of ends) end.throwIfAborted();
     const stops = ends.map((end) => onAbort(end, () => over.abort(end.reason)));
     try {
-      yield* this.#load(wanted, conversion, over.signal, onProgress);
+      if (together && this.#pg.broadcast) {
+        yield* this.#together(wanted, this.#pg.broadcast, conversion, over.signal, onProgress);
+      } else {
+        yield* this.#load([wanted], conversion, this.#session.watch(over.signal), over.signal, onProgress);
+      }
     } finally {
       for (const stop of stops) stop();
     }
   }
 
-  async *#load(
+  /** With the other ranks: a share of what all want whole, first; then its own parts, while that is broadcast. */
+  async *#together(
     wanted: WantedParts,
+    broadcast: NcclBroadcast,
     conversion: Conversion,
+    signal: AbortSignal,
+    onProgress: RankOptions['onProgress'],
+  ): AsyncGenerator<DeviceTensor, void, void> {
+    const session = this.#session;
+    session.check();
+    const { Replicated } = require('./broadcast.js') as typeof import('./broadcast.js');
+    const { device, checksum, stallTimeoutMs = DEFAULT_STALL_TIMEOUT_MS } = session.options;
+    const on = Device.parse(device as DeviceString);
+    const watch = session.watch(signal);
+    const entering = broadcast.enter();
+    const leave = await watch.during(entering, () => void entering.then((late) => late()));
+    const agreeing = broadcast
+      .communicator(on, this.#pg.rank, this.#pg.size)
+      .then((communicator) =>
+        Replicated.agree(
+          { communicator, device: on, pg: this.#pg, stallTimeoutMs },
+          this.plan,
+          wanted,
+          checksum === 'require',
+        ),
+      );
+    const own: DeviceTensor[] = [];
+    let received: Promise<DeviceTensor[]> | undefined;
+    let given = 0;
+    try {
+      const shared = await watch.during(agreeing);
+      const receive = (): void => {
+        received = shared.receive(own).finally(leave);
+        received.catch(() => {}); // told where it is waited for
+      };
+      if (shared.share.size === 0) receive();
+      const parts = [shared.share, shared.without(wanted)];
+      for await (const tensor of this.#load(parts, conversion, watch, signal, onProgress)) {
+        if (received) yield tensor;
+        else if (own.push(tensor) === shared.share.size) receive();
+      }
+      const all = await watch.during(received!);
+      session.noteReceived(shared.receivedBytes);
+      while (given < all.length) yield all[given++]!;
+    } finally {
+      if (received) {
+        void received.then(
+          (all) => {
+            for (const tensor of all.slice(given)) tensor.dispose();
+          },
+          () => {},
+        );
+      } else {
+        for (const tensor of own) tensor.dispose();
+        void agreeing
+          .then((shared) => shared.fail())
+          .catch(() => {}) // the others hear of it where they wait
+          .finally(leave);
+      }
+    }
+  }
+
+  /** One load of what is wanted, in the order given and in that of files. */
+  async *#load(
+    wanted: readonly WantedParts[],
+    conversion: Conversion,
+    watch: CallWatch,
     signal: AbortSignal,
     onProgress: RankOptions['onProgress'],
   ): AsyncGenerator<DeviceTensor, void, void> {
@@ -60,7 +134,7 @@ export class RankTensors implements TensorSource {
     const allocationBytes = await session.race(session.allocationBytes(), signal);
     const plan = await session.race(this.#planOf(wanted, allocationBytes, conversion), signal);
     const started = milliseconds();
-    const load = await session.begin(plan, { window: WINDOW, collectReady: false }, session.watch(signal), signal);
+    const load = await session.begin(plan, { window: WINDOW, collectReady: false }, watch, signal);
     yield* session.through(load, started, this.#inOrder(load, signal), onProgress);
   }
 
@@ -85,26 +159,30 @@ export class RankTensors implements TensorSource {
     }
   }
 
-  /** One plan of all parts, file by file in the order of offsets. */
-  #planOf(wanted: WantedParts, allocationBytes: number | readonly number[], conversion: Conversion): Promise<Plan> {
+  /** One plan of all parts, of each group file by file in the order of offsets. */
+  #planOf(
+    groups: readonly WantedParts[],
+    allocationBytes: number | readonly number[],
+    conversion: Conversion,
+  ): Promise<Plan> {
     const { plan } = this;
-    const byFile = new Map<number, number[]>();
-    for (const item of wanted.keys()) {
-      const items = byFile.get(plan.files[item]!);
-      if (items) items.push(item);
-      else byFile.set(plan.files[item]!, [item]);
+    const inputs: PlanInput[] = [];
+    const ranges = new Map<SafeTensorsMetadata, Map<number, PartRange | null>>();
+    for (const wanted of groups) {
+      const byFile = new Map<number, number[]>();
+      for (const item of wanted.keys()) {
+        const items = byFile.get(plan.files[item]!);
+        if (items) items.push(item);
+        else byFile.set(plan.files[item]!, [item]);
+      }
+      for (const [file, items] of [...byFile].sort(([a], [b]) => a - b)) {
+        const { metadata } = plan.inputs[file]!;
+        const ofFile = ranges.get(metadata) ?? new Map<number, PartRange | null>();
+        for (const item of items) ofFile.set(plan.tensors[item]!, wanted.get(item)!);
+        ranges.set(metadata, ofFile);
+        inputs.push({ metadata, selection: Uint32Array.from(items, (item) => plan.tensors[item]!).sort() });
+      }
     }
-    const files = [...byFile].sort(([a], [b]) => a - b);
-    const inputs = files.map(([file, items]) => ({
-      metadata: plan.inputs[file]!.metadata,
-      selection: Uint32Array.from(items, (item) => plan.tensors[item]!).sort(),
-    }));
-    const ranges = new Map(
-      files.map(([file, items]) => {
-        const byTensor = items.map((item) => [plan.tensors[item]!, wanted.get(item)!] as const);
-        return [plan.inputs[file]!.metadata, new Map(byTensor)] as const;
-      }),
-    );
     return Plan.ofTensors(inputs, {
       batchBytes: DEFAULT_BATCH_BYTES,
       allocationBytes,

@@ -208,7 +208,8 @@ export class Session {
         )
       : begun[0]!.load;
     const copiers = begun.map(({ copier }) => copier);
-    this.#reporter.begin(listed(copiers), listed(parts.map((part) => part.device.toString())), plan.inputs.length);
+    const files = new Set(plan.inputs.map(({ metadata }) => metadata)).size; // some may be there twice
+    this.#reporter.begin(listed(copiers), listed(parts.map((part) => part.device.toString())), files);
     for (const { fallbacks } of begun) this.#reporter.addFallbacks(fallbacks);
     this.#loadNotes = [...new Set(begun.flatMap(({ notes }) => notes))];
     this.#loads.add(load);
@@ -357,6 +358,11 @@ export class Session {
       );
     };
     return this.race(starting, signal, endWhenStarted);
+  }
+
+  /** Bytes have come from other ranks, which belong to the last load. */
+  noteReceived(bytes: number): void {
+    this.#reporter.received(bytes);
   }
 
   /** Takes a load's figures into the report and leaves the load, with its allocations, to the caller. */

@@ -18,8 +18,11 @@ export interface TensorSource {
   readonly plan: Plan;
   /** One of them; itself where it is there and the event loop needs no turn. */
   tensor(item: number, signal: AbortSignal): DeviceTensor | Promise<DeviceTensor>;
-  /** These, in the order of the plan. What is left of them when the caller wants no more is disposed. */
-  parts(wanted: WantedParts, signal: AbortSignal): AsyncGenerator<DeviceTensor, void, void>;
+  /**
+   * These, in the order of the plan. What is left of them when the caller wants no more is disposed. `together`: every
+   * rank makes this call; where the group broadcasts, what it gets of others comes last.
+   */
+  parts(wanted: WantedParts, signal: AbortSignal, together?: boolean): AsyncGenerator<DeviceTensor, void, void>;
   /** Releases what it holds; tensors stay valid. */
   end(): void;
 }

@@ -19,6 +19,8 @@ export type NativeBudget = { readonly [brand]: 'budget' };
 export type NativeAllocation = { readonly [brand]: 'allocation' };
 /** Memory for other processes: csrc/device/device.h. */
 export type NativeExported = { readonly [brand]: 'exported memory' };
+/** Broadcasts between ranks: csrc/device/communicator.h. */
+export type NativeCommunicator = { readonly [brand]: 'communicator' };
 /** Gives a descriptor to who connects: csrc/base/fd_socket.h. */
 export type NativeFdServer = { readonly [brand]: 'fd server' };
 /** Bytes that a call has read so far. */
@@ -247,6 +249,16 @@ export interface CoreAddon {
   closeServer(server: NativeFdServer): void;
   receiveFd(path: string): Promise<{ exported: NativeExported; fd: number; text: string }>;
   parseDescription(text: string): Promise<NativeHeader>;
+  newNcclId(): Promise<ArrayBuffer>;
+  openCommunicator(device: NativeDevice, id: Uint8Array, rank: number, ranks: number): NativeCommunicator;
+  broadcast(
+    communicator: NativeCommunicator,
+    from: readonly (NativeAllocation | null)[],
+    to: readonly NativeAllocation[],
+    pieces: Float64Array,
+    stallTimeoutMs: number,
+  ): Promise<void>;
+  closeCommunicator(communicator: NativeCommunicator): Promise<void>;
   writeAllocation(allocation: NativeAllocation, offset: number, bytes: Uint8Array): Promise<void>;
   /** In bytes: [run, sourceOffset, destinationOffset, then by dimension count, sourceStride, destinationStride]. */
   copyAllocation(source: NativeAllocation, destination: NativeAllocation, runs: Float64Array): Promise<void>;

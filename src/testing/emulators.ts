@@ -26,6 +26,7 @@ export interface Emulator {
 const SETTINGS = {
   CUDA: 'DEVICES MEMORY PINNED BANDWIDTH BANDWIDTHS DELAY_US JITTER_US ATTRIBUTES FAIL STRICT LEAKS VERBOSE',
   CUFILE: 'COMPAT ALLOW_COMPAT REFUSE REFUSE_CODE REQUIRE_DIRECT SHORT OPEN_MS DELAY_US BANDWIDTH FAIL STRICT LEAKS',
+  NCCL: 'VERSION BANDWIDTH INIT_MS NOTICE HANG FAIL STRICT',
   HF3FS:
     'STRICT LEFT POISON ROOT LINK EIO_PATH LATENCY_MS BANDWIDTH JOBS THREADS SHUFFLE EAGAIN_EVERY EARLY SHORT_EVERY ' +
     'EIO_EVERY SHORT EIO STALL RING_LOST DAEMON_DEAD DAEMON_STOPPED FORGET MEMLOCK FAIL',
@@ -91,15 +92,20 @@ function emulator(
 }
 
 /**
- * Emulators of CUDA's driver, cuFile and the 3FS client, of the package fastsafetensors-node-emulators; a clone has its
- * own. They are stricter than the real libraries: misuse ends the
- * process with a reason.
+ * Emulators of CUDA's driver, cuFile, NCCL and the 3FS client, of the package fastsafetensors-node-emulators; a clone
+ * has its own. They are stricter than the real libraries: misuse ends the process with a reason.
  *
  * Example: `spawn('node', ['test.js'], { env: { ...process.env, ...emulators.cuda.env({ DEVICES: 2 }) } })`.
  */
-export const emulators: { readonly cuda: Emulator; readonly cufile: Emulator; readonly hf3fs: Emulator } = {
+export const emulators: {
+  readonly cuda: Emulator;
+  readonly cufile: Emulator;
+  readonly nccl: Emulator;
+  readonly hf3fs: Emulator;
+} = {
   cuda: emulator('libcuda.so.1', 'FASTSAFETENSORS_CUDA_LIB', 'CUDA'),
   cufile: emulator('libcufile.so.0', 'FASTSAFETENSORS_CUFILE_LIB', 'CUFILE'),
+  nccl: emulator('libnccl.so.2', 'FASTSAFETENSORS_NCCL_LIB', 'NCCL'),
   hf3fs: emulator('libhf3fs_api_shared.so', 'FASTSAFETENSORS_3FS_LIB', 'HF3FS', {
     HF3FS_USRBIO_DONT_CHECKFS_FOR_MP: 'yes',
   }),

@@ -386,12 +386,12 @@ export class Plan {
    * their tensor.
    */
   tensorAt(path: string, offset: number): string | undefined {
+    let nearest = -1; // items of a file may come in several runs
     for (let item = 0; item < this.count; ++item) {
-      if (offset >= this.endOf(item)) continue;
-      const metadata = this.metadataOf(item);
-      if (metadata.path === path) return metadata.nameAt(this.tensors[item]!);
+      if (offset >= this.endOf(item) || this.metadataOf(item).path !== path) continue;
+      if (nearest < 0 || this.offsets[item]! < this.offsets[nearest]!) nearest = item;
     }
-    return undefined;
+    return nearest < 0 ? undefined : this.metadataOf(nearest).nameAt(this.tensors[nearest]!);
   }
 
   /** The plan as the addon takes it. INVALID_ARGUMENT for a header from a buffer. */

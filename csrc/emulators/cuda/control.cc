@@ -143,6 +143,14 @@ const char* fst_emu_cuda_last_refusal(void) {
   return text.c_str();
 }
 
+static char* Acquired(unsigned long long pointer, unsigned long long bytes) {
+  Locked state;
+  std::shared_ptr<Block> block = state->Find(pointer);
+  if (block == nullptr || block->pending == 0 || bytes > block->base + block->bytes - pointer)
+    Abort("%llu bytes at %#llx are used, which are not acquired", bytes, pointer);
+  return block->At(pointer);
+}
+
 int fst_emu_cuda_acquire(unsigned long long pointer, unsigned long long bytes) {
   Call call("acquire", Call::kContext);
   if (call.error != kSuccess) return call.error;
@@ -160,14 +168,9 @@ void fst_emu_cuda_release(unsigned long long pointer) {
 }
 
 void fst_emu_cuda_write(unsigned long long pointer, const void* from, unsigned long long bytes) {
-  char* to = nullptr;
-  {
-    Locked state;
-    std::shared_ptr<Block> block = state->Find(pointer);
-    if (block == nullptr || block->pending == 0 || bytes > block->base + block->bytes - pointer) {
-      Abort("a write of %llu bytes to %#llx, which is not acquired", bytes, pointer);
-    }
-    to = block->At(pointer);
-  }
-  memcpy(to, from, bytes);
+  memcpy(Acquired(pointer, bytes), from, bytes);
+}
+
+void fst_emu_cuda_read(unsigned long long pointer, void* to, unsigned long long bytes) {
+  memcpy(to, Acquired(pointer, bytes), bytes);
 }

@@ -75,8 +75,9 @@
      The thread's context must be the memory's. Returns a CUresult; the reason of a refusal is in last_refusal. */     \
   X(acquire, int, (unsigned long long pointer, unsigned long long bytes))                                              \
   X(release, void, (unsigned long long pointer))                                                                       \
-  /* Writes to device memory that is acquired. */                                                                      \
-  X(write, void, (unsigned long long pointer, const void* from, unsigned long long bytes))
+  /* Writes to device memory that is acquired, and reads it: that the emulated NCCL does. */                           \
+  X(write, void, (unsigned long long pointer, const void* from, unsigned long long bytes))                             \
+  X(read, void, (unsigned long long pointer, void* to, unsigned long long bytes))
 
 #ifdef __cplusplus
 extern "C" {

@@ -32,7 +32,6 @@ constexpr unsigned kMemoryTypeHost = 1, kMemoryTypeDevice = 2;
   X(PointerGetAttribute, cuPointerGetAttribute, (void* data, int attribute, CUdeviceptr pointer))                \
   X(MemcpyDtoHAsync, cuMemcpyDtoHAsync_v2, (void* to, CUdeviceptr from, size_t bytes, CUstream stream))          \
   X(MemsetD8Async, cuMemsetD8Async, (CUdeviceptr to, unsigned char value, size_t bytes, CUstream stream))        \
-  X(StreamQuery, cuStreamQuery, (CUstream stream))                                                               \
   X(StreamWaitEvent, cuStreamWaitEvent, (CUstream stream, CUevent event, unsigned flags))                        \
   X(EventQuery, cuEventQuery, (CUevent event))                                                                   \
   X(LaunchHostFunc, cuLaunchHostFunc, (CUstream stream, CUhostFn function, void* user_data))                     \
