@@ -99,7 +99,7 @@ const isTold = (pattern, code) => (error) => {
 
 function spawnRank(rank, args, env = {}) {
   const child = spawn(process.execPath, [__filename, 'rank', String(rank), ...args], {
-    env: { ...process.env, ...env },
+    env: { ...process.env, TMPDIR: folder, ...env }, // one that is killed does not remove its own
     stdio: ['pipe', 'pipe', 'inherit'],
   });
   const lines = createInterface({ input: child.stdout })[Symbol.asyncIterator]();
