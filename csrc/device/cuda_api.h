@@ -49,11 +49,13 @@ constexpr CUresult kSuccess = 0, kInvalidValue = 1, kOutOfMemory = 2, kNotInitia
                    kNotSupported = 801;
 // flags
 constexpr unsigned kStreamNonBlocking = 1, kEventDisableTiming = 2, kMemHostAllocPortable = 1,
-                   kMemHostAllocDeviceMap = 2, kMemHostRegisterPortable = 1, kMemAttachGlobal = 1;
+                   kMemHostAllocDeviceMap = 2, kMemHostRegisterPortable = 1, kMemHostRegisterReadOnly = 8,
+                   kMemAttachGlobal = 1;
 // CUdevice_attribute
 constexpr int kAttributeIntegrated = 18, kAttributeComputeCapabilityMajor = 75, kAttributeComputeCapabilityMinor = 76,
               kAttributeConcurrentManagedAccess = 89, kAttributeHostRegisterSupported = 99, kAttributeHostNumaId = 134,
-              kAttributeVirtualMemorySupported = 102, kAttributePosixFdSupported = 103;
+              kAttributeVirtualMemorySupported = 102, kAttributePosixFdSupported = 103,
+              kAttributeReadOnlyHostRegisterSupported = 113;
 // of cuMemCreate and what goes with it
 constexpr int kMemAllocationTypePinned = 1, kMemHandleTypePosixFd = 1, kMemLocationTypeDevice = 1, kMemAccessRead = 1,
               kMemAccessReadWrite = 3, kMemAllocGranularityMinimum = 0;

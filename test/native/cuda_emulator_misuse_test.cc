@@ -2,8 +2,10 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <string>
 
 #include "cuda_emulator_fixture.h"
 
@@ -78,6 +80,59 @@ TEST_F(CudaEmulatorDeathTest, UnmappingRegisteredMemoryIsFoundOut) {
   ASSERT_EQ(cu->MemHostUnregister(memory), kSuccess);
   ASSERT_EQ(munmap(memory, kBytes), 0);
   EXPECT_EQ(cu->MemHostRegister(memory, kBytes, 0), kInvalidValue) << "not mapped";
+}
+
+// A file of three pages, mapped as who only reads it maps it.
+class MappedMemory {
+ public:
+  MappedMemory() : fd(memfd_create("mapped", MFD_CLOEXEC)) {
+    const test::Bytes content = test::Pattern(kSize, 9);
+    EXPECT_EQ(write(fd, content.data(), kSize), static_cast<ssize_t>(kSize));
+    memory = mmap(nullptr, kSize, PROT_READ, MAP_SHARED, fd, 0);
+    EXPECT_NE(memory, MAP_FAILED);
+  }
+  ~MappedMemory() {
+    munmap(memory, kSize);
+    close(fd);
+  }
+  static constexpr size_t kSize = size_t{3} * 4096;
+  const int fd;
+  void* memory;
+};
+
+TEST_F(CudaEmulatorDeathTest, ReadOnlyMappingsAreRegisteredAsSuchAlone) {
+  MappedMemory mapped;
+  EXPECT_EQ(cu->MemHostRegister(mapped.memory, mapped.kSize, kMemHostRegisterPortable), kInvalidValue);
+  EXPECT_NE(std::string(ctl.last_refusal()).find("READ_ONLY"), std::string::npos);
+  ctl.set_attribute(0, kAttributeReadOnlyHostRegisterSupported, 0);
+  EXPECT_EQ(cu->MemHostRegister(mapped.memory, mapped.kSize, kMemHostRegisterReadOnly), kNotSupported);
+  ctl.reset();
+  ASSERT_EQ(cu->MemHostRegister(mapped.memory, mapped.kSize, kMemHostRegisterReadOnly), kSuccess);
+  EXPECT_EQ(cu->MemHostRegister(static_cast<char*>(mapped.memory) + 4096, 4096, kMemHostRegisterReadOnly),
+            kHostMemoryAlreadyRegistered);
+  EXPECT_EQ(cu->MemcpyHtoDAsync(device, mapped.memory, mapped.kSize, stream), kSuccess);
+  EXPECT_EQ(cu->StreamSynchronize(stream), kSuccess);
+  EXPECT_EQ(Read(device, mapped.kSize), test::Pattern(mapped.kSize, 9));
+  EXPECT_EQ(ctl.unpinned_async_copies(), 0u);
+  EXPECT_DEATH(cu->MemcpyDtoHAsync(mapped.memory, device, 1, stream), "registered as read-only memory");
+  EXPECT_EQ(cu->MemHostUnregister(mapped.memory), kSuccess);
+  EXPECT_EQ(cu->MemcpyHtoDAsync(device, mapped.memory, mapped.kSize, stream), kSuccess);
+  EXPECT_EQ(ctl.unpinned_async_copies(), 1u) << "pageable again";
+}
+
+TEST_F(CudaEmulatorDeathTest, PagesThatAFileHasLostAreNeitherRegisteredNorCopied) {
+  MappedMemory mapped;
+  ASSERT_EQ(cu->MemHostRegister(mapped.memory, mapped.kSize, kMemHostRegisterReadOnly), kSuccess);
+  ASSERT_EQ(ftruncate(mapped.fd, 4096), 0);
+  EXPECT_EQ(cu->MemcpyHtoDAsync(device, mapped.memory, mapped.kSize, stream), kSuccess);
+  EXPECT_EQ(cu->StreamSynchronize(stream), kSuccess);
+  const Bytes found = Read(device, mapped.kSize), expected = test::Pattern(mapped.kSize, 9);
+  EXPECT_TRUE(std::equal(found.begin(), found.begin() + 4096, expected.begin()));
+  EXPECT_FALSE(std::equal(found.begin() + 4096, found.end(), expected.begin() + 4096)) << "they are gone";
+  EXPECT_EQ(cu->MemHostUnregister(mapped.memory), kSuccess);
+  EXPECT_EQ(cu->MemHostRegister(mapped.memory, mapped.kSize, kMemHostRegisterReadOnly), kInvalidValue);
+  EXPECT_EQ(cu->MemHostRegister(mapped.memory, 4096, kMemHostRegisterReadOnly), kSuccess);
+  EXPECT_EQ(cu->MemHostUnregister(mapped.memory), kSuccess);
 }
 
 TEST_F(CudaEmulatorDeathTest, SharedMemoryWithoutAccessIsStillThere) {

@@ -68,6 +68,11 @@ CUresult Copy(Call& call, Direction direction, CUdeviceptr device, const void* h
   copy.from = direction == kToHost ? on_device.memory : other.memory;
   copy.holds[0] = on_device.block;
   copy.holds[1] = other.block;
+  if (other.block != nullptr && other.block->read_only) {
+    if (direction == kToHost)
+      return call.Misuse(kInvalidValue, "to %p, which was registered as read-only memory", host);
+    copy.from_read_only = true;
+  }
 
   const bool pageable = other.block == nullptr, staged = pageable && direction == kToDevice;
   if (async && pageable) ++call.emulator.counters.unpinned_async_copies;

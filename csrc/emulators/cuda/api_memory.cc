@@ -19,16 +19,22 @@ using emu::Call;
 
 namespace {
 
-bool IsShared(uintptr_t address) {
+// "rw-p", as /proc/self/maps has it; empty where nothing is mapped.
+std::string FlagsOf(uintptr_t address) {
   std::ifstream maps("/proc/self/maps");
   for (std::string line; std::getline(maps, line);) {
     uint64_t from, to;
     char flags[8];
     if (sscanf(line.c_str(), "%" SCNx64 "-%" SCNx64 " %7s", &from, &to, flags) == 3 && from <= address && address < to)
-      return flags[3] == 's';
+      return flags;
   }
-  return false;
+  return "";
 }
+
+bool IsShared(uintptr_t address) { return FlagsOf(address).find('s') != std::string::npos; }
+
+// As the kernel answers a driver that asks for pages to write to (get_user_pages with FOLL_WRITE).
+bool IsReadOnly(uintptr_t address) { return FlagsOf(address).rfind("r-", 0) == 0; }
 
 // False when a page of the range is not mapped.
 bool Mapped(const void* memory, size_t bytes) {
@@ -42,6 +48,21 @@ bool Mapped(const void* memory, size_t bytes) {
   iovec local = {&byte, 1}, remote = {const_cast<void*>(memory), 1};
   return process_vm_readv(getpid(), &local, 1, &remote, 1, 0) == 1 || errno != EFAULT ||
          IsShared(reinterpret_cast<uintptr_t>(memory));
+}
+
+// False when there is no page to lock for an address of the range: past the end of a file that is mapped.
+bool HasPages(const void* memory, size_t bytes) {
+  constexpr size_t kPage = 4096, kAtOnce = 512;
+  auto* at = static_cast<char*>(const_cast<void*>(memory));
+  for (char* const end = at + bytes; at < end;) {
+    char read[kAtOnce];
+    iovec local = {read, 0}, remote[kAtOnce];
+    for (; local.iov_len < kAtOnce && at < end; at += kPage) remote[local.iov_len++] = {at, 1};
+    const ssize_t got = process_vm_readv(getpid(), &local, 1, remote, local.iov_len, 0);
+    if (got < 0 && errno != EFAULT) return true;  // where a container forbids it
+    if (got != static_cast<ssize_t>(local.iov_len)) return false;
+  }
+  return true;
 }
 
 // The NUMA node that memory at `address` (null: what this thread faults) comes from by preference; -1: the nearest, as
@@ -173,11 +194,25 @@ CUresult cuMemHostRegister_v2(void* pointer, size_t bytes, unsigned flags) {
     return call.Refuse(kHostMemoryAlreadyRegistered, "%zu bytes at %p overlap with memory that CUDA knows", bytes,
                        pointer);
   }
+  const bool read_only = (flags & kMemHostRegisterReadOnly) != 0;
+  const auto& attributes = call.emulator.devices[call.context->device].attributes;
+  auto attribute = [&](int number) {
+    auto found = attributes.find(number);
+    return found != attributes.end() && found->second != 0;
+  };
+  if (read_only && !attribute(kAttributeReadOnlyHostRegisterSupported))
+    return call.Refuse(kNotSupported, "the device does not support CU_MEMHOSTREGISTER_READ_ONLY");
   if (!Mapped(pointer, bytes)) return call.Refuse(kInvalidValue, "%zu bytes at %p are not all mapped", bytes, pointer);
+  if (!read_only && !attribute(kAttributePageableMemoryAccessUsesHostPageTables) &&
+      IsReadOnly(reinterpret_cast<uintptr_t>(pointer)))
+    return call.Refuse(kInvalidValue, "%p is mapped read-only, which needs CU_MEMHOSTREGISTER_READ_ONLY", pointer);
+  if (read_only && !HasPages(pointer, bytes))
+    return call.Refuse(kInvalidValue, "%zu bytes at %p pass the end of a file", bytes, pointer);
   uintptr_t base = 0;
   CUresult result =
       call.emulator.AddHostMemory(call.context, pointer, bytes, (flags & kMemHostRegisterPortable) != 0, &base);
   if (result != kSuccess) return call.Refuse(result, "%zu bytes", bytes);
+  call.emulator.blocks[base]->read_only = read_only;
   call.emulator.counters.pinned_node = PreferredNode(pointer);
   return kSuccess;
 }

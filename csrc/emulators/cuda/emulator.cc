@@ -138,6 +138,7 @@ void Emulator::ReadSettings() {
         {cuda::kAttributePageableMemoryAccessUsesHostPageTables, 0},
         {cuda::kAttributeVirtualMemorySupported, 1},
         {cuda::kAttributePosixFdSupported, 1},
+        {cuda::kAttributeReadOnlyHostRegisterSupported, 1},
         {cuda::kAttributeHostNumaId, -1},
     };
   }

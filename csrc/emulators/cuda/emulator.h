@@ -73,6 +73,7 @@ struct Block {
   const bool portable;
   std::shared_ptr<Physical> physical;  // of what cuMemMap has mapped
   int access = 3;                      // CUmemAccess_flags; 0 until cuMemSetAccess there
+  bool read_only = false;              // registered as such: a mapping that may be one of a file
   int pending = 0;                     // operations that read or write it and have not run
 };
 
@@ -88,6 +89,7 @@ struct Operation {
   const char* from = nullptr;
   size_t bytes = 0;
   unsigned char value = 0;
+  bool from_read_only = false;      // kCopy: see ReadMapping
   std::vector<char> staged;         // kCopy from pageable memory: what it held when the call was made
   std::shared_ptr<Block> holds[2];  // counted in their `pending`
   std::shared_ptr<Mark> wait_for;   // kWait

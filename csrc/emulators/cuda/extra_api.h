@@ -11,7 +11,7 @@ using CUhostFn = void (*)(void* user_data);
 // CUresult
 constexpr CUresult kNotPermitted = 800, kUnknown = 999;
 // flags
-constexpr unsigned kMemHostRegisterDeviceMap = 2, kMemHostRegisterReadOnly = 8;
+constexpr unsigned kMemHostRegisterDeviceMap = 2;
 // CUdevice_attribute
 constexpr int kAttributeCanMapHostMemory = 19, kAttributePciBusId = 33, kAttributePciDeviceId = 34,
               kAttributeAsyncEngineCount = 40, kAttributeUnifiedAddressing = 41, kAttributePciDomainId = 50,

@@ -1,5 +1,9 @@
 // Streams: a thread each that runs its operations in order and late on purpose, so that a caller who does not wait sees
 // wrong bytes.
+#include <sys/uio.h>
+#include <unistd.h>
+
+#include <cerrno>
 #include <cstring>
 
 #include "emulators/cuda/emulator.h"
@@ -7,6 +11,27 @@
 namespace fst::emu {
 
 namespace {
+
+constexpr unsigned char kNotThere = 0xDB;
+
+// A GPU goes on reading pages that are page-locked when their file has become shorter, whatever they hold by then; this
+// process would end where it touches their mapping. What is not there any more comes as bytes that nobody has written.
+void ReadMapping(const Operation& operation) {
+  size_t done = 0;
+  while (done < operation.bytes) {
+    const iovec to = {operation.to + done, operation.bytes - done};
+    const iovec from = {const_cast<char*>(operation.from) + done, operation.bytes - done};
+    const ssize_t got = process_vm_readv(getpid(), &to, 1, &from, 1, 0);
+    if (got < 0 && errno == EINTR) continue;
+    if (got < 0 && errno != EFAULT) {  // where a container forbids it
+      memmove(operation.to + done, operation.from + done, operation.bytes - done);
+      return;
+    }
+    if (got <= 0) break;
+    done += static_cast<size_t>(got);
+  }
+  memset(operation.to + done, kNotThere, operation.bytes - done);
+}
 
 // Copies or fills at the very end of the time that the model gives it, without the lock: the latest moment at which a
 // correct caller's memory still has to be as it was when it issued the operation.
@@ -30,6 +55,8 @@ void Transfer(Emulator& emulator, Lock& lock, Stream& stream, Operation& operati
   std::this_thread::sleep_until(end);
   if (operation.kind == Operation::kFill) {
     memset(operation.to, operation.value, operation.bytes);
+  } else if (operation.from_read_only) {
+    ReadMapping(operation);
   } else {
     memmove(operation.to, operation.staged.empty() ? operation.from : operation.staged.data(), operation.bytes);
   }
