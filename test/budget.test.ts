@@ -25,6 +25,7 @@ const WAYS: Record<string, LoaderOptions> = {
   'the host': {},
   'the host through slots': { staging: 'always' },
   'a device': { device: 'cuda:0' },
+  'a device from the page cache': { device: 'cuda:0', staging: 'mapped', bounceBufferSize: 8192 },
   'a copier of the user': { copier: 'budget-mock' },
 };
 

@@ -114,6 +114,11 @@ const READER = { readChunked: () => 0 };
 test.each<[string, LoaderOptions, RegExp]>([
   ['staging for a copier of the user’s own', { copier: 'user', staging: 'always' }, /^staging: .*"user".*'nogds'/],
   ['staging for a reader', { copier: '3fs', reader: READER, staging: 'always' }, /^staging: .*"3fs"/],
+  [
+    'staging from the page cache for a reader',
+    { device: 'cuda:0', copier: 'user', staging: 'mapped' },
+    /^staging: 'mapped'.*"user"/,
+  ],
   ['a reader for another copier', { copier: 'nogds', reader: READER }, /^reader: .*'nogds'.*copier: '3fs'/],
   ['a reader where another copier is chosen', { reader: READER }, /^reader: .*copier: '3fs'/],
   ['options of one’s own for another copier', { copier: 'nogds', copierOptions: {} }, /^copierOptions: .*'nogds'/],

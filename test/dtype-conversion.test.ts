@@ -31,6 +31,7 @@ const HOW: Record<string, LoaderOptions> = {
   'past the page cache': { odirect: true, bounceBufferSize: 4096 },
   'onto a device': { device: 'cuda:0' },
   'onto a device, small slots': { device: 'cuda:1', bounceBufferSize: 4096, maxThreads: 1 },
+  'onto a device, from the page cache': { device: 'cuda:0', staging: 'mapped', bounceBufferSize: 4096 },
   'in odd chunks': { copier: 'odd chunks' },
   'in odd chunks onto a device': { copier: 'odd chunks', device: 'cuda:0' },
   'in chunks smaller than an element': { copier: 'tiny chunks' },

@@ -59,6 +59,7 @@ const WAYS: Record<string, LoaderOptions> = {
   'the host, mapped': { mmap: true },
   'a device': { device: 'cuda:0' },
   'a device past the page cache': { device: 'cuda:0', odirect: true, bounceBufferSize: 8192 },
+  'a device from the page cache': { device: 'cuda:0', staging: 'mapped', bounceBufferSize: 8192 },
   'a copier of the user': { copier: 'ranks-mock' },
   'a copier of the user, slowly': { copier: 'ranks-mock', maxBytesPerSecond: 1e8 },
   'a reader of the user': { copier: '3fs', reader },

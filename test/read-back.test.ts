@@ -24,6 +24,7 @@ const HOW: Record<string, LoaderOptions> = {
   'onto a device': { device: 'cuda:0' },
   'onto another device, small slots': { device: 'cuda:1', bounceBufferSize: 4096, maxThreads: 1 },
   'onto a device past the page cache': { device: 'cuda:0', odirect: true },
+  'onto a device from the page cache': { device: 'cuda:0', staging: 'mapped', bounceBufferSize: 4096 },
   'out of order': { copier: 'reordered' },
   'out of order onto a device': { copier: 'reordered', device: 'cuda:1' },
   'in blocks of 512': { copier: 'aligned 512' },

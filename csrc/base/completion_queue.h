@@ -13,7 +13,7 @@ namespace fst {
 using Clock = std::chrono::steady_clock;
 
 struct Completion {
-  enum class Kind : uint8_t { kOpen, kRead, kDigest, kConvert, kCopy, kClose };
+  enum class Kind : uint8_t { kOpen, kRead, kDigest, kConvert, kCopy, kUnpin, kClose };
   Kind kind;
   uint64_t tag;   // as given with the submission
   Status status;  // OK: all that was asked for is done

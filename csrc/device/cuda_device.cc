@@ -236,6 +236,25 @@ Status CudaDevice::KeepPinned(void* address, size_t bytes) {
   return again == cuda::kHostMemoryAlreadyRegistered ? Status::Ok() : api_->Check(again, "cuMemHostRegister");
 }
 
+Status CudaDevice::CheckPinsReadOnly() const {
+  cuda::CUdevice device = 0;
+  int supported = 0;
+  FST_RETURN_IF_ERROR(FST_CUDA_CHECK(*api_, DeviceGet, &device, ordinal_));
+  const CUresult asked = api_->DeviceGetAttribute(&supported, cuda::kAttributeReadOnlyHostRegisterSupported, device);
+  // Drivers before CUDA 11.1 do not know the attribute.
+  if (asked != cuda::kInvalidValue) FST_RETURN_IF_ERROR(api_->Check(asked, "cuDeviceGetAttribute"));
+  if (asked == cuda::kSuccess && supported == 1) return Status::Ok();
+  return Status(Code::DEVICE_UNAVAILABLE, name_ + " (" + info_.model +
+                                              ") cannot page-lock memory that is mapped read-only "
+                                              "(CU_DEVICE_ATTRIBUTE_READ_ONLY_HOST_REGISTER_SUPPORTED)");
+}
+
+Status CudaDevice::PinReadOnly(void* address, size_t bytes) {
+  FST_RETURN_IF_ERROR(MakeCurrent());
+  return FST_CUDA_CHECK(*api_, MemHostRegister, address, bytes,
+                        cuda::kMemHostRegisterPortable | cuda::kMemHostRegisterReadOnly);
+}
+
 Status CudaDevice::NewStream(std::shared_ptr<CompletionQueue> queue, std::unique_ptr<CopyStream>* out) {
   return CudaStream::Create(std::static_pointer_cast<CudaDevice>(shared_from_this()), std::move(queue), out);
 }

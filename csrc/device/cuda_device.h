@@ -30,6 +30,8 @@ class CudaDevice : public Device {
   Status PinHostMemory(void* address, size_t bytes) override;
   bool UnpinHostMemory(void* address) override;
   Status KeepPinned(void* address, size_t bytes) override;
+  Status CheckPinsReadOnly() const override;
+  Status PinReadOnly(void* address, size_t bytes) override;
   Status NewStream(std::shared_ptr<CompletionQueue> queue, std::unique_ptr<CopyStream>* out) override;
   int numa_node() const override { return numa_node_; }
   Status Read(const DeviceBuffer& source, size_t offset, size_t length, void* host) override;

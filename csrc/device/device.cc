@@ -37,6 +37,12 @@ std::shared_ptr<DeviceBuffer> MakeBuffer(std::shared_ptr<Device> device, uint64_
       });
 }
 
+Status Device::CheckPinsReadOnly() const {
+  return Status(Code::DEVICE_UNAVAILABLE, name() + " does not copy from page-locked memory");
+}
+
+Status Device::PinReadOnly(void* /*address*/, size_t /*bytes*/) { return CheckPinsReadOnly(); }
+
 Status Device::ExportMemory(const std::vector<ExportPart>& /*parts*/, size_t /*size*/, const std::string& /*seal*/,
                             std::shared_ptr<ExportedMemory>* /*out*/) {
   return Status(Code::DEVICE_UNAVAILABLE, name() +

@@ -148,6 +148,12 @@ class Device : public std::enable_shared_from_this<Device> {
   virtual bool UnpinHostMemory(void* address) = 0;
   // Makes sure that memory of PinHostMemory still is page-locked: a reset of the GPU undoes it.
   virtual Status KeepPinned(void* /*address*/, size_t /*bytes*/) { return Status::Ok(); }
+  // Whether this device copies from page-locked memory that is mapped read-only: pages of a file. DEVICE_UNAVAILABLE
+  // says why not. Any thread but the event loop's.
+  virtual Status CheckPinsReadOnly() const;
+  // PinHostMemory for whole pages that are mapped read-only, where CheckPinsReadOnly is OK; UnpinHostMemory undoes it.
+  // Any thread; brings in pages that are not there.
+  virtual Status PinReadOnly(void* address, size_t bytes);
   virtual Status NewStream(std::shared_ptr<CompletionQueue> queue, std::unique_ptr<CopyStream>* out) = 0;
   // The NUMA node nearest to this device; -1 if unknown or if all are equally near.
   virtual int numa_node() const { return -1; }

@@ -133,7 +133,7 @@ Status MakeReader(const Napi::Object& options, std::unique_ptr<Reader>* out) {
 }
 
 // createEngine(devices, reader: {kind, …}, options: {alwaysStage, maxBytesPerSecond, stallTimeoutMs, chunkBytes,
-// converts, slotsAtOnce, stagingLimit}): External; throws a status object. See Engine::Create.
+// converts, slotsAtOnce, pinsFiles, stagingLimit}): External; throws a status object. See Engine::Create.
 Napi::Value CreateEngine(const Napi::CallbackInfo& info) {
   Napi::Env env = info.Env();
   std::unique_ptr<Reader> reader;
@@ -148,6 +148,7 @@ Napi::Value CreateEngine(const Napi::CallbackInfo& info) {
   options.chunk_bytes = static_cast<uint64_t>(NumberOr(object, "chunkBytes", 0));
   options.converts = Flag(object, "converts");
   options.slots_at_once = Flag(object, "slotsAtOnce");
+  options.pins_files = Flag(object, "pinsFiles");
   const double staging = NumberOr(object, "stagingLimit", 0);
   if (staging > 0) options.staging_limit = std::min(options.staging_limit, static_cast<uint64_t>(staging));
   auto given = info[0].As<Napi::Array>();

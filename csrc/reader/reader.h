@@ -98,7 +98,8 @@ struct ReaderNeeds {
   // Bytes between two wanted parts that take less time to read than another part of a read (with `skips`), or than
   // another read: an estimate; docs/ranks.md has what whole loads take.
   size_t largest_gap = 32 << 10;
-  bool maps = false;          // what it reads through the page cache may as well be mapped (MappedFile)
+  // What it reads through the page cache may as well be mapped (MappedFile, PinnedSpan): Open gives FdFiles.
+  bool maps = false;
   bool device_slots = false;  // AllocateSlots returns device memory (GDS): loads that convert are refused
 };
 

@@ -4,11 +4,13 @@
 #include <utility>
 
 #include "base/thread.h"
+#include "reader/pinned_span.h"
 #include "transfer/loop.h"
 
 namespace fst {
 
 constexpr uint64_t kLargestChunk = uint64_t{1} << 30;
+constexpr int kSpansPerRead = 2;  // one is made while another is copied from or given back
 
 Status Engine::Create(std::vector<std::shared_ptr<Device>> devices, std::unique_ptr<Reader> reader,
                       const EngineOptions& options, std::shared_ptr<Engine>* out) {
@@ -20,7 +22,10 @@ Status Engine::Create(std::vector<std::shared_ptr<Device>> devices, std::unique_
   const ReaderNeeds& needs = shared->reader->needs();
   uint64_t chunk = std::min<uint64_t>(options.chunk_bytes > 0 ? options.chunk_bytes : needs.chunk, kLargestChunk);
   uint64_t alignment = std::max({needs.offset_alignment, needs.length_alignment, needs.memory_alignment, size_t{1}});
-  chunk = std::max(chunk / alignment * alignment, alignment);
+  // Spans lock whole pages, and are no larger than slots where reads end at such.
+  const bool pins = options.pins_files && needs.maps && !device.host_accessible();
+  const uint64_t unit = pins ? std::max(alignment, PinnedSpan::PageSize()) : alignment;
+  chunk = std::max(chunk / unit * unit, unit);
   for (const auto& other : shared->devices) {
     if (shared->devices.size() == 1 || (!other->host_accessible() && !needs.device_slots && !needs.fills_device))
       continue;
@@ -36,6 +41,14 @@ Status Engine::Create(std::vector<std::shared_ptr<Device>> devices, std::unique_
   shared->rules = {needs, fills && !options.always_stage, chunk, needs.largest_gap, slot_bytes, outputs_in_slot};
   shared->slot_count = static_cast<int>(
       std::clamp<uint64_t>(options.staging_limit / slot_bytes, 1, static_cast<uint64_t>(std::max(needs.slots, 1))));
+  if (pins) {
+    // Half of what there is room for, where that is not enough for both.
+    const uint64_t fits = std::max<uint64_t>(options.staging_limit / slot_bytes, 1);
+    shared->slot_count =
+        static_cast<int>(std::min<uint64_t>(static_cast<uint64_t>(shared->slot_count), (fits + 1) / 2));
+    shared->span_count = static_cast<int>(std::min<uint64_t>(static_cast<uint64_t>(kSpansPerRead * needs.in_flight),
+                                                             fits - static_cast<uint64_t>(shared->slot_count)));
+  }
   FST_RETURN_IF_ERROR(StartThread("fst-io", [shared] {
     {
       Loop loop(shared);
@@ -129,7 +142,7 @@ std::vector<Reader::Fallback> Engine::TakeFallbacks() {
 uint64_t Engine::StagingBytes(bool converts) const {
   const ChunkRules& rules = shared_->rules;
   if (!converts && rules.direct && rules.needs.offset_alignment == 1) return 0;
-  return rules.slot_bytes * static_cast<uint64_t>(shared_->slot_count);
+  return rules.slot_bytes * static_cast<uint64_t>(shared_->slot_count + shared_->span_count);
 }
 
 }  // namespace fst

@@ -20,6 +20,10 @@ struct EngineOptions {
   uint64_t staging_limit = uint64_t{1} << 30;  // bytes of all slots together; one slot there is in any case
   // Transfers convert: slots also get room for converted elements where needed, so that reads stay as long.
   bool converts = false;
+  // Devices copy from the page cache by themselves (PinnedSpan) what need not pass through a slot: what is neither
+  // converted nor compared with a digest nor a part of a tensor. Where that cannot be, and from the first span on that
+  // cannot be locked, all passes through slots, and TakeFallbacks says why. Slots and spans share staging_limit.
+  bool pins_files = false;
   // Slots are allocated when the engine starts, beside whatever its first transfer waits for. What goes wrong there the
   // first read tries again and tells.
   bool slots_at_once = false;
@@ -60,7 +64,7 @@ class Engine {
   uint64_t turn() const;
   // Files that were read in another way than requested, since the last call.
   std::vector<Reader::Fallback> TakeFallbacks();
-  // Bytes of the slots that a transfer with or without conversion needs; 0 if it needs none.
+  // Bytes of the slots and spans that a transfer with or without conversion needs; 0 if it needs none.
   uint64_t StagingBytes(bool converts = false) const;
 
  private:

@@ -25,6 +25,12 @@ ChunkRules RulesOfMapping(const ChunkRules& rules) {
   return result;
 }
 
+ChunkRules RulesOfSpans(const ChunkRules& rules) {
+  ChunkRules result = rules;
+  result.needs.skips = false;  // the same
+  return result;
+}
+
 void CountInFlight(int by) { Metrics::Get().in_flight.fetch_add(by, std::memory_order_relaxed); }
 
 }  // namespace
@@ -34,13 +40,16 @@ Loop::Loop(std::shared_ptr<EngineShared> shared)
       reader_(*shared_->reader),
       devices_(shared_->devices),
       map_rules_(RulesOfMapping(shared_->rules)),
+      span_rules_(RulesOfSpans(shared_->rules)),
       slots_(shared_->rules.slot_bytes, shared_->slot_count,
              devices_.front()->staging_is_expensive() ? reader_.needs().slots_at_first : 0),
       streams_(devices_.size()),
       openers_(std::make_shared<TaskPool>("fst-open", kOpeners)),
       populaters_("fst-populate", PopulatingThreads()),
+      pinners_("fst-pin", std::max(reader_.needs().in_flight, 1)),
       in_flight_to_(devices_.size()),
       slots_of_(devices_.size()),
+      spans_of_(devices_.size()),
       running_(std::max<Clock::duration>(shared_->options.stall_timeout / kStallChecks, kShortestStallCheck)) {}
 
 void Loop::Run() {
@@ -48,6 +57,7 @@ void Loop::Run() {
     broken_ = devices_[i]->NewStream(shared_->queue, &streams_[i]);
   if (broken_.ok()) broken_ = reader_.Start(shared_->queue, devices_.front());
   if (broken_.ok() && shared_->options.slots_at_once) (void)slots_.AllocateFirst(reader_, *devices_.front());
+  if (broken_.ok() && shared_->options.pins_files) CheckPins();
   std::vector<Completion> completions;
   for (;;) {
     TakeRequests();
@@ -115,6 +125,7 @@ void Loop::Handle(const Completion& completion) {
   if (op.stage == Op::kDigesting && completion.kind == Completion::Kind::kDigest) return HandleDigested(op, status);
   if (op.stage == Op::kConverting && completion.kind == Completion::Kind::kConvert) return HandleConverted(op, status);
   if (op.stage == Op::kCopying && completion.kind == Completion::Kind::kCopy) return HandleCopied(op, status);
+  if (op.stage == Op::kUnpinning && completion.kind == Completion::Kind::kUnpin) return HandleUnpinned(op, status);
   if (op.stage == Op::kClosing && completion.kind == Completion::Kind::kClose) return FreeOp(op);
 }
 
@@ -137,6 +148,7 @@ void Loop::HandleOpened(Op& op, const Status& status) {
 void Loop::HandleRead(Op& op, const Status& status) {
   --reading_;
   ++reads_done_;
+  if (op.pins) return HandlePinned(op, status);
   if (!status.ok()) op.transfer->Fail(status);
   if (op.transfer->failed) return FreeOp(op);
   const bool in_device_slot = op.slot >= 0 && slots_.on_device();
@@ -155,6 +167,7 @@ void Loop::TakeOutOfSlot(Op& op) {
 void Loop::HandleCopied(Op& op, const Status& status) {
   if (!status.ok()) op.transfer->Fail(AddPlace(op, status));
   if (op.transfer->failed) return FreeOp(op);
+  if (op.span != nullptr) return StartUnpinning(op);
   if (slots_.on_device() && HasDigests(op)) return StartDigest(op);
   FinishParts(op);
   FreeOp(op);
@@ -185,6 +198,7 @@ bool Loop::IssueAll() {
   for (std::unique_ptr<ActiveTransfer>& t : transfers_) {
     if (!t->failed) started |= OpenAhead(*t);
   }
+  started |= ReadUnpinned();
   started |= IssueReads();
   for (std::unique_ptr<ActiveTransfer>& t : transfers_) {
     if (t->failed) continue;
@@ -219,13 +233,13 @@ bool Loop::IssueReads() {
   }
 }
 
-// A device that copies slowly leaves some slots to each of the others.
-bool Loop::MayTakeSlot(uint32_t device) const {
-  const int kept = std::min(kKeptSlots, slots_.count() / static_cast<int>(devices_.size()));
-  int free = slots_.count(), kept_for_others = 0;
+// A device that copies slowly leaves some to each of the others.
+bool Loop::MayTakeOne(int count, const std::vector<int>& had, uint32_t device) const {
+  const int kept = std::min(kKeptSlots, count / static_cast<int>(devices_.size()));
+  int free = count, kept_for_others = 0;
   for (size_t i = 0; i < devices_.size(); ++i) {
-    free -= slots_of_[i];
-    if (i != device) kept_for_others += std::max(kept - slots_of_[i], 0);
+    free -= had[i];
+    if (i != device) kept_for_others += std::max(kept - had[i], 0);
   }
   return free > kept_for_others;
 }
@@ -305,22 +319,29 @@ bool Loop::IssueRead(ActiveTransfer& t) {
   int slot = -1;
   if (status.ok()) {
     const bool populates = t.mapped[first.file] != nullptr && t.mapped[first.file]->Holds(*buffer);
-    Chunk chunk = NextChunk(t.plan, populates ? map_rules_ : shared_->rules, t.cursor, t.allowed, buffer->address());
-    if (!chunk.direct) {
+    const ChunkRules& rules = populates ? map_rules_ : pins_ ? span_rules_ : shared_->rules;
+    Chunk chunk = NextChunk(t.plan, rules, t.cursor, t.allowed, buffer->address());
+    const bool pins = pins_ && MayPin(t.plan, chunk);
+    if (pins) {
+      if (!MayTakeOne(shared_->span_count, spans_of_, t.device())) return false;
+    } else if (!chunk.direct) {
+      if (pins_) chunk = NextChunk(t.plan, shared_->rules, t.cursor, t.allowed, buffer->address());
       if (!MayTakeSlot(t.device())) return false;
       status = slots_.Take(reader_, *devices_.front(), &slot);
       if (status.ok() && slot < 0) return false;
     }
-    if (status.ok()) status = StartRead(t, std::move(chunk), slot);
+    if (status.ok()) status = StartRead(t, std::move(chunk), slot, pins);
   }
   if (!status.ok()) t.Fail(status.At(t.plan.files[first.file].path, {}, static_cast<int64_t>(first.offset)));
   return status.ok();
 }
 
-Status Loop::StartRead(ActiveTransfer& t, Chunk chunk, int slot) {
+Status Loop::StartRead(ActiveTransfer& t, Chunk chunk, int slot, bool pins) {
   Op& op = NewOp(Op::kReading, t);
   op.slot = slot;
   if (slot >= 0) ++slots_of_[t.device()];
+  op.pins = pins;
+  spans_of_[t.device()] += pins;
   op.file = t.plan.items[chunk.parts.front().item].file;
   op.offset = chunk.offset;
   op.converts = chunk.converts;
@@ -352,8 +373,8 @@ Status Loop::StartRead(ActiveTransfer& t, Chunk chunk, int slot) {
   request.required = chunk.required;
   t.transfer->AddBytesRead(populates ? 0 : chunk.length - chunk.skipped);
   request.last = t.ReleaseIfDone(op.file);
-  if (populates) {
-    // Its bytes are in place as soon as its pages are.
+  if (populates || pins) {
+    // Its bytes are in place, or can be copied, as soon as its pages are.
   } else if (slot >= 0 && chunk.skipped == 0) {
     request.pieces.push_back({slots_.Address(slot), chunk.length, slots_.Base(slot)});
   } else if (slot >= 0) {
@@ -393,8 +414,9 @@ Status Loop::StartRead(ActiveTransfer& t, Chunk chunk, int slot) {
         std::chrono::nanoseconds((chunk.required - chunk.skipped) * 1000000000 / shared_->options.max_bytes_per_second);
     throttled_until_ = std::max(throttled_until_, Clock::now()) + cost;
   }
-  Status submitted =
-      populates ? StartPopulating(std::move(mapped), chunk, TagOf(op)) : reader_.Submit(std::move(request), TagOf(op));
+  Status submitted = populates ? StartPopulating(std::move(mapped), chunk, TagOf(op))
+                     : pins    ? StartPinning(op, std::move(request.file), chunk.required)
+                               : reader_.Submit(std::move(request), TagOf(op));
   if (!submitted.ok()) return undo(submitted);
   t.transfer->PublishInFlight(reading_);
   return Status::Ok();
@@ -416,6 +438,7 @@ Status Loop::StartPopulating(std::shared_ptr<MappedFile> file, const Chunk& chun
 
 void Loop::RetireFinished() {
   FreeWaiting();
+  FreeUnpinned();
   for (auto it = transfers_.begin(); it != transfers_.end();) {
     ActiveTransfer& t = **it;
     StartClosing(t);
@@ -454,6 +477,8 @@ void Loop::GiveSlot(const Op& op) {
 }
 
 void Loop::FreeOp(Op& op) {
+  if (op.span != nullptr) return StartUnpinning(op);
+  if (op.pins) --spans_of_[op.transfer->device()];
   if (op.slot >= 0 && op.aside == nullptr) GiveSlot(op);
   if (op.stage == Op::kDigesting || op.stage == Op::kConverting || op.stage == Op::kCopying) --copying_;
   --in_flight_to_[op.transfer->device()];

@@ -7,9 +7,12 @@
 #include <deque>
 #include <memory>
 #include <mutex>
+#include <string>
+#include <vector>
 
 #include "base/running_clock.h"
 #include "base/task_pool.h"
+#include "reader/pinned_span.h"
 #include "transfer/active_transfer.h"
 #include "transfer/engine.h"
 #include "transfer/slot_pool.h"
@@ -25,6 +28,7 @@ struct EngineShared {
   EngineOptions options;
   ChunkRules rules;
   int slot_count = 0;
+  int span_count = 0;  // at most, of pinned spans at a time
 
   // Moves on when the I/O thread begins and when it ends a turn, after which it sleeps; odd in a turn.
   std::atomic<uint64_t> turn{1};
@@ -55,19 +59,23 @@ class Loop {
       kDigesting,
       kConverting,
       kCopying,
+      kUnpinning,
       kClosing
     } stage = kFree;
     uint32_t index = 0, generation = 0;
     ActiveTransfer* transfer = nullptr;  // counts this op: the loop keeps it until the op is free
     uint32_t file = 0;
     int slot = -1;
-    std::unique_ptr<char[]> aside;  // the slot's bytes, where the slot was given back
+    std::unique_ptr<char[]> aside;     // the slot's bytes, where the slot was given back
+    bool pins = false;                 // a span takes the place of a slot
+    std::shared_ptr<PinnedSpan> span;  // this and the next: written by the pinning thread
+    std::string not_pinned;            // why there is no span: `opened` is to be read
     uint64_t offset = 0;
     bool converts = false;
     std::vector<ChunkPart> parts;
     std::vector<std::shared_ptr<DeviceBuffer>> buffers;  // by part: memory under I/O stays when its transfer fails
     std::shared_ptr<void> registration;                  // the same for what Reader::RegisterBuffer returned
-    std::shared_ptr<ReaderFile> opened;                  // written by the opening thread; or to be closed
+    std::shared_ptr<ReaderFile> opened;                  // written by the opening thread; to be closed, or read
     uint64_t reads_done = 0;                             // of an opening: the loop's when it began
     Clock::duration since = {};                          // when the stage began, of running_
   };
@@ -81,6 +89,16 @@ class Loop {
   void HandleConverted(Op& op, const Status& status);
   void HandleCopied(Op& op, const Status& status);
   void StartClosing(ActiveTransfer& t);
+  // loop_spans.cc
+  void CheckPins();
+  void StopPinning(const std::string& why);
+  bool MayPin(const Plan& plan, const Chunk& chunk) const;
+  Status StartPinning(Op& op, std::shared_ptr<ReaderFile> file, uint64_t length);
+  void HandlePinned(Op& op, const Status& status);
+  bool ReadUnpinned();  // true when something was started
+  void StartUnpinning(Op& op);
+  void HandleUnpinned(Op& op, const Status& status);
+  void FreeUnpinned();  // ops of failed transfers that wait for a slot
   void TakeOutOfSlot(Op& op);
   bool HasDigests(const Op& op) const;
   void StartDigest(Op& op);
@@ -97,11 +115,13 @@ class Loop {
   void CopyOut(Op& op);
   bool IssueAll();  // true when something was started
   bool IssueReads();
+  // Of `count` slots or spans, of which devices have so many.
+  bool MayTakeOne(int count, const std::vector<int>& had, uint32_t device) const;
   bool MayTakeSlot(uint32_t device) const;
   bool OpenAhead(ActiveTransfer& t);
   bool ResolvePutOff();
   bool IssueRead(ActiveTransfer& t);
-  Status StartRead(ActiveTransfer& t, Chunk chunk, int slot);
+  Status StartRead(ActiveTransfer& t, Chunk chunk, int slot, bool pins);
   Status StartPopulating(std::shared_ptr<MappedFile> file, const Chunk& chunk, uint64_t tag);
   Status BufferOf(ActiveTransfer& t, const PlanItem& item, std::shared_ptr<DeviceBuffer>* out);
   static Status AddPlace(const Op& op, const Status& status);  // file and offset: a device knows of neither
@@ -118,13 +138,16 @@ class Loop {
   const std::shared_ptr<EngineShared> shared_;
   Reader& reader_;
   const std::vector<std::shared_ptr<Device>>& devices_;
-  const ChunkRules map_rules_;  // for reads of mapped allocations
-  Status broken_;               // why the reader or the stream could not be started
+  const ChunkRules map_rules_;   // for reads of mapped allocations
+  const ChunkRules span_rules_;  // for pinned spans
+  Status broken_;                // why the reader or the stream could not be started
   SlotPool slots_;
   // By device; after the slots: they are drained before those are freed.
   std::vector<std::unique_ptr<CopyStream>> streams_;
   std::shared_ptr<TaskPool> openers_;
   TaskPool populaters_;  // an engine's own: pages of a store that hangs hold up no other load
+  TaskPool pinners_;     // the same, and its driver
+  bool pins_ = false;    // until something cannot be pinned
   std::deque<std::unique_ptr<ActiveTransfer>> transfers_;
   std::deque<Op> ops_;  // a deque: references stay valid while it grows
   std::vector<uint32_t> free_ops_;
@@ -132,6 +155,8 @@ class Loop {
   int in_flight_ = 0;              // ops that are not free
   std::vector<int> in_flight_to_;  // the same by device
   std::vector<int> slots_of_;      // by device: slots that its ops have
+  std::vector<int> spans_of_;      // the same of spans
+  std::vector<Op*> unpinned_;      // for want of a span they are to be read, and wait for a slot
   int reading_ = 0;                // of them, reads: limited by the reader's queue depth
   uint64_t reads_done_ = 0;        // ever
   int copying_ = 0;                // of them, digests, conversions and copies: they use a slot's bytes

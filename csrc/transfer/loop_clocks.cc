@@ -34,6 +34,7 @@ void Loop::CheckClocks() {
                        : op.stage == Op::kReading    ? "a read"
                        : op.stage == Op::kDigesting  ? "a digest"
                        : op.stage == Op::kConverting ? "a conversion"
+                       : op.stage == Op::kUnpinning  ? "giving back locked pages"
                                                      : "a copy to the device";
     const std::string& path = op.transfer->plan.files[op.file].path;
     Status stalled(

@@ -117,7 +117,8 @@ void Loop::CopyOut(Op& op) {
   for (size_t i = 0; i < op.parts.size(); ++i) {
     const ChunkPart& part = op.parts[i];
     const PlanItem& item = op.transfer->plan.items[part.item];
-    uint64_t source = SlotOf(op) + (item.converts() ? part.output : part.source);
+    uint64_t source =
+        op.span != nullptr ? op.span->At(part.file_offset) : SlotOf(op) + (item.converts() ? part.output : part.source);
     uint64_t length = item.InMemory(part.length);
     uint64_t destination = op.buffers[i]->address() + part.destination;
     if (!pieces.empty()) {
@@ -134,7 +135,8 @@ void Loop::CopyOut(Op& op) {
   op.stage = Op::kCopying;
   op.since = RunningNow();
   CopyStream& stream = *streams_[op.transfer->device()];
-  Status copying = stream.Submit(pieces.data(), pieces.size(), slots_.on_device(), TagOf(op));
+  const bool from_device = op.span == nullptr && slots_.on_device();
+  Status copying = stream.Submit(pieces.data(), pieces.size(), from_device, TagOf(op));
   if (copying.ok()) return;
   op.transfer->Fail(AddPlace(op, copying));
   FreeOp(op);

@@ -10,7 +10,9 @@ export const nogds = ((_device, options): EngineSpec => {
   const reader = { kind: 'file', threads: options.maxThreads, direct: direct === true, dropCache, ring };
   return {
     reader,
-    ...(direct === 'auto' && options.mmap !== true && { ifCold: { ...reader, direct: true } }),
+    ...(direct === 'auto' &&
+      options.mmap !== true &&
+      options.staging !== 'mapped' && { ifCold: { ...reader, direct: true } }),
     engine: engineOptions(options),
     near: options.setNuma !== false,
   };
@@ -25,6 +27,7 @@ export function wantsDirect({ odirect = 'auto' }: { readonly odirect?: unknown }
 export function engineOptions(options: Readonly<Record<string, unknown>>): EngineOptions {
   return {
     alwaysStage: options.staging === 'always',
+    pinsFiles: options.staging === 'mapped',
     maxBytesPerSecond: options.maxBytesPerSecond as number | undefined,
     stallTimeoutMs: options.stallTimeoutMs as number | undefined,
     chunkBytes: options.bounceBufferSize as number | undefined,

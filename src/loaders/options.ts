@@ -120,9 +120,13 @@ export interface LoaderOptions<T = DeviceTensor> {
   mmap?: 'auto' | boolean;
   /**
    * 'always': every byte passes through staging slots, even if it could be read straight into place ('auto', default).
-   * INVALID_ARGUMENT for a copier or reader of your own, which has none.
+   * 'mapped', 'nogds' onto a GPU: the GPU copies from the page cache by itself, out of pages of the files that are
+   * locked piece by piece. Converted and verified tensors, parts of tensors and short pieces pass through slots; so
+   * does all where the GPU, the kernel or the file system cannot do that, and the report's notes say why. Not measured
+   * on a GPU yet: docs/architecture.md. INVALID_ARGUMENT for a copier or reader of your own, which has neither;
+   * 'mapped' also for tensors in host memory (see mmap), and with odirect or dropCache true.
    */
-  staging?: 'auto' | 'always';
+  staging?: 'auto' | 'always' | 'mapped';
   /** 'nogds', 'unified': the kernel drops each file from the page cache after its last read. Default: false. */
   dropCache?: boolean;
   /**
@@ -256,7 +260,7 @@ const LOADER_CHECKS: Record<keyof LoaderOptions, check.Check> = {
   maxThreads: check.integer(1, 1024),
   odirect: check.oneOf('auto', true, false),
   mmap: check.oneOf('auto', true, false),
-  staging: check.oneOf('auto', 'always'),
+  staging: check.oneOf('auto', 'always', 'mapped'),
   dropCache: check.boolean,
   dtype: (value, name) => {
     if (typeof value !== 'string' || !Object.hasOwn(DTYPE_BITS, value))
@@ -307,9 +311,11 @@ export const PARALLEL_CHECKS: Record<keyof ParallelOptions, check.Check> = { ...
  * given to the factories of others. `own`: an object of the user's reads. INVALID_ARGUMENT.
  */
 export function checkDemands(options: LoaderOptions, copier: string, own: boolean): void {
-  if (own && options.staging === 'always') {
+  const { staging } = options;
+  if (own && (staging === 'always' || staging === 'mapped')) {
+    const needs = staging === 'always' ? 'needs staging slots' : 'needs reads of this package to take the place of';
     throw new InvalidArgumentError(
-      `staging: 'always' needs staging slots, and copier "${copier}" reads by an object of your own, without any; ` +
+      `staging: '${staging}' ${needs}, and copier "${copier}" reads by an object of your own, without any; ` +
         "leave it out, or load with a built-in copier, such as 'nogds'",
     );
   }
@@ -341,14 +347,28 @@ const OF_PARALLEL = {
 /** Checks options of every loader; returns the checked copy. INVALID_ARGUMENT, UNKNOWN_COPIER, UNSUPPORTED_DTYPE. */
 export function checkLoaderOptions<T>(options: LoaderOptions<T>): LoaderOptions<T> {
   const checked = check.checkOptions(options, LOADER_CHECKS, OF_PARALLEL);
-  if (checked.devices !== undefined || checked.split !== undefined) checkPlacement(checked);
+  checkTogether(checked);
   return checked;
+}
+
+/** Checks what options mean together. INVALID_ARGUMENT. */
+function checkTogether<T>(checked: LoaderOptions<T>): void {
+  if (checked.devices !== undefined || checked.split !== undefined) checkPlacement(checked);
+  if (checked.staging !== 'mapped') return;
+  const { device = 'cpu', devices, odirect, dropCache } = checked;
+  const other =
+    device === 'cpu' && devices === undefined
+      ? "the device is 'cpu', and nothing is staged on the way to host memory; use mmap: true for views of the files"
+      : odirect === true
+        ? 'odirect: true reads past it; leave one of the two out'
+        : dropCache && 'dropCache: true takes files out of it; leave one of the two out';
+  if (other) throw new InvalidArgumentError(`staging: 'mapped' copies from the page cache to a GPU, but ${other}`);
 }
 
 /** checkLoaderOptions() for loaders with `files`. */
 export function checkParallelOptions<T>(options: ParallelOptions<T>): ParallelOptions<T> {
   const checked = check.checkOptions(checkFiles(options), PARALLEL_CHECKS);
-  if (checked.devices !== undefined || checked.split !== undefined) checkPlacement(checked);
+  checkTogether(checked);
   return checked;
 }
 

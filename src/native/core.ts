@@ -46,6 +46,8 @@ export interface EngineOptions {
   readonly converts?: boolean;
   /** Slots are allocated when the engine starts rather than with its first read. */
   readonly slotsAtOnce?: boolean;
+  /** GPUs copy from the page cache by themselves where they can: csrc/transfer/engine.h. */
+  readonly pinsFiles?: boolean;
   /** The most bytes of all slots together. */
   readonly stagingLimit?: number;
 }

@@ -27,7 +27,9 @@ function removeFolder() {
 if (isMainThread && !process.env.KEEP_FOLDER) process.on('exit', removeFolder);
 
 /** The built-in copier that a test is about, and the device of its loads (test/support/own-copier.ts). */
-const own = process.env.TEST_COPIER ? { copier: process.env.TEST_COPIER, device: process.env.TEST_DEVICE } : undefined;
+const { TEST_COPIER, TEST_DEVICE, TEST_STAGING } = process.env;
+const staged = TEST_STAGING && { staging: TEST_STAGING, bounceBufferSize: 16384 };
+const own = TEST_COPIER ? { copier: TEST_COPIER, device: TEST_DEVICE, ...staged } : undefined;
 if (own?.copier === '3fs' && isMainThread) mkdirSync(join(folder, '3fs-virt', 'iovs'), { recursive: true });
 
 /** A file of `count` F32 tensors of `elements`; all bytes of tensor i are `seed` + i. `alignment`: of its data. */
