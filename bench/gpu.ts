@@ -29,7 +29,14 @@ const LAYER: readonly (readonly [string, readonly number[]])[] = [
   ['self_attn.q_proj.weight', [4096, 4096]],
   ['self_attn.v_proj.weight', [1024, 4096]],
 ];
-const PEERS = ['safetensors', 'fastsafetensors', 'fastsafetensors_parallel', 'instanttensor', 'runai'];
+const PEERS = [
+  'safetensors',
+  'safetensors_prefetch',
+  'fastsafetensors',
+  'fastsafetensors_parallel',
+  'instanttensor',
+  'runai',
+];
 
 interface Options {
   layers: number;
@@ -43,6 +50,8 @@ interface Options {
 interface Times {
   seconds: number[];
   tensors: number;
+  /** Of the reports: how else than asked was read. */
+  notes?: string[];
 }
 
 export function define(command: Command): void {
@@ -122,15 +131,17 @@ function compare({ runs, python }: Options, { paths, bytes }: { paths: string[];
         `${tensors} tensors`,
     );
   };
-  const ours = (loader: Case['loader']): void => {
-    const what: Case = { loader, paths, runs };
+  const ours = (loader: Case['loader'], staging?: 'mapped'): void => {
+    const what: Case = { loader, paths, runs, staging };
     // The emulated client reads ordinary files on threads of its own.
     const emulated = emulators.hf3fs.env({ POISON: 0, THREADS: 16, LINK: join(dirname(paths[0]!), 'link') });
     const env = { ...process.env, ...(loader === 'ParallelThreeFSLoader' ? emulated : {}) };
     const args = [join(__dirname, 'main.js'), 'gpu', '--case', JSON.stringify(what)];
     const ended = spawnSync(process.execPath, args, { encoding: 'utf8', stdio: ['ignore', 'pipe', 'inherit'], env });
     if (ended.status !== 0) throw new Error(`${loader} ended with ${ended.status ?? ended.signal}`);
-    row(loader, JSON.parse(ended.stdout));
+    const { notes = [], ...times } = JSON.parse(ended.stdout) as Times;
+    row(staging ? `${loader}, staging: '${staging}'` : loader, times);
+    for (const note of notes) console.log(`  ${note}`);
   };
   const theirs = (peer: string): void => {
     const args = [join(TOP, 'bench', 'gpu_peers.py'), peer, String(runs), ...paths];
@@ -142,35 +153,40 @@ function compare({ runs, python }: Options, { paths, bytes }: { paths: string[];
     row(`${peer} (Python)`, JSON.parse(ended.stdout.trim().split('\n').at(-1)!));
   };
   ours('ParallelLoader');
+  ours('ParallelLoader', 'mapped');
   for (const peer of PEERS) theirs(peer);
   ours('SafeTensorsFileLoader');
   ours('ParallelThreeFSLoader');
   ours('ParallelLoader');
+  ours('ParallelLoader', 'mapped');
 }
 
 interface Case {
   loader: 'ParallelLoader' | 'SafeTensorsFileLoader' | 'ParallelThreeFSLoader';
   paths: string[];
   runs: number;
+  staging?: 'mapped';
 }
 
-async function measure({ loader, paths, runs }: Case): Promise<Times> {
+async function measure({ loader, paths, runs, staging }: Case): Promise<Times> {
   const device = 'cuda:0';
   const files = await fastsafeOpen(paths, { device: 'cpu' });
   const onDevice = await fastsafeOpen(paths[0]!, { device });
   (await onDevice.getTensor(onDevice.keys()[0]!)).dispose(); // makes the context, which the other loaders have as well
   await onDevice.close();
   const seconds: number[] = [];
+  const notes = new Set<string>();
   let tensors = 0;
   for (let run = 0; run < runs; ++run) {
     const kept = new Map<string, DeviceTensor>();
     const start = performance.now();
     if (loader !== 'SafeTensorsFileLoader') {
-      const options = { files: paths, device };
+      const options = { files: paths, device, ...(staging && { staging }) };
       await using parallel =
         loader === 'ParallelLoader' ? new ParallelLoader(options) : new ParallelThreeFSLoader(options);
       for await (const [name, tensor] of parallel.iterateWeights()) kept.set(name, tensor);
       seconds.push((performance.now() - start) / 1000);
+      for (const note of parallel.report.notes) notes.add(note);
     } else {
       await using whole = new SafeTensorsFileLoader({ device });
       await whole.addFilenames(paths);
@@ -185,7 +201,7 @@ async function measure({ loader, paths, runs }: Case): Promise<Times> {
     }
   }
   await files.close();
-  return { seconds, tensors };
+  return { seconds, tensors, notes: [...notes] };
 }
 
 async function checkEqual(name: string, found: DeviceTensor, expected: DeviceTensor): Promise<void> {
