@@ -93,13 +93,13 @@ describe('of one turn of the event loop', () => {
   });
 
   test('what was disposed is used again', async () => {
-    await open();
+    await open({ mmap: false });
     for (let i = 0; i < 120; ++i) (await opened.getTensor('s39')).dispose();
     expect(allocations.mock.calls.length).toBeLessThanOrEqual(2);
   });
 
   test('what a typed array is of is not', async () => {
-    await open();
+    await open({ mmap: false });
     const readAndCompare = async (): Promise<void> => {
       const arrays: [Uint8Array, (typeof SMALL)[number]][] = [];
       for (const entry of [...SMALL, ...SMALL]) {
@@ -183,7 +183,7 @@ test.each<[string, (path: string) => void]>([
 });
 
 test('one turn of the event loop reads so many tensors and no more', async () => {
-  await open();
+  await open({ mmap: false });
   await setImmediate();
   const reads = Array.from({ length: 1000 }, () => opened.getTensor('s3'));
   const perTurn: number[] = [];
@@ -198,7 +198,7 @@ test('one turn of the event loop reads so many tensors and no more', async () =>
 });
 
 test('one after the other they leave the event loop its turns', async () => {
-  await open();
+  await open({ mmap: false });
   let turns = 0;
   let running = true;
   const counting = (async () => {
@@ -211,7 +211,7 @@ test('one after the other they leave the event loop its turns', async () => {
 });
 
 test('close() ends those that wait for their turn', async () => {
-  await open();
+  await open({ mmap: false });
   const reads = Array.from({ length: 300 }, () => opened.getTensor('s3'));
   const settled = Promise.allSettled(reads);
   await opened.close();

@@ -297,6 +297,13 @@ double PrivateMapping::Resident(Range range) const {
   return samples == 0 ? 1 : static_cast<double>(resident) / static_cast<double>(samples);
 }
 
+bool PrivateMapping::AllResident(Range range) const {
+  const auto [begin, end] = PagesAround(range);
+  std::vector<unsigned char> pages((end - begin) / PageSize());
+  return mincore(At(begin), end - begin, pages.data()) == 0 &&
+         std::all_of(pages.begin(), pages.end(), [](unsigned char state) { return (state & 1) != 0; });
+}
+
 // MADV_POPULATE_READ looks up each page; a fault maps those around it at once, a third of the time where the page cache
 // has large folios. A page that is not there needs the slow way, which says what is wrong with it.
 int PrivateMapping::Populate(Range range) const {

@@ -36,6 +36,9 @@ class PrivateMapping {
   // may write to it, the kernel says 1.
   double Resident(Range range) const;
 
+  // Whether each page of a range is in memory; as the kernel tells, see Resident.
+  bool AllResident(Range range) const;
+
   // Brings the pages of a range in, without a copy; reads those that are not in memory. Blocks. The errno of
   // madvise(2): EFAULT for what is after the end of the file, EIO, ENOMEM. The first touch of a page may still be a
   // fault, but never one that reads.

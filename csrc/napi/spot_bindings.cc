@@ -5,6 +5,7 @@
 #include "napi/async_work.h"
 #include "napi/bindings.h"
 #include "napi/header_values.h"
+#include "reader/mapped_file.h"
 #include "reader/spot_file.h"
 
 namespace fst {
@@ -13,6 +14,8 @@ template <>
 inline constexpr char kExternalName<HeaderFdCache>[] = "a header fd cache";
 template <>
 inline constexpr char kExternalName<SpotFile>[] = "a spot file";
+template <>
+inline constexpr char kExternalName<MappedFile>[] = "a mapped file";
 
 namespace {
 
@@ -76,6 +79,67 @@ Napi::Value ReadOnSpotJs(const Napi::CallbackInfo& info) {
   return Napi::Boolean::New(env, true);
 }
 
+// mapRegion(device, path, identity, begin, end): Promise<{file, allocation} | null>, bytes of a file that are in
+// memory, brought in and mapped as one allocation, which V8 does not count: its memory is the page cache's. `begin` is
+// a multiple of 4096. Null where they are to be copied, see MappedFile::Open; rejects with what that and Populate
+// return.
+Napi::Value MapRegionJs(const Napi::CallbackInfo& info) {
+  struct Region {
+    std::shared_ptr<MappedFile> file;
+    std::shared_ptr<DeviceBuffer> buffer;
+  };
+  auto region = std::make_shared<Region>();
+  auto device = FromExternal<Device>(info[0]);
+  std::string path = info[1].As<Napi::String>();
+  FileIdentity expected = IdentityFromJs(info[2].As<Napi::Object>());
+  const uint64_t begin = SizeOf(info[3]), end = SizeOf(info[4]);
+  if (begin % 4096 != 0 || begin >= end || end > expected.size)
+    Throw(info.Env(), Status(Code::INVALID_ARGUMENT, "expected whole pages of the file"));
+  return AsyncWork::RunOnFile(
+      info.Env(),
+      [=]() -> Status {
+        std::string why_not;
+        MappedFile::Options options;
+        options.begin = begin;
+        options.end = end;
+        options.most = MappedFile::MostToMap();
+        options.opens_anew = true;
+        FST_RETURN_IF_ERROR(MappedFile::Open(path, expected, options, &region->file, &why_not));
+        if (region->file == nullptr) return Status::Ok();
+        FST_RETURN_IF_ERROR(region->file->Populate(begin, end - begin));
+        region->buffer = region->file->BufferOf(device, begin, end - begin);
+        return Status::Ok();
+      },
+      [region](Napi::Env env) -> Napi::Value {
+        if (region->buffer == nullptr) return env.Null();
+        Napi::Object mapped = Napi::Object::New(env);
+        mapped["file"] = ToExternal<MappedFile>(env, std::move(region->file));
+        mapped["allocation"] = ToExternal<DeviceBuffer>(env, std::move(region->buffer));
+        return mapped;
+      });
+}
+
+// isRegionCurrent(file, looks): see MappedFile::IsCurrent
+Napi::Value IsRegionCurrentJs(const Napi::CallbackInfo& info) {
+  return Napi::Boolean::New(info.Env(), FromExternal<MappedFile>(info[0])->IsCurrent(info[1].ToBoolean()));
+}
+
+// isRegionResident(file, begin, end): Promise<boolean>, see MappedFile::IsResident
+Napi::Value IsRegionResidentJs(const Napi::CallbackInfo& info) {
+  auto file = FromExternal<MappedFile>(info[0]);
+  const uint64_t begin = SizeOf(info[1]), end = SizeOf(info[2]);
+  if (begin > end || !file->Covers(begin, end - begin))
+    Throw(info.Env(), Status(Code::INVALID_ARGUMENT, "these bytes are not mapped"));
+  auto resident = std::make_shared<bool>(false);
+  return AsyncWork::RunOnFile(
+      info.Env(),
+      [=] {
+        *resident = file->IsResident(begin, end - begin);
+        return Status::Ok();
+      },
+      [resident](Napi::Env env) { return Napi::Boolean::New(env, *resident); });
+}
+
 }  // namespace
 
 void ExportSpotReads(Napi::Env env, Napi::Object exports) {
@@ -83,6 +147,9 @@ void ExportSpotReads(Napi::Env env, Napi::Object exports) {
   Export<AllocateOnSpotJs>(env, exports, "allocateOnSpot");
   Export<IsHeldOnceJs>(env, exports, "isHeldOnce");
   Export<ReadOnSpotJs>(env, exports, "readOnSpot");
+  Export<MapRegionJs>(env, exports, "mapRegion");
+  Export<IsRegionCurrentJs>(env, exports, "isRegionCurrent");
+  Export<IsRegionResidentJs>(env, exports, "isRegionResident");
 }
 
 }  // namespace fst

@@ -67,7 +67,8 @@ Status MappedFile::Open(const std::string& path, const FileIdentity& expected, c
   if (!PrivateMapping::Supported()) return copied("this kernel cannot populate mappings (Linux 5.14 can)");
   if (options.begin >= std::min(options.end, expected.size)) return copied("nothing of it is wanted");
   UniqueFd fd;
-  Status opened = OpenUnchanged(path, 0, expected, &fd);
+  // With any flag it takes no cached one; every descriptor has this one.
+  Status opened = OpenUnchanged(path, options.opens_anew ? O_CLOEXEC : 0, expected, &fd);
   if (OutOfDescriptors(opened.os_error())) return copied("no descriptor is free for it (ulimit -n)");  // reads wait
   FST_RETURN_IF_ERROR(opened);
   const PrivateMapping::Range wanted = {options.begin, std::min(options.end, expected.size)};
@@ -181,6 +182,16 @@ Status MappedFile::Populate(uint64_t offset, size_t length) const {
   if (protection_ == Protection::kNone || error != 0) FST_RETURN_IF_ERROR(CheckUnchanged());
   FST_RETURN_IF_ERROR(CheckKept());
   return error == 0 ? Status::Ok() : ReadFailed(*this, offset, length, error);
+}
+
+bool MappedFile::IsResident(uint64_t offset, size_t length) const {
+  return mapping_->AllResident({offset, offset + length});
+}
+
+bool MappedFile::IsCurrent(bool looks) const {
+  FileIdentity now;
+  if (looks && !(FileIdentity::OfPath(path(), &now) && now == identity())) return false;
+  return protection_ != Protection::kLease || HoldsReadLease(fd());
 }
 
 Status MappedFile::CheckKept() const {

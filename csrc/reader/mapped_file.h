@@ -30,6 +30,7 @@ class MappedFile : public FdFile, public LeaseHolder, public std::enable_shared_
     uint64_t most = UINT64_MAX;
     // Closes files that nothing protects, whose store may hang; null: who drops them does.
     std::shared_ptr<TaskPool> closer = nullptr;
+    bool opens_anew = false;  // leaves the descriptors of HeaderFdCache to who reads by them
   };
 
   // As many bytes as writers could make this process copy: they fit into the memory that is available, and half a GB a
@@ -55,6 +56,11 @@ class MappedFile : public FdFile, public LeaseHolder, public std::enable_shared_
   // Brings the pages of these bytes in; of an allocation that the caller holds. IO_ERROR, UNEXPECTED_EOF, FILE_CHANGED.
   // Any thread; blocks.
   Status Populate(uint64_t offset, size_t length) const;
+  // Whether each of these bytes, which are in mapped pages, is in memory. Any thread; does not block.
+  bool IsResident(uint64_t offset, size_t length) const;
+  // Whether a lease on it is held, where it has one, and nobody waits for its end; and, where it `looks`, whether the
+  // path still means this file. Asks the file system. Any thread.
+  bool IsCurrent(bool looks) const;
   // FILE_CHANGED when a writer may have changed bytes of its allocations: the lease was lost. Any thread; does not
   // block.
   Status CheckKept() const;

@@ -12,11 +12,12 @@ import type { SliceRange } from '../safetensors/tensor-frame.js';
 import { unknownTensor } from '../safetensors/unknown-tensor.js';
 import { Plan } from '../transfer/plan.js';
 import { selectTensors } from '../transfer/select-tensors.js';
+import type { Found } from './mapped-regions.js';
 import { checkGetOptions, checkLoaderOptions, type GetOptions, type LoaderOptions } from './options.js';
 import { type FilesByRank, filesOfRanks, groupOf } from './process-group.js';
 import { Session } from './session.js';
 import { readSlice } from './slice-load.js';
-import { type Found, SpotReads } from './spot-reads.js';
+import { SpotReads } from './spot-reads.js';
 
 /** Files whose headers were read and checked; a tensor is read when it is asked for. After close(), all is CLOSED. */
 export interface OpenFiles<T = DeviceTensor> {
@@ -103,7 +104,11 @@ class LazyFiles<T> implements OpenFiles<T> {
     const found = this.#find(name);
     takesAtMost(2, arguments, 'getTensor');
     const wanted = options === undefined ? {} : checkGetOptions(options);
-    const [tensor] = await this.#read([found]);
+    let tensor = this.#spot.view(found);
+    if (!tensor) {
+      const read = this.#read([found]);
+      [tensor] = isPromise(read) ? await read : read;
+    }
     return this.#give(tensor!, wanted);
   }
 
@@ -111,14 +116,15 @@ class LazyFiles<T> implements OpenFiles<T> {
     this.#session.check();
     takesAtMost(2, arguments, 'getTensors');
     const wanted = checkGetOptions(options);
-    const distinct = [...new Set(listOf(names, 'getTensors', 'an array of names'))];
-    const found = distinct.map((name) => this.#find(name));
-    const loaded = await this.#read(found);
+    const distinct = new Set(listOf(names, 'getTensors', 'an array of names'));
+    const found = Array.from(distinct, (name) => this.#find(name));
+    const read = this.#spot.views(found) ?? this.#read(found);
+    const loaded = isPromise(read) ? await read : read;
     const tensors = new Map<string, T>();
     try {
-      for (const [i, name] of distinct.entries()) {
+      for (let i = 0; i < found.length; ++i) {
         const given = this.#give(loaded[i]!, wanted);
-        tensors.set(name, isPromise(given) ? await given : given);
+        tensors.set(found[i]!.name, isPromise(given) ? await given : given);
       }
     } catch (error) {
       for (const tensor of loaded.slice(tensors.size)) tensor.dispose();
@@ -134,7 +140,7 @@ class LazyFiles<T> implements OpenFiles<T> {
     if (!turn) return this.#spot.read(wanted) ?? this.#load(wanted);
     const later = turn.then(() => {
       this.#session.check();
-      return this.#spot.read(wanted) ?? this.#load(wanted);
+      return this.#spot.views(wanted) ?? this.#spot.read(wanted) ?? this.#load(wanted);
     });
     return this.#session.race(later);
   }

@@ -7,6 +7,7 @@ import { checked, native, translated } from '../native/addon.js';
 import type { NativeDevice, NativeHeaderFdCache, NativeSpotFile } from '../native/core.js';
 import type { SafeTensorsMetadata } from '../safetensors/metadata.js';
 import { alignUp } from '../transfer/plan.js';
+import { type Found, MappedRegions } from './mapped-regions.js';
 import type { Session } from './session.js';
 
 const HOST = Device.parse('cpu');
@@ -21,13 +22,8 @@ const BLOCK_BYTES = 256 * 1024;
 /** What one turn of the event loop reads: a millisecond or two. */
 const TURN_READS = 128;
 const TURN_BYTES = 4 * 1024 * 1024;
-
-/** A tensor by its header and its index in that. */
-export interface Found {
-  readonly metadata: SafeTensorsMetadata;
-  readonly index: number;
-  readonly name: string;
-}
+/** What a view counts among the reads of a turn. */
+const VIEW = 1 / 8;
 
 /**
  * Reads small tensors by the thread that asks, where their bytes are in memory: other threads would take several times
@@ -36,6 +32,7 @@ export interface Found {
  */
 export class SpotReads {
   readonly #session: Session;
+  readonly #regions: MappedRegions | undefined;
   #fds: NativeHeaderFdCache | undefined;
   #device: NativeDevice | undefined;
   // null: being opened, or not to be read so. A load that was in flight when a file was opened leaves it as it is:
@@ -51,6 +48,31 @@ export class SpotReads {
 
   constructor(session: Session) {
     this.#session = session;
+    const { mmap, framework } = session.options;
+    if (mmap === 'auto' || (mmap === undefined && !framework)) this.#regions = new MappedRegions();
+  }
+
+  /** A tensor at once, as a view of its file; undefined where it has to be read, or this turn has had enough. */
+  view(found: Found): DeviceTensor | undefined {
+    if (!this.#begins(VIEW)) return undefined;
+    const tensor = this.#regions!.view(found);
+    if (tensor) this.#reads += VIEW;
+    return tensor;
+  }
+
+  /** As view(), of several. */
+  views(wanted: readonly Found[]): DeviceTensor[] | undefined {
+    if (!this.#begins(VIEW * wanted.length)) return undefined;
+    const tensors = this.#regions!.views(wanted);
+    if (tensors) this.#reads += VIEW * wanted.length;
+    return tensors;
+  }
+
+  /** Whether this turn of the event loop may have so many more reads as views. */
+  #begins(reads: number): boolean {
+    if (!this.#device || !this.#regions || reads === 0) return false;
+    if (this.#reads === 0) this.#afterTurn();
+    return this.#waiting.length === 0 && this.#reads + reads <= TURN_READS;
   }
 
   /** What to wait for before read(), where this turn of the event loop has had enough of them. */
@@ -69,6 +91,7 @@ export class SpotReads {
   }
 
   #afterTurn(): void {
+    this.#regions?.noteTurn();
     setImmediate(() => {
       this.#reads = 0;
       this.#bytes = 0;
@@ -123,6 +146,7 @@ export class SpotReads {
         }
       }
       if (room && room.allocation === this.#block) this.#used = room.at + bytes;
+      this.#regions?.noteCopied(wanted, this.#device, MOST_BYTES);
       return wanted.map(({ metadata, index, name }, i) => {
         const { begins, ends, dtypes } = metadata.packed;
         const [dtype, length] = [DTYPE_NAMES[dtypes[index]!]!, ends[index]! - begins[index]!];
@@ -156,6 +180,7 @@ export class SpotReads {
   /** Ends it; tensors stay valid. */
   close(): void {
     this.#dropBlock();
+    this.#regions?.close();
   }
 
   /** After a load of tensors, which shows that their files can be read: the next ones may be read here. */
@@ -163,9 +188,10 @@ export class SpotReads {
     this.#opening = Promise.all([this.#opening, this.#open(wanted)]).then(() => {});
   }
 
-  /** Resolves when no file is being opened. */
+  /** Resolves when no file is being opened or mapped. */
   async opened(): Promise<void> {
     await this.#opening;
+    await this.#regions?.settled();
   }
 
   async #open(wanted: readonly Found[]): Promise<void> {

@@ -319,6 +319,15 @@ export interface CoreAddon {
     reads: Float64Array,
     count: number,
   ): boolean;
+  mapRegion(
+    device: NativeDevice,
+    path: string,
+    identity: NativeFileIdentity,
+    begin: number,
+    end: number,
+  ): Promise<{ readonly file: NativeMappedFile; readonly allocation: NativeAllocation } | null>;
+  isRegionCurrent(file: NativeMappedFile, looks: boolean): boolean;
+  isRegionResident(file: NativeMappedFile, begin: number, end: number): Promise<boolean>;
   createEngine(devices: readonly NativeDevice[], reader: ReaderOptions, options: EngineOptions): NativeEngine;
   newBudget(bytes: number): NativeBudget;
   takeBudget(budget: NativeBudget, bytes: number): boolean;

@@ -1,6 +1,30 @@
 // Mapped files: what keeps their tensors as they were.
 export default [
   {
+    name: 'a-view-twice',
+    file: 'src/loaders/mapped-regions.ts',
+    find: 'region.given[index - region.first] = 1;',
+    replace: '',
+    jest: 'test/mapped-regions.test.ts',
+    title: 'a tensor is a view once, and what is written to it stays in it',
+  },
+  {
+    name: 'views-of-a-file-that-changed',
+    file: 'csrc/reader/mapped_file.cc',
+    find: 'if (looks && !(FileIdentity::OfPath(path(), &now) && now == identity())) return false;',
+    replace: '',
+    jest: 'test/mapped-regions.test.ts',
+    title: 'views stay as they are, and others are FILE_CHANGED',
+  },
+  {
+    name: 'believes-for-ever-what-was-in-memory',
+    file: 'src/loaders/mapped-regions.ts',
+    find: 'if (this.#nowMs - region.seenMs > BELIEVED_MS) {',
+    replace: 'if (false) {',
+    jest: 'test/mapped-regions.test.ts',
+    title: 'is read, and is a view when it was seen again',
+  },
+  {
     name: 'writes-meanwhile-are-lost',
     file: 'csrc/base/private_mapping.cc',
     find: 'if (error == 0 && drained) Merge(pages, length);',
