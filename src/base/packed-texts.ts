@@ -39,6 +39,21 @@ export class PackedTexts {
     return this.#decoded.slice(begin - this.#begin, end - this.#begin);
   }
 
+  /** Whether it is this text; most are compared without making a string of it. */
+  is(index: number, text: string): boolean {
+    const texts = this.#texts;
+    const begin = this.#endOf(index - 1);
+    const length = this.#ends[index]! - begin;
+    if (typeof texts === 'string') return length === text.length && texts.startsWith(text, begin);
+    if (length < text.length) return false; // UTF-8 has no fewer bytes than there are UTF-16 units
+    for (let i = 0; i < text.length; ++i) {
+      const byte = texts[begin + i]!;
+      if (byte >= 0x80) return texts.toString('utf8', begin, begin + length) === text;
+      if (byte !== text.charCodeAt(i)) return false;
+    }
+    return length === text.length;
+  }
+
   #endOf(index: number): number {
     return index < 0 ? 0 : this.#ends[index]!;
   }
@@ -84,7 +99,7 @@ export class TextSearch {
     const mask = this.#slots.length - 1;
     for (let at = hashText(text, this.#seed) & mask; ; at = (at + 1) & mask) {
       const found = this.#slots[at]! - 1;
-      if (found < 0 || this.#texts.at(found * this.#step) === text) return found;
+      if (found < 0 || this.#texts.is(found * this.#step, text)) return found;
     }
   }
 }
