@@ -298,10 +298,15 @@ double PrivateMapping::Resident(Range range) const {
 }
 
 bool PrivateMapping::AllResident(Range range) const {
-  const auto [begin, end] = PagesAround(range);
-  std::vector<unsigned char> pages((end - begin) / PageSize());
-  return mincore(At(begin), end - begin, pages.data()) == 0 &&
-         std::all_of(pages.begin(), pages.end(), [](unsigned char state) { return (state & 1) != 0; });
+  auto [begin, end] = PagesAround(range);
+  unsigned char resident[kLookedAt];
+  while (told_ && begin < end) {
+    const uint64_t pages = std::min(kLookedAt, (end - begin) / PageSize());
+    if (mincore(At(begin), pages * PageSize(), resident) != 0) return false;
+    if (!std::all_of(resident, resident + pages, [](unsigned char page) { return (page & 1) != 0; })) return false;
+    begin += pages * PageSize();
+  }
+  return told_;
 }
 
 // MADV_POPULATE_READ looks up each page; a fault maps those around it at once, a third of the time where the page cache
@@ -318,14 +323,7 @@ bool PrivateMapping::BringInResident(uint64_t begin, uint64_t end) const {
     if (!Touch(at)) return false;
   // The page cache may hold a page that a shorter file has no more, as part of a large folio.
   if (!Touch(At(end) - sizeof(uint64_t))) return false;
-  unsigned char resident[kLookedAt];
-  while (begin < end) {
-    const uint64_t pages = std::min(kLookedAt, (end - begin) / PageSize());
-    if (mincore(At(begin), pages * PageSize(), resident) != 0) return false;
-    if (!std::all_of(resident, resident + pages, [](unsigned char page) { return (page & 1) != 0; })) return false;
-    begin += pages * PageSize();
-  }
-  return true;
+  return AllResident({begin, end});
 }
 
 void PrivateMapping::Discard(Range range) const {

@@ -36,7 +36,7 @@ class PrivateMapping {
   // may write to it, the kernel says 1.
   double Resident(Range range) const;
 
-  // Whether each page of a range is in memory; as the kernel tells, see Resident.
+  // Whether each page of a range is known to be in memory: false where the kernel does not say.
   bool AllResident(Range range) const;
 
   // Brings the pages of a range in, without a copy; reads those that are not in memory. Blocks. The errno of

@@ -46,6 +46,13 @@ export default [
     native: 'Folders/PrivateMappingTest.APageAmongOthersThatIsNotInMemoryIsReadIn/disk',
   },
   {
+    name: 'believes-what-is-said-of-the-files-of-others',
+    file: 'csrc/base/private_mapping.cc',
+    find: 'return told_;',
+    replace: 'return true;',
+    native: 'Folders/PrivateMappingTest.OfAnotherUsersFileItIsNotKnownWhatIsInMemory/*',
+  },
+  {
     name: 'page-after-the-end-is-taken-for-one',
     file: 'csrc/base/private_mapping.cc',
     find: 'if (!Touch(At(end) - sizeof(uint64_t))) return false;',

@@ -170,6 +170,21 @@ TEST_F(MappedFileTest, BytesStayWhenTheFileIsCutShort) {
   EXPECT_EQ(mapped->BufferOf(std::make_shared<HostDevice>(), 0, size), nullptr);
 }
 
+// What the event loop asks before it hands out views of a file that was mapped before.
+TEST_F(MappedFileTest, SaysWhetherItIsCurrent) {
+  Model model = Mapped({});
+  const std::string& path = model.plan.files[0].path;
+  auto mapped = Map(model.plan.files[0]);
+  EXPECT_TRUE(mapped->IsCurrent(/*looks=*/true));
+  EXPECT_TRUE(mapped->IsResident(0, model.contents[0].size()));
+  ASSERT_EQ(rename(path.c_str(), (path + ".old").c_str()), 0);
+  std::ofstream(path, std::ios::binary) << model.contents[0];
+  EXPECT_FALSE(mapped->IsCurrent(/*looks=*/true));
+  EXPECT_TRUE(mapped->IsCurrent(/*looks=*/false));
+  UniqueFd writer(open((path + ".old").c_str(), O_WRONLY | O_CLOEXEC));
+  EXPECT_FALSE(mapped->IsCurrent(/*looks=*/false));
+}
+
 // Bytes of this process's own that the mappings around an address have.
 uint64_t OwnBytesAt(const DeviceBuffer& buffer) {
   std::ifstream maps("/proc/self/smaps");

@@ -174,6 +174,18 @@ TEST_P(PrivateMappingTest, APageAmongOthersThatIsNotInMemoryIsReadIn) {
   EXPECT_TRUE(Same(*mapping, {0, kSize}));
 }
 
+TEST_P(PrivateMappingTest, OfAnotherUsersFileItIsNotKnownWhatIsInMemory) {
+  auto known = Map(1 << 20);
+  EXPECT_TRUE(known->AllResident({0, 1 << 20}));
+  if (chown(path_.c_str(), 65534, 65534) != 0) GTEST_SKIP() << "only root can give a file to another user";
+  UniqueFd fd(open(path_.c_str(), O_RDONLY | O_CLOEXEC));
+  std::unique_ptr<PrivateMapping> unknown;
+  ASSERT_EQ(PrivateMapping::Create(fd.get(), {0, 1 << 20}, &unknown), 0);
+  EXPECT_FALSE(unknown->AllResident({0, 1 << 20}));
+  EXPECT_EQ(unknown->Populate({0, 1 << 20}), 0);
+  EXPECT_TRUE(Same(*unknown, {0, 1 << 20}));
+}
+
 TEST_P(PrivateMappingTest, PagesAroundOneThatIsGoneAreKept) {
   auto mapping = Map(kBytes);
   ASSERT_EQ(mapping->Populate({0, kBytes}), 0);
