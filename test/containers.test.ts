@@ -332,6 +332,8 @@ const TOO_MANY: [string, () => unknown][] = [
   ['importTensors', () => (main.importTensors as Any)([], {})],
   ['serveHandle', () => (main.serveHandle as Any)('x', { fd: 0, description: '' }, {})],
   ['receiveHandle', () => (main.receiveHandle as Any)('x', {})],
+  ['nccl', () => (main.nccl as Any)({ uniqueId: new Uint8Array(128) }, {})],
+  ['ncclUniqueId', () => (main.ncclUniqueId as Any)({})],
   ['fromFile', () => (SafeTensorsMetadata.fromFile as Any)(file(), {}, true)],
   ['fromBuffer', () => (SafeTensorsMetadata.fromBuffer as Any)(new Uint8Array(8), {}, true)],
   ['keys', async () => ((await SafeTensorsMetadata.fromFile(file())) as Any).keys(1)],

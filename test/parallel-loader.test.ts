@@ -44,6 +44,7 @@ test('the report is zero before the first load and tells what was loaded', async
     mappedBytes: 0,
     wantedBytes: 0,
     readBytes: 0,
+    receivedBytes: 0,
     seconds: 0,
     bytesPerSecond: 0,
     maxInFlight: 0,
