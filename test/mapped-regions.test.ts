@@ -28,12 +28,14 @@ let opened: OpenFiles;
 let mappings: jest.SpyInstance;
 let spots: jest.SpyInstance;
 let loads: jest.SpyInstance;
+let unmappings: jest.SpyInstance;
 beforeEach(async () => {
   folder = await newFolder();
   path = await writeModel(folder, ENTRIES);
   mappings = jest.spyOn(native(), 'mapRegion');
   spots = jest.spyOn(native(), 'readOnSpot');
   loads = jest.spyOn(native(), 'startTransfer');
+  unmappings = jest.spyOn(native(), 'releaseMapping');
 });
 afterEach(async () => {
   await opened.close();
@@ -222,6 +224,80 @@ describe('what has not been seen in memory for a second', () => {
     expectRight(kept);
     disposeAll(kept);
   });
+});
+
+describe('nothing stays mapped', () => {
+  async function expectUnmapped(): Promise<void> {
+    for (let i = 0; i < 1000 && nativeMetrics().mappedBytes > 0; ++i) await setTimeout(5);
+    expect(nativeMetrics().mappedBytes).toBe(0);
+  }
+
+  test('of which all tensors were handed out and disposed', async () => {
+    path = join(folder, 'aligned.safetensors');
+    const encoded = [0, 1, 2, 3].map((padding) => encodeFile(ENTRIES.slice(0, 200), { padding }));
+    writeFileSync(path, encoded.find(({ length }) => length % 4 === 0)!);
+    await open();
+    const tensors = await viewed(ENTRIES.slice(0, 199).map(({ name }) => name));
+    expect(unmappings).not.toHaveBeenCalled();
+    tensors.push(...(await viewed(['t199'])));
+    expect(unmappings).toHaveBeenCalledTimes(1);
+    disposeAll(tensors);
+    await expectUnmapped();
+  });
+
+  test('of a file that a writer has come for', async () => {
+    const filler = { ...entry('filler', 'U8', [0]), shape: [2 ** 26], bytes: Buffer.alloc(2 ** 26) };
+    path = await writeModel(folder, [...ENTRIES.slice(0, 100), filler, ...ENTRIES.slice(100, 200)], 'two.safetensors');
+    await open();
+    for (let i = 120; i < 190; ++i) (await opened.getTensor(`t${i}`)).dispose();
+    for (const { value } of mappings.mock.results) await value;
+    await setTimeout(5);
+    spots.mockClear();
+    disposeAll(await viewed(['t0', 't199']));
+    closeSync(openSync(path, 'r+'));
+    await setImmediate();
+    (await opened.getTensor('t1')).dispose();
+    expect(unmappings).toHaveBeenCalledTimes(2);
+    await expectUnmapped();
+  });
+
+  test('that nobody has used for some seconds', async () => {
+    await open();
+    disposeAll(await viewed());
+    expect(nativeMetrics().mappedBytes).toBeGreaterThan(0);
+    for (let i = 0; i < 5000 && unmappings.mock.calls.length === 0; ++i) await setTimeout(5);
+    expect(unmappings).toHaveBeenCalledTimes(1);
+    await expectUnmapped();
+    for (let i = 0; i < 80; ++i) (await opened.getTensor(`t${i}`)).dispose();
+    expect(mappings).toHaveBeenCalledTimes(2); // what is used again is mapped again
+  });
+});
+
+test('a file of which one tensor is read again and again is not mapped', async () => {
+  opened = await fastsafeOpen(path);
+  await untilReadOnSpot();
+  for (let i = 0; i < 200; ++i) (await opened.getTensor('t0')).dispose();
+  expect(mappings).not.toHaveBeenCalled();
+});
+
+test('those that wait for a later turn are views', async () => {
+  const many = Array.from({ length: 3000 }, (_, i) => entry(`t${i}`, 'U8', [256]));
+  path = await writeModel(folder, many, 'many.safetensors');
+  await open();
+  const reads = many.slice(80).map(({ name }) => opened.getTensor(name));
+  const tensors = await Promise.all(reads);
+  expectViews();
+  disposeAll(tensors);
+});
+
+test('arrays over views hardly count for the garbage collector', async () => {
+  await open();
+  const tensors = await viewed(Array.from({ length: 120 }, (_, i) => `t${80 + i}`));
+  const before = native().externalMemory();
+  const arrays = tensors.map(({ data }) => data);
+  expect(native().externalMemory() - before).toBeLessThan(500_000); // of 2.5 MB
+  expect(arrays).toHaveLength(120);
+  disposeAll(tensors);
 });
 
 test('a file that is open for writing is copied', async () => {

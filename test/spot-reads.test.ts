@@ -9,6 +9,7 @@ import {
   nativeMetrics,
   type OpenFiles,
 } from 'fastsafetensors-node';
+import { MappedRegions } from '../src/loaders/mapped-regions.js';
 import { native } from '../src/native/addon.js';
 import { expectNothingHeld } from './support/metrics.js';
 import { encodeFile, entry, newFolder, writeModel } from './support/model-files.js';
@@ -195,6 +196,16 @@ test('one turn of the event loop reads so many tensors and no more', async () =>
   expect(perTurn.length).toBeGreaterThanOrEqual(7);
   expect(loads).not.toHaveBeenCalled();
   await expectRight(await Promise.all(reads));
+});
+
+test('a turn ends once, also where what it was asked for first is no view and no read', async () => {
+  await open();
+  await setImmediate();
+  const turns = jest.spyOn(MappedRegions.prototype, 'noteTurn');
+  const loaded = Array.from({ length: 20 }, () => opened.getTensor('large'));
+  expect(turns).toHaveBeenCalledTimes(1);
+  for (const tensor of await Promise.all(loaded)) tensor.dispose();
+  turns.mockRestore();
 });
 
 test('one after the other they leave the event loop its turns', async () => {

@@ -1,9 +1,11 @@
 // Reads on the spot for JavaScript.
+#include <utility>
 #include <vector>
 
 #include "device/device.h"
 #include "napi/async_work.h"
 #include "napi/bindings.h"
+#include "napi/external_memory.h"
 #include "napi/header_values.h"
 #include "reader/mapped_file.h"
 #include "reader/spot_file.h"
@@ -80,8 +82,8 @@ Napi::Value ReadOnSpotJs(const Napi::CallbackInfo& info) {
 }
 
 // mapRegion(device, path, identity, begin, end): Promise<{file, allocation} | null>, bytes of a file that are in
-// memory, brought in and mapped as one allocation, which V8 does not count: its memory is the page cache's. `begin` is
-// a multiple of 4096. Null where they are to be copied, see MappedFile::Open; rejects with what that and Populate
+// memory, brought in and mapped as one allocation, which counts for V8 as a mapped one. `begin` is a multiple of 4096.
+// Null where they are to be copied, see MappedFile::Open; rejects with what that and Populate
 // return.
 Napi::Value MapRegionJs(const Napi::CallbackInfo& info) {
   struct Region {
@@ -104,17 +106,20 @@ Napi::Value MapRegionJs(const Napi::CallbackInfo& info) {
         options.end = end;
         options.most = MappedFile::MostToMap();
         options.opens_anew = true;
-        FST_RETURN_IF_ERROR(MappedFile::Open(path, expected, options, &region->file, &why_not));
-        if (region->file == nullptr) return Status::Ok();
-        FST_RETURN_IF_ERROR(region->file->Populate(begin, end - begin));
-        region->buffer = region->file->BufferOf(device, begin, end - begin);
+        std::shared_ptr<MappedFile> file;  // what is not used is unmapped here, not on the environment's thread
+        FST_RETURN_IF_ERROR(MappedFile::Open(path, expected, options, &file, &why_not));
+        if (file == nullptr) return Status::Ok();
+        FST_RETURN_IF_ERROR(file->Populate(begin, end - begin));
+        region->buffer = file->BufferOf(device, begin, end - begin);
+        if (region->buffer != nullptr) region->file = std::move(file);
         return Status::Ok();
       },
-      [region](Napi::Env env) -> Napi::Value {
+      [=](Napi::Env env) -> Napi::Value {
         if (region->buffer == nullptr) return env.Null();
         Napi::Object mapped = Napi::Object::New(env);
         mapped["file"] = ToExternal<MappedFile>(env, std::move(region->file));
-        mapped["allocation"] = ToExternal<DeviceBuffer>(env, std::move(region->buffer));
+        auto memory = ExternalMemory::Count(env, 0)->Split(end - begin, /*mapped=*/true);
+        mapped["allocation"] = ToExternal<DeviceBuffer>(env, std::move(region->buffer), std::move(memory));
         return mapped;
       });
 }

@@ -53,8 +53,8 @@ class MappedFile : public FdFile, public LeaseHolder, public std::enable_shared_
   std::shared_ptr<DeviceBuffer> BufferOf(const std::shared_ptr<Device>& device, uint64_t offset, size_t length);
   // Whether an allocation is one of BufferOf.
   bool Holds(const DeviceBuffer& buffer) const;
-  // Brings the pages of these bytes in; of an allocation that the caller holds. IO_ERROR, UNEXPECTED_EOF, FILE_CHANGED.
-  // Any thread; blocks.
+  // Brings the pages of these bytes in. Of an allocation that the caller holds, or is still to make: where a writer is
+  // let in meanwhile, BufferOf gives null. IO_ERROR, UNEXPECTED_EOF, FILE_CHANGED. Any thread; blocks.
   Status Populate(uint64_t offset, size_t length) const;
   // Whether each of these bytes, which are in mapped pages, is in memory. Any thread; does not block.
   bool IsResident(uint64_t offset, size_t length) const;

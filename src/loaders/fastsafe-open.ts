@@ -140,7 +140,7 @@ class LazyFiles<T> implements OpenFiles<T> {
     if (!turn) return this.#spot.read(wanted) ?? this.#load(wanted);
     const later = turn.then(() => {
       this.#session.check();
-      return this.#spot.views(wanted) ?? this.#spot.read(wanted) ?? this.#load(wanted);
+      return this.#spot.viewsInTurn(wanted) ?? this.#spot.read(wanted) ?? this.#load(wanted);
     });
     return this.#session.race(later);
   }

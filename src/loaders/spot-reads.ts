@@ -42,7 +42,8 @@ export class SpotReads {
   #block: Allocation | undefined; // that reads of this turn share, retained
   #used = 0; // bytes of it
   #ranges = new Float64Array(4 * 16); // of the call that reads
-  #reads = 0; // that this turn of the event loop has had
+  #inTurn = false; // the end of this turn of the event loop will be noticed
+  #reads = 0; // that it has had
   #bytes = 0;
   #waiting: { readonly reads: number; readonly bytes: number; readonly begin: () => void }[] = []; // for a later one
 
@@ -68,10 +69,15 @@ export class SpotReads {
     return tensors;
   }
 
+  /** As views(), of those whose turnFor() has just resolved: this turn counts them already. */
+  viewsInTurn(wanted: readonly Found[]): DeviceTensor[] | undefined {
+    return this.#regions?.views(wanted);
+  }
+
   /** Whether this turn of the event loop may have so many more reads as views. */
   #begins(reads: number): boolean {
     if (!this.#device || !this.#regions || reads === 0) return false;
-    if (this.#reads === 0) this.#afterTurn();
+    this.#noteTurn();
     return this.#waiting.length === 0 && this.#reads + reads <= TURN_READS;
   }
 
@@ -81,7 +87,7 @@ export class SpotReads {
     let bytes = 0;
     for (const { metadata, index } of wanted) bytes += metadata.packed.ends[index]! - metadata.packed.begins[index]!;
     if (bytes > MOST_BYTES) return undefined;
-    if (this.#reads === 0) this.#afterTurn();
+    this.#noteTurn();
     if (this.#waiting.length === 0 && this.#reads < TURN_READS && this.#bytes < TURN_BYTES) {
       this.#reads += wanted.length;
       this.#bytes += bytes;
@@ -90,9 +96,13 @@ export class SpotReads {
     return new Promise((begin) => void this.#waiting.push({ reads: wanted.length, bytes, begin }));
   }
 
-  #afterTurn(): void {
+  #noteTurn(): void {
+    // Also where nothing was read yet: what ends a turn twice lets twice as many in.
+    if (this.#inTurn) return;
+    this.#inTurn = true;
     this.#regions?.noteTurn();
     setImmediate(() => {
+      this.#inTurn = false;
       this.#reads = 0;
       this.#bytes = 0;
       let begun = 0;
@@ -103,7 +113,7 @@ export class SpotReads {
         begin();
       }
       this.#waiting = this.#waiting.slice(begun);
-      if (this.#reads > 0) this.#afterTurn();
+      if (this.#reads > 0) this.#noteTurn();
       else this.#dropBlock();
     });
   }
