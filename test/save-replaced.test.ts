@@ -12,10 +12,11 @@ import {
 import fsp, { rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { type LoadReport, ParallelLoader, type SaveTensor, saveFile, saveSharded } from 'fastsafetensors-node';
-import { runChild } from './support/child.js';
+import { expectClean, runChild } from './support/child.js';
 import { runCli } from './support/cli.js';
 import { expectNothingHeld } from './support/metrics.js';
 import { newFolder } from './support/model-files.js';
+import { inPrivateMounts, testUnless, whyNoMounts } from './support/private-mounts.js';
 
 // What stands where a file or a set is saved: its digests, links, and what a process left that ended amid a save.
 
@@ -167,6 +168,14 @@ describe('links in the folder of a set', () => {
     await saveSharded(model(2), folder);
     expect([readdirSync(folder), existsSync(join(folder, '..', 'nowhere'))]).toEqual([['model.safetensors'], false]);
   });
+});
+
+testUnless(whyNoMounts())('what a link leads to is written where the folder of the link is read-only', async () => {
+  const links = join(folder, 'links');
+  mkdirSync(links);
+  symlinkSync('../m.safetensors', join(links, 'link'));
+  await expectClean('save-read-only.child.cjs', [links], { shell: inPrivateMounts('64m') });
+  expect((await verified(join(folder, 'm.safetensors'))).fills).toEqual([1]);
 });
 
 describe('a process that ends amid a save', () => {

@@ -95,7 +95,8 @@ export async function renameIfThere(from: string, to: string): Promise<boolean> 
     await rename(from, to);
     return true;
   } catch (error) {
-    if (isAbsent(error)) return false;
+    // Of what is not there, too, rename(2) says first that its folder cannot be written to.
+    if (isAbsent(error) || (await lstat(from).then(() => false, isAbsent))) return false;
     throw error;
   }
 }
