@@ -126,7 +126,11 @@ class Loop {
   Status BufferOf(ActiveTransfer& t, const PlanItem& item, std::shared_ptr<DeviceBuffer>* out);
   static Status AddPlace(const Op& op, const Status& status);  // file and offset: a device knows of neither
   void FinishParts(Op& op);
+  // loop_clocks.cc
   void CheckClocks();
+  Clock::duration LongestWait() const;
+  bool IsOverdue(const Op& op, Clock::duration ran) const;  // `ran`: RunningNow()
+  void FailStarved(ActiveTransfer& t, uint32_t file);       // which it waits to read
   Clock::time_point NextDeadline() const;
   void RetireFinished();  // publishes what has drained, and notifies
   Op& NewOp(Op::Stage stage, ActiveTransfer& t);

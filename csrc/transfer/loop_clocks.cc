@@ -17,14 +17,12 @@ void Loop::CheckClocks() {
   if (in_flight_ == 0 || now < next_stall_check_) return;
   next_stall_check_ = now + running_.tick();
   const auto limit = shared_->options.stall_timeout;
-  // The one tick that counts of a stop must not make the difference: what it held up gets another to complete.
-  const auto longest = limit + running_.tick();
   const Clock::duration ran = running_.At(now);
   bool moving = false;
   for (Op& op : ops_) {
     // What an op waits for is an op, too, and judged itself; it may take long where a tensor is large.
     if (op.stage == Op::kFree || op.stage == Op::kWaiting) continue;
-    if (ran - op.since < longest) {
+    if (!IsOverdue(op, ran)) {
       moving = true;
       continue;
     }
@@ -42,18 +40,31 @@ void Loop::CheckClocks() {
         Format("%s: %s at offset %llu has not completed for %lld ms (stallTimeoutMs); is its store still there?",
                path.c_str(), what, static_cast<unsigned long long>(op.offset), static_cast<long long>(limit.count())));
     op.transfer->Fail(stalled.At(path, {}, static_cast<int64_t>(op.offset)));
+    moving = true;  // others may have what it was given: whether they can use it, the next check says
   }
   if (moving) return;
   // No read or slot is coming back, so transfers that wait for one get none.
-  for (std::unique_ptr<ActiveTransfer>& t : transfers_) {
-    if (t->failed || t->starved_since > ran || ran - t->starved_since < longest) continue;
-    const std::string& path = t->plan.files[t->plan.items[t->cursor.item].file].path;
-    Status stalled(Code::STALLED,
-                   Format("%s: nothing could be read for %lld ms (stallTimeoutMs), because reads of other loads have "
-                          "not come back; is their store still there?",
-                          path.c_str(), static_cast<long long>(limit.count())));
-    t->Fail(stalled.At(path));
+  for (const Op* op : unpinned_) {
+    if (!op->transfer->failed && IsOverdue(*op, ran)) FailStarved(*op->transfer, op->file);
   }
+  for (std::unique_ptr<ActiveTransfer>& t : transfers_) {
+    if (t->failed || t->starved_since > ran || ran - t->starved_since < LongestWait()) continue;
+    FailStarved(*t, t->plan.items[t->cursor.item].file);
+  }
+}
+
+// The one tick that counts of a stop must not make the difference: what it held up gets another to complete.
+Clock::duration Loop::LongestWait() const { return shared_->options.stall_timeout + running_.tick(); }
+
+bool Loop::IsOverdue(const Op& op, Clock::duration ran) const { return ran - op.since >= LongestWait(); }
+
+void Loop::FailStarved(ActiveTransfer& t, uint32_t file) {
+  const std::string& path = t.plan.files[file].path;
+  Status stalled(Code::STALLED,
+                 Format("%s: nothing could be read for %lld ms (stallTimeoutMs), because reads of other loads have "
+                        "not come back; is their store still there?",
+                        path.c_str(), static_cast<long long>(shared_->options.stall_timeout.count())));
+  t.Fail(stalled.At(path));
 }
 
 Clock::time_point Loop::NextDeadline() const {

@@ -39,10 +39,15 @@ bool Loop::MayPin(const Plan& plan, const Chunk& chunk) const {
          });
 }
 
-// Memory that is locked in spans is given back before any is locked in their place.
+// Memory that is locked in spans is given back before any is locked in their place. Not waited for are spans of failed
+// loads that may never come back: there is room for slots and spans together.
 bool Loop::MayTakeSlot(uint32_t device) const {
-  const bool spans = std::any_of(spans_of_.begin(), spans_of_.end(), [](int count) { return count > 0; });
-  return (pins_ || !spans) && MayTakeOne(slots_.count(), slots_of_, device);
+  if (!MayTakeOne(slots_.count(), slots_of_, device)) return false;
+  if (pins_ || std::all_of(spans_of_.begin(), spans_of_.end(), [](int count) { return count == 0; })) return true;
+  const Clock::duration ran = RunningNow();
+  return std::none_of(ops_.begin(), ops_.end(), [&](const Op& op) {
+    return op.pins && !(op.transfer->failed && IsOverdue(op, ran));  // one that is free pins nothing
+  });
 }
 
 Status Loop::StartPinning(Op& op, std::shared_ptr<ReaderFile> file, uint64_t length) {
@@ -71,6 +76,7 @@ void Loop::HandlePinned(Op& op, const Status& status) {
   }
   if (pins_) StopPinning(op.not_pinned);
   op.stage = Op::kWaiting;
+  op.since = RunningNow();
   unpinned_.push_back(&op);
 }
 

@@ -36,9 +36,22 @@ export default [
   },
   {
     name: 'slots-beside-locked-spans',
-    find: 'return (pins_ || !spans) && MayTakeOne(',
-    replace: 'return MayTakeOne(',
+    find: 'return op.pins && !(op.transfer->failed && IsOverdue(op, ran));',
+    replace: 'return false;',
     native: 'PinnedSpanTest.ALimitOfLockedMemoryIsKeptToAndSaid',
+  },
+  {
+    name: 'slots-wait-for-hung-pins',
+    find: 'return op.pins && !(op.transfer->failed && IsOverdue(op, ran));',
+    replace: 'return op.pins;',
+    native: 'HungPinsTest.ALoadThatIsReadInPlaceOfPinnedDoesNotWaitForThemForEver',
+  },
+  {
+    name: 'waiting-for-a-slot-for-ever',
+    file: 'csrc/transfer/loop_clocks.cc',
+    find: 'if (!op->transfer->failed && IsOverdue(*op, ran)) FailStarved(',
+    replace: 'if (false) FailStarved(',
+    native: 'HungPinsTest.ALoadThatWaitsForASlotInPlaceOfPinsIsStalledWithTheLoadThatHasIt',
   },
   {
     name: 'read-only-flag',

@@ -4,9 +4,12 @@
 #include "reader/pinned_span.h"
 
 #include <atomic>
+#include <condition_variable>
+#include <mutex>
 
 #include "cuda_load_fixture.h"
 #include "device/kept_memory.h"
+#include "support/held_device.h"
 
 namespace fst {
 namespace {
@@ -310,6 +313,96 @@ TEST_F(PinnedSpanTest, SpansAreLockedForAllDevicesOfAnEngine) {
   }
   EXPECT_EQ(cuda.unpinned_async_copies(), 0u);
   transfers.clear();
+  CloseAndWait();
+}
+
+// A device that locks pages late, or none, as where their store is gone; copies are released by the test.
+class LockingDevice : public HeldDevice {
+ public:
+  enum Mode { kLocks, kHangs, kRefuses };
+  using HeldDevice::HeldDevice;
+
+  Status PinReadOnly(void* /*address*/, size_t /*bytes*/) override {
+    std::unique_lock<std::mutex> lock(mutex_);
+    ++calls_;
+    if (mode_ == kRefuses) return Status(Code::OUT_OF_HOST_MEMORY, "told to lock no pages");
+    wake_.wait(lock, [this, hangs = mode_ == kHangs] { return !hangs || mode_ == kLocks; });
+    return Status::Ok();
+  }
+  void Set(Mode mode) {
+    std::lock_guard<std::mutex> lock(mutex_);
+    mode_ = mode;
+    wake_.notify_all();
+  }
+  int calls() {
+    std::lock_guard<std::mutex> lock(mutex_);
+    return calls_;
+  }
+
+ private:
+  std::mutex mutex_;
+  std::condition_variable wake_;
+  Mode mode_ = kLocks;
+  int calls_ = 0;
+};
+
+class HungPinsTest : public PinnedSpanTest {
+ protected:
+  // `plan` to `locking`, by the same engine as before.
+  std::shared_ptr<Transfer> Begin(const EngineOptions& options) {
+    std::shared_ptr<Transfer> begun;
+    PlanFile planned{files[0].path, {}};
+    UniqueFd fd(open(planned.path.c_str(), O_RDONLY | O_CLOEXEC));
+    EXPECT_TRUE(FileIdentity::Of(fd.get(), planned.path, &planned.expected).ok());
+    plan.files = {planned};
+    if (engine == nullptr) {
+      device = locking;
+      EXPECT_TRUE(Engine::Create(device, ByFile()(), options, &engine).ok());
+    }
+    EXPECT_TRUE(engine->Start(plan, {}, &begun).ok());
+    return begun;
+  }
+
+  std::shared_ptr<LockingDevice> locking = std::make_shared<LockingDevice>("cuda:0", FakeDevice::Options{});
+};
+
+TEST_F(HungPinsTest, ALoadThatIsReadInPlaceOfPinnedDoesNotWaitForThemForEver) {
+  AddChunks(1);
+  locking->Release();  // copies take no time
+  locking->Set(LockingDevice::kHangs);
+  EngineOptions options = Pins();
+  options.stall_timeout = std::chrono::milliseconds(200);
+  auto hung = Begin(options);
+  ASSERT_TRUE(WaitFor([&] { return locking->calls() == 1; }));
+  locking->Set(LockingDevice::kRefuses);
+  auto refused = Begin(options);
+  ASSERT_TRUE(WaitFor([&] { return refused->drained(); }));
+  EXPECT_TRUE(refused->status().ok()) << refused->status().message();
+  EXPECT_EQ(hung->status().code(), Code::STALLED);
+  EXPECT_FALSE(hung->drained());
+  locking->Set(LockingDevice::kLocks);
+  EXPECT_TRUE(WaitFor([&] { return hung->drained(); }));
+  CloseAndWait();
+}
+
+TEST_F(HungPinsTest, ALoadThatWaitsForASlotInPlaceOfPinsIsStalledWithTheLoadThatHasIt) {
+  AddFile(1 << 20, 3);
+  AddTensors(0, 0, {1000});  // so short a one takes a slot
+  EngineOptions options = Pins();
+  options.staging_limit = 128 << 10;  // a slot and a span
+  options.stall_timeout = std::chrono::milliseconds(200);
+  auto hung = Begin(options);
+  ASSERT_TRUE(WaitFor([&] { return locking->Held() == 1; }));
+  plan.items.clear();
+  plan.allocations.clear();
+  AddTensors(0, 4096, {64 << 10});
+  locking->Set(LockingDevice::kRefuses);
+  auto refused = Begin(options);
+  EXPECT_TRUE(WaitFor([&] { return refused->drained(); }));
+  EXPECT_EQ(refused->status().code(), Code::STALLED);
+  EXPECT_EQ(hung->status().code(), Code::STALLED);
+  locking->Release();
+  EXPECT_TRUE(WaitFor([&] { return hung->drained(); }));
   CloseAndWait();
 }
 
