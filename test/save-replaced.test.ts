@@ -75,6 +75,25 @@ describe('digests', () => {
     },
   );
 
+  test('of files are in the header where their names are too long for another file', async () => {
+    const path = join(folder, `${'m'.repeat(255 - '.safetensors'.length)}.safetensors`);
+    for (const fill of [1, 2]) {
+      await saveFile(model(fill), path);
+      const loader = new ParallelLoader({ files: path, followLinks: fill === 1 });
+      const read: number[] = [];
+      for await (const [, each] of loader) {
+        read.push((each.data as Uint8Array)[0]!);
+        each.dispose();
+      }
+      expect(read).toEqual([fill, fill, fill]);
+    }
+    const { exitCode, stderr } = await runCli('checksum', path);
+    expect([exitCode, stderr]).toEqual([1, expect.stringMatching(/no names that long; give .* a shorter one/)]);
+    await saveFile(model(3), path, { checksum: true });
+    expect((await verified(path)).fills).toEqual([3]);
+    expect(readdirSync(folder).length).toBe(1);
+  });
+
   test.each([
     { old: 8, next: 8, links: true },
     { old: 8, next: 8, links: false },

@@ -3,6 +3,7 @@ import { type Command, Option } from 'commander';
 import { writeAtomically } from '../base/atomic-write.js';
 import { counted } from '../base/counted.js';
 import type { DigestName } from '../base/digest.js';
+import { FastSafetensorsError } from '../base/errors.js';
 import { CallWatch } from '../base/waiting.js';
 import { resolveFiles } from '../safetensors/files.js';
 import { digestTensors, rangesOf, sumsText } from '../safetensors/make-sums.js';
@@ -63,7 +64,15 @@ async function writeSums(header: SafeTensorsMetadata, name: DigestName, calls: C
   // A link of that name came with the model: what it leads to is not ours to write.
   const found = await lstat(sums).catch(() => undefined);
   if (found?.isSymbolicLink()) await rm(sums);
-  await writeAtomically(sums, [Buffer.from(text)]);
+  try {
+    await writeAtomically(sums, [Buffer.from(text)]);
+  } catch (error) {
+    const cause = (error as Error).cause as NodeJS.ErrnoException | undefined;
+    if (cause?.code !== 'ENAMETOOLONG') throw error;
+    const found = `cannot write ${sums}: the file system has no names that long`;
+    const advice = `give ${header.path} a shorter one, or save it with checksum: true, for digests in the header`;
+    throw new FastSafetensorsError('IO_ERROR', `${found}; ${advice}`, { path: sums, cause });
+  }
   return {
     path: header.path,
     sums,

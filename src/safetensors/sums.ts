@@ -58,7 +58,8 @@ async function sumsFile(file: string, { followLinks = true, calls }: SumsOptions
     }
     return await readFile(path, MAX_SUMS_BYTES, calls);
   } catch (error) {
-    const absent = isAbsent(error) || (error as FastSafetensorsError).code === 'MISSING_SHARD';
+    const { code, cause } = error as FastSafetensorsError;
+    const absent = cannotBe(error) || cannotBe(cause ?? {}) || code === 'MISSING_SHARD';
     if (absent && !(await lstat(path).catch(() => undefined))) return undefined;
     throw error instanceof FastSafetensorsError ? error : ioError('read', path, error);
   }
@@ -66,7 +67,9 @@ async function sumsFile(file: string, { followLinks = true, calls }: SumsOptions
 
 /** Removes the digests of a file that is no more. Rejects as the system does. */
 export async function removeSums(path: string): Promise<void> {
-  await rm(sumsPath(path), { force: true });
+  await rm(sumsPath(path), { force: true }).catch((error) => {
+    if (!cannotBe(error)) throw error;
+  });
 }
 
 /**
@@ -89,6 +92,11 @@ export async function replaceWithSums(paths: readonly string[], put: () => Promi
   for (const [, temporary] of aside) await rm(temporary, { force: true });
 }
 
+/** Whether an error says that a sums file is not there, or of a file whose name is so long that it can have none. */
+function cannotBe(error: unknown): boolean {
+  return isAbsent(error) || (error as NodeJS.ErrnoException).code === 'ENAMETOOLONG';
+}
+
 /** Whether there was something to rename. Rejects as the system does. */
 export async function renameIfThere(from: string, to: string): Promise<boolean> {
   try {
@@ -96,7 +104,7 @@ export async function renameIfThere(from: string, to: string): Promise<boolean> 
     return true;
   } catch (error) {
     // Of what is not there, too, rename(2) says first that its folder cannot be written to.
-    if (isAbsent(error) || (await lstat(from).then(() => false, isAbsent))) return false;
+    if (isAbsent(error) || (await lstat(from).then(() => false, cannotBe))) return false;
     throw error;
   }
 }
