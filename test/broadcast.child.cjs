@@ -1,7 +1,7 @@
 // Ranks of one group on emulated GPUs, with the emulated NCCL: of this process, or each a process of this script.
 const { spawn } = require('node:child_process');
 const { createHash } = require('node:crypto');
-const { readFileSync, writeFileSync } = require('node:fs');
+const { mkdirSync, readFileSync, symlinkSync, writeFileSync } = require('node:fs');
 const { join } = require('node:path');
 const { createInterface } = require('node:readline');
 const helpers = require('./support/child-helpers.cjs');
@@ -41,6 +41,23 @@ function writeModel() {
   const path = join(folder, 'model.safetensors');
   writeFileSync(path, Buffer.concat([length, header, data]));
   return { path, bytes: at, entries: Object.fromEntries(entries), data };
+}
+
+/** Small tensors of U8, `count` of `length` bytes each, that differ. */
+function writeSmall(name, count, length) {
+  const header = Object.fromEntries(
+    Array.from({ length: count }, (_, i) => [
+      `${name}.${i}`,
+      { dtype: 'U8', shape: [length], data_offsets: [i * length, (i + 1) * length] },
+    ]),
+  );
+  const json = Buffer.from(JSON.stringify(header));
+  const size = Buffer.alloc(8);
+  size.writeBigUInt64LE(BigInt(json.length));
+  const bytes = Object.keys(header).map((tensor) => createHash('sha512').update(tensor).digest().subarray(0, length));
+  const path = join(folder, `${name}.safetensors`);
+  writeFileSync(path, Buffer.concat([size, json, ...bytes]));
+  return { path, digests: Object.fromEntries(Object.keys(header).map((tensor, i) => [tensor, digest(bytes[i])])) };
 }
 
 /** What rank `rank` must have of a tensor. */
@@ -115,15 +132,18 @@ main({
       .next()
       .then(({ value }) => [Buffer.from(value, 'hex')]);
     const end = nccl({ uniqueId });
-    let said;
-    try {
-      said = await loadRank(path, Number(rank), end, JSON.parse(options));
-    } catch ({ code, message }) {
-      said = { code, message };
+    const { times = 1, ...others } = JSON.parse(options);
+    const said = [];
+    for (let time = 0; time < times; ++time) {
+      try {
+        said.push(await loadRank(path, Number(rank), end, others));
+      } catch ({ code, message }) {
+        said.push({ code, message });
+      }
     }
     await end.close();
     await nothingHeld();
-    console.log(JSON.stringify(said));
+    for (const each of said) console.log(JSON.stringify(each));
   },
 
   async processes() {
@@ -260,6 +280,131 @@ main({
       else await assert.rejects(buffer.asDict({ 'a.part': 0 }), { code: 'FILE_CHANGED' });
       await loader.close();
     });
+    await nothingHeld();
+  },
+
+  /** Ranks that list the same files in another order. */
+  async orders() {
+    const files = ['a', 'b', 'c'].map((name) => writeSmall(name, 2, 64));
+    const digests = Object.assign({}, ...files.map((file) => file.digests));
+    const paths = files.map(({ path }) => path);
+    const said = await onRanks(
+      (end, rank) => loadRank(rank === 0 ? paths : [...paths].reverse(), rank, end, { size: 2, rules: { '*': -1 } }),
+      2,
+    );
+    for (const each of said) assert.deepEqual(each.digests, digests);
+    assert.equal(said[0].report.receivedBytes + said[1].report.receivedBytes, 6 * 64);
+    await nothingHeld();
+  },
+
+  /** A file of a hub's cache, whose name is its digest: tensors of it are verified as well. */
+  async blobs() {
+    const model = writeModel();
+    const bytes = readFileSync(model.path);
+    mkdirSync(join(folder, 'blobs'));
+    mkdirSync(join(folder, 'snapshots'));
+    writeFileSync(join(folder, 'blobs', digest(bytes)), bytes);
+    const link = join(folder, 'snapshots', 'model.safetensors');
+    symlinkSync(join('..', 'blobs', digest(bytes)), link);
+    const rules = { '*': -1 };
+    const said = await onRanks((end, rank) => loadRank(link, rank, end, { rules, checksum: 'require' }));
+    for (const { digests } of said) {
+      for (const [name, found] of Object.entries(digests))
+        assert.equal(found, digest(expected(model, name, 0, 1)), name);
+      assert.equal(Object.keys(digests).length, 8);
+    }
+    await nothingHeld();
+  },
+
+  /** A rank without memory for what it gets tells the others at once. */
+  async memory(bytes, ...codes) {
+    const model = writeModel();
+    const id = Buffer.from(await ncclUniqueId()).toString('hex');
+    const options = JSON.stringify({ size: 2, rules: { 'embed.whole': -1 }, stallTimeoutMs: 2000, times: 2 });
+    const ranks = [0, 1].map((rank) =>
+      spawnRank(rank, [model.path, options], rank === 1 ? { FST_EMU_CUDA_MEMORY: bytes } : {}),
+    );
+    for (const { child } of ranks) child.stdin.end(`${id}\n`);
+    const said = [];
+    for (const { line, ended } of ranks) {
+      for (let time = 0; time < 2; ++time) said.push(JSON.parse(await line()));
+      assert.equal(await ended, 0);
+    }
+    assert.deepEqual(
+      said.map(({ code }) => code),
+      codes,
+      JSON.stringify(said),
+    );
+  },
+
+  /** A call that is aborted while it waits for its turn leaves the order of calls as it is. */
+  async turns() {
+    const model = writeModel();
+    let start;
+    const started = new Promise((resolve) => {
+      start = resolve;
+    });
+    await onRanks(async (end, rank) => {
+      if (rank === 0) await started;
+      const loader = new SafeTensorsFileLoader({ device: `cuda:${rank}`, pg: { rank, size: 2, broadcast: end } });
+      await loader.addFilenames(model.path);
+      const control = new AbortController();
+      const names = ['a.whole', 'b.whole', 'wide.whole'];
+      const signals = [undefined, control.signal, undefined];
+      const buffers = [];
+      for (const signal of signals) buffers.push(await loader.copyFilesToDevice({ signal }));
+      const calls = buffers.map((buffer, i) => buffer.asDict({ [names[i]]: -1 }));
+      const settled = Promise.allSettled(calls);
+      if (rank === 1) {
+        await setTimeout(50);
+        control.abort(new Error('enough'));
+        await assert.rejects(calls[1], { message: 'enough' });
+        start();
+      }
+      const [first, second, third] = await settled;
+      const told = rank === 1 ? /^enough$/ : /^rank 1 has not read its share/;
+      assert.match(second.reason.message, told);
+      for (const [i, { value, reason }] of [first, third].entries()) {
+        assert.equal(reason, undefined);
+        const name = names[2 * i];
+        assert.equal(digest(await value.get(name).toHost()), digest(expected(model, name, rank)), name);
+        value.get(name).dispose();
+      }
+      await loader.close();
+    }, 2);
+    await nothingHeld();
+  },
+
+  /** Limits that are no whole number of milliseconds. */
+  async limits() {
+    const model = writeModel();
+    const said = await onRanks((end, rank) => loadRank(model.path, rank, end, { stallTimeoutMs: Infinity }));
+    for (const [rank, each] of said.entries()) checkRank(model, each, rank);
+    const alone = nccl({ uniqueId: await ncclUniqueId() });
+    const stalled = isTold(/waited 1 ms \(stallTimeoutMs\)/, 'STALLED');
+    await assert.rejects(loadRank(model.path, 0, alone, { stallTimeoutMs: 0.5 }), stalled);
+    await alone.close();
+    await nothingHeld();
+  },
+
+  /** Thousands of tensors, whose list is exchanged. */
+  async many() {
+    const { path, digests } = writeSmall('many', 5000, 5);
+    const said = await onRanks((end, rank) => loadRank(path, rank, end, { size: 2, rules: { '*': -1 } }), 2);
+    for (const each of said) assert.deepEqual(each.digests, digests);
+    await nothingHeld();
+  },
+
+  /** The id as other views of its bytes. */
+  async views() {
+    const model = writeModel();
+    const uniqueId = await ncclUniqueId();
+    const bytes = new ArrayBuffer(192);
+    new Uint8Array(bytes, 32).set(uniqueId);
+    const ends = [new DataView(bytes, 32, 128), new Uint16Array(bytes, 32, 64)].map((id) => nccl({ uniqueId: id }));
+    new Uint8Array(bytes).fill(0); // theirs from here on
+    await Promise.all(ends.map((end, rank) => loadRank(model.path, rank, end, { size: 2, stallTimeoutMs: 5000 })));
+    await Promise.all(ends.map((end) => end.close()));
     await nothingHeld();
   },
 

@@ -8,6 +8,8 @@ const env = (settings: Parameters<typeof emulators.nccl.env>[0] = {}): Record<st
   ...emulators.nccl.env(settings),
 });
 
+const NO_MEMORY = ['OUT_OF_DEVICE_MEMORY', 'OUT_OF_DEVICE_MEMORY'];
+
 test('four processes: every tensor bit for bit, and the model is read once', () =>
   expectClean('broadcast.child.cjs', ['processes'], { env: env() }));
 
@@ -25,6 +27,25 @@ test('calls follow each other, of several loaders as well; other calls are a ran
 
 test('a rank that cannot read its share tells the others', () =>
   expectClean('broadcast.child.cjs', ['unreadable'], { env: env() }));
+
+test('ranks that list the files in another order have the same tensors', () =>
+  expectClean('broadcast.child.cjs', ['orders'], { env: env() }));
+
+test('tensors of a blob, which its name verifies, are read and broadcast whole', () =>
+  expectClean('broadcast.child.cjs', ['blobs'], { env: env() }));
+
+test('a rank without memory for what it gets tells the others', () =>
+  expectClean('broadcast.child.cjs', ['memory', '1900000', 'IO_ERROR', 'IO_ERROR', ...NO_MEMORY], { env: env() }));
+
+test('a call aborted while it waits for its turn leaves the order of calls as it is', () =>
+  expectClean('broadcast.child.cjs', ['turns'], { env: env() }));
+
+test('a stallTimeoutMs of Infinity is none, and half a millisecond is one', () =>
+  expectClean('broadcast.child.cjs', ['limits'], { env: env() }));
+
+test('thousands of tensors', () => expectClean('broadcast.child.cjs', ['many'], { env: env() }));
+
+test('an id may be any view of its bytes', () => expectClean('broadcast.child.cjs', ['views'], { env: env() }));
 
 test.each(['break', 'abort', 'close'])('a consumer that ends early (%s) takes no other rank along', (how) =>
   expectClean('broadcast.child.cjs', ['ending', how], { env: env() }),

@@ -29,6 +29,8 @@ void ExportSharing(Napi::Env env, Napi::Object exports);
 void ExportThreeFs(Napi::Env env, Napi::Object exports);
 void ExportTensorFlow(Napi::Env env, Napi::Object exports);
 
+constexpr double kForeverMs = 1e12;  // 30 years, for Infinity: a clock can still add it
+
 // INVALID_ARGUMENT unless [offset, offset + length) lies in the allocation. TypeScript has checked it, but on objects
 // that JavaScript can tamper with.
 Status CheckRange(const DeviceBuffer& buffer, size_t offset, size_t length);

@@ -1,6 +1,10 @@
 // Broadcasts between the GPUs of several ranks.
+#include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <cstring>
+#include <functional>
+#include <memory>
 #include <utility>
 #include <vector>
 
@@ -50,7 +54,8 @@ Napi::Value BroadcastJs(const Napi::CallbackInfo& info) {
   auto communicator = FromExternal<Communicator>(info[0]);
   auto from = info[1].As<Napi::Array>(), to = info[2].As<Napi::Array>();
   auto numbers = info[3].As<Napi::Float64Array>();
-  const std::chrono::milliseconds stall(info[4].As<Napi::Number>().Int64Value());
+  const double limit = std::ceil(info[4].As<Napi::Number>().DoubleValue());  // 0 would be over at once
+  const std::chrono::milliseconds stall(static_cast<int64_t>(std::min(std::max(limit, 1.0), kForeverMs)));
   std::vector<BroadcastPiece> pieces;
   for (uint32_t i = 0; i < to.Length(); ++i) {
     Napi::HandleScope scope(env);

@@ -44,8 +44,6 @@ inline constexpr char kExternalName<usrbio::ShmReservation>[] = "a reservation";
 
 namespace {
 
-constexpr double kForeverMs = 1e12;  // 30 years, for Infinity: a clock can still add it
-
 bool Flag(const Napi::Object& object, const char* name) { return object.Get(name).ToBoolean(); }
 
 UsrbioReaderOptions UsrbioOptionsOf(const Napi::Object& options) {

@@ -6,7 +6,8 @@ import { Allocation } from '../device/allocation.js';
 import type { Device } from '../device/device.js';
 import { DeviceTensor } from '../device/device-tensor.js';
 import { native, settled } from '../native/addon.js';
-import type { NativeCommunicator } from '../native/core.js';
+import type { NativeAllocation, NativeCommunicator } from '../native/core.js';
+import type { PartRange } from '../transfer/parts.js';
 import { alignUp, MAX_ALLOCATION, type Plan } from '../transfer/plan.js';
 import { type Share, sharesOf } from '../transfer/shares.js';
 import type { ProcessGroup } from './process-group.js';
@@ -15,10 +16,15 @@ import type { WantedParts } from './tensor-source.js';
 /** Digits of a digest. */
 const HASH_BYTES = 32;
 
+interface Place {
+  readonly allocation: Allocation;
+  readonly offset: number;
+}
+
 /** Bytes that a rank has at a place, and all ranks get at one. */
 interface Piece {
-  readonly from?: { readonly allocation: Allocation; readonly offset: number };
-  readonly to: { readonly allocation: Allocation; readonly offset: number };
+  readonly from?: Place;
+  readonly to: Place;
   readonly length: number;
   readonly root: number;
 }
@@ -31,11 +37,26 @@ export interface Link {
   readonly stallTimeoutMs: number;
 }
 
+/** What `each` makes of the items; the event loop has its turns. */
+async function mapped<T, U>(items: Iterable<T>, each: (item: T, index: number) => U): Promise<U[]> {
+  const turns = new Turns(16);
+  const all: U[] = [];
+  for (const item of items) {
+    all.push(each(item, all.length));
+    if (turns.due()) await turns.take();
+  }
+  return all;
+}
+
 async function broadcast({ communicator, stallTimeoutMs }: Link, pieces: readonly Piece[]): Promise<void> {
-  const numbers = pieces.flatMap(({ from, to, length, root }) => [from?.offset ?? 0, to.offset, length, root]);
-  const from = pieces.map((piece) => piece.from?.allocation.handle ?? null);
-  const to = pieces.map((piece) => piece.to.allocation.handle);
-  await settled(native().broadcast(communicator, from, to, Float64Array.from(numbers), stallTimeoutMs));
+  const numbers = new Float64Array(4 * pieces.length);
+  const from: (NativeAllocation | null)[] = [];
+  const to = await mapped(pieces, (piece, i) => {
+    numbers.set([piece.from?.offset ?? 0, piece.to.offset, piece.length, piece.root], 4 * i);
+    from.push(piece.from?.allocation.handle ?? null);
+    return piece.to.allocation.handle;
+  });
+  await settled(native().broadcast(communicator, from, to, numbers, stallTimeoutMs));
 }
 
 /** What each rank says, whose length all know, by rank. */
@@ -63,28 +84,24 @@ async function exchangeNumber(link: Link, own: number): Promise<number[]> {
   return said.map((each) => new Float64Array(Uint8Array.from(each).buffer)[0]!);
 }
 
+/** What ranks have agreed on. */
+interface Agreed {
+  readonly items: readonly number[]; // in the order of all ranks
+  readonly rowBytes: readonly number[]; // of each of them
+  readonly shares: readonly Share[];
+  readonly share: WantedParts;
+}
+
 /** Tensors that all ranks want whole in the same call, each rank reads a share of, and all get of each other. */
 export class Replicated {
-  /** What this rank reads: parts of them, null for all. */
-  readonly share: WantedParts;
   readonly #link: Link;
   readonly #plan: Plan;
-  readonly #items: readonly number[]; // in the order of all ranks
-  readonly #shares: readonly Share[];
+  readonly #agreed: Agreed;
 
-  private constructor(link: Link, plan: Plan, items: readonly number[], shares: readonly Share[]) {
+  private constructor(link: Link, plan: Plan, agreed: Agreed) {
     this.#link = link;
     this.#plan = plan;
-    this.#items = items;
-    this.#shares = shares;
-    this.share = new Map(
-      shares
-        .filter(({ rank }) => rank === link.pg.rank)
-        .map(({ tensor, start, stop }) => {
-          const item = items[tensor]!;
-          return [item, rowsOf(plan, item, false) === stop - start ? null : { dim: 0, start, stop }];
-        }),
-    );
+    this.#agreed = agreed;
   }
 
   /**
@@ -93,73 +110,90 @@ export class Replicated {
    * the codes of Communicator::Broadcast.
    */
   static async agree(link: Link, plan: Plan, wanted: WantedParts, uncut: boolean): Promise<Replicated> {
+    return new Replicated(link, plan, await Replicated.#agree(link, plan, wanted, uncut));
+  }
+
+  static async #agree(link: Link, plan: Plan, wanted: WantedParts, uncut: boolean): Promise<Agreed> {
     const whole = [...wanted.keys()].filter((item) => wanted.get(item) === null && plan.sizes[item]! > 0);
     const byHash = new Map<string, number>();
-    const turns = new Turns(16);
-    for (const item of whole.sort((a, b) => a - b)) {
-      byHash.set(hashOf(plan, item, uncut), item);
-      if (turns.due()) await turns.take();
-    }
+    await mapped(
+      whole.sort((a, b) => a - b),
+      (item) => byHash.set(hashOf(plan, item, uncut), item),
+    );
     const own = Buffer.from([...byHash.keys()].join(''), 'latin1');
     const counts = await exchangeNumber(link, own.length);
-    const lists = (await exchange(link, own, counts)).map((list) => {
-      const text = Buffer.from(list).toString('latin1');
-      return Array.from({ length: text.length / HASH_BYTES }, (_, i) => text.substr(i * HASH_BYTES, HASH_BYTES));
+    const lists: Set<string>[] = [];
+    for (const list of await exchange(link, own, counts)) {
+      const hashes = new Set<string>();
+      await mapped(hashesIn(list), (hash) => hashes.add(hash));
+      lists.push(hashes);
+    }
+    const items: number[] = [];
+    await mapped(lists[0]!, (hash) => {
+      if (lists.every((list) => list.has(hash))) items.push(byHash.get(hash)!);
     });
-    const others = lists.slice(1).map((list) => new Set(list));
-    const common = lists[0]!.filter((hash) => others.every((list) => list.has(hash)));
-    const items = common.map((hash) => byHash.get(hash)!);
-    const tensors = items.map((item) => ({ bytes: plan.sizes[item]!, rows: rowsOf(plan, item, uncut) }));
-    return new Replicated(link, plan, items, sharesOf(tensors, link.pg.size));
+    const tensors = await mapped(items, (item) => ({ bytes: plan.sizes[item]!, rows: rowsOf(plan, item, uncut) }));
+    const shares = sharesOf(tensors, link.pg.size);
+    const share = new Map<number, PartRange | null>();
+    for (const { tensor, rank, start, stop } of shares) {
+      const isWhole = tensors[tensor]!.rows === stop - start;
+      if (rank === link.pg.rank) share.set(items[tensor]!, isWhole ? null : { dim: 0, start, stop });
+    }
+    return { items, rowBytes: tensors.map(({ bytes, rows }) => bytes / rows), shares, share };
+  }
+
+  /** What this rank reads: parts of them, null for all. */
+  get share(): WantedParts {
+    return this.#agreed.share;
   }
 
   /** What of `wanted` this rank reads for itself alone. */
   without(wanted: WantedParts): WantedParts {
-    const shared = new Set(this.#items);
+    const shared = new Set(this.#agreed.items);
     return new Map([...wanted].filter(([item]) => !shared.has(item)));
   }
 
   /** Bytes that this rank gets of others. */
   get receivedBytes(): number {
-    return this.#shares
+    return this.#agreed.shares
       .filter(({ rank }) => rank !== this.#link.pg.rank)
       .reduce((sum, share) => sum + this.#bytesOf(share), 0);
   }
 
   /** Tells the others that this rank has not read its share; they reject. */
   async fail(): Promise<void> {
-    await exchangeNumber(this.#link, 1);
+    await this.#tell(1);
   }
 
   /**
-   * Gives `own`, what this rank has read of its share, in that order, to the others, and makes tensors of what all
-   * have. Disposes `own`. IO_ERROR where another rank has failed; the codes of Communicator::Broadcast and of memory.
+   * Gives `own`, what this rank has read of its share, to the others, and makes tensors of what all have. Disposes
+   * `own`. IO_ERROR where another rank has failed; the codes of Communicator::Broadcast and of memory.
    */
   async receive(own: readonly DeviceTensor[]): Promise<DeviceTensor[]> {
+    const { items } = this.#agreed;
     const allocations: Allocation[] = [];
     try {
-      const failed = (await exchangeNumber(this.#link, 0)).indexOf(1);
+      let ready: { readonly places: readonly Place[]; readonly pieces: readonly Piece[] } | undefined;
+      let problem: unknown;
+      try {
+        const places = await this.#allocate(allocations);
+        ready = { places, pieces: await this.#pieces(own, places) };
+      } catch (error) {
+        problem = error; // the others wait to hear of it
+      }
+      const failed = (await this.#tell(ready ? 0 : 1)).indexOf(1);
+      if (!ready) throw problem;
       if (failed >= 0) {
         const message = `rank ${failed} has not read its share of the tensors that every rank has: its error says why`;
         throw new FastSafetensorsError('IO_ERROR', message);
       }
-      const places = await this.#allocate(allocations);
-      const mine = own.values();
-      const pieces = this.#shares.map((share): Piece => {
-        const { allocation, offset } = places[share.tensor]!;
-        const to = { allocation, offset: offset + share.start * this.#rowBytes(share.tensor) };
-        const piece = { to, length: this.#bytesOf(share), root: share.rank };
-        if (share.rank !== this.#link.pg.rank) return piece;
-        const part = (mine.next().value as DeviceTensor).placement;
-        return { ...piece, from: { allocation: part.allocation!, offset: part.offset } };
-      });
+      const { places, pieces } = ready;
       if (pieces.length > 0) await broadcast(this.#link, pieces);
-      return this.#items.map((item, i) => {
+      return await mapped(items, (item, i) => {
         const { allocation, offset } = places[i]!;
         const plan = this.#plan;
-        const name = plan.metadataOf(item).nameAt(plan.tensors[item]!);
         const [dtype, shape, size] = [plan.dtypeOf(item), plan.shapeOf(item), plan.sizes[item]!];
-        return new DeviceTensor(name, dtype, shape, size, this.#link.device, allocation, offset);
+        return new DeviceTensor(nameOf(plan, item), dtype, shape, size, this.#link.device, allocation, offset);
       });
     } finally {
       for (const tensor of own) tensor.dispose();
@@ -167,10 +201,29 @@ export class Replicated {
     }
   }
 
+  /** Whether each rank has failed, 1, or has read its share, 0. */
+  #tell(own: 0 | 1): Promise<number[]> {
+    return exchangeNumber(this.#link, own);
+  }
+
+  /** By name: rank 0's order is not that in which this rank has read. */
+  #pieces(own: readonly DeviceTensor[], places: readonly Place[]): Promise<Piece[]> {
+    const { items, shares, rowBytes } = this.#agreed;
+    const mine = new Map(own.map((tensor) => [tensor.name, tensor]));
+    return mapped(shares, (share): Piece => {
+      const { allocation, offset } = places[share.tensor]!;
+      const to = { allocation, offset: offset + share.start * rowBytes[share.tensor]! };
+      const piece = { to, length: this.#bytesOf(share), root: share.rank };
+      if (share.rank !== this.#link.pg.rank) return piece;
+      const part = mine.get(nameOf(this.#plan, items[share.tensor]!))!.placement;
+      return { ...piece, from: { allocation: part.allocation!, offset: part.offset } };
+    });
+  }
+
   /** Where each tensor will lie; as Plan.ofTensors places them. */
-  async #allocate(allocations: Allocation[]): Promise<{ allocation: Allocation; offset: number }[]> {
+  async #allocate(allocations: Allocation[]): Promise<Place[]> {
     const sizes: number[] = [];
-    const places = this.#items.map((item) => {
+    const places = await mapped(this.#agreed.items, (item) => {
       const size = this.#plan.sizes[item]!;
       let offset = sizes.length > 0 ? alignUp(sizes.at(-1)!) : 0;
       if (sizes.length === 0 || offset + size > MAX_ALLOCATION) {
@@ -184,15 +237,18 @@ export class Replicated {
     return places.map(({ index, offset }) => ({ allocation: allocations[index]!, offset }));
   }
 
-  #rowBytes(tensor: number): number {
-    const item = this.#items[tensor]!;
-    const rows = this.#shares.findLast((share) => share.tensor === tensor)!.stop; // all of them
-    return this.#plan.sizes[item]! / rows;
-  }
-
   #bytesOf({ tensor, start, stop }: Share): number {
-    return (stop - start) * this.#rowBytes(tensor);
+    return (stop - start) * this.#agreed.rowBytes[tensor]!;
   }
+}
+
+function nameOf(plan: Plan, item: number): string {
+  return plan.metadataOf(item).nameAt(plan.tensors[item]!);
+}
+
+function* hashesIn(list: Uint8Array): Generator<string> {
+  const text = Buffer.from(list).toString('latin1');
+  for (let at = 0; at < text.length; at += HASH_BYTES) yield text.slice(at, at + HASH_BYTES);
 }
 
 /** Into how many rows of whole bytes, as they are in the file, a tensor can be cut. */
@@ -207,7 +263,12 @@ function rowsOf(plan: Plan, item: number, uncut: boolean): number {
 
 /** Of what ranks have to agree on before one may read for another. */
 function hashOf(plan: Plan, item: number, uncut: boolean): string {
-  const name = plan.metadataOf(item).nameAt(plan.tensors[item]!);
-  const what = [name, plan.dtypeOf(item), plan.shapeOf(item), plan.sizes[item], rowsOf(plan, item, uncut)];
+  const what = [
+    nameOf(plan, item),
+    plan.dtypeOf(item),
+    plan.shapeOf(item),
+    plan.sizes[item],
+    rowsOf(plan, item, uncut),
+  ];
   return createHash('sha256').update(JSON.stringify(what)).digest('hex').slice(0, HASH_BYTES);
 }

@@ -31,7 +31,8 @@ export class NcclBroadcast {
 
   /** nccl() makes it. @internal */
   constructor(uniqueId: Uint8Array) {
-    this.#id = Uint8Array.from(uniqueId); // the caller's may change
+    // Any view of 128 bytes; the caller's may change.
+    this.#id = new Uint8Array(uniqueId.buffer, uniqueId.byteOffset, ID_BYTES).slice();
   }
 
   /** INVALID_ARGUMENT for options of a loader that broadcasts have no part in. @internal */

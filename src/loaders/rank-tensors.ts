@@ -16,6 +16,8 @@ import type { TensorSource, WantedParts } from './tensor-source.js';
 /** Batches of parts that are loaded ahead of the consumer, with the one that it is in. */
 const WINDOW = 2;
 
+type Shared = import('./broadcast.js').Replicated;
+
 /** What all loads of a buffer share. */
 interface RankOptions extends Conversion {
   readonly signal?: AbortSignal;
@@ -73,18 +75,20 @@ export class RankTensors implements TensorSource {
     const { device, checksum, stallTimeoutMs = DEFAULT_STALL_TIMEOUT_MS } = session.options;
     const on = Device.parse(device as DeviceString);
     const watch = session.watch(signal);
+    const agree = async (): Promise<Shared> => {
+      const communicator = await broadcast.communicator(on, this.#pg.rank, this.#pg.size);
+      const link = { communicator, device: on, pg: this.#pg, stallTimeoutMs };
+      return Replicated.agree(link, this.plan, wanted, checksum === 'require');
+    };
+    // The others are in this call as well: one that ends before it has read has to meet them all the same.
+    const leaveTo = (agreeing: Promise<Shared>, leave: () => void): void =>
+      void agreeing
+        .then((shared) => shared.fail())
+        .catch(() => {}) // the others hear of it where they wait
+        .finally(leave);
     const entering = broadcast.enter();
-    const leave = await watch.during(entering, () => void entering.then((late) => late()));
-    const agreeing = broadcast
-      .communicator(on, this.#pg.rank, this.#pg.size)
-      .then((communicator) =>
-        Replicated.agree(
-          { communicator, device: on, pg: this.#pg, stallTimeoutMs },
-          this.plan,
-          wanted,
-          checksum === 'require',
-        ),
-      );
+    const leave = await watch.during(entering, () => void entering.then((late) => leaveTo(agree(), late)));
+    const agreeing = agree();
     const own: DeviceTensor[] = [];
     let received: Promise<DeviceTensor[]> | undefined;
     let given = 0;
@@ -113,10 +117,7 @@ export class RankTensors implements TensorSource {
         );
       } else {
         for (const tensor of own) tensor.dispose();
-        void agreeing
-          .then((shared) => shared.fail())
-          .catch(() => {}) // the others hear of it where they wait
-          .finally(leave);
+        leaveTo(agreeing, leave);
       }
     }
   }

@@ -34,8 +34,8 @@ export default [
   {
     name: 'what-some-ranks-want',
     file: 'src/loaders/broadcast.ts',
-    find: 'others.every((list)',
-    replace: 'others.some((list)',
+    find: 'lists.every((list)',
+    replace: 'lists.some((list)',
     jest,
     title: 'what not all ranks want whole, each reads by itself',
   },
@@ -54,5 +54,21 @@ export default [
     replace: 'return Promise.resolve(leave);',
     jest,
     title: 'calls follow each other, of several loaders as well; other calls are a rank of its own',
+  },
+  {
+    name: 'shares-by-place',
+    file: 'src/loaders/broadcast.ts',
+    find: 'mine.get(nameOf(this.#plan, items[share.tensor]!))!.placement',
+    replace: 'own.find((part) => mine.delete(part.name))!.placement',
+    jest,
+    title: 'ranks that list the files in another order have the same tensors',
+  },
+  {
+    name: 'a-turn-passed-by',
+    file: 'src/loaders/rank-tensors.ts',
+    find: 'leaveTo(agree(), late)',
+    replace: 'late()',
+    jest,
+    title: 'a call aborted while it waits for its turn leaves the order of calls as it is',
   },
 ];
