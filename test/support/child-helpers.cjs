@@ -49,6 +49,11 @@ function writeModel(name, count, elements, seed = 0, alignment = 1) {
   return path;
 }
 
+/** Whether all of the bytes are `value`; in C++, as tests look at gigabytes. */
+function filledWith(bytes, value) {
+  return Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength).equals(Buffer.alloc(bytes.byteLength, value));
+}
+
 /** Waits until the process holds nothing. */
 async function nothingHeld(timeoutMs = 10_000) {
   for (const end = Date.now() + timeoutMs; ; await setTimeout(2)) {
@@ -130,6 +135,7 @@ module.exports = {
   ...(own ? { useFakeDevices() {} } : {}), // its device is an emulated one
   assert,
   countRight,
+  filledWith,
   dropIdleThreeFs,
   endAt,
   folder,
