@@ -337,8 +337,8 @@ main({
     );
   },
 
-  /** A call that is aborted while it waits for its turn leaves the order of calls as it is. */
-  async turns() {
+  /** A call that is aborted before it is made, or while it waits for its turn, leaves the order of calls as it is. */
+  async turns(when) {
     const model = writeModel();
     let start;
     const started = new Promise((resolve) => {
@@ -353,6 +353,7 @@ main({
       const signals = [undefined, control.signal, undefined];
       const buffers = [];
       for (const signal of signals) buffers.push(await loader.copyFilesToDevice({ signal }));
+      if (rank === 1 && when === 'before') control.abort(new Error('enough'));
       const calls = buffers.map((buffer, i) => buffer.asDict({ [names[i]]: -1 }));
       const settled = Promise.allSettled(calls);
       if (rank === 1) {

@@ -37,8 +37,15 @@ test('tensors of a blob, which its name verifies, are read and broadcast whole',
 test('a rank without memory for what it gets tells the others', () =>
   expectClean('broadcast.child.cjs', ['memory', '1900000', 'IO_ERROR', 'IO_ERROR', ...NO_MEMORY], { env: env() }));
 
-test('a call aborted while it waits for its turn leaves the order of calls as it is', () =>
-  expectClean('broadcast.child.cjs', ['turns'], { env: env() }));
+test('a rank that fails where the others cannot be told calls them no more, and they are told by the time', () =>
+  expectClean('broadcast.child.cjs', ['memory', '40', 'STALLED', 'STALLED', 'OUT_OF_DEVICE_MEMORY', 'CLOSED'], {
+    env: env(),
+  }));
+
+test.each(['before', 'while it waits for its turn'])(
+  'a call aborted %s leaves the order of calls as it is',
+  async (when) => expectClean('broadcast.child.cjs', ['turns', when], { env: env() }),
+);
 
 test('a stallTimeoutMs of Infinity is none, and half a millisecond is one', () =>
   expectClean('broadcast.child.cjs', ['limits'], { env: env() }));

@@ -60,6 +60,13 @@ class Communicator::State {
     if (closed) closed();
   }
 
+  void Abandon() {
+    std::lock_guard<std::mutex> lock(mutex_);
+    abandoned_ = true;
+    if (over_.ok()) over_ = Status(Code::CLOSED, "this rank has left the others in the middle of a call");
+    wake_.notify_all();
+  }
+
   // The thread.
   void Run() {
     std::unique_lock<std::mutex> lock(mutex_);
@@ -72,8 +79,9 @@ class Communicator::State {
       CarryOut(std::move(next));
       lock.lock();
     }
+    const bool abandoned = abandoned_;
     lock.unlock();
-    End();
+    abandoned ? Drop() : End();
     lock.lock();
     ended_ = true;
     auto closed = std::move(closed_);
@@ -228,7 +236,7 @@ class Communicator::State {
   std::condition_variable wake_;
   std::deque<Operation> queue_;
   Status over_;  // why nothing goes on
-  bool closing_ = false, ended_ = false;
+  bool closing_ = false, ended_ = false, abandoned_ = false;
   std::vector<std::function<void()>> closed_;
 
   // The thread's.
@@ -255,6 +263,8 @@ Communicator::~Communicator() { state_->Close(nullptr); }
 void Communicator::Broadcast(std::vector<BroadcastPiece> pieces, milliseconds stall, Done done) {
   state_->Post(std::move(pieces), stall, std::move(done));
 }
+
+void Communicator::Abandon() { state_->Abandon(); }
 
 void Communicator::Close(std::function<void()> closed) { state_->Close(std::move(closed)); }
 

@@ -43,6 +43,10 @@ class Communicator {
   // an error, the buffers live. Any thread.
   void Broadcast(std::vector<BroadcastPiece> pieces, std::chrono::milliseconds stall, Done done);
 
+  // Other ranks wait for what this one will not send: what is in flight, and later calls, fail with CLOSED, and Close()
+  // aborts in place of ending together with the others. Any thread.
+  void Abandon();
+
   // Lets the other ranks end what they have of this one, for five seconds at most, and frees the communicator; then
   // calls `closed`, on its thread. What is in flight fails with CLOSED. May be called again. Any thread.
   void Close(std::function<void()> closed);

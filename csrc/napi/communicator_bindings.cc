@@ -76,6 +76,9 @@ Napi::Value BroadcastJs(const Napi::CallbackInfo& info) {
   return promise;
 }
 
+// abandonCommunicator(communicator). See Communicator::Abandon.
+void AbandonCommunicator(const Napi::CallbackInfo& info) { FromExternal<Communicator>(info[0])->Abandon(); }
+
 // closeCommunicator(communicator): Promise<void>. See Communicator::Close.
 Napi::Value CloseCommunicator(const Napi::CallbackInfo& info) {
   return AsyncWork::Close(info.Env(), *FromExternal<Communicator>(info[0]));
@@ -87,6 +90,7 @@ void ExportCommunicators(Napi::Env env, Napi::Object exports) {
   Export<NewNcclId>(env, exports, "newNcclId");
   Export<OpenCommunicator>(env, exports, "openCommunicator");
   Export<BroadcastJs>(env, exports, "broadcast");
+  Export<AbandonCommunicator>(env, exports, "abandonCommunicator");
   Export<CloseCommunicator>(env, exports, "closeCommunicator");
 }
 

@@ -37,6 +37,16 @@ export interface Link {
   readonly stallTimeoutMs: number;
 }
 
+/** The outcome of work in which this rank meets the others; where it rejects they are not told, and it is the last. */
+async function meeting<T>({ communicator }: Link, work: () => Promise<T>): Promise<T> {
+  try {
+    return await work();
+  } catch (error) {
+    native().abandonCommunicator(communicator);
+    throw error;
+  }
+}
+
 /** What `each` makes of the items; the event loop has its turns. */
 async function mapped<T, U>(items: Iterable<T>, each: (item: T, index: number) => U): Promise<U[]> {
   const turns = new Turns(16);
@@ -110,7 +120,8 @@ export class Replicated {
    * the codes of Communicator::Broadcast.
    */
   static async agree(link: Link, plan: Plan, wanted: WantedParts, uncut: boolean): Promise<Replicated> {
-    return new Replicated(link, plan, await Replicated.#agree(link, plan, wanted, uncut));
+    const agreed = await meeting(link, () => Replicated.#agree(link, plan, wanted, uncut));
+    return new Replicated(link, plan, agreed);
   }
 
   static async #agree(link: Link, plan: Plan, wanted: WantedParts, uncut: boolean): Promise<Agreed> {
@@ -188,7 +199,7 @@ export class Replicated {
         throw new FastSafetensorsError('IO_ERROR', message);
       }
       const { places, pieces } = ready;
-      if (pieces.length > 0) await broadcast(this.#link, pieces);
+      if (pieces.length > 0) await meeting(this.#link, () => broadcast(this.#link, pieces));
       return await mapped(items, (item, i) => {
         const { allocation, offset } = places[i]!;
         const plan = this.#plan;
@@ -203,7 +214,7 @@ export class Replicated {
 
   /** Whether each rank has failed, 1, or has read its share, 0. */
   #tell(own: 0 | 1): Promise<number[]> {
-    return exchangeNumber(this.#link, own);
+    return meeting(this.#link, () => exchangeNumber(this.#link, own));
   }
 
   /** By name: rank 0's order is not that in which this rank has read. */

@@ -48,12 +48,13 @@ export class RankTensors implements TensorSource {
     const { signal, onProgress, ...conversion } = this.#options;
     const over = new AbortController();
     const ends = [closing, ...(signal ? [signal] : [])];
-    for (const end of ends) end.throwIfAborted();
+    for (const end of ends) if (end.aborted) over.abort(end.reason);
     const stops = ends.map((end) => onAbort(end, () => over.abort(end.reason)));
     try {
       if (together && this.#pg.broadcast) {
         yield* this.#together(wanted, this.#pg.broadcast, conversion, over.signal, onProgress);
       } else {
+        over.signal.throwIfAborted();
         yield* this.#load([wanted], conversion, this.#session.watch(over.signal), over.signal, onProgress);
       }
     } finally {

@@ -260,6 +260,7 @@ export interface CoreAddon {
     pieces: Float64Array,
     stallTimeoutMs: number,
   ): Promise<void>;
+  abandonCommunicator(communicator: NativeCommunicator): void;
   closeCommunicator(communicator: NativeCommunicator): Promise<void>;
   writeAllocation(allocation: NativeAllocation, offset: number, bytes: Uint8Array): Promise<void>;
   /** In bytes: [run, sourceOffset, destinationOffset, then by dimension count, sourceStride, destinationStride]. */
