@@ -69,6 +69,6 @@ export default [
     find: 'leaveTo(agree(), late)',
     replace: 'late()',
     jest,
-    title: 'a call aborted while it waits for its turn leaves the order of calls as it is',
+    title: 'leaves the order of calls as it is',
   },
 ];
