@@ -13,6 +13,7 @@
         "csrc/base/file_system.cc",
         "csrc/base/header_fd_cache.cc",
         "csrc/base/io_error.cc",
+        "csrc/base/mapped_pages.cc",
         "csrc/base/mounts.cc",
         "csrc/base/private_mapping.cc",
         "csrc/base/read_lease.cc",

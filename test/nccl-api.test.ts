@@ -31,7 +31,15 @@ function compile(sources: string): string {
   writeFileSync(join(stubs, 'cuda_runtime.h'), '#include <stddef.h>\ntypedef struct CUstream_st* cudaStream_t;\n');
   writeFileSync(join(stubs, 'cuda_fp16.h'), '');
   const check = join(top, 'test', 'native', 'nccl_api_check.cc');
-  const args = ['-std=c++17', '-fsyntax-only', `-I${sources}`, '-isystem', stubs, '-isystem', join(home, 'include')];
+  const folders = [
+    `-I${sources}`,
+    `-I${join(top, 'test', 'native')}`,
+    '-isystem',
+    stubs,
+    '-isystem',
+    join(home, 'include'),
+  ];
+  const args = ['-std=c++17', '-fsyntax-only', ...folders];
   const { status, stderr } = spawnSync('c++', [...args, check], { encoding: 'utf8' });
   return status === 0 ? stderr : `${status}: ${stderr}`;
 }

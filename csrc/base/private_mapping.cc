@@ -2,8 +2,6 @@
 
 #include <fcntl.h>
 #include <sys/mman.h>
-#include <sys/stat.h>
-#include <sys/syscall.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
@@ -15,30 +13,17 @@
 #include <mutex>
 #include <thread>
 
+#include "base/mapped_pages.h"
 #include "base/thread.h"
-
-#ifndef MADV_POPULATE_READ
-#define MADV_POPULATE_READ 22
-#define MADV_POPULATE_WRITE 23
-#endif
 
 namespace fst {
 namespace {
 
-constexpr uint64_t kPage = 4096;  // at least: madvise and mremap want multiples of the system's page
-constexpr int kSamples = 64;
-constexpr uint64_t kAround = 64 << 10;  // a read fault maps what is in memory of the aligned 64 KiB around it
-constexpr uint64_t kLookedAt = 4096;    // pages whose residency is asked for at once
 constexpr uint64_t kPiece = 256 << 10;  // exchanged at a time: fits into a pipe of any user and into a CPU's cache
 constexpr uint64_t kShare = 32 << 20;   // for one thread
 
 // Threads of the process that exchange pages now.
 std::atomic<int> exchanging{0};
-
-uint64_t PageSize() {
-  static const uint64_t size = std::max<uint64_t>(kPage, static_cast<uint64_t>(sysconf(_SC_PAGESIZE)));
-  return size;
-}
 
 int MostThreads() {
   static const int most = static_cast<int>(std::clamp(std::thread::hardware_concurrency(), 2U, 8U));
@@ -47,26 +32,6 @@ int MostThreads() {
 
 uint64_t Down(uint64_t value) { return value / PageSize() * PageSize(); }
 uint64_t Up(uint64_t value) { return Down(value + PageSize() - 1); }
-
-int Advise(void* address, size_t length, int advice) {
-  for (;;) {
-    if (madvise(address, length, advice) == 0) return 0;
-    if (errno != EINTR && errno != EAGAIN) return errno;
-  }
-}
-
-// Has the kernel read 8 bytes there, which are in one page: false, and no signal, where it cannot. To the set of
-// signals, which such a call reads before it refuses what it is to do with them.
-bool Touch(const char* address) {
-  constexpr int kNothing = -1;
-  return syscall(SYS_rt_sigprocmask, kNothing, address, nullptr, sizeof(uint64_t)) == 0 || errno == EINVAL;
-}
-
-// mincore(2) tells owners of the file, and says of all pages that they are in memory to who may not write to it.
-bool ToldWhatIsResident(int fd) {
-  struct stat info;
-  return fstat(fd, &info) == 0 && info.st_uid == geteuid();
-}
 
 // Whole pages, in order, without overlaps.
 std::vector<PrivateMapping::Range> PagesOf(std::vector<PrivateMapping::Range> ranges) {
@@ -117,8 +82,8 @@ class PageExchange {
   // `pages`: at most kPiece bytes. `fresh`: as many in an anonymous mapping, which loses them. After an error both are
   // as they were.
   int Exchange(char* pages, char* fresh, size_t length) {
-    if (int error = Advise(pages, length, MADV_POPULATE_WRITE)) return error;
-    if (int error = Advise(fresh, length, MADV_POPULATE_WRITE)) return error;
+    if (int error = PopulatePagesForWrites(pages, length)) return error;
+    if (int error = PopulatePagesForWrites(fresh, length)) return error;
     const bool held = Hold(pages, length);
     int error = Snapshot(pages, length);
     if (error == 0) {
@@ -260,24 +225,12 @@ class Detachment {
 
 }  // namespace
 
-bool PrivateMapping::Supported() {
-  static const bool supported = [] {
-    void* page = mmap(nullptr, PageSize(), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (page == MAP_FAILED) return false;
-    const bool both =
-        Advise(page, PageSize(), MADV_POPULATE_READ) == 0 && Advise(page, PageSize(), MADV_POPULATE_WRITE) == 0;
-    munmap(page, PageSize());
-    return both;
-  }();
-  return supported;
-}
-
 int PrivateMapping::Create(int fd, Range range, std::unique_ptr<PrivateMapping>* out) {
   const Range pages = PagesAround(range);
   void* address = mmap(nullptr, pages.second - pages.first, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_NORESERVE, fd,
                        static_cast<off_t>(pages.first));
   if (address == MAP_FAILED) return errno;
-  out->reset(new PrivateMapping(static_cast<char*>(address), pages, ToldWhatIsResident(fd)));
+  out->reset(new PrivateMapping(static_cast<char*>(address), pages, TellsWhatIsResident(fd)));
   return 0;
 }
 
@@ -286,49 +239,23 @@ PrivateMapping::~PrivateMapping() { munmap(address_, pages_.second - pages_.firs
 PrivateMapping::Range PrivateMapping::PagesAround(Range range) { return {Down(range.first), Up(range.second)}; }
 
 double PrivateMapping::Resident(Range range) const {
-  const uint64_t begin = Down(range.first), pages = (Up(range.second) - begin) / PageSize();
-  const uint64_t samples = std::min<uint64_t>(pages, kSamples);
-  int resident = 0;
-  for (uint64_t i = 0; i < samples; ++i) {
-    unsigned char in_memory = 0;
-    const uint64_t page = samples == pages ? i : i * (pages - 1) / (samples - 1);
-    if (mincore(At(begin + page * PageSize()), PageSize(), &in_memory) == 0) resident += in_memory & 1;
-  }
-  return samples == 0 ? 1 : static_cast<double>(resident) / static_cast<double>(samples);
+  const auto [begin, end] = PagesAround(range);
+  return ResidentPart(At(begin), end - begin);
 }
 
 bool PrivateMapping::AllResident(Range range) const {
-  auto [begin, end] = PagesAround(range);
-  unsigned char resident[kLookedAt];
-  while (told_ && begin < end) {
-    const uint64_t pages = std::min(kLookedAt, (end - begin) / PageSize());
-    if (mincore(At(begin), pages * PageSize(), resident) != 0) return false;
-    if (!std::all_of(resident, resident + pages, [](unsigned char page) { return (page & 1) != 0; })) return false;
-    begin += pages * PageSize();
-  }
-  return told_;
+  const auto [begin, end] = PagesAround(range);
+  return fst::AllResident(At(begin), end - begin, told_);
 }
 
-// MADV_POPULATE_READ looks up each page; a fault maps those around it at once, a third of the time where the page cache
-// has large folios. A page that is not there needs the slow way, which says what is wrong with it.
 int PrivateMapping::Populate(Range range) const {
-  const uint64_t begin = Down(range.first), end = Up(range.second);
-  if (BringInResident(begin, end)) return 0;
-  return Advise(At(begin), end - begin, MADV_POPULATE_READ);
-}
-
-bool PrivateMapping::BringInResident(uint64_t begin, uint64_t end) const {
-  if (!told_ || Resident({begin, end}) < 1) return false;
-  for (const char* at = At(begin); at < At(end); at += kAround - reinterpret_cast<uintptr_t>(at) % kAround)
-    if (!Touch(at)) return false;
-  // The page cache may hold a page that a shorter file has no more, as part of a large folio.
-  if (!Touch(At(end) - sizeof(uint64_t))) return false;
-  return AllResident({begin, end});
+  const auto [begin, end] = PagesAround(range);
+  return PopulatePages(At(begin), end - begin, told_);
 }
 
 void PrivateMapping::Discard(Range range) const {
   const uint64_t begin = Up(range.first), end = Down(range.second);
-  if (begin < end) Advise(At(begin), end - begin, MADV_DONTNEED);
+  if (begin < end) DropPages(At(begin), end - begin);
 }
 
 int PrivateMapping::Detach(std::vector<Range>* ranges) const {

@@ -16,10 +16,8 @@ class PrivateMapping {
   // Bytes [begin, end) of the file.
   using Range = std::pair<uint64_t, uint64_t>;
 
-  // Whether this kernel has what Populate and Detach need (MADV_POPULATE_READ and _WRITE, Linux 5.14).
-  static bool Supported();
-
   // Maps all pages that a range, which is not empty, touches. Touches nothing. The errno of mmap(2), 0 on success.
+  // Populate and Detach want a kernel that PopulatesMappings().
   static int Create(int fd, Range range, std::unique_ptr<PrivateMapping>* out);
   ~PrivateMapping();
   PrivateMapping(const PrivateMapping&) = delete;
@@ -32,16 +30,13 @@ class PrivateMapping {
   // All pages that a range touches.
   static Range PagesAround(Range range);
 
-  // Which part of a range is in memory, as some of its pages tell: 0 to 1. Where the caller neither owns the file nor
-  // may write to it, the kernel says 1.
+  // See ResidentPart.
   double Resident(Range range) const;
 
   // Whether each page of a range is known to be in memory: false where the kernel does not say.
   bool AllResident(Range range) const;
 
-  // Brings the pages of a range in, without a copy; reads those that are not in memory. Blocks. The errno of
-  // madvise(2): EFAULT for what is after the end of the file, EIO, ENOMEM. The first touch of a page may still be a
-  // fault, but never one that reads.
+  // See PopulatePages.
   int Populate(Range range) const;
 
   // Puts memory of this process's own in the place of all pages that the ranges touch: same addresses, same bytes, also
@@ -60,9 +55,6 @@ class PrivateMapping {
 
  private:
   PrivateMapping(char* address, Range pages, bool told) : address_(address), pages_(pages), told_(told) {}
-  // Brings in whole pages that are in memory; false: some were not, or it cannot be known.
-  bool BringInResident(uint64_t begin, uint64_t end) const;
-
   char* const address_;
   const Range pages_;
   const bool told_;  // the kernel says of this file what is in memory

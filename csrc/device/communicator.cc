@@ -123,7 +123,7 @@ class Communicator::State {
       std::lock_guard<std::mutex> lock(mutex_);
       if (over_.ok()) over_ = status;
     }
-    // Who waits is told first: what follows may take long. Buffers are let go when no kernel can touch them any more.
+    // Who waits is told first: what follows may take long. Buffers are dropped when no kernel can touch them any more.
     std::exchange(operation.done, nullptr)(status);
     Drop();
     pieces.clear();

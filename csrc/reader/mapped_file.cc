@@ -12,6 +12,7 @@
 
 #include "base/file_system.h"
 #include "base/io_error.h"
+#include "base/mapped_pages.h"
 #include "base/text.h"
 #include "base/warnings.h"
 #include "device/host_memory.h"
@@ -64,11 +65,10 @@ Status MappedFile::Open(const std::string& path, const FileIdentity& expected, c
     *why_not = std::move(why);
     return Status::Ok();
   };
-  if (!PrivateMapping::Supported()) return copied("this kernel cannot populate mappings (Linux 5.14 can)");
+  if (!PopulatesMappings()) return copied("this kernel cannot populate mappings (Linux 5.14 can)");
   if (options.begin >= std::min(options.end, expected.size)) return copied("nothing of it is wanted");
   UniqueFd fd;
-  // With any flag it takes no cached one; every descriptor has this one.
-  Status opened = OpenUnchanged(path, options.opens_anew ? O_CLOEXEC : 0, expected, &fd);
+  Status opened = (options.opens_anew ? OpenAnew : OpenUnchanged)(path, 0, expected, &fd);
   if (OutOfDescriptors(opened.os_error())) return copied("no descriptor is free for it (ulimit -n)");  // reads wait
   FST_RETURN_IF_ERROR(opened);
   const PrivateMapping::Range wanted = {options.begin, std::min(options.end, expected.size)};

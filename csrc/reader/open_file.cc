@@ -14,6 +14,10 @@ Status OpenUnchanged(const std::string& path, int flags, const FileIdentity& exp
     *out = HeaderFdCache::Take(path, expected);
     if (out->valid()) return Status::Ok();
   }
+  return OpenAnew(path, flags, expected, out);
+}
+
+Status OpenAnew(const std::string& path, int flags, const FileIdentity& expected, UniqueFd* out) {
   UniqueFd fd;
   FST_RETURN_IF_ERROR(OpenForReading(path, flags, &fd));
   FST_RETURN_IF_ERROR(expected.CheckUnchanged(fd.get(), path));

@@ -24,6 +24,9 @@ class FdFile : public ReaderFile {
 // none, takes the descriptor that the header was read through where that is cached. Any thread; blocks.
 Status OpenUnchanged(const std::string& path, int flags, const FileIdentity& expected, UniqueFd* out);
 
+// The same, with a descriptor of its own in any case.
+Status OpenAnew(const std::string& path, int flags, const FileIdentity& expected, UniqueFd* out);
+
 // OpenUnchanged with O_DIRECT, or without it where the file system refuses that; `*direct` says which.
 Status OpenDirect(const std::string& path, const FileIdentity& expected, UniqueFd* out, bool* direct);
 

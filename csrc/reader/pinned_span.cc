@@ -1,40 +1,21 @@
 #include "reader/pinned_span.h"
 
 #include <sys/mman.h>
-#include <unistd.h>
 
 #include <cerrno>
 #include <utility>
 
 #include "base/io_error.h"
+#include "base/mapped_pages.h"
 #include "base/metrics.h"
-#include "base/private_mapping.h"
 #include "device/kept_memory.h"
-
-#ifndef MADV_POPULATE_READ
-#define MADV_POPULATE_READ 22
-#endif
 
 namespace fst {
 namespace {
 
-int Populate(void* memory, size_t size) {
-  for (;;) {
-    if (madvise(memory, size, MADV_POPULATE_READ) == 0) return 0;
-    if (errno != EINTR && errno != EAGAIN) return errno;
-  }
-}
-
 void CountStaging(int64_t bytes) { Metrics::Get().staging_bytes.fetch_add(bytes, std::memory_order_relaxed); }
 
 }  // namespace
-
-uint64_t PinnedSpan::PageSize() {
-  static const auto size = static_cast<uint64_t>(sysconf(_SC_PAGESIZE));
-  return size;
-}
-
-bool PinnedSpan::Supported() { return PrivateMapping::Supported(); }
 
 Status PinnedSpan::Pin(std::shared_ptr<const FdFile> file, uint64_t offset, uint64_t length,
                        const std::shared_ptr<Device>& device, std::unique_ptr<PinnedSpan>* out, std::string* why_not) {
@@ -50,7 +31,7 @@ Status PinnedSpan::Pin(std::shared_ptr<const FdFile> file, uint64_t offset, uint
     return Status::Ok();
   }
   Status pinned;
-  if (int error = Populate(memory, size)) {
+  if (int error = PopulatePages(static_cast<char*>(memory), size, TellsWhatIsResident(file->fd()))) {
     pinned = file->CheckUnchanged();
     if (pinned.ok()) pinned = ReadFailed(*file, offset, length, error);
   } else if (Status locked = device->PinReadOnly(memory, size); !locked.ok()) {

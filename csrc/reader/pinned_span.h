@@ -15,14 +15,10 @@ namespace fst {
 
 class PinnedSpan {
  public:
-  // Bytes of a page. Spans lock whole ones.
-  static uint64_t PageSize();
-  // Whether this kernel can bring pages in without touching them (MADV_POPULATE_READ, Linux 5.14).
-  static bool Supported();
-
-  // Locks all pages that `length` > 0 bytes at `offset` touch, for all devices of the driver. OK with a null `*out`:
-  // the bytes have to be read, since they cannot be mapped or locked; `*why_not` says why. IO_ERROR for a page that
-  // cannot be brought in, FILE_CHANGED. Any thread; blocks on the store and the driver.
+  // Of a kernel that PopulatesMappings(). Locks all pages that `length` > 0 bytes at `offset` touch, for all devices of
+  // the driver. OK with a null `*out`: the bytes have to be read, since they cannot be mapped or locked; `*why_not`
+  // says why. IO_ERROR for a page that cannot be brought in, FILE_CHANGED. Any thread; blocks on the store and the
+  // driver.
   static Status Pin(std::shared_ptr<const FdFile> file, uint64_t offset, uint64_t length,
                     const std::shared_ptr<Device>& device, std::unique_ptr<PinnedSpan>* out, std::string* why_not);
 

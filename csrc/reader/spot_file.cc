@@ -6,11 +6,11 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <array>
 #include <cerrno>
 #include <utility>
 
 #include "base/file_system.h"
+#include "base/mapped_pages.h"
 #include "reader/open_file.h"
 
 #ifndef RWF_NOWAIT
@@ -31,17 +31,14 @@ ssize_t ReadPlainly(int fd, const iovec* to, int count, off_t offset) { return p
 // Whether all pages of a range are in memory and not swapped out. The kernel says so of every page where the file may
 // not be written by this process; a page of those that is swapped out is waited for.
 bool IsResident(int fd, uint64_t offset, uint64_t length) {
-  static const auto page = static_cast<uint64_t>(sysconf(_SC_PAGESIZE));
-  const uint64_t begin = offset / page * page, size = offset + length - begin;
-  std::array<unsigned char, kMostPages> pages;
-  const uint64_t count = (size + page - 1) / page;
-  if (count > pages.size()) return false;
+  const uint64_t begin = offset / PageSize() * PageSize();
+  const uint64_t size = (offset + length - begin + PageSize() - 1) / PageSize() * PageSize();
+  if (size > kMostPages * PageSize()) return false;
   void* mapped = mmap(nullptr, size, PROT_READ, MAP_SHARED, fd, static_cast<off_t>(begin));
   if (mapped == MAP_FAILED) return false;
-  const bool told = mincore(mapped, size, pages.data()) == 0;
+  const bool resident = AllResident(static_cast<char*>(mapped), size, /*told=*/true);
   munmap(mapped, size);
-  return told && std::all_of(pages.begin(), pages.begin() + static_cast<ptrdiff_t>(count),
-                             [](unsigned char state) { return (state & 1) != 0; });
+  return resident;
 }
 
 }  // namespace

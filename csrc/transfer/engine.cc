@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "base/mapped_pages.h"
 #include "base/thread.h"
 #include "reader/pinned_span.h"
 #include "transfer/loop.h"
@@ -24,7 +25,7 @@ Status Engine::Create(std::vector<std::shared_ptr<Device>> devices, std::unique_
   uint64_t alignment = std::max({needs.offset_alignment, needs.length_alignment, needs.memory_alignment, size_t{1}});
   // Spans lock whole pages, and are no larger than slots where reads end at such.
   const bool pins = options.pins_files && needs.maps && !device.host_accessible();
-  const uint64_t unit = pins ? std::max(alignment, PinnedSpan::PageSize()) : alignment;
+  const uint64_t unit = pins ? std::max(alignment, PageSize()) : alignment;
   chunk = std::max(chunk / unit * unit, unit);
   for (const auto& other : shared->devices) {
     if (shared->devices.size() == 1 || (!other->host_accessible() && !needs.device_slots && !needs.fills_device))

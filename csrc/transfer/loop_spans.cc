@@ -3,6 +3,7 @@
 // whose span cannot be made waits for a slot, which it is read into.
 #include <algorithm>
 
+#include "base/mapped_pages.h"
 #include "transfer/loop.h"
 
 namespace fst {
@@ -16,7 +17,7 @@ void Loop::CheckPins() {
   if (shared_->rules.direct && devices_.front()->maps_files()) return;  // the host, which has its own way to map
   if (!reader_.needs().maps || shared_->rules.direct)
     return StopPinning("only what plain reads bring to a GPU through the page cache can be");
-  if (!PinnedSpan::Supported()) return StopPinning("this kernel cannot populate mappings (Linux 5.14 can)");
+  if (!PopulatesMappings()) return StopPinning("this kernel cannot populate mappings (Linux 5.14 can)");
   if (shared_->span_count == 0) return StopPinning("the budget has no room for more than one read at a time");
   for (const std::shared_ptr<Device>& device : devices_) {
     Status possible = device->CheckPinsReadOnly();

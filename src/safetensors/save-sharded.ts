@@ -11,7 +11,7 @@ import { checkFolder, indexText, nameOfShard, replaceSet, writeSynced } from './
 import type { Shard, ShardStyle } from './save-shard.js';
 import { StoredModel } from './save-stored.js';
 import { checkTensors, type Item, type SavePlace, type SaveTensor } from './save-tensors.js';
-import { type SaveStream, SetWriter } from './save-writer.js';
+import { isStream, type SaveStream, SetWriter } from './save-writer.js';
 import { replaceWithSums } from './sums.js';
 
 /** Options of saveSharded. */
@@ -89,8 +89,7 @@ export async function saveSet(
   const { fsync = true, signal, checksum } = checked;
   const metadata = checkMetadata(checked.metadata, 'saveSharded');
   const place: SavePlace = { by: 'saveSharded', path };
-  const stream = isStream(tensors) ? tensors : undefined;
-  const items = stream || tensors instanceof StoredModel ? [] : checkTensors(tensors, place);
+  const given = isStream(tensors) || tensors instanceof StoredModel ? tensors : checkTensors(tensors, place);
   signal?.throwIfAborted();
   await makeFolder(path);
   let thrown: unknown;
@@ -99,9 +98,7 @@ export async function saveSet(
       const replaced = await checkFolder(path);
       const writer = new SetWriter(own, { place, metadata, replaced, fsync, checksum }, checked);
       try {
-        if (stream) await writer.stream(stream);
-        else if (tensors instanceof StoredModel) await writer.stored(tensors);
-        else await writer.list(items);
+        await writer.write(given);
         return await commit(path, own, await writer.finish(), { fsync, replaced });
       } finally {
         thrown = writer.thrown;
@@ -132,9 +129,7 @@ export async function saveOne(
     return await inOwnFolder(dirname(target.path), true, async (own) => {
       const writer = new SetWriter(own, style, { maxShardBytes: Number.MAX_SAFE_INTEGER });
       try {
-        if (isStream(tensors)) await writer.stream(tensors);
-        else if (tensors instanceof StoredModel) await writer.stored(tensors);
-        else await writer.list(tensors);
+        await writer.write(tensors);
         const [shard] = await writer.finish();
         await moveOver(shard!.path, path, (to, put) => replaceWithSums([path, to], put));
         return { files: [path], tensors: shard!.entries.length, bytes: shard!.dataBytes };
@@ -169,10 +164,6 @@ async function commit(
   await writeSynced(index, indexText(bytes, fileOf), fsync, replaced);
   await replaceSet(folder, { files, index, fsync });
   return { files: files.map(({ name }) => join(folder, name)), tensors: fileOf.size, bytes };
-}
-
-function isStream(tensors: object): tensors is SaveStream {
-  return typeof tensors === 'object' && tensors !== null && Symbol.asyncIterator in tensors;
 }
 
 /**

@@ -3,7 +3,7 @@ import { join } from 'node:path';
 import { FastSafetensorsError } from '../base/errors.js';
 import { unlessAborted } from '../base/waiting.js';
 import { ALIGNMENT, Shard, type ShardStyle } from './save-shard.js';
-import { StoredCopies, type StoredModel, StoredTensor } from './save-stored.js';
+import { StoredCopies, StoredModel, StoredTensor } from './save-stored.js';
 import { byLayout, checkTensor, type Item, type SaveTensor, shown } from './save-tensors.js';
 
 /** As Hugging Face's save_pretrained(). */
@@ -46,13 +46,19 @@ export class SetWriter {
     this.#signal = options.signal;
   }
 
+  /** Begins to write all of them; a stream is taken to its end. */
+  write(tensors: SaveStream | StoredModel | readonly Item[]): Promise<void> {
+    if (isStream(tensors)) return this.#stream(tensors);
+    return tensors instanceof StoredModel ? this.#stored(tensors) : this.#list(tensors);
+  }
+
   /** Cut as Hugging Face does: in the order given, each file then in the order of the format's writers. */
-  list(items: readonly Item[]): Promise<void> {
+  #list(items: readonly Item[]): Promise<void> {
     return this.#planned(items, (file) => file.sort(byLayout));
   }
 
   /** In the order of their files, so that much lies together; what is no multiple of 8 bytes at the end of its file. */
-  stored({ tensors }: StoredModel): Promise<void> {
+  #stored({ tensors }: StoredModel): Promise<void> {
     return this.#planned(tensors, (file) => [
       ...file.filter(isAligned),
       ...file.filter((tensor) => !isAligned(tensor)).sort(byLayout),
@@ -85,7 +91,7 @@ export class SetWriter {
   }
 
   /** In the order in which they come; what is no multiple of 8 bytes at the end of its file. */
-  async stream(tensors: SaveStream): Promise<void> {
+  async #stream(tensors: SaveStream): Promise<void> {
     const names = new Set<string>();
     let current: Shard | undefined;
     const { place } = this.#style;
@@ -241,6 +247,10 @@ export class SetWriter {
       else await end;
     }
   }
+}
+
+export function isStream(tensors: object): tensors is SaveStream {
+  return typeof tensors === 'object' && tensors !== null && Symbol.asyncIterator in tensors;
 }
 
 /** Of a stream's item, which may be anything. */

@@ -8,8 +8,7 @@
 #include <thread>
 
 #include "emulated_cuda.h"
-#include "emulators/cufile/control.h"
-#include "reader/gds/cufile_api.h"
+#include "emulated_cufile.h"
 
 namespace fst::cufile {
 namespace {
@@ -17,26 +16,6 @@ namespace {
 using test::Bytes;
 
 constexpr size_t kBytes = 1 << 20, kFileBytes = kBytes + 1000;
-
-struct Control {
-#define X(name, result, parameters) result(*name) parameters = nullptr;
-  FST_EMU_CUFILE_CONTROL(X)
-#undef X
-};
-
-const Control& EmulatedCufileControl() {
-  static const Control control = [] {
-    Control made;
-    void* library = dlopen(FST_BINARY_DIR "/emulators/libcufile.so.0", RTLD_NOW | RTLD_LOCAL);
-    EXPECT_NE(library, nullptr) << dlerror();
-#define X(name, result, parameters) \
-  made.name = reinterpret_cast<decltype(made.name)>(dlsym(library, "fst_emu_cufile_" #name));
-    FST_EMU_CUFILE_CONTROL(X)
-#undef X
-    return made;
-  }();
-  return control;
-}
 
 class CufileEmulatorTest : public test::EmulatedCudaTest {
  protected:
@@ -94,7 +73,7 @@ class CufileEmulatorTest : public test::EmulatedCudaTest {
   }
 
   const CufileApi* gds = nullptr;
-  const Control& file_ctl = EmulatedCufileControl();
+  const test::CufileControl& file_ctl = test::EmulatedCufileControl();
   int fd = -1;
   Bytes content;
   void* handle = nullptr;

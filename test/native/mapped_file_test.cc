@@ -15,6 +15,7 @@
 #include <thread>
 #include <vector>
 
+#include "base/mapped_pages.h"
 #include "base/warnings.h"
 #include "device/host_device.h"
 #include "device/host_memory.h"
@@ -27,7 +28,7 @@ namespace {
 class MappedFileTest : public EngineTest {
  protected:
   void SetUp() override {
-    if (!PrivateMapping::Supported()) GTEST_SKIP() << "this kernel has no MADV_POPULATE_READ (Linux 5.14)";
+    if (!PopulatesMappings()) GTEST_SKIP() << "this kernel has no MADV_POPULATE_READ (Linux 5.14)";
   }
   void TearDown() override {
     EXPECT_TRUE(Eventually([] { return Metrics::Get().mapped_bytes == 0; })) << Metrics::Get().mapped_bytes;

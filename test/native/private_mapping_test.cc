@@ -17,6 +17,7 @@
 #include <vector>
 
 #include "base/fd.h"
+#include "base/mapped_pages.h"
 #include "support/temp_folder.h"
 
 #if defined(__has_feature)
@@ -34,7 +35,7 @@ namespace {
 class PrivateMappingTest : public ::testing::TestWithParam<const char*> {
  protected:
   void SetUp() override {
-    if (!PrivateMapping::Supported()) GTEST_SKIP() << "this kernel has no MADV_POPULATE_READ (Linux 5.14)";
+    if (!PopulatesMappings()) GTEST_SKIP() << "this kernel has no MADV_POPULATE_READ (Linux 5.14)";
   }
 
   std::unique_ptr<PrivateMapping> Map(size_t bytes) {

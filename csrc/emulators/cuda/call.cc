@@ -34,7 +34,7 @@ Call::Call(const char* function, Needs needs, Sort sort)
     error = Misuse(cuda::kNotPermitted, "called from a host function on a stream, which must make no CUDA call");
     return;
   }
-  CUresult failure = emulator.TakeFailure(function);
+  CUresult failure = emulator.failures.Take(function);
   if (needs != kNothing && !emulator.initialised) {
     error = Refuse(cuda::kNotInitialized, "cuInit was not called");
     return;

@@ -27,8 +27,7 @@ using namespace fst::emu;
 
 void fst_emu_cuda_reset(void) {
   Locked state;
-  state->failures.clear();
-  state->calls.clear();
+  state->failures.Forget();
   state->held = false;
   for (Device& device : state->devices) device.context.sticky = kSuccess;
   state->ReadSettings();
@@ -40,14 +39,10 @@ void fst_emu_cuda_reset(void) {
 }
 
 int fst_emu_cuda_set_fail(const char* function, unsigned long long nth, int code) {
-  return Locked()->AddFailure(function, nth, code) ? 0 : -1;
+  return Locked()->failures.Add(function, nth, code) ? 0 : -1;
 }
 
-unsigned long long fst_emu_cuda_call_count(const char* function) {
-  Locked state;
-  auto found = state->calls.find(function);
-  return found == state->calls.end() ? 0 : found->second;
-}
+unsigned long long fst_emu_cuda_call_count(const char* function) { return Locked()->failures.calls(function); }
 
 const char* fst_emu_cuda_function_name(int index) {
   static const char* const kNames[] = {

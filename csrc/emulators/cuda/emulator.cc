@@ -13,12 +13,7 @@ namespace fst::emu {
 namespace {
 
 unsigned long long Number(const char* name, unsigned long long otherwise) {
-  const char* text = getenv(name);
-  if (text == nullptr || text[0] == '\0') return otherwise;
-  char* end = nullptr;
-  unsigned long long value = strtoull(text, &end, 10);
-  if (*end != '\0') Abort("%s is '%s', expected a whole number", name, text);
-  return value;
+  return emulators::Number(name, otherwise, Abort);
 }
 
 std::vector<std::string> Split(const std::string& text, char separator) {
@@ -29,12 +24,6 @@ std::vector<std::string> Split(const std::string& text, char separator) {
     from = to + 1;
   }
   return parts;
-}
-
-std::string FormatList(const char* format, va_list args) {
-  char text[1024];
-  vsnprintf(text, sizeof text, format, args);
-  return text;
 }
 
 // When the process exits (or the library is unloaded, which -z nodelete prevents): contexts alone may be alive.
@@ -64,17 +53,13 @@ void Deinitialise() {
 void Abort(const char* format, ...) {
   va_list args;
   va_start(args, format);
-  std::string text = FormatList(format, args);
-  va_end(args);
-  fprintf(stderr, "emulated CUDA: %s\n", text.c_str());
-  fflush(stderr);
-  abort();
+  emulators::AbortAs("CUDA", format, args);
 }
 
 std::string FormatText(const char* format, ...) {
   va_list args;
   va_start(args, format);
-  std::string text = FormatList(format, args);
+  std::string text = emulators::FormatList(format, args);
   va_end(args);
   return text;
 }
@@ -84,13 +69,7 @@ Emulator& Emulator::Get() {
   static Emulator* emulator = [] {
     auto* made = new Emulator;
     made->ReadSettings();
-    for (const std::string& failure : Split(getenv("FST_EMU_CUDA_FAIL") ? getenv("FST_EMU_CUDA_FAIL") : "", ';')) {
-      std::vector<std::string> parts = Split(failure, ':');
-      if (parts.size() != 3 ||
-          !made->AddFailure(parts[0], strtoull(parts[1].c_str(), nullptr, 10), atoi(parts[2].c_str()))) {
-        Abort("FST_EMU_CUDA_FAIL has '%s', expected function:nth:code with a function of the slice", failure.c_str());
-      }
-    }
+    made->failures.Read("FST_EMU_CUDA_FAIL", Abort);
     return made;
   }();
   return *emulator;
@@ -150,26 +129,10 @@ void Emulator::ReadSettings() {
   }
 }
 
-bool Emulator::AddFailure(const std::string& function, unsigned long long nth, CUresult code) {
-  bool known = function == "execute";
-#define X(member, symbol, parameters) known = known || function == #symbol;
-  FST_CUDA_API(X)
-  FST_CUDA_SHARING_API(X)
-  FST_CUDA_EXTRA_API(X)
+std::vector<std::string> Functions() {
+#define X(member, symbol, parameters) #symbol,
+  return {FST_CUDA_API(X) FST_CUDA_SHARING_API(X) FST_CUDA_EXTRA_API(X) "execute"};
 #undef X
-  if (known) failures.push_back(Failure{function, nth, 0, code});
-  return known;
-}
-
-CUresult Emulator::TakeFailure(const std::string& function) {
-  ++calls[function];
-  CUresult code = kSuccess;
-  for (auto failure = failures.begin(); failure != failures.end();) {
-    bool due = failure->function == function && (++failure->seen == failure->nth || failure->nth == 0);
-    if (due && code == kSuccess) code = failure->code;
-    failure = due && failure->nth != 0 ? failures.erase(failure) : failure + 1;
-  }
-  return code;
 }
 
 size_t Emulator::LiveBytes() const {

@@ -14,6 +14,7 @@
 
 #include "device/cuda_api.h"
 #include "emulators/cuda/extra_api.h"
+#include "emulators/failures.h"
 
 namespace fst::emu {
 
@@ -123,18 +124,14 @@ struct Device {
   Clock::time_point busy_until{};  // of the modelled bus
 };
 
-struct Failure {
-  std::string function;
-  unsigned long long nth;  // 0: every call
-  unsigned long long seen;
-  CUresult code;
-};
-
 struct Counters {
   unsigned long long unpinned_async_copies = 0, executed = 0, copied_bytes = 0;
   size_t peak_bytes = 0, peak_pinned_bytes = 0;
   int pinned_node = -1;
 };
+
+// Those that can be made to fail.
+std::vector<std::string> Functions();
 
 struct Emulator {
   static Emulator& Get();
@@ -161,14 +158,11 @@ struct Emulator {
   uintptr_t next_handle = 0x7e57000000000;
   size_t pinned_bytes = 0;
   Counters counters;
-  std::map<std::string, unsigned long long> calls;
-  std::vector<Failure> failures;
+  emulators::Failures failures{Functions()};
   unsigned long long random = 88172645463325252ull;
 
   // emulator.cc. Settings by the environment.
   void ReadSettings();
-  bool AddFailure(const std::string& function, unsigned long long nth, CUresult code);  // false: no such function
-  CUresult TakeFailure(const std::string& function);  // counts a call; the code that it is to fail with, or kSuccess
   size_t LiveBytes() const;
   // "2 allocations (512 bytes), 1 stream" of a context (null: of all); "" for none.
   std::string Living(const Context* context, bool with_registered = true) const;

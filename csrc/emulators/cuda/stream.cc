@@ -36,7 +36,7 @@ void ReadMapping(const Operation& operation) {
 // Copies or fills at the very end of the time that the model gives it, without the lock: the latest moment at which a
 // correct caller's memory still has to be as it was when it issued the operation.
 void Transfer(Emulator& emulator, Lock& lock, Stream& stream, Operation& operation) {
-  CUresult failure = emulator.TakeFailure("execute");
+  CUresult failure = emulator.failures.Take("execute");
   if (failure != kSuccess) {
     stream.context->sticky = failure;
     return;

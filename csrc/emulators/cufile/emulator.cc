@@ -13,23 +13,10 @@ namespace fst::emu_cufile {
 
 namespace {
 
-std::string FormatList(const char* format, va_list args) {
-  char text[1024];
-  vsnprintf(text, sizeof text, format, args);
-  return text;
-}
+using emulators::Text;
 
-std::string Text(const char* name, const char* otherwise) {
-  const char* text = getenv(name);
-  return text != nullptr && text[0] != '\0' ? text : otherwise;
-}
-
-unsigned long long Number(const char* name, const char* otherwise) {
-  std::string text = Text(name, otherwise);
-  char* end = nullptr;
-  unsigned long long value = strtoull(text.c_str(), &end, 10);
-  if (*end != '\0') Abort("%s is '%s', expected a whole number", name, text.c_str());
-  return value;
+unsigned long long Number(const char* name, unsigned long long otherwise) {
+  return emulators::Number(name, otherwise, Abort);
 }
 
 std::string& Refusal() {
@@ -51,11 +38,7 @@ struct Statics {
 void Abort(const char* format, ...) {
   va_list args;
   va_start(args, format);
-  std::string text = FormatList(format, args);
-  va_end(args);
-  fprintf(stderr, "emulated cuFile: %s\n", text.c_str());
-  fflush(stderr);
-  abort();
+  emulators::AbortAs("cuFile", format, args);
 }
 
 const std::string& LastRefusal() { return Refusal(); }
@@ -68,45 +51,31 @@ Emulator& Emulator::Get() {
   static Emulator* emulator = [] {  // never destroyed: threads may be in it when the process ends
     auto* made = new Emulator;
     made->ReadSettings();
-    std::string failures = Text("FST_EMU_CUFILE_FAIL", "");
-    for (size_t from = 0; from < failures.size();) {
-      size_t to = std::min(failures.find(';', from), failures.size());
-      std::string failure = failures.substr(from, to - from);
-      size_t first = failure.find(':'), second = failure.find(':', first + 1);
-      if (first == std::string::npos || second == std::string::npos ||
-          !made->AddFailure(failure.substr(0, first), strtoull(failure.c_str() + first + 1, nullptr, 10),
-                            atoi(failure.c_str() + second + 1))) {
-        Abort("FST_EMU_CUFILE_FAIL has '%s', expected function:nth:code", failure.c_str());
-      }
-      from = to + 1;
-    }
+    made->failures.Read("FST_EMU_CUFILE_FAIL", Abort);
     return made;
   }();
   return *emulator;
 }
 
 void Emulator::ReadSettings() {
-  compat = Number("FST_EMU_CUFILE_COMPAT", "0") != 0;
-  allow_compat = Number("FST_EMU_CUFILE_ALLOW_COMPAT", "1") != 0;
-  require_direct = Number("FST_EMU_CUFILE_REQUIRE_DIRECT", "0") != 0;
-  strict = Number("FST_EMU_CUFILE_STRICT", "1") != 0;
+  compat = Number("FST_EMU_CUFILE_COMPAT", 0) != 0;
+  allow_compat = Number("FST_EMU_CUFILE_ALLOW_COMPAT", 1) != 0;
+  require_direct = Number("FST_EMU_CUFILE_REQUIRE_DIRECT", 0) != 0;
+  strict = Number("FST_EMU_CUFILE_STRICT", 1) != 0;
   refuse = Text("FST_EMU_CUFILE_REFUSE", "");
-  refuse_code = static_cast<int>(Number("FST_EMU_CUFILE_REFUSE_CODE", "5030"));
-  most_bytes = Number("FST_EMU_CUFILE_SHORT", "0");
+  refuse_code = static_cast<int>(Number("FST_EMU_CUFILE_REFUSE_CODE", 5030));
+  most_bytes = Number("FST_EMU_CUFILE_SHORT", 0);
   end = overstated = 0;
-  open_ms = Number("FST_EMU_CUFILE_OPEN_MS", "0");
-  delay_us = Number("FST_EMU_CUFILE_DELAY_US", "0");
-  bandwidth = Number("FST_EMU_CUFILE_BANDWIDTH", "0");
+  open_ms = Number("FST_EMU_CUFILE_OPEN_MS", 0);
+  delay_us = Number("FST_EMU_CUFILE_DELAY_US", 0);
+  bandwidth = Number("FST_EMU_CUFILE_BANDWIDTH", 0);
   leaks = Text("FST_EMU_CUFILE_LEAKS", "report");
 }
 
-bool Emulator::AddFailure(const std::string& function, unsigned long long nth, int code) {
-  bool known = false;
-#define X(member, symbol, result, parameters) known = known || function == #symbol;
-  FST_CUFILE_API(X)
+std::vector<std::string> Functions() {
+#define X(member, symbol, result, parameters) #symbol,
+  return {FST_CUFILE_API(X)};
 #undef X
-  if (known) failures.push_back(Failure{function, nth, 0, code});
-  return known;
 }
 
 bool Emulator::FindDriver() {
@@ -141,14 +110,7 @@ Call::Call(const char* function, bool needs_open, Sort sort)
   ++emulator.inside;
   if (emulator.destroyed) error = Misuse(cufile::kDriverClosing, "after exit() destroyed the library's static objects");
   if (error != 0) return;
-  ++emulator.calls[function];
-  int failure = 0;
-  auto& failures = emulator.failures;
-  for (auto it = failures.begin(); it != failures.end();) {
-    bool due = it->function == function && (++it->seen == it->nth || it->nth == 0);
-    if (due && failure == 0) failure = it->code;
-    it = due && it->nth != 0 ? failures.erase(it) : it + 1;
-  }
+  const int failure = emulator.failures.Take(function);
   if (needs_open && !emulator.open) {
     error = Refuse(cufile::kDriverNotInitialized, "the driver is not open");
   } else if (failure != 0 && sort == kNormal) {
@@ -161,7 +123,7 @@ Call::Call(const char* function, bool needs_open, Sort sort)
 int Call::Refuse(int code, const char* format, ...) {
   va_list args;
   va_start(args, format);
-  Refusal() = std::string(function) + ": " + FormatList(format, args);
+  Refusal() = std::string(function) + ": " + emulators::FormatList(format, args);
   va_end(args);
   return code;
 }
@@ -169,7 +131,7 @@ int Call::Refuse(int code, const char* format, ...) {
 int Call::Misuse(int code, const char* format, ...) {
   va_list args;
   va_start(args, format);
-  std::string text = FormatList(format, args);
+  std::string text = emulators::FormatList(format, args);
   va_end(args);
   if (emulator.strict) Abort("%s %s", function, text.c_str());
   return Refuse(code, "%s", text.c_str());

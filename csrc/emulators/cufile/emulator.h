@@ -11,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include "emulators/failures.h"
 #include "reader/gds/cufile_api.h"
 
 namespace fst::emu_cufile {
@@ -34,13 +35,6 @@ struct Buffer {
   int in_flight = 0;
 };
 
-struct Failure {
-  std::string function;
-  unsigned long long nth;  // 0: every call
-  unsigned long long seen;
-  int code;
-};
-
 // The emulated CUDA driver's part; null pointers where the driver is another one.
 struct Driver {
   int (*acquire)(unsigned long long pointer, unsigned long long bytes) = nullptr;
@@ -52,6 +46,9 @@ struct Driver {
 struct Counters {
   unsigned long long bytes_read = 0, unaligned_reads = 0, unregistered_reads = 0, buffered_files = 0, in_flight = 0;
 };
+
+// Those that can be made to fail.
+std::vector<std::string> Functions();
 
 struct Emulator {
   static Emulator& Get();
@@ -73,11 +70,9 @@ struct Emulator {
   uintptr_t next_handle = 0xcf11e00000000;
   Clock::time_point busy_until{};
   Counters counters;
-  std::map<std::string, unsigned long long> calls;
-  std::vector<Failure> failures;
+  emulators::Failures failures{Functions()};
 
   void ReadSettings();
-  bool AddFailure(const std::string& function, unsigned long long nth, int code);  // false: no such function
   bool FindDriver();
   void ReportLeaks();
   // As libcufile, whose static objects exit() destroys: calls that are made meanwhile or later abort.

@@ -93,8 +93,8 @@ void Execute(void* argument) {
   unsigned long long bandwidth = 0;
   {
     Lock lock(emulator.mutex);
-    failure = emulator.TakeFailure("execute");
-    hangs = emulator.hang != 0 && emulator.calls["execute"] == emulator.hang;
+    failure = emulator.failures.Take("execute");
+    hangs = emulator.hang != 0 && emulator.failures.calls("execute") == emulator.hang;
     notice = emulator.notice;
     bandwidth = emulator.bandwidth;
   }

@@ -14,23 +14,10 @@ namespace fst::emu_nccl {
 
 namespace {
 
-std::string FormatList(const char* format, va_list args) {
-  char text[1024];
-  vsnprintf(text, sizeof text, format, args);
-  return text;
-}
+using emulators::Text;
 
-std::string Text(const char* name, const char* otherwise) {
-  const char* text = getenv(name);
-  return text != nullptr && text[0] != '\0' ? text : otherwise;
-}
-
-unsigned long long Number(const char* name, const char* otherwise) {
-  std::string text = Text(name, otherwise);
-  char* end = nullptr;
-  unsigned long long value = strtoull(text.c_str(), &end, 10);
-  if (*end != '\0') Abort("%s is '%s', expected a whole number", name, text.c_str());
-  return value;
+unsigned long long Number(const char* name, unsigned long long otherwise) {
+  return emulators::Number(name, otherwise, Abort);
 }
 
 std::string& Refusal() {
@@ -52,11 +39,7 @@ struct Statics {
 void Abort(const char* format, ...) {
   va_list args;
   va_start(args, format);
-  std::string text = FormatList(format, args);
-  va_end(args);
-  fprintf(stderr, "emulated NCCL: %s\n", text.c_str());
-  fflush(stderr);
-  abort();
+  emulators::AbortAs("NCCL", format, args);
 }
 
 const std::string& LastRefusal() { return Refusal(); }
@@ -65,50 +48,25 @@ Emulator& Emulator::Get() {
   static Emulator* emulator = [] {  // never destroyed: threads may be in it when the process ends
     auto* made = new Emulator;
     made->ReadSettings();
-    std::string failures = Text("FST_EMU_NCCL_FAIL", "");
-    for (size_t from = 0; from < failures.size();) {
-      size_t to = std::min(failures.find(';', from), failures.size());
-      std::string failure = failures.substr(from, to - from);
-      size_t first = failure.find(':'), second = failure.find(':', first + 1);
-      if (first == std::string::npos || second == std::string::npos ||
-          !made->AddFailure(failure.substr(0, first), strtoull(failure.c_str() + first + 1, nullptr, 10),
-                            atoi(failure.c_str() + second + 1))) {
-        Abort("FST_EMU_NCCL_FAIL has '%s', expected function:nth:code", failure.c_str());
-      }
-      from = to + 1;
-    }
+    made->failures.Read("FST_EMU_NCCL_FAIL", Abort);
     return made;
   }();
   return *emulator;
 }
 
 void Emulator::ReadSettings() {
-  version = static_cast<int>(Number("FST_EMU_NCCL_VERSION", "23007"));
-  bandwidth = Number("FST_EMU_NCCL_BANDWIDTH", "0");
-  init_ms = Number("FST_EMU_NCCL_INIT_MS", "0");
-  notice = Number("FST_EMU_NCCL_NOTICE", "0") != 0;
-  hang = Number("FST_EMU_NCCL_HANG", "0");
-  strict = Number("FST_EMU_NCCL_STRICT", "1") != 0;
+  version = static_cast<int>(Number("FST_EMU_NCCL_VERSION", 23007));
+  bandwidth = Number("FST_EMU_NCCL_BANDWIDTH", 0);
+  init_ms = Number("FST_EMU_NCCL_INIT_MS", 0);
+  notice = Number("FST_EMU_NCCL_NOTICE", 0) != 0;
+  hang = Number("FST_EMU_NCCL_HANG", 0);
+  strict = Number("FST_EMU_NCCL_STRICT", 1) != 0;
 }
 
-bool Emulator::AddFailure(const std::string& function, unsigned long long nth, int code) {
-  bool known = function == "execute";
-#define X(member, symbol, result, parameters) known = known || function == #symbol;
-  FST_NCCL_API(X)
+std::vector<std::string> Functions() {
+#define X(member, symbol, result, parameters) #symbol,
+  return {FST_NCCL_API(X) "execute"};
 #undef X
-  if (known) failures.push_back(Failure{function, nth, 0, code});
-  return known;
-}
-
-int Emulator::TakeFailure(const std::string& function) {
-  ++calls[function];
-  int failure = 0;
-  for (auto it = failures.begin(); it != failures.end();) {
-    bool due = it->function == function && (++it->seen == it->nth || it->nth == 0);
-    if (due && failure == 0) failure = it->code;
-    it = due && it->nth != 0 ? failures.erase(it) : it + 1;
-  }
-  return failure;
 }
 
 bool Emulator::FindDriver() {
@@ -130,7 +88,7 @@ bool Emulator::FindDriver() {
 
 Call::Call(const char* function, Sort sort) : emulator(Emulator::Get()), lock(emulator.mutex), function(function) {
   if (emulator.destroyed) Abort("%s after exit() destroyed the library's static objects", function);
-  int failure = emulator.TakeFailure(function);
+  int failure = emulator.failures.Take(function);
   if (failure != 0 && sort == kNormal) {
     error = Refuse(failure, "made to fail with %d", failure);
   } else {
@@ -156,7 +114,7 @@ Call::~Call() {
 int Call::Refuse(int code, const char* format, ...) {
   va_list args;
   va_start(args, format);
-  Refusal() = std::string(function) + ": " + FormatList(format, args);
+  Refusal() = std::string(function) + ": " + emulators::FormatList(format, args);
   va_end(args);
   return code;
 }
@@ -164,7 +122,7 @@ int Call::Refuse(int code, const char* format, ...) {
 int Call::Misuse(int code, const char* format, ...) {
   va_list args;
   va_start(args, format);
-  std::string text = FormatList(format, args);
+  std::string text = emulators::FormatList(format, args);
   va_end(args);
   if (emulator.strict) Abort("%s %s", function, text.c_str());
   return Refuse(code, "%s", text.c_str());
@@ -185,21 +143,16 @@ struct Locked {
 
 void fst_emu_nccl_reset(void) {
   Locked state;
-  state->failures.clear();
-  state->calls.clear();
+  state->failures.Forget();
   state->received_bytes = 0;
   state->ReadSettings();
 }
 
 int fst_emu_nccl_set_fail(const char* function, unsigned long long nth, int code) {
-  return Locked()->AddFailure(function, nth, code) ? 0 : -1;
+  return Locked()->failures.Add(function, nth, code) ? 0 : -1;
 }
 
-unsigned long long fst_emu_nccl_call_count(const char* function) {
-  Locked state;
-  auto found = state->calls.find(function);
-  return found == state->calls.end() ? 0 : found->second;
-}
+unsigned long long fst_emu_nccl_call_count(const char* function) { return Locked()->failures.calls(function); }
 
 const char* fst_emu_nccl_function_name(int index) {
   static const char* const kNames[] = {

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "device/nccl_api.h"
+#include "emulators/failures.h"
 
 namespace fst::emu_nccl {
 
@@ -70,12 +71,8 @@ struct Broadcast {
   cuda::CUstream stream;
 };
 
-struct Failure {
-  std::string function;
-  unsigned long long nth;  // 0: every call
-  unsigned long long seen;
-  int code;
-};
+// Those that can be made to fail.
+std::vector<std::string> Functions();
 
 struct Emulator {
   static Emulator& Get();
@@ -91,12 +88,9 @@ struct Emulator {
   std::map<ncclComm_t, std::shared_ptr<Comm>> comms;
   uintptr_t next_handle = 0xacc100000000;
   std::atomic<unsigned long long> received_bytes{0};
-  std::map<std::string, unsigned long long> calls;
-  std::vector<Failure> failures;
+  emulators::Failures failures{Functions()};
 
   void ReadSettings();
-  bool AddFailure(const std::string& function, unsigned long long nth, int code);  // false: no such function
-  int TakeFailure(const std::string& function);
   bool FindDriver();
 };
 

@@ -9,6 +9,7 @@
 #include <mutex>
 
 #include "base/io_error.h"
+#include "base/mapped_pages.h"
 #include "base/thread.h"
 #include "reader/usrbio/usrbio_iov.h"
 #include "reader/usrbio/usrbio_semaphore.h"
@@ -32,11 +33,9 @@ timespec In(int ms) {
 
 // Touches the pages of new shared memory: false where a plain write would be a SIGBUS.
 bool Populate(void* memory, size_t bytes) {
-#ifndef MADV_POPULATE_WRITE
-#define MADV_POPULATE_WRITE 23  // Linux 5.14
-#endif
-  if (madvise(memory, (bytes + 4095) / 4096 * 4096, MADV_POPULATE_WRITE) == 0) return true;
-  return errno == EINVAL;  // an older kernel: there was room a moment ago
+  const uint64_t length = (bytes + PageSize() - 1) / PageSize() * PageSize();
+  const int error = PopulatePagesForWrites(static_cast<char*>(memory), length);
+  return error == 0 || error == EINVAL;  // an older kernel: there was room a moment ago
 }
 
 Status RingFailed(const std::string& mount, int entries, int error) {

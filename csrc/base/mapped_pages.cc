@@ -1,0 +1,106 @@
+#include "base/mapped_pages.h"
+
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+
+#ifndef MADV_POPULATE_READ
+#define MADV_POPULATE_READ 22
+#define MADV_POPULATE_WRITE 23
+#endif
+
+namespace fst {
+namespace {
+
+constexpr uint64_t kPage = 4096;  // at least
+constexpr uint64_t kSamples = 64;
+constexpr uint64_t kAround = 64 << 10;  // a read fault maps what is in memory of the aligned 64 KiB around it
+constexpr uint64_t kLookedAt = 4096;    // pages whose residency is asked for at once
+
+int Advise(char* pages, uint64_t length, int advice) {
+  for (;;) {
+    if (madvise(pages, length, advice) == 0) return 0;
+    if (errno != EINTR && errno != EAGAIN) return errno;
+  }
+}
+
+// Has the kernel read 8 bytes there, which are in one page: false, and no signal, where it cannot. To the set of
+// signals, which such a call reads before it refuses what it is to do with them.
+bool Touch(const char* address) {
+  constexpr int kNothing = -1;
+  return syscall(SYS_rt_sigprocmask, kNothing, address, nullptr, sizeof(uint64_t)) == 0 || errno == EINVAL;
+}
+
+// False: some were not in memory, or it cannot be known.
+bool BringInResident(char* pages, uint64_t length, bool told) {
+  if (!told || ResidentPart(pages, length) < 1) return false;
+  const char* const end = pages + length;
+  for (const char* at = pages; at < end; at += kAround - reinterpret_cast<uintptr_t>(at) % kAround)
+    if (!Touch(at)) return false;
+  // The page cache may hold a page that a shorter file has no more, as part of a large folio.
+  if (!Touch(end - sizeof(uint64_t))) return false;
+  return AllResident(pages, length, told);
+}
+
+}  // namespace
+
+uint64_t PageSize() {
+  static const uint64_t size = std::max<uint64_t>(kPage, static_cast<uint64_t>(sysconf(_SC_PAGESIZE)));
+  return size;
+}
+
+bool PopulatesMappings() {
+  static const bool populates = [] {
+    void* page = mmap(nullptr, PageSize(), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (page == MAP_FAILED) return false;
+    auto* const pages = static_cast<char*>(page);
+    const bool both =
+        Advise(pages, PageSize(), MADV_POPULATE_READ) == 0 && Advise(pages, PageSize(), MADV_POPULATE_WRITE) == 0;
+    munmap(page, PageSize());
+    return both;
+  }();
+  return populates;
+}
+
+bool TellsWhatIsResident(int fd) {
+  struct stat info;
+  return fstat(fd, &info) == 0 && info.st_uid == geteuid();
+}
+
+double ResidentPart(char* pages, uint64_t length) {
+  const uint64_t count = length / PageSize(), samples = std::min(count, kSamples);
+  int resident = 0;
+  for (uint64_t i = 0; i < samples; ++i) {
+    unsigned char in_memory = 0;
+    const uint64_t page = samples == count ? i : i * (count - 1) / (samples - 1);
+    if (mincore(pages + page * PageSize(), PageSize(), &in_memory) == 0) resident += in_memory & 1;
+  }
+  return samples == 0 ? 1 : static_cast<double>(resident) / static_cast<double>(samples);
+}
+
+bool AllResident(char* pages, uint64_t length, bool told) {
+  unsigned char resident[kLookedAt];
+  for (uint64_t done = 0; told && done < length;) {
+    const uint64_t some = std::min(kLookedAt, (length - done) / PageSize());
+    if (mincore(pages + done, some * PageSize(), resident) != 0) return false;
+    if (!std::all_of(resident, resident + some, [](unsigned char page) { return (page & 1) != 0; })) return false;
+    done += some * PageSize();
+  }
+  return told;
+}
+
+// MADV_POPULATE_READ looks up each page; a fault maps those around it at once, a third of the time where the page cache
+// has large folios. A page that is not there needs the slow way, which says what is wrong with it.
+int PopulatePages(char* pages, uint64_t length, bool told) {
+  return BringInResident(pages, length, told) ? 0 : Advise(pages, length, MADV_POPULATE_READ);
+}
+
+void DropPages(char* pages, uint64_t length) { (void)Advise(pages, length, MADV_DONTNEED); }
+
+int PopulatePagesForWrites(char* pages, uint64_t length) { return Advise(pages, length, MADV_POPULATE_WRITE); }
+
+}  // namespace fst
