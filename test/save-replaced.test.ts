@@ -9,11 +9,12 @@ import {
   symlinkSync,
   writeFileSync,
 } from 'node:fs';
-import fsp, { rm } from 'node:fs/promises';
+import { rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { type LoadReport, ParallelLoader, type SaveTensor, saveFile, saveSharded } from 'fastsafetensors-node';
 import { expectClean, runChild } from './support/child.js';
 import { runCli } from './support/cli.js';
+import { failLinks, failRenames } from './support/failing-files.js';
 import { expectNothingHeld } from './support/metrics.js';
 import { newFolder } from './support/model-files.js';
 import { inPrivateMounts, testUnless, whyNoMounts } from './support/private-mounts.js';
@@ -61,11 +62,7 @@ describe('digests', () => {
       const path = join(folder, 'm.safetensors');
       await saveFile(model(1), path);
       await runCli('checksum', path);
-      const { rename } = fsp;
-      jest.spyOn(fsp, 'rename').mockImplementation(async (from, to) => {
-        if (to === path) throw Object.assign(new Error('no rename'), { code: 'EIO', syscall: 'rename' });
-        await rename(from, to);
-      });
+      failRenames((_, to) => to === path);
       await expect(saveFile(model(2), path, options)).rejects.toMatchObject({ code: 'IO_ERROR' });
       jest.restoreAllMocks();
       expect((await verified(path)).fills).toEqual([1]);
@@ -107,13 +104,8 @@ describe('digests', () => {
       mkdirSync(folder);
       await saveSharded(model(1), folder, { maxShardBytes: old });
       await runCli('checksum', folder);
-      let renames = 0;
-      const { rename } = fsp;
-      jest.spyOn(fsp, 'rename').mockImplementation(async (from, to) => {
-        if (renames++ === failing) throw Object.assign(new Error('no rename'), { code: 'EIO', syscall: 'rename' });
-        await rename(from, to);
-      });
-      if (!links) jest.spyOn(fsp, 'link').mockRejectedValue(Object.assign(new Error('no links'), { code: 'EPERM' }));
+      failRenames((nth) => nth === failing);
+      if (!links) failLinks();
       const error = await saveSharded(model(2), folder, { maxShardBytes: next }).catch((reason) => reason);
       jest.restoreAllMocks();
       if (error === undefined) break;

@@ -25,6 +25,7 @@ import {
 } from 'fastsafetensors-node';
 import { useFakeDevices } from 'fastsafetensors-node/testing';
 import { runChild } from './support/child.js';
+import { failLinks, failRenames } from './support/failing-files.js';
 import { expectNothingHeld } from './support/metrics.js';
 import { entry, newFolder, writeModel } from './support/model-files.js';
 
@@ -353,13 +354,8 @@ describe('in place of another set', () => {
       for (let failing = 0; ; ++failing) {
         rmSync(out, { recursive: true, force: true });
         await saveSharded(model(3, 1), out, { maxShardBytes: 8 });
-        let renames = 0;
-        const { rename } = fsp;
-        jest.spyOn(fsp, 'rename').mockImplementation(async (from, to) => {
-          if (renames++ === failing) throw Object.assign(new Error('no rename'), { code: 'EIO', syscall: 'rename' });
-          await rename(from, to);
-        });
-        if (!links) jest.spyOn(fsp, 'link').mockRejectedValue(Object.assign(new Error('no links'), { code: 'EPERM' }));
+        failRenames((nth) => nth === failing);
+        if (!links) failLinks();
         const saved = await saveSharded(model(3, 2), out, { maxShardBytes: 8 }).then(
           () => true,
           ({ code }) => code,
