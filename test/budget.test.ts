@@ -1,4 +1,3 @@
-import { rm } from 'node:fs/promises';
 import * as fc from 'fast-check';
 import {
   type DeviceMemoryLimit,
@@ -13,8 +12,8 @@ import {
 } from 'fastsafetensors-node';
 import { mockCopier, useFakeDevices } from 'fastsafetensors-node/testing';
 import { patience } from '../src/transfer/budget-limit.js';
-import { expectNothingHeld } from './support/metrics.js';
-import { type Entry, entry, newFolder, writeModel } from './support/model-files.js';
+import { folder } from './support/budget-hooks.js';
+import { type Entry, entry, writeModel } from './support/model-files.js';
 import { refused } from './support/refused.js';
 
 // What a loader may hold: deviceMemoryBudget and hostMemoryBudget.
@@ -28,19 +27,6 @@ const WAYS: Record<string, LoaderOptions> = {
   'a device from the page cache': { device: 'cuda:0', staging: 'mapped', bounceBufferSize: 8192 },
   'a copier of the user': { copier: 'budget-mock' },
 };
-
-let folder: string;
-const before = patience.ms;
-beforeEach(async () => {
-  useFakeDevices({ copyDelayUs: 20 });
-  folder = await newFolder();
-});
-afterEach(async () => {
-  patience.ms = before;
-  await rm(folder, { recursive: true });
-  await expectNothingHeld();
-  useFakeDevices(null);
-});
 
 /** Bytes of tensors and, on the host, of staging. */
 function heldNow(device = 'cpu'): number {

@@ -1,29 +1,15 @@
-import { rm } from 'node:fs/promises';
 import * as fc from 'fast-check';
 import { type DeviceTensor, loadFile, ParallelLoader, registerCopier } from 'fastsafetensors-node';
-import { mockCopier, useFakeDevices } from 'fastsafetensors-node/testing';
+import { mockCopier } from 'fastsafetensors-node/testing';
 import { patience } from '../src/transfer/budget-limit.js';
+import { folder } from './support/budget-hooks.js';
 import { layer, layeredModel } from './support/layered-model.js';
-import { expectNothingHeld } from './support/metrics.js';
-import { entry, newFolder, writeModel } from './support/model-files.js';
+import { entry, writeModel } from './support/model-files.js';
 
 // Budgets of several devices, which one loader loads to.
 
 const KIB = 1024;
 registerCopier('budgets-mock', mockCopier());
-
-let folder: string;
-const before = patience.ms;
-beforeEach(async () => {
-  useFakeDevices({ copyDelayUs: 20 });
-  folder = await newFolder();
-});
-afterEach(async () => {
-  patience.ms = before;
-  await rm(folder, { recursive: true });
-  await expectNothingHeld();
-  useFakeDevices(null);
-});
 
 test('what one device lacks another does not, and a tensor too large for its device is named with it', async () => {
   const { files } = await layeredModel(folder);

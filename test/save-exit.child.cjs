@@ -2,16 +2,9 @@
 const { join } = require('node:path');
 const { readdirSync } = require('node:fs');
 const { saveFile, saveSharded } = require('..');
+const { endless } = require('./support/endless-tensor.cjs');
 
 const [folder, what] = process.argv.slice(2);
-const endless = {
-  name: 'x',
-  dtype: 'U8',
-  shape: [32],
-  byteLength: 32,
-  disposed: false,
-  toHost: () => new Promise(() => {}),
-};
 if (what === 'sharded') saveSharded([endless], folder);
 else saveFile([endless], join(folder, 'x.safetensors'), { checksum: what === 'checksum' });
 

@@ -2,6 +2,7 @@
 // name. `again`: saves one set after the other, the number of each in all of its bytes, until it is killed.
 const { join } = require('node:path');
 const { saveFile, saveSharded } = require('..');
+const { endless } = require('./support/endless-tensor.cjs');
 
 const [folder, what] = process.argv.slice(2);
 
@@ -9,14 +10,6 @@ const tensor = (name, fill, length = 8) => ({ name, shape: [length], data: new U
 
 async function* dying() {
   yield ['a', tensor('a', 1)];
-  const endless = {
-    name: 'x',
-    dtype: 'U8',
-    shape: [32],
-    byteLength: 32,
-    disposed: false,
-    toHost: () => new Promise(() => setTimeout(() => {}, 1e6)),
-  };
   saveFile([endless], join(folder, 'x.safetensors'));
   await new Promise((resolve) => setTimeout(resolve, 200));
   process.stdout.write('written\n', () => process.kill(process.pid, 'SIGKILL'));
