@@ -1,4 +1,4 @@
-import { closeSync, openSync, renameSync, truncateSync, utimesSync, writeFileSync } from 'node:fs';
+import { closeSync, openSync, truncateSync, writeFileSync } from 'node:fs';
 import { rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setImmediate, setTimeout } from 'node:timers/promises';
@@ -10,6 +10,7 @@ import {
   type OpenFiles,
 } from 'fastsafetensors-node';
 import { native } from '../src/native/addon.js';
+import { fileChanges } from './support/file-changes.js';
 import { expectNothingHeld } from './support/metrics.js';
 import { encodeFile, entry, newFolder, writeModel } from './support/model-files.js';
 
@@ -129,22 +130,9 @@ test('one that does not lie at a multiple of its element is copied', async () =>
   disposeAll(tensors);
 });
 
-test.each<[string, (path: string) => void]>([
-  ['touched', (path) => utimesSync(path, new Date(), new Date(Date.now() + 5000))],
-  ['cut short', (path) => truncateSync(path, 5000)],
-  ['emptied', (path) => truncateSync(path, 0)],
-  [
-    'written over',
-    (path) => writeFileSync(path, encodeFile(ENTRIES.map((e) => ({ ...e, bytes: e.bytes.map((b) => ~b) })))),
-  ],
-  [
-    'replaced',
-    (path) => {
-      writeFileSync(join(folder, 'new'), encodeFile(ENTRIES));
-      renameSync(join(folder, 'new'), path);
-    },
-  ],
-])('of a file that was %s views stay as they are, and others are FILE_CHANGED', async (_, change) => {
+const CHANGES = fileChanges(ENTRIES);
+CHANGES.push(['emptied', (path) => truncateSync(path, 0)]);
+test.each(CHANGES)('of a file that was %s views stay as they are, and others are FILE_CHANGED', async (_, change) => {
   await open();
   const tensors = await viewed();
   change(path);

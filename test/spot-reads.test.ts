@@ -1,6 +1,4 @@
-import { renameSync, truncateSync, utimesSync, writeFileSync } from 'node:fs';
 import { rm } from 'node:fs/promises';
-import { join } from 'node:path';
 import { setImmediate, setTimeout } from 'node:timers/promises';
 import {
   type DeviceTensor,
@@ -11,8 +9,9 @@ import {
 } from 'fastsafetensors-node';
 import { MappedRegions } from '../src/loaders/mapped-regions.js';
 import { native } from '../src/native/addon.js';
+import { fileChanges } from './support/file-changes.js';
 import { expectNothingHeld } from './support/metrics.js';
-import { encodeFile, entry, newFolder, writeModel } from './support/model-files.js';
+import { entry, newFolder, writeModel } from './support/model-files.js';
 
 // Small tensors of files that are open are read by the thread that asks, where their bytes are in memory; all others,
 // and all that goes wrong, are a load's.
@@ -160,21 +159,7 @@ test.each<[string, LoaderOptions]>([
   expect(loads).toHaveBeenCalledTimes(1);
 });
 
-test.each<[string, (path: string) => void]>([
-  ['touched', (path) => utimesSync(path, new Date(), new Date(Date.now() + 5000))],
-  ['cut short', (path) => truncateSync(path, 5000)],
-  [
-    'written over',
-    (path) => writeFileSync(path, encodeFile(ENTRIES.map((e) => ({ ...e, bytes: e.bytes.map((b) => ~b) })))),
-  ],
-  [
-    'replaced',
-    (path) => {
-      writeFileSync(join(folder, 'new'), encodeFile(ENTRIES));
-      renameSync(join(folder, 'new'), path);
-    },
-  ],
-])('a file that was %s is FILE_CHANGED', async (_, change) => {
+test.each(fileChanges(ENTRIES))('a file that was %s is FILE_CHANGED', async (_, change) => {
   await open();
   (await opened.getTensor('s7')).dispose();
   change(path);
