@@ -1,22 +1,14 @@
 // Loads to two emulated GPUs, and the host, at a time.
 const helpers = require('./support/child-helpers.cjs');
-const { assert, fastsafeOpen, main, nothingHeld, ParallelLoader, SafeTensorsFileLoader, writeModel, filledWith } =
-  helpers;
+const { checkOtherLoaders, endAtMoments, files, TENSORS } = require('./support/child-loads.cjs');
+const { assert, checkTensor, main, nothingHeld, ParallelLoader, quiet } = helpers;
 
-const quiet = { debug() {}, info() {}, warn() {} };
 const RULES = {
   split: { devices: ['cuda:0', 'cuda:1'] },
   bytes: { devices: ['cuda:1', 'cpu', 'cuda:0'], split: 'bytes' },
   alternating: { device: (name) => `cuda:${Number(name.split('.')[1]) % 2}` },
   map: { device: { 'a.1*': 'cpu', 'c.*': 'cuda:1', '*': 'cuda:0' } },
 };
-const files = () => [writeModel('a', 20, 1000), writeModel('b', 3, 300_000), writeModel('c', 2, 50_001)];
-
-async function check(name, tensor) {
-  const bytes = await tensor.toHost();
-  assert.ok(bytes.length > 0 && filledWith(bytes, Number(name.split('.')[1])), name);
-  tensor.dispose();
-}
 
 main({
   /** Every byte of every tensor, by each loader and rule. */
@@ -30,21 +22,13 @@ main({
       const seen = new Set();
       for await (const [name, tensor] of parallel.iterateWeights()) {
         seen.add(String(tensor.device));
-        await check(name, tensor);
+        await checkTensor(name, tensor);
       }
       assert.deepEqual([...seen].sort(), Object.keys(parallel.report.devices).sort());
       assert.ok(seen.size > 1, rule);
       assert.equal(parallel.report.copier, copier);
       await parallel.close();
-      const loader = new SafeTensorsFileLoader(options);
-      await loader.addFilenames(paths);
-      const buffer = await loader.copyFilesToDevice();
-      for (const name of loader.keys()) await check(name, await buffer.getTensor(name));
-      await buffer.close();
-      await loader.close();
-      const opened = await fastsafeOpen(paths, options);
-      for (const [name, tensor] of await opened.getTensors(opened.keys())) await check(name, tensor);
-      await opened.close();
+      await checkOtherLoaders(paths, options);
     }
     await nothingHeld();
   },
@@ -57,7 +41,7 @@ main({
       let rings = 0;
       for await (const [name, tensor] of loader.iterateWeights()) {
         rings = Math.max(rings, helpers.nativeMetrics().rings);
-        await check(name, tensor);
+        await checkTensor(name, tensor);
       }
       assert.equal(rings, rule === 'bytes' || rule === 'map' ? 2 : 1); // the host has one of its own
       assert.equal(loader.report.readBytes, loader.report.bytes);
@@ -75,10 +59,10 @@ main({
         const loader = new ParallelLoader({ files: paths, order, deviceMemoryBudget: Number(bytes), ...where });
         let tensors = 0;
         for await (const [name, tensor] of loader.iterateWeights()) {
-          await check(name, tensor);
+          await checkTensor(name, tensor);
           ++tensors;
         }
-        assert.equal(tensors, 25);
+        assert.equal(tensors, TENSORS);
         await loader.close();
       }
     }
@@ -100,22 +84,7 @@ main({
   /** close() and an abort at any moment. */
   async ends() {
     const paths = files();
-    for (let moment = 0; moment < 40; ++moment) {
-      const controller = new AbortController();
-      const options = { signal: controller.signal, bounceBufferSize: 65536, logger: quiet };
-      const loader = new ParallelLoader({ files: paths, ...options, ...Object.values(RULES)[moment % 4] });
-      const reason = new Error('enough');
-      const ending = helpers
-        .setTimeout(moment / 4)
-        .then(() => (moment % 2 ? controller.abort(reason) : loader.close()));
-      try {
-        for await (const [, tensor] of loader.iterateWeights()) tensor.dispose();
-      } catch (error) {
-        assert.ok(moment % 2 ? error === reason : error.code === 'CLOSED', error);
-      }
-      await ending;
-      await loader.close();
-    }
-    await nothingHeld();
+    const options = { files: paths, bounceBufferSize: 65536, logger: quiet };
+    await endAtMoments((n) => ({ ...options, ...Object.values(RULES)[n % 4] }));
   },
 });

@@ -22,6 +22,7 @@ const {
   nativeMetrics,
   ParallelLoader,
   ParallelThreeFSLoader,
+  quiet,
   registerCopier,
   SafeTensorsFileLoader,
   SafeTensorsMetadata,
@@ -33,8 +34,6 @@ const LIMIT_MS = 300;
 registerCopier('stalled', fakeReader({ stallAt: 1 }));
 // A copier of the user's, around one of this package.
 registerCopier('own', () => createCopierConstructor('nogds', 'cpu', { stallTimeoutMs: LIMIT_MS }));
-
-const quiet = { debug() {}, info() {}, warn() {} };
 
 /** Loads until it is STALLED, and closes: what hangs is left behind. */
 async function stall(options) {

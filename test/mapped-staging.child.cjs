@@ -1,11 +1,10 @@
 // Loads with staging 'mapped' onto emulated GPUs, which copy late and refuse or abort what a driver may not survive.
 const { readFileSync, renameSync, truncateSync, writeFileSync } = require('node:fs');
 const helpers = require('./support/child-helpers.cjs');
-const { assert, fastsafeOpen, generator, main, nativeMetrics, nothingHeld, ParallelLoader, SafeTensorsFileLoader } =
-  helpers;
+const { checkOtherLoaders, endAtMoments, files, TENSORS } = require('./support/child-loads.cjs');
+const { assert, checkTensor, generator, main, nativeMetrics, nothingHeld, ParallelLoader, quiet } = helpers;
 const { setTimeout, writeModel } = helpers;
 
-const quiet = { debug() {}, info() {}, warn() {} };
 const mapped = { device: 'cuda:0', staging: 'mapped', bounceBufferSize: 65536, maxThreads: 4, logger: quiet };
 const RULES = {
   one: { device: 'cuda:1' },
@@ -13,25 +12,15 @@ const RULES = {
   alternating: { device: (name) => `cuda:${Number(name.split('.')[1]) % 2}` },
   withHost: { device: { 'a.1*': 'cpu', 'c.*': 'cuda:1', '*': 'cuda:0' } },
 };
-/** Tensors that straddle spans, short ones, and many in one span. */
-const files = () => [writeModel('a', 20, 1000), writeModel('b', 3, 300_000), writeModel('c', 2, 50_001)];
-const TENSORS = 25;
 const TICK_MS = 12; // times of files are as fine as the kernel's tick
 const FALLBACK = /^read into staging memory, not copied from the page cache by the GPU: /;
-
-async function check(name, tensor, seed = 0) {
-  const bytes = Buffer.from(await tensor.toHost());
-  const expected = (seed + Number(name.split('.')[1])) & 255;
-  assert.ok(bytes.length > 0 && bytes.equals(Buffer.alloc(bytes.length, expected)), `${name} has wrong bytes`);
-  tensor.dispose();
-}
 
 async function load(options) {
   const loader = new ParallelLoader(options);
   let tensors = 0;
   try {
     for await (const [name, tensor] of loader.iterateWeights()) {
-      await check(name, tensor);
+      await checkTensor(name, tensor);
       ++tensors;
     }
     assert.equal(tensors, TENSORS);
@@ -49,15 +38,7 @@ main({
       const options = { ...mapped, ...where };
       for (const order of ['file', 'ready'])
         assert.deepEqual((await load({ files: paths, order, ...options })).notes, []);
-      const loader = new SafeTensorsFileLoader(options);
-      await loader.addFilenames(paths);
-      const buffer = await loader.copyFilesToDevice();
-      for (const name of loader.keys()) await check(name, await buffer.getTensor(name));
-      await buffer.close();
-      await loader.close();
-      const opened = await fastsafeOpen(paths, options);
-      for (const [name, tensor] of await opened.getTensors(opened.keys())) await check(name, tensor);
-      await opened.close();
+      await checkOtherLoaders(paths, options);
     }
     await nothingHeld();
   },
@@ -111,25 +92,7 @@ main({
   /** close() and an abort at any moment. */
   async ends() {
     const paths = files();
-    for (let moment = 0; moment < 40; ++moment) {
-      const controller = new AbortController();
-      const loader = new ParallelLoader({
-        files: paths,
-        ...mapped,
-        signal: controller.signal,
-        ...Object.values(RULES)[moment % 4],
-      });
-      const reason = new Error('enough');
-      const ending = setTimeout(moment / 4).then(() => (moment % 2 ? controller.abort(reason) : loader.close()));
-      try {
-        for await (const [, tensor] of loader.iterateWeights()) tensor.dispose();
-      } catch (error) {
-        assert.ok(moment % 2 ? error === reason : error.code === 'CLOSED', error);
-      }
-      await ending;
-      await loader.close();
-    }
-    await nothingHeld();
+    await endAtMoments((n) => ({ files: paths, ...mapped, ...Object.values(RULES)[n % 4] }));
   },
 
   /** A file that somebody changes gives its bytes or FILE_CHANGED, never a signal or other bytes. */
@@ -154,7 +117,7 @@ main({
           const [first] = await tensor.toHost();
           seed ??= (first - Number(name.split('.')[1])) & 255;
           assert.ok(seed === 0 || seed === 100, `${name} begins with ${first}`);
-          await check(name, tensor, seed);
+          await checkTensor(name, tensor, seed);
         }
         outcomes.add('read');
       } catch (error) {

@@ -54,6 +54,17 @@ function filledWith(bytes, value) {
   return Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength).equals(Buffer.alloc(bytes.byteLength, value));
 }
 
+/** Disposes a tensor of writeModel(), which must have the bytes that its name and `seed` say. */
+async function checkTensor(name, tensor, seed = 0) {
+  const bytes = await tensor.toHost();
+  const right = filledWith(bytes, (seed + Number(name.split('.')[1])) & 255);
+  assert.ok(bytes.length > 0 && right, `${name} has wrong bytes`);
+  tensor.dispose();
+}
+
+/** A logger that drops all. */
+const quiet = { debug() {}, info() {}, warn() {} };
+
 /** Waits until the process holds nothing. */
 async function nothingHeld(timeoutMs = 10_000) {
   for (const end = Date.now() + timeoutMs; ; await setTimeout(2)) {
@@ -109,9 +120,7 @@ async function endAt(ending, after, us, begin) {
 async function countRight(loader) {
   let tensors = 0;
   for await (const [name, tensor] of loader.iterateWeights()) {
-    const bytes = Buffer.from(await tensor.toHost());
-    assert.ok(bytes.equals(Buffer.alloc(bytes.length, Number(name.split('.')[1]))), `${name} has wrong bytes`);
-    tensor.dispose();
+    await checkTensor(name, tensor);
     ++tensors;
   }
   return tensors;
@@ -134,10 +143,11 @@ module.exports = {
   ...testing,
   ...(own ? { useFakeDevices() {} } : {}), // its device is an emulated one
   assert,
+  checkTensor,
   countRight,
-  filledWith,
   dropIdleThreeFs,
   endAt,
+  filledWith,
   folder,
   generator,
   idleThreeFs,
@@ -146,6 +156,7 @@ module.exports = {
   MOMENTS,
   nothingHeld,
   own,
+  quiet,
   setImmediate,
   setTimeout,
   writeModel,
