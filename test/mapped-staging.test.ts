@@ -37,8 +37,8 @@ test('what other copiers read, and what has no budget, is not mapped', () =>
   clean(['others'], { ...gpus(), ...emulators.cufile.env({ LEAKS: 'abort' }) }));
 
 test.each([600_000, 3_000_000])('locked pages keep to a budget of %d bytes', (bytes) =>
-  // The driver refuses more, which would be in the notes.
-  clean(['budget', `${bytes}`], gpus({ PINNED: bytes })),
+  // The driver refuses more, which would be in the notes. Copies are late, so that a timer sees what they hold.
+  clean(['budget', `${bytes}`], gpus({ PINNED: bytes, DELAY_US: 5000 })),
 );
 
 test('close() and aborts at any moment leave nothing', () => clean(['ends']));
