@@ -1,28 +1,12 @@
 /** @jest-environment ./test/support/native-arrays-environment.js */
-import { mkdtemp, open, readFile, rm } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { open, readFile } from 'node:fs/promises';
 import * as ort from 'onnxruntime-node';
 import { type ExampleModel, MODELS } from '../demo/models.js';
 import { compareRuns } from '../src/cli/compare-onnx-runs.js';
 import { checkOnnxSplit } from '../src/models/onnx/check-split.js';
 import { compareOutputs } from '../src/models/onnx/compare-outputs.js';
 import { type OnnxSplitReport, splitOnnx } from '../src/models/onnx/split.js';
-
-let folder: string;
-beforeEach(async () => {
-  folder = await mkdtemp(join(tmpdir(), 'split-onnx-'));
-});
-afterEach(() => rm(folder, { recursive: true }));
-
-async function infer(file: string, feeds: Record<string, ort.Tensor>) {
-  const session = await ort.InferenceSession.create(file, { logSeverityLevel: 3 });
-  try {
-    return await session.run(feeds);
-  } finally {
-    await session.release();
-  }
-}
+import { folder, infer } from './support/split-onnx.js';
 
 const feedsOf = (model: ExampleModel) =>
   Object.fromEntries(

@@ -1,0 +1,56 @@
+import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import * as ort from 'onnxruntime-node';
+import { Message } from '../../src/models/onnx/protobuf.js';
+import { MODEL } from '../../src/models/onnx/schema.js';
+import { floats } from './onnx-model.js';
+
+// Models that tests split, what is in the files after that, and runs of either.
+
+/** A new one for each test. */
+export let folder: string;
+beforeEach(async () => {
+  folder = await mkdtemp(join(tmpdir(), 'split-onnx-'));
+});
+afterEach(() => rm(folder, { recursive: true }));
+
+export const write = async (bytes: Uint8Array, name = 'm.onnx') => {
+  const path = join(folder, name);
+  await writeFile(path, bytes);
+  return path;
+};
+
+export async function infer(file: string, feeds: Record<string, ort.Tensor>) {
+  const session = await ort.InferenceSession.create(file, { logSeverityLevel: 3 });
+  try {
+    return await session.run(feeds);
+  } finally {
+    await session.release();
+  }
+}
+
+/** A weight of 512 floats, and an input as long. */
+export const W = floats(512);
+export const x = () => new ort.Tensor('float32', floats(512, 0.5), [512]);
+export const graphOf = async (path: string) => new Message(await readFile(path), path).child(MODEL.graph)!;
+
+/** What is in a .safetensors file. */
+export async function readTensors(path: string) {
+  const bytes = await readFile(path);
+  const start = 8 + Number(bytes.readBigUInt64LE());
+  const { __metadata__, ...entries } = JSON.parse(bytes.toString('utf8', 8, start));
+  const tensors = Object.entries(
+    entries as Record<string, { dtype: string; shape: number[]; data_offsets: [number, number] }>,
+  ).map(
+    ([
+      name,
+      {
+        dtype,
+        shape,
+        data_offsets: [begin, end],
+      },
+    ]) => [name, { dtype, shape, data: bytes.subarray(start + begin, start + end) }] as const,
+  );
+  return { metadata: __metadata__ as Record<string, string>, tensors: new Map(tensors) };
+}
