@@ -67,7 +67,7 @@ withHeader.each([
 withLibrary(
   'the real library makes ids, and says why there is no GPU (skipped without libnccl.so.2: set NCCL_HOME)',
   () =>
-    expectClean('broadcast.child.cjs', ['realLibrary'], {
+    expectClean('broadcast-failures.child.cjs', ['realLibrary'], {
       env: { ...emulators.cuda.env({ LEAKS: 'abort-memory' }), FASTSAFETENSORS_NCCL_LIB: library },
     }),
 );

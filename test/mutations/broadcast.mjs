@@ -44,7 +44,7 @@ export default [
     file: 'src/loaders/rank-tensors.ts',
     find: '.then((shared) => shared.fail())',
     replace: '.then(() => {})',
-    jest,
+    jest: 'test/broadcast-failures.test.ts',
     title: 'a rank that cannot read its share tells the others',
   },
   {
