@@ -194,7 +194,7 @@ async function measureRow(
   for (let round = 0; round <= Number(rounds); ++round) {
     for (const [name, way] of ways) {
       if (cold && spawnSync(join(BUILD, 'drop_cache'), [...files]).status !== 0) throw new Error('drop_cache failed');
-      // Else whoever comes after a pause pays for memory that a virtual machine's host has taken back.
+      // Else the first load after a pause pays for memory that a virtual machine's host has taken back.
       if (!MAPPED.test(name)) spawnSync(join(BUILD, 'touch_memory'), [String(Math.ceil(bytes * 1.25)), 'now']);
       loads.get(name)!.push(await way.load(files));
       if (!cold && round > 0) again.get(name)!.push((await way.load(files)).seconds);

@@ -113,7 +113,7 @@ export interface LoaderOptions<T = DeviceTensor> {
    * 'auto': files that a lease protects, or that cannot change, that are in memory, and that could be copied for a
    * writer in time and memory; true: also files that are not, or that no lease can protect (of another user, on a
    * network or an overlay), and the report says what protects each; false: none.
-   * A page that the kernel evicts meanwhile is read again by whoever touches it: that waits for the disk.
+   * A page that the kernel evicts meanwhile is read again when it is touched, and the touch waits for the disk.
    * Copied are files that are open for writing, tensors that do not lie at a multiple of their dtype's size in their
    * file, what is converted, sliced, or read in another way than by plain reads, and for 'auto' less than 256 KiB of a
    * file. Default: 'auto'; with `framework` false, since a session that runs often gains more from huge pages.
