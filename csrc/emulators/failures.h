@@ -61,8 +61,8 @@ class Failures {
       from = to + 1;
       const size_t first = one.find(':'), second = one.find(':', first + 1);
       const bool whole = first != std::string::npos && second != std::string::npos;
-      if (!whole || !Add(one.substr(0, first), strtoull(one.c_str() + first + 1, nullptr, 10),
-                         atoi(one.c_str() + second + 1)))
+      const char* const text = one.c_str();
+      if (!whole || !Add(one.substr(0, first), strtoull(text + first + 1, nullptr, 10), atoi(text + second + 1)))
         abort("%s has '%s', expected function:nth:code with a function of the library", variable, one.c_str());
     }
   }
