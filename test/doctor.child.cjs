@@ -6,7 +6,7 @@ const { FuseMount } = require('./support/fuse-mount.cjs');
 async function main(how) {
   Object.assign(process.env, emulators.hf3fs.env(), { HF3FS_USRBIO_DONT_CHECKFS_FOR_MP: '' });
   await FuseMount.use({}, async (mount) => {
-    if (how === 'stopped') await mount.stop();
+    if (how === 'stopped') mount.stop();
     if (how === 'killed') await mount.kill();
     try {
       console.log(JSON.stringify({ path: mount.path, ...(await doctor()) }));

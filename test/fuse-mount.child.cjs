@@ -130,7 +130,7 @@ main({
       const closing = spawn('bash', ['-c', shell, path], { stdio: ['pipe', 'pipe', 'inherit'] });
       const lines = createInterface({ input: closing.stdout })[Symbol.asyncIterator]();
       assert.equal((await lines.next()).value, 'open');
-      await mount.stop();
+      mount.stop();
       const asking = spawn('stat', [mount.iovs], { stdio: 'ignore' });
       const answered = once(asking, 'close');
       let closed = false;

@@ -1,6 +1,6 @@
 // Loads from a store that hangs: a read that never comes back, or a real FUSE mount whose daemon was stopped (SIGSTOP).
 const { once } = require('node:events');
-const { readdirSync, readFileSync, readlinkSync, renameSync, writeSync } = require('node:fs');
+const { readdirSync, readlinkSync, renameSync, writeSync } = require('node:fs');
 const { dirname, join } = require('node:path');
 const { createInterface } = require('node:readline');
 const { Worker, isMainThread, parentPort, workerData } = require('node:worker_threads');
@@ -73,11 +73,8 @@ const whileStopped = (scenario, args, hasFilesOpen, elements = 1 << 20) =>
     assert.deepEqual(await client.ended, [0, null]);
   });
 
-/** What a thread of the daemon takes before it stops the kernel waits for, even where this process is killed. */
 function stopDaemon(pid) {
-  process.kill(Number(pid), 'SIGSTOP');
-  const stateOf = (task) => readFileSync(`/proc/${pid}/task/${task}/stat`, 'latin1').replace(/.*\) /, '')[0];
-  while (readdirSync(`/proc/${pid}/task`).some((task) => stateOf(task) !== 'T'));
+  FuseMount.stopDaemon(Number(pid));
   process.on('exit', () => writeSync(1, 'ending\n'));
   writeSync(1, 'stopped\n');
 }
@@ -199,7 +196,7 @@ if (!isMainThread) {
         renameSync(helpers.writeModel('m', 4, 1000), join(mount.backing, 'm.safetensors'));
         const loader = new ParallelLoader({ files: path, timeoutMs: LIMIT_MS, logger: quiet });
         await SafeTensorsMetadata.fromFile(path); // what stat tells is in the kernel's cache then
-        await mount.stop();
+        mount.stop();
         await assert.rejects(loader.iterateWeights().next(), { code: 'TIMEOUT', message: /the header of/ });
         mount.resume();
         const opened = () => readdirSync('/proc/self/fd').filter((fd) => linkOf(fd).startsWith(mount.path));

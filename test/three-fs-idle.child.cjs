@@ -83,7 +83,7 @@ main({
   stopped: () =>
     onMount({}, async (mount) => {
       await load(mount);
-      await mount.stop();
+      mount.stop();
       await dropIdleThreeFs(); // waits a second for the daemon
       assert.equal(idleThreeFs().rings, 1);
       mount.resume();
@@ -99,7 +99,7 @@ main({
   async stops(path, daemon) {
     await load({ path });
     assert.equal(idleThreeFs().rings, 1);
-    process.kill(Number(daemon), 'SIGSTOP');
+    FuseMount.stopDaemon(Number(daemon));
     process.exit(7);
   },
 });

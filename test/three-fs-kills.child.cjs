@@ -76,7 +76,7 @@ main({
         const ms = random() * (inStart ? startMs : loadMs);
         const before = random() * ms;
         await setTimeout(before);
-        if (state === 'stopped') await mount.stop();
+        if (state === 'stopped') mount.stop();
         if (state === 'restarted') await mount.restart({ autoUnmount: random() < 0.5 });
         await setTimeout(ms - before);
         if (state !== 'stopped') seen.linked += (await mount.links()).length > 0;

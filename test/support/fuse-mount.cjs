@@ -2,7 +2,7 @@
 // the I/O. Only in a mount namespace of its own (support/private-mounts.ts): no mount is left, however a test ends.
 const { spawn, spawnSync } = require('node:child_process');
 const { once } = require('node:events');
-const { chmodSync, mkdirSync, mkdtempSync, readFileSync, rmSync } = require('node:fs');
+const { chmodSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync } = require('node:fs');
 const { tmpdir } = require('node:os');
 const { join } = require('node:path');
 const { createInterface } = require('node:readline');
@@ -118,9 +118,18 @@ class FuseMount {
   }
 
   /** The daemon answers nothing until resume(). */
-  async stop() {
-    process.kill(this.pid, 'SIGSTOP');
-    while (!/\) T /.test(readFileSync(`/proc/${this.pid}/stat`, 'utf8'))) await setTimeout(1);
+  stop() {
+    FuseMount.stopDaemon(this.pid);
+  }
+
+  /**
+   * For another process than the one that started it. Comes back when each of its threads has stopped: what one takes
+   * before that the kernel waits for, even where the process that asked is killed.
+   */
+  static stopDaemon(pid) {
+    process.kill(pid, 'SIGSTOP');
+    const stateOf = (task) => readFileSync(`/proc/${pid}/task/${task}/stat`, 'latin1').replace(/.*\) /, '')[0];
+    while (readdirSync(`/proc/${pid}/task`).some((task) => stateOf(task) !== 'T'));
   }
 
   resume() {
