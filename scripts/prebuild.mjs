@@ -55,7 +55,7 @@ export function prebuiltPaths(target, what) {
 }
 
 function run(what, command, args) {
-  const env = { ...process.env, ZIG_GLOBAL_CACHE_DIR: zigCache };
+  const env = { ...process.env, ZIG_GLOBAL_CACHE_DIR: zigCache() };
   const result = spawnSync(command, args, { cwd: top, encoding: 'utf8', maxBuffer: 1 << 28, env });
   if (result.status === 0) return;
   process.stderr.write(`${result.stdout ?? ''}${result.stderr ?? ''}`);

@@ -33,10 +33,10 @@ struct Table {
   std::condition_variable changed;
   struct Lease {
     std::weak_ptr<LeaseHolder> holder;
-    uint64_t number = 0;                // of the lease: descriptors are used again
-    int tries = 0;                      // OnBreak() has returned false so often
-    bool served = false;                // OnBreak() is under way
-    Clock::time_point not_before = {};  // when it may be called again
+    uint64_t number = 0;           // of the lease: descriptors are used again
+    int tries = 0;                 // OnBreak() has returned false so often
+    bool served = false;           // OnBreak() is under way
+    Clock::time_point not_before;  // when it may be called again
   };
   std::map<int, Lease> leases;  // by descriptor
   uint64_t taken = 0;           // ever
@@ -150,7 +150,7 @@ int TakeReadLease(int fd, std::weak_ptr<LeaseHolder> holder) {
   const f_owner_ex owner = {F_OWNER_TID, table.thread};
   if (fcntl(fd, F_SETSIG, Signal()) == 0 && fcntl(fd, F_SETOWN_EX, &owner) == 0 &&
       fcntl(fd, F_SETLEASE, F_RDLCK) == 0) {
-    table.leases[fd] = {std::move(holder), ++table.taken};
+    table.leases[fd] = {std::move(holder), ++table.taken, 0, false, {}};
     return 0;
   }
   const int error = errno;

@@ -21,7 +21,11 @@ std::string ReadText(const char* path) {
   if (!file) return "";
   std::string text;
   char buffer[4096];
-  while (size_t length = fread(buffer, 1, sizeof buffer, file.get())) text.append(buffer, length);
+  size_t length;
+  do {
+    length = fread(buffer, 1, sizeof buffer, file.get());
+    text.append(buffer, length);
+  } while (length == sizeof buffer);
   return ferror(file.get()) != 0 ? "" : text;
 }
 

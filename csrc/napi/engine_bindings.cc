@@ -151,6 +151,7 @@ Napi::Value CreateEngine(const Napi::CallbackInfo& info) {
   if (staging > 0) options.staging_limit = std::min(options.staging_limit, static_cast<uint64_t>(staging));
   auto given = info[0].As<Napi::Array>();
   std::vector<std::shared_ptr<Device>> devices;
+  devices.reserve(given.Length());
   for (uint32_t i = 0; i < given.Length(); ++i) devices.push_back(FromExternal<Device>(given.Get(i)));
   std::shared_ptr<Engine> engine;
   ThrowIfError(env, Engine::Create(std::move(devices), std::move(reader), options, &engine));

@@ -157,7 +157,7 @@ Status Session::Run(const std::vector<Feed>& feeds, const std::vector<Fetch>& fe
   Status status;
   auto set = [&](const char* name, OrtStatus* result) {
     Status done = FromOrt(result, std::string("set the run option ") + name);
-    if (status.ok()) status = done;
+    if (status.ok()) status = std::move(done);
   };
   if (config.log_severity >= 0) {
     set("logSeverityLevel", Ort().RunOptionsSetRunLogSeverityLevel(options.get(), config.log_severity));
@@ -187,7 +187,7 @@ Status Session::Run(const std::vector<Feed>& feeds, const std::vector<Fetch>& fe
     std::lock_guard<std::mutex> lock(mutex_);
     running_.erase(running_.find(control));
     last = closed_ && running_.empty();
-    if (closed_ && !status.ok()) status = closed;
+    if (closed_ && !status.ok()) status = std::move(closed);
   }
   if (last) Free();
   return status;
@@ -251,6 +251,7 @@ Status Session::TakeResults(IoBinding* binding, const std::vector<Fetch>& fetche
   size_t count = 0;
   FST_RETURN_IF_ORT_ERROR(Ort().GetBoundOutputValues(binding, allocator, &values, &count), "take outputs");
   std::vector<OwnedValue> owned;
+  owned.reserve(count);
   for (size_t i = 0; i < count; ++i) owned.emplace_back(values[i]);
   if (values != nullptr) FST_RETURN_IF_ORT_ERROR(Ort().AllocatorFree(allocator, values), "take outputs");
   if (count != fetches.size()) {

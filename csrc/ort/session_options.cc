@@ -83,7 +83,7 @@ Status MakeSessionOptions(const SessionConfig& config, OwnedSessionOptions* out,
   // Keeps the first failure.
   auto set = [&](const char* name, OrtStatus* result) {
     Status done = FromOrt(result, std::string("set the session option ") + name);
-    if (status.ok()) status = done;
+    if (status.ok()) status = std::move(done);
   };
   if (config.intra_threads >= 0) set("intraOpNumThreads", ort.SetIntraOpNumThreads(options, config.intra_threads));
   if (config.inter_threads >= 0) set("interOpNumThreads", ort.SetInterOpNumThreads(options, config.inter_threads));

@@ -66,6 +66,7 @@ Status Value::Make(const TensorSource& source, const std::string& name, std::sha
         Ort().CreateTensorAsOrtValue(allocator, source.dims.data(), source.dims.size(), kString, value->value_.out()),
         "make string tensor \"" + name + "\"");
     std::vector<const char*> texts;
+    texts.reserve(source.strings.size());
     for (const std::string& text : source.strings) texts.push_back(text.c_str());
     FST_RETURN_IF_ORT_ERROR(Ort().FillStringTensor(value->get(), texts.data(), texts.size()),
                             "fill string tensor \"" + name + "\"");

@@ -94,6 +94,7 @@ void Transfer::PublishError(Status status) {
 void Transfer::ReleaseAllocations() {
   std::vector<std::shared_ptr<DeviceBuffer>> released;  // outlives the lock
   std::lock_guard<std::mutex> lock(mutex_);
+  released.reserve(allocations_.size());
   for (Allocation& allocation : allocations_) released.push_back(std::move(allocation.buffer));
 }
 
