@@ -179,10 +179,13 @@ main({
     await nothingHeld();
   },
 
-  /** The process ends while bytes are under way. */
+  /** The process ends while bytes are under way, of one load after another: an exit waits a second for any call. */
   async exits(ms) {
     const model = writeModel();
-    void onRanks((end, rank) => loadRank(model.path, rank, end, { stallTimeoutMs: 60_000 })).catch(() => {});
+    const load = (end, rank) => loadRank(model.path, rank, end, { stallTimeoutMs: 60_000 });
+    void (async () => {
+      for (;;) await onRanks(load);
+    })();
     await setTimeout(Number(ms));
     process.exit(7);
   },

@@ -64,7 +64,7 @@ test.each([
 
 test.each([0, 20, 60, 130, 300, 600, 900])('the process exits after %d ms while ranks broadcast', async (ms) => {
   const { code, signal, stderr } = await runChild('broadcast-failures.child.cjs', ['exits', String(ms)], {
-    env: { ...env({ BANDWIDTH: 2_000_000 }), FST_EMU_CUDA_LEAKS: 'off' },
+    env: { ...env({ BANDWIDTH: 30_000_000 }), FST_EMU_CUDA_LEAKS: 'off' },
   });
   expect({ code, signal, stderr }).toEqual({ code: 7, signal: null, stderr: '' });
 });

@@ -9,6 +9,7 @@ import {
   nativeMetrics,
   type OpenFiles,
 } from 'fastsafetensors-node';
+import * as timers from '../src/base/timers.js';
 import { native } from '../src/native/addon.js';
 import { fileChanges } from './support/file-changes.js';
 import { expectNothingHeld } from './support/metrics.js';
@@ -272,6 +273,8 @@ test('those that wait for a later turn are views', async () => {
   const many = Array.from({ length: 3000 }, (_, i) => entry(`t${i}`, 'U8', [256]));
   path = await writeModel(folder, many, 'many.safetensors');
   await open();
+  // All within the second for which pages are believed to be in memory.
+  jest.spyOn(timers, 'milliseconds').mockReturnValue(timers.milliseconds());
   const reads = many.slice(80).map(({ name }) => opened.getTensor(name));
   const tensors = await Promise.all(reads);
   expectViews();

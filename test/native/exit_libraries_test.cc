@@ -81,7 +81,8 @@ TEST_F(CudaExitDeathTest, TheEmulatedDriverAbortsWhenACallIsInside) {
         while (ctl.call_count("cuStreamSynchronize") == 0) usleep(100);
         exit(0);
       },
-      ::testing::KilledBySignal(SIGABRT), "emulated CUDA: exit\\(\\) ends the driver while 1 calls are inside");
+      ::testing::KilledBySignal(SIGABRT),
+      "emulated CUDA: exit\\(\\) ends the driver while cuStreamSynchronize is inside");
 }
 
 // As the driver was seen to do (535.261): 4 from each function, cuInit and cuDriverGetVersion included.

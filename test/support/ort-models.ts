@@ -7,7 +7,7 @@ const WIDTH = 64;
 const ROWS = 4096;
 const SLOW = 1536;
 /** One MatMul of this size is seconds of work that nothing stops. */
-const SIDE = 6144;
+const SIDE = 4608;
 
 /** What adapters/ort-ending.child.cjs works with. */
 export interface OrtModels {

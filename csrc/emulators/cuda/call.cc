@@ -24,7 +24,7 @@ const std::string& LastRefusal() { return Refusal(); }
 
 Call::Call(const char* function, Needs needs, Sort sort)
     : emulator(Emulator::Get()), lock(emulator.mutex), function(function) {
-  ++emulator.inside;
+  emulator.inside.insert(function);
   if (emulator.life != Emulator::kAlive) {
     error = emulator.life == Emulator::kEnding ? Misuse(cuda::kDeinitialized, "called while exit() ends the driver")
                                                : Refuse(cuda::kDeinitialized, "the process is exiting");
@@ -68,7 +68,7 @@ Call::Call(const char* function, Needs needs, Sort sort)
   }
 }
 
-Call::~Call() { --emulator.inside; }
+Call::~Call() { emulator.inside.erase(emulator.inside.find(function)); }
 
 CUresult Call::Refuse(CUresult code, const char* format, ...) {
   char text[1024];

@@ -39,8 +39,8 @@ void Deinitialise() {
   if (getpid() != owner) return;
   Emulator& emulator = Emulator::Get();
   Lock lock(emulator.mutex);
-  if (emulator.inside > 0 && emulator.strict)
-    Abort("exit() ends the driver while %d calls are inside", emulator.inside);
+  if (!emulator.inside.empty() && emulator.strict)
+    Abort("exit() ends the driver while %s is inside", *emulator.inside.begin());
   emulator.life = Emulator::kEnding;
   lock.unlock();
   if (emulator.strict) std::this_thread::sleep_for(std::chrono::milliseconds(20));  // a call meanwhile shows

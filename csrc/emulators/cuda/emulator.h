@@ -8,6 +8,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <set>
 #include <string>
 #include <thread>
 #include <vector>
@@ -148,7 +149,7 @@ struct Emulator {
 
   bool initialised = false, reported = false;
   enum { kAlive, kEnding, kEnded } life = kAlive;
-  int inside = 0;  // calls that have the lock, or have dropped it to wait
+  std::multiset<const char*> inside;  // calls that have the lock, or have dropped it to wait
   Device devices[kMostDevices];
   std::map<uintptr_t, std::shared_ptr<Block>> blocks;  // by base; ranges do not overlap
   std::map<cuda::CUmemGenericAllocationHandle, std::shared_ptr<Physical>> handles;
