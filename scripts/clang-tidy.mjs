@@ -25,7 +25,11 @@ mkdirSync(folder, { recursive: true });
 const csrc = join(top, 'csrc');
 const commands = JSON.parse(readFileSync(join(buildFolder('dev'), 'compile_commands.json'), 'utf8'))
   .filter(({ file }) => file.startsWith(csrc) && !file.startsWith(join(csrc, 'emulators')))
-  .map((entry) => ({ ...entry, command: entry.command.replace(' -fno-gnu-unique', '') })); // clang does not know it
+  // clang knows neither the option nor g++'s precompiled headers.
+  .map((entry) => ({
+    ...entry,
+    command: entry.command.replace(/ -fno-gnu-unique| -Winvalid-pch| -include \S+cmake_pch\.hxx/g, ''),
+  }));
 writeFileSync(join(folder, 'compile_commands.json'), JSON.stringify(commands));
 
 const checks = readFileSync(join(top, '.clang-tidy'), 'utf8');

@@ -76,7 +76,10 @@ function build(target, what) {
   const folder = join(top, 'build', 'prebuild', target);
   const args = [
     ...['-S', '.', '-B', folder, '-G', has('ninja') ? 'Ninja' : 'Unix Makefiles'],
-    `-DCMAKE_CXX_COMPILER=${zig()};c++;-target;${triple}`,
+    `-DCMAKE_CXX_COMPILER=${zig()};c++`,
+    // Nothing is linked to find out what compiler it is: zig would build a libc++ for that alone, in minutes.
+    `-DCMAKE_CXX_COMPILER_TARGET=${triple}`,
+    '-DCMAKE_TRY_COMPILE_TARGET_TYPE=STATIC_LIBRARY',
     `-DCMAKE_SYSTEM_NAME=Linux`,
     `-DCMAKE_SYSTEM_PROCESSOR=${processor}`,
     '-DCMAKE_BUILD_TYPE=Release',

@@ -120,8 +120,7 @@ TEST_P(UsrbioBytes, AreVerifiedThoughTheRingWasLost) {
     Set("ring_lost", std::to_string(right ? lost_at : 40));
     Plan plan = PlanOf(sources);
     for (const PlanItem& item : plan.items) {
-      Bytes bytes;
-      for (uint64_t at = 0; at < item.length; ++at) bytes.push_back(ByteAt(item.offset + at));
+      const Bytes bytes = BytesAt(item.offset, item.length);
       plan.digests.push_back(DigestOf(DigestKind::kXxh3, bytes.data(), bytes.size()));
     }
     if (!right) plan.digests[2].bytes[0] ^= 1;
