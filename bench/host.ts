@@ -14,7 +14,7 @@ import { createInterface } from 'node:readline';
 import type { Command } from 'commander';
 import { median } from './held.js';
 import type { Load } from './host-child.js';
-import { pythonPeers, versionsOf } from './python.js';
+import { pythonPeers, versionsOf, withOther } from './python.js';
 import { writeFiles } from './write-files.js';
 
 const MIB = 1024 * 1024;
@@ -28,9 +28,25 @@ const ROWS: Readonly<Record<string, { files: number; tensors: number }>> = {
 };
 const OURS = ['mapped, streamed', 'mapped, whole', 'copied, streamed', 'copied, whole', 'lazy, one by one'];
 const COLD = ['default, streamed', 'mapped, streamed', 'copied, streamed'];
-const PEERS = ['safetensors_mapped', 'safetensors_numpy', 'fastsafetensors', 'runai'];
-const PACKAGES = ['numpy', 'safetensors', 'torch', 'fastsafetensors==0.5.0', 'runai-model-streamer', 'matplotlib'];
-const MAPPED = /^mapp|^safetensors_mapped/;
+const OLDER = 'safetensors==0.8.0';
+/** Each with the function of host_peers.py that loads, and a package of another version. */
+const PEERS: Readonly<Record<string, { loader?: string; other?: string }>> = {
+  safetensors_mapped: {},
+  'safetensors 0.8 mapped': { loader: 'safetensors_mapped', other: OLDER },
+  safetensors_pread: {},
+  safetensors_numpy: {},
+  fastsafetensors: {},
+  runai: {},
+};
+const PACKAGES = [
+  'numpy',
+  'safetensors>=0.9.0rc1',
+  'torch',
+  'fastsafetensors==0.5.0',
+  'runai-model-streamer',
+  'matplotlib',
+];
+const MAPPED = /^mapp|^safetensors.*mapped/;
 const BUILD = join(__dirname, '..', '..', 'build', 'cmake');
 const SOURCES = join(__dirname, '..', '..', 'bench');
 
@@ -119,9 +135,12 @@ async function waysOf(
   }
   if (!asked) return ways;
   if (!('python' in peers)) console.log(`left out: loaders for Python: ${peers.reason}`);
-  for (const name of 'python' in peers ? PEERS.filter(chosen) : []) {
+  for (const [name, { loader = name, other }] of 'python' in peers ? Object.entries(PEERS) : []) {
+    if (!chosen(name)) continue;
     try {
-      ways.set(name, await child((peers as { python: string }).python, [join(SOURCES, 'host_peers.py'), name]));
+      const { python } = peers as { python: string };
+      const env = other ? withOther(python, other) : {};
+      ways.set(name, await child(python, [join(SOURCES, 'host_peers.py'), loader], env));
     } catch (error) {
       console.log(`left out: ${name}: ${(error as Error).message}`);
     }
@@ -159,8 +178,12 @@ function addFio(ways: Map<string, Way>): void {
   });
 }
 
-async function child(command: string, args: readonly string[]): Promise<Way> {
-  const started = spawn(command, args, { stdio: ['pipe', 'pipe', 'pipe'] });
+async function child(
+  command: string,
+  args: readonly string[],
+  env: Readonly<Record<string, string>> = {},
+): Promise<Way> {
+  const started = spawn(command, args, { stdio: ['pipe', 'pipe', 'pipe'], env: { ...process.env, ...env } });
   let complaints = '';
   started.stderr.on('data', (text) => (complaints += text));
   started.stdin.on('error', () => {}); // the lines end, which says as much
@@ -218,7 +241,7 @@ function print({ row, way, first, later, againSeconds }: Figures, all: readonly 
   const floors = MAPPED.test(way) ? ['mapping_floor'] : ['fio', 'copying_floor'];
   const least = floors.map((name) => all.find((other) => other.row === row && other.way === name)).find(Boolean);
   const rate = (seconds: number): string => `${(later.bytes / seconds / 1e9).toFixed(2)} GB/s`.padStart(11);
-  const parts = [row.padEnd(15), way.padEnd(19), rate(later.seconds)];
+  const parts = [row.padEnd(15), way.padEnd(22), rate(later.seconds)];
   parts.push(least ? `${((least.later.seconds / later.seconds) * 100).toFixed(0).padStart(4)} %` : '      ');
   if (first) {
     const over = (first.peakBytes - later.bytes) / MIB;

@@ -24,6 +24,14 @@ def safetensors_mapped():
     return by_file(load_file)
 
 
+def safetensors_pread():
+    from functools import partial
+
+    from safetensors.torch import load_file
+
+    return by_file(partial(load_file, backend="pread"))
+
+
 def safetensors_numpy():
     from safetensors.numpy import load_file
 

@@ -30,11 +30,24 @@ export function pythonPeers(
   return status === 0 ? { python } : { reason: `${python} lacks safetensors or numpy: ${stderr}` };
 }
 
+/**
+ * The environment in which `python` has another version of a package than its own, "name==version"; it is installed
+ * beside the others on the first call. Throws where pip fails.
+ */
+export function withOther(python: string, one: string): Readonly<Record<string, string>> {
+  const folder = `${FOLDER}-${one}`;
+  if (!existsSync(folder)) {
+    const args = ['-m', 'pip', 'install', '--quiet', '--no-deps', '--target', folder, one];
+    if (spawnSync(python, args, { stdio: 'inherit' }).status !== 0) throw new Error(`${args.join(' ')} failed`);
+  }
+  return { PYTHONPATH: folder };
+}
+
 /** Which versions of these packages it has; of those that it has. */
 export function versionsOf(python: string, packages: readonly string[]): Readonly<Record<string, string>> {
   const script =
     'import importlib.metadata as m, json, sys; print(json.dumps({p: m.version(p) for p in sys.argv[1:]}))';
-  const names = packages.map((name) => name.split('==')[0]!);
+  const names = packages.map((name) => name.split(/[=<>]/)[0]!);
   const { stdout, stderr, status } = spawnSync(python, ['-c', script, ...names], { encoding: 'utf8' });
   if (status !== 0) throw new Error(`${python} does not say its versions: ${stderr}`);
   return JSON.parse(stdout) as Record<string, string>;
