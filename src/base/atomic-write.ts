@@ -2,6 +2,7 @@ import { fsync, type Stats } from 'node:fs';
 import { type FileHandle, open, readlink, realpath, rename, rm, stat } from 'node:fs/promises';
 import { dirname, isAbsolute } from 'node:path';
 import { FastSafetensorsError, ioError } from './errors.js';
+import type { FileOwner } from './file-owner.js';
 import { kindOf } from './regular-file.js';
 import { removedAtExit, temporaryIn } from './temporary.js';
 
@@ -111,7 +112,7 @@ function absent(error: NodeJS.ErrnoException): undefined {
 }
 
 /** Gives a new file the mode of the one that it replaces and, as far as it may, its owner and group. */
-export async function takeOver(file: FileHandle, replaced: Stats): Promise<void> {
+export async function takeOver(file: FileHandle, replaced: FileOwner): Promise<void> {
   const { uid, gid } = await file.stat();
   const owner = process.geteuid?.() === 0 ? replaced.uid : uid; // only root may give files away
   if (owner !== uid || replaced.gid !== gid) await file.chown(owner, replaced.gid).catch(() => undefined);

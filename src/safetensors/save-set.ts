@@ -4,6 +4,7 @@ import { link, open, readdir, rename, rm, stat } from 'node:fs/promises';
 import { basename, join, relative } from 'node:path';
 import { sync, syncFolder, takeOver, writeWhole } from '../base/atomic-write.js';
 import { type FastSafetensorsError, InvalidArgumentError } from '../base/errors.js';
+import type { FileOwner } from '../base/file-owner.js';
 import { listed } from '../base/listed.js';
 import { isAbsent } from './named-file.js';
 import { tensorsOf } from './shard-set.js';
@@ -216,7 +217,7 @@ async function linkAll(folder: string, aliases: ReadonlyMap<string, string>): Pr
 }
 
 /** Writes a new file. */
-export async function writeSynced(path: string, text: string, fsync: boolean, replaced?: Stats): Promise<void> {
+export async function writeSynced(path: string, text: string, fsync: boolean, replaced?: FileOwner): Promise<void> {
   const file = await open(path, 'wx', replaced ? 0o600 : 0o666);
   try {
     await writeWhole(file, Buffer.from(text));

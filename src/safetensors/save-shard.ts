@@ -1,8 +1,8 @@
 /** One file while it is written: data where it belongs as it comes, the header last. */
-import type { Stats } from 'node:fs';
 import { type FileHandle, open } from 'node:fs/promises';
 import { sync, takeOver, writeWhole } from '../base/atomic-write.js';
 import { FastSafetensorsError } from '../base/errors.js';
+import type { FileOwner } from '../base/file-owner.js';
 import { readAt } from '../base/regular-file.js';
 import { native, settled } from '../native/addon.js';
 import type { NativeAllocation } from '../native/core.js';
@@ -27,7 +27,7 @@ export interface ShardStyle {
   readonly place: SavePlace;
   readonly metadata: [string, string][] | undefined;
   /** A file that the set replaces: its mode and, where that is allowed, its owner and group are kept. */
-  readonly replaced: Stats | undefined;
+  readonly replaced: FileOwner | undefined;
   readonly fsync: boolean;
   /** The header gets digests of the tensors. */
   readonly checksum?: boolean;

@@ -1,5 +1,4 @@
 /** Tensors that go from file to file as they are: no byte of them comes to JavaScript. */
-import type { FileHandle } from 'node:fs/promises';
 import type { DTypeName } from '../base/dtype.js';
 import type { CallWatch } from '../base/waiting.js';
 import { fileCall, native } from '../native/addon.js';
@@ -74,7 +73,7 @@ export class StoredCopies {
   }
 
   /** IO_ERROR, FILE_CHANGED, UNEXPECTED_EOF, STALLED. `path`: of the target; `writeBack`: it will be synced. */
-  async copy({ fd }: FileHandle, path: string, writeBack: boolean): Promise<void> {
+  async copy({ fd }: { readonly fd: number }, path: string, writeBack: boolean): Promise<void> {
     const { path: source, identity } = this.#metadata;
     const ranges = Float64Array.from(this.#ranges);
     const progress = native().newProgress();
