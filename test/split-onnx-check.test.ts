@@ -1,7 +1,5 @@
 /** @jest-environment ./test/support/native-arrays-environment.js */
-import { mkdtemp, open, readFile, rm, writeFile } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { rm } from 'node:fs/promises';
 import * as ort from 'onnxruntime-node';
 import { compareRuns } from '../src/cli/compare-onnx-runs.js';
 import { compareOutputs } from '../src/models/onnx/compare-outputs.js';
@@ -9,33 +7,12 @@ import { randomElements } from '../src/models/onnx/random-elements.js';
 import { TENSOR_TYPE, TYPE, VALUE_INFO } from '../src/models/onnx/schema.js';
 import { splitOnnx } from '../src/models/onnx/split.js';
 import { bytesOf, floats, message, model, node, rawTensor, TYPES, tensor, value } from './support/onnx-model.js';
+import { blank, write } from './support/split-onnx.js';
 import { collectedMetrics } from './support/tensor-files.js';
 
 // `split-onnx --check` runs models of every type of input and weight that a session of this package can be fed.
 
-let folder: string;
-beforeEach(async () => {
-  folder = await mkdtemp(join(tmpdir(), 'split-onnx-check-'));
-});
-afterEach(async () => {
-  await rm(folder, { recursive: true });
-  expect((await collectedMetrics()).hostBytes).toBe(0);
-});
-
-const write = async (bytes: Uint8Array) => {
-  const path = join(folder, 'm.onnx');
-  await writeFile(path, bytes);
-  return path;
-};
-
-/** Turns all weights into zeros. */
-async function blank(path: string) {
-  const bytes = await readFile(path);
-  const start = 8 + Number(bytes.readBigUInt64LE());
-  const handle = await open(path, 'r+');
-  await handle.write(Buffer.alloc(bytes.length - start), 0, bytes.length - start, start);
-  await handle.close();
-}
+afterEach(async () => expect((await collectedMetrics()).hostBytes).toBe(0));
 
 const W = rawTensor('w', [512], floats(512));
 const F = { to: { int: 1 } };

@@ -1,6 +1,5 @@
 import { existsSync } from 'node:fs';
-import { mkdir, mkdtemp, readdir, rm, symlink, writeFile } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
+import { mkdir, readdir, rm, symlink, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { FastSafetensorsError } from '../src/base/errors.js';
 import { MODEL, TENSOR } from '../src/models/onnx/schema.js';
@@ -18,20 +17,7 @@ import {
   TYPES,
   tensor,
 } from './support/onnx-model.js';
-
-let folder: string;
-beforeEach(async () => {
-  folder = await mkdtemp(join(tmpdir(), 'split-onnx-'));
-});
-afterEach(() => rm(folder, { recursive: true }));
-
-const write = async (bytes: Uint8Array, name = 'm.onnx') => {
-  const path = join(folder, name);
-  await writeFile(path, bytes);
-  return path;
-};
-
-const W = floats(512);
+import { folder, W, write } from './support/split-onnx.js';
 
 describe('hostile and broken models', () => {
   test('cut short at any byte', async () => {

@@ -1,12 +1,12 @@
 /** @jest-environment ./test/support/native-arrays-environment.js */
-import { open, readFile } from 'node:fs/promises';
+import { open } from 'node:fs/promises';
 import * as ort from 'onnxruntime-node';
 import { type ExampleModel, MODELS } from '../demo/models.js';
 import { compareRuns } from '../src/cli/compare-onnx-runs.js';
 import { checkOnnxSplit } from '../src/models/onnx/check-split.js';
 import { compareOutputs } from '../src/models/onnx/compare-outputs.js';
 import { type OnnxSplitReport, splitOnnx } from '../src/models/onnx/split.js';
-import { folder, infer } from './support/split-onnx.js';
+import { blank, folder, infer, layout, readTensors } from './support/split-onnx.js';
 
 const feedsOf = (model: ExampleModel) =>
   Object.fromEntries(
@@ -19,41 +19,14 @@ const bits = (outputs: ort.InferenceSession.ReturnType) =>
     return [name, Buffer.from(buffer, byteOffset, byteLength).toString('hex')];
   });
 
-/** Where tensors start in a .safetensors file, and their offsets from there. */
-async function layout(path: string) {
-  const bytes = await readFile(path);
-  const start = 8 + Number(bytes.readBigUInt64LE());
-  const { __metadata__, ...entries } = JSON.parse(bytes.toString('utf8', 8, start)) as Record<
-    string,
-    { shape: number[]; data_offsets: [number, number] }
-  >;
-  return { bytes, start, entries: Object.entries(entries) };
-}
-
 async function weightFeeds(path: string) {
-  const { bytes, start, entries } = await layout(path);
+  const { tensors } = await readTensors(path);
   return Object.fromEntries(
-    entries.map(
-      ([
-        name,
-        {
-          shape,
-          data_offsets: [begin, end],
-        },
-      ]) => {
-        const data = new Float32Array(Uint8Array.from(bytes.subarray(start + begin, start + end)).buffer);
-        return [name, new ort.Tensor('float32', data, shape)];
-      },
-    ),
+    [...tensors].map(([name, { shape, data }]) => [
+      name,
+      new ort.Tensor('float32', new Float32Array(Uint8Array.from(data).buffer), shape),
+    ]),
   );
-}
-
-/** Turns all weights into zeros. */
-async function blank(path: string) {
-  const { bytes, start } = await layout(path);
-  const handle = await open(path, 'r+');
-  await handle.write(Buffer.alloc(bytes.length - start), 0, bytes.length - start, start);
-  await handle.close();
 }
 
 async function flipLastByte(report: OnnxSplitReport) {

@@ -1,4 +1,4 @@
-import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
+import { mkdtemp, open, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import * as ort from 'onnxruntime-node';
@@ -35,14 +35,27 @@ export const W = floats(512);
 export const x = () => new ort.Tensor('float32', floats(512, 0.5), [512]);
 export const graphOf = async (path: string) => new Message(await readFile(path), path).child(MODEL.graph)!;
 
-/** What is in a .safetensors file. */
-export async function readTensors(path: string) {
+/** Where tensors start in a .safetensors file, and their offsets from there. */
+export async function layout(path: string) {
   const bytes = await readFile(path);
   const start = 8 + Number(bytes.readBigUInt64LE());
-  const { __metadata__, ...entries } = JSON.parse(bytes.toString('utf8', 8, start));
-  const tensors = Object.entries(
-    entries as Record<string, { dtype: string; shape: number[]; data_offsets: [number, number] }>,
-  ).map(
+  const { __metadata__: metadata, ...entries } = JSON.parse(bytes.toString('utf8', 8, start));
+  type Entries = Record<string, { dtype: string; shape: number[]; data_offsets: [number, number] }>;
+  return { bytes, start, metadata: metadata as Record<string, string>, entries: Object.entries(entries as Entries) };
+}
+
+/** Turns all weights into zeros. */
+export async function blank(path: string) {
+  const { bytes, start } = await layout(path);
+  const handle = await open(path, 'r+');
+  await handle.write(Buffer.alloc(bytes.length - start), 0, bytes.length - start, start);
+  await handle.close();
+}
+
+/** What is in a .safetensors file. */
+export async function readTensors(path: string) {
+  const { bytes, start, metadata, entries } = await layout(path);
+  const tensors = entries.map(
     ([
       name,
       {
@@ -52,5 +65,5 @@ export async function readTensors(path: string) {
       },
     ]) => [name, { dtype, shape, data: bytes.subarray(start + begin, start + end) }] as const,
   );
-  return { metadata: __metadata__ as Record<string, string>, tensors: new Map(tensors) };
+  return { metadata, tensors: new Map(tensors) };
 }
