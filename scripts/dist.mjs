@@ -43,6 +43,34 @@ export async function buildDist() {
   run('tsc', process.execPath, [join('node_modules', 'typescript', 'bin', 'tsc'), '-p', '.', ...declarations]);
   const { emitJavaScript } = await import('./emit-js.mjs'); // once its packages are there
   await emitJavaScript();
+  ignoreUnused();
+}
+
+/**
+ * dist/.npmignore, which npm heeds for what "files" names too: modules that an entry has in its own file, and what none
+ * of them imports, code and declarations. Tests of a clone take them one by one.
+ */
+function ignoreUnused() {
+  const { exports, bin } = JSON.parse(readFileSync(join(top, 'package.json'), 'utf8'));
+  const entries = JSON.stringify([exports, bin]).matchAll(/"(\.\/dist\/[^"]*\.m?[jt]s)"/g);
+  const used = new Set([...entries].map(([, path]) => join(top, path)));
+  for (const path of used) {
+    const isDeclaration = /\.d\.m?ts$/.test(path);
+    for (const [, to] of readFileSync(path, 'utf8').matchAll(/["'`](\.{1,2}\/[^"'`\s]*\.m?js)["'`]/g)) {
+      const imported = join(dirname(path), isDeclaration ? to.replace(/\.(m?)js$/, '.d.$1ts') : to);
+      if (existsSync(imported)) used.add(imported);
+    }
+  }
+  const dist = join(top, 'dist');
+  const isCode = (name) => /\.m?[jt]s$/.test(name);
+  const unused = readdirSync(dist, { recursive: true }).filter((name) => isCode(name) && !used.has(join(dist, name)));
+  writeFileSync(
+    join(dist, '.npmignore'),
+    unused
+      .sort()
+      .map((name) => `/${name}\n`)
+      .join(''),
+  );
 }
 
 /**

@@ -3,10 +3,10 @@
 // dist/src/core.js, and what an adapter imports beside that is in the file of its entry. In place of each module of
 // core.js lies one line that takes it out of there: entries, commands and tests that import it by itself get the same
 // one, with the same registry and classes. What a function requires on first use stays a file of its own.
-import { writeFileSync } from 'node:fs';
+import { readFileSync, writeFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { dirname, join, posix, relative } from 'node:path';
-import { build } from 'esbuild';
+import { build, transform } from 'esbuild';
 import ts from 'typescript';
 import { top } from './cmake.mjs';
 
@@ -33,6 +33,7 @@ const common = {
   logLevel: 'warning',
   minifyWhitespace: true,
 };
+const TRANSFORMED = { loader: 'ts', target: common.target, minifyWhitespace: true };
 const bundle = { ...common, bundle: true, packages: 'external', format: 'cjs' };
 
 /** The way from one file of dist/ to another, as require() takes it. */
@@ -58,6 +59,17 @@ const ownFiles = {
       if (kind !== 'require-call') return undefined;
       const file = posix.join('dist', relative(top, resolveDir), path);
       return { path: requirePath(CORE, file), external: true };
+    });
+  },
+};
+
+/** For core.js, which keeps its lines: comments are a twelfth of it, and those for users stand in declarations. */
+const noComments = {
+  name: 'no comments',
+  setup({ onLoad }) {
+    onLoad({ filter: /\.ts$/ }, async ({ path }) => {
+      const { code } = await transform(readFileSync(path, 'utf8'), { ...TRANSFORMED, sourcefile: path });
+      return { contents: code };
     });
   },
 };
@@ -98,7 +110,7 @@ export async function emitJavaScript() {
   const contents = modules.map((path) => `export * as '${path}' from './${path}';`).join('\n');
   const footer = { js: TRACED };
   const written = { outfile: CORE, minifyWhitespace: false };
-  await build({ ...bundle, ...written, stdin: { contents, resolveDir: top }, plugins: [ownFiles], footer });
+  await build({ ...bundle, ...written, stdin: { contents, resolveDir: top }, plugins: [ownFiles, noComments], footer });
 
   const core = createRequire(import.meta.url)(join(top, CORE));
   for (const path of modules) {

@@ -59,6 +59,7 @@ test.each([
   ['docs/configuration.md', 1],
   ['docs/devices.md', 0],
   ['docs/files.md', 0],
+  ['docs/mapping.md', 20],
   ['docs/from-fastsafetensors.md', 1],
   ['docs/packaging.md', 8],
   ['docs/ranks.md', 0],

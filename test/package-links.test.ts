@@ -1,6 +1,7 @@
 import { execFileSync } from 'node:child_process';
 import { existsSync, readFileSync } from 'node:fs';
 import { basename, join, posix } from 'node:path';
+import ts from 'typescript';
 
 // What is in the package names only what is there, too: links of its pages lead to a packed file, and comments of its
 // declarations and scripts name none but packed ones and sources of source.tar.br.
@@ -71,6 +72,22 @@ test.each([
   expect(pages.flatMap((page) => dead(page, files, (path) => readFileSync(join(TOP, folder, path), 'utf8')))).toEqual(
     [],
   );
+});
+
+test('what is packed imports only what is packed', () => {
+  const files = new Set(packed('.'));
+  const modules = [...files].filter((path) => /^dist\/.*\.m?[jt]s$/.test(path));
+  expect(modules.length).toBeGreaterThan(150);
+  const missing = modules.flatMap((path) => {
+    const { importedFiles } = ts.preProcessFile(readFileSync(join(TOP, path), 'utf8'), true, true);
+    return importedFiles
+      .filter(({ fileName }) => fileName.startsWith('.'))
+      .map(({ fileName }) => posix.join(posix.dirname(path), fileName))
+      .map((to) => (/\.d\.m?ts$/.test(path) ? to.replace(/\.(m?)js$/, '.d.$1ts') : to))
+      .filter((to) => !files.has(to))
+      .map((to) => `${path}: ${to}`);
+  });
+  expect(missing).toEqual([]);
 });
 
 test('comments of declarations and scripts name no file that is not in the package', () => {

@@ -124,7 +124,7 @@ export interface LoaderOptions<T = DeviceTensor> {
    * 'mapped', 'nogds' onto a GPU: the GPU copies from the page cache by itself, out of pages of the files that are
    * locked piece by piece. Converted and verified tensors, parts of tensors and short pieces pass through slots; so
    * does all where the GPU, the kernel or the file system cannot do that, and the report's notes say why. Not measured
-   * on a GPU yet: docs/architecture.md. INVALID_ARGUMENT for a copier or reader of your own, which has neither;
+   * on a GPU yet: docs/mapping.md. INVALID_ARGUMENT for a copier or reader of your own, which has neither;
    * 'mapped' also for tensors in host memory (see mmap), and with odirect or dropCache true.
    */
   staging?: 'auto' | 'always' | 'mapped';
