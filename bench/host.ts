@@ -1,16 +1,18 @@
 /**
  * Files into host memory, until each page of each tensor was touched, beside what the hardware can do and beside other
  * loaders: `npm run bench -- host [--cold] [--peers] [--rows one,8] [--folder /dev/shm] [--mib 1024] [--rounds 7]
- * [--json FILE] [--chart FILE]`. Each way has a process of its own for each row; the rounds are interleaved, the first
- * load of a process stands by itself, and the others are medians; so are those that follow a load at once ("again"),
- * for which a loader may have kept its memory. Before any other load that copies, so much memory is touched and freed:
- * it finds the machine's own.
+ * [--json FILE] [--chart FILE]`. The rounds are interleaved, all figures medians. In the first rounds each way has a
+ * new process, whose only load is a first one; the last of them goes on, for the later ones, and for those that follow
+ * a load at once ("again"), for which a loader may have kept its memory. Before any other load that copies, so much
+ * memory is touched and freed: it finds the machine's own.
  */
 import { spawn, spawnSync } from 'node:child_process';
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { availableParallelism, cpus, release, totalmem } from 'node:os';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
+import type { Writable } from 'node:stream';
+import { setTimeout as sleep } from 'node:timers/promises';
 import type { Command } from 'commander';
 import { median } from './held.js';
 import type { Load } from './host-child.js';
@@ -46,6 +48,10 @@ const PACKAGES = [
   'runai-model-streamer',
   'matplotlib',
 ];
+/** What the way before unmaps and frees, some of it in the background, is done by then. */
+const UNMAPPED_MS = 200;
+/** New processes of each way. */
+const FIRSTS = 3;
 const MAPPED = /^mapp|^safetensors.*mapped/;
 const BUILD = join(__dirname, '..', '..', 'build', 'cmake');
 const SOURCES = join(__dirname, '..', '..', 'bench');
@@ -54,15 +60,16 @@ const SOURCES = join(__dirname, '..', '..', 'bench');
 interface Figures {
   readonly row: string;
   readonly way: string;
-  /** The first load of the process; none of a floor, whose every run is one. */
+  /** The medians of first loads of a process; none of a floor, whose every run is one. */
   readonly first?: Load;
-  /** The medians of the later ones. */
   readonly later: Load;
-  /** The median of those that came at once after one of these; none of a floor, and not of cold loads. */
+  /** Of those that came at once after one of these; none of a floor, and not of cold loads. */
   readonly againSeconds?: number;
 }
 
 interface Way {
+  /** In a new process, where the way has one. */
+  begin(): Promise<void>;
   load(files: readonly string[]): Promise<Load>;
   end(): void;
 }
@@ -87,7 +94,7 @@ export function define(command: Command): void {
     .option('--rows <texts>', 'rows with one of these texts in their name, by commas')
     .option('--folder <path>', 'where the files are written', '/dev/shm')
     .option('--mib <n>', 'MiB of weights', '1024')
-    .option('--rounds <n>', 'rounds after the first', '7')
+    .option('--rounds <n>', 'rounds after those of first loads', '7')
     .option('--json <file>', 'write all figures there, with what machine it was')
     .option('--chart <file>', 'draw the later loads there, as SVG (by matplotlib)')
     .action(measure);
@@ -155,6 +162,7 @@ function floor(program: string): Way {
       if (status !== 0) throw new Error(`${program} failed`);
       return { seconds: Number.parseFloat(stdout), cpuSeconds: 0, peakBytes: 0, bytes: 0 };
     },
+    begin: async () => {},
     end: () => {},
   };
 }
@@ -174,15 +182,33 @@ function addFio(ways: Map<string, Way>): void {
       const { jobs } = JSON.parse(stdout.slice(stdout.indexOf('{'))) as { jobs: { read: { runtime: number } }[] };
       return { seconds: jobs[0]!.read.runtime / 1000, cpuSeconds: 0, peakBytes: 0, bytes: 0 };
     },
+    begin: async () => {},
     end: () => {},
   });
 }
 
-async function child(
+async function child(...how: Parameters<typeof start>): Promise<Way> {
+  let { next, stdin } = await start(...how); // a way that cannot be had says so at once
+  return {
+    begin: async () => {
+      stdin.end();
+      ({ next, stdin } = await start(...how));
+    },
+    load: async (files) => {
+      stdin.write(`${JSON.stringify(files)}\n`);
+      let line = await next();
+      while (!line.startsWith('{')) line = await next(); // a loader that prints
+      return JSON.parse(line) as Load;
+    },
+    end: () => stdin.end(),
+  };
+}
+
+async function start(
   command: string,
   args: readonly string[],
   env: Readonly<Record<string, string>> = {},
-): Promise<Way> {
+): Promise<{ next(): Promise<string>; stdin: Writable }> {
   const started = spawn(command, args, { stdio: ['pipe', 'pipe', 'pipe'], env: { ...process.env, ...env } });
   let complaints = '';
   started.stderr.on('data', (text) => (complaints += text));
@@ -194,15 +220,7 @@ async function child(
     return value;
   };
   while ((await next()) !== 'ready') {}
-  return {
-    load: async (files) => {
-      started.stdin.write(`${JSON.stringify(files)}\n`);
-      let line = await next();
-      while (!line.startsWith('{')) line = await next(); // a loader that prints
-      return JSON.parse(line) as Load;
-    },
-    end: () => started.stdin.end(),
-  };
+  return { next, stdin: started.stdin };
 }
 
 async function measureRow(
@@ -212,28 +230,45 @@ async function measureRow(
   { rounds, cold, mib }: Options,
 ): Promise<Figures[]> {
   const bytes = Number(mib) * MIB;
-  const loads = new Map([...ways.keys()].map((way) => [way, [] as Load[]]));
-  const again = new Map([...ways.keys()].map((way) => [way, [] as number[]]));
-  for (let round = 0; round <= Number(rounds); ++round) {
-    for (const [name, way] of ways) {
+  const empty = <T>(): Map<string, T[]> => new Map([...ways.keys()].map((way) => [way, []]));
+  const firsts = empty<Load>();
+  const loads = empty<Load>();
+  const again = empty<number>();
+  const last = FIRSTS + Number(rounds);
+  for (let round = 0; round < last; ++round) {
+    const turn = round % ways.size; // none always follows the same other
+    for (const [name, way] of [...[...ways].slice(turn), ...[...ways].slice(0, turn)]) {
+      if (round < FIRSTS) await way.begin();
+      await sleep(UNMAPPED_MS);
       if (cold && spawnSync(join(BUILD, 'drop_cache'), [...files]).status !== 0) throw new Error('drop_cache failed');
       // Else the first load after a pause pays for memory that a virtual machine's host has taken back.
       if (!MAPPED.test(name)) spawnSync(join(BUILD, 'touch_memory'), [String(Math.ceil(bytes * 1.25)), 'now']);
-      loads.get(name)!.push(await way.load(files));
-      if (!cold && round > 0) again.get(name)!.push((await way.load(files)).seconds);
+      (round < FIRSTS ? firsts : loads).get(name)!.push(await way.load(files));
+      if (!cold && round >= FIRSTS) again.get(name)!.push((await way.load(files)).seconds);
     }
   }
   for (const way of ways.values()) way.end();
-  return [...loads].map(([way, [first, ...others]]) => {
-    const of = (key: keyof Load): number => median(others.map((load) => load[key] ?? 0));
-    const later = { seconds: of('seconds'), cpuSeconds: of('cpuSeconds'), peakBytes: of('peakBytes'), bytes };
-    if (first!.bytes === 0) return { row, way, later };
-    if (Math.abs(first!.bytes / bytes - 1) > 0.01) throw new Error(`${way} loaded ${first!.bytes} of ${bytes} bytes`);
-    const held = first!.heldMs !== undefined && { heldMs: of('heldMs') };
+  return [...loads].map(([way, others]) => {
+    const first = medians(firsts.get(way)!);
+    const later = { ...medians(others), bytes };
+    if (first.bytes === 0) return { row, way, later };
+    if (Math.abs(first.bytes / bytes - 1) > 0.01) throw new Error(`${way} loaded ${first.bytes} of ${bytes} bytes`);
     const followed = again.get(way)!;
     const followers = followed.length > 0 && { againSeconds: median(followed) };
-    return { row, way, first: first!, later: { ...later, ...held }, ...followers };
+    return { row, way, first, later, ...followers };
   });
+}
+
+function medians(loads: readonly Load[]): Load {
+  const of = (key: keyof Load): number => median(loads.map((load) => load[key] ?? 0));
+  const held = loads[0]!.heldMs !== undefined && { heldMs: of('heldMs') };
+  return {
+    seconds: of('seconds'),
+    cpuSeconds: of('cpuSeconds'),
+    peakBytes: of('peakBytes'),
+    bytes: of('bytes'),
+    ...held,
+  };
 }
 
 /** A line of the table. The share is of the floor that belongs to the way: of mapping, else of what copies. */

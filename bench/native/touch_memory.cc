@@ -14,8 +14,8 @@
 namespace {
 
 constexpr size_t kSmallPages = size_t{128} << 20;
-constexpr double kOwnRate = 5e9;  // bytes/s; below it some of the memory was the host's
-constexpr int kMostRounds = 20, kEnough = 2;
+constexpr double kOwnRate = 3e9;  // bytes/s; below it some of the memory was the host's
+constexpr int kMostRounds = 10, kEnough = 2;
 constexpr useconds_t kGivenBack = 2300000;  // what was freed before this one's end has gone to the host by then
 
 struct Memory {
