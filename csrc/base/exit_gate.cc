@@ -10,7 +10,7 @@
 namespace fst {
 namespace {
 
-constexpr auto kLongestWait = std::chrono::seconds(1);
+constexpr auto kLongestExit = std::chrono::seconds(1);
 
 // Constant-initialised and trivially destroyed: usable at any moment of the process.
 std::atomic<int> inside{0};
@@ -23,7 +23,7 @@ void Close() {
   if (void (*give_back)() = before_closing.exchange(nullptr)) give_back();
   closer.store(pthread_self());
   closed.store(true);
-  auto deadline = std::chrono::steady_clock::now() + kLongestWait;
+  auto deadline = std::chrono::steady_clock::now() + kLongestExit;
   while (inside.load() > 0 && std::chrono::steady_clock::now() < deadline) usleep(100);
 }
 

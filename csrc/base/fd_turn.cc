@@ -9,7 +9,7 @@
 namespace fst {
 namespace {
 
-constexpr auto kLongestWait = std::chrono::seconds(1);  // a store that hangs ends no turn
+constexpr auto kLongestTurn = std::chrono::seconds(1);  // a store that hangs ends no turn
 
 struct Turns {
   std::mutex mutex;
@@ -18,7 +18,7 @@ struct Turns {
   uint64_t ended = 0;
 };
 
-Turns& All() {
+Turns& AllTurns() {
   static Turns* turns = new Turns;  // never destroyed: threads that outlive main() may use it
   return *turns;
 }
@@ -26,7 +26,7 @@ Turns& All() {
 }  // namespace
 
 Status FdTurn::Open(const std::function<Status()>& open) {
-  Turns& turns = All();
+  Turns& turns = AllTurns();
   for (;;) {
     std::unique_lock<std::mutex> lock(turns.mutex);
     const uint64_t seen = turns.ended;
@@ -41,17 +41,17 @@ Status FdTurn::Open(const std::function<Status()>& open) {
     --turns.held;
     turns.changed.notify_all();
     if (!OutOfDescriptors(opened.os_error())) return opened;
-    turns.changed.wait_for(lock, kLongestWait, [&] { return turns.ended != seen || turns.held == 0; });
+    turns.changed.wait_for(lock, kLongestTurn, [&] { return turns.ended != seen || turns.held == 0; });
     if (turns.ended == seen) return opened;
   }
 }
 
 FdTurn::~FdTurn() {
   if (!held_) return;
-  std::lock_guard<std::mutex> lock(All().mutex);
-  --All().held;
-  ++All().ended;
-  All().changed.notify_all();
+  std::lock_guard<std::mutex> lock(AllTurns().mutex);
+  --AllTurns().held;
+  ++AllTurns().ended;
+  AllTurns().changed.notify_all();
 }
 
 }  // namespace fst

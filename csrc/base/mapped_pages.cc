@@ -8,6 +8,8 @@
 #include <algorithm>
 #include <cerrno>
 
+#include "base/page.h"
+
 #ifndef MADV_POPULATE_READ
 #define MADV_POPULATE_READ 22
 #define MADV_POPULATE_WRITE 23
@@ -16,7 +18,6 @@
 namespace fst {
 namespace {
 
-constexpr uint64_t kPage = 4096;  // at least
 constexpr uint64_t kSamples = 64;
 constexpr uint64_t kAround = 64 << 10;  // a read fault maps what is in memory of the aligned 64 KiB around it
 constexpr uint64_t kLookedAt = 4096;    // pages whose residency is asked for at once

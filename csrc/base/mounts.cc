@@ -24,7 +24,7 @@ struct Seen {
   std::set<std::string> three_fs;  // mount points
 };
 
-Seen& All() {
+Seen& SeenMounts() {
   static Seen* seen = new Seen;  // never destroyed: threads that outlive main() may use it
   return *seen;
 }
@@ -69,17 +69,17 @@ std::vector<Mount> ParseMountinfo(const std::string& content) {
 
 std::vector<Mount> CurrentMounts() {
   std::vector<Mount> mounts = ParseMountinfo(ReadMountinfo());
-  std::lock_guard<std::mutex> lock(All().mutex);
+  std::lock_guard<std::mutex> lock(SeenMounts().mutex);
   for (const Mount& mount : mounts) {
-    if (mount.is_3fs()) All().three_fs.insert(mount.point);
+    if (mount.is_3fs()) SeenMounts().three_fs.insert(mount.point);
   }
   return mounts;
 }
 
 void NoteDevice(dev_t device) {
   {
-    std::lock_guard<std::mutex> lock(All().mutex);
-    if (!All().devices.insert(device).second) return;
+    std::lock_guard<std::mutex> lock(SeenMounts().mutex);
+    if (!SeenMounts().devices.insert(device).second) return;
   }
   (void)CurrentMounts();
 }
@@ -145,8 +145,8 @@ std::string LostThreeFs(const std::string& resolved, const std::vector<Mount>& m
   const Mount* own = MountHolding(resolved, mounts);
   if (own != nullptr && own->is_3fs()) return "";
   std::string lost;
-  std::lock_guard<std::mutex> lock(All().mutex);
-  for (const std::string& point : All().three_fs) {
+  std::lock_guard<std::mutex> lock(SeenMounts().mutex);
+  for (const std::string& point : SeenMounts().three_fs) {
     const bool covered = own != nullptr && own->point.size() >= point.size();  // by another file system
     if (!covered && IsUnder(resolved, point) && point.size() > lost.size()) lost = point;
   }
@@ -176,8 +176,8 @@ bool MeansDaemonGone(int error) { return error == ENOTCONN || error == ECONNABOR
 std::string DeadThreeFs(const std::string& path, int error) {
   const bool absent = error == ENOENT || error == ENOTDIR;
   if (absent) {
-    std::lock_guard<std::mutex> lock(All().mutex);
-    if (All().three_fs.empty()) return "";
+    std::lock_guard<std::mutex> lock(SeenMounts().mutex);
+    if (SeenMounts().three_fs.empty()) return "";
   }
   std::string resolved;
   if ((!absent && !MeansDaemonGone(error)) || !ResolvePath(path, &resolved).ok()) return "";

@@ -13,11 +13,11 @@
 
 #include "base/fd.h"
 #include "base/io_error.h"
+#include "base/page.h"
 
 namespace fst {
 namespace {
 
-constexpr size_t kPage = 4096;
 // The same number on every architecture; not in the headers of older systems.
 constexpr int kCachestat = 451;
 

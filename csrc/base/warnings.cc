@@ -13,7 +13,7 @@ struct Warnings {
   std::vector<std::string> waiting;
 };
 
-Warnings& All() {
+Warnings& AllWarnings() {
   static auto* warnings = new Warnings;
   return *warnings;
 }
@@ -21,13 +21,13 @@ Warnings& All() {
 }  // namespace
 
 void Warn(const std::string& text) {
-  Warnings& all = All();
+  Warnings& all = AllWarnings();
   std::lock_guard<std::mutex> lock(all.mutex);
   if (all.given.insert(text).second) all.waiting.push_back(text);
 }
 
 std::vector<std::string> TakeWarnings() {
-  Warnings& all = All();
+  Warnings& all = AllWarnings();
   std::lock_guard<std::mutex> lock(all.mutex);
   return std::exchange(all.waiting, {});
 }

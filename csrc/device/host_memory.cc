@@ -11,12 +11,12 @@
 #include <memory>
 #include <vector>
 
+#include "base/page.h"
 #include "base/thread.h"
 
 namespace fst {
 namespace {
 
-constexpr size_t kPage = 4096;
 constexpr size_t kTouchedByOne = size_t{16} << 20, kMaxTouchers = 4;
 
 Status Refused(size_t bytes, int error) {

@@ -8,6 +8,7 @@
 #include <memory>
 
 #include "base/io_error.h"
+#include "base/page.h"
 #include "reader/open_file.h"
 
 namespace fst {
@@ -16,7 +17,6 @@ namespace {
 // Bytes that stay in the second-level cache between read and write. With two threads ext4 took 0.3 s for 1 GiB so, and
 // 0.5 s by copy_file_range(2) where the two offsets differ within pages, whose bytes it then moves one page at a time.
 constexpr size_t kPiece = 1 << 20;
-constexpr uint64_t kPage = 4096;
 constexpr size_t kMaxCall = 8 << 20;  // of one copy_file_range(2), for the disk to begin with
 
 // The file system then finds room for the whole range at once, and threads that write to one file wait less for each

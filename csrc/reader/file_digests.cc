@@ -12,12 +12,12 @@
 namespace fst {
 namespace {
 
-constexpr size_t kPiece = 1 << 20;  // bytes: it stays in the second-level cache between read and digest
+constexpr size_t kDigestedAtOnce = 1 << 20;  // bytes: it stays in the second-level cache between read and digest
 
 Status DigestRange(const FdFile& file, FileRange range, Digester& digester, char* piece,
                    std::atomic<uint64_t>& progress) {
   while (range.length > 0) {
-    const size_t some = std::min<uint64_t>(range.length, kPiece);
+    const size_t some = std::min<uint64_t>(range.length, kDigestedAtOnce);
     const ssize_t got = pread(file.fd(), piece, some, static_cast<off_t>(range.offset));
     if (got < 0 && errno == EINTR) continue;
     if (got < 0) return ReadFailed(file, range.offset, some, errno);
@@ -37,7 +37,7 @@ Status DigestFile(const std::string& path, const FileIdentity& expected, DigestK
   UniqueFd fd;
   FST_RETURN_IF_ERROR(OpenUnchanged(path, 0, expected, &fd));
   const FdFile file(path, expected, std::move(fd));
-  const std::unique_ptr<char[]> piece(new char[kPiece]);
+  const std::unique_ptr<char[]> piece(new char[kDigestedAtOnce]);
   for (const FileRange& range : ranges) {
     auto digester = Digester::New(kind);
     FST_RETURN_IF_ERROR(DigestRange(file, range, *digester, piece.get(), *progress));

@@ -13,13 +13,13 @@
 #include <thread>
 
 #include "base/file_system.h"
+#include "base/page.h"
 #include "base/task_pool.h"
 #include "reader/open_file.h"
 
 namespace fst {
 namespace {
 
-constexpr size_t kPage = 4096;
 // Direct reads wait for the disk and take hardly any of the CPU: many small ones keep its queues full (2.5 GB/s of one
 // virtual NVMe disk, where 4 of 4 MiB brought 2.0).
 constexpr int kDirectThreads = 16;

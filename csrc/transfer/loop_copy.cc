@@ -20,14 +20,14 @@ TaskPool& ConvertThreads() {
 
 constexpr uint64_t kPackedRun = 16 << 10;  // bytes: longer runs take no longer to copy to the device than to move
 
-struct Piece {
+struct ConvertPiece {
   uint64_t source, destination;
   uint64_t length;  // bytes of the source
   DType from, to;   // equal: copied as they are
 };
 
-void ConvertPieces(const std::vector<Piece>& pieces) {
-  for (const Piece& piece : pieces) {
+void ConvertPieces(const std::vector<ConvertPiece>& pieces) {
+  for (const ConvertPiece& piece : pieces) {
     const void* source = reinterpret_cast<const void*>(piece.source);  // NOLINT(performance-no-int-to-ptr)
     void* destination = reinterpret_cast<void*>(piece.destination);    // NOLINT(performance-no-int-to-ptr)
     if (piece.from == piece.to) {
@@ -45,7 +45,7 @@ void ConvertPieces(const std::vector<Piece>& pieces) {
 void Loop::StartConversion(Op& op) {
   const uint64_t slot = SlotOf(op);
   const bool in_slot = shared_->rules.outputs_in_slot;
-  std::vector<Piece> pieces;
+  std::vector<ConvertPiece> pieces;
   pieces.reserve(op.parts.size());
   for (size_t i = 0; i < op.parts.size(); ++i) {
     const ChunkPart& part = op.parts[i];

@@ -26,7 +26,7 @@ TaskPool& DigestThreads() {
 
 constexpr uint64_t kReadBack = 1 << 20;  // bytes that are copied back from a device at a time
 
-struct Piece {
+struct DigestPiece {
   std::shared_ptr<Digester> digester;
   std::shared_ptr<DeviceBuffer> buffer;  // null where the host can read `address`
   uint64_t address, length;              // in `buffer`: an offset
@@ -34,7 +34,7 @@ struct Piece {
   const Digest* expected;  // null but for the last piece of a tensor
 };
 
-Status Update(const Piece& piece) {
+Status Update(const DigestPiece& piece) {
   if (piece.buffer == nullptr) {
     piece.digester->Update(reinterpret_cast<const void*>(piece.address), piece.length);  // NOLINT
     return Status::Ok();
@@ -49,8 +49,8 @@ Status Update(const Piece& piece) {
   return Status::Ok();
 }
 
-Status Compare(const std::vector<Piece>& pieces, const std::string& path) {
-  for (const Piece& piece : pieces) {
+Status Compare(const std::vector<DigestPiece>& pieces, const std::string& path) {
+  for (const DigestPiece& piece : pieces) {
     Status updated = Update(piece);
     const auto offset = static_cast<int64_t>(piece.item->offset);
     if (!updated.ok()) return Status(updated.code(), path + ": " + updated.message()).At(path, {}, offset);
@@ -125,7 +125,7 @@ void Loop::PostDigest(Op& op) {
   op.since = RunningNow();
   const bool in_slot = InHostSlot(op);
   const bool read_back = !in_slot && !devices_[t.device()]->host_accessible();
-  std::vector<Piece> pieces;
+  std::vector<DigestPiece> pieces;
   pieces.reserve(op.parts.size());
   for (size_t i = 0; i < op.parts.size(); ++i) {
     const ChunkPart& part = op.parts[i];

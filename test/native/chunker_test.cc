@@ -12,7 +12,7 @@ namespace {
 
 constexpr uint64_t kGap = 32 << 10;
 
-struct Case {
+struct ChunkCase {
   const char* name;
   bool direct, scatters;
   size_t alignment;
@@ -20,7 +20,7 @@ struct Case {
   bool skips = false;
 };
 
-const Case kCases[] = {
+const ChunkCase kCases[] = {
     {"BufferedDirect", true, true, 1, 16 << 10, 0},
     {"Skipping", true, true, 1, 256 << 10, 0, true},
     {"SkippingStaged", false, true, 1, 256 << 10, 0, true},
@@ -37,10 +37,10 @@ const Case kCases[] = {
     {"GdsBoundary", true, false, 4096, 64 << 10, 16 << 10},
 };
 
-class Chunker : public ::testing::TestWithParam<Case> {
+class Chunker : public ::testing::TestWithParam<ChunkCase> {
  protected:
   ChunkRules Rules() const {
-    const Case& c = GetParam();
+    const ChunkCase& c = GetParam();
     ChunkRules rules{{}, c.direct, c.chunk, c.skips ? 2048 : kGap};
     rules.needs.offset_alignment = rules.needs.length_alignment = rules.needs.memory_alignment = c.alignment;
     rules.needs.skips = c.skips;

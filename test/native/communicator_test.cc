@@ -39,7 +39,7 @@ const NcclControl& EmulatedNccl() {
   return control;
 }
 
-constexpr size_t kBytes = 700'000;
+constexpr size_t kBroadcast = 700'000;
 
 class CommunicatorTest : public test::CudaLoadTest {
  protected:
@@ -56,9 +56,10 @@ class CommunicatorTest : public test::CudaLoadTest {
     for (int i = 0; i < 2; ++i) {
       Rank rank;
       ASSERT_TRUE(OpenDevice("cuda:" + std::to_string(i), false, &rank.device).ok());
-      ASSERT_TRUE(rank.device->Allocate(kBytes, &rank.own).ok());
-      ASSERT_TRUE(rank.device->Allocate(kBytes, &rank.all).ok());
-      ASSERT_TRUE(rank.device->Write(*rank.own, 0, kBytes, Pattern(kBytes, static_cast<unsigned>(i)).data()).ok());
+      ASSERT_TRUE(rank.device->Allocate(kBroadcast, &rank.own).ok());
+      ASSERT_TRUE(rank.device->Allocate(kBroadcast, &rank.all).ok());
+      ASSERT_TRUE(
+          rank.device->Write(*rank.own, 0, kBroadcast, Pattern(kBroadcast, static_cast<unsigned>(i)).data()).ok());
       ASSERT_TRUE(Communicator::Open({rank.device, id_, i, 2}, &rank.communicator).ok());
       ranks_.push_back(std::move(rank));
     }
@@ -83,7 +84,7 @@ class CommunicatorTest : public test::CudaLoadTest {
   // The second half of rank 1's bytes, then the first of rank 0's.
   std::future<Status> Start(int of, size_t lost = 0, milliseconds stall = milliseconds(20'000)) {
     const Rank& rank = ranks_[static_cast<size_t>(of)];
-    const size_t half = kBytes / 2;
+    const size_t half = kBroadcast / 2;
     std::vector<BroadcastPiece> pieces = {{of == 1 ? rank.own : nullptr, rank.all, half, half, half - lost, 1},
                                           {of == 0 ? rank.own : nullptr, rank.all, 0, 0, half, 0}};
     auto promise = std::make_shared<std::promise<Status>>();
@@ -93,10 +94,10 @@ class CommunicatorTest : public test::CudaLoadTest {
   }
   void ExpectArrived(int of) {
     const Rank& rank = ranks_[static_cast<size_t>(of)];
-    Bytes found(kBytes), expected = Pattern(kBytes, 0);
-    const Bytes other = Pattern(kBytes, 1);
-    std::copy(other.begin() + kBytes / 2, other.end(), expected.begin() + kBytes / 2);
-    ASSERT_TRUE(rank.device->Read(*rank.all, 0, kBytes, found.data()).ok());
+    Bytes found(kBroadcast), expected = Pattern(kBroadcast, 0);
+    const Bytes other = Pattern(kBroadcast, 1);
+    std::copy(other.begin() + kBroadcast / 2, other.end(), expected.begin() + kBroadcast / 2);
+    ASSERT_TRUE(rank.device->Read(*rank.all, 0, kBroadcast, found.data()).ok());
     EXPECT_TRUE(found == expected) << "rank " << of;
   }
 

@@ -82,7 +82,7 @@ std::vector<char> Expected(const RandomFile& file, const PlanItem& item) {
   return bytes;
 }
 
-struct Case {
+struct ConvertCase {
   bool fake_device, always_stage, converts;
   size_t chunk, alignment;
   uint64_t start, hole, boundary = 0;
@@ -118,7 +118,7 @@ class BoundedReader : public Reader {
 };
 
 // Loads the plan and closes the engine. Returns the transfer's status.
-Status Load(const Case& c, Plan plan, FakeReaderOptions reader, std::shared_ptr<DeviceBuffer>* memory,
+Status Load(const ConvertCase& c, Plan plan, FakeReaderOptions reader, std::shared_ptr<DeviceBuffer>* memory,
             bool device_slots = false) {
   std::shared_ptr<Device> device = std::make_shared<HostDevice>();
   FakeDevice::Options late;
@@ -146,10 +146,10 @@ Status Load(const Case& c, Plan plan, FakeReaderOptions reader, std::shared_ptr<
   return status;
 }
 
-class ConvertOnTheWay : public testing::TestWithParam<Case> {};
+class ConvertOnTheWay : public testing::TestWithParam<ConvertCase> {};
 
 TEST_P(ConvertOnTheWay, EveryTensorIsExact) {
-  const Case& c = GetParam();
+  const ConvertCase& c = GetParam();
   RandomFile file(60000);
   Plan plan = PlanOf(file, kTensors, c.start, c.hole);
   FakeReaderOptions reader;
@@ -170,25 +170,25 @@ TEST_P(ConvertOnTheWay, EveryTensorIsExact) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Chunks, ConvertOnTheWay,
-                         testing::Values(Case{false, false, true, 1 << 20, 1, 64, 0},   //
-                                         Case{false, true, false, 1 << 20, 1, 3, 5},    //
-                                         Case{false, false, false, 7, 1, 1, 0},         //
-                                         Case{false, true, true, 1000, 1, 13, 2},       //
-                                         Case{false, false, true, 4096, 512, 9, 0},     //
-                                         Case{true, false, true, 1 << 20, 1, 64, 0},    //
-                                         Case{true, false, false, 1 << 20, 1, 3, 700},  //
-                                         Case{true, false, false, 5, 1, 5, 0},          //
-                                         Case{true, false, true, 4096, 1, 11, 0},       //
-                                         Case{true, false, false, 4096, 1, 11, 0},      //
-                                         Case{true, false, true, 512, 512, 7, 1},       //
-                                         Case{true, false, false, 16, 16, 8, 0},        //
-                                         Case{true, false, true, 4096, 1, 6, 0, 1024},  //
-                                         Case{false, true, true, 4096, 256, 6, 3, 2048}));
+                         testing::Values(ConvertCase{false, false, true, 1 << 20, 1, 64, 0},   //
+                                         ConvertCase{false, true, false, 1 << 20, 1, 3, 5},    //
+                                         ConvertCase{false, false, false, 7, 1, 1, 0},         //
+                                         ConvertCase{false, true, true, 1000, 1, 13, 2},       //
+                                         ConvertCase{false, false, true, 4096, 512, 9, 0},     //
+                                         ConvertCase{true, false, true, 1 << 20, 1, 64, 0},    //
+                                         ConvertCase{true, false, false, 1 << 20, 1, 3, 700},  //
+                                         ConvertCase{true, false, false, 5, 1, 5, 0},          //
+                                         ConvertCase{true, false, true, 4096, 1, 11, 0},       //
+                                         ConvertCase{true, false, false, 4096, 1, 11, 0},      //
+                                         ConvertCase{true, false, true, 512, 512, 7, 1},       //
+                                         ConvertCase{true, false, false, 16, 16, 8, 0},        //
+                                         ConvertCase{true, false, true, 4096, 1, 6, 0, 1024},  //
+                                         ConvertCase{false, true, true, 4096, 256, 6, 3, 2048}));
 
 TEST(ConvertEngine, AnErrorOfAReadLeavesNothingBehind) {
   RandomFile file(60000);
   for (bool fake_device : {false, true}) {
-    Case c{fake_device, true, true, 1000, 1, 5, 0};
+    ConvertCase c{fake_device, true, true, 1000, 1, 5, 0};
     FakeReaderOptions reader;
     reader.chunk = c.chunk;
     reader.fail_at = 9;
@@ -202,7 +202,7 @@ TEST(ConvertEngine, AnErrorOfAReadLeavesNothingBehind) {
 
 TEST(ConvertEngine, DeviceSlotsRefuseToConvert) {
   RandomFile file(60000);
-  Case c{true, false, true, 4096, 1, 0, 0};
+  ConvertCase c{true, false, true, 4096, 1, 0, 0};
   std::shared_ptr<DeviceBuffer> memory;
   Status refused = Load(c, PlanOf(file, kTensors, 0, 0), {}, &memory, /*device_slots=*/true);
   EXPECT_EQ(refused.code(), Code::UNSUPPORTED_DTYPE);

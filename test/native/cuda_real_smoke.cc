@@ -1,5 +1,6 @@
 // What a real driver does, measured and asked: not a unit test, run by hand on a machine with a GPU.
-//   g++ -O2 -std=c++17 -Icsrc test/native/cuda_real_smoke.cc csrc/device/cuda_api.cc csrc/base/*.cc -ldl -lpthread
+//   g++ -O2 -std=c++17 -Icsrc test/native/cuda_real_smoke.cc csrc/{device/cuda,reader/gds/cufile}_api.cc \
+//     csrc/base/*.cc -ldl
 // Exits with 0 when every byte came back right and every call of the slice that must succeed did. The lines "behaviour"
 // are the facts that the emulator is modelled on: cuda_behaviour.txt has an H200's (driver 580.159, CUDA 13.0), and
 // cuda_behaviour_test.cc compares. `behaviour` as argument: those alone. Against the emulator set
@@ -17,7 +18,7 @@
 #include <thread>
 #include <vector>
 
-#include "reader/gds/cufile_api.cc"  // the source: one file less to name when compiling by hand
+#include "reader/gds/cufile_api.h"
 #include "support/driver_api.h"
 
 namespace {

@@ -20,15 +20,15 @@ using test::Bytes;
 using test::Pattern;
 
 const std::string kSeal(32, 'f');
-constexpr size_t kBytes = 3 << 20, kSize = kBytes + 1024 + 32;
+constexpr size_t kShared = 3 << 20, kSize = kShared + 1024 + 32;
 
 class CudaSharingTest : public test::CudaLoadTest {
  protected:
   void SetUp() override {
     CudaLoadTest::SetUp();
     ASSERT_TRUE(OpenDevice("cuda:0", false, &device_).ok());
-    ASSERT_TRUE(device_->Allocate(kBytes, &source_).ok());
-    ASSERT_TRUE(device_->Write(*source_, 0, kBytes, pattern_.data()).ok());
+    ASSERT_TRUE(device_->Allocate(kShared, &source_).ok());
+    ASSERT_TRUE(device_->Write(*source_, 0, kShared, pattern_.data()).ok());
   }
   void TearDown() override {
     source_.reset();
@@ -39,7 +39,7 @@ class CudaSharingTest : public test::CudaLoadTest {
   }
 
   Status Export(std::shared_ptr<ExportedMemory>* out) {
-    return device_->ExportMemory({{source_, 5, 1000, 0}, {source_, 0, kBytes, 1024}}, kSize, kSeal, out);
+    return device_->ExportMemory({{source_, 5, 1000, 0}, {source_, 0, kShared, 1024}}, kSize, kSeal, out);
   }
   std::shared_ptr<ExportedMemory> Exported() {
     std::shared_ptr<ExportedMemory> memory;
@@ -52,7 +52,7 @@ class CudaSharingTest : public test::CudaLoadTest {
     return device_->ImportMemory(fd, size, seal, &buffer).code();
   }
 
-  const Bytes pattern_ = Pattern(kBytes, 7);
+  const Bytes pattern_ = Pattern(kShared, 7);
   std::shared_ptr<Device> device_;
   std::shared_ptr<DeviceBuffer> source_;
 };
@@ -163,8 +163,8 @@ TEST_F(CudaSharingTest, FindsAGpuByItsPlaceOnTheBus) {
 TEST_F(CudaSharingTest, TheEmulatorAbortsOnMisuse) {
   GTEST_FLAG_SET(death_test_style, "threadsafe");
   EXPECT_DEATH(cu->MemRelease(12345), "cuMemRelease of handle 0x3039, which does not exist");
-  EXPECT_DEATH(cu->MemUnmap(source_->address(), kBytes), "cuMemUnmap of .* which are no mapping");
-  EXPECT_DEATH(cu->MemAddressFree(source_->address(), kBytes), "cuMemAddressFree of .* which are no reserved range");
+  EXPECT_DEATH(cu->MemUnmap(source_->address(), kShared), "cuMemUnmap of .* which are no mapping");
+  EXPECT_DEATH(cu->MemAddressFree(source_->address(), kShared), "cuMemAddressFree of .* which are no reserved range");
   EXPECT_DEATH(cu->MemMap(source_->address(), 2 << 20, 0, 12345, 0), "cuMemMap of handle");
 }
 

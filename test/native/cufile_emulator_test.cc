@@ -15,7 +15,7 @@ namespace {
 
 using test::Bytes;
 
-constexpr size_t kBytes = 1 << 20, kFileBytes = kBytes + 1000;
+constexpr size_t kRegistered = 1 << 20, kFileBytes = kRegistered + 1000;
 
 class CufileEmulatorTest : public test::EmulatedCudaTest {
  protected:
@@ -32,7 +32,7 @@ class CufileEmulatorTest : public test::EmulatedCudaTest {
     content = test::Pattern(kFileBytes, 3);
     ASSERT_EQ(write(fd, content.data(), content.size()), static_cast<ssize_t>(content.size()));
     ASSERT_EQ(unlink(path), 0);
-    ASSERT_EQ(cu->MemAlloc(&device, 2 * kBytes), cuda::kSuccess);
+    ASSERT_EQ(cu->MemAlloc(&device, 2 * kRegistered), cuda::kSuccess);
     base = reinterpret_cast<void*>(device);
     ASSERT_EQ(Register(&handle), 0) << file_ctl.last_refusal();
   }
@@ -83,35 +83,35 @@ class CufileEmulatorTest : public test::EmulatedCudaTest {
 using CufileEmulatorDeathTest = CufileEmulatorTest;
 
 TEST_F(CufileEmulatorTest, ReadsTheFileIntoDeviceMemory) {
-  EXPECT_EQ(gds->Read(handle, base, kBytes, 0, 0), static_cast<ssize_t>(kBytes));
-  EXPECT_EQ(Read(0, kBytes), Expected(0, kBytes));
+  EXPECT_EQ(gds->Read(handle, base, kRegistered, 0, 0), static_cast<ssize_t>(kRegistered));
+  EXPECT_EQ(Read(0, kRegistered), Expected(0, kRegistered));
   EXPECT_EQ(file_ctl.unaligned_reads(), 0u);
   EXPECT_EQ(file_ctl.unregistered_reads(), 1u);
-  ASSERT_EQ(gds->BufRegister(base, 2 * kBytes, 0).err, 0);
+  ASSERT_EQ(gds->BufRegister(base, 2 * kRegistered, 0).err, 0);
   EXPECT_EQ(gds->Read(handle, base, 1001, 333, 77), 1001);
   EXPECT_EQ(Read(77, 1001), Expected(333, 1001));
   EXPECT_EQ(file_ctl.unaligned_reads(), 1u);
-  EXPECT_EQ(gds->Read(handle, base, kBytes, kBytes, 4096), 1000) << "the end of the file";
-  EXPECT_EQ(Read(4096, 1000), Expected(kBytes, 1000));
+  EXPECT_EQ(gds->Read(handle, base, kRegistered, kRegistered, 4096), 1000) << "the end of the file";
+  EXPECT_EQ(Read(4096, 1000), Expected(kRegistered, 1000));
   EXPECT_EQ(file_ctl.unaligned_reads(), 1u);
   EXPECT_EQ(file_ctl.unregistered_reads(), 1u);
-  EXPECT_EQ(gds->Read(handle, base, 4096, 4 * kBytes, 0), 0) << "past it";
+  EXPECT_EQ(gds->Read(handle, base, 4096, 4 * kRegistered, 0), 0) << "past it";
   EXPECT_EQ(gds->BufDeregister(base).err, 0);
 }
 
 TEST_F(CufileEmulatorTest, ReadsShortWhenAskedTo) {
   file_ctl.set_short_reads(5000);
-  EXPECT_EQ(gds->Read(handle, base, kBytes, 0, 0), 5000);
+  EXPECT_EQ(gds->Read(handle, base, kRegistered, 0, 0), 5000);
   EXPECT_EQ(file_ctl.bytes_read(), 5000u);
 }
 
 TEST_F(CufileEmulatorTest, BoundsReadsByBufferAndAllocation) {
-  EXPECT_EQ(gds->Read(handle, base, kBytes, 0, kBytes + 1), -kCudaPointerInvalid) << file_ctl.last_refusal();
-  ASSERT_EQ(gds->BufRegister(base, kBytes, 0).err, 0);
-  EXPECT_EQ(gds->Read(handle, base, kBytes, 0, 1), -kInvalidValue);
+  EXPECT_EQ(gds->Read(handle, base, kRegistered, 0, kRegistered + 1), -kCudaPointerInvalid) << file_ctl.last_refusal();
+  ASSERT_EQ(gds->BufRegister(base, kRegistered, 0).err, 0);
+  EXPECT_EQ(gds->Read(handle, base, kRegistered, 0, 1), -kInvalidValue);
   EXPECT_EQ(gds->Read(handle, base, 1, -1, 0), -kInvalidValue);
   EXPECT_EQ(gds->BufRegister(reinterpret_cast<char*>(base) + 4096, 4096, 0).err, kMemoryAlreadyRegistered);
-  EXPECT_EQ(gds->BufRegister(reinterpret_cast<char*>(base) + kBytes, kBytes + 1, 0).err, kCudaPointerInvalid);
+  EXPECT_EQ(gds->BufRegister(reinterpret_cast<char*>(base) + kRegistered, kRegistered + 1, 0).err, kCudaPointerInvalid);
   EXPECT_EQ(gds->BufRegister(content.data(), 4096, 0).err, kCudaPointerInvalid) << "host memory";
   EXPECT_EQ(gds->BufDeregister(base).err, 0);
 }
@@ -194,7 +194,7 @@ TEST_F(CufileEmulatorTest, WritesDeviceMemoryLate) {
 }
 
 TEST_F(CufileEmulatorDeathTest, ReleasingUnderReadsInFlightAborts) {
-  ASSERT_EQ(gds->BufRegister(base, kBytes, 0).err, 0);
+  ASSERT_EQ(gds->BufRegister(base, kRegistered, 0).err, 0);
   std::thread reader = HeldRead();
   EXPECT_DEATH(gds->HandleDeregister(handle), "emulated cuFile: cuFileHandleDeregister of .* with 1 reads in flight");
   EXPECT_DEATH((void)gds->BufDeregister(base), "cuFileBufDeregister of .* with 1 reads in flight");
@@ -209,7 +209,7 @@ TEST_F(CufileEmulatorDeathTest, ReleasingTheUnknownAborts) {
   EXPECT_DEATH(gds->HandleDeregister(&fd), "cuFileHandleDeregister of .*, which is not registered");
   EXPECT_DEATH((void)gds->BufDeregister(base), "cuFileBufDeregister of .*, which is not registered");
   EXPECT_DEATH((void)gds->Read(&fd, base, 1, 0, 0), "cuFileRead of .*, which is not registered");
-  ASSERT_EQ(gds->BufRegister(base, kBytes, 0).err, 0);
+  ASSERT_EQ(gds->BufRegister(base, kRegistered, 0).err, 0);
   EXPECT_DEATH(
       {
         (void)cu->MemFree(device);

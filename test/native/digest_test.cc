@@ -9,7 +9,7 @@
 namespace fst {
 namespace {
 
-std::vector<uint8_t> Bytes(size_t count) {
+std::vector<uint8_t> Scrambled(size_t count) {
   std::vector<uint8_t> bytes(count);
   for (uint64_t i = 0; i < count; ++i) bytes[i] = static_cast<uint8_t>(i * 2654435761U >> 13 ^ i);
   return bytes;
@@ -30,7 +30,7 @@ struct Vector {
   const char* digits;
 };
 
-// Of Bytes(length), by `xxhsum -H2` (xxHash 0.8.1).
+// Of Scrambled(length), by `xxhsum -H2` (xxHash 0.8.1).
 constexpr Vector kXxh3Vectors[] = {
     {0, "99aa06d3014798d86001c324468d497f"},     {1, "a6cd5e9392000f6ac44bdff4074eecdb"},
     {2, "c66f3f5451ea06f3bac0dce10c5585a9"},     {3, "857c0491709e309cf696dd0e04ce27e9"},
@@ -62,7 +62,7 @@ constexpr Vector kXxh3Vectors[] = {
 constexpr char kEveryLength[] = "54c98ee93df94a9a485f9f89600ce11f14621c0b9b4374d26260149917967409";
 
 TEST(DigestTest, Xxh3IsThatOfXxhsum) {
-  const std::vector<uint8_t> bytes = Bytes(100000);
+  const std::vector<uint8_t> bytes = Scrambled(100000);
   for (const auto& [length, digits] : kXxh3Vectors) {
     EXPECT_EQ(Digits(DigestOf(DigestKind::kXxh3, bytes.data(), length)), digits) << length;
     EXPECT_EQ(HashOf(NewPortableXxh3(), bytes.data(), length, 100000), digits) << length;
@@ -70,7 +70,7 @@ TEST(DigestTest, Xxh3IsThatOfXxhsum) {
 }
 
 TEST(DigestTest, Xxh3OfEveryLengthIsThatOfXxhsum) {
-  const std::vector<uint8_t> bytes = Bytes(1100);
+  const std::vector<uint8_t> bytes = Scrambled(1100);
   for (bool portable : {false, true}) {
     std::string lines;
     for (size_t length = 0; length <= bytes.size(); ++length)
@@ -80,7 +80,7 @@ TEST(DigestTest, Xxh3OfEveryLengthIsThatOfXxhsum) {
 }
 
 TEST(DigestTest, BytesMayComeInPiecesOfAnyLength) {
-  const std::vector<uint8_t> bytes = Bytes(5000);
+  const std::vector<uint8_t> bytes = Scrambled(5000);
   for (size_t length : {241, 256, 257, 1024, 1025, 3000, 5000}) {
     const std::string xxh3 = Digits(DigestOf(DigestKind::kXxh3, bytes.data(), length));
     const std::string sha256 = Digits(DigestOf(DigestKind::kSha256, bytes.data(), length));
@@ -94,7 +94,7 @@ TEST(DigestTest, BytesMayComeInPiecesOfAnyLength) {
 }
 
 TEST(DigestTest, BytesMayLieAnywhere) {
-  const std::vector<uint8_t> bytes = Bytes(2100);
+  const std::vector<uint8_t> bytes = Scrambled(2100);
   std::vector<uint8_t> moved(2200);
   for (DigestKind kind : {DigestKind::kXxh3, DigestKind::kSha256}) {
     for (size_t length : {7, 200, 300, 2100}) {
@@ -122,7 +122,7 @@ TEST(DigestTest, Sha256HasTheStandardsValues) {
 }
 
 TEST(DigestTest, PortableSha256OfEveryLengthIsThatOfOneByOne) {
-  const std::vector<uint8_t> bytes = Bytes(300);
+  const std::vector<uint8_t> bytes = Scrambled(300);
   for (size_t length = 0; length <= 300; ++length)
     EXPECT_EQ(HashOf(NewPortableSha256(), bytes.data(), length, 300), HashOf(NewSha256(), bytes.data(), length, 1));
 }

@@ -13,9 +13,9 @@
 namespace fst {
 namespace {
 
-const std::string kF32 = R"({"dtype":"F32","shape":[1],"data_offsets":[0,4]})";
+const std::string kEntry = R"({"dtype":"F32","shape":[1],"data_offsets":[0,4]})";
 
-std::string File(const std::string& text, size_t data) {
+std::string BytesOfFile(const std::string& text, size_t data) {
   std::string length(8, '\0');
   for (int i = 0; i < 8; ++i) length[i] = static_cast<char>(text.size() >> (8 * i) & 0xFF);
   return length + text + std::string(data, '\0');
@@ -49,7 +49,7 @@ class HeaderFile : public ::testing::Test {
 };
 
 TEST_F(HeaderFile, IsReadWithItsIdentity) {
-  Write(File("{\"w\":" + kF32 + "}", 4));
+  Write(BytesOfFile("{\"w\":" + kEntry + "}", 4));
   Header header;
   FileIdentity identity;
   ASSERT_TRUE(Read(&header, &identity).ok());
@@ -69,7 +69,7 @@ TEST_F(HeaderFile, IsReadWholeWhenItIsLongerThanOneRead) {
             "]}";
   }
   ASSERT_GT(text.size(), 128u * 1024);
-  Write(File(text + "}", 3000));
+  Write(BytesOfFile(text + "}", 3000));
   Header header;
   Status status = Read(&header);
   ASSERT_TRUE(status.ok()) << status.message();

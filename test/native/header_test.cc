@@ -34,12 +34,12 @@ std::string Entry(const std::string& dtype, const std::string& shape, const std:
   return R"({"dtype":")" + dtype + R"(","shape":)" + shape + R"(,"data_offsets":)" + offsets + "}";
 }
 
-struct Case {
+struct HeaderCase {
   std::string name;
   Code code;
   std::string file;
 };
-std::ostream& operator<<(std::ostream& out, const Case& c) { return out << c.name; }
+std::ostream& operator<<(std::ostream& out, const HeaderCase& c) { return out << c.name; }
 
 const std::string kF32 = Entry("F32", "[1]", "[0,4]");  // 4 bytes of data
 const std::string kHead = R"("dtype":"U8","shape":[4],"data_offsets":[0,4])";
@@ -52,7 +52,7 @@ std::string Nested(const std::string& open, const std::string& close, int depth)
   return text + "}}";
 }
 
-std::vector<Case> Cases() {
+std::vector<HeaderCase> Cases() {
   const Code ok = Code::kOk, text = Code::INVALID_HEADER, duplicate = Code::DUPLICATE_KEY,
              info = Code::TENSOR_INVALID_INFO, offset = Code::INVALID_OFFSET,
              incomplete = Code::METADATA_INCOMPLETE_BUFFER;
@@ -220,9 +220,9 @@ std::vector<Case> Cases() {
   };
 }
 
-class HeaderCase : public ::testing::TestWithParam<Case> {};
+class HeaderTable : public ::testing::TestWithParam<HeaderCase> {};
 
-TEST_P(HeaderCase, HasItsCode) {
+TEST_P(HeaderTable, HasItsCode) {
   Status status = Parse(GetParam().file);
   EXPECT_STREQ(CodeName(status.code()), CodeName(GetParam().code)) << status.message();
   if (!status.ok()) {
@@ -231,7 +231,7 @@ TEST_P(HeaderCase, HasItsCode) {
     EXPECT_LT(status.message().size(), 600u);
   }
 }
-INSTANTIATE_TEST_SUITE_P(Table, HeaderCase, ::testing::ValuesIn(Cases()),
+INSTANTIATE_TEST_SUITE_P(Table, HeaderTable, ::testing::ValuesIn(Cases()),
                          [](const auto& info) { return info.param.name; });
 
 TEST(Header, HoldsWhatTheTextSays) {

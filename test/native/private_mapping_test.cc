@@ -64,16 +64,16 @@ class PrivateMappingTest : public ::testing::TestWithParam<const char*> {
 INSTANTIATE_TEST_SUITE_P(Folders, PrivateMappingTest, ::testing::Values("/tmp", "/dev/shm"),
                          [](const auto& info) { return std::string(info.param) == "/tmp" ? "disk" : "memory"; });
 
-constexpr size_t kBytes = (70 << 20) + 123;
+constexpr size_t kMapped = (70 << 20) + 123;
 
 TEST_P(PrivateMappingTest, DetachedPagesSurviveTheirFile) {
-  auto mapping = Map(kBytes);
-  ASSERT_EQ(mapping->Populate({0, kBytes}), 0);
-  ASSERT_EQ(Detach(*mapping, {{0, kBytes}}), 0);
+  auto mapping = Map(kMapped);
+  ASSERT_EQ(mapping->Populate({0, kMapped}), 0);
+  ASSERT_EQ(Detach(*mapping, {{0, kMapped}}), 0);
   ASSERT_EQ(truncate(path_.c_str(), 0), 0);
-  EXPECT_TRUE(Same(*mapping, {0, kBytes}));
-  std::ofstream(path_, std::ios::binary) << std::string(kBytes, 'x');
-  EXPECT_TRUE(Same(*mapping, {0, kBytes}));
+  EXPECT_TRUE(Same(*mapping, {0, kMapped}));
+  std::ofstream(path_, std::ios::binary) << std::string(kMapped, 'x');
+  EXPECT_TRUE(Same(*mapping, {0, kMapped}));
 }
 
 TEST_P(PrivateMappingTest, OnlyThePagesOfTheRangeAreMapped) {
@@ -99,12 +99,12 @@ TEST_P(PrivateMappingTest, RangesThatTouchOneAnotherAreDetachedOnce) {
 }
 
 TEST_P(PrivateMappingTest, WhatWasWrittenIsKept) {
-  auto mapping = Map(kBytes);
+  auto mapping = Map(kMapped);
   bytes_[5] = *mapping->At(5) = 'a';
-  bytes_[kBytes - 1] = *mapping->At(kBytes - 1) = 'z';
-  ASSERT_EQ(Detach(*mapping, {{0, kBytes}}), 0);
+  bytes_[kMapped - 1] = *mapping->At(kMapped - 1) = 'z';
+  ASSERT_EQ(Detach(*mapping, {{0, kMapped}}), 0);
   ASSERT_EQ(truncate(path_.c_str(), 0), 0);
-  EXPECT_TRUE(Same(*mapping, {0, kBytes}));
+  EXPECT_TRUE(Same(*mapping, {0, kMapped}));
 }
 
 TEST_P(PrivateMappingTest, WhatIsWrittenMeanwhileIsKept) {
@@ -134,9 +134,9 @@ TEST_P(PrivateMappingTest, DetachedPagesAreFewMappings) {
     for (std::string line; std::getline(maps, line);) ++count;
     return count;
   };
-  auto mapping = Map(kBytes);
+  auto mapping = Map(kMapped);
   const int before = mappings();
-  ASSERT_EQ(Detach(*mapping, {{0, kBytes}}), 0);
+  ASSERT_EQ(Detach(*mapping, {{0, kMapped}}), 0);
   EXPECT_LT(mappings(), before + 20);
 }
 
@@ -188,10 +188,10 @@ TEST_P(PrivateMappingTest, OfAnotherUsersFileItIsNotKnownWhatIsInMemory) {
 }
 
 TEST_P(PrivateMappingTest, PagesAroundOneThatIsGoneAreKept) {
-  auto mapping = Map(kBytes);
-  ASSERT_EQ(mapping->Populate({0, kBytes}), 0);
+  auto mapping = Map(kMapped);
+  ASSERT_EQ(mapping->Populate({0, kMapped}), 0);
   ASSERT_EQ(truncate(path_.c_str(), 40 << 20), 0);
-  std::vector<PrivateMapping::Range> ranges = {{0, kBytes}};
+  std::vector<PrivateMapping::Range> ranges = {{0, kMapped}};
   EXPECT_EQ(mapping->Detach(&ranges), EFAULT);
   ASSERT_FALSE(ranges.empty());
   uint64_t gone = 0;
@@ -199,8 +199,8 @@ TEST_P(PrivateMappingTest, PagesAroundOneThatIsGoneAreKept) {
     EXPECT_GE(begin, 40U << 20);
     gone += end - begin;
   }
-  EXPECT_EQ(gone, (kBytes + 4095) / 4096 * 4096 - (40 << 20));
-  std::ofstream(path_, std::ios::binary) << std::string(kBytes, 'x');
+  EXPECT_EQ(gone, (kMapped + 4095) / 4096 * 4096 - (40 << 20));
+  std::ofstream(path_, std::ios::binary) << std::string(kMapped, 'x');
   EXPECT_TRUE(Same(*mapping, {0, 40 << 20}));
 }
 
@@ -239,8 +239,8 @@ class LittleMemory {
 
 TEST_P(PrivateMappingTest, WhatThereWasNoMemoryForIsKeptLater) {
   if (SANITIZED) GTEST_SKIP() << "sanitizers need address space of their own";
-  auto mapping = Map(kBytes);
-  std::vector<PrivateMapping::Range> ranges = {{0, kBytes}};
+  auto mapping = Map(kMapped);
+  std::vector<PrivateMapping::Range> ranges = {{0, kMapped}};
   int error = 0;
   {
     LittleMemory none(0);
@@ -250,13 +250,13 @@ TEST_P(PrivateMappingTest, WhatThereWasNoMemoryForIsKeptLater) {
   ASSERT_EQ(mapping->Detach(&ranges), 0);
   EXPECT_TRUE(ranges.empty());
   ASSERT_EQ(truncate(path_.c_str(), 0), 0);
-  EXPECT_TRUE(Same(*mapping, {0, kBytes}));
+  EXPECT_TRUE(Same(*mapping, {0, kMapped}));
 }
 
 TEST_P(PrivateMappingTest, LittleAddressSpaceIsEnough) {
   if (SANITIZED) GTEST_SKIP() << "sanitizers need address space of their own";
-  auto mapping = Map(kBytes);
-  std::vector<PrivateMapping::Range> ranges = {{0, kBytes}};
+  auto mapping = Map(kMapped);
+  std::vector<PrivateMapping::Range> ranges = {{0, kMapped}};
   int error = 0;
   {
     LittleMemory little(8 << 20);
@@ -264,7 +264,7 @@ TEST_P(PrivateMappingTest, LittleAddressSpaceIsEnough) {
   }
   ASSERT_EQ(error, 0);
   ASSERT_EQ(truncate(path_.c_str(), 0), 0);
-  EXPECT_TRUE(Same(*mapping, {0, kBytes}));
+  EXPECT_TRUE(Same(*mapping, {0, kMapped}));
 }
 
 TEST_P(PrivateMappingTest, ResidentSamplesTheRange) {

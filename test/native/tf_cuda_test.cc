@@ -21,7 +21,7 @@ using fake::Unref;
 using test::Bytes;
 
 constexpr int kCount = 25'000;
-constexpr size_t kBytes = 4 * kCount;
+constexpr size_t kTensorBytes = 4 * kCount;
 
 class TfCudaTest : public test::EmulatedCudaTest {
  protected:
@@ -34,7 +34,7 @@ class TfCudaTest : public test::EmulatedCudaTest {
     ASSERT_TRUE(opened.ok()) << opened.message();
     ASSERT_EQ(cu->CtxSetCurrent(context), kSuccess);
     ASSERT_EQ(cu->StreamCreate(&stream_, cuda::kStreamNonBlocking), kSuccess);
-    ASSERT_EQ(cu->MemAlloc(&result_, kBytes), kSuccess);
+    ASSERT_EQ(cu->MemAlloc(&result_, kTensorBytes), kSuccess);
     tensorflow_.allocate = [this](size_t bytes) {
       CUdeviceptr memory = 0;
       EXPECT_EQ(cu->MemAlloc(&memory, bytes), kSuccess);
@@ -63,12 +63,12 @@ class TfCudaTest : public test::EmulatedCudaTest {
   // A tensor of known bytes, `skip` bytes into an allocation.
   Adoptable Memory(size_t skip = 0, unsigned seed = 1) {
     std::shared_ptr<DeviceBuffer> memory;
-    Status allocated = device_->Allocate(kBytes + skip, &memory);
+    Status allocated = device_->Allocate(kTensorBytes + skip, &memory);
     EXPECT_TRUE(allocated.ok()) << allocated.message();
-    Status written = device_->Write(*memory, skip, kBytes, test::Pattern(kBytes, seed).data());
+    Status written = device_->Write(*memory, skip, kTensorBytes, test::Pattern(kTensorBytes, seed).data());
     EXPECT_TRUE(written.ok()) << written.message();
     uint64_t address = memory->address() + skip;
-    return {std::move(memory), address, kBytes, kFloat, {kCount}};
+    return {std::move(memory), address, kTensorBytes, kFloat, {kCount}};
   }
 
   int32_t Token(Adoptable adoptable) {
@@ -80,14 +80,15 @@ class TfCudaTest : public test::EmulatedCudaTest {
 
   // What a kernel of TensorFlow reads from a tensor, now.
   Bytes Read(const TF_Tensor* tensor) {
-    Bytes bytes(kBytes);
-    EXPECT_EQ(cu->MemcpyDtoD(result_, reinterpret_cast<CUdeviceptr>(tensor->data), kBytes), kSuccess);
-    EXPECT_EQ(cu->MemcpyDtoH(bytes.data(), result_, kBytes), kSuccess);
+    Bytes bytes(kTensorBytes);
+    EXPECT_EQ(cu->MemcpyDtoD(result_, reinterpret_cast<CUdeviceptr>(tensor->data), kTensorBytes), kSuccess);
+    EXPECT_EQ(cu->MemcpyDtoH(bytes.data(), result_, kTensorBytes), kSuccess);
     return bytes;
   }
   // What a queued kernel reads, which runs when the emulator lets it.
   void QueueRead(const TF_Tensor* tensor) {
-    ASSERT_EQ(cu->MemcpyDtoDAsync(result_, reinterpret_cast<CUdeviceptr>(tensor->data), kBytes, stream_), kSuccess);
+    ASSERT_EQ(cu->MemcpyDtoDAsync(result_, reinterpret_cast<CUdeviceptr>(tensor->data), kTensorBytes, stream_),
+              kSuccess);
   }
 
   bool Eventually(const std::function<bool()>& condition) {
@@ -112,7 +113,7 @@ TEST_F(TfCudaTest, AlignedMemoryIsTheOutputWithoutACopy) {
     EXPECT_EQ(run.output->data, expected);
     EXPECT_EQ(run.output->shape, std::vector<int64_t>{kCount});
     EXPECT_EQ(ctl.executed(), executed) << "something was copied";
-    EXPECT_EQ(Read(run.output), test::Pattern(kBytes, 1));
+    EXPECT_EQ(Read(run.output), test::Pattern(kTensorBytes, 1));
     Unref(run.output);
   }
 }
@@ -127,11 +128,11 @@ TEST_F(TfCudaTest, UnalignedMemoryIsCopiedOnTheDeviceOnce) {
     ctl.set_delay_us(0);
     ASSERT_NE(run.output, nullptr) << run.failure;
     EXPECT_EQ(ctl.executed(), executed + 1);
-    EXPECT_EQ(ctl.copied_bytes(), bytes + kBytes);
+    EXPECT_EQ(ctl.copied_bytes(), bytes + kTensorBytes);
     EXPECT_EQ(ctl.call_count("cuMemcpyDtoH_v2") + ctl.call_count("cuMemcpyDtoHAsync_v2"), unsigned(major - 1))
         << "through the host";  // Read() of the round before
     EXPECT_EQ(Metrics::Get().device_bytes.load(), 0) << "ours is not needed any more";
-    EXPECT_EQ(Read(run.output), test::Pattern(kBytes, 1));
+    EXPECT_EQ(Read(run.output), test::Pattern(kTensorBytes, 1));
     Unref(run.output);
   }
 }
@@ -140,18 +141,18 @@ TEST_F(TfCudaTest, UnalignedMemoryIsCopiedOnTheDeviceOnce) {
 // still write there.
 TEST_F(TfCudaTest, ACopyWaitsForWhatTensorFlowQueuedOnTheMemoryBefore) {
   CUdeviceptr reused = 0, large = 0;
-  ASSERT_EQ(cu->MemAlloc(&reused, kBytes), kSuccess);
-  ASSERT_EQ(cu->MemAlloc(&large, 20 * kBytes), kSuccess);
+  ASSERT_EQ(cu->MemAlloc(&reused, kTensorBytes), kSuccess);
+  ASSERT_EQ(cu->MemAlloc(&large, 20 * kTensorBytes), kSuccess);
   tensorflow_.allocate = [=](size_t) { return reinterpret_cast<void*>(reused); };
   int32_t token = Token(Memory(4));
-  ctl.set_bandwidth(20 * kBytes * 10);  // 100 ms for the first fill; the device's streams share it
-  ASSERT_EQ(cu->MemsetD8Async(large, 1, 20 * kBytes, stream_), kSuccess);
-  ASSERT_EQ(cu->MemsetD8Async(reused, 1, kBytes, stream_), kSuccess);
+  ctl.set_bandwidth(20 * kTensorBytes * 10);  // 100 ms for the first fill; the device's streams share it
+  ASSERT_EQ(cu->MemsetD8Async(large, 1, 20 * kTensorBytes, stream_), kSuccess);
+  ASSERT_EQ(cu->MemsetD8Async(reused, 1, kTensorBytes, stream_), kSuccess);
   TF_OpKernelContext run{token, kFloat, true};
   tensorflow_.Run(&run);
   ASSERT_NE(run.output, nullptr) << run.failure;
   ASSERT_EQ(cu->StreamSynchronize(stream_), kSuccess);
-  EXPECT_EQ(Read(run.output), test::Pattern(kBytes, 1)) << "overwritten by a kernel from before";
+  EXPECT_EQ(Read(run.output), test::Pattern(kTensorBytes, 1)) << "overwritten by a kernel from before";
   Unref(run.output);
   ASSERT_EQ(cu->MemFree(large), kSuccess);
 }
@@ -169,9 +170,9 @@ TEST_F(TfCudaTest, MemoryIsFreedWhenTheDeviceIsDoneWithItAndNotOnTensorFlowsThre
   EXPECT_EQ(ctl.live_allocations(), 2u) << "freed under running kernels";
   ctl.hold(0);
   EXPECT_TRUE(Eventually([this] { return ctl.live_allocations() == 1; }));
-  Bytes bytes(kBytes);
-  ASSERT_EQ(cu->MemcpyDtoH(bytes.data(), result_, kBytes), kSuccess);
-  EXPECT_EQ(bytes, test::Pattern(kBytes, 1)) << "what the kernel read";
+  Bytes bytes(kTensorBytes);
+  ASSERT_EQ(cu->MemcpyDtoH(bytes.data(), result_, kTensorBytes), kSuccess);
+  EXPECT_EQ(bytes, test::Pattern(kTensorBytes, 1)) << "what the kernel read";
 }
 
 TEST_F(TfCudaTest, AModelsWeightsAreWaitedForTogetherAndShareTheirAllocation) {
@@ -188,7 +189,7 @@ TEST_F(TfCudaTest, AModelsWeightsAreWaitedForTogetherAndShareTheirAllocation) {
   memory.reset();
   const unsigned long long before = ctl.call_count("cuCtxSynchronize");
   ctl.hold(1);
-  ASSERT_EQ(cu->MemsetD8Async(result_, 0, kBytes, stream_), kSuccess);
+  ASSERT_EQ(cu->MemsetD8Async(result_, 0, kTensorBytes, stream_), kSuccess);
   TF_Tensor* last = weights.back();
   weights.pop_back();
   for (TF_Tensor* weight : weights) Unref(weight);
@@ -210,9 +211,10 @@ TEST_F(TfCudaTest, ThreadsMayRunAndReleaseAtOnce) {
         TF_OpKernelContext run{Token(Memory(i % 2 == 0 ? 0 : 4, t)), kFloat, true};
         tensorflow_.Run(&run);
         ASSERT_NE(run.output, nullptr) << run.failure;
-        Bytes bytes(kBytes);
-        ASSERT_EQ(cu->MemcpyDtoH(bytes.data(), reinterpret_cast<CUdeviceptr>(run.output->data), kBytes), kSuccess);
-        EXPECT_EQ(bytes, test::Pattern(kBytes, t));
+        Bytes bytes(kTensorBytes);
+        ASSERT_EQ(cu->MemcpyDtoH(bytes.data(), reinterpret_cast<CUdeviceptr>(run.output->data), kTensorBytes),
+                  kSuccess);
+        EXPECT_EQ(bytes, test::Pattern(kTensorBytes, t));
         Unref(run.output);
       }
     });
@@ -269,7 +271,7 @@ TEST_F(TfCudaTest, EveryFailingCallIsAnErrorOrTriedAgainAndLeaksNothing) {
       WaitForFrees();
       ctl.reset();
       if (copied.failure.empty()) {
-        EXPECT_EQ(Read(copied.output), test::Pattern(kBytes, 1));
+        EXPECT_EQ(Read(copied.output), test::Pattern(kTensorBytes, 1));
       }
       if (copied.output != nullptr) Unref(copied.output);
     }

@@ -11,8 +11,6 @@
 namespace fst {
 namespace {
 
-constexpr uint64_t kMi = uint64_t{1} << 20;
-
 class UsrbioFailure : public UsrbioReaderTest, public ::testing::WithParamInterface<const char*> {
  protected:
   void SetUp() override {

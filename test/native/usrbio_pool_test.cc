@@ -48,7 +48,6 @@ extern "C" __attribute__((visibility("default"))) int unlink(const char* path) n
 namespace fst {
 namespace {
 
-constexpr uint64_t kMi = uint64_t{1} << 20;
 constexpr int64_t kUsual = 48 * int64_t{kMi};
 
 class UsrbioPool : public UsrbioReaderTest, public ::testing::WithParamInterface<const char*> {

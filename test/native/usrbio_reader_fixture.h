@@ -18,6 +18,8 @@
 
 namespace fst {
 
+inline constexpr uint64_t kMi = uint64_t{1} << 20;
+
 class UsrbioReaderTest : public Hf3fsEmulatorTest {
  protected:
   using Bytes = std::vector<uint8_t>;

@@ -12,8 +12,6 @@
 namespace fst {
 namespace {
 
-constexpr uint64_t kMi = uint64_t{1} << 20;
-
 class UsrbioBytes : public UsrbioReaderTest, public ::testing::WithParamInterface<const char*> {
  protected:
   void SetUp() override {

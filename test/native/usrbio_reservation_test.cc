@@ -13,8 +13,6 @@ namespace {
 
 using usrbio::ShmReservation;
 
-constexpr size_t kMi = size_t{1} << 20;
-
 class UsrbioReservationTest : public UsrbioReaderTest {};
 
 struct stat StatOf(const UniqueFd& fd) {

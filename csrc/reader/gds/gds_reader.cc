@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cerrno>
 
+#include "base/page.h"
 #include "base/task_pool.h"
 #include "device/kept_memory.h"
 #include "reader/gds/cufile_driver.h"
@@ -11,7 +12,6 @@
 namespace fst {
 namespace {
 
-constexpr size_t kPage = 4096;
 constexpr char kNoDirectPath[] =
     "there is no direct path from storage to the GPU (the nvidia-fs driver is not loaded and PCI peer-to-peer is not "
     "in use), so cuFile reads through the host";

@@ -19,8 +19,6 @@
 namespace fst::usrbio {
 namespace {
 
-constexpr char kShm[] = "/dev/shm";
-
 // A random uuid, version 4.
 Status NewUuid(char id[16]) {
   if (getrandom(id, 16, 0) != 16) return Status(Code::THREEFS_ERROR, "getrandom failed: " + ErrnoText(errno));

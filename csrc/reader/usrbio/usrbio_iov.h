@@ -11,6 +11,8 @@
 
 namespace fst::usrbio {
 
+inline constexpr char kShm[] = "/dev/shm";
+
 // Reserved address space, so that each iov that replaces another lies at the same address.
 class AddressRange {
  public:

@@ -20,13 +20,13 @@ struct Lost {
   int duplicate;
 };
 
-struct Store {
+struct FdStore {
   std::mutex mutex;
   std::vector<Lost> lost;
 };
 
-Store& TheStore() {
-  static Store* store = new Store;  // never destroyed: threads that outlive main() may use it
+FdStore& TheFdStore() {
+  static FdStore* store = new FdStore;  // never destroyed: threads that outlive main() may use it
   return *store;
 }
 
@@ -46,23 +46,23 @@ void CloseRegistered(const UsrbioApi& api, UniqueFd fd, int duplicate) {
   api.dereg_fd(fd.get());  // before close: the library knows files by their numbers
   const bool lost = duplicate > 0 ? IsDuplicate(fd.get(), duplicate) : !Answers(fd.get());
   if (!lost) return GiveBackLostFds(api, fd.get());
-  std::lock_guard<std::mutex> lock(TheStore().mutex);
-  TheStore().lost.push_back({fd.Release(), duplicate});
+  std::lock_guard<std::mutex> lock(TheFdStore().mutex);
+  TheFdStore().lost.push_back({fd.Release(), duplicate});
 }
 
 void GiveBackLostFds(const UsrbioApi& api, int live) {
   std::vector<Lost> all;
   {
-    std::lock_guard<std::mutex> lock(TheStore().mutex);
-    all.swap(TheStore().lost);
+    std::lock_guard<std::mutex> lock(TheFdStore().mutex);
+    all.swap(TheFdStore().lost);
   }
   for (auto lost = all.begin(); lost != all.end(); ++lost) {
     const UniqueFd dead(fcntl(lost->fd, F_DUPFD_CLOEXEC, 0));
     if (dup3(live, lost->fd, O_CLOEXEC) >= 0) api.dereg_fd(lost->fd);
     if (lost->duplicate > 0 && IsDuplicate(dead.get(), lost->duplicate)) {  // the daemon of `live` died meanwhile
       (void)dup3(dead.get(), lost->fd, O_CLOEXEC);
-      std::lock_guard<std::mutex> lock(TheStore().mutex);
-      TheStore().lost.insert(TheStore().lost.end(), lost, all.end());
+      std::lock_guard<std::mutex> lock(TheFdStore().mutex);
+      TheFdStore().lost.insert(TheFdStore().lost.end(), lost, all.end());
       return;
     }
     close(lost->fd);
@@ -70,10 +70,10 @@ void GiveBackLostFds(const UsrbioApi& api, int live) {
 }
 
 bool CloseOneLostFd() {
-  std::lock_guard<std::mutex> lock(TheStore().mutex);
-  if (TheStore().lost.empty()) return false;
-  close(TheStore().lost.back().fd);
-  TheStore().lost.pop_back();
+  std::lock_guard<std::mutex> lock(TheFdStore().mutex);
+  if (TheFdStore().lost.empty()) return false;
+  close(TheFdStore().lost.back().fd);
+  TheFdStore().lost.pop_back();
   return true;
 }
 
@@ -83,8 +83,8 @@ bool Answers(int fd) {
 }
 
 size_t LostFds() {
-  std::lock_guard<std::mutex> lock(TheStore().mutex);
-  return TheStore().lost.size();
+  std::lock_guard<std::mutex> lock(TheFdStore().mutex);
+  return TheFdStore().lost.size();
 }
 
 }  // namespace fst::usrbio

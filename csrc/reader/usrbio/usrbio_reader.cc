@@ -4,6 +4,7 @@
 #include <cerrno>
 
 #include "base/fd_reserve.h"
+#include "base/page.h"
 #include "device/kept_memory.h"
 #include "reader/usrbio/usrbio_api.h"
 #include "reader/usrbio/usrbio_channel.h"
@@ -16,7 +17,6 @@ namespace {
 
 using usrbio::Reads;
 
-constexpr size_t kPage = 4096;
 constexpr size_t kChunk = size_t{1} << 20;
 constexpr int kInFlight = 32, kSlots = 48, kMinSlots = 8, kMaxSlots = 4096;
 constexpr int kEntriesPerRead = 4;  // the ring's entries retire in order: one slow read blocks those behind it

@@ -11,7 +11,8 @@
 namespace fst::usrbio {
 namespace {
 
-constexpr rlim_t kManyFds = 32;  // more than headers and a ring take: none of them may lack the one that is held here
+// More than headers and a ring take: none of them may lack the one that is held here.
+constexpr rlim_t kFdsForOthers = 32;
 
 }  // namespace
 
@@ -20,7 +21,7 @@ bool ShmReservation::MayTakeFds() {
   const UniqueFd lowest(eventfd(0, EFD_CLOEXEC));
   rlimit limit;
   return lowest.valid() && getrlimit(RLIMIT_NOFILE, &limit) == 0 &&
-         limit.rlim_cur >= static_cast<rlim_t>(lowest.get()) + kManyFds;
+         limit.rlim_cur >= static_cast<rlim_t>(lowest.get()) + kFdsForOthers;
 }
 
 void ShmReservation::Fill(size_t bytes, int numa) {

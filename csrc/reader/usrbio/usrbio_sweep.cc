@@ -10,10 +10,12 @@
 #include <cstring>
 #include <string>
 
+#include "reader/usrbio/usrbio_iov.h"
+
 namespace fst::usrbio {
 namespace {
 
-constexpr char kShm[] = "/dev/shm", kPrefix[] = "hf3fs-iov-";
+constexpr char kPrefix[] = "hf3fs-iov-";
 // A file is empty between its making and its first opening, which nothing tells from an abandoned one.
 constexpr time_t kEmptySeconds = 60;
 
