@@ -18,7 +18,7 @@
 namespace fst {
 namespace {
 
-constexpr uint64_t kSamples = 64;
+constexpr uint64_t kSamples = 64, kFewSamples = 8;  // the few before pages are brought in, where all are looked at then
 constexpr uint64_t kAround = 64 << 10;  // a read fault maps what is in memory of the aligned 64 KiB around it
 constexpr uint64_t kLookedAt = 4096;    // pages whose residency is asked for at once
 
@@ -36,9 +36,20 @@ bool Touch(const char* address) {
   return syscall(SYS_rt_sigprocmask, kNothing, address, nullptr, sizeof(uint64_t)) == 0 || errno == EINVAL;
 }
 
+double ResidentPartOf(char* pages, uint64_t length, uint64_t most_samples) {
+  const uint64_t count = length / PageSize(), samples = std::min(count, most_samples);
+  int resident = 0;
+  for (uint64_t i = 0; i < samples; ++i) {
+    unsigned char in_memory = 0;
+    const uint64_t page = samples == count ? i : i * (count - 1) / (samples - 1);
+    if (mincore(pages + page * PageSize(), PageSize(), &in_memory) == 0) resident += in_memory & 1;
+  }
+  return samples == 0 ? 1 : static_cast<double>(resident) / static_cast<double>(samples);
+}
+
 // False: some were not in memory, or it cannot be known.
 bool BringInResident(char* pages, uint64_t length, bool told) {
-  if (!told || ResidentPart(pages, length) < 1) return false;
+  if (!told || ResidentPartOf(pages, length, kFewSamples) < 1) return false;
   const char* const end = pages + length;
   for (const char* at = pages; at < end; at += kAround - reinterpret_cast<uintptr_t>(at) % kAround)
     if (!Touch(at)) return false;
@@ -72,16 +83,7 @@ bool TellsWhatIsResident(int fd) {
   return fstat(fd, &info) == 0 && info.st_uid == geteuid();
 }
 
-double ResidentPart(char* pages, uint64_t length) {
-  const uint64_t count = length / PageSize(), samples = std::min(count, kSamples);
-  int resident = 0;
-  for (uint64_t i = 0; i < samples; ++i) {
-    unsigned char in_memory = 0;
-    const uint64_t page = samples == count ? i : i * (count - 1) / (samples - 1);
-    if (mincore(pages + page * PageSize(), PageSize(), &in_memory) == 0) resident += in_memory & 1;
-  }
-  return samples == 0 ? 1 : static_cast<double>(resident) / static_cast<double>(samples);
-}
+double ResidentPart(char* pages, uint64_t length) { return ResidentPartOf(pages, length, kSamples); }
 
 bool AllResident(char* pages, uint64_t length, bool told) {
   unsigned char resident[kLookedAt];
