@@ -8,12 +8,20 @@ matplotlib.use("svg")
 import matplotlib.pyplot as plt  # noqa: E402
 
 
+COLORS = matplotlib.colormaps["tab20"]
+
+
+def label(way):
+    ours = way.startswith(("mapped", "copied", "lazy"))
+    return f"this package, {way}" if ours else way.replace("_", " ")
+
+
 def main():
     facts = json.load(sys.stdin)
     figures = facts["figures"]
     rows = list(dict.fromkeys(figure["row"] for figure in figures))
     ways = list(dict.fromkeys(figure["way"] for figure in figures))
-    plt.rcParams["svg.hashsalt"] = "fastsafetensors-node"
+    plt.rcParams.update({"svg.hashsalt": "fastsafetensors-node", "svg.fonttype": "none"})  # text: half the bytes
     chart, axes = plt.subplots(figsize=(9, 1.2 + 0.16 * len(rows) * (len(ways) + 1)))
     for i, row in enumerate(rows):
         for j, way in enumerate(ways):
@@ -22,15 +30,16 @@ def main():
                 continue
             rate = later["bytes"] / later["seconds"] / 1e9
             at = i * (len(ways) + 1) + j
-            axes.barh(at, rate, color=f"C{j}", label=way.replace("_", " ") if i == 0 else None)
+            axes.barh(at, rate, color=COLORS(j), label=label(way) if i == 0 else None)
             axes.text(rate, at, f" {rate:.1f}", va="center", fontsize=7)
     axes.set_yticks([i * (len(ways) + 1) + (len(ways) - 1) / 2 for i in range(len(rows))], rows)
+    axes.margins(y=0.01)
     axes.invert_yaxis()
     axes.set_xlabel("GB/s, until each page of each tensor was touched; medians of later loads of one process")
     axes.legend(fontsize=7, loc="lower right")
     axes.spines[["top", "right"]].set_visible(False)
     chart.tight_layout()
-    chart.savefig(sys.argv[1], metadata={"Date": None})
+    chart.savefig(sys.argv[1], metadata={"Date": None, "Title": "Loads into host memory, in GB/s"})
 
 
 main()
