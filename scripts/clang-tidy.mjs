@@ -52,7 +52,12 @@ const stampOf = ({ file, command }) =>
       .digest('hex'),
   );
 
-const queue = commands.filter((entry) => entry.file.includes(only) && !existsSync(stampOf(entry)));
+const chosen = commands.filter((entry) => entry.file.includes(only));
+if (chosen.length === 0) {
+  console.error(`clang-tidy: the build compiles no source with "${only}" in its path`);
+  process.exit(1);
+}
+const queue = chosen.filter((entry) => !existsSync(stampOf(entry)));
 const total = queue.length;
 let failed = 0;
 async function work() {
