@@ -68,8 +68,8 @@ interface Figures {
 }
 
 interface Way {
-  /** In a new process, where the way has one. */
-  begin(): Promise<void>;
+  /** Takes a new process in place of the one that it has, if it has one. */
+  renew(): Promise<void>;
   load(files: readonly string[]): Promise<Load>;
   end(): void;
 }
@@ -162,7 +162,7 @@ function floor(program: string): Way {
       if (status !== 0) throw new Error(`${program} failed`);
       return { seconds: Number.parseFloat(stdout), cpuSeconds: 0, peakBytes: 0, bytes: 0 };
     },
-    begin: async () => {},
+    renew: async () => {},
     end: () => {},
   };
 }
@@ -182,7 +182,7 @@ function addFio(ways: Map<string, Way>): void {
       const { jobs } = JSON.parse(stdout.slice(stdout.indexOf('{'))) as { jobs: { read: { runtime: number } }[] };
       return { seconds: jobs[0]!.read.runtime / 1000, cpuSeconds: 0, peakBytes: 0, bytes: 0 };
     },
-    begin: async () => {},
+    renew: async () => {},
     end: () => {},
   });
 }
@@ -190,7 +190,7 @@ function addFio(ways: Map<string, Way>): void {
 async function child(...how: Parameters<typeof start>): Promise<Way> {
   let { next, stdin } = await start(...how); // a way that cannot be had says so at once
   return {
-    begin: async () => {
+    renew: async () => {
       stdin.end();
       ({ next, stdin } = await start(...how));
     },
@@ -234,11 +234,11 @@ async function measureRow(
   const firsts = empty<Load>();
   const loads = empty<Load>();
   const again = empty<number>();
-  const last = FIRSTS + Number(rounds);
-  for (let round = 0; round < last; ++round) {
+  const order = [...ways];
+  for (let round = 0; round < FIRSTS + Number(rounds); ++round) {
     const turn = round % ways.size; // none always follows the same other
-    for (const [name, way] of [...[...ways].slice(turn), ...[...ways].slice(0, turn)]) {
-      if (round < FIRSTS) await way.begin();
+    for (const [name, way] of [...order.slice(turn), ...order.slice(0, turn)]) {
+      if (round > 0 && round < FIRSTS) await way.renew();
       await sleep(UNMAPPED_MS);
       if (cold && spawnSync(join(BUILD, 'drop_cache'), [...files]).status !== 0) throw new Error('drop_cache failed');
       // Else the first load after a pause pays for memory that a virtual machine's host has taken back.

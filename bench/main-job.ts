@@ -6,7 +6,7 @@ import { mkdtemp, open, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { Worker } from 'node:worker_threads';
-import { ParallelLoader, SafeTensorsFileLoader, SafeTensorsMetadata } from '../src/index.js';
+import { type DeviceTensor, ParallelLoader, SafeTensorsFileLoader, SafeTensorsMetadata } from '../src/index.js';
 import { cpuMs, median } from './held.js';
 
 const TENSORS = 100_000;
@@ -116,19 +116,17 @@ export async function measureMainJob(runs = 5): Promise<Row[]> {
     await writeModel(many, TENSORS, 64);
     await writeModel(large, 64, LARGE_BYTES / 64);
     const rows: Row[] = [];
-    const iterate = async (files: string): Promise<void> => {
+    const iterate = async (files: string, use?: (tensor: DeviceTensor) => void): Promise<void> => {
       const loader = new ParallelLoader({ files });
-      for await (const [, tensor] of loader.iterateWeights()) tensor.dispose();
-      await loader.close();
-    };
-    const touch = async (files: string): Promise<void> => {
-      const loader = new ParallelLoader({ files });
-      let sum = 0;
       for await (const [, tensor] of loader.iterateWeights()) {
-        sum += (tensor.data as Uint8Array)[0]!;
+        use?.(tensor);
         tensor.dispose();
       }
       await loader.close();
+    };
+    const touch = async (files: string): Promise<void> => {
+      let sum = 0;
+      await iterate(files, ({ data }) => (sum += (data as Uint8Array)[0]!));
       if (sum !== TENSORS) throw new Error('the tensors hold other numbers than were written');
     };
     const copy = async (files: string): Promise<void> => {

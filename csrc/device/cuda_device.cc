@@ -9,6 +9,7 @@
 
 #include "base/metrics.h"
 #include "base/numa.h"
+#include "base/page.h"
 #include "device/cuda_stream.h"
 #include "device/host_memory.h"
 #include "device/kept_memory.h"
@@ -185,7 +186,7 @@ Status CudaDevice::Allocate(size_t bytes, std::shared_ptr<DeviceBuffer>* out) {
 }
 
 Status CudaDevice::AllocateStaging(size_t bytes, std::unique_ptr<StagingMemory>* out) {
-  bytes = std::max<size_t>(bytes, 4096);
+  bytes = std::max(bytes, kPage);
   auto self = std::static_pointer_cast<CudaDevice>(shared_from_this());
   void* memory = nullptr;
   if (!registers_) {

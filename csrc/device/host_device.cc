@@ -7,6 +7,7 @@
 #include <thread>
 
 #include "base/metrics.h"
+#include "base/page.h"
 #include "base/task_pool.h"
 #include "device/host_memory.h"
 #include "device/recycled_memory.h"
@@ -113,7 +114,7 @@ Status HostDevice::CheckAvailable(uint64_t bytes) {
 }
 
 Status HostDevice::AllocateStaging(size_t bytes, std::unique_ptr<StagingMemory>* out) {
-  bytes = std::max<size_t>(bytes, 4096);
+  bytes = std::max(bytes, kPage);
   void* memory = nullptr;
   FST_RETURN_IF_ERROR(AllocateRecycled(bytes, &memory));
   *out = std::make_unique<HostStaging>(memory, bytes);

@@ -60,7 +60,7 @@ uint64_t GroupLimit() {
 
 Status AllocateHost(size_t bytes, void** out) {
   if (bytes < kHugePage) {
-    int error = posix_memalign(out, bytes < 4096 ? 256 : 4096, bytes);
+    int error = posix_memalign(out, bytes < kPage ? 256 : kPage, bytes);
     return error == 0 ? Status::Ok() : Refused(bytes, error);
   }
   if (bytes > std::numeric_limits<size_t>::max() / 4) return Refused(bytes, ENOMEM);

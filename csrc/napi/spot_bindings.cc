@@ -2,6 +2,7 @@
 #include <utility>
 #include <vector>
 
+#include "base/page.h"
 #include "device/device.h"
 #include "napi/async_work.h"
 #include "napi/bindings.h"
@@ -95,7 +96,7 @@ Napi::Value MapRegionJs(const Napi::CallbackInfo& info) {
   std::string path = info[1].As<Napi::String>();
   FileIdentity expected = IdentityFromJs(info[2].As<Napi::Object>());
   const uint64_t begin = SizeOf(info[3]), end = SizeOf(info[4]);
-  if (begin % 4096 != 0 || begin >= end || end > expected.size)
+  if (begin % kPage != 0 || begin >= end || end > expected.size)
     Throw(info.Env(), Status(Code::INVALID_ARGUMENT, "expected whole pages of the file"));
   return AsyncWork::RunOnFile(
       info.Env(),

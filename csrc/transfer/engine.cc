@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "base/mapped_pages.h"
+#include "base/page.h"
 #include "base/thread.h"
 #include "reader/pinned_span.h"
 #include "transfer/loop.h"
@@ -36,7 +37,8 @@ Status Engine::Create(std::vector<std::shared_ptr<Device>> devices, std::unique_
   }
   bool fills = device.host_accessible() ? needs.fills_host : needs.fills_device;
   // A read that begins and ends inside aligned blocks carries up to one more block at either end.
-  uint64_t slot_bytes = std::max<uint64_t>(alignment > 1 ? chunk + 2 * alignment : (chunk + 4095) / 4096 * 4096, 4096);
+  uint64_t slot_bytes =
+      std::max<uint64_t>(alignment > 1 ? chunk + 2 * alignment : (chunk + kPage - 1) / kPage * kPage, kPage);
   const bool outputs_in_slot = !device.host_accessible();
   if (options.converts && outputs_in_slot) slot_bytes *= 2;
   shared->rules = {needs, fills && !options.always_stage, chunk, needs.largest_gap, slot_bytes, outputs_in_slot};

@@ -4,6 +4,7 @@
 #include <sys/types.h>
 
 #include <cstddef>
+#include <cstdint>
 #include <string>
 
 #include "base/shared_library.h"
@@ -107,5 +108,10 @@ Mode ModeOf(const CUfileDrvProps& properties);
 // seconds. Each library is loaded once per process; a failure is remembered. Errors are COPIER_UNAVAILABLE and name the
 // library. *out stays valid until the process ends. Any thread.
 Status LoadCufile(const CufileApi** out);
+
+// Device memory as cuFile takes it.
+inline void* Pointer(uint64_t address) {
+  return reinterpret_cast<void*>(address);  // NOLINT(performance-no-int-to-ptr): nothing here reads it
+}
 
 }  // namespace fst::cufile

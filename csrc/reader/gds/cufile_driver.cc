@@ -32,10 +32,6 @@ Buffers& TheBuffers() {
   return *buffers;
 }
 
-const void* Base(uint64_t address) {
-  return reinterpret_cast<const void*>(address);  // NOLINT(performance-no-int-to-ptr): device memory
-}
-
 }  // namespace
 
 Status OpenDriver(const CufileApi& api, Mode* mode) {
@@ -72,7 +68,7 @@ Status RegisterBuffer(const CufileApi& api, uint64_t base, size_t bytes) {
   std::lock_guard<std::mutex> lock(buffers.mutex);
   Registration& buffer = buffers.by_base[base];
   if (buffer.users == 0 && !buffer.registered) {
-    CUfileError result = api.BufRegister(Base(base), bytes, 0);
+    CUfileError result = api.BufRegister(Pointer(base), bytes, 0);
     bool refused = IsRefusal(result.err) || result.err == kMemoryAlreadyRegistered;
     if (result.err != kSuccess && !refused) {
       buffers.by_base.erase(base);
@@ -97,7 +93,7 @@ bool Deregister(const CufileApi& api, uint64_t base) {
   auto found = buffers.by_base.find(base);
   if (found == buffers.by_base.end() || found->second.users > 0) return true;
   if (found->second.registered) {
-    const int error = api.BufDeregister(Base(base)).err;
+    const int error = api.BufDeregister(Pointer(base)).err;
     // A driver that was closed has no registrations.
     if (error != kSuccess && error != kMemoryNotRegistered && error != kDriverNotInitialized) return false;
   }

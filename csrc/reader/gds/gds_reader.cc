@@ -16,10 +16,6 @@ constexpr char kNoDirectPath[] =
     "there is no direct path from storage to the GPU (the nvidia-fs driver is not loaded and PCI peer-to-peer is not "
     "in use), so cuFile reads through the host";
 
-void* Pointer(uint64_t address) {
-  return reinterpret_cast<void*>(address);  // NOLINT(performance-no-int-to-ptr): device memory
-}
-
 // Ends one use of registered memory; `free` is called when cuFile no longer knows it. `bytes` count as staging if it is
 // kept meanwhile.
 void EndRegistration(const std::shared_ptr<GdsContext>& context, uint64_t base, std::function<void()> free,
@@ -229,8 +225,8 @@ class GdsReader : public Reader {
       for (size_t done = 0; done < request.required;) {
         const size_t left = request.length - done;
         const auto at = static_cast<off_t>(request.offset + done);
-        ssize_t got =
-            context->api->Read(file.handle(), Pointer(piece.base), left, at, base_offset + static_cast<off_t>(done));
+        ssize_t got = context->api->Read(file.handle(), cufile::Pointer(piece.base), left, at,
+                                         base_offset + static_cast<off_t>(done));
         int error = errno;
         if (got == -1 && error == EINTR) continue;
         if (got == 0) return EndedEarly(file, request.offset, done, request.required);
