@@ -1,4 +1,5 @@
 // What V8 is told of the memory of tensors, and that it collects them for it. Run with --expose-gc.
+const { constants, PerformanceObserver } = require('node:perf_hooks');
 const { Worker, isMainThread, parentPort, workerData } = require('node:worker_threads');
 const { native } = require('../dist/src/native/addon.js');
 const helpers = require('./support/child-helpers.cjs');
@@ -119,6 +120,28 @@ async function countedMapped(file) {
   await expectMore(before, 0, 'what was dropped');
 }
 
+/** V8 takes each growth of what it counts by 64 MiB for a reason to collect. Garbage that it has found is no growth. */
+async function collectedOnce(file) {
+  const loader = new ParallelLoader({ files: file, mmap: true, maxBatchBytes: MIB });
+  let arrays = [];
+  for await (const [, tensor] of loader.iterateWeights()) {
+    arrays.push(tensor.data);
+    tensor.dispose();
+  }
+  assert.equal(arrays.length, 512);
+  await loader.close();
+  arrays = undefined;
+  const begun = [];
+  const observer = new PerformanceObserver((list) => begun.push(...list.getEntries()));
+  observer.observe({ entryTypes: ['gc'] });
+  globalThis.gc();
+  await setTimeout(500);
+  observer.disconnect();
+  const { NODE_PERFORMANCE_GC_MAJOR: MAJOR, NODE_PERFORMANCE_GC_FLAGS_FORCED: FORCED } = constants;
+  const majors = begun.filter(({ detail: { kind, flags } }) => kind === MAJOR && !(flags & FORCED)).length;
+  assert.ok(begun.length > 0 && majors <= 2, `${majors} collections of the whole heap followed one`);
+}
+
 const WAYS = {
   async parallel(file, options) {
     const loader = new ParallelLoader({ files: file, ...options });
@@ -166,6 +189,11 @@ if (!isMainThread) {
 
     async mapped() {
       await countedMapped(helpers.writeModel('a', TENSORS, (512 * MIB) / TENSORS / 4, 0, 8));
+      await nothingHeld();
+    },
+
+    async collectedOnce() {
+      await collectedOnce(helpers.writeModel('a', 512, MIB / 4, 0, 8));
       await nothingHeld();
     },
 

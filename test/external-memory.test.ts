@@ -12,6 +12,10 @@ test('mapped tensors count as little as their page tables, with typed arrays ove
   await expectClean('external-memory.child.cjs', ['mapped'], gc);
 });
 
+test('typed arrays over mapped tensors that were collected are no reason to collect again and again', async () => {
+  await expectClean('external-memory.child.cjs', ['collectedOnce'], gc);
+});
+
 test('each worker counts its own, down to nothing', async () => {
   await expectClean('external-memory.child.cjs', ['inWorker'], gc);
 });

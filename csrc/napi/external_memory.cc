@@ -56,9 +56,12 @@ void ExternalMemory::Update() {
 }
 
 void ExternalMemory::Report(int64_t bytes) {
-  const int64_t change = bytes - std::exchange(reported_, bytes);
+  const int64_t was = std::exchange(reported_, bytes), change = bytes - was;
+  // What was taken off for ArrayBuffers, which are collected by the thousand.
+  const int64_t given_back = was < 0 ? std::min(change, -was) : 0;
+  if (given_back > 0) dispatcher_->CountLater(given_back);
   int64_t total;
-  if (change != 0) napi_adjust_external_memory(env_, change, &total);
+  if (const int64_t now = change - std::max<int64_t>(given_back, 0)) napi_adjust_external_memory(env_, now, &total);
 }
 
 uint64_t ExternalBytes(Napi::Env env) {
