@@ -8,7 +8,8 @@ import { expectNothingHeld } from './support/metrics.js';
 // The addon checks every handle that it is given: a wrong one is an error that says what was expected, never a crash.
 
 const EMPTY_PLAN: NativePlan = {
-  files: [],
+  paths: [],
+  identities: new BigUint64Array(0),
   allocationSizes: new Float64Array(0),
   allocationBatches: new Uint32Array(0),
   itemFiles: new Uint32Array(0),

@@ -29,7 +29,7 @@ Status ReadAndPack(const std::string& path, const HeaderOptions& options, Header
 }
 
 // readHeader(path, allowTrailingBytes, fdCache: External | undefined, progress: External | undefined):
-// Promise<NativeHeader>
+// Promise<PackedHeader>
 Napi::Value ReadHeaderJs(const Napi::CallbackInfo& info) {
   auto read = std::make_shared<Read>();
   std::string path = info[0].As<Napi::String>();
@@ -44,7 +44,7 @@ Napi::Value ReadHeaderJs(const Napi::CallbackInfo& info) {
 }
 
 // readHeaders(paths: string[], allowTrailingBytes, fdCache: External | undefined, progress: External, files: External):
-// Promise<{headers: NativeHeader[], error: status object | null}>, one after the other up to the first that fails.
+// Promise<{headers: PackedHeader[], error: status object | null}>, one after the other up to the first that fails.
 // `files` counts those that were read.
 Napi::Value ReadHeadersJs(const Napi::CallbackInfo& info) {
   struct Batch {
@@ -108,7 +108,7 @@ Napi::Value CloseHeaderFdCache(const Napi::CallbackInfo& info) {
   return AsyncWork::Close(info.Env(), *FromExternal<HeaderFdCache>(info[0]));
 }
 
-// parseHeader(bytes: Uint8Array of a whole file, allowTrailingBytes): Promise<NativeHeader>. The header is copied
+// parseHeader(bytes: Uint8Array of a whole file, allowTrailingBytes): Promise<PackedHeader>. The header is copied
 // before this returns: its buffer may be detached while the worker reads.
 Napi::Value ParseHeaderJs(const Napi::CallbackInfo& info) {
   auto read = std::make_shared<Read>();

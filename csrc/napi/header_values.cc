@@ -21,16 +21,6 @@ Napi::Value TextToJs(Napi::Env env, const std::string& text) {
   return Napi::Value(env, string);
 }
 
-Napi::Value IdentityToJs(Napi::Env env, const FileIdentity* identity) {
-  if (identity == nullptr) return env.Null();
-  Napi::Object value = Napi::Object::New(env);
-  value["dev"] = Napi::BigInt::New(env, identity->dev);
-  value["ino"] = Napi::BigInt::New(env, identity->ino);
-  value["size"] = Napi::BigInt::New(env, identity->size);
-  value["mtimeNs"] = Napi::BigInt::New(env, identity->mtime_ns);
-  return value;
-}
-
 }  // namespace
 
 void SetTexts(Napi::Object object, const char* key, const char* ends_key, std::string texts,
@@ -64,51 +54,35 @@ FileIdentity IdentityFromJs(const Napi::Object& object) {
   return identity;
 }
 
+FileIdentity IdentityFrom(const uint64_t* numbers) {
+  FileIdentity identity;
+  identity.dev = numbers[0];
+  identity.ino = numbers[1];
+  identity.size = numbers[2];
+  identity.mtime_ns = static_cast<int64_t>(numbers[3]);
+  return identity;
+}
+
 Napi::Value HeaderToJs(Napi::Env env, const std::shared_ptr<PackedHeader>& header, const FileIdentity* identity) {
   Napi::EscapableHandleScope scope(env);
-  Napi::Object object = Napi::Object::New(env);
-  auto number = [&](const char* key, uint64_t value) { object.Set(key, static_cast<double>(value)); };
-  number("headerLength", header->header_length);
-  number("sizeBytes", header->size_bytes);
-  number("dataStart", header->data_start);
-  number("tensorCount", header->count);
-  number("trailingBytes", header->trailing_bytes);
-  if (header->has_sums) object.Set("hasSums", true);
-  object.Set("identity", IdentityToJs(env, identity));
-  Napi::ArrayBuffer buffer;
-  if (header->size >= kTakenOver) {
-    buffer =
-        ArrayBufferOverOrCopy(env, header->block.get(), header->size, FreedElsewhere(header)).As<Napi::ArrayBuffer>();
-  } else {
-    buffer = Napi::ArrayBuffer::New(env, header->size);
-    if (header->size > 0) memcpy(buffer.Data(), header->block.get(), header->size);
+  if (identity != nullptr) {
+    const double yes = 1;
+    const auto time = static_cast<uint64_t>(identity->mtime_ns);
+    const uint64_t numbers[] = {identity->dev, identity->ino, identity->size, time};
+    memcpy(header->block.get() + PackedHeader::kHasIdentity * sizeof yes, &yes, sizeof yes);
+    memcpy(header->block.get() + PackedHeader::kIdentity * sizeof yes, numbers, sizeof numbers);
   }
-  auto doubles = [&](const char* key, const PackedHeader::Array& array) {
-    object.Set(key, Napi::Float64Array::New(env, array.length, buffer, array.offset));
-  };
-  auto numbers = [&](const char* key, const PackedHeader::Array& array) {
-    object.Set(key, Napi::Uint32Array::New(env, array.length, buffer, array.offset));
-  };
-  auto bytes = [&](const char* key, const PackedHeader::Array& array) {
-    object.Set(key, Napi::Uint8Array::New(env, array.length, buffer, array.offset));
-  };
-  auto texts = [&](const char* key, const PackedHeader::Array& array, const std::string& text) {
-    if (array.length > 0) return bytes(key, array);
-    object.Set(key, TextToJs(env, text));
-  };
-  doubles("begins", header->begins);
-  doubles("ends", header->ends);
-  doubles("dims", header->dims);
-  numbers("rankEnds", header->rank_ends);
-  numbers("nameEnds", header->name_ends);
-  numbers("metadataEnds", header->metadata_ends);
-  bytes("dtypes", header->dtypes);
-  texts("names", header->names, header->short_names);
-  texts("metadataTexts", header->metadata, header->short_metadata);
-  if (header->name_slots.length > 0) numbers("nameSlots", header->name_slots);
-  if (header->metadata_slots.length > 0) numbers("metadataSlots", header->metadata_slots);
-  number("textSeed", TextSeed());
-  return scope.Escape(object);
+  Napi::Array packed = Napi::Array::New(env, 3);
+  if (header->size >= kTakenOver) {
+    packed[0U] = ArrayBufferOverOrCopy(env, header->block.get(), header->size, FreedElsewhere(header));
+  } else {
+    Napi::ArrayBuffer buffer = Napi::ArrayBuffer::New(env, header->size);
+    memcpy(buffer.Data(), header->block.get(), header->size);
+    packed[0U] = buffer;
+  }
+  packed[1U] = header->names.length > 0 ? env.Null() : TextToJs(env, header->short_names);
+  packed[2U] = header->metadata.length > 0 ? env.Null() : TextToJs(env, header->short_metadata);
+  return scope.Escape(packed);
 }
 
 }  // namespace fst

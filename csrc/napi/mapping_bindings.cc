@@ -25,14 +25,14 @@ struct Mapping {
   };
   std::vector<File> files;
 
-  Mapping(const Napi::Array& list, const Napi::Float64Array& ranges, bool insist) {
+  Mapping(const Napi::Array& paths, const Napi::BigUint64Array& identities, const Napi::Float64Array& ranges,
+          bool insist) {
     auto closer = std::make_shared<TaskPool>("fst-unmap", 1);
-    for (uint32_t i = 0; i < list.Length(); ++i) {
-      Napi::HandleScope scope(list.Env());
-      auto object = list.Get(i).As<Napi::Object>();
+    for (uint32_t i = 0; i < paths.Length(); ++i) {
+      Napi::HandleScope scope(paths.Env());
       File file;
-      file.path = object.Get("path").As<Napi::String>();
-      file.expected = IdentityFromJs(object.Get("identity").As<Napi::Object>());
+      file.path = paths.Get(i).As<Napi::String>();
+      file.expected = IdentityFrom(identities.Data() + 4 * i);
       file.options = {insist, static_cast<uint64_t>(ranges[2 * i]), static_cast<uint64_t>(ranges[2 * i + 1]),
                       UINT64_MAX, closer};
       files.push_back(std::move(file));
@@ -60,12 +60,12 @@ Napi::Value MapsFilesJs(const Napi::CallbackInfo& info) {
   return Napi::Boolean::New(info.Env(), FromExternal<Engine>(info[0])->maps_files());
 }
 
-// mapFiles(files: {path, identity}[], ranges: Float64Array, insist: boolean): Promise<{files: (External | null)[],
-// texts: string[]}>. `ranges`: begin and end of the bytes that are wanted, by file. A text is the protection of a
-// mapped file, else why it is to be copied. See MappedFile::Open.
+// mapFiles(paths: string[], identities: BigUint64Array, ranges: Float64Array, insist: boolean): Promise<{files:
+// (External | null)[], texts: string[]}>. `ranges`: begin and end of the bytes that are wanted, by file. A text is the
+// protection of a mapped file, else why it is to be copied. See MappedFile::Open.
 Napi::Value MapFilesJs(const Napi::CallbackInfo& info) {
-  auto mapping =
-      std::make_shared<Mapping>(info[0].As<Napi::Array>(), info[1].As<Napi::Float64Array>(), info[2].ToBoolean());
+  auto mapping = std::make_shared<Mapping>(info[0].As<Napi::Array>(), info[1].As<Napi::BigUint64Array>(),
+                                           info[2].As<Napi::Float64Array>(), info[3].ToBoolean());
   return AsyncWork::RunOnFile(
       info.Env(), [mapping] { return mapping->Open(); },
       [mapping](Napi::Env env) {

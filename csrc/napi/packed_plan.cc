@@ -10,13 +10,13 @@
 namespace fst {
 
 PackedPlan::PackedPlan(const Napi::Object& object) {
-  auto files = object.Get("files").As<Napi::Array>();
-  for (uint32_t i = 0; i < files.Length(); ++i) {
+  auto paths = object.Get("paths").As<Napi::Array>();
+  auto identities = object.Get("identities").As<Napi::BigUint64Array>();
+  for (uint32_t i = 0; i < paths.Length(); ++i) {
     Napi::HandleScope scope(object.Env());
-    auto file = files.Get(i).As<Napi::Object>();
     PlanFile planned;
-    planned.path = file.Get("path").As<Napi::String>();
-    planned.expected = IdentityFromJs(file.Get("identity").As<Napi::Object>());
+    planned.path = paths.Get(i).As<Napi::String>();
+    planned.expected = IdentityFrom(identities.Data() + 4 * i);
     files_.push_back(std::move(planned));
   }
   sizes_ = ArrayOf<double>(object, "allocationSizes");

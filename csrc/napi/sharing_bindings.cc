@@ -208,7 +208,7 @@ Napi::Value ReceiveFdJs(const Napi::CallbackInfo& info) {
       });
 }
 
-// parseDescription(text): Promise<NativeHeader>, that of a text which has a header's form. See ParseHeader.
+// parseDescription(text): Promise<PackedHeader>, that of a text which has a header's form. See ParseHeader.
 Napi::Value ParseDescriptionJs(const Napi::CallbackInfo& info) {
   std::string text = info[0].As<Napi::String>();
   auto header = std::make_shared<PackedHeader>();

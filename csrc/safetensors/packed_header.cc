@@ -107,6 +107,7 @@ Status PackHeader(Header header, PackedHeader* out) {
   Texts names = NamesOf(header), metadata = MetadataOf(header);
 
   // The widest first, so that each is aligned.
+  const PackedHeader::Array numbers_first = Reserve<double>(out, PackedHeader::kNumbers);
   out->begins = Reserve<double>(out, count);
   out->ends = Reserve<double>(out, count);
   out->dims = Reserve<double>(out, header.dims.size());
@@ -118,7 +119,7 @@ Status PackHeader(Header header, PackedHeader* out) {
   out->dtypes = Reserve<uint8_t>(out, count);
   if (names.is_long()) out->names = Reserve<uint8_t>(out, names.all.size());
   if (metadata.is_long()) out->metadata = Reserve<uint8_t>(out, metadata.all.size());
-  out->block.reset(new (std::nothrow) uint8_t[out->size > 0 ? out->size : 1]);
+  out->block.reset(new (std::nothrow) uint8_t[out->size]);
   if (out->block == nullptr) {
     return Status(Code::OUT_OF_HOST_MEMORY,
                   Format("no memory for a header of %zu tensors, %zu bytes", count, out->size));
@@ -145,6 +146,16 @@ Status PackHeader(Header header, PackedHeader* out) {
   copy(out->metadata_slots, metadata.slots.data(), metadata.slots.size() * sizeof(uint32_t));
   copy(out->names, names.all.data(), out->names.length);
   copy(out->metadata, metadata.all.data(), out->metadata.length);
+  double* first = doubles(numbers_first);
+  for (uint64_t number : {out->header_length, out->size_bytes, out->data_start, out->trailing_bytes, uint64_t{count},
+                          uint64_t{out->has_sums}, uint64_t{TextSeed()}, uint64_t{0}})
+    *first++ = static_cast<double>(number);
+  for (const PackedHeader::Array& array :
+       {out->begins, out->ends, out->dims, out->rank_ends, out->name_ends, out->metadata_ends, out->name_slots,
+        out->metadata_slots, out->dtypes, out->names, out->metadata}) {
+    *first++ = static_cast<double>(array.offset);
+    *first++ = static_cast<double>(array.length);
+  }
   if (!names.is_long()) out->short_names = std::move(names.all);
   if (!metadata.is_long()) out->short_metadata = std::move(metadata.all);
   return Status::Ok();

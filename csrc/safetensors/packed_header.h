@@ -20,6 +20,11 @@ struct PackedHeader {
     size_t length = 0;  // elements
   };
 
+  // The block begins with so many numbers (double): headerLength, sizeBytes, dataStart, trailingBytes, tensorCount,
+  // hasSums, textSeed, hasIdentity; offset and length of each array, in the order of below; and the file's identity
+  // (uint64_t: dev, ino, size, mtimeNs), to be filled in by who has it. src/safetensors/metadata.ts reads them.
+  static constexpr size_t kHasIdentity = 7, kArrays = 8, kIdentity = kArrays + 2 * 11, kNumbers = kIdentity + 4;
+
   uint64_t header_length = 0, size_bytes = 0, data_start = 0, trailing_bytes = 0;  // as in Header
   bool has_sums = false;     // digests of tensors are in a file beside it, or in __metadata__
   size_t count = 0;          // of tensors

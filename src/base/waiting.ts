@@ -48,6 +48,30 @@ export function unlessAborted<T>(
   });
 }
 
+/** unlessAborted() for who waits again and again, one wait at a time: has its listeners from the first until end(). */
+export class Waits {
+  readonly #signals: readonly AbortSignal[];
+  readonly #stops: readonly (() => void)[];
+  #abort = (): void => {}; // of the last wait
+
+  constructor(signals: readonly AbortSignal[]) {
+    this.#signals = signals;
+    this.#stops = signals.map((signal) => onAbort(signal, () => this.#abort()));
+  }
+
+  until<T>(promise: Promise<T>): Promise<T> {
+    return new Promise<T>((resolve, reject) => {
+      this.#abort = () => reject(this.#signals.find((signal) => signal.aborted)!.reason);
+      promise.then(resolve, reject);
+      if (this.#signals.some((signal) => signal.aborted)) this.#abort();
+    });
+  }
+
+  end(): void {
+    for (const stop of this.#stops) stop();
+  }
+}
+
 function listen(signal: AbortSignal): Waiting {
   const waiting: Waiting = {
     calls: new Set(),

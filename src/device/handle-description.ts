@@ -6,7 +6,7 @@ import { fail, integer } from '../base/checks.js';
 import { FastSafetensorsError } from '../base/errors.js';
 import { Turns } from '../base/timers.js';
 import { native, settled } from '../native/addon.js';
-import { SafeTensorsMetadata } from '../safetensors/metadata.js';
+import { SafeTensorsMetadata, unpackHeader } from '../safetensors/metadata.js';
 import { encodeHeader, type HeaderEntry } from '../safetensors/save-header.js';
 
 const FORMAT = 'fastsafetensors-node handle';
@@ -109,7 +109,7 @@ export async function parseHandle(description: string): Promise<ParsedHandle> {
 
 async function parsed(description: string) {
   try {
-    return await settled(native().parseDescription(description));
+    return unpackHeader(await settled(native().parseDescription(description)));
   } catch (error) {
     if (!(error instanceof FastSafetensorsError)) throw error;
     const { code, message, tensor, offset } = error;

@@ -2,7 +2,7 @@ import { counted } from '../base/counted.js';
 import type { CallWatch } from '../base/waiting.js';
 import { native, translated } from '../native/addon.js';
 import type { NativeEngine, NativeMappedFile } from '../native/core.js';
-import type { Plan } from '../transfer/plan.js';
+import { identitiesOf, type Plan } from '../transfer/plan.js';
 import type { LoaderOptions } from './options.js';
 
 /** Files are opened, looked at and mapped in so many calls at a time. */
@@ -48,7 +48,7 @@ export async function mapFiles(
   if (!native().mapsFiles(engine))
     return unchanged(mmap ? ['copied, not mapped: only what plain reads bring into host memory can be mapped'] : []);
   const ranges = await plan.rangesOfFiles();
-  const files = plan.inputs.map(({ metadata: { path, identity } }) => ({ path, identity: identity! }));
+  const files = plan.inputs.map(({ metadata }) => metadata);
   const least = wanted === true ? 1 : MAPPED_FROM;
   const listed = [...files.keys()].filter((file) => ranges[2 * file + 1]! - ranges[2 * file]! >= least);
   const mapped: (NativeMappedFile | null)[] = files.map(() => null);
@@ -60,9 +60,10 @@ export async function mapFiles(
   const calls = Array.from({ length: Math.ceil(listed.length / part) }, async (_, call) => {
     const these = listed.slice(call * part, (call + 1) * part);
     const theirRanges = Float64Array.from(these.flatMap((file) => [ranges[2 * file]!, ranges[2 * file + 1]!]));
-    const opened = these.map((file) => files[file]!);
-    const found = await watch.call('the pages of', opened[0]!.path, () =>
-      translated(native().mapFiles(opened, theirRanges, wanted === true)),
+    const paths = these.map((file) => files[file]!.path);
+    const identities = identitiesOf(these.map((file) => files[file]!.identity!));
+    const found = await watch.call('the pages of', paths[0]!, () =>
+      translated(native().mapFiles(paths, identities, theirRanges, wanted === true)),
     );
     for (const [i, file] of these.entries()) {
       mapped[file] = found.files[i]!;

@@ -1,7 +1,8 @@
 import { takesAtMost } from '../base/checks.js';
-import { milliseconds, Turns } from '../base/timers.js';
+import { held, milliseconds, Turns } from '../base/timers.js';
 import type { DeviceTensor } from '../device/device-tensor.js';
 import { adopt, isPromise } from '../device/framework.js';
+import type { NativeHeaderFdCache } from '../native/core.js';
 import { readShards } from '../safetensors/shards.js';
 import type { Load } from '../transfer/load.js';
 import { DEFAULT_BATCH_BYTES, Plan } from '../transfer/plan.js';
@@ -37,7 +38,7 @@ export class ParallelLoader<T = DeviceTensor> {
    * device, CLOSED, TIMEOUT, STALLED, or the reason of the aborted signal.
    */
   iterateWeights(): AsyncGenerator<[name: string, tensor: T], void, void> {
-    return new Handing(this.#iterate(arguments));
+    return new Handing(this.#iterate(arguments, false));
   }
 
   /**
@@ -45,56 +46,71 @@ export class ParallelLoader<T = DeviceTensor> {
    * an error as well.
    */
   [Symbol.asyncIterator](): AsyncGenerator<[name: string, tensor: T], void, void> {
-    return new Handing(this.#iterateAndClose());
+    return new Handing(this.#iterate([], true));
   }
 
-  async *#iterateAndClose(): Tensors<T> {
-    try {
-      yield* this.#iterate([]);
-    } finally {
-      await this.close();
-    }
-  }
-
-  async *#iterate(given: ArrayLike<unknown>): Tensors<T> {
+  /** One generator for all: each that yields what another does costs three turns of the microtask queue a wait. */
+  async *#iterate(given: ArrayLike<unknown>, closes: boolean): Tensors<T> {
     const session = this.#session;
-    takesAtMost(0, given, 'iterateWeights');
-    const { files, filter, dtype, queueSize = 0, order } = this.#options;
-    const { maxBatchBytes = DEFAULT_BATCH_BYTES } = this.#options;
-    session.check();
-    const { headerOf } = session.engines;
-    const reservation = session.engines.reserveEarly();
-    const headerFds = session.engines.newHeaderFds();
-    const watch = session.watch();
+    const { engines } = session;
     try {
-      const found = (paths: readonly string[]): void => session.engines.prepareEarly(paths, watch);
-      const reading = { byName: false, fdCache: headerFds, headerOf, calls: watch, found };
-      const shards = await watch.during(readShards(files, { ...this.#options, ...reading }));
-      session.noteFiles(shards.notes);
-      const inputs = filter ? await session.race(selectTensors(shards.inputs, filter)) : shards.inputs;
-      const conversion = { dtype, dtypePolicy: this.#options.dtypePolicy };
-      const { placement } = session;
-      if (placement) await session.race(placement.assign(inputs));
-      const allocationBytes = await watch.during(session.allocationBytes());
-      const batches = { batchBytes: maxBatchBytes, allocationBytes, placement };
-      const plan = await session.race(Plan.ofTensors(inputs, { ...batches, ...conversion }));
-      const window = queueSize + 2;
-      const started = milliseconds();
-      const load = await session.begin(plan, { window, collectReady: order === 'ready' }, watch);
-      const next = order === 'ready' ? asReady(load, window, await itemsOfBatches(load.plan)) : inOrder(load, window);
-      const items = this.#handOut(load, next);
-      yield* session.through(load, started, items);
+      takesAtMost(0, given, 'iterateWeights');
+      session.check();
+      const reservation = engines.reserveEarly();
+      const headerFds = engines.newHeaderFds();
+      try {
+        const { load, next, startedMs } = await this.#begin(headerFds);
+        const passage = session.passage(load, startedMs);
+        const handOut = this.#handOut(load, next);
+        try {
+          do yield handOut.take;
+          while (await handOut.more());
+          await passage.stop();
+        } catch (error) {
+          passage.rethrow();
+          throw error;
+        } finally {
+          handOut.end();
+          passage.end();
+        }
+      } finally {
+        engines.releaseHeaderFds(headerFds);
+        engines.dropReservation(reservation);
+      }
     } finally {
-      session.engines.releaseHeaderFds(headerFds);
-      session.engines.dropReservation(reservation);
+      if (closes) await this.close();
     }
   }
 
-  async *#handOut(load: Load, next: NextItem): Tensors<T> {
+  async #begin(fdCache: NativeHeaderFdCache | undefined): Promise<{ load: Load; next: NextItem; startedMs: number }> {
+    const session = this.#session;
+    const { files, filter, dtype, dtypePolicy, queueSize = 0, order } = this.#options;
+    const { maxBatchBytes = DEFAULT_BATCH_BYTES } = this.#options;
+    const { headerOf } = session.engines;
+    const watch = session.watch();
+    const found = (paths: readonly string[]): void => session.engines.prepareEarly(paths, watch);
+    const reading = { byName: false, fdCache, headerOf, calls: watch, found };
+    const shards = await watch.during(readShards(files, { ...this.#options, ...reading }));
+    session.noteFiles(shards.notes);
+    const inputs = filter ? await session.race(selectTensors(shards.inputs, filter)) : shards.inputs;
+    const { placement } = session;
+    if (placement) await session.race(placement.assign(inputs));
+    const allocationBytes = await watch.during(session.allocationBytes());
+    const batches = { batchBytes: maxBatchBytes, allocationBytes, placement };
+    const plan = await session.race(Plan.ofTensors(inputs, { ...batches, dtype, dtypePolicy }));
+    const window = queueSize + 2;
+    const startedMs = milliseconds();
+    const load = await session.begin(plan, { window, collectReady: order === 'ready' }, watch);
+    const next = order === 'ready' ? asReady(load, window, await itemsOfBatches(load.plan)) : inOrder(load, window);
+    return { load, next, startedMs };
+  }
+
+  #handOut(load: Load, next: NextItem): HandOut<T> {
     const session = this.#session;
     const { framework, borrow } = this.#options;
     const { count } = load.plan;
     const turns = new Turns(16); // while tensors are ready, nothing else gives the event loop any
+    const waits = session.waits();
     let handedOut = 0;
     let turnDue = false;
     let adopting: { tensor: DeviceTensor; adopted: Promise<T> } | undefined;
@@ -105,49 +121,50 @@ export class ParallelLoader<T = DeviceTensor> {
       if (borrow) lent = tensor;
       return [tensor.name, adopted];
     };
-    const take = (): [string, T] | undefined => {
-      lent?.dispose();
-      lent = undefined;
-      if (made) {
-        const { tensor, adopted } = made;
-        made = undefined;
-        return give(tensor, adopted);
-      }
-      if (handedOut === count) return undefined;
-      session.check(); // also where the next one is ready: nothing is handed out after close() or an abort
-      turnDue ||= turns.due();
-      const item = turnDue ? undefined : next();
-      if (item === undefined) return undefined;
-      const tensor = load.tensor(item);
-      load.releaseItem(item);
-      ++handedOut;
-      if (borrow) tensor.borrowed = true;
-      if (!framework) return give(tensor, tensor as T);
-      const adopted = adopt(framework, tensor);
-      if (!isPromise(adopted)) return give(tensor, adopted);
-      adopting = { tensor, adopted };
-      return undefined;
-    };
-
-    try {
-      for (;;) {
-        yield take;
+    return {
+      take() {
+        lent?.dispose();
+        lent = undefined;
+        if (made) {
+          const { tensor, adopted } = made;
+          made = undefined;
+          return give(tensor, adopted);
+        }
+        if (handedOut === count) return undefined;
+        session.check(); // also where the next one is ready: nothing is handed out after close() or an abort
+        turnDue ||= turns.due();
+        const item = turnDue ? undefined : next();
+        if (item === undefined) return undefined;
+        const tensor = load.tensor(item);
+        load.releaseItem(item);
+        ++handedOut;
+        if (borrow) tensor.borrowed = true;
+        if (!framework) return give(tensor, tensor as T);
+        const adopted = adopt(framework, tensor);
+        if (!isPromise(adopted)) return give(tensor, adopted);
+        adopting = { tensor, adopted };
+        return undefined;
+      },
+      async more() {
         if (adopting) {
           const { tensor, adopted } = adopting;
           adopting = undefined;
           made = { tensor, adopted: await session.adopted(adopted, borrow ? tensor : undefined) };
         } else if (handedOut === count) {
-          return;
+          return false;
         } else if (turnDue) {
           await turns.take();
           turnDue = false;
         } else {
-          await session.race(load.wait());
+          await held(waits.until(load.wait()));
         }
-      }
-    } finally {
-      lent?.dispose();
-    }
+        return true;
+      },
+      end() {
+        waits.end();
+        lent?.dispose();
+      },
+    };
   }
 
   /**
@@ -165,6 +182,14 @@ export class ParallelLoader<T = DeviceTensor> {
 
 /** For Handing. */
 type Tensors<T> = AsyncGenerator<Take<[name: string, tensor: T]>, void, void>;
+
+/** A load's tensors on their way to the consumer. */
+interface HandOut<T> {
+  readonly take: Take<[name: string, tensor: T]>;
+  /** Waits until take() may give something again; false when it has given all. */
+  more(): Promise<boolean>;
+  end(): void;
+}
 
 /** The item to hand out next, undefined while it is not ready. Those before it were taken. Throws the load's error. */
 type NextItem = () => number | undefined;

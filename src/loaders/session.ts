@@ -3,7 +3,7 @@ import { counted } from '../base/counted.js';
 import { FastSafetensorsError } from '../base/errors.js';
 import { consoleLogger, type Logger, safeLogger } from '../base/logger.js';
 import { held, milliseconds, within } from '../base/timers.js';
-import { CallWatch, DEFAULT_STALL_TIMEOUT_MS, unlessAborted } from '../base/waiting.js';
+import { CallWatch, DEFAULT_STALL_TIMEOUT_MS, unlessAborted, Waits } from '../base/waiting.js';
 import type { CopierConstructor } from '../copiers/copier.js';
 import { CopierLoad } from '../copiers/copier-load.js';
 import { Pace } from '../copiers/pace.js';
@@ -51,6 +51,16 @@ interface Begun {
   readonly copier: string;
   readonly fallbacks: readonly Fallback[];
   readonly notes: readonly string[];
+}
+
+/** A load whose items are handed out. */
+interface Passage {
+  /** When all were: progress is reported for the last time. */
+  stop(): Promise<void>;
+  /** After an error: throws what a callback of the user's has thrown, if that was it. */
+  rethrow(): void;
+  /** In the end, whatever came before: finishes the load. */
+  end(): void;
 }
 
 /** What a loader keeps between its loads, and what ends with it: loads in progress, engines, the report. */
@@ -423,17 +433,29 @@ export class Session {
     items: AsyncGenerator<V, void, void>,
     onProgress?: (progress: Progress) => void,
   ): AsyncGenerator<V, void, void> {
-    const meter = this.meter(load, onProgress);
+    const passage = this.passage(load, startedMs, onProgress);
     try {
       yield* items;
-      await meter?.stop();
+      await passage.stop();
     } catch (error) {
-      meter?.rethrow();
+      passage.rethrow();
       throw error;
     } finally {
-      meter?.abandon();
-      this.finish(load, startedMs);
+      passage.end();
     }
+  }
+
+  /** What through() does, for a generator that yields items itself: each that another yields through costs turns. */
+  passage(load: Load, startedMs: number, onProgress?: (progress: Progress) => void): Passage {
+    const meter = this.meter(load, onProgress);
+    return {
+      stop: async () => meter?.stop(),
+      rethrow: () => meter?.rethrow(),
+      end: () => {
+        meter?.abandon();
+        this.finish(load, startedMs);
+      },
+    };
   }
 
   /** unlessAborted() by the loader's signal, this one, or close() (CLOSED). Keeps the event loop alive. */
@@ -444,6 +466,11 @@ export class Session {
   /** race() for what nobody may wait for: it does not keep the event loop alive. */
   unlessEnded<T>(promise: Promise<T>, signal?: AbortSignal, abandoned?: () => void): Promise<T> {
     return unlessAborted(promise, this.#signals(signal), abandoned);
+  }
+
+  /** unlessEnded() for who waits again and again; to be ended. */
+  waits(): Waits {
+    return new Waits(this.#signals());
   }
 
   #signals(signal?: AbortSignal): AbortSignal[] {

@@ -3,7 +3,7 @@
  * and reject with stands above their definitions in csrc/napi; a test compares the two.
  */
 import type { ErrorCode } from '../base/errors.js';
-import type { NativeFileIdentity, NativeHeader, NativeShardIndex, NativeSums } from './packed.js';
+import type { NativeFileIdentity, NativeShardIndex, NativeSums, PackedHeader } from './packed.js';
 
 export declare const brand: unique symbol;
 /** Values that only the addon can make and read. */
@@ -57,7 +57,9 @@ export const NOT_MAPPED = 0xffffffff;
 
 /** csrc/transfer/plan.h, packed. */
 export interface NativePlan {
-  readonly files: readonly { readonly path: string; readonly identity: NativeFileIdentity }[];
+  readonly paths: readonly string[];
+  /** See identitiesOf of src/transfer/plan.ts. */
+  readonly identities: BigUint64Array;
   readonly allocationSizes: Float64Array;
   readonly allocationBatches: Uint32Array;
   readonly itemFiles: Uint32Array;
@@ -177,19 +179,19 @@ export interface CoreAddon {
     allowTrailingBytes: boolean,
     fdCache?: NativeHeaderFdCache,
     progress?: NativeProgress,
-  ): Promise<NativeHeader>;
+  ): Promise<PackedHeader>;
   readHeaders(
     paths: readonly string[],
     allowTrailingBytes: boolean,
     fdCache: NativeHeaderFdCache | undefined,
     progress: NativeProgress,
     files: NativeProgress,
-  ): Promise<{ headers: NativeHeader[]; error: StatusObject | null }>;
+  ): Promise<{ headers: PackedHeader[]; error: StatusObject | null }>;
   newProgress(): NativeProgress;
   progressOf(progress: NativeProgress): number;
   newHeaderFdCache(): NativeHeaderFdCache;
   closeHeaderFdCache(fdCache: NativeHeaderFdCache): Promise<void>;
-  parseHeader(bytes: Uint8Array, allowTrailingBytes: boolean): Promise<NativeHeader>;
+  parseHeader(bytes: Uint8Array, allowTrailingBytes: boolean): Promise<PackedHeader>;
   parseShardIndex(bytes: Uint8Array, path: string): Promise<NativeShardIndex>;
   parseSums(bytes: Uint8Array, path: string): Promise<NativeSums>;
   digestFile(
@@ -250,7 +252,7 @@ export interface CoreAddon {
   serveFd(path: string, fd: number, text: string): Promise<NativeFdServer>;
   closeServer(server: NativeFdServer): void;
   receiveFd(path: string): Promise<{ exported: NativeExported; fd: number; text: string }>;
-  parseDescription(text: string): Promise<NativeHeader>;
+  parseDescription(text: string): Promise<PackedHeader>;
   newNcclId(): Promise<ArrayBuffer>;
   openCommunicator(device: NativeDevice, id: Uint8Array, rank: number, ranks: number): NativeCommunicator;
   broadcast(
@@ -302,7 +304,8 @@ export interface CoreAddon {
   setFakeDevices(options: object | null): void;
   mapsFiles(engine: NativeEngine): boolean;
   mapFiles(
-    files: readonly { readonly path: string; readonly identity: NativeFileIdentity }[],
+    paths: readonly string[],
+    identities: BigUint64Array,
     ranges: Float64Array,
     insist: boolean,
   ): Promise<{ files: (NativeMappedFile | null)[]; texts: string[] }>;

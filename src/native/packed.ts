@@ -1,4 +1,4 @@
-/** What the addon hands over for one checked header: packed, one entry per tensor in the order of offsets. */
+/** One checked header: packed, one entry per tensor in the order of offsets. */
 export interface NativeHeader {
   /** Bytes of JSON, padding included. */
   readonly headerLength: number;
@@ -36,6 +36,12 @@ export interface NativeHeader {
   readonly metadataSlots?: Uint32Array;
   readonly textSeed?: number;
 }
+
+/**
+ * What the addon hands over for a header: the block of csrc/safetensors/packed_header.h, names and `__metadata__`; null
+ * where those are in the block. src/safetensors/metadata.ts unpacks it.
+ */
+export type PackedHeader = readonly [block: ArrayBuffer, names: string | null, metadataTexts: string | null];
 
 /** csrc/safetensors/shard_index.h, packed in the same way. */
 export interface NativeShardIndex {

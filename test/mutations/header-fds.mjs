@@ -89,7 +89,7 @@ export default [
   {
     name: 'left-by-a-load-that-ends',
     file: 'src/loaders/parallel-loader.ts',
-    find: 'session.engines.releaseHeaderFds(headerFds);',
+    find: 'engines.releaseHeaderFds(headerFds);',
     replace: '',
     jest: 'test/opened-files.test.ts',
     title: 'files without a tensor that is wanted are closed with the load',
@@ -97,7 +97,7 @@ export default [
   {
     name: 'left-by-an-iteration-that-ends-early',
     file: 'src/loaders/parallel-loader.ts',
-    find: 'session.engines.releaseHeaderFds(headerFds);',
+    find: 'engines.releaseHeaderFds(headerFds);',
     replace: '',
     jest: 'test/opened-files.test.ts',
     title: 'an iteration that ends early or fails lets go of them',
@@ -105,7 +105,7 @@ export default [
   {
     name: 'left-by-headers-that-are-refused',
     file: 'src/loaders/file-loader.ts',
-    find: `session.engines.releaseHeaderFds(headerFds);
+    find: `engines.releaseHeaderFds(headerFds);
       throw error;`,
     replace: 'throw error;',
     jest: 'test/opened-files.test.ts',

@@ -443,7 +443,7 @@ export default [
   {
     name: 'pages-that-nobody-takes-are-kept',
     file: 'src/loaders/parallel-loader.ts',
-    find: 'session.engines.dropReservation(reservation);',
+    find: 'engines.dropReservation(reservation);',
     replace: '',
     jest: 'test/three-fs.test.ts',
     title: "the buffer's pages are allocated before the files are known, and given back where none are read",
