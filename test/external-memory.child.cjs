@@ -5,6 +5,7 @@ const { native } = require('../dist/src/native/addon.js');
 const helpers = require('./support/child-helpers.cjs');
 const {
   assert,
+  fakeReader,
   fastsafeOpen,
   main,
   mockCopier,
@@ -142,6 +143,26 @@ async function collectedOnce(file) {
   assert.ok(begun.length > 0 && majors <= 2, `${majors} collections of the whole heap followed one`);
 }
 
+/** V8 would collect at once, beside the threads that read, and find nothing. */
+async function heldBack(file) {
+  const before = await collected();
+  const loader = new ParallelLoader({ files: file, copier: 'slow' });
+  const held = [];
+  for await (const [, tensor] of loader.iterateWeights()) {
+    held.push(tensor.data);
+    tensor.dispose();
+    if (held.length < TENSORS) {
+      const more = native().externalMemory() - before;
+      assert.ok(Math.abs(more) < MIB, `of a load that is under way, V8 knows of ${more} bytes`);
+    }
+  }
+  await setTimeout(20);
+  await expectMore(before, 128, 'a load that has ended');
+  await loader.close();
+  held.length = 0;
+  await expectMore(before, 0, 'what was dropped');
+}
+
 const WAYS = {
   async parallel(file, options) {
     const loader = new ParallelLoader({ files: file, ...options });
@@ -194,6 +215,12 @@ if (!isMainThread) {
 
     async collectedOnce() {
       await collectedOnce(helpers.writeModel('a', 512, MIB / 4, 0, 8));
+      await nothingHeld();
+    },
+
+    async heldBack() {
+      registerCopier('slow', fakeReader({ msPerIo: 10, chunk: 4 * MIB, inFlight: 2 }));
+      await heldBack(writeModel(128));
       await nothingHeld();
     },
 

@@ -16,6 +16,10 @@ test('typed arrays over mapped tensors that were collected are no reason to coll
   await expectClean('external-memory.child.cjs', ['collectedOnce'], gc);
 });
 
+test('V8 hears of the memory of a load when nothing more of it is read, where little was kept before', async () => {
+  await expectClean('external-memory.child.cjs', ['heldBack'], gc);
+});
+
 test('each worker counts its own, down to nothing', async () => {
   await expectClean('external-memory.child.cjs', ['inWorker'], gc);
 });

@@ -25,9 +25,10 @@ struct Load {
   std::shared_ptr<Dispatcher> dispatcher;
   std::atomic<bool> posted{false};  // a wake-up was posted and has not run yet
   // The environment's thread alone.
-  bool allocates = true;  // false: the plan's memory existed before
-  size_t allowed = 0;     // allocations that the window has reached
-  bool news = false;      // since the last promise was resolved
+  bool allocates = true;                 // false: the plan's memory existed before
+  size_t allowed = 0;                    // allocations that the window has reached
+  bool news = false;                     // since the last promise was resolved
+  std::weak_ptr<ExternalMemory> memory;  // once JavaScript has the load
   std::vector<Napi::Promise::Deferred> waiting;
 };
 
@@ -203,6 +204,12 @@ Napi::Value TakeFallbacks(const Napi::CallbackInfo& info) {
   return result;
 }
 
+// The environment's thread. If a load's memory was held back, V8 hears of it when nothing more is read.
+void TellWhenIdle(const Load& load) {
+  auto memory = load.memory.lock();
+  if (memory != nullptr && load.transfer->idle()) memory->Tell();
+}
+
 void Wake(const std::shared_ptr<Load>& load) {
   if (load->posted.exchange(true)) return;
   load->dispatcher->Post([load](Napi::Env env) {
@@ -210,6 +217,7 @@ void Wake(const std::shared_ptr<Load>& load) {
     load->news = load->waiting.empty();
     for (auto& deferred : load->waiting) deferred.Resolve(env.Undefined());
     load->waiting.clear();
+    TellWhenIdle(*load);
   });
 }
 
@@ -273,14 +281,17 @@ Napi::Value StartTransfer(const Napi::CallbackInfo& info) {
   Napi::Env env = info.Env();
   auto args = std::make_shared<StartArgs>(info);
   // Where as much is kept already, some of it may be garbage, which V8 collects when it hears of more: to wait for that
-  // keeps a model that is loaded again and again from being in memory twice. Elsewhere the load begins while it
-  // collects.
+  // keeps a model that is loaded again and again from being in memory twice. Where hardly anything is kept V8 finds
+  // nothing, and hears of the load when that has ended, waits, or goes on to more memory. Elsewhere the load begins
+  // while V8 collects.
   uint64_t mapped = 0;
   const uint64_t taken = args->AllowedBytes(&mapped), bytes = taken + ExternalMemory::CountOfMapped(mapped);
-  const bool waits = taken >= kCollectedGrowth && ExternalBytes(env) >= taken;
+  const uint64_t kept = ExternalBytes(env);
+  const bool waits = taken >= kCollectedGrowth && kept >= taken;
   std::shared_future<void> collected;
   if (waits) collected = NextCollection(env);
   auto memory = ExternalMemory::Count(env, waits ? bytes : 0);
+  if (!waits && kept < kCollectedGrowth) memory->HoldBack();
   Napi::Array keep = Napi::Array::New(env, 2);
   keep[0U] = info[1];
   keep[1U] = ToExternal<ExternalMemory>(env, memory);
@@ -292,6 +303,8 @@ Napi::Value StartTransfer(const Napi::CallbackInfo& info) {
       },
       // Weak, since this may be destroyed on any thread. `keep` is not finalized before it has run.
       [args, weak = std::weak_ptr<ExternalMemory>(memory)](Napi::Env on) {
+        args->load->memory = weak;
+        TellWhenIdle(*args->load);
         return ToExternal<Load>(on, args->load, weak.lock());
       },
       keep);
@@ -361,6 +374,7 @@ void SetWindow(const Napi::CallbackInfo& info) {
   uint64_t bytes = 0;
   for (size_t& i = load->allowed; i < allocations.size() && allocations[i].batch < window; ++i)
     bytes += allocations[i].is_mapped() ? ExternalMemory::CountOfMapped(allocations[i].size) : allocations[i].size;
+  if (bytes > 0) memory->Tell();
   if (load->allocates) memory->Add(bytes);
 }
 
@@ -370,6 +384,7 @@ void CancelTransfer(const Napi::CallbackInfo& info) {
   auto& [load, memory] = HeldBy<Load>(info[1]);
   FromExternal<Engine>(info[0])->Cancel(load->transfer, Status(Code::CLOSED, "the load was cancelled"));
   memory->Clear();
+  memory->Tell();
   Wake(load);
 }
 

@@ -16,6 +16,24 @@ std::shared_ptr<ExternalMemory> ExternalMemory::Count(Napi::Env env, uint64_t by
   return memory;
 }
 
+ExternalMemory::~ExternalMemory() {
+  bytes_ = covered_ = 0;
+  Tell();
+  Report(0);
+}
+
+void ExternalMemory::Tell() {
+  if (!std::exchange(held_back_, false)) return;
+  int64_t more = Counted() - std::exchange(reported_, Counted());
+  for (const std::weak_ptr<ExternalMemory>& weak : std::exchange(parts_, {})) {
+    auto part = weak.lock();
+    if (part == nullptr) continue;
+    part->held_back_ = false;
+    more += part->Counted() - std::exchange(part->reported_, part->Counted());
+  }
+  if (more != 0) dispatcher_->CountLater(more);
+}
+
 void ExternalMemory::Add(uint64_t bytes) {
   bytes_ += bytes;
   Update();
@@ -33,6 +51,10 @@ std::shared_ptr<ExternalMemory> ExternalMemory::Split(uint64_t bytes, bool mappe
   bytes_ -= std::min(bytes, bytes_);
   reported_ -= moved;
   std::shared_ptr<ExternalMemory> part(new ExternalMemory(env_, bytes, moved, mapped));
+  if (held_back_) {
+    part->held_back_ = true;
+    parts_.push_back(part);
+  }
   part->Update();
   return part;
 }
@@ -50,9 +72,9 @@ void ExternalMemory::Uncover(uint64_t bytes) {
   });
 }
 
-void ExternalMemory::Update() {
-  const int64_t left = static_cast<int64_t>(bytes_) - static_cast<int64_t>(covered_);
-  Report(mapped_ ? left : std::max<int64_t>(left, 0));
+int64_t ExternalMemory::Counted() const {
+  const int64_t left = static_cast<int64_t>(held_back_ ? 0 : bytes_) - static_cast<int64_t>(covered_);
+  return mapped_ || held_back_ ? left : std::max<int64_t>(left, 0);
 }
 
 void ExternalMemory::Report(int64_t bytes) {

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <future>
 #include <memory>
+#include <vector>
 
 namespace fst {
 
@@ -19,9 +20,14 @@ class ExternalMemory : public std::enable_shared_from_this<ExternalMemory> {
   // What so many bytes of a mapping count as: twice their page tables, since the kernel takes the pages themselves back
   // when it needs them. A collection takes as long as mapping a tenth of a gigabyte.
   static uint64_t CountOfMapped(uint64_t bytes) { return bytes / 256; }
-  ~ExternalMemory() { Report(0); }
+  ~ExternalMemory();
   ExternalMemory(const ExternalMemory&) = delete;
   ExternalMemory& operator=(const ExternalMemory&) = delete;
+
+  // V8 hears of none of it, nor of its parts and ArrayBuffers over them, before Tell() or the end of this: what it
+  // hears of makes it collect, by threads that a load needs.
+  void HoldBack() { held_back_ = true; }
+  void Tell();
 
   // More is kept, or all of it by nothing any more.
   void Add(uint64_t bytes);
@@ -37,11 +43,14 @@ class ExternalMemory : public std::enable_shared_from_this<ExternalMemory> {
  private:
   ExternalMemory(Napi::Env env, uint64_t bytes, int64_t reported, bool mapped);
   void Report(int64_t bytes);
-  void Update();
+  void Update() { Report(Counted()); }
+  int64_t Counted() const;
 
   napi_env env_;
   const std::shared_ptr<Dispatcher> dispatcher_;
   const bool mapped_;
+  bool held_back_ = false;
+  std::vector<std::weak_ptr<ExternalMemory>> parts_;  // while held back
   uint64_t bytes_;
   uint64_t covered_ = 0;  // by ArrayBuffers; more than bytes_ where they overlap
   int64_t reported_ = 0;  // to V8; below 0 takes off what it counts by itself

@@ -444,6 +444,7 @@ void Loop::RetireFinished() {
     StartClosing(t);
     const bool over = t.ops == 0 && (t.failed || t.complete());
     if (over) t.transfer->PublishDrained();
+    t.news |= t.transfer->PublishIdle(t.ops == 0);
     t.news |= t.transfer->PublishWaitsFor(over ? 0 : t.WaitsFor());
     const std::function<void()>& notify = t.transfer->options().notify;
     if ((over || t.news) && notify) notify();

@@ -51,6 +51,8 @@ class Transfer {
   Status status() const;
   // Nothing of this transfer is in flight, and nothing will be started.
   bool drained() const { return drained_.load(std::memory_order_acquire); }
+  // Nothing of it is in flight now: it has ended, or waits for its window, a budget, or other transfers.
+  bool idle() const { return idle_.load(std::memory_order_relaxed); }
 
   // Items that have completed since the last call, in the order of their completion. Needs collect_ready.
   std::vector<uint32_t> TakeReady();
@@ -80,6 +82,8 @@ class Transfer {
   bool PublishWaitsFor(uint64_t bytes) {
     return waits_for_.exchange(bytes, std::memory_order_relaxed) == 0 && bytes > 0;
   }
+  // True when it has become so.
+  bool PublishIdle(bool idle) { return !idle_.exchange(idle, std::memory_order_relaxed) && idle; }
   void PublishError(Status status);
   void PublishDrained() { drained_.store(true, std::memory_order_release); }
   // Drops the transfer's own references to all allocations.
@@ -99,6 +103,7 @@ class Transfer {
   std::atomic<uint64_t> bytes_loaded_{0}, bytes_read_{0}, waits_for_{0};
   std::atomic<int> max_in_flight_{0};
   std::atomic<uint32_t> window_;
+  std::atomic<bool> idle_{false};
   std::atomic<bool> drained_{false};
 
   mutable std::mutex mutex_;  // guards status_, allocations_ and ready_
