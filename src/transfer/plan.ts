@@ -67,17 +67,16 @@ export class Plan {
   /** Files whose bytes were all compared with a digest. */
   proven: ReadonlySet<number> | undefined;
   readonly #firstItems: readonly number[]; // by file, for a plan of whole tensors
+  readonly #counts: readonly number[] | undefined; // by allocation: its items; for a plan in the order of its files
+  #ranges: Promise<Float64Array> | undefined;
 
-  private constructor(items: Items, mappable = false) {
+  private constructor(items: Items, mappable = false, counts?: readonly number[], mappedBytes = 0) {
     Object.assign(this, items);
     this.mappable = mappable;
+    this.#counts = counts;
     this.count = items.tensors.length;
     this.bytes = sumOf(items.lengths);
-    const { allocationMapped } = items.mapping ?? {};
-    const isMapped = (item: number): boolean => allocationMapped![items.allocations[item]!] !== NOT_MAPPED;
-    this.mappedBytes = allocationMapped
-      ? items.lengths.reduce((sum, length, item) => (isMapped(item) ? sum + length : sum), 0)
-      : 0;
+    this.mappedBytes = mappedBytes;
     this.deviceBytes = sumOf(items.allocationSizes);
     this.batchCount = items.allocationBatches.reduce((most, batch) => Math.max(most, batch), -1) + 1;
     let first = 0;
@@ -115,6 +114,7 @@ export class Plan {
     const parts = partOf && new Array<Part | null>(count).fill(null);
     let converts = false;
     const sizes: number[] = [];
+    const counts: number[] = [];
     const batches: number[] = [];
     const allocationDevices: number[] = [];
     const devices = Array.from(placement?.devices ?? [null], (_, device) => ({
@@ -151,6 +151,7 @@ export class Plan {
         if (on.allocation < 0 || batchFull || (start > 0 && start + size > on.most)) {
           if (!batchFull) on.batchUsed += on.used;
           on.allocation = sizes.push(0) - 1;
+          counts.push(0);
           batches.push(on.batch);
           allocationDevices.push(device);
           start = 0;
@@ -166,6 +167,7 @@ export class Plan {
         items.destinations[item] = start;
         on.used = start + size;
         sizes[on.allocation] = on.used;
+        ++counts[on.allocation]!;
         if (turns.due()) await turns.take();
       }
     }
@@ -174,7 +176,7 @@ export class Plan {
       allocationSizes: Float64Array.from(sizes),
       ...(placement && { devices: placement.devices, allocationDevices: Uint16Array.from(allocationDevices) }),
     };
-    return new Plan({ ...items, ...(parts && { parts }), inputs, converts, ...allocated }, true);
+    return new Plan({ ...items, ...(parts && { parts }), inputs, converts, ...allocated }, true, counts);
   }
 
   /** Of items that were placed elsewhere. `mappable`: they are whole tensors. @internal */
@@ -188,13 +190,19 @@ export class Plan {
    * allocations of at most `allocationBytes`, or its own. Of a mappable plan.
    */
   async mapped(mapped: readonly (NativeMappedFile | null)[], allocationBytes = MAX_ALLOCATION): Promise<Plan> {
+    // Of arrays and numbers alone: V8 compiles the loop while it runs.
+    const { inputs, tensors, dtypes, stored, converts, apart, files: filesOf, offsets, lengths, sizes, parts } = this;
+    const { count, allocations: from, allocationBatches } = this;
+    const alignments = DTYPE_NAMES.map((name) => Math.max(1, DTYPE_BITS[name] / 8));
     const turns = new Turns();
-    const allocations = new Uint32Array(this.count);
-    const destinations = new Float64Array(this.count);
-    const sizes: number[] = [];
+    const allocations = new Uint32Array(count);
+    const destinations = new Float64Array(count);
+    const allocationSizes: number[] = [];
+    const counts: number[] = [];
     const batches: number[] = [];
     const files: number[] = [];
     const begins: number[] = [];
+    let mappedBytes = 0;
     let view = -1; // the present allocation of either kind
     let memory = -1;
     let batch = 0;
@@ -202,45 +210,48 @@ export class Plan {
       batches.push(batch);
       files.push(file);
       begins.push(offset);
-      return sizes.push(0) - 1;
+      counts.push(0);
+      return allocationSizes.push(0) - 1;
     };
-    for (let item = 0; item < this.count; ++item) {
-      if (this.batchOf(item) !== batch) {
-        batch = this.batchOf(item);
+    for (let item = 0; item < count; ++item) {
+      const itsBatch = allocationBatches[from[item]!]!;
+      if (itsBatch !== batch) {
+        batch = itsBatch;
         view = -1;
         memory = -1;
       }
-      const file = this.files[item]!;
-      const offset = this.offsets[item]!;
-      const size = this.sizes[item]!;
-      const dtype = this.dtypes[item]!;
-      const stored = this.stored[item]!;
-      const aligned = offset % Math.max(1, DTYPE_BITS[DTYPE_NAMES[dtype]!] / 8) === 0;
-      if (mapped[file] && size > 0 && aligned && dtype === stored && !this.parts?.[item]?.run) {
-        const from = view >= 0 && files[view] === file ? begins[view]! : Number.POSITIVE_INFINITY;
-        if (offset < from || offset + size - from > MAX_ALLOCATION)
+      const file = filesOf[item]!;
+      const offset = offsets[item]!;
+      const size = sizes[item]!;
+      const dtype = dtypes[item]!;
+      const aligned = offset % alignments[dtype]! === 0;
+      let allocation: number;
+      let destination: number;
+      if (mapped[file] && size > 0 && aligned && dtype === stored[item] && !parts?.[item]?.run) {
+        const least = view >= 0 && files[view] === file ? begins[view]! : Number.POSITIVE_INFINITY;
+        if (offset < least || offset + size - least > MAX_ALLOCATION)
           view = begin(file, Math.floor(offset / MAPPED_ALIGNMENT) * MAPPED_ALIGNMENT);
-        allocations[item] = view;
-        destinations[item] = offset - begins[view]!;
+        allocation = view;
+        destination = offset - begins[view]!;
+        mappedBytes += lengths[item]!;
       } else {
-        const start = memory >= 0 ? alignUp(sizes[memory]!) : 0;
+        const start = memory >= 0 ? alignUp(allocationSizes[memory]!) : 0;
         if (memory < 0 || (start > 0 && start + size > allocationBytes)) memory = begin(NOT_MAPPED, 0);
-        allocations[item] = memory;
-        destinations[item] = sizes[memory] === 0 ? 0 : start;
+        allocation = memory;
+        destination = allocationSizes[memory] === 0 ? 0 : start;
       }
-      const allocation = allocations[item]!;
-      sizes[allocation] = Math.max(sizes[allocation]!, destinations[item]! + size);
+      allocations[item] = allocation;
+      destinations[item] = destination;
+      allocationSizes[allocation] = Math.max(allocationSizes[allocation]!, destination + size);
+      ++counts[allocation]!;
       if (turns.due()) await turns.take();
     }
-    const { inputs, tensors, dtypes, stored, converts, apart, offsets, lengths, parts } = this;
     const plan = new Plan(
       {
-        ...{ inputs, tensors, dtypes, stored, converts, apart, offsets, lengths, parts },
-        files: this.files,
-        sizes: this.sizes,
+        ...{ inputs, tensors, dtypes, stored, converts, apart, files: filesOf, offsets, lengths, sizes, parts },
         allocations,
         destinations,
-        allocationSizes: Float64Array.from(sizes),
+        allocationSizes: Float64Array.from(allocationSizes),
         allocationBatches: Uint32Array.from(batches),
         mapping: {
           mapped,
@@ -249,6 +260,8 @@ export class Plan {
         },
       },
       true,
+      this.#counts && counts,
+      mappedBytes,
     );
     plan.digests = this.digests;
     plan.proven = this.proven;
@@ -256,7 +269,26 @@ export class Plan {
   }
 
   /** Begin and end, by file, of the bytes that items have in it: begin is not below end where there are none. */
-  async rangesOfFiles(): Promise<Float64Array> {
+  rangesOfFiles(): Promise<Float64Array> {
+    this.#ranges ??= this.#counts && !this.parts ? this.#rangesInOrder() : this.#rangesOfAll();
+    return this.#ranges;
+  }
+
+  /** Of files whose items come one after the other: where the first begins, and the last ends. */
+  async #rangesInOrder(): Promise<Float64Array> {
+    const turns = new Turns();
+    const ranges = new Float64Array(2 * this.inputs.length);
+    for (const [file, first] of this.#firstItems.entries()) {
+      let end = this.#firstItems[file + 1] ?? this.count;
+      while (end > first && this.lengths[end - 1] === 0) --end;
+      ranges[2 * file] = end > first ? this.offsets[first]! : Number.POSITIVE_INFINITY;
+      ranges[2 * file + 1] = end > first ? this.endOf(end - 1) : 0;
+      if (turns.due()) await turns.take();
+    }
+    return ranges;
+  }
+
+  async #rangesOfAll(): Promise<Float64Array> {
     const turns = new Turns();
     const ranges = new Float64Array(2 * this.inputs.length);
     for (let file = 0; file < this.inputs.length; ++file) ranges[2 * file] = Number.POSITIVE_INFINITY;
@@ -311,6 +343,7 @@ export class Plan {
 
   /** How many items each allocation has. */
   async itemsOfAllocations(): Promise<Uint32Array> {
+    if (this.#counts) return Uint32Array.from(this.#counts);
     const counts = new Uint32Array(this.allocationSizes.length);
     const turns = new Turns();
     const { count, allocations } = this;

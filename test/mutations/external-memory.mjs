@@ -40,9 +40,31 @@ export default [
   },
   {
     name: 'array-over-mapped-counts',
-    find: 'Report(mapped_ ? left : std::max<int64_t>(left, 0));',
-    replace: 'Report(std::max<int64_t>(left, 0));',
+    find: 'return mapped_ || held_back_ ? left : std::max<int64_t>(left, 0);',
+    replace: 'return held_back_ ? left : std::max<int64_t>(left, 0);',
     jest: 'test/external-memory.test.ts',
     title: 'mapped tensors count as little',
+  },
+  {
+    name: 'collected-arrays-are-told-one-by-one',
+    find: 'const int64_t given_back = was < 0 ? std::min(change, -was) : 0;',
+    replace: 'const int64_t given_back = 0;',
+    jest: 'test/external-memory.test.ts',
+    title: 'typed arrays over mapped tensors that were collected',
+  },
+  {
+    name: 'load-is-told-at-its-begin',
+    file: 'csrc/napi/engine_bindings.cc',
+    find: 'if (!waits && kept < kCollectedGrowth) memory->HoldBack();',
+    replace: '',
+    jest: 'test/external-memory.test.ts',
+    title: 'V8 hears of the memory of a load',
+  },
+  {
+    name: 'load-that-waits-is-not-told',
+    file: 'csrc/transfer/loop.cc',
+    find: 't.news |= t.transfer->PublishIdle(t.ops == 0);',
+    replace: 't.news |= t.transfer->PublishIdle(over);',
+    ...counted,
   },
 ];
