@@ -31,7 +31,8 @@ void ExternalMemory::Tell() {
     part->held_back_ = false;
     more += part->Counted() - std::exchange(part->reported_, part->Counted());
   }
-  if (more != 0) dispatcher_->CountLater(more);
+  int64_t total;
+  if (more != 0) napi_adjust_external_memory(env_, more, &total);
 }
 
 void ExternalMemory::Add(uint64_t bytes) {

@@ -59,7 +59,24 @@ TEST(PackedHeader, HasWhatTheHeaderHas) {
 
 TEST(PackedHeader, OfNothingIsEmpty) {
   const PackedHeader packed = Pack("{}", 0);
-  EXPECT_EQ(packed.count + packed.begins.length + packed.metadata_ends.length + packed.size, 0U);
+  EXPECT_EQ(packed.count + packed.begins.length + packed.metadata_ends.length, 0U);
+  EXPECT_EQ(packed.size, PackedHeader::kNumbers * sizeof(double));
+}
+
+TEST(PackedHeader, BeginsWithItsNumbers) {
+  const PackedHeader packed = Pack(R"({"b":{"dtype":"F32","shape":[2,3],"data_offsets":[0,24]}})", 24);
+  const auto numbers = Values<double>(packed, {0, PackedHeader::kIdentity});
+  const auto header_length = static_cast<double>(packed.header_length);
+  EXPECT_EQ(std::vector<double>(numbers.begin(), numbers.begin() + 6),
+            (std::vector<double>{header_length, 8 + header_length + 24, 8 + header_length, 0, 1, 0}));
+  EXPECT_EQ(numbers[PackedHeader::kHasIdentity], 0) << "who has read a file fills it in";
+  std::vector<double> arrays;
+  for (const PackedHeader::Array& array :
+       {packed.begins, packed.ends, packed.dims, packed.rank_ends, packed.name_ends, packed.metadata_ends,
+        packed.name_slots, packed.metadata_slots, packed.dtypes, packed.names, packed.metadata})
+    arrays.insert(arrays.end(), {static_cast<double>(array.offset), static_cast<double>(array.length)});
+  EXPECT_EQ(std::vector<double>(numbers.begin() + PackedHeader::kArrays, numbers.end()), arrays);
+  EXPECT_EQ(packed.begins.offset, PackedHeader::kNumbers * sizeof(double));
 }
 
 TEST(PackedHeader, FindsManyNamesAndKeys) {
