@@ -58,7 +58,7 @@ export const NOT_MAPPED = 0xffffffff;
 /** csrc/transfer/plan.h, packed. */
 export interface NativePlan {
   readonly paths: readonly string[];
-  /** See identitiesOf of src/transfer/plan.ts. */
+  /** 4 numbers of each: see NativeFileIdentity. */
   readonly identities: BigUint64Array;
   readonly allocationSizes: Float64Array;
   readonly allocationBatches: Uint32Array;

@@ -39,7 +39,7 @@ export interface NativeHeader {
 
 /**
  * What the addon hands over for a header: the block of csrc/safetensors/packed_header.h, names and `__metadata__`; null
- * where those are in the block. src/safetensors/metadata.ts unpacks it.
+ * where those are in the block. See unpackHeader.
  */
 export type PackedHeader = readonly [block: ArrayBuffer, names: string | null, metadataTexts: string | null];
 
