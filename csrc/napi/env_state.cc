@@ -33,16 +33,6 @@ void Dispatcher::Post(std::function<void(Napi::Env)> task) {
   if (tasks_.size() == 1) napi_call_threadsafe_function(function_, nullptr, napi_tsfn_nonblocking);
 }
 
-void Dispatcher::CountLater(int64_t bytes) {
-  if (counted_later_ == 0) {
-    Post([self = shared_from_this()](Napi::Env env) {
-      int64_t total;
-      napi_adjust_external_memory(env, std::exchange(self->counted_later_, 0), &total);
-    });
-  }
-  counted_later_ += bytes;
-}
-
 void Dispatcher::Drain(napi_env raw_env, napi_value, void* context, void*) {
   if (raw_env == nullptr) return;  // the environment is ending
   auto self = static_cast<Dispatcher*>(context)->shared_from_this();

@@ -3,6 +3,7 @@
 #pragma once
 #include <napi.h>
 
+#include <cstdint>
 #include <functional>
 #include <memory>
 #include <mutex>
@@ -22,10 +23,6 @@ class Dispatcher : public std::enable_shared_from_this<Dispatcher> {
   // not stay alive for it.
   void Post(std::function<void(Napi::Env)> task);
 
-  // The environment's thread: tells V8 of so many bytes more, together with all that come before it returns to the
-  // event loop. From each growth by 64 MiB V8 collects garbage, and these are none.
-  void CountLater(int64_t bytes);
-
   // The environment's thread, at its end.
   void Close();
 
@@ -35,8 +32,6 @@ class Dispatcher : public std::enable_shared_from_this<Dispatcher> {
   std::mutex mutex_;  // guards what follows
   napi_threadsafe_function function_ = nullptr;
   std::vector<std::function<void(Napi::Env)>> tasks_;
-
-  int64_t counted_later_ = 0;  // the environment's thread alone
 };
 
 class EnvState {
@@ -45,6 +40,8 @@ class EnvState {
   static EnvState& Of(Napi::Env env) { return *env.GetInstanceData<EnvState>(); }
 
   const std::shared_ptr<Dispatcher>& dispatcher() const { return dispatcher_; }
+  // Bytes that V8 hears of in the next turn: see ExternalMemory. The environment's thread alone.
+  const std::shared_ptr<int64_t>& given_back() const { return given_back_; }
   // Closes the engine when the environment ends, and waits for that, at most a second for all engines together.
   void Track(const std::shared_ptr<Engine>& engine);
 
@@ -52,6 +49,7 @@ class EnvState {
   void End();
 
   std::shared_ptr<Dispatcher> dispatcher_;
+  std::shared_ptr<int64_t> given_back_ = std::make_shared<int64_t>(0);
   std::vector<std::weak_ptr<Engine>> engines_;
 };
 

@@ -7,8 +7,22 @@
 
 namespace fst {
 
+namespace {
+
+void Adjust(napi_env env, int64_t change) {
+  int64_t total;
+  if (change != 0) napi_adjust_external_memory(env, change, &total);
+}
+
+}  // namespace
+
 ExternalMemory::ExternalMemory(Napi::Env env, uint64_t bytes, int64_t reported, bool mapped)
-    : env_(env), dispatcher_(EnvState::Of(env).dispatcher()), mapped_(mapped), bytes_(bytes), reported_(reported) {}
+    : env_(env),
+      dispatcher_(EnvState::Of(env).dispatcher()),
+      given_back_(EnvState::Of(env).given_back()),
+      mapped_(mapped),
+      bytes_(bytes),
+      reported_(reported) {}
 
 std::shared_ptr<ExternalMemory> ExternalMemory::Count(Napi::Env env, uint64_t bytes) {
   std::shared_ptr<ExternalMemory> memory(new ExternalMemory(env, bytes, 0, /*mapped=*/false));
@@ -24,15 +38,14 @@ ExternalMemory::~ExternalMemory() {
 
 void ExternalMemory::Tell() {
   if (!std::exchange(held_back_, false)) return;
-  int64_t more = Counted() - std::exchange(reported_, Counted());
+  int64_t more = Change(Counted());
   for (const std::weak_ptr<ExternalMemory>& weak : std::exchange(parts_, {})) {
     auto part = weak.lock();
     if (part == nullptr) continue;
     part->held_back_ = false;
-    more += part->Counted() - std::exchange(part->reported_, part->Counted());
+    more += part->Change(part->Counted());
   }
-  int64_t total;
-  if (more != 0) napi_adjust_external_memory(env_, more, &total);
+  Adjust(env_, more);
 }
 
 void ExternalMemory::Add(uint64_t bytes) {
@@ -78,13 +91,20 @@ int64_t ExternalMemory::Counted() const {
   return mapped_ || held_back_ ? left : std::max<int64_t>(left, 0);
 }
 
+int64_t ExternalMemory::Change(int64_t bytes) { return bytes - std::exchange(reported_, bytes); }
+
 void ExternalMemory::Report(int64_t bytes) {
-  const int64_t was = std::exchange(reported_, bytes), change = bytes - was;
-  // What was taken off for ArrayBuffers, which are collected by the thousand.
-  const int64_t given_back = was < 0 ? std::min(change, -was) : 0;
-  if (given_back > 0) dispatcher_->CountLater(given_back);
-  int64_t total;
-  if (const int64_t now = change - std::max<int64_t>(given_back, 0)) napi_adjust_external_memory(env_, now, &total);
+  // What was taken off for ArrayBuffers, which are collected by the thousand: from each growth by 64 MiB V8 collects
+  // garbage, and this is none. So V8 hears of all that comes back before the event loop has its turn at once.
+  const int64_t taken_off = std::max<int64_t>(-reported_, 0);
+  const int64_t change = Change(bytes), given_back = std::clamp<int64_t>(change, 0, taken_off);
+  if (given_back > 0) {
+    if (*given_back_ == 0) {
+      dispatcher_->Post([all = given_back_](Napi::Env env) { Adjust(env, std::exchange(*all, 0)); });
+    }
+    *given_back_ += given_back;
+  }
+  Adjust(env_, change - given_back);
 }
 
 uint64_t ExternalBytes(Napi::Env env) {

@@ -45,9 +45,11 @@ class ExternalMemory : public std::enable_shared_from_this<ExternalMemory> {
   void Report(int64_t bytes);
   void Update() { Report(Counted()); }
   int64_t Counted() const;
+  int64_t Change(int64_t bytes);  // of what is reported, which becomes this
 
   napi_env env_;
   const std::shared_ptr<Dispatcher> dispatcher_;
+  const std::shared_ptr<int64_t> given_back_;  // of all in this environment
   const bool mapped_;
   bool held_back_ = false;
   std::vector<std::weak_ptr<ExternalMemory>> parts_;  // while held back

@@ -17,7 +17,7 @@ Napi::Value HeaderToJs(Napi::Env env, const std::shared_ptr<PackedHeader>& heade
 
 // Of an object NativeFileIdentity.
 FileIdentity IdentityFromJs(const Napi::Object& object);
-// Of 4 numbers of src/transfer/plan.ts identitiesOf.
+// Of 4 numbers of src/safetensors/metadata.ts identitiesOf.
 FileIdentity IdentityFrom(const uint64_t* numbers);
 
 // Sets two properties: all texts as one string, or as UTF-8 where they are long, and a Uint32Array of where each ends

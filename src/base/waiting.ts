@@ -33,19 +33,8 @@ export function unlessAborted<T>(
   signals: readonly AbortSignal[],
   abandoned?: () => void,
 ): Promise<T> {
-  return new Promise<T>((resolve, reject) => {
-    const abort = (): void => {
-      stop();
-      reject(signals.find((signal) => signal.aborted)!.reason);
-      abandoned?.();
-    };
-    const stops = signals.map((signal) => onAbort(signal, abort));
-    const stop = (): void => {
-      for (const each of stops) each();
-    };
-    promise.then(resolve, reject).finally(stop);
-    if (signals.some((signal) => signal.aborted)) abort();
-  });
+  const waits = new Waits(signals);
+  return waits.until(promise, abandoned, () => waits.end());
 }
 
 /** unlessAborted() for who waits again and again, one wait at a time: has its listeners from the first until end(). */
@@ -59,10 +48,15 @@ export class Waits {
     this.#stops = signals.map((signal) => onAbort(signal, () => this.#abort()));
   }
 
-  until<T>(promise: Promise<T>): Promise<T> {
+  /** `ended` is called in any case. */
+  until<T>(promise: Promise<T>, abandoned?: () => void, ended = (): void => {}): Promise<T> {
     return new Promise<T>((resolve, reject) => {
-      this.#abort = () => reject(this.#signals.find((signal) => signal.aborted)!.reason);
-      promise.then(resolve, reject);
+      this.#abort = () => {
+        ended();
+        reject(this.#signals.find((signal) => signal.aborted)!.reason);
+        abandoned?.();
+      };
+      promise.then(resolve, reject).finally(ended);
       if (this.#signals.some((signal) => signal.aborted)) this.#abort();
     });
   }

@@ -2,7 +2,8 @@ import { counted } from '../base/counted.js';
 import type { CallWatch } from '../base/waiting.js';
 import { native, translated } from '../native/addon.js';
 import type { NativeEngine, NativeMappedFile } from '../native/core.js';
-import { identitiesOf, type Plan } from '../transfer/plan.js';
+import { identitiesOf } from '../safetensors/metadata.js';
+import type { Plan } from '../transfer/plan.js';
 import type { LoaderOptions } from './options.js';
 
 /** Files are opened, looked at and mapped in so many calls at a time. */

@@ -53,16 +53,6 @@ interface Begun {
   readonly notes: readonly string[];
 }
 
-/** A load whose items are handed out. */
-interface Passage {
-  /** When all were: progress is reported for the last time. */
-  stop(): Promise<void>;
-  /** After an error: throws what a callback of the user's has thrown, if that was it. */
-  rethrow(): void;
-  /** In the end, whatever came before: finishes the load. */
-  end(): void;
-}
-
 /** What a loader keeps between its loads, and what ends with it: loads in progress, engines, the report. */
 export class Session {
   readonly options: LoaderOptions;
@@ -433,29 +423,17 @@ export class Session {
     items: AsyncGenerator<V, void, void>,
     onProgress?: (progress: Progress) => void,
   ): AsyncGenerator<V, void, void> {
-    const passage = this.passage(load, startedMs, onProgress);
+    const meter = this.meter(load, onProgress);
     try {
       yield* items;
-      await passage.stop();
+      await meter?.stop();
     } catch (error) {
-      passage.rethrow();
+      meter?.rethrow();
       throw error;
     } finally {
-      passage.end();
+      meter?.abandon();
+      this.finish(load, startedMs);
     }
-  }
-
-  /** What through() does, for a generator that yields items itself: each that another yields through costs turns. */
-  passage(load: Load, startedMs: number, onProgress?: (progress: Progress) => void): Passage {
-    const meter = this.meter(load, onProgress);
-    return {
-      stop: async () => meter?.stop(),
-      rethrow: () => meter?.rethrow(),
-      end: () => {
-        meter?.abandon();
-        this.finish(load, startedMs);
-      },
-    };
   }
 
   /** unlessAborted() by the loader's signal, this one, or close() (CLOSED). Keeps the event loop alive. */

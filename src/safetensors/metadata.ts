@@ -317,3 +317,16 @@ export function unpackHeader([block, names, metadataTexts]: PackedHeader): Nativ
 function identityOf(numbers: BigUint64Array): NativeFileIdentity {
   return { dev: numbers[0]!, ino: numbers[1]!, size: numbers[2]!, mtimeNs: BigInt.asIntN(64, numbers[3]!) };
 }
+
+/** Of several files, as the addon takes them: 4 numbers each. @internal */
+export function identitiesOf(files: readonly NativeFileIdentity[]): BigUint64Array {
+  const numbers = new BigUint64Array(4 * files.length);
+  for (let i = 0; i < files.length; ++i) {
+    const { dev, ino, size, mtimeNs } = files[i]!;
+    numbers[4 * i] = dev;
+    numbers[4 * i + 1] = ino;
+    numbers[4 * i + 2] = size;
+    numbers[4 * i + 3] = mtimeNs;
+  }
+  return numbers;
+}

@@ -3,8 +3,7 @@ import { canConvert, DTYPE_BITS, DTYPE_NAMES, type DTypeName, isFloating } from 
 import { FastSafetensorsError } from '../base/errors.js';
 import { Turns } from '../base/timers.js';
 import { type NativeMappedFile, type NativePlan, NOT_MAPPED } from '../native/core.js';
-import type { NativeFileIdentity } from '../native/packed.js';
-import type { SafeTensorsMetadata } from '../safetensors/metadata.js';
+import { identitiesOf, type SafeTensorsMetadata } from '../safetensors/metadata.js';
 import { placeOf } from '../safetensors/shard-set.js';
 import type { Conversion, Items, Placement, PlanInput } from './items.js';
 import type { Part, PartOf } from './parts.js';
@@ -454,19 +453,6 @@ export class Plan {
       ...(this.digests && { itemDigestKinds: this.digests.kinds, itemDigests: this.digests.digests }),
     };
   }
-}
-
-/** Of several files, as the addon takes them: 4 numbers each. */
-export function identitiesOf(files: readonly NativeFileIdentity[]): BigUint64Array {
-  const numbers = new BigUint64Array(4 * files.length);
-  for (let i = 0; i < files.length; ++i) {
-    const { dev, ino, size, mtimeNs } = files[i]!;
-    numbers[4 * i] = dev;
-    numbers[4 * i + 1] = ino;
-    numbers[4 * i + 2] = size;
-    numbers[4 * i + 3] = mtimeNs;
-  }
-  return numbers;
 }
 
 /** The dtype in memory of a tensor, by its index. UNSUPPORTED_DTYPE when it can neither become `dtype` nor stay. */

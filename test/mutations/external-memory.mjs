@@ -47,8 +47,8 @@ export default [
   },
   {
     name: 'collected-arrays-are-told-one-by-one',
-    find: 'const int64_t given_back = was < 0 ? std::min(change, -was) : 0;',
-    replace: 'const int64_t given_back = 0;',
+    find: 'given_back = std::clamp<int64_t>(change, 0, taken_off);',
+    replace: 'given_back = 0 * taken_off;',
     jest: 'test/external-memory.test.ts',
     title: 'typed arrays over mapped tensors that were collected',
   },
