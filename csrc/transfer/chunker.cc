@@ -76,9 +76,13 @@ Chunk NextChunk(const Plan& plan, const ChunkRules& rules, Cursor cursor, size_t
   // element across such an end belongs to the read that begins there.
   const uint64_t begin = start + (first.converts() ? BytesOf(first.from) - 1 : 0);
   uint64_t limit = Down(begin, rules.chunk_bytes) + rules.chunk_bytes;
+  const uint64_t address = allocation_address + first.destination + cursor.done;
+  if (chunk.direct && alignment == 1) {
+    // Of memory instead, so that no huge page is cleared by one thread and filled by two: 5 % less of the processors.
+    limit = start + Down(address, rules.chunk_bytes) + rules.chunk_bytes - address;
+  }
   if (needs.boundary > 0) limit = std::min(limit, Down(begin, needs.boundary) + needs.boundary);
   if (chunk.direct && alignment > 1) {
-    uint64_t address = allocation_address + first.destination + cursor.done;
     const uint64_t left = RunLength(plan, cursor, end, rules.chunk_bytes + alignment);
     bool congruent = start % alignment == address % alignment;
     if (congruent && start % alignment == 0 && left >= alignment) {

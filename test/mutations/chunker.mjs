@@ -34,6 +34,12 @@ export default [
     native: '*Chunk*.*:EngineCopiesTest.*',
   },
   {
+    name: 'direct-reads-end-in-the-file',
+    find: 'if (chunk.direct && alignment == 1) {',
+    replace: 'if (false) {',
+    native: 'Chunk.*',
+  },
+  {
     name: 'length-of-the-chunk',
     find: 'uint64_t limit = Down(begin, rules.chunk_bytes) + rules.chunk_bytes;',
     replace: 'uint64_t limit = UINT64_MAX;',

@@ -208,6 +208,17 @@ TEST(Chunk, ADirectReadStaysInOneAllocation) {
   EXPECT_EQ(NextChunk(plan, Aligned(1, false), {}, 2, 0).parts.size(), 2U);
 }
 
+TEST(Chunk, ReadsIntoTensorMemoryEndAtMultiplesOfMemory) {
+  const Plan plan = OneFile({{0, 0, 1000, 300000, 512}});
+  const uint64_t longest = 64 << 10;
+  const Chunk first = NextChunk(plan, Aligned(1, true), {}, 1, 4096);
+  EXPECT_EQ(first.length, longest - 4096 - 512);
+  const Chunk second = NextChunk(plan, Aligned(1, true), first.next, 1, 4096);
+  EXPECT_EQ(second.length, longest);
+  EXPECT_EQ(second.parts[0].destination, longest - 4096);
+  EXPECT_EQ(NextChunk(plan, Aligned(1, false), {}, 1, 4096).length, longest - 1000) << "of the file where it is staged";
+}
+
 TEST(Chunk, OnlyTheEdgesOfACongruentTensorAreStaged) {
   Plan plan = OneFile({{0, 0, 1000, 40000, 1000}});
   ChunkRules rules = Aligned(4096, true);
