@@ -47,7 +47,7 @@ afterEach(async () => {
   await expectNothingHeld({ collect: true }); // typed arrays over host tensors were dropped
 });
 
-const RUNS = { numRuns: 12 };
+const RUNS = { numRuns: 6 };
 
 async function write(files: { entries: Parameters<typeof encodeFile>[0]; layout: Parameters<typeof encodeFile>[1] }[]) {
   return Promise.all(

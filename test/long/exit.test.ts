@@ -3,7 +3,7 @@ import { OWN_COPIERS, ownCopier } from '../support/own-copier.js';
 import { endAtRandom, seed } from '../support/random-ends.js';
 import { testFolder } from '../support/tensor-files.js';
 
-// What exit-copiers.test.ts tries a dozen times.
+// What exit-copiers.test.ts tries five times.
 
 const TIMES = 200;
 

@@ -1,6 +1,6 @@
 /** @jest-environment ./test/support/native-arrays-environment.js */
 import { testRoutes } from '../support/ort-routes.js';
 
-// What test/adapters/ort-models.test.ts shows of 20 inputs of each model.
+// What test/adapters/ort-models.test.ts shows of 5 inputs of each model.
 
 testRoutes(100);

@@ -1,0 +1,5 @@
+import { SLOW, testCopierEndings } from '../support/copier-endings.js';
+
+// What test/ending-copiers.test.ts shows of loads onto an emulated GPU.
+
+testCopierEndings(SLOW);
