@@ -97,8 +97,9 @@ async function readOne(options) {
   const opening = fastsafeOpen(files, options);
   const done = (async () => {
     const opened = await opening;
-    const tensors = await Promise.all(['a.1', 'b.1'].map((name) => opened.getTensor(name)));
-    for (const tensor of tensors) tensor.dispose();
+    const settled = await Promise.allSettled(['a.1', 'b.1'].map((name) => opened.getTensor(name)));
+    for (const { value } of settled) value?.dispose();
+    for (const { reason } of settled) if (reason) throw reason; // of one, when the other was there before
     (await opened.getSlice('b.7', { step: 5 })).dispose();
   })();
   done.catch(() => {});
