@@ -7,7 +7,7 @@
  * memory is touched and freed: it finds the machine's own.
  */
 import { spawn, spawnSync } from 'node:child_process';
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { closeSync, fstatSync, mkdtempSync, openSync, readSync, rmSync, writeFileSync } from 'node:fs';
 import { availableParallelism, cpus, release, totalmem } from 'node:os';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
@@ -19,6 +19,7 @@ import type { Load } from './host-child.js';
 import { pythonPeers, versionsOf, withOther } from './python.js';
 import { writeFiles } from './write-files.js';
 
+const PAGE = 4096;
 const MIB = 1024 * 1024;
 /** As many threads as bring pages in for a load: csrc/transfer/loop.cc PopulatingThreads. */
 const THREADS = Math.min(Math.max(availableParallelism(), 2), 8);
@@ -63,6 +64,8 @@ interface Figures {
   /** The medians of first loads of a process; none of a floor, whose every run is one. */
   readonly first?: Load;
   readonly later: Load;
+  /** What memory holds at least: the weights, or where files are mapped the pages that they lie in. */
+  readonly leastBytes: number;
   /** Of those that came at once after one of these; none of a floor, and not of cold loads. */
   readonly againSeconds?: number;
 }
@@ -248,15 +251,30 @@ async function measureRow(
     }
   }
   for (const way of ways.values()) way.end();
+  const pageBytes = pagesOf(files);
   return [...loads].map(([way, others]) => {
+    const leastBytes = MAPPED.test(way) ? pageBytes : bytes;
     const first = medians(firsts.get(way)!);
     const later = { ...medians(others), bytes };
-    if (first.bytes === 0) return { row, way, later };
+    if (first.bytes === 0) return { row, way, later, leastBytes };
     if (Math.abs(first.bytes / bytes - 1) > 0.01) throw new Error(`${way} loaded ${first.bytes} of ${bytes} bytes`);
     const followed = again.get(way)!;
     const followers = followed.length > 0 && { againSeconds: median(followed) };
-    return { row, way, first, later, ...followers };
+    return { row, way, first, later, leastBytes, ...followers };
   });
+}
+
+/** Bytes of the pages that hold data of the files. */
+function pagesOf(files: readonly string[]): number {
+  const length = Buffer.alloc(8);
+  return files.reduce((bytes, path) => {
+    const fd = openSync(path, 'r');
+    readSync(fd, length, 0, length.byteLength, 0);
+    const begin = Math.floor((length.byteLength + Number(length.readBigUInt64LE())) / PAGE) * PAGE;
+    const end = Math.ceil(fstatSync(fd).size / PAGE) * PAGE;
+    closeSync(fd);
+    return bytes + end - begin;
+  }, 0);
 }
 
 function medians(loads: readonly Load[]): Load {
@@ -272,14 +290,14 @@ function medians(loads: readonly Load[]): Load {
 }
 
 /** A line of the table. The share is of the floor that belongs to the way: of mapping, else of what copies. */
-function print({ row, way, first, later, againSeconds }: Figures, all: readonly Figures[]): void {
+function print({ row, way, first, later, leastBytes, againSeconds }: Figures, all: readonly Figures[]): void {
   const floors = MAPPED.test(way) ? ['mapping_floor'] : ['fio', 'copying_floor'];
   const least = floors.map((name) => all.find((other) => other.row === row && other.way === name)).find(Boolean);
   const rate = (seconds: number): string => `${(later.bytes / seconds / 1e9).toFixed(2)} GB/s`.padStart(11);
   const parts = [row.padEnd(15), way.padEnd(22), rate(later.seconds)];
   parts.push(least ? `${((least.later.seconds / later.seconds) * 100).toFixed(0).padStart(4)} %` : '      ');
   if (first) {
-    const over = (first.peakBytes - later.bytes) / MIB;
+    const over = (first.peakBytes - leastBytes) / MIB;
     parts.push(`  first ${rate(first.seconds)}`, ...(againSeconds ? [`  again ${rate(againSeconds)}`] : []));
     parts.push(`  ${later.cpuSeconds.toFixed(3)} s of processors`);
     parts.push(`  first peak ${over < 0 ? '' : '+'}${over.toFixed(0)} MiB`);
