@@ -1,5 +1,6 @@
 // The whole test suite of a clone: TypeScript through jest, the core through GoogleTest where it is installed. Ends
-// with how many ran; fails when anything failed or nothing ran.
+// with how many ran; fails when anything failed or nothing ran. FASTSAFETENSORS_CPP_PRESET=asan: the core's tests with
+// AddressSanitizer and UndefinedBehaviorSanitizer.
 import { spawnSync } from 'node:child_process';
 import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { availableParallelism, tmpdir } from 'node:os';
@@ -13,7 +14,7 @@ const counts = { passed: 0, failed: 0, skipped: 0 };
 let broken = false;
 
 try {
-  const native = await runNativeTests({});
+  const native = await runNativeTests({ preset: process.env.FASTSAFETENSORS_CPP_PRESET || 'dev' });
   if (native.unavailable) {
     console.log(`C++ tests: not run, ${native.unavailable}`);
   } else {
