@@ -3,11 +3,24 @@
 #include <dlfcn.h>
 #include <link.h>
 
+#include <cerrno>
 #include <cstdlib>
 #include <cstring>
 #include <utility>
 
 namespace fst {
+namespace {
+
+// EMFILE or ENFILE where dlerror() has its text, for dlopen leaves no errno; 0 for any other text.
+int DescriptorErrorIn(const std::string& reason) {
+  for (const int error : {ENFILE, EMFILE}) {  // the text of the latter is a part of the other's
+    const std::string text = ErrnoText(error);
+    if (reason.find(text.substr(0, text.rfind(" ("))) != std::string::npos) return error;
+  }
+  return 0;
+}
+
+}  // namespace
 
 Status SharedLibrary::Open(const std::string& name, SharedLibrary* out, int flags) {
   // Also before the dlopen: exit() must not run destructors while this thread is constructing.
@@ -17,6 +30,8 @@ Status SharedLibrary::Open(const std::string& name, SharedLibrary* out, int flag
   void* handle = dlopen(name.c_str(), RTLD_NOW | RTLD_LOCAL | flags);
   if (handle == nullptr) {
     const char* reason = dlerror();
+    const int error = DescriptorErrorIn(reason ? reason : "");
+    if (error != 0) return Status(Code::COPIER_UNAVAILABLE, ErrnoText(error), error);
     return Status(Code::COPIER_UNAVAILABLE, reason ? reason : "dlopen failed without a reason: " + name);
   }
   FST_RETURN_IF_ERROR(ExitGate::CloseBeforeDestructors());
@@ -40,8 +55,11 @@ Status SharedLibrary::OpenNamed(const LibrarySpec& spec, const std::string& name
   if (chosen != nullptr && name == chosen) {
     remedy = Format("%s names this library; unset it to use the system's %s", spec.variable, spec.soname);
   }
-  return Status(spec.unavailable, Format("%s %s cannot be loaded: %s; %s", spec.name, name.c_str(),
-                                         opened.message().c_str(), remedy.c_str()));
+  if (OutOfDescriptors(opened.os_error())) remedy = DescriptorRemedy(opened.os_error()).substr(strlen("; "));
+  return Status(
+      spec.unavailable,
+      Format("%s %s cannot be loaded: %s; %s", spec.name, name.c_str(), opened.message().c_str(), remedy.c_str()),
+      opened.os_error());
 }
 
 Status SharedLibrary::CheckComplete(const LibrarySpec& spec, const SharedLibrary& library, const std::string& missing) {

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "base/exit_gate.h"
+#include "base/io_error.h"
 #include "base/status.h"
 
 namespace fst {
@@ -26,7 +27,7 @@ struct LibrarySpec {
 class SharedLibrary {
  public:
   // dlopen of `name` (a path or a soname) with RTLD_NOW | RTLD_LOCAL | `flags`. COPIER_UNAVAILABLE with dlerror()'s
-  // text. exit() waits for it, a second at most; after that none begins.
+  // text, or EMFILE or ENFILE as its os_error. exit() waits for it, a second at most; after that none begins.
   static Status Open(const std::string& name, SharedLibrary* out, int flags = 0);
 
   // The path or soname to open: what the environment's variable holds, else the soname.
@@ -45,7 +46,8 @@ class SharedLibrary {
     return CheckComplete(spec, library, missing);
   }
 
-  // Load(NameOf(spec)), once per process and name: a failure is remembered, too. *api is valid until the process ends.
+  // Load(NameOf(spec)), once per process and name: a failure is remembered, too, unless it was that no descriptor was
+  // left. *api is valid until the process ends.
   template <class Api>
   static Status LoadOnce(const LibrarySpec& spec, const Api** api) {
     struct Entry {
@@ -57,7 +59,7 @@ class SharedLibrary {
     const std::string name = NameOf(spec);
     std::lock_guard<std::mutex> lock(*mutex);
     std::unique_ptr<Entry>& entry = (*entries)[name];
-    if (entry == nullptr) {
+    if (entry == nullptr || OutOfDescriptors(entry->status.os_error())) {
       entry = std::make_unique<Entry>();
       entry->status = Load(spec, name, &entry->api);
     }

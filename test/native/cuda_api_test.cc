@@ -8,6 +8,7 @@
 
 #include "emulated_cuda.h"
 #include "reader/gds/cufile_api.h"
+#include "support/few_descriptors.h"
 
 namespace fst {
 namespace {
@@ -47,6 +48,27 @@ TEST_F(CudaApiTest, RemembersThatALibraryCannotBeLoaded) {
   EXPECT_EQ(unlink(path.c_str()), 0);
   EXPECT_FALSE(first.ok());
   EXPECT_EQ(second.message(), first.message());
+}
+
+TEST_F(CudaApiTest, TriesAgainWhenNoDescriptorWasLeft) {
+  const std::string path = "/tmp/cuda_api_test_" + std::to_string(getpid()) + "_few.so";
+  ASSERT_EQ(symlink(FST_BINARY_DIR "/emulators/libcuda.so.1", path.c_str()), 0);
+  setenv("FASTSAFETENSORS_CUDA_LIB", path.c_str(), 1);
+  const cuda::CudaApi* api = nullptr;
+  Status first;
+  {
+    SoftLimit none(0);
+    first = cuda::LoadCuda(&api);
+  }
+  const Status second = cuda::LoadCuda(&api);
+  EXPECT_EQ(unlink(path.c_str()), 0);
+  EXPECT_EQ(first.code(), Code::DEVICE_UNAVAILABLE);
+  EXPECT_EQ(first.os_error(), EMFILE);
+  EXPECT_TRUE(Contains(first.message(),
+                       "cannot be loaded: Too many open files (EMFILE); this process may have 0 open: "
+                       "raise the limit of open files (ulimit -n)"))
+      << first.message();
+  EXPECT_TRUE(second.ok()) << second.message();
 }
 
 TEST_F(CudaApiTest, NamesTheSymbolsThatALibraryLacks) {
