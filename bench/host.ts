@@ -7,13 +7,14 @@
  * memory is touched and freed: it finds the machine's own.
  */
 import { spawn, spawnSync } from 'node:child_process';
-import { closeSync, fstatSync, mkdtempSync, openSync, readSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { availableParallelism, cpus, release, totalmem } from 'node:os';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import type { Writable } from 'node:stream';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Command } from 'commander';
+import { SafeTensorsMetadata } from '../src/index.js';
 import { median } from './held.js';
 import type { Load } from './host-child.js';
 import { pythonPeers, versionsOf, withOther } from './python.js';
@@ -251,7 +252,7 @@ async function measureRow(
     }
   }
   for (const way of ways.values()) way.end();
-  const pageBytes = pagesOf(files);
+  const pageBytes = await pagesOf(files);
   return [...loads].map(([way, others]) => {
     const leastBytes = MAPPED.test(way) ? pageBytes : bytes;
     const first = medians(firsts.get(way)!);
@@ -265,16 +266,13 @@ async function measureRow(
 }
 
 /** Bytes of the pages that hold data of the files. */
-function pagesOf(files: readonly string[]): number {
-  const length = Buffer.alloc(8);
-  return files.reduce((bytes, path) => {
-    const fd = openSync(path, 'r');
-    readSync(fd, length, 0, length.byteLength, 0);
-    const begin = Math.floor((length.byteLength + Number(length.readBigUInt64LE())) / PAGE) * PAGE;
-    const end = Math.ceil(fstatSync(fd).size / PAGE) * PAGE;
-    closeSync(fd);
-    return bytes + end - begin;
-  }, 0);
+async function pagesOf(files: readonly string[]): Promise<number> {
+  let bytes = 0;
+  for (const file of files) {
+    const { dataStart, sizeBytes } = await SafeTensorsMetadata.fromFile(file);
+    bytes += (Math.ceil(sizeBytes / PAGE) - Math.floor(dataStart / PAGE)) * PAGE;
+  }
+  return bytes;
 }
 
 function medians(loads: readonly Load[]): Load {

@@ -1,7 +1,7 @@
 // Runs clang-tidy (.clang-tidy says which checks) over the C++ sources of the addon, or over those with a text in their
 // path: `node scripts/clang-tidy.mjs [--deep] [csrc/napi]`. A file that was clean is not looked at again until it, a
-// header that it includes, or the checks change. With --deep, paths through long functions are followed twenty times as
-// long, as far as clang's analyzer does by itself.
+// header that it includes, or the checks change. With --deep, paths through long functions are followed as far as
+// clang's analyzer does by itself.
 import { spawn } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';

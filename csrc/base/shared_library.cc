@@ -31,7 +31,7 @@ Status SharedLibrary::Open(const std::string& name, SharedLibrary* out, int flag
   if (handle == nullptr) {
     const char* reason = dlerror();
     const int error = DescriptorErrorIn(reason ? reason : "");
-    if (error != 0) return Status(Code::COPIER_UNAVAILABLE, ErrnoText(error), error);
+    if (error != 0) return Status(Code::COPIER_UNAVAILABLE, ErrnoText(error) + DescriptorRemedy(error), error);
     return Status(Code::COPIER_UNAVAILABLE, reason ? reason : "dlopen failed without a reason: " + name);
   }
   FST_RETURN_IF_ERROR(ExitGate::CloseBeforeDestructors());
@@ -51,14 +51,15 @@ Status SharedLibrary::OpenNamed(const LibrarySpec& spec, const std::string& name
   Status opened = Open(name, out);
   if (opened.ok()) return opened;
   const char* chosen = getenv(spec.variable);
-  std::string remedy = spec.install;
-  if (chosen != nullptr && name == chosen) {
-    remedy = Format("%s names this library; unset it to use the system's %s", spec.variable, spec.soname);
+  std::string remedy = std::string("; ") + spec.install;
+  if (OutOfDescriptors(opened.os_error())) {
+    remedy = "";  // it is said
+  } else if (chosen != nullptr && name == chosen) {
+    remedy = Format("; %s names this library; unset it to use the system's %s", spec.variable, spec.soname);
   }
-  if (OutOfDescriptors(opened.os_error())) remedy = DescriptorRemedy(opened.os_error()).substr(strlen("; "));
   return Status(
       spec.unavailable,
-      Format("%s %s cannot be loaded: %s; %s", spec.name, name.c_str(), opened.message().c_str(), remedy.c_str()),
+      Format("%s %s cannot be loaded: %s%s", spec.name, name.c_str(), opened.message().c_str(), remedy.c_str()),
       opened.os_error());
 }
 

@@ -27,7 +27,8 @@ struct LibrarySpec {
 class SharedLibrary {
  public:
   // dlopen of `name` (a path or a soname) with RTLD_NOW | RTLD_LOCAL | `flags`. COPIER_UNAVAILABLE with dlerror()'s
-  // text, or EMFILE or ENFILE as its os_error. exit() waits for it, a second at most; after that none begins.
+  // text, or with os_error EMFILE or ENFILE and the remedy. exit() waits for it, a second at most; after that none
+  // begins.
   static Status Open(const std::string& name, SharedLibrary* out, int flags = 0);
 
   // The path or soname to open: what the environment's variable holds, else the soname.

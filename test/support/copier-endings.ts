@@ -10,10 +10,12 @@ export const SLOW = OWN_COPIERS.filter(([copier]) => copier !== 'nogds');
  */
 export function testCopierEndings(copiers: readonly (readonly [copier: string, device: string])[]): void {
   describe.each(copiers)('%s to %s', (copier, device) => {
-    const clean = (script: string, scenario: string, settings: Parameters<typeof ownCopier>[2] = {}) =>
-      expectClean(script, [scenario], { env: ownCopier(copier, device, settings), flags: ['--expose-gc'] });
+    const each = (script: string, scenarios: [scenario: string, says: string][], readMs?: number) => {
+      const how = { env: ownCopier(copier, device, { readMs }), flags: ['--expose-gc'] };
+      test.each(scenarios)('%s: %s', (scenario) => expectClean(script, [scenario], how));
+    };
 
-    test.each([
+    each('ending.child.cjs', [
       ['close', 'close() at every moment ends a load with CLOSED and gives everything back'],
       ['closeTwice', 'close() several times at once is one close'],
       ['abort', 'an abort at every moment rejects with its reason'],
@@ -22,32 +24,40 @@ export function testCopierEndings(copiers: readonly (readonly [copier: string, d
       ['twoIterationsAtOnce', 'iterations of one loader at the same time each get everything'],
       ['closedBufferGivesAllBack', 'a closed buffer gives back tensors that were never asked for'],
       ['keepTensors', 'tensors, typed arrays and clones stay valid after everything was closed'],
-    ])('%s: %s', (scenario) => clean('ending.child.cjs', scenario));
+    ]);
 
-    test.each([
-      ['abortIsAtOnce', 'an abort does not wait for reads in flight'],
-      ['timeout', 'timeoutMs does not wait for reads in flight'],
-    ])('%s: %s', (scenario) => clean('ending.child.cjs', scenario, { readMs: 800 }));
+    each(
+      'ending.child.cjs',
+      [
+        ['abortIsAtOnce', 'an abort does not wait for reads in flight'],
+        ['timeout', 'timeoutMs does not wait for reads in flight'],
+      ],
+      800,
+    );
 
     describe('many loads on one signal', () => {
-      test.each([
+      each('signals.child.cjs', [
         ['gets', 'of one fastsafeOpen'],
         ['loaders', 'of a loader each'],
         ['copies', 'of one loader’s copies'],
-      ])('%s: %s', (scenario) => clean('signals.child.cjs', scenario));
+      ]);
 
-      test.each([
-        ['aborted', 'all reject when it is aborted'],
-        ['closed', 'all reject when the loader is closed'],
-      ])('%s: %s', (scenario) => clean('signals.child.cjs', scenario, { readMs: 300 }));
+      each(
+        'signals.child.cjs',
+        [
+          ['aborted', 'all reject when it is aborted'],
+          ['closed', 'all reject when the loader is closed'],
+        ],
+        300,
+      );
     });
 
     describe('worker threads', () => {
-      test.each([
+      each('worker-threads.child.cjs', [
         ['severalAtOnce', 'several workers and the main thread load at once; what workers left open is given back'],
         ['terminated', 'a worker is terminated in the middle of loads'],
         ['exitsInTheMiddle', 'a worker exits or throws in the middle of a load'],
-      ])('%s: %s', (scenario) => clean('worker-threads.child.cjs', scenario));
+      ]);
 
       test('the process ends in the middle of their loads with its code', async () => {
         const env = ownCopier(copier, device, { midway: true });
