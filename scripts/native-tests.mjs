@@ -1,32 +1,51 @@
 // Builds and runs the C++ tests: `node scripts/native-tests.mjs [--preset asan|tsan|coverage] [gtest arguments]`.
 import { spawn } from 'node:child_process';
+import { once } from 'node:events';
 import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { availableParallelism, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { build, buildFolder, configureTests, has, testEnvironment, top } from './cmake.mjs';
 
-/** Runs one of `shards` parts of the tests. */
+/** How many lines of a part's output are said again where it broke without a failed test. */
+const LINES_AGAIN = 60;
+
+/** A stream's last lines, while it is written on to `sink`. */
+function passOn(stream, sink) {
+  let kept = '';
+  stream.setEncoding('utf8').on('data', (text) => {
+    sink.write(text);
+    kept = `${kept}${text}`.slice(-256 * LINES_AGAIN);
+  });
+  return () => kept.split('\n').slice(-LINES_AGAIN).join('\n').trimEnd();
+}
+
+/** Runs one of `shards` parts of the tests. `broken`: why the process ended otherwise than its tests say. */
 async function runShard({ preset, args, folder, shard, shards }) {
   const report = join(folder, `report-${shard}.json`);
   const program = join(buildFolder(preset), 'native_tests');
   const tests = spawn(program, [`--gtest_output=json:${report}`, '--gtest_brief=1', ...args], {
     cwd: top,
-    stdio: ['ignore', 'inherit', 'inherit'],
+    stdio: ['ignore', 'pipe', 'pipe'],
     env: { ...testEnvironment(preset), GTEST_TOTAL_SHARDS: String(shards), GTEST_SHARD_INDEX: String(shard) },
   });
-  const exitCode = await new Promise((resolve, reject) => {
-    tests.once('error', reject);
-    tests.once('close', (code) => resolve(code ?? 1));
-  });
-  if (!existsSync(report)) return { exitCode: exitCode || 1, passed: 0, failed: 1, skipped: 0 };
+  const printed = passOn(tests.stdout, process.stdout);
+  const errors = passOn(tests.stderr, process.stderr);
+  const [code, signal] = await once(tests, 'close');
+  const exitCode = code ?? 1;
+  const how = `part ${shard + 1} of ${shards} ended with ${signal ?? `exit code ${code}`}`;
+  const broken = () => [`C++ tests: ${how}\n${printed()}\n${errors()}`];
+  if (!existsSync(report)) return { exitCode: exitCode || 1, passed: 0, failed: 1, skipped: 0, broken: broken() };
   const { tests: total, failures, disabled, testsuites } = JSON.parse(readFileSync(report, 'utf8'));
   const all = testsuites.flatMap((suite) => suite.testsuite);
   const skipped = all.filter((test) => test.result === 'SKIPPED').length + disabled;
-  return { exitCode, passed: total - failures - skipped, failed: failures, skipped };
+  const passed = total - failures - skipped;
+  // A sanitizer's report, or a crash, after the tests had passed.
+  if (exitCode !== 0 && failures === 0) return { exitCode, passed, failed: 1, skipped, broken: broken() };
+  return { exitCode, passed, failed: failures, skipped, broken: [] };
 }
 
-/** {unavailable} or {exitCode, passed, failed, skipped}. */
+/** {unavailable} or {exitCode, passed, failed, skipped, broken}, `broken` a text for each process that broke. */
 export async function runNativeTests({ preset = 'dev', args = [] }) {
   if (preset !== 'dev' && !has('clang++')) return { unavailable: `${preset} needs clang++ (apt-get install clang)` };
   if (!configureTests(preset)) return { unavailable: 'GoogleTest is not installed (apt-get install libgtest-dev)' };
@@ -40,7 +59,8 @@ export async function runNativeTests({ preset = 'dev', args = [] }) {
     );
     const sum = (key) => parts.reduce((total, part) => total + part[key], 0);
     const exitCode = parts.find((part) => part.exitCode !== 0)?.exitCode ?? 0;
-    return { exitCode, passed: sum('passed'), failed: sum('failed'), skipped: sum('skipped') };
+    const broken = parts.flatMap((part) => part.broken);
+    return { exitCode, passed: sum('passed'), failed: sum('failed'), skipped: sum('skipped'), broken };
   } finally {
     rmSync(folder, { recursive: true, force: true });
   }
@@ -55,6 +75,7 @@ if (process.argv[1] === fileURLToPath(import.meta.url)) {
     console.error(`C++ tests cannot run: ${result.unavailable}`);
     process.exit(1);
   }
+  for (const text of result.broken) console.error(text);
   const where = preset === 'dev' ? '' : `${preset}: `;
   console.log(`${where}${result.passed} passed, ${result.failed} failed, ${result.skipped} skipped`);
   process.exit(result.exitCode || (result.passed === 0 ? 1 : 0));

@@ -11,7 +11,8 @@ import { runNativeTests } from './native-tests.mjs';
 const top = dirname(dirname(fileURLToPath(import.meta.url)));
 const folder = mkdtempSync(join(tmpdir(), 'fastsafetensors-test-'));
 const counts = { passed: 0, failed: 0, skipped: 0 };
-let broken = false;
+/** Why the whole failed, where no failed test shows it. Said at the end, where it is found. */
+const broken = [];
 
 try {
   const native = await runNativeTests({ preset: process.env.FASTSAFETENSORS_CPP_PRESET || 'dev' });
@@ -19,7 +20,7 @@ try {
     console.log(`C++ tests: not run, ${native.unavailable}`);
   } else {
     for (const key of Object.keys(counts)) counts[key] += native[key];
-    broken ||= native.exitCode !== 0;
+    broken.push(...native.broken);
   }
 
   const report = join(folder, 'jest.json');
@@ -33,13 +34,14 @@ try {
       stdio: ['ignore', 'ignore', 'inherit'],
     },
   );
-  broken ||= jest.status !== 0;
   const results = JSON.parse(readFileSync(report, 'utf8'));
   counts.passed += results.numPassedTests;
   counts.failed += results.numFailedTests + results.numRuntimeErrorTestSuites;
   counts.skipped += results.numPendingTests + results.numTodoTests;
+  if (jest.status !== 0) broken.push(`jest ended with ${jest.signal ?? `exit code ${jest.status}`}`);
 } finally {
   rmSync(folder, { recursive: true, force: true });
 }
+for (const text of broken) console.error(text);
 console.log(`${counts.passed} passed, ${counts.failed} failed, ${counts.skipped} skipped`);
-process.exit(broken || counts.failed > 0 || counts.passed === 0 ? 1 : 0);
+process.exit(broken.length > 0 || counts.failed > 0 || counts.passed === 0 ? 1 : 0);
