@@ -1,13 +1,14 @@
 /**
- * What a rank takes to load its parts, beside loading whole tensors: `npm run bench -- ranks [--folder /dev/shm]
+ * What a rank takes to load its parts, beside reading whole tensors: `npm run bench -- ranks [--folder /dev/shm]
  * [--mib 512] [--ranks 4] [--rounds 5] [--cold] [--odirect]`. Rows by the bytes of a rank's run. Medians of interleaved
- * rounds, on one rank.
+ * rounds, on one rank. Beside them whole tensors that are mapped, from which nothing is read and no part is cut.
  */
 import { execFileSync } from 'node:child_process';
 import { closeSync, fdatasyncSync, mkdtempSync, openSync, rmSync, writeSync } from 'node:fs';
 import { join } from 'node:path';
 import type { Command } from 'commander';
-import { SafeTensorsFileLoader } from '../src/index.js';
+import { type LoaderOptions, SafeTensorsFileLoader } from '../src/index.js';
+import { median } from './held.js';
 
 const MIB = 1024 * 1024;
 /** Bytes of a rank's part of a row; 0: dimension 0, where it has whole rows. */
@@ -36,14 +37,16 @@ export function define(command: Command): void {
     });
 }
 
-async function printRow(run: number, { folder, mib, ranks, rounds, cold, odirect = false }: Options): Promise<void> {
+async function printRow(run: number, { folder, mib, ranks, rounds, cold, odirect }: Options): Promise<void> {
   const own = mkdtempSync(join(folder, 'fastsafetensors-bench-'));
   try {
     const size = Number(ranks);
+    const direct = odirect ? { odirect } : {};
     const path = writeFile(own, run === 0 ? 8192 : run * size, Number(mib) * MIB);
     const ways: Record<string, () => Promise<{ seconds: number; read: number; wanted: number }>> = {
-      whole: () => load(path, size, -1, odirect),
-      part: () => load(path, size, run === 0 ? 0 : 1, odirect),
+      whole: () => load(path, size, -1, { mmap: false, ...direct }),
+      mapped: () => load(path, size, -1, {}),
+      part: () => load(path, size, run === 0 ? 0 : 1, { mmap: false, ...direct }),
     };
     const results = Object.fromEntries(Object.keys(ways).map((way) => [way, [] as number[]]));
     let amplified = 1;
@@ -55,19 +58,23 @@ async function printRow(run: number, { folder, mib, ranks, rounds, cold, odirect
         if (way === 'part') amplified = read / wanted;
       }
     }
-    const [whole, part] = ['whole', 'part'].map((way) => results[way]!.sort((a, b) => a - b)[Number(rounds) >> 1]!);
+    const [whole, mapped, part] = Object.values(results).map((seconds) => median(seconds) * 1000) as [
+      number,
+      number,
+      number,
+    ];
     const what = run === 0 ? 'dimension 0' : `runs of ${run}`;
-    const times = `whole ${(whole! * 1000).toFixed(1)} ms, part ${(part! * 1000).toFixed(1)} ms`;
-    const ratio = `${(part! / whole!).toFixed(2)} x, read / wanted ${amplified.toFixed(2)}`;
-    console.log(`${what.padEnd(16)} ${times.padEnd(40)} ${ratio}`);
+    const times = `whole ${whole.toFixed(1)} ms, mapped ${mapped.toFixed(1)} ms, part ${part.toFixed(1)} ms`;
+    const ratio = `${(part / whole).toFixed(2)} x of whole, read / wanted ${amplified.toFixed(2)}`;
+    console.log(`${what.padEnd(16)} ${times.padEnd(52)} ${ratio}`);
   } finally {
     rmSync(own, { recursive: true });
   }
 }
 
-async function load(path: string, size: number, dim: number, odirect: boolean) {
+async function load(path: string, size: number, dim: number, options: LoaderOptions) {
   const began = performance.now();
-  await using loader = new SafeTensorsFileLoader({ pg: { rank: 1, size }, odirect });
+  await using loader = new SafeTensorsFileLoader({ pg: { rank: 1, size }, ...options });
   await loader.addFilenames(path);
   await using buffer = await loader.copyFilesToDevice();
   for await (const [, tensor] of buffer.shardedPlan({ '*': dim })) tensor.dispose();

@@ -9,6 +9,8 @@
 #include <algorithm>
 #include <atomic>
 #include <cerrno>
+#include <cstring>
+#include <memory>
 #include <mutex>
 #include <thread>
 
@@ -24,7 +26,11 @@ namespace {
 // virtual NVMe disk, where 4 of 4 MiB brought 2.0).
 constexpr int kDirectThreads = 16;
 constexpr size_t kDirectChunk = size_t{1} << 20;
-// Bytes that are copied out of the page cache in the time of another system call, about.
+// Bytes that a thread reads at a time to pick short runs out of them: they stay in the second-level cache.
+constexpr size_t kPickedFrom = size_t{120} << 10;
+// A shorter hole between two runs is read as well: it lies in their pages, and costs less than another system call.
+constexpr size_t kPickedHole = kPage;
+// The same for what converts, between two tensors, and through a slot: these bytes are copied once more.
 constexpr size_t kGapInCache = 2048;
 
 // Reads pieces that lie together in the file, from `offset` on, until `required` bytes have arrived.
@@ -49,20 +55,65 @@ Status ReadTogether(const FdFile& file, std::vector<iovec>* vectors, uint64_t of
   return Status::Ok();
 }
 
-// The store gets all parts of a read that skips bytes at once, where the first one is not in the page cache: one after
-// the other would take its latency each time. A hint: what goes wrong the reads tell.
-void ReadAhead(const FdFile& file, const ReadRequest& request) {
+// Pieces that are read together: they follow each other in the file, or are picked out of few bytes.
+struct Group {
+  size_t count = 1;
+  size_t length = 0;  // in the file
+  bool picked = false;
+};
+
+Group GroupAt(const std::vector<ReadPiece>& pieces, size_t first) {
+  Group group;
+  group.length = pieces[first].length;
+  for (; first + group.count < pieces.size(); ++group.count) {
+    const ReadPiece& piece = pieces[first + group.count];
+    const size_t length = group.length + piece.skip + piece.length;
+    if (piece.skip > 0 && !piece.picked) break;
+    const bool picked = group.picked || piece.picked;
+    if (picked && length > kPickedFrom) break;
+    group.picked = picked;
+    group.length = length;
+  }
+  return group;
+}
+
+// Reads a group whose first piece is at `offset`, until `required` bytes of it have arrived. `buffer`: kPickedFrom
+// bytes.
+Status ReadPicked(const FdFile& file, const ReadPiece* pieces, uint64_t offset, size_t required, char* buffer) {
+  std::vector<iovec> vectors{{buffer, required}};
+  FST_RETURN_IF_ERROR(ReadTogether(file, &vectors, offset, required));
+  for (size_t at = 0; at < required; ++pieces) {
+    const size_t length = std::min(pieces->length, required - at);
+    memcpy(reinterpret_cast<void*>(pieces->address), buffer + at, length);  // NOLINT(performance-no-int-to-ptr)
+    at += length;
+    if (at < required) at += pieces[1].skip;
+  }
+  return Status::Ok();
+}
+
+// Whether a file's next byte needs no store.
+bool IsInMemory(const FdFile& file, uint64_t offset) {
   char byte = 0;
   iovec vector{&byte, 1};
   // By number: musl has had the function only since 1.2.5.
-  const long at_once = syscall(SYS_preadv2, file.fd(), &vector, 1, static_cast<long>(request.offset), 0,
+  const long at_once = syscall(SYS_preadv2, file.fd(), &vector, 1, static_cast<long>(offset), 0,
                                RWF_NOWAIT);  // NOLINT(google-runtime-int)
-  if (at_once == 1) return;
+  if (at_once == 1) return true;
+  FileSystemTraits traits;
+  return errno == EOPNOTSUPP && FileSystemOf(file.fd(), &traits) == 0 && traits.in_memory;
+}
+
+// The store gets all parts of a read that skips bytes at once, where the first one is not in the page cache: one after
+// the other would take its latency each time. A hint: what goes wrong the reads tell.
+void ReadAhead(const FdFile& file, const ReadRequest& request) {
+  if (IsInMemory(file, request.offset)) return;
   uint64_t at = request.offset;
-  for (const ReadPiece& piece : request.pieces) {
-    at += piece.skip;
-    posix_fadvise(file.fd(), static_cast<off_t>(at), static_cast<off_t>(piece.length), POSIX_FADV_WILLNEED);
-    at += piece.length;
+  for (size_t i = 0; i < request.pieces.size();) {
+    const Group group = GroupAt(request.pieces, i);
+    at += request.pieces[i].skip;
+    posix_fadvise(file.fd(), static_cast<off_t>(at), static_cast<off_t>(group.length), POSIX_FADV_WILLNEED);
+    at += group.length;
+    i += group.count;
   }
 }
 
@@ -74,19 +125,26 @@ Status ReadFully(const ReadRequest& request) {
   if (std::any_of(pieces.begin(), pieces.end(), [](const ReadPiece& piece) { return piece.skip > 0; }))
     ReadAhead(file, request);
   std::vector<iovec> vectors;
+  std::unique_ptr<char[]> buffer;
   Status failed;
   uint64_t at = request.offset;
   for (size_t i = 0; i < pieces.size() && failed.ok();) {
+    const Group group = GroupAt(pieces, i);
     at += pieces[i].skip;
-    vectors.clear();
-    size_t length = 0;
-    do {
-      vectors.push_back(
-          {reinterpret_cast<void*>(pieces[i].address), pieces[i].length});  // NOLINT(performance-no-int-to-ptr)
-      length += pieces[i].length;
-    } while (++i < pieces.size() && pieces[i].skip == 0);
-    failed = ReadTogether(file, &vectors, at, std::min<uint64_t>(length, end - at));
-    at += length;
+    const size_t required = std::min<uint64_t>(group.length, end - at);
+    if (group.picked) {
+      if (buffer == nullptr) buffer.reset(new char[kPickedFrom]);
+      failed = ReadPicked(file, &pieces[i], at, required, buffer.get());
+    } else {
+      vectors.clear();
+      for (size_t k = i; k < i + group.count; ++k) {
+        vectors.push_back(
+            {reinterpret_cast<void*>(pieces[k].address), pieces[k].length});  // NOLINT(performance-no-int-to-ptr)
+      }
+      failed = ReadTogether(file, &vectors, at, required);
+    }
+    at += group.length;
+    i += group.count;
   }
   FST_RETURN_IF_ERROR(file.CheckUnchanged());
   return failed;
@@ -133,7 +191,10 @@ class FileReader : public Reader {
     needs_.slots = threads_ + 4;
     needs_.slots_at_first = 2;
     needs_.scatters = needs_.skips = !options.direct;
-    if (needs_.skips) needs_.largest_gap = kGapInCache;
+    if (needs_.skips) {
+      needs_.largest_gap = kGapInCache;
+      needs_.picks_holes = kPickedHole;
+    }
     needs_.maps = !options.direct && !options.drop_cache;
     if (options.direct) {
       needs_.offset_alignment = needs_.length_alignment = needs_.memory_alignment = kPage;

@@ -65,6 +65,8 @@ struct ReadPiece {
   size_t length;      // bytes
   uint64_t base;      // of the DeviceBuffer or StagingMemory that holds `address`: what a driver has registered
   uint64_t skip = 0;  // bytes of the file before it that are not wanted; with `skips` only
+  // They are read all the same, if that is faster: shorter than picks_holes, between short runs of one tensor.
+  bool picked = false;
 };
 
 struct ReadRequest {
@@ -75,7 +77,7 @@ struct ReadRequest {
   size_t length = 0;
   size_t required = 0;            // of `length`, up to where bytes must arrive: 0 < required <= length
   bool last = false;              // no read of this file follows: compare the file's identity after it
-  std::vector<ReadPiece> pieces;  // in the order of the file; one, or with `scatters` at most 1024
+  std::vector<ReadPiece> pieces;  // in the order of the file; one, or with `scatters` at most 1024, with `skips` 3072
   std::shared_ptr<void> target;   // RegisterBuffer's result for a read straight into place; null through a slot
 };
 
@@ -98,6 +100,8 @@ struct ReaderNeeds {
   // Bytes between two wanted parts that take less time to read than another part of a read (with `skips`), or than
   // another read: an estimate; docs/ranks.md has what whole loads take.
   size_t largest_gap = 32 << 10;
+  // With `skips`: short runs with shorter holes between them are picked out of larger reads.
+  size_t picks_holes = 0;
   // What it reads through the page cache may as well be mapped (MappedFile, PinnedSpan): Open gives FdFiles.
   bool maps = false;
   bool device_slots = false;  // AllocateSlots returns device memory (GDS): loads that convert are refused

@@ -7,6 +7,8 @@ namespace {
 
 constexpr size_t kPartsOfDirectRead = 1024;  // IOV_MAX
 constexpr size_t kPartsOfSlot = 4096;
+constexpr size_t kPiecesOfSkippingRead = 2048;
+constexpr uint64_t kPickedRun = 16 << 10;  // bytes: a read of its own costs a longer one next to nothing
 constexpr uint64_t kOutputAlignment = 64;  // a cache line: no vector store crosses one
 
 uint64_t Down(uint64_t value, uint64_t alignment) { return value / alignment * alignment; }
@@ -35,8 +37,15 @@ uint64_t RunLength(const Plan& plan, Cursor cursor, size_t end, uint64_t enough)
   return length;
 }
 
+// Whether the reader picks an item's runs out of larger reads. Those that convert it does not: their bytes are read to
+// where they are converted.
+bool PicksRuns(const PlanItem& item, const ChunkRules& rules) {
+  return rules.needs.skips && item.hole() < rules.needs.picks_holes && item.run <= kPickedRun && !item.converts();
+}
+
 // Bytes behind a part of this item that a read may include.
 uint64_t GapBehind(const PlanItem& item, const ChunkRules& rules) {
+  if (PicksRuns(item, rules)) return 0;
   if (!item.strided() || item.run < kLongRun) return rules.largest_gap;
   return std::min(rules.largest_gap, item.run / kHolesInLongRuns);
 }
@@ -46,6 +55,18 @@ bool ReadsHoles(const PlanItem& item, const ChunkRules& rules) { return item.hol
 
 // Whether an item passes through a slot even where the reader can fill tensor memory.
 bool NeedsSlot(const PlanItem& item, const ChunkRules& rules) { return item.converts() || ReadsHoles(item, rules); }
+
+// How many runs of an item, from the cursor on, are whole, begin and end below `limit` in the file and have holes that
+// are skipped: one part has them all, however short they are. 1: what is at the cursor is a part of its own.
+uint64_t RunsTogether(const PlanItem& item, const ChunkRules& rules, const Chunk& chunk, uint64_t done,
+                      uint64_t limit) {
+  const bool skips = rules.needs.skips && rules.needs.scatters && item.strided() &&
+                     item.hole() > (chunk.direct ? 0 : GapBehind(item, rules));
+  if (!skips || item.converts() || chunk.converts || done % item.run != 0) return 1;
+  const uint64_t from = item.OffsetOf(done);
+  if (limit - from < item.run) return 1;
+  return std::min((limit - from - item.run) / item.stride + 1, (item.length - done) / item.run);
+}
 
 // How many of `length` bytes that are read to byte `source` of the slot fit in (whole elements if the item converts):
 // the slot holds the aligned read and, behind it, the `outputs` bytes that earlier parts convert to and those of this
@@ -111,24 +132,39 @@ Chunk NextChunk(const Plan& plan, const ChunkRules& rules, Cursor cursor, size_t
     if (item.file != first.file || from < stop || from >= limit) break;
     const uint64_t hole = from - stop;
     const bool skips = hole > gap;
-    if (skips && (!needs.skips || ++holes == kPartsOfDirectRead)) break;
+    if (skips && (!needs.skips || ++holes == kPiecesOfSkippingRead)) break;
     if (chunk.direct && item.allocation != first.allocation) break;
     if (one_piece && item.destination + cursor.done - memory_start != from - start) break;
     // Where the reader can fill tensor memory, only what has to go through a slot does.
     if (rules.direct && NeedsSlot(item, rules) != NeedsSlot(first, rules)) break;
+    if (chunk.converts && PicksRuns(item, rules)) break;
     const uint64_t to = skips ? source : source + hole;
     uint64_t length = std::min(item.Together(cursor.done), limit - from);
     length = RoomFor(item, rules, chunk, outputs, to, length);
     if (length == 0) break;
+    const bool whole = length == item.Together(cursor.done);
+    uint64_t runs = 1;
+    if (whole && !one_piece) {
+      runs = std::min<uint64_t>(RunsTogether(item, rules, chunk, cursor.done, limit), kPiecesOfSkippingRead - holes);
+      length *= runs;
+    }
     chunk.parts.push_back(
         {static_cast<uint32_t>(cursor.item), from, item.destination + item.InMemory(cursor.done), length, to, outputs});
     if (skips) chunk.skipped += hole;
+    if (runs > 1) {
+      ChunkPart& part = chunk.parts.back();
+      part.runs = runs;
+      part.stride = item.stride;
+      part.picked = PicksRuns(item, rules);
+      holes += runs - 1;
+      chunk.skipped += (runs - 1) * item.hole();
+      if (part.picked) chunk.picked += (runs - 1) * item.hole();
+    }
     if (item.converts()) outputs += item.InMemory(length);
     chunk.converts |= item.converts();
-    stop = from + length;
+    stop = chunk.parts.back().file_end();
     source = to + length;
     gap = chunk.direct ? 0 : GapBehind(item, rules);
-    const bool whole = length == item.Together(cursor.done);
     cursor.done += length;
     if (cursor.done == item.length) {
       cursor = {cursor.item + 1, 0};

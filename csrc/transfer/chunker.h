@@ -15,23 +15,38 @@ struct Cursor {
   uint64_t done = 0;  // bytes of the item that earlier chunks cover; less than its length unless that is 0
 };
 
-// A piece of one tensor inside a chunk.
+// A piece of one tensor inside a chunk: bytes that are together in the file, or runs whose holes the reader skips.
 struct ChunkPart {
   uint32_t item;
   uint64_t file_offset;
   uint64_t destination;  // in the item's allocation
-  uint64_t length;       // > 0, in the file, together; whole elements where the item converts
+  uint64_t length;       // > 0, of the file, without holes; whole elements where the item converts
   uint64_t source = 0;   // through a slot: where it is read to in the slot
   uint64_t output = 0;   // with outputs_in_slot: where its converted elements go in the slot
+  // With `runs` > 1 its bytes are so many runs of equal length, `stride` bytes from one's first byte to the next one's.
+  uint64_t runs = 1, stride = 0;
+  bool picked = false;  // out of reads that have their holes as well
+
+  uint64_t run() const { return length / runs; }
+  // Behind its last byte in the file.
+  uint64_t file_end() const { return file_offset + (runs - 1) * stride + run(); }
 };
 
+// Calls `take` with the place in the file, that among the part's bytes, and the length of each run of a part.
+template <class Take>
+void ForEachRun(const ChunkPart& part, Take take) {
+  const uint64_t run = part.run();
+  for (uint64_t i = 0; i < part.runs; ++i) take(part.file_offset + i * part.stride, i * run, run);
+}
+
 struct Chunk {
-  bool direct = false;           // into tensor memory; otherwise through a slot
-  bool converts = false;         // a part's item converts
-  uint64_t offset = 0;           // of the read in the file, aligned as the reader needs
-  uint64_t length = 0;           // of the read, aligned as the reader needs
-  uint64_t required = 0;         // bytes up to the end of the last part
-  uint64_t skipped = 0;          // of them, those in holes that are not read
+  bool direct = false;    // into tensor memory; otherwise through a slot
+  bool converts = false;  // a part's item converts
+  uint64_t offset = 0;    // of the read in the file, aligned as the reader needs
+  uint64_t length = 0;    // of the read, aligned as the reader needs
+  uint64_t required = 0;  // bytes up to the end of the last part
+  uint64_t skipped = 0;   // of them, those in holes that go nowhere, also where the reader picks runs out of them
+  uint64_t picked = 0;    // of these, those that the reader reads all the same
   std::vector<ChunkPart> parts;  // in the order of the file
   Cursor next;                   // where the next chunk begins
 };

@@ -371,7 +371,7 @@ Status Loop::StartRead(ActiveTransfer& t, Chunk chunk, int slot, bool pins) {
   request.offset = chunk.offset;
   request.length = chunk.length;
   request.required = chunk.required;
-  t.transfer->AddBytesRead(populates ? 0 : chunk.length - chunk.skipped);
+  t.transfer->AddBytesRead(populates ? 0 : chunk.length - chunk.skipped + chunk.picked);
   request.last = t.ReleaseIfDone(op.file);
   if (populates || pins) {
     // Its bytes are in place, or can be copied, as soon as its pages are.
@@ -381,15 +381,18 @@ Status Loop::StartRead(ActiveTransfer& t, Chunk chunk, int slot, bool pins) {
     // Holes that are read lie in the slot as in the file, those that are skipped do not.
     uint64_t slot_end = 0, file_end = chunk.offset;
     for (const ChunkPart& part : op.parts) {
-      const uint64_t end = part.source + part.length, hole = part.file_offset - file_end;
-      const bool follows = part.source - slot_end == hole;
-      if (follows && !request.pieces.empty()) {
-        request.pieces.back().length += end - slot_end;
-      } else {
-        request.pieces.push_back({slots_.Address(slot) + part.source, part.length, slots_.Base(slot), hole});
-      }
-      slot_end = end;
-      file_end = part.file_offset + part.length;
+      ForEachRun(part, [&](uint64_t offset, uint64_t done, uint64_t length) {
+        const uint64_t source = part.source + done, hole = offset - file_end;
+        const bool follows = source - slot_end == hole;
+        if (follows && !request.pieces.empty()) {
+          request.pieces.back().length += source + length - slot_end;
+        } else {
+          request.pieces.push_back(
+              {slots_.Address(slot) + source, length, slots_.Base(slot), hole, done > 0 && part.picked});
+        }
+        slot_end = source + length;
+        file_end = offset + length;
+      });
     }
   } else {
     uint64_t file_end = chunk.offset;
@@ -398,20 +401,22 @@ Status Loop::StartRead(ActiveTransfer& t, Chunk chunk, int slot, bool pins) {
     op.registration = request.target = registration;
     for (size_t i = 0; i < op.parts.size(); ++i) {
       const ChunkPart& part = op.parts[i];
-      uint64_t address = op.buffers[i]->address() + part.destination;
-      const uint64_t hole = part.file_offset - file_end;
-      file_end = part.file_offset + part.length;
-      if (!request.pieces.empty() && hole == 0 &&
-          request.pieces.back().address + request.pieces.back().length == address) {
-        request.pieces.back().length += part.length;
-      } else {
-        request.pieces.push_back({address, part.length, op.buffers[i]->address(), hole});
-      }
+      const uint64_t base = op.buffers[i]->address();
+      ForEachRun(part, [&](uint64_t offset, uint64_t done, uint64_t length) {
+        const uint64_t address = base + part.destination + done, hole = offset - file_end;
+        if (!request.pieces.empty() && hole == 0 &&
+            request.pieces.back().address + request.pieces.back().length == address) {
+          request.pieces.back().length += length;
+        } else {
+          request.pieces.push_back({address, length, base, hole, done > 0 && part.picked});
+        }
+        file_end = offset + length;
+      });
     }
   }
   if (shared_->options.max_bytes_per_second > 0) {
-    auto cost =
-        std::chrono::nanoseconds((chunk.required - chunk.skipped) * 1000000000 / shared_->options.max_bytes_per_second);
+    auto cost = std::chrono::nanoseconds((chunk.required - chunk.skipped + chunk.picked) * 1000000000 /
+                                         shared_->options.max_bytes_per_second);
     throttled_until_ = std::max(throttled_until_, Clock::now()) + cost;
   }
   Status submitted = populates ? StartPopulating(std::move(mapped), chunk, TagOf(op))

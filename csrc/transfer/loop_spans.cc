@@ -94,11 +94,10 @@ bool Loop::ReadUnpinned() {
     unpinned_.erase(unpinned_.begin());
     if (op.slot >= 0) {
       ++slots_of_[t.device()];
-      const ChunkPart& end = op.parts.back();
       ReadRequest request;
       request.file = std::move(op.opened);
       request.offset = op.offset;
-      request.length = request.required = end.file_offset + end.length - op.offset;
+      request.length = request.required = op.parts.back().file_end() - op.offset;
       request.last = true;  // for all that is known here
       request.pieces.push_back({slots_.Address(op.slot), request.length, slots_.Base(op.slot)});
       op.stage = Op::kReading;

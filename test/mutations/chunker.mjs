@@ -16,6 +16,24 @@ export default [
     native: '*Chunk*.*:*EveryWay*',
   },
   {
+    name: 'runs-of-a-part-end-behind-the-read',
+    find: '(limit - from - item.run) / item.stride + 1',
+    replace: '(limit - from - item.run) / item.stride + 2',
+    native: '*Chunk*.*',
+  },
+  {
+    name: 'holes-that-are-read-count-nothing',
+    find: 'if (part.picked) chunk.picked',
+    replace: 'if (false) chunk.picked',
+    native: '*Chunk*.*',
+  },
+  {
+    name: 'runs-that-convert-are-one-part',
+    find: '!skips || item.converts() || chunk.converts',
+    replace: '!skips',
+    native: '*Chunk*.*',
+  },
+  {
     name: 'end-of-the-slot',
     find: 'length = RoomFor(item, rules, chunk, outputs, to, length);',
     replace: '',

@@ -55,10 +55,22 @@ class Chunker : public ::testing::TestWithParam<ChunkCase> {
                          : std::max<uint64_t>((rules.chunk_bytes + 4095) / 4096 * 4096, 4096);
   }
 
+  // The same parts, each run by itself.
+  static std::vector<ChunkPart> RunsOf(const Chunk& chunk) {
+    std::vector<ChunkPart> runs;
+    for (const ChunkPart& part : chunk.parts) {
+      ForEachRun(part, [&](uint64_t offset, uint64_t done, uint64_t length) {
+        runs.push_back({part.item, offset, part.destination + done, length, part.source + done, part.output});
+      });
+    }
+    return runs;
+  }
+
   // One chunk against the contracts of chunker.h and reader.h.
   static void CheckChunk(const Plan& plan, const ChunkRules& rules, const Chunk& chunk, size_t end, uint64_t address) {
     const ReaderNeeds& needs = rules.needs;
     ASSERT_FALSE(chunk.parts.empty());
+    const std::vector<ChunkPart> runs = RunsOf(chunk);
     const PlanItem& first = plan.items[chunk.parts.front().item];
     const uint64_t file_size = plan.files[first.file].expected.size;
     EXPECT_EQ(chunk.offset % needs.offset_alignment, 0U);
@@ -73,7 +85,7 @@ class Chunker : public ::testing::TestWithParam<ChunkCase> {
     const PlanItem* last = nullptr;
     EXPECT_LE(chunk.offset, before);
     EXPECT_LT(before - chunk.offset, needs.offset_alignment);
-    for (const ChunkPart& part : chunk.parts) {
+    for (const ChunkPart& part : runs) {
       const PlanItem& item = plan.items[part.item];
       EXPECT_LT(part.item, end);
       EXPECT_EQ(item.file, first.file);
@@ -100,6 +112,8 @@ class Chunker : public ::testing::TestWithParam<ChunkCase> {
     }
     EXPECT_EQ(chunk.offset + chunk.required, before);
     EXPECT_EQ(chunk.skipped, skipped);
+    EXPECT_LE(chunk.picked, skipped);
+    EXPECT_LE(runs.size(), chunk.direct ? 3072U : 6144U);
     if (!chunk.direct) return;
     EXPECT_TRUE(rules.direct);
     EXPECT_EQ(chunk.length - chunk.skipped, sum)
@@ -124,7 +138,7 @@ class Chunker : public ::testing::TestWithParam<ChunkCase> {
       uint64_t address = addresses[plan.items[cursor.item].allocation];
       Chunk chunk = NextChunk(plan, rules, cursor, end, address);
       ASSERT_NO_FATAL_FAILURE(CheckChunk(plan, rules, chunk, end, address));
-      for (const ChunkPart& part : chunk.parts) {
+      for (const ChunkPart& part : RunsOf(chunk)) {
         const PlanItem& item = plan.items[part.item];
         EXPECT_EQ(part.file_offset, item.OffsetOf(covered[part.item])) << "a byte is left out or read twice";
         EXPECT_EQ(part.destination, item.destination + covered[part.item]);
@@ -274,15 +288,60 @@ TEST(Chunk, HolesAreSkippedWithinOneReadWhereTheReaderCan) {
   const Plan plan = OneFile({Strided(0, 3, 1000, 10000)});
   for (bool direct : {false, true}) {
     ChunkRules rules = Aligned(1, direct);
-    rules.needs.skips = true;
+    rules.needs.skips = rules.needs.scatters = true;
     rules.largest_gap = 2048;
     Chunk chunk = NextChunk(plan, rules, {}, 1, 0);
     EXPECT_EQ(chunk.direct, direct);
-    EXPECT_EQ(chunk.parts.size(), 3U);
+    ASSERT_EQ(chunk.parts.size(), 1U) << "the runs lie together in the slot, so that one copy takes them";
+    EXPECT_EQ(chunk.parts[0].runs, 3U);
+    EXPECT_EQ(chunk.parts[0].length, 3000U);
+    EXPECT_EQ(chunk.parts[0].file_end(), 21000U);
     EXPECT_EQ(chunk.required, 21000U);
     EXPECT_EQ(chunk.skipped, 18000U);
-    EXPECT_EQ(chunk.parts[2].source, 2000U) << "the runs lie together in the slot, so that one copy takes them";
   }
+}
+
+TEST(Chunk, RunsOfOnePartEndBeforeTheEndOfTheRead) {
+  const Plan plan = OneFile({Strided(0, 20, 1000, 10000)});
+  ChunkRules rules = Aligned(1, true);
+  rules.needs.skips = rules.needs.scatters = true;
+  rules.largest_gap = 0;
+  rules.chunk_bytes = 40500;
+  Chunk chunk = NextChunk(plan, rules, {}, 1, 0);
+  ASSERT_EQ(chunk.parts.size(), 2U);
+  EXPECT_EQ(chunk.parts[0].runs, 4U);
+  EXPECT_EQ(chunk.parts[1].runs, 1U) << "the end of the read cuts the fifth";
+  EXPECT_EQ(chunk.parts[1].length, 500U);
+  EXPECT_EQ(chunk.next.done, 4500U);
+}
+
+TEST(Chunk, RunsThatConvertFillNoMoreThanTheirSlot) {
+  PlanItem item = Strided(0, 40, 1000, 10000);
+  item.from = DType::BF16;
+  item.to = DType::F32;
+  const Plan plan = OneFile({item});
+  ChunkRules rules = Aligned(1, false);
+  rules.needs.skips = rules.needs.scatters = true;
+  rules.largest_gap = 0;
+  rules.outputs_in_slot = true;
+  rules.slot_bytes = 8192;
+  const Chunk chunk = NextChunk(plan, rules, {}, 1, 0);
+  ASSERT_FALSE(chunk.parts.empty());
+  const ChunkPart& last = chunk.parts.back();
+  EXPECT_LE(last.source + last.length, 8192U);
+  EXPECT_LE(last.output + 2 * last.length, 8192U);
+}
+
+TEST(Chunk, CountsHolesThatTheReaderReadsAllTheSame) {
+  const Plan near = OneFile({Strided(0, 20, 1000, 3000)}), wide = OneFile({Strided(0, 20, 1000, 5096)});
+  const Plan longer = OneFile({Strided(0, 20, 17000, 19000)});
+  ChunkRules rules = Aligned(1, true);
+  rules.needs.skips = rules.needs.scatters = true;
+  rules.needs.picks_holes = 4096;
+  rules.largest_gap = 0;
+  EXPECT_EQ(NextChunk(near, rules, {}, 1, 0).picked, 19 * 2000U);
+  EXPECT_EQ(NextChunk(wide, rules, {}, 1, 0).picked, 0U);
+  EXPECT_EQ(NextChunk(longer, rules, {}, 1, 0).picked, 0U) << "each of longer runs is read by itself";
 }
 
 TEST(Plan, RefusesRunsThatOverlapEndAfterTheFileOrAreNotWhole) {

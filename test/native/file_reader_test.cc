@@ -91,6 +91,56 @@ TEST_F(FileReaderTest, ScattersOverAsManyPiecesAsTheContractAllows) {
   }
 }
 
+TEST_F(FileReaderTest, SkipsHolesOfAllSizesAndPicksRuns) {
+  Make({});
+  ASSERT_TRUE(reader_->needs().skips);
+  const std::string bytes = RandomBytes(8 << 20);
+  auto file = Opened(folder_.Write("m", bytes));
+  const std::vector<size_t> holes = {0, 1, 100, 4095, 4096, 70000}, runs = {1, 64, 1000, 16384, 16385, 200000};
+  for (uint64_t seed = 0; seed < 200; ++seed) {
+    Random random(seed);
+    const auto one_of = [&](const std::vector<size_t>& sizes) { return sizes[Below(random, sizes.size())]; };
+    const std::vector<size_t> few = {one_of(holes), one_of(holes), one_of(runs), one_of(runs)};
+    ReadRequest request;
+    request.file = file;
+    request.offset = Below(random, 10000);
+    std::string into(bytes.size(), '\0'), expected(bytes.size(), '\0');
+    while (request.pieces.size() < 300) {
+      const size_t hole = request.pieces.empty() ? 0 : few[Below(random, 2)], run = few[2 + Below(random, 2)];
+      if (request.offset + request.length + hole + run > bytes.size()) break;
+      const size_t at = request.offset + request.length + hole;
+      const bool picked = hole > 0 && Below(random, 4) > 0;
+      request.pieces.push_back({reinterpret_cast<uint64_t>(into.data()) + at, run, 0, hole, picked});
+      expected.replace(at, run, bytes, at, run);
+      request.length += hole + run;
+    }
+    request.required = request.length - Below(random, request.pieces.back().length);
+    expected.replace(request.offset + request.required, request.length - request.required,
+                     request.length - request.required, '\0');
+    ASSERT_TRUE(Read(request).ok());
+    // What is read beyond `required` is of no interest.
+    into.replace(request.offset + request.required, request.length - request.required,
+                 request.length - request.required, '\0');
+    EXPECT_TRUE(into == expected) << "seed " << seed;
+  }
+}
+
+TEST_F(FileReaderTest, AFileThatEndsAmongRunsIsNeverData) {
+  Make({});
+  for (off_t size : {0, 100, 1500, 2099}) {
+    const std::string path = folder_.Write("m", RandomBytes(2100));
+    auto file = Opened(path);
+    ASSERT_EQ(truncate(path.c_str(), size), 0);
+    std::string into(300, '\0');
+    const auto address = reinterpret_cast<uint64_t>(into.data());
+    ReadRequest request;
+    request.file = file;
+    request.pieces = {{address, 100, 0, 0}, {address + 100, 100, 0, 900, true}, {address + 200, 100, 0, 900, true}};
+    request.length = request.required = 2100;
+    EXPECT_EQ(Read(std::move(request)).code(), Code::FILE_CHANGED) << size;
+  }
+}
+
 TEST_F(FileReaderTest, ReadsFromTheMiddle) {
   Make({});
   std::string bytes = RandomBytes(10000), into(1234, '\0');
