@@ -114,7 +114,7 @@ const fresh = {
     const [ours, sharp] = [median(seconds.ours), median(seconds.sharp)];
     const said =
       `npm ${versionOf('npm 12')} without a compiler: ${ours.toFixed(1)} s (sharp ${sharp.toFixed(1)} s, medians of ` +
-      `3), ${(here / 1e6).toFixed(2)} MB (with four binaries of this size ${(bytes / 1e6).toFixed(2)} MB), ` +
+      `3), ${(here / 1e6).toFixed(2)} MB (with four binaries of this size ${(bytes / 1e6).toFixed(3)} MB), ` +
       `${dependencies.length} dependencies; README's first example; npx fastsafetensors-node inspect`;
     const most = Math.max(MOST_SECONDS, sharp);
     if (ours > most) throw new Error(`expected at most ${most.toFixed(1)} s: ${said}`);
