@@ -83,6 +83,7 @@ const named = byFolder.filter(({ displayName }) =>
 const serial = named.some(({ displayName }) => displayName === 'gpu') || args.some((arg) => /(^|=)gpu$/.test(arg));
 
 module.exports = {
+  testSequencer: '<rootDir>/test/support/longest-first.js',
   projects: byName ? [unit, ...byFolder, emulatedCuda] : [unit, ...named],
   ...(serial ? { maxWorkers: 1 } : {}),
 };
