@@ -89,6 +89,7 @@
         "csrc/transfer/loop_clocks.cc",
         "csrc/transfer/loop_copy.cc",
         "csrc/transfer/loop_digest.cc",
+        "csrc/transfer/loop_reads.cc",
         "csrc/transfer/loop_spans.cc",
         "csrc/transfer/plan.cc",
         "csrc/transfer/transfer.cc",

@@ -77,18 +77,14 @@ Group GroupAt(const std::vector<ReadPiece>& pieces, size_t first) {
   return group;
 }
 
-// Reads a group whose first piece is at `offset`, until `required` bytes of it have arrived. `buffer`: kPickedFrom
-// bytes.
-Status ReadPicked(const FdFile& file, const ReadPiece* pieces, uint64_t offset, size_t required, char* buffer) {
-  std::vector<iovec> vectors{{buffer, required}};
-  FST_RETURN_IF_ERROR(ReadTogether(file, &vectors, offset, required));
+// Copies a group's pieces to their places, as far as `required` bytes of it have arrived.
+void Pick(const ReadPiece* pieces, const char* bytes, size_t required) {
   for (size_t at = 0; at < required; ++pieces) {
     const size_t length = std::min(pieces->length, required - at);
-    memcpy(reinterpret_cast<void*>(pieces->address), buffer + at, length);  // NOLINT(performance-no-int-to-ptr)
+    memcpy(reinterpret_cast<void*>(pieces->address), bytes + at, length);  // NOLINT(performance-no-int-to-ptr)
     at += length;
     if (at < required) at += pieces[1].skip;
   }
-  return Status::Ok();
 }
 
 // Whether a file's next byte needs no store.
@@ -100,7 +96,7 @@ bool IsInMemory(const FdFile& file, uint64_t offset) {
                                RWF_NOWAIT);  // NOLINT(google-runtime-int)
   if (at_once == 1) return true;
   FileSystemTraits traits;
-  return errno == EOPNOTSUPP && FileSystemOf(file.fd(), &traits) == 0 && traits.in_memory;
+  return at_once < 0 && errno == EOPNOTSUPP && FileSystemOf(file.fd(), &traits) == 0 && traits.in_memory;
 }
 
 // The store gets all parts of a read that skips bytes at once, where the first one is not in the page cache: one after
@@ -132,17 +128,18 @@ Status ReadFully(const ReadRequest& request) {
     const Group group = GroupAt(pieces, i);
     at += pieces[i].skip;
     const size_t required = std::min<uint64_t>(group.length, end - at);
+    vectors.clear();
     if (group.picked) {
       if (buffer == nullptr) buffer.reset(new char[kPickedFrom]);
-      failed = ReadPicked(file, &pieces[i], at, required, buffer.get());
+      vectors.push_back({buffer.get(), required});
     } else {
-      vectors.clear();
       for (size_t k = i; k < i + group.count; ++k) {
         vectors.push_back(
             {reinterpret_cast<void*>(pieces[k].address), pieces[k].length});  // NOLINT(performance-no-int-to-ptr)
       }
-      failed = ReadTogether(file, &vectors, at, required);
     }
+    failed = ReadTogether(file, &vectors, at, required);
+    if (group.picked && failed.ok()) Pick(&pieces[i], buffer.get(), required);
     at += group.length;
     i += group.count;
   }

@@ -50,6 +50,11 @@ uint64_t GapBehind(const PlanItem& item, const ChunkRules& rules) {
   return std::min(rules.largest_gap, item.run / kHolesInLongRuns);
 }
 
+// The same, of a read: one straight into place includes none.
+uint64_t GapBehind(const PlanItem& item, const ChunkRules& rules, const Chunk& chunk) {
+  return chunk.direct ? 0 : GapBehind(item, rules);
+}
+
 // Whether an item's runs are read along with their holes, where the reader could also fill tensor memory.
 bool ReadsHoles(const PlanItem& item, const ChunkRules& rules) { return item.hole() <= GapBehind(item, rules); }
 
@@ -60,8 +65,7 @@ bool NeedsSlot(const PlanItem& item, const ChunkRules& rules) { return item.conv
 // are skipped: one part has them all, however short they are. 1: what is at the cursor is a part of its own.
 uint64_t RunsTogether(const PlanItem& item, const ChunkRules& rules, const Chunk& chunk, uint64_t done,
                       uint64_t limit) {
-  const bool skips = rules.needs.skips && rules.needs.scatters && item.strided() &&
-                     item.hole() > (chunk.direct ? 0 : GapBehind(item, rules));
+  const bool skips = rules.needs.skips && item.strided() && item.hole() > GapBehind(item, rules, chunk);
   if (!skips || item.converts() || chunk.converts || done % item.run != 0) return 1;
   const uint64_t from = item.OffsetOf(done);
   if (limit - from < item.run) return 1;
@@ -143,11 +147,9 @@ Chunk NextChunk(const Plan& plan, const ChunkRules& rules, Cursor cursor, size_t
     length = RoomFor(item, rules, chunk, outputs, to, length);
     if (length == 0) break;
     const bool whole = length == item.Together(cursor.done);
-    uint64_t runs = 1;
-    if (whole && !one_piece) {
-      runs = std::min<uint64_t>(RunsTogether(item, rules, chunk, cursor.done, limit), kPiecesOfSkippingRead - holes);
-      length *= runs;
-    }
+    const uint64_t runs =
+        std::min<uint64_t>(RunsTogether(item, rules, chunk, cursor.done, limit), kPiecesOfSkippingRead - holes);
+    length *= runs;
     chunk.parts.push_back(
         {static_cast<uint32_t>(cursor.item), from, item.destination + item.InMemory(cursor.done), length, to, outputs});
     if (skips) chunk.skipped += hole;
@@ -164,7 +166,7 @@ Chunk NextChunk(const Plan& plan, const ChunkRules& rules, Cursor cursor, size_t
     chunk.converts |= item.converts();
     stop = chunk.parts.back().file_end();
     source = to + length;
-    gap = chunk.direct ? 0 : GapBehind(item, rules);
+    gap = GapBehind(item, rules, chunk);
     cursor.done += length;
     if (cursor.done == item.length) {
       cursor = {cursor.item + 1, 0};

@@ -10,7 +10,6 @@ namespace fst {
 namespace {
 
 constexpr int kOpeners = 4;
-constexpr int kKeptSlots = 2;    // for each device: one is read into while the other is copied from
 constexpr int kStallChecks = 8;  // in a stall timeout
 constexpr auto kShortestStallCheck = std::chrono::milliseconds(5);
 
@@ -213,37 +212,6 @@ bool Loop::IssueAll() {
   return ResolvePutOff() || started;
 }
 
-// Transfers to one device in their order; the device with the fewest ops in flight first, or one that copies slowly
-// would have all slots in the end.
-bool Loop::IssueReads() {
-  std::vector<size_t> next(devices_.size());  // by device: the transfer that may have work
-  for (bool started = false;; started = true) {
-    bool issued = false;
-    while (!issued) {
-      size_t device = devices_.size();
-      for (size_t i = 0; i < devices_.size(); ++i) {
-        if (next[i] == transfers_.size()) continue;
-        if (device == devices_.size() || in_flight_to_[i] < in_flight_to_[device]) device = i;
-      }
-      if (device == devices_.size()) return started;
-      ActiveTransfer& t = *transfers_[next[device]];
-      issued = t.device() == device && IssueRead(t);
-      if (!issued) ++next[device];
-    }
-  }
-}
-
-// A device that copies slowly leaves some to each of the others.
-bool Loop::MayTakeOne(int count, const std::vector<int>& had, uint32_t device) const {
-  const int kept = std::min(kKeptSlots, count / static_cast<int>(devices_.size()));
-  int free = count, kept_for_others = 0;
-  for (size_t i = 0; i < devices_.size(); ++i) {
-    free -= had[i];
-    if (i != device) kept_for_others += std::max(kept - had[i], 0);
-  }
-  return free > kept_for_others;
-}
-
 // Files that wait for a descriptor wait for reads, after which files are closed. Without any read there is hope only
 // where files that come later were opened first.
 bool Loop::ResolvePutOff() {
@@ -301,144 +269,6 @@ void Loop::StartClosing(ActiveTransfer& t) {
     if (!posted.ok()) FreeOp(op);
   }
   t.closing.clear();
-}
-
-bool Loop::IssueRead(ActiveTransfer& t) {
-  if (t.failed) return false;
-  t.PassEmptyItems();
-  if (!t.HasWork() || reading_ >= reader_.needs().in_flight) return false;
-  if (shared_->options.max_bytes_per_second > 0 && Clock::now() < throttled_until_) {
-    throttled_ = true;
-    return false;
-  }
-  const PlanItem& first = t.plan.items[t.cursor.item];
-  if (t.files[first.file].open == nullptr) return false;
-
-  std::shared_ptr<DeviceBuffer> buffer;
-  Status status = BufferOf(t, first, &buffer);
-  int slot = -1;
-  if (status.ok()) {
-    const bool populates = t.mapped[first.file] != nullptr && t.mapped[first.file]->Holds(*buffer);
-    const ChunkRules& rules = populates ? map_rules_ : pins_ ? span_rules_ : shared_->rules;
-    Chunk chunk = NextChunk(t.plan, rules, t.cursor, t.allowed, buffer->address());
-    const bool pins = pins_ && MayPin(t.plan, chunk);
-    if (pins) {
-      if (!MayTakeOne(shared_->span_count, spans_of_, t.device())) return false;
-    } else if (!chunk.direct) {
-      if (pins_) chunk = NextChunk(t.plan, shared_->rules, t.cursor, t.allowed, buffer->address());
-      if (!MayTakeSlot(t.device())) return false;
-      status = slots_.Take(reader_, *devices_.front(), &slot);
-      if (status.ok() && slot < 0) return false;
-    }
-    if (status.ok()) status = StartRead(t, std::move(chunk), slot, pins);
-  }
-  if (!status.ok()) t.Fail(status.At(t.plan.files[first.file].path, {}, static_cast<int64_t>(first.offset)));
-  return status.ok();
-}
-
-Status Loop::StartRead(ActiveTransfer& t, Chunk chunk, int slot, bool pins) {
-  Op& op = NewOp(Op::kReading, t);
-  op.slot = slot;
-  if (slot >= 0) ++slots_of_[t.device()];
-  op.pins = pins;
-  spans_of_[t.device()] += pins;
-  op.file = t.plan.items[chunk.parts.front().item].file;
-  op.offset = chunk.offset;
-  op.converts = chunk.converts;
-  op.parts = std::move(chunk.parts);
-  ++reading_;
-  auto undo = [&](Status status) {
-    --reading_;
-    FreeOp(op);
-    return status;
-  };
-  for (size_t i = 0; i < op.parts.size(); ++i) {
-    const ChunkPart& part = op.parts[i];
-    if (i > 0 && part.item == op.parts[i - 1].item) {  // one of very many short runs
-      op.buffers.push_back(op.buffers.back());
-      continue;
-    }
-    op.buffers.emplace_back();
-    Status status = BufferOf(t, t.plan.items[part.item], &op.buffers.back());
-    if (!status.ok()) return undo(status);
-  }
-  t.AdvanceTo(chunk.next);
-  std::shared_ptr<MappedFile> mapped = t.mapped[op.file];  // the last read of a file drops it
-  const bool populates = mapped != nullptr && mapped->Holds(*op.buffers.front());
-
-  ReadRequest request;
-  request.file = t.files[op.file].open;
-  request.offset = chunk.offset;
-  request.length = chunk.length;
-  request.required = chunk.required;
-  t.transfer->AddBytesRead(populates ? 0 : chunk.length - chunk.skipped + chunk.picked);
-  request.last = t.ReleaseIfDone(op.file);
-  if (populates || pins) {
-    // Its bytes are in place, or can be copied, as soon as its pages are.
-  } else if (slot >= 0 && chunk.skipped == 0) {
-    request.pieces.push_back({slots_.Address(slot), chunk.length, slots_.Base(slot)});
-  } else if (slot >= 0) {
-    // Holes that are read lie in the slot as in the file, those that are skipped do not.
-    uint64_t slot_end = 0, file_end = chunk.offset;
-    for (const ChunkPart& part : op.parts) {
-      ForEachRun(part, [&](uint64_t offset, uint64_t done, uint64_t length) {
-        const uint64_t source = part.source + done, hole = offset - file_end;
-        const bool follows = source - slot_end == hole;
-        if (follows && !request.pieces.empty()) {
-          request.pieces.back().length += source + length - slot_end;
-        } else {
-          request.pieces.push_back(
-              {slots_.Address(slot) + source, length, slots_.Base(slot), hole, done > 0 && part.picked});
-        }
-        slot_end = source + length;
-        file_end = offset + length;
-      });
-    }
-  } else {
-    uint64_t file_end = chunk.offset;
-    std::shared_ptr<void>& registration = t.registrations[t.plan.items[op.parts.front().item].allocation];
-    if (registration == nullptr) registration = reader_.RegisterBuffer(op.buffers.front());
-    op.registration = request.target = registration;
-    for (size_t i = 0; i < op.parts.size(); ++i) {
-      const ChunkPart& part = op.parts[i];
-      const uint64_t base = op.buffers[i]->address();
-      ForEachRun(part, [&](uint64_t offset, uint64_t done, uint64_t length) {
-        const uint64_t address = base + part.destination + done, hole = offset - file_end;
-        if (!request.pieces.empty() && hole == 0 &&
-            request.pieces.back().address + request.pieces.back().length == address) {
-          request.pieces.back().length += length;
-        } else {
-          request.pieces.push_back({address, length, base, hole, done > 0 && part.picked});
-        }
-        file_end = offset + length;
-      });
-    }
-  }
-  if (shared_->options.max_bytes_per_second > 0) {
-    auto cost = std::chrono::nanoseconds((chunk.required - chunk.skipped + chunk.picked) * 1000000000 /
-                                         shared_->options.max_bytes_per_second);
-    throttled_until_ = std::max(throttled_until_, Clock::now()) + cost;
-  }
-  Status submitted = populates ? StartPopulating(std::move(mapped), chunk, TagOf(op))
-                     : pins    ? StartPinning(op, std::move(request.file), chunk.required)
-                               : reader_.Submit(std::move(request), TagOf(op));
-  if (!submitted.ok()) return undo(submitted);
-  t.transfer->PublishInFlight(reading_);
-  return Status::Ok();
-}
-
-Status Loop::BufferOf(ActiveTransfer& t, const PlanItem& item, std::shared_ptr<DeviceBuffer>* out) {
-  return t.transfer->BufferOf(item.allocation, *devices_[t.device()], t.mapped[item.file].get(),
-                              &t.grants[item.allocation], out);
-}
-
-Status Loop::StartPopulating(std::shared_ptr<MappedFile> file, const Chunk& chunk, uint64_t tag) {
-  return populaters_.Post(
-      [file = std::move(file), offset = chunk.offset, length = chunk.required, tag, queue = shared_->queue]() mutable {
-        Status status = file->Populate(offset, length);
-        file.reset();  // before the completion, as its receiver may count open files
-        queue->Put({Completion::Kind::kRead, tag, std::move(status)});
-      });
 }
 
 void Loop::RetireFinished() {

@@ -114,18 +114,19 @@ class Loop {
   void StartPacking(Op& op);
   void CopyOut(Op& op);
   bool IssueAll();  // true when something was started
-  bool IssueReads();
-  // Of `count` slots or spans, of which devices have so many.
-  bool MayTakeOne(int count, const std::vector<int>& had, uint32_t device) const;
   bool MayTakeSlot(uint32_t device) const;
   bool OpenAhead(ActiveTransfer& t);
   bool ResolvePutOff();
-  bool IssueRead(ActiveTransfer& t);
-  Status StartRead(ActiveTransfer& t, Chunk chunk, int slot, bool pins);
-  Status StartPopulating(std::shared_ptr<MappedFile> file, const Chunk& chunk, uint64_t tag);
-  Status BufferOf(ActiveTransfer& t, const PlanItem& item, std::shared_ptr<DeviceBuffer>* out);
   static Status AddPlace(const Op& op, const Status& status);  // file and offset: a device knows of neither
   void FinishParts(Op& op);
+  // loop_reads.cc
+  bool IssueReads();
+  // Of `count` slots or spans, of which devices have so many.
+  bool MayTakeOne(int count, const std::vector<int>& had, uint32_t device) const;
+  bool IssueRead(ActiveTransfer& t);
+  Status StartRead(ActiveTransfer& t, Chunk chunk, int slot, bool pins);
+  Status BufferOf(ActiveTransfer& t, const PlanItem& item, std::shared_ptr<DeviceBuffer>* out);
+  Status StartPopulating(std::shared_ptr<MappedFile> file, const Chunk& chunk, uint64_t tag);
   // loop_clocks.cc
   void CheckClocks();
   Clock::duration LongestWait() const;

@@ -2,7 +2,7 @@
 export default [
   {
     name: 'slots-are-kept-for-each-device',
-    file: 'csrc/transfer/loop.cc',
+    file: 'csrc/transfer/loop_reads.cc',
     find: 'return free > kept_for_others;',
     replace: 'return free > 0 || kept_for_others > 0;',
     native: 'SeveralDevicesTest.OneThatCopiesSlowlyLeavesSlotsToTheOthers',

@@ -50,6 +50,7 @@ export default [
   },
   {
     name: 'depth-of-the-reader',
+    file: 'csrc/transfer/loop_reads.cc',
     find: ' || reading_ >= reader_.needs().in_flight',
     replace: '',
     native: 'EngineTest.AStalledReadEndsItsLoadAndThoseThatWaitForIt',
@@ -63,12 +64,14 @@ export default [
   },
   {
     name: 'reads-of-files-that-are-not-open',
+    file: 'csrc/transfer/loop_reads.cc',
     find: 'if (t.files[first.file].open == nullptr) return false;',
     replace: '',
     native: 'EngineCopiesTest.NeighboursGoInOneCopy',
   },
   {
     name: 'reads-without-a-free-slot',
+    file: 'csrc/transfer/loop_reads.cc',
     find: 'if (status.ok() && slot < 0) return false;',
     replace: '',
     native: 'EngineCopiesTest.ACompletionThatComesTwiceIsHeardOnce:CudaFaultsTest.*',
@@ -93,6 +96,7 @@ export default [
   },
   {
     name: 'memory-under-a-read',
+    file: 'csrc/transfer/loop_reads.cc',
     find: 'if (!submitted.ok()) return undo(submitted);',
     replace: `if (!submitted.ok()) return undo(submitted);
   if (slot < 0) op.buffers.clear();`,
@@ -100,6 +104,7 @@ export default [
   },
   {
     name: 'registration-under-a-read',
+    file: 'csrc/transfer/loop_reads.cc',
     find: 'op.registration = request.target = registration;',
     replace: 'request.target = std::move(registration);',
     native: 'GdsReaderTest.ReadsStraightIntoPlaceWhereFileAndMemoryAreCongruent',
@@ -181,6 +186,7 @@ export default [
   },
   {
     name: 'refused-submission-keeps-its-slot',
+    file: 'csrc/transfer/loop_reads.cc',
     find: `--reading_;
     FreeOp(op);
     return status;`,
