@@ -142,8 +142,10 @@ test('a destination checks what is written and cannot be used when its load has 
 test('a signal tells a copier that the load is given up; its memory stays until it lets go', async () => {
   let aborted: unknown;
   let written = false;
+  const controller = new AbortController();
   const submitIo: Copier['submitIo'] = ({ destination, signal }) =>
     new Promise<void>((resolve) => {
+      setTimeout(() => controller.abort(), 1); // the copier holds its first read
       signal.addEventListener('abort', async () => {
         aborted = signal.reason;
         await new Promise((later) => setTimeout(later, 30));
@@ -152,14 +154,12 @@ test('a signal tells a copier that the load is given up; its memory stays until 
         resolve();
       });
     });
-  const controller = new AbortController();
   const loader = new ParallelLoader({
     files: path,
     copier: copier({ submitIo, waitIo: (pending) => pending as Promise<void> }),
     signal: controller.signal,
   });
   const next = loader.iterateWeights().next();
-  setTimeout(() => controller.abort(), 20);
   await expect(next).rejects.toMatchObject({ name: 'AbortError' });
   await loader.close();
   expect(aborted).toBeDefined();
