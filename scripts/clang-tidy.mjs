@@ -7,7 +7,7 @@ import { createHash } from 'node:crypto';
 import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { availableParallelism } from 'node:os';
 import { dirname, join, relative } from 'node:path';
-import { buildFolder, configure, top } from './cmake.mjs';
+import { compileCommands, top } from './cmake.mjs';
 import { wheel } from './wheel.mjs';
 
 // From PyPI: one version for all, and four times as fast as Debian 12's, which looks through the system's headers too.
@@ -19,11 +19,10 @@ const only = args.find((arg) => !arg.startsWith('--')) ?? '';
 const analyzer = deep ? [] : ['-analyzer-config', 'max-nodes=5000'];
 const options = analyzer.flatMap((arg) => ['--extra-arg=-Xclang', `--extra-arg=${arg}`]);
 
-configure('dev');
 const folder = join(top, 'build', 'tidy');
 mkdirSync(folder, { recursive: true });
 const csrc = join(top, 'csrc');
-const commands = JSON.parse(readFileSync(join(buildFolder('dev'), 'compile_commands.json'), 'utf8'))
+const commands = compileCommands(join(folder, 'cmake'))
   .filter(({ file }) => file.startsWith(csrc) && !file.startsWith(join(csrc, 'emulators')))
   // clang knows neither the option nor g++'s precompiled headers.
   .map((entry) => ({

@@ -30,13 +30,16 @@ export function testEnvironment(preset) {
   return { ...process.env, ...Object.fromEntries(variables.map(([name, value]) => [name, expand(value, preset)])) };
 }
 
-function cmake(what, command, args) {
-  const result = spawnSync(command, args, { cwd: top, encoding: 'utf8', maxBuffer: 1 << 28 });
+function cmake(what, command, args, env = process.env) {
+  const result = spawnSync(command, args, { cwd: top, encoding: 'utf8', maxBuffer: 1 << 28, env });
   if (result.status === 0) return;
   process.stderr.write(`${result.stdout ?? ''}${result.stderr ?? ''}`);
   const reason = result.error ? result.error.message : `exit code ${result.status}`;
   throw new Error(`${what} failed: ${reason} (${command} ${args.join(' ')})`);
 }
+
+/** The presets' own generator where it is installed, else make. */
+const generator = () => (has('ninja') ? [] : ['-G', 'Unix Makefiles']);
 
 /** cmake-js's own arguments: it knows no presets, so the preset is what it passes on to cmake. */
 function cmakeJs(...args) {
@@ -50,11 +53,18 @@ export function configure(preset, again = false) {
   if (existsSync(cache) && !again) return;
   try {
     if (preset === 'dev') cmake('configuring', process.execPath, [...cmakeJs('configure'), '--', '--preset=dev']);
-    else cmake('configuring', 'cmake', [`--preset=${preset}`, ...(has('ninja') ? [] : ['-G', 'Unix Makefiles'])]);
+    else cmake('configuring', 'cmake', [`--preset=${preset}`, ...generator()]);
   } catch (error) {
     rmSync(cache, { force: true });
     throw error;
   }
+}
+
+/** How each source by itself is compiled with 'dev', `[{file, command, …}]`; written into `folder`. */
+export function compileCommands(folder) {
+  const env = { ...process.env, FASTSAFETENSORS_UNITY: '' };
+  cmake('configuring', 'cmake', ['--preset=dev', '-B', folder, ...generator()], env);
+  return JSON.parse(readFileSync(join(folder, 'compile_commands.json'), 'utf8'));
 }
 
 /** Whether there is a target native_tests, also where GoogleTest was installed only now. */

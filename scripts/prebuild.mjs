@@ -84,8 +84,6 @@ function build(target, what) {
     `-DCMAKE_SYSTEM_PROCESSOR=${processor}`,
     '-DCMAKE_BUILD_TYPE=Release',
     '-DFST_PREBUILT=ON',
-    // Eight sources parsed as one: half of the time.
-    ...['-DCMAKE_UNITY_BUILD=ON', '-DCMAKE_UNITY_BUILD_BATCH_SIZE=8'],
   ];
   const stamp = join(folder, 'configured');
   if (!existsSync(stamp) || readFileSync(stamp, 'utf8') !== args.join('\n')) {

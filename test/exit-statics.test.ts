@@ -7,14 +7,15 @@ import { join } from 'node:path';
 
 test('no static object of the addon has a destructor', () => {
   const build = join(__dirname, '..', 'build', 'cmake');
-  const napi = join(build, 'CMakeFiles', 'fastsafetensors.dir', 'csrc', 'napi');
-  const objects = readdirSync(napi)
-    .filter((name) => name.endsWith('.o'))
+  const napi = join(build, 'CMakeFiles', 'fastsafetensors.dir'); // in csrc/napi, or in Unity
+  const objects = readdirSync(napi, { recursive: true, encoding: 'utf8' })
+    .filter((name) => name.endsWith('.cc.o') || name.endsWith('_cxx.cxx.o'))
     .map((name) => join(napi, name));
   const symbols = execFileSync('nm', ['-A', '-u', join(build, 'libcore.a'), ...objects], {
     encoding: 'utf8',
     maxBuffer: 2 ** 28,
   }).split('\n');
+  expect(objects.length).toBeGreaterThan(0);
   expect(symbols.filter((line) => /\b(atexit|on_exit)$/.test(line)).length).toBeGreaterThan(0); // it is read at all
   expect(symbols.filter((line) => /\b__cxa_(thread_)?atexit\b/.test(line))).toEqual([]);
 });
