@@ -58,6 +58,12 @@ RowCopy RowCopyOf(size_t run) {
       return CopyRow<8>;
     case 16:
       return CopyRow<16>;
+    case 32:
+      return CopyRow<32>;
+    case 64:
+      return CopyRow<64>;
+    case 128:
+      return CopyRow<128>;
     default:
       return CopyRow<0>;
   }

@@ -17,6 +17,7 @@
 #include "base/file_system.h"
 #include "base/page.h"
 #include "base/task_pool.h"
+#include "device/strided_copy.h"
 #include "reader/open_file.h"
 
 namespace fst {
@@ -55,36 +56,42 @@ Status ReadTogether(const FdFile& file, std::vector<iovec>* vectors, uint64_t of
   return Status::Ok();
 }
 
-// Pieces that are read together: they follow each other in the file, or are picked out of few bytes.
-struct Group {
+// How many pieces from this one on follow each other in the file. One of several runs is read by itself.
+size_t Together(const std::vector<ReadPiece>& pieces, size_t first) {
+  if (pieces[first].runs > 1) return 1;
   size_t count = 1;
-  size_t length = 0;  // in the file
-  bool picked = false;
-};
-
-Group GroupAt(const std::vector<ReadPiece>& pieces, size_t first) {
-  Group group;
-  group.length = pieces[first].length;
-  for (; first + group.count < pieces.size(); ++group.count) {
-    const ReadPiece& piece = pieces[first + group.count];
-    const size_t length = group.length + piece.skip + piece.length;
-    if (piece.skip > 0 && !piece.picked) break;
-    const bool picked = group.picked || piece.picked;
-    if (picked && length > kPickedFrom) break;
-    group.picked = picked;
-    group.length = length;
-  }
-  return group;
+  while (first + count < pieces.size() && pieces[first + count].skip == 0 && pieces[first + count].runs == 1) ++count;
+  return count;
 }
 
-// Copies a group's pieces to their places, as far as `required` bytes of it have arrived.
-void Pick(const ReadPiece* pieces, const char* bytes, size_t required) {
-  for (size_t at = 0; at < required; ++pieces) {
-    const size_t length = std::min(pieces->length, required - at);
-    memcpy(reinterpret_cast<void*>(pieces->address), bytes + at, length);  // NOLINT(performance-no-int-to-ptr)
-    at += length;
-    if (at < required) at += pieces[1].skip;
+// Bytes of the file that these pieces are.
+size_t LengthOf(const ReadPiece* pieces, size_t count) {
+  size_t length = 0;
+  for (size_t i = 0; i < count; ++i) length += pieces[i].file_length();
+  return length;
+}
+
+// Reads the runs of a piece, which begins at `offset`, until `required` bytes have arrived: as many at a time, along
+// with their holes, as the cache and `buffer` hold.
+Status ReadRuns(const FdFile& file, const ReadPiece& piece, uint64_t offset, size_t required, char* buffer) {
+  const size_t run = piece.run(), stride = piece.stride;
+  const size_t most = run + stride > kPickedFrom ? 1 : (kPickedFrom - run) / stride + 1;
+  std::vector<iovec> vectors;
+  for (size_t first = 0; first < piece.runs && first * stride < required; first += most) {
+    const size_t at = first * stride, count = std::min(most, piece.runs - first);
+    const size_t length = std::min((count - 1) * stride + run, required - at);
+    auto* memory = reinterpret_cast<char*>(piece.address + first * run);  // NOLINT(performance-no-int-to-ptr)
+    vectors.assign(1, {most == 1 ? memory : buffer, length});
+    FST_RETURN_IF_ERROR(ReadTogether(file, &vectors, offset + at, length));
+    if (most == 1) continue;
+    const size_t whole = length < run ? 0 : (length - run) / stride + 1;
+    if (whole > 0) {
+      CopyRuns({run, 0, 0, {{whole, static_cast<int64_t>(stride), static_cast<int64_t>(run)}}}, buffer, memory);
+    }
+    const size_t done = whole * stride;
+    if (whole < count && length > done) memcpy(memory + whole * run, buffer + done, length - done);
   }
+  return Status::Ok();
 }
 
 // Whether a file's next byte needs no store.
@@ -105,11 +112,11 @@ void ReadAhead(const FdFile& file, const ReadRequest& request) {
   if (IsInMemory(file, request.offset)) return;
   uint64_t at = request.offset;
   for (size_t i = 0; i < request.pieces.size();) {
-    const Group group = GroupAt(request.pieces, i);
+    const size_t count = Together(request.pieces, i), length = LengthOf(&request.pieces[i], count);
     at += request.pieces[i].skip;
-    posix_fadvise(file.fd(), static_cast<off_t>(at), static_cast<off_t>(group.length), POSIX_FADV_WILLNEED);
-    at += group.length;
-    i += group.count;
+    posix_fadvise(file.fd(), static_cast<off_t>(at), static_cast<off_t>(length), POSIX_FADV_WILLNEED);
+    at += length;
+    i += count;
   }
 }
 
@@ -118,30 +125,29 @@ Status ReadFully(const ReadRequest& request) {
   const auto& file = static_cast<const FdFile&>(*request.file);
   const std::vector<ReadPiece>& pieces = request.pieces;
   const uint64_t end = request.offset + request.required;
-  if (std::any_of(pieces.begin(), pieces.end(), [](const ReadPiece& piece) { return piece.skip > 0; }))
-    ReadAhead(file, request);
+  auto skips = [](const ReadPiece& piece) { return piece.skip > 0 || piece.runs > 1; };
+  if (std::any_of(pieces.begin(), pieces.end(), skips)) ReadAhead(file, request);
   std::vector<iovec> vectors;
   std::unique_ptr<char[]> buffer;
   Status failed;
   uint64_t at = request.offset;
   for (size_t i = 0; i < pieces.size() && failed.ok();) {
-    const Group group = GroupAt(pieces, i);
+    const size_t count = Together(pieces, i), length = LengthOf(&pieces[i], count);
     at += pieces[i].skip;
-    const size_t required = std::min<uint64_t>(group.length, end - at);
-    vectors.clear();
-    if (group.picked) {
+    const size_t required = std::min<uint64_t>(length, end - at);
+    if (pieces[i].runs > 1) {
       if (buffer == nullptr) buffer.reset(new char[kPickedFrom]);
-      vectors.push_back({buffer.get(), required});
+      failed = ReadRuns(file, pieces[i], at, required, buffer.get());
     } else {
-      for (size_t k = i; k < i + group.count; ++k) {
+      vectors.clear();
+      for (size_t k = i; k < i + count; ++k) {
         vectors.push_back(
             {reinterpret_cast<void*>(pieces[k].address), pieces[k].length});  // NOLINT(performance-no-int-to-ptr)
       }
+      failed = ReadTogether(file, &vectors, at, required);
     }
-    failed = ReadTogether(file, &vectors, at, required);
-    if (group.picked && failed.ok()) Pick(&pieces[i], buffer.get(), required);
-    at += group.length;
-    i += group.count;
+    at += length;
+    i += count;
   }
   FST_RETURN_IF_ERROR(file.CheckUnchanged());
   return failed;

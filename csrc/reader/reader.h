@@ -62,11 +62,17 @@ class ReaderFile {
 // Where a part of a read's bytes goes.
 struct ReadPiece {
   uint64_t address;   // in host memory, in a slot, or (with fills_device) in device memory
-  size_t length;      // bytes
+  size_t length;      // bytes that arrive there
   uint64_t base;      // of the DeviceBuffer or StagingMemory that holds `address`: what a driver has registered
   uint64_t skip = 0;  // bytes of the file before it that are not wanted; with `skips` only
-  // They are read all the same, if that is faster: shorter than picks_holes, between short runs of one tensor.
-  bool picked = false;
+  // With `runs` > 1, only where holes are shorter than picks_holes: so many runs of equal length, one behind the other
+  // in memory, in the file `stride` bytes from one's first byte to the next one's. The holes may be read as well.
+  size_t runs = 1;
+  size_t stride = 0;
+
+  size_t run() const { return length / runs; }
+  // Bytes of the file from its first one to its last one.
+  size_t file_length() const { return (runs - 1) * stride + run(); }
 };
 
 struct ReadRequest {

@@ -147,8 +147,9 @@ Chunk NextChunk(const Plan& plan, const ChunkRules& rules, Cursor cursor, size_t
     length = RoomFor(item, rules, chunk, outputs, to, length);
     if (length == 0) break;
     const bool whole = length == item.Together(cursor.done);
-    const uint64_t runs =
-        std::min<uint64_t>(RunsTogether(item, rules, chunk, cursor.done, limit), kPiecesOfSkippingRead - holes);
+    const bool picks = PicksRuns(item, rules);  // one piece has any number of runs
+    const uint64_t most_runs = picks ? UINT64_MAX : kPiecesOfSkippingRead - holes;
+    const uint64_t runs = std::min(RunsTogether(item, rules, chunk, cursor.done, limit), most_runs);
     length *= runs;
     chunk.parts.push_back(
         {static_cast<uint32_t>(cursor.item), from, item.destination + item.InMemory(cursor.done), length, to, outputs});
@@ -157,10 +158,13 @@ Chunk NextChunk(const Plan& plan, const ChunkRules& rules, Cursor cursor, size_t
       ChunkPart& part = chunk.parts.back();
       part.runs = runs;
       part.stride = item.stride;
-      part.picked = PicksRuns(item, rules);
-      holes += runs - 1;
+      part.picked = picks;
       chunk.skipped += (runs - 1) * item.hole();
-      if (part.picked) chunk.picked += (runs - 1) * item.hole();
+      if (picks) {
+        chunk.picked += (runs - 1) * item.hole();
+      } else {
+        holes += runs - 1;
+      }
     }
     if (item.converts()) outputs += item.InMemory(length);
     chunk.converts |= item.converts();

@@ -25,19 +25,12 @@ struct ChunkPart {
   uint64_t output = 0;   // with outputs_in_slot: where its converted elements go in the slot
   // With `runs` > 1 its bytes are so many runs of equal length, `stride` bytes from one's first byte to the next one's.
   uint64_t runs = 1, stride = 0;
-  bool picked = false;  // out of reads that have their holes as well
+  bool picked = false;  // out of reads that have their holes as well, however many they are
 
   uint64_t run() const { return length / runs; }
   // Behind its last byte in the file.
   uint64_t file_end() const { return file_offset + (runs - 1) * stride + run(); }
 };
-
-// Calls `take` with the place in the file, that among the part's bytes, and the length of each run of a part.
-template <class Take>
-void ForEachRun(const ChunkPart& part, Take take) {
-  const uint64_t run = part.run();
-  for (uint64_t i = 0; i < part.runs; ++i) take(part.file_offset + i * part.stride, i * run, run);
-}
 
 struct Chunk {
   bool direct = false;    // into tensor memory; otherwise through a slot

@@ -10,11 +10,19 @@ constexpr int kKeptSlots = 2;  // for each device: one is read into while the ot
 
 // Adds a piece, or lengthens the last one where it goes on in file and memory.
 void Append(std::vector<ReadPiece>& pieces, const ReadPiece& piece) {
-  if (!pieces.empty() && piece.skip == 0 && pieces.back().address + pieces.back().length == piece.address) {
+  const bool follows = !pieces.empty() && pieces.back().address + pieces.back().length == piece.address;
+  if (follows && piece.skip == 0 && piece.runs == 1 && pieces.back().runs == 1) {
     pieces.back().length += piece.length;
   } else {
     pieces.push_back(piece);
   }
+}
+
+// Adds a part's bytes, which come to `address`, and behind `skip` unwanted ones of the file.
+void AppendPart(std::vector<ReadPiece>& pieces, const ChunkPart& part, uint64_t address, uint64_t base, uint64_t skip) {
+  if (part.picked) return Append(pieces, {address, part.length, base, skip, part.runs, part.stride});
+  for (uint64_t i = 0; i < part.runs; ++i)
+    Append(pieces, {address + i * part.run(), part.run(), base, i == 0 ? skip : part.stride - part.run()});
 }
 
 // Of a read from `offset` on. Holes that are read lie in the slot as in the file, those that are skipped do not.
@@ -23,13 +31,11 @@ std::vector<ReadPiece> PiecesInSlot(const std::vector<ChunkPart>& parts, uint64_
   std::vector<ReadPiece> pieces;
   uint64_t slot_end = 0, file_end = offset;
   for (const ChunkPart& part : parts) {
-    ForEachRun(part, [&](uint64_t from, uint64_t done, uint64_t length) {
-      const uint64_t source = part.source + done, hole = from - file_end, read = source - slot_end;
-      const uint64_t skip = hole - read;  // one or the other
-      Append(pieces, {slot + slot_end, read + length, base, skip, skip > 0 && part.picked});
-      slot_end = source + length;
-      file_end = from + length;
-    });
+    const uint64_t hole = part.file_offset - file_end, read = part.source - slot_end;  // all of the hole, or nothing
+    if (read > 0) Append(pieces, {slot + slot_end, read, base});
+    AppendPart(pieces, part, slot + part.source, base, hole - read);
+    slot_end = part.source + part.length;
+    file_end = part.file_end();
   }
   return pieces;
 }
@@ -42,10 +48,8 @@ std::vector<ReadPiece> PiecesInPlace(const std::vector<ChunkPart>& parts, uint64
   for (size_t i = 0; i < parts.size(); ++i) {
     const ChunkPart& part = parts[i];
     const uint64_t base = buffers[i]->address();
-    ForEachRun(part, [&](uint64_t from, uint64_t done, uint64_t length) {
-      Append(pieces, {base + part.destination + done, length, base, from - file_end, done > 0 && part.picked});
-      file_end = from + length;
-    });
+    AppendPart(pieces, part, base + part.destination, base, part.file_offset - file_end);
+    file_end = part.file_end();
   }
   return pieces;
 }

@@ -23,8 +23,8 @@ export default [
   },
   {
     name: 'holes-that-are-read-count-nothing',
-    find: 'if (part.picked) chunk.picked',
-    replace: 'if (false) chunk.picked',
+    find: 'chunk.picked += (runs - 1) * item.hole();',
+    replace: '',
     native: '*Chunk*.*',
   },
   {

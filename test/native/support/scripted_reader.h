@@ -92,9 +92,12 @@ struct ReaderScript {
       arrived += piece.skip;
       auto* to = reinterpret_cast<char*>(piece.address);
       memset(to, 0x5A, piece.length);  // also bytes beyond `required`: they must be nobody's
-      ssize_t got = pread(file.fd(), to, piece.length, static_cast<off_t>(offset));
-      if (got > 0) arrived += static_cast<size_t>(got);
-      offset += piece.length;
+      for (size_t i = 0; i < piece.runs; ++i) {
+        const off_t from = static_cast<off_t>(offset + i * piece.stride);
+        ssize_t got = pread(file.fd(), to + i * piece.run(), piece.run(), from);
+        if (got > 0) arrived += static_cast<size_t>(got) + (i > 0 ? piece.stride - piece.run() : 0);
+      }
+      offset += piece.file_length();
     }
     if (arrived < request.required) return Status(Code::UNEXPECTED_EOF, "the file ends early").At(file.path());
     return Status::Ok();
@@ -178,7 +181,12 @@ class ScriptedReader : public Reader {
       EXPECT_EQ(piece.address % needs.memory_alignment, 0U);
       EXPECT_LE(piece.base, piece.address);
       EXPECT_TRUE(piece.skip == 0 || needs.skips);
-      total += piece.skip + piece.length;
+      total += piece.skip + piece.file_length();
+      if (piece.runs > 1) {
+        EXPECT_EQ(piece.length % piece.runs, 0U);
+        EXPECT_GT(piece.stride, piece.run());
+        EXPECT_LT(piece.stride - piece.run(), needs.picks_holes);
+      }
     }
     EXPECT_EQ(total, request.length);
     auto& file = static_cast<ScriptedFile&>(*request.file);
