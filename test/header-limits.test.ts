@@ -32,8 +32,8 @@ afterEach(async () => {
 
 describe.each(Object.entries(LOADERS))('%s', (_, load) => {
   test.each([
-    ['STALLED', { stallTimeoutMs: 60 }, 'stallTimeoutMs'],
-    ['TIMEOUT', { timeoutMs: 60 }, 'raise timeoutMs'],
+    ['STALLED', { stallTimeoutMs: 250 }, 'stallTimeoutMs'],
+    ['TIMEOUT', { timeoutMs: 250 }, 'raise timeoutMs'],
   ])('a header that never comes is %s', async (code, limits, advice) => {
     const hangs = files[3]!;
     jest.spyOn(addon, 'readHeader').mockImplementation((path, ...rest) => {
@@ -45,8 +45,8 @@ describe.each(Object.entries(LOADERS))('%s', (_, load) => {
   });
 
   test.each([
-    ['STALLED', { stallTimeoutMs: 60 }],
-    ['TIMEOUT', { timeoutMs: 60 }],
+    ['STALLED', { stallTimeoutMs: 250 }],
+    ['TIMEOUT', { timeoutMs: 250 }],
   ])('a mount that nobody knows of is %s when it is looked for', async (code, limits) => {
     jest.spyOn(addon, 'resolveThreeFsMount').mockImplementation(never);
     const message = expect.stringContaining(`waiting for the mount of ${folder}`);
@@ -119,7 +119,7 @@ test('a load that gave up the look for its mount leaves the choice to the next o
     return { mountPoint: folder, blockSize: 0, notOnMount: [] };
   });
   const questions = jest.spyOn(addon, 'threeFsAvailability').mockResolvedValue({ available: false });
-  const loader = new ParallelLoader({ files, stallTimeoutMs: 60 });
+  const loader = new ParallelLoader({ files, stallTimeoutMs: 250 });
   for (let i = 0; i < 2; ++i) await expect(loader.iterateWeights().next()).rejects.toMatchObject({ code: 'STALLED' });
   answer();
   let tensors = 0;

@@ -104,8 +104,12 @@ main({
       const path = model(mount);
       await mount.command(`hold ${link}`);
       const loading = mount.client(['load', path]);
-      const linked = async () => (await mount.links()).length === Number(link) - 1 && shared().length === 1;
-      await until('shared memory that is not linked yet', linked);
+      await until('shared memory that is not linked yet', async () => {
+        const links = await mount.links();
+        const [name, ...others] = shared(); // a link's own is there until its process goes on
+        const linked = links.some(({ target }) => target.endsWith(`/${name}`));
+        return links.length === Number(link) - 1 && name && !linked && others.length === 0;
+      });
       loading.kill('SIGKILL');
       await setTimeout(50);
       await mount.command('hold 0');
