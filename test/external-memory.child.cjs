@@ -22,6 +22,7 @@ const {
 registerCopier('mock', mockCopier());
 const MIB = 1024 * 1024;
 const TENSORS = 4;
+const BATCHES = 12;
 
 /** A model of 4 tensors. */
 function writeModel(mib) {
@@ -163,6 +164,27 @@ async function heldBack(file) {
   await expectMore(before, 0, 'what was dropped');
 }
 
+/** Of a load in batches V8 hears of tensors that are kept, when it goes on to the next batch, and of nothing else. */
+async function heldBackBatches(file, keeps) {
+  const before = await collected();
+  const loader = new ParallelLoader({ files: file, copier: 'slow', maxBatchBytes: 4 * MIB });
+  const kept = [];
+  let batches = 0;
+  for await (const [, tensor] of loader.iterateWeights()) {
+    if (keeps) kept.push(tensor);
+    else tensor.dispose();
+    // The first of a batch moved the window on; when the last batches are read there is nothing to go on to.
+    if (++batches > BATCHES - 3) continue;
+    const more = native().externalMemory() - before;
+    const told = keeps ? 4 * MIB * (batches - 1) : 0;
+    assert.ok(Math.abs(more - told) < MIB, `with ${batches} of ${BATCHES} batches out, V8 knows of ${more} bytes`);
+  }
+  assert.equal(batches, BATCHES);
+  await loader.close();
+  for (const tensor of kept) tensor.dispose();
+  await expectMore(before, 0, 'what was disposed');
+}
+
 const WAYS = {
   async parallel(file, options) {
     const loader = new ParallelLoader({ files: file, ...options });
@@ -219,8 +241,15 @@ if (!isMainThread) {
     },
 
     async heldBack() {
-      registerCopier('slow', fakeReader({ msPerIo: 10, chunk: 4 * MIB, inFlight: 2 }));
+      registerCopier('slow', fakeReader({ msPerIo: 40, chunk: 4 * MIB, inFlight: 2 }));
       await heldBack(writeModel(128));
+      await nothingHeld();
+    },
+
+    async heldBackBatches() {
+      registerCopier('slow', fakeReader({ msPerIo: 150, chunk: 4 * MIB, inFlight: 1 }));
+      const file = helpers.writeModel('a', BATCHES, MIB);
+      for (const keeps of [false, true]) await heldBackBatches(file, keeps);
       await nothingHeld();
     },
 

@@ -20,6 +20,10 @@ test('V8 hears of the memory of a load when nothing more of it is read, where li
   await expectClean('external-memory.child.cjs', ['heldBack'], gc);
 });
 
+test('of a load in batches V8 hears of the tensors that are kept, when it goes on to the next batch', async () => {
+  await expectClean('external-memory.child.cjs', ['heldBackBatches'], gc);
+});
+
 test('each worker counts its own, down to nothing', async () => {
   await expectClean('external-memory.child.cjs', ['inWorker'], gc);
 });

@@ -282,8 +282,8 @@ Napi::Value StartTransfer(const Napi::CallbackInfo& info) {
   auto args = std::make_shared<StartArgs>(info);
   // Where as much is kept already, some of it may be garbage, which V8 collects when it hears of more: to wait for that
   // keeps a model that is loaded again and again from being in memory twice. Where hardly anything is kept V8 finds
-  // nothing, and hears of the load when that has ended, waits, or goes on to more memory. Elsewhere the load begins
-  // while V8 collects.
+  // nothing, and hears of the load when that has ended or waits, and of tensors that are out when it goes on to more
+  // memory. Elsewhere the load begins while V8 collects.
   uint64_t mapped = 0;
   const uint64_t taken = args->AllowedBytes(&mapped), bytes = taken + ExternalMemory::CountOfMapped(mapped);
   const uint64_t kept = ExternalBytes(env);
@@ -374,7 +374,7 @@ void SetWindow(const Napi::CallbackInfo& info) {
   uint64_t bytes = 0;
   for (size_t& i = load->allowed; i < allocations.size() && allocations[i].batch < window; ++i)
     bytes += allocations[i].is_mapped() ? ExternalMemory::CountOfMapped(allocations[i].size) : allocations[i].size;
-  if (bytes > 0) memory->Tell();
+  if (bytes > 0) memory->TellParts();
   if (load->allocates) memory->Add(bytes);
 }
 

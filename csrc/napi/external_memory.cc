@@ -38,14 +38,21 @@ ExternalMemory::~ExternalMemory() {
 
 void ExternalMemory::Tell() {
   if (!std::exchange(held_back_, false)) return;
-  int64_t more = Change(Counted());
+  const int64_t more = Change(Counted());
+  Adjust(env_, more + ChangeOfParts());
+}
+
+void ExternalMemory::TellParts() { Adjust(env_, ChangeOfParts()); }
+
+int64_t ExternalMemory::ChangeOfParts() {
+  int64_t more = 0;
   for (const std::weak_ptr<ExternalMemory>& weak : std::exchange(parts_, {})) {
     auto part = weak.lock();
     if (part == nullptr) continue;
     part->held_back_ = false;
     more += part->Change(part->Counted());
   }
-  Adjust(env_, more);
+  return more;
 }
 
 void ExternalMemory::Add(uint64_t bytes) {

@@ -25,9 +25,10 @@ class ExternalMemory : public std::enable_shared_from_this<ExternalMemory> {
   ExternalMemory& operator=(const ExternalMemory&) = delete;
 
   // V8 hears of none of it, nor of its parts and ArrayBuffers over them, before Tell() or the end of this: what it
-  // hears of makes it collect, by threads that a load needs.
+  // hears of makes it collect, by threads that a load needs. TellParts: of the parts that there are, no more.
   void HoldBack() { held_back_ = true; }
   void Tell();
+  void TellParts();
 
   // More is kept, or all of it by nothing any more.
   void Add(uint64_t bytes);
@@ -45,6 +46,7 @@ class ExternalMemory : public std::enable_shared_from_this<ExternalMemory> {
   void Report(int64_t bytes);
   void Update() { Report(Counted()); }
   int64_t Counted() const;
+  int64_t ChangeOfParts();        // of those that there are, which are held back no longer
   int64_t Change(int64_t bytes);  // of what is reported, which becomes this
 
   napi_env env_;

@@ -61,6 +61,22 @@ export default [
     title: 'V8 hears of the memory of a load',
   },
   {
+    name: 'load-in-batches-is-told-at-the-second',
+    file: 'csrc/napi/engine_bindings.cc',
+    find: 'if (bytes > 0) memory->TellParts();',
+    replace: 'if (bytes > 0) memory->Tell();',
+    jest: 'test/external-memory.test.ts',
+    title: 'of a load in batches',
+  },
+  {
+    name: 'tensors-of-batches-are-told-at-the-end',
+    file: 'csrc/napi/engine_bindings.cc',
+    find: 'if (bytes > 0) memory->TellParts();',
+    replace: '',
+    jest: 'test/external-memory.test.ts',
+    title: 'of a load in batches',
+  },
+  {
     name: 'load-that-waits-is-not-told',
     file: 'csrc/transfer/loop.cc',
     find: 't.news |= t.transfer->PublishIdle(t.ops == 0);',
