@@ -95,6 +95,7 @@ struct ReaderNeeds {
   // elements and may begin up to 7 bytes before a multiple.
   uint64_t boundary = 0;
   size_t chunk = 4 << 20;     // bytes per read that suit this reader best
+  size_t first_chunk = 0;     // of a load's first read through a slot, each next one twice as long; 0: of none
   int in_flight = 4;          // queue depth: reads that it takes at a time
   int slots = 8;              // staging slots to cycle; more than in_flight, since some are being copied from
   int slots_at_first = 0;     // allocate only so many until a load needs more, where staging is expensive; 0: all

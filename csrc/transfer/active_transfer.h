@@ -72,6 +72,7 @@ class ActiveTransfer {
   std::vector<std::shared_ptr<MemoryBudget::Grant>> grants;  // by allocation, until that is made and has it
   int ops = 0;                                               // opens, reads, conversions, copies, closes in flight
   int opening = 0;                                           // of them, opens
+  unsigned slot_reads = 0;                                   // begun
   Clock::duration starved_since = Clock::duration::max();    // since then, of running time, others have all slots
   bool scarce = false;                                       // no descriptor was left for the last open
   uint64_t scarce_at = 0;                                    // Loop::reads_done_ when that began

@@ -8,6 +8,16 @@ namespace {
 
 constexpr int kKeptSlots = 2;  // for each device: one is read into while the other is copied from
 
+// A device copies nothing before its first read is there, nor before those of loads to other devices that began
+// earlier: short ones come soon. `reads`: that the load has begun, through slots. They end where longer ones would,
+// too.
+ChunkRules RulesOfRead(const ChunkRules& rules, unsigned reads) {
+  ChunkRules result = rules;
+  const uint64_t length = reads < 16 ? uint64_t{rules.needs.first_chunk} << reads : 0;
+  if (rules.outputs_in_slot && length > 0 && rules.chunk_bytes % length == 0) result.chunk_bytes = length;
+  return result;
+}
+
 // Adds a piece, or lengthens the last one where it goes on in file and memory.
 void Append(std::vector<ReadPiece>& pieces, const ReadPiece& piece) {
   const bool follows = !pieces.empty() && pieces.back().address + pieces.back().length == piece.address;
@@ -109,8 +119,10 @@ bool Loop::IssueRead(ActiveTransfer& t) {
     if (pins) {
       if (!MayTakeOne(shared_->span_count, spans_of_, t.device())) return false;
     } else if (!chunk.direct) {
-      if (pins_) chunk = NextChunk(t.plan, shared_->rules, t.cursor, t.allowed, buffer->address());
       if (!MayTakeSlot(t.device())) return false;
+      const ChunkRules own = RulesOfRead(shared_->rules, t.slot_reads);
+      if (pins_ || own.chunk_bytes < rules.chunk_bytes)
+        chunk = NextChunk(t.plan, own, t.cursor, t.allowed, buffer->address());
       status = slots_.Take(reader_, *devices_.front(), &slot);
       if (status.ok() && slot < 0) return false;
     }
@@ -123,7 +135,10 @@ bool Loop::IssueRead(ActiveTransfer& t) {
 Status Loop::StartRead(ActiveTransfer& t, Chunk chunk, int slot, bool pins) {
   Op& op = NewOp(Op::kReading, t);
   op.slot = slot;
-  if (slot >= 0) ++slots_of_[t.device()];
+  if (slot >= 0) {
+    ++slots_of_[t.device()];
+    ++t.slot_reads;
+  }
   op.pins = pins;
   spans_of_[t.device()] += pins;
   op.file = t.plan.items[chunk.parts.front().item].file;

@@ -4,6 +4,13 @@ export const file = 'csrc/transfer/loop.cc';
 
 export default [
   {
+    name: 'first-read-is-as-long-as-all',
+    file: 'csrc/transfer/loop_reads.cc',
+    find: 'const ChunkRules own = RulesOfRead(shared_->rules, t.slot_reads);',
+    replace: 'const ChunkRules own = shared_->rules;',
+    native: 'EngineCopiesTest.*',
+  },
+  {
     name: 'room-of-the-budget',
     file: 'csrc/transfer/active_transfer.cc',
     find: ' && HasRoom(allowed)',

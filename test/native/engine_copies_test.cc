@@ -125,6 +125,22 @@ TEST_F(EngineCopiesTest, NoCopyCrossesTheEndOfAnAllocation) {
   }
 }
 
+// A GPU copies while the longer ones are read.
+TEST_F(EngineCopiesTest, TheFirstReadsOfALoadAreShort) {
+  script->needs.chunk = 8192;
+  script->needs.first_chunk = 1024;
+  Model model = Planned({{0, 0, 100, 30000, 0}}, {{30208, 0}});
+  auto engine = Open(device, std::make_unique<ScriptedReader>(script));
+  const std::vector<size_t> first{924, 1024, 2048, 4096, 8192, 8192, 30000 - 24476};
+  for (int load = 0; load < 2; ++load) {
+    device->pieces.clear();
+    Watch::Begin(*engine, model)->ExpectComplete();
+    std::vector<size_t> lengths;
+    for (const CopyPiece& piece : device->pieces) lengths.push_back(piece.length);
+    EXPECT_EQ(lengths, first) << "load " << load;
+  }
+}
+
 TEST_F(EngineCopiesTest, ALoadThatHasEndedStartsNoCopy) {
   script->needs.chunk = 4096;
   script->hold = true;
