@@ -22,7 +22,7 @@ const {
 registerCopier('mock', mockCopier());
 const MIB = 1024 * 1024;
 const TENSORS = 4;
-const BATCHES = 12;
+const BATCHES = 8;
 
 /** A model of 4 tensors. */
 function writeModel(mib) {
@@ -247,7 +247,7 @@ if (!isMainThread) {
     },
 
     async heldBackBatches() {
-      registerCopier('slow', fakeReader({ msPerIo: 150, chunk: 4 * MIB, inFlight: 1 }));
+      registerCopier('slow', fakeReader({ msPerIo: 300, chunk: 4 * MIB, inFlight: 1 }));
       const file = helpers.writeModel('a', BATCHES, MIB);
       for (const keeps of [false, true]) await heldBackBatches(file, keeps);
       await nothingHeld();

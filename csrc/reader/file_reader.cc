@@ -116,7 +116,12 @@ void ReadAhead(const FdFile& file, const ReadRequest& request) {
   for (size_t i = 0; i < request.pieces.size();) {
     const size_t count = Together(request.pieces, i), length = LengthOf(&request.pieces[i], count);
     at += request.pieces[i].skip;
-    posix_fadvise(file.fd(), static_cast<off_t>(at), static_cast<off_t>(length), POSIX_FADV_WILLNEED);
+    // As it is read: of a longer hint the kernel takes no more than its read-ahead.
+    const size_t step = request.pieces[i].runs > 1 ? kPickedFrom : length;
+    for (size_t done = 0; done < length; done += step) {
+      posix_fadvise(file.fd(), static_cast<off_t>(at + done), static_cast<off_t>(std::min(step, length - done)),
+                    POSIX_FADV_WILLNEED);
+    }
     at += length;
     i += count;
   }

@@ -78,12 +78,12 @@ struct ReadPiece {
 struct ReadRequest {
   std::shared_ptr<ReaderFile> file;
   uint64_t offset = 0;  // in the file; a multiple of offset_alignment
-  // Bytes of all pieces together, with what they skip; a multiple of length_alignment. Passes the end of the file by
-  // less than that.
+  // Bytes of all pieces together, with what they skip and the holes between their runs; a multiple of length_alignment.
+  // Passes the end of the file by less than that.
   size_t length = 0;
   size_t required = 0;            // of `length`, up to where bytes must arrive: 0 < required <= length
   bool last = false;              // no read of this file follows: compare the file's identity after it
-  std::vector<ReadPiece> pieces;  // in the order of the file; one, or with `scatters` at most 1024, with `skips` 3072
+  std::vector<ReadPiece> pieces;  // in the order of the file; one, or with `scatters` at most 1024, with `skips` 6144
   std::shared_ptr<void> target;   // RegisterBuffer's result for a read straight into place; null through a slot
 };
 
@@ -95,7 +95,7 @@ struct ReaderNeeds {
   // elements and may begin up to 7 bytes before a multiple.
   uint64_t boundary = 0;
   size_t chunk = 4 << 20;     // bytes per read that suit this reader best
-  size_t first_chunk = 0;     // of a load's first read through a slot, each next one twice as long; 0: of none
+  size_t first_chunk = 0;     // of a load's first read through a slot, up to twice as long for each next; 0: of none
   int in_flight = 4;          // queue depth: reads that it takes at a time
   int slots = 8;              // staging slots to cycle; more than in_flight, since some are being copied from
   int slots_at_first = 0;     // allocate only so many until a load needs more, where staging is expensive; 0: all

@@ -177,7 +177,7 @@ RingReads::~RingReads() {
 
 bool RingReads::Read(ReadRequest* request, uint64_t tag) {
   std::lock_guard<std::mutex> lock(state_->mutex);
-  if (request->pieces.size() != 1) return false;
+  if (request->pieces.size() != 1 || request->pieces.front().runs > 1) return false;
   size_t index = 0;
   while (index < state_->slots.size() && state_->slots[index].used) ++index;
   if (index == state_->slots.size()) return false;

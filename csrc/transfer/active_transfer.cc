@@ -25,6 +25,7 @@ ActiveTransfer::ActiveTransfer(std::shared_ptr<Transfer> shared, std::vector<std
   for (size_t i = 0; i < plan.items.size(); ++i) {
     const PlanItem& item = plan.items[i];
     bytes_left_.push_back(item.length);
+    bytes += item.length;
     if (item.length == 0) continue;
     files[item.file].last_item = i;
     if (seen[item.file]) continue;

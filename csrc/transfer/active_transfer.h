@@ -58,6 +58,7 @@ class ActiveTransfer {
 
   const std::shared_ptr<Transfer> transfer;
   const Plan& plan;
+  uint64_t bytes = 0;  // of all items in their files
   Cursor cursor;       // where the next read begins
   size_t allowed = 0;  // one past the last item that may be started
   std::vector<File> files;

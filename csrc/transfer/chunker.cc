@@ -124,8 +124,8 @@ Chunk NextChunk(const Plan& plan, const ChunkRules& rules, Cursor cursor, size_t
   const uint64_t memory_start = first.destination + cursor.done;
   uint64_t gap = 0;  // behind the last part: of a hole that may be read
   uint64_t stop = start, source = start - chunk.offset, outputs = 0;
-  size_t holes = 0;  // that are skipped: each makes one more piece of the read
-  while (cursor.item < end && chunk.parts.size() < most_parts) {
+  size_t pieces = 0;  // of the read, but for parts that follow each other: one behind each hole that is skipped
+  while (cursor.item < end && chunk.parts.size() < most_parts && pieces < kPiecesOfSkippingRead) {
     const PlanItem& item = plan.items[cursor.item];
     if (item.length == 0) {  // complete as soon as the cursor passes it
       cursor = {cursor.item + 1, 0};
@@ -136,7 +136,7 @@ Chunk NextChunk(const Plan& plan, const ChunkRules& rules, Cursor cursor, size_t
     if (item.file != first.file || from < stop || from >= limit) break;
     const uint64_t hole = from - stop;
     const bool skips = hole > gap;
-    if (skips && (!needs.skips || ++holes == kPiecesOfSkippingRead)) break;
+    if (skips && (!needs.skips || ++pieces == kPiecesOfSkippingRead)) break;
     if (chunk.direct && item.allocation != first.allocation) break;
     if (one_piece && item.destination + cursor.done - memory_start != from - start) break;
     // Where the reader can fill tensor memory, only what has to go through a slot does.
@@ -148,7 +148,7 @@ Chunk NextChunk(const Plan& plan, const ChunkRules& rules, Cursor cursor, size_t
     if (length == 0) break;
     const bool whole = length == item.Together(cursor.done);
     const bool picks = PicksRuns(item, rules);  // one piece has any number of runs
-    const uint64_t most_runs = picks ? UINT64_MAX : kPiecesOfSkippingRead - holes;
+    const uint64_t most_runs = picks ? UINT64_MAX : kPiecesOfSkippingRead - pieces;
     const uint64_t runs = std::min(RunsTogether(item, rules, chunk, cursor.done, limit), most_runs);
     length *= runs;
     chunk.parts.push_back(
@@ -160,11 +160,8 @@ Chunk NextChunk(const Plan& plan, const ChunkRules& rules, Cursor cursor, size_t
       part.stride = item.stride;
       part.picked = picks;
       chunk.skipped += (runs - 1) * item.hole();
-      if (picks) {
-        chunk.picked += (runs - 1) * item.hole();
-      } else {
-        holes += runs - 1;
-      }
+      if (picks) chunk.picked += (runs - 1) * item.hole();
+      pieces += picks ? 1 : runs - 1;
     }
     if (item.converts()) outputs += item.InMemory(length);
     chunk.converts |= item.converts();

@@ -120,7 +120,9 @@ bool Loop::IssueRead(ActiveTransfer& t) {
       if (!MayTakeOne(shared_->span_count, spans_of_, t.device())) return false;
     } else if (!chunk.direct) {
       if (!MayTakeSlot(t.device())) return false;
-      const ChunkRules own = RulesOfRead(shared_->rules, t.slot_reads);
+      // A small load allocates no more slots for that than it needs.
+      const bool brief = slots_.has_all() || t.bytes > slots_.first_bytes();
+      const ChunkRules own = brief ? RulesOfRead(shared_->rules, t.slot_reads) : shared_->rules;
       if (pins_ || own.chunk_bytes < rules.chunk_bytes)
         chunk = NextChunk(t.plan, own, t.cursor, t.allowed, buffer->address());
       status = slots_.Take(reader_, *devices_.front(), &slot);

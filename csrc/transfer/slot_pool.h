@@ -30,6 +30,9 @@ class SlotPool {
     return allocated_ == 0 ? Allocate(reader, device) : Status::Ok();
   }
   int count() const { return count_; }
+  // No slot is left that a later Take would allocate.
+  bool has_all() const { return allocated_ == count_ || at_first_ == count_; }
+  uint64_t first_bytes() const { return slot_bytes_ * static_cast<uint64_t>(at_first_); }
   void Give(int slot) { free_.push_back(slot); }
   uint64_t Address(int slot) const {
     return Base(slot) + slot_bytes_ * static_cast<uint64_t>(slot < at_first_ ? slot : slot - at_first_);

@@ -18,12 +18,15 @@ struct ChunkCase {
   size_t alignment;
   uint64_t chunk, boundary;
   bool skips = false;
+  uint64_t picks = 0;
 };
 
 const ChunkCase kCases[] = {
     {"BufferedDirect", true, true, 1, 16 << 10, 0},
     {"Skipping", true, true, 1, 256 << 10, 0, true},
     {"SkippingStaged", false, true, 1, 256 << 10, 0, true},
+    {"Picking", true, true, 1, 256 << 10, 0, true, 4096},
+    {"PickingStaged", false, true, 1, 256 << 10, 0, true, 4096},
     {"BufferedOnePiece", true, false, 1, 16 << 10, 0},
     {"Staged", false, false, 1, 16 << 10, 0},
     {"StagedTiny", false, false, 1, 100, 0},
@@ -44,6 +47,7 @@ class Chunker : public ::testing::TestWithParam<ChunkCase> {
     ChunkRules rules{{}, c.direct, c.chunk, c.skips ? 2048 : kGap};
     rules.needs.offset_alignment = rules.needs.length_alignment = rules.needs.memory_alignment = c.alignment;
     rules.needs.skips = c.skips;
+    rules.needs.picks_holes = c.picks;
     rules.needs.boundary = c.boundary;
     rules.needs.scatters = c.scatters;
     return rules;

@@ -141,6 +141,25 @@ TEST_F(EngineCopiesTest, TheFirstReadsOfALoadAreShort) {
   }
 }
 
+// Its slots are page-locked, which takes long: two at first.
+TEST_F(EngineCopiesTest, ASmallLoadHasNoShortReadsAndSoNoMoreSlots) {
+  class LocksPages : public AdjacentDevice {
+    bool staging_is_expensive() const override { return true; }
+  };
+  script->needs.chunk = 8192;
+  script->needs.first_chunk = 1024;
+  script->needs.slots_at_first = 2;
+  for (uint64_t bytes : {16000, 30000}) {
+    device = std::make_shared<LocksPages>();
+    Model model = Planned({{0, 0, 100, bytes, 0}}, {{30208, 0}});
+    auto engine = Open(device, std::make_unique<ScriptedReader>(script));
+    Watch::Begin(*engine, model)->ExpectComplete();
+    EXPECT_EQ(device->pieces.front().length, bytes == 16000 ? 8092U : 924U);
+    EXPECT_EQ(Metrics::Get().staging_bytes, (bytes == 16000 ? 2 : script->needs.slots) * 8192);
+    engine.reset();
+  }
+}
+
 TEST_F(EngineCopiesTest, ALoadThatHasEndedStartsNoCopy) {
   script->needs.chunk = 4096;
   script->hold = true;

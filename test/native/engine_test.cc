@@ -66,6 +66,8 @@ const ReaderKind kReaders[] = {
        script->needs.scatters = script->needs.skips = true;
        script->needs.chunk = 64 << 10;
        script->needs.largest_gap = 2048;
+       script->needs.picks_holes = 4096;
+       script->needs.first_chunk = 4096;
        return std::unique_ptr<Reader>(std::make_unique<ScriptedReader>(script));
      }},
     {"Fake", [] { return FakeWith(1, true, false); }},
