@@ -73,6 +73,16 @@ function ignoreUnused() {
   );
 }
 
+/** For tar: the archive does not depend on who makes it, or when. */
+const SAME_EVERYWHERE = [
+  '--format=ustar',
+  '--mtime=@0',
+  '--owner=0',
+  '--group=0',
+  '--numeric-owner',
+  '--mode=u=rw,go=r',
+];
+
 /**
  * source.tar.br, for scripts/build-from-source.mjs. Few need it, so it is one file of 0.17 MB (gzip: 0.21) instead of
  * 0.8 MB in 180; and where binding.gyp lies in the top folder of a package, package managers build at once.
@@ -83,7 +93,9 @@ export function packSource() {
     .map((entry) => relative(top, join(entry.parentPath, entry.name)))
     .filter((path) => !path.startsWith(join('csrc', 'emulators')))
     .sort();
-  const packed = run('packing the sources', 'tar', ['-cf', '-', 'binding.gyp', ...sources], { encoding: 'buffer' });
+  const packed = run('packing the sources', 'tar', [...SAME_EVERYWHERE, '-cf', '-', 'binding.gyp', ...sources], {
+    encoding: 'buffer',
+  });
   writeFileSync(
     join(top, 'source.tar.br'),
     brotliCompressSync(packed, { params: { [constants.BROTLI_PARAM_LGWIN]: 22 } }),

@@ -152,7 +152,9 @@ void AccumulatePortably(uint64_t* sums, const uint8_t* in, const uint8_t* secret
     uint64_t data[8], value[8];
     memcpy(data, in, sizeof data);
     memcpy(value, secret, sizeof value);
+#pragma GCC unroll 8
     for (size_t i = 0; i < 8; ++i) value[i] ^= data[i];
+#pragma GCC unroll 8
     for (size_t i = 0; i < 8; ++i) local[i] += data[i ^ 1] + (value[i] & 0xffffffff) * (value[i] >> 32);
   }
   memcpy(sums, local, sizeof local);

@@ -37,7 +37,7 @@ Span DestinationSpan(const StridedCopy& copy) {
 
 // The runs of the innermost dimension. With a constant length the compiler inlines memcpy.
 template <size_t kRun>
-void CopyRow(const StridedCopy::Dim& dim, size_t run, const char* source, char* destination) {
+void CopyRowOf(const StridedCopy::Dim& dim, size_t run, const char* source, char* destination) {
   for (uint64_t i = 0; i < dim.count; ++i) {
     memcpy(destination, source, kRun > 0 ? kRun : run);
     source += dim.source_stride;
@@ -49,23 +49,19 @@ using RowCopy = void (*)(const StridedCopy::Dim&, size_t, const char*, char*);
 RowCopy RowCopyOf(size_t run) {
   switch (run) {
     case 1:
-      return CopyRow<1>;
+      return CopyRowOf<1>;
     case 2:
-      return CopyRow<2>;
+      return CopyRowOf<2>;
     case 4:
-      return CopyRow<4>;
+      return CopyRowOf<4>;
     case 8:
-      return CopyRow<8>;
+      return CopyRowOf<8>;
     case 16:
-      return CopyRow<16>;
-    case 32:
-      return CopyRow<32>;
+      return CopyRowOf<16>;
     case 64:
-      return CopyRow<64>;
-    case 128:
-      return CopyRow<128>;
+      return CopyRowOf<64>;
     default:
-      return CopyRow<0>;
+      return CopyRowOf<0>;
   }
 }
 
@@ -160,6 +156,10 @@ Status StridedCopy::Validate(uint64_t source_size, uint64_t destination_size) co
   const Span from = SourceSpan(*this), to = DestinationSpan(*this);
   if (from.begin < 0 || from.end > Wide{source_size} || to.begin < 0 || to.end > Wide{destination_size}) return wrong;
   return Status::Ok();
+}
+
+void CopyRow(const StridedCopy::Dim& dim, size_t run, const char* source, char* destination) {
+  RowCopyOf(run)(dim, run, source, destination);
 }
 
 void CopyRuns(const StridedCopy& copy, const char* source, char* destination) {

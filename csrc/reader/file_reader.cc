@@ -83,13 +83,12 @@ Status ReadRuns(const FdFile& file, const ReadPiece& piece, uint64_t offset, siz
     const size_t at = first * stride, count = std::min(most, piece.runs - first);
     const size_t length = std::min((count - 1) * stride + run, required - at);
     auto* memory = reinterpret_cast<char*>(piece.address + first * run);  // NOLINT(performance-no-int-to-ptr)
-    vectors.assign(1, {most == 1 ? memory : buffer, length});
+    vectors.clear();
+    vectors.push_back({most == 1 ? memory : buffer, length});
     FST_RETURN_IF_ERROR(ReadTogether(file, &vectors, offset + at, length));
     if (most == 1) continue;
     const size_t whole = length < run ? 0 : (length - run) / stride + 1;
-    if (whole > 0) {
-      CopyRuns({run, 0, 0, {{whole, static_cast<int64_t>(stride), static_cast<int64_t>(run)}}}, buffer, memory);
-    }
+    CopyRow({whole, static_cast<int64_t>(stride), static_cast<int64_t>(run)}, run, buffer, memory);
     const size_t done = whole * stride;
     if (whole < count && length > done) memcpy(memory + whole * run, buffer + done, length - done);
   }

@@ -4,8 +4,8 @@ export default [
   {
     name: 'picked-runs-close-up',
     file: 'csrc/reader/file_reader.cc',
-    find: '{{whole, static_cast<int64_t>(stride), static_cast<int64_t>(run)}}',
-    replace: '{{whole, static_cast<int64_t>(run), static_cast<int64_t>(run)}}',
+    find: '{whole, static_cast<int64_t>(stride), static_cast<int64_t>(run)}',
+    replace: '{whole, static_cast<int64_t>(run), static_cast<int64_t>(run)}',
     native: 'FileReaderTest.*',
   },
   {
