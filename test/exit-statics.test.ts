@@ -7,10 +7,10 @@ import { join } from 'node:path';
 
 test('no static object of the addon has a destructor', () => {
   const build = join(__dirname, '..', 'build', 'cmake');
-  const napi = join(build, 'CMakeFiles', 'fastsafetensors.dir'); // in csrc/napi, or in Unity
-  const objects = readdirSync(napi, { recursive: true, encoding: 'utf8' })
+  const addon = join(build, 'CMakeFiles', 'fastsafetensors.dir'); // in csrc/napi, or in Unity
+  const objects = readdirSync(addon, { recursive: true, encoding: 'utf8' })
     .filter((name) => name.endsWith('.cc.o') || name.endsWith('_cxx.cxx.o'))
-    .map((name) => join(napi, name));
+    .map((name) => join(addon, name));
   const symbols = execFileSync('nm', ['-A', '-u', join(build, 'libcore.a'), ...objects], {
     encoding: 'utf8',
     maxBuffer: 2 ** 28,

@@ -35,7 +35,7 @@ Span DestinationSpan(const StridedCopy& copy) {
   return SpanOf(copy, copy.destination_offset, &StridedCopy::Dim::destination_stride);
 }
 
-// The runs of the innermost dimension. With a constant length the compiler inlines memcpy.
+// With a constant length the compiler inlines memcpy.
 template <size_t kRun>
 void CopyRowOf(const StridedCopy::Dim& dim, size_t run, const char* source, char* destination) {
   for (uint64_t i = 0; i < dim.count; ++i) {
@@ -45,32 +45,12 @@ void CopyRowOf(const StridedCopy::Dim& dim, size_t run, const char* source, char
   }
 }
 
-using RowCopy = void (*)(const StridedCopy::Dim&, size_t, const char*, char*);
-RowCopy RowCopyOf(size_t run) {
-  switch (run) {
-    case 1:
-      return CopyRowOf<1>;
-    case 2:
-      return CopyRowOf<2>;
-    case 4:
-      return CopyRowOf<4>;
-    case 8:
-      return CopyRowOf<8>;
-    case 16:
-      return CopyRowOf<16>;
-    case 64:
-      return CopyRowOf<64>;
-    default:
-      return CopyRowOf<0>;
-  }
-}
-
-void CopyFrom(const StridedCopy& copy, size_t dim, RowCopy row, const char* source, char* destination) {
-  if (dim == copy.dims.size()) return row({1, 0, 0}, copy.run, source, destination);
+void CopyFrom(const StridedCopy& copy, size_t dim, const char* source, char* destination) {
+  if (dim == copy.dims.size()) return CopyRow({1, 0, 0}, copy.run, source, destination);
   const StridedCopy::Dim& here = copy.dims[dim];
-  if (dim + 1 == copy.dims.size()) return row(here, copy.run, source, destination);
+  if (dim + 1 == copy.dims.size()) return CopyRow(here, copy.run, source, destination);
   for (uint64_t i = 0; i < here.count; ++i) {
-    CopyFrom(copy, dim + 1, row, source, destination);
+    CopyFrom(copy, dim + 1, source, destination);
     source += here.source_stride;
     destination += here.destination_stride;
   }
@@ -159,11 +139,26 @@ Status StridedCopy::Validate(uint64_t source_size, uint64_t destination_size) co
 }
 
 void CopyRow(const StridedCopy::Dim& dim, size_t run, const char* source, char* destination) {
-  RowCopyOf(run)(dim, run, source, destination);
+  switch (run) {
+    case 1:
+      return CopyRowOf<1>(dim, run, source, destination);
+    case 2:
+      return CopyRowOf<2>(dim, run, source, destination);
+    case 4:
+      return CopyRowOf<4>(dim, run, source, destination);
+    case 8:
+      return CopyRowOf<8>(dim, run, source, destination);
+    case 16:
+      return CopyRowOf<16>(dim, run, source, destination);
+    case 64:
+      return CopyRowOf<64>(dim, run, source, destination);
+    default:
+      return CopyRowOf<0>(dim, run, source, destination);
+  }
 }
 
 void CopyRuns(const StridedCopy& copy, const char* source, char* destination) {
-  CopyFrom(copy, 0, RowCopyOf(copy.run), source + copy.source_offset, destination + copy.destination_offset);
+  CopyFrom(copy, 0, source + copy.source_offset, destination + copy.destination_offset);
 }
 
 Status CopyStrided(const StridedCopy& copy, const DeviceBuffer& source, const DeviceBuffer& destination) {

@@ -23,7 +23,7 @@ struct StridedCopy {
   Status Validate(uint64_t source_size, uint64_t destination_size) const;
 };
 
-// Copies runs of so many bytes in host memory, one dimension of them.
+// Copies the runs of one dimension, each of `run` bytes, in host memory.
 void CopyRow(const StridedCopy::Dim& dim, size_t run, const char* source, char* destination);
 
 // Copies in host memory. `copy` is valid for both sides; neither the two nor the destination's runs overlap.

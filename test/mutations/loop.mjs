@@ -4,20 +4,6 @@ export const file = 'csrc/transfer/loop.cc';
 
 export default [
   {
-    name: 'first-read-is-as-long-as-all',
-    file: 'csrc/transfer/loop_reads.cc',
-    find: 'brief ? RulesOfRead(shared_->rules, t.slot_reads) : shared_->rules',
-    replace: 'shared_->rules',
-    native: 'EngineCopiesTest.*',
-  },
-  {
-    name: 'small-load-allocates-all-slots',
-    file: 'csrc/transfer/loop_reads.cc',
-    find: 'slots_.has_all() || t.bytes > slots_.first_bytes()',
-    replace: 'true',
-    native: 'EngineCopiesTest.*',
-  },
-  {
     name: 'room-of-the-budget',
     file: 'csrc/transfer/active_transfer.cc',
     find: ' && HasRoom(allowed)',
@@ -63,32 +49,11 @@ export default [
     native: 'EngineCopiesTest.ACompletionThatComesTwiceIsHeardOnce',
   },
   {
-    name: 'depth-of-the-reader',
-    file: 'csrc/transfer/loop_reads.cc',
-    find: ' || reading_ >= reader_.needs().in_flight',
-    replace: '',
-    native: 'EngineTest.AStalledReadEndsItsLoadAndThoseThatWaitForIt',
-  },
-  {
     name: 'window',
     file: 'csrc/transfer/active_transfer.cc',
     find: ' && plan.BatchOf(allowed) < window',
     replace: '',
     native: 'EngineTest.LoadsBatchByBatchAsTheWindowAllows',
-  },
-  {
-    name: 'reads-of-files-that-are-not-open',
-    file: 'csrc/transfer/loop_reads.cc',
-    find: 'if (t.files[first.file].open == nullptr) return false;',
-    replace: '',
-    native: 'EngineCopiesTest.NeighboursGoInOneCopy',
-  },
-  {
-    name: 'reads-without-a-free-slot',
-    file: 'csrc/transfer/loop_reads.cc',
-    find: 'if (status.ok() && slot < 0) return false;',
-    replace: '',
-    native: 'EngineCopiesTest.ACompletionThatComesTwiceIsHeardOnce:CudaFaultsTest.*',
   },
   {
     name: 'room-on-the-device',
@@ -107,21 +72,6 @@ export default [
     find: 'const bool over = t.ops == 0 && (t.failed || t.complete());',
     replace: 'const bool over = t.failed || t.complete();',
     native: 'EngineTest.ADeadlineEndsALoadWhoseReadsHang',
-  },
-  {
-    name: 'memory-under-a-read',
-    file: 'csrc/transfer/loop_reads.cc',
-    find: 'if (!submitted.ok()) return undo(submitted);',
-    replace: `if (!submitted.ok()) return undo(submitted);
-  if (slot < 0) op.buffers.clear();`,
-    native: 'EngineTest.AFailingReadEndsItsLoadOnly',
-  },
-  {
-    name: 'registration-under-a-read',
-    file: 'csrc/transfer/loop_reads.cc',
-    find: 'op.registration = request.target = registration;',
-    replace: 'request.target = std::move(registration);',
-    native: 'GdsReaderTest.ReadsStraightIntoPlaceWhereFileAndMemoryAreCongruent',
   },
   {
     name: 'memory-under-a-copy',
@@ -197,16 +147,6 @@ export default [
     find: 'before.destination + before.length == destination',
     replace: 'true',
     native: 'EngineCopiesTest.NeighboursInTheFileAreCopiedApartWhereMemoryHasAHole',
-  },
-  {
-    name: 'refused-submission-keeps-its-slot',
-    file: 'csrc/transfer/loop_reads.cc',
-    find: `--reading_;
-    FreeOp(op);
-    return status;`,
-    replace: `--reading_;
-    return status;`,
-    native: 'EngineTest.ARefusedSubmissionEndsTheLoad',
   },
   {
     name: 'file-without-a-descriptor-ends-the-load',
