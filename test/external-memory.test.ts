@@ -24,8 +24,16 @@ test('of a load in batches V8 hears of the tensors that are kept, when it goes o
   await expectClean('external-memory.child.cjs', ['heldBackBatches'], gc);
 });
 
+test('of what was read and is about to be taken V8 hears nothing', async () => {
+  await expectClean('external-memory.child.cjs', ['heldBackUntilTaken'], gc);
+});
+
 test('each worker counts its own, down to nothing', async () => {
   await expectClean('external-memory.child.cjs', ['inWorker'], gc);
+});
+
+test('a model that is loaded again and again, and dropped, beside a load that still reads', async () => {
+  await expectClean('external-memory.child.cjs', ['droppedBeside'], gc);
 });
 
 test.each([

@@ -204,10 +204,12 @@ Napi::Value TakeFallbacks(const Napi::CallbackInfo& info) {
   return result;
 }
 
-// The environment's thread. If a load's memory was held back, V8 hears of it when nothing more is read.
-void TellWhenIdle(const Load& load) {
+// If a load's memory was held back, V8 hears of it, unless more is read: false. The environment's thread.
+bool TellWhenIdle(const Load& load) {
   auto memory = load.memory.lock();
-  if (memory != nullptr && load.transfer->idle()) memory->Tell();
+  if (memory != nullptr && !load.transfer->idle()) return false;
+  if (memory != nullptr) memory->Tell();
+  return true;
 }
 
 void Wake(const std::shared_ptr<Load>& load) {
@@ -217,7 +219,6 @@ void Wake(const std::shared_ptr<Load>& load) {
     load->news = load->waiting.empty();
     for (auto& deferred : load->waiting) deferred.Resolve(env.Undefined());
     load->waiting.clear();
-    TellWhenIdle(*load);
   });
 }
 
@@ -271,6 +272,7 @@ struct StartArgs {
 
 // Growth of external memory from which V8 collects garbage at once.
 constexpr uint64_t kCollectedGrowth = 64 << 20;
+constexpr size_t kAskedAtOnce = 64;
 // Longer than a collection of a small heap takes, short beside the reading of as much as that.
 constexpr auto kCollectionPatience = std::chrono::milliseconds(50);
 
@@ -282,8 +284,15 @@ Napi::Value StartTransfer(const Napi::CallbackInfo& info) {
   auto args = std::make_shared<StartArgs>(info);
   // Where as much is kept already, some of it may be garbage, which V8 collects when it hears of more: to wait for that
   // keeps a model that is loaded again and again from being in memory twice. Where hardly anything is kept V8 finds
-  // nothing, and hears of the load when that has ended or waits, and of tensors that are out when it goes on to more
-  // memory. Elsewhere the load begins while V8 collects.
+  // nothing, and hears of the load when that has ended, a second has passed or another one begins, and of tensors that
+  // are out when it goes on to more memory. Elsewhere the load begins while V8 collects.
+  // Of so many at most, as very many loads may be under way: those that still read are asked last next time.
+  auto& tellers = EnvState::Of(env).tellers();
+  for (size_t left = std::min(tellers.size(), kAskedAtOnce); left > 0; --left) {
+    std::function<bool()> tell = std::move(tellers.front());
+    tellers.pop_front();
+    if (!tell()) tellers.push_back(std::move(tell));
+  }
   uint64_t mapped = 0;
   const uint64_t taken = args->AllowedBytes(&mapped), bytes = taken + ExternalMemory::CountOfMapped(mapped);
   const uint64_t kept = ExternalBytes(env);
@@ -291,7 +300,8 @@ Napi::Value StartTransfer(const Napi::CallbackInfo& info) {
   std::shared_future<void> collected;
   if (waits) collected = NextCollection(env);
   auto memory = ExternalMemory::Count(env, waits ? bytes : 0);
-  if (!waits && kept < kCollectedGrowth) memory->HoldBack();
+  const bool held_back = !waits && kept < kCollectedGrowth;
+  if (held_back) memory->HoldBack();
   Napi::Array keep = Napi::Array::New(env, 2);
   keep[0U] = info[1];
   keep[1U] = ToExternal<ExternalMemory>(env, memory);
@@ -302,9 +312,14 @@ Napi::Value StartTransfer(const Napi::CallbackInfo& info) {
         return args->Start();
       },
       // Weak, since this may be destroyed on any thread. `keep` is not finalized before it has run.
-      [args, weak = std::weak_ptr<ExternalMemory>(memory)](Napi::Env on) {
+      [args, held_back, weak = std::weak_ptr<ExternalMemory>(memory)](Napi::Env on) {
         args->load->memory = weak;
-        TellWhenIdle(*args->load);
+        if (held_back) {
+          EnvState::Of(on).tellers().emplace_back([weak = std::weak_ptr<Load>(args->load)] {
+            auto load = weak.lock();
+            return load == nullptr || TellWhenIdle(*load);
+          });
+        }
         return ToExternal<Load>(on, args->load, weak.lock());
       },
       keep);
@@ -378,6 +393,11 @@ void SetWindow(const Napi::CallbackInfo& info) {
   if (load->allocates) memory->Add(bytes);
 }
 
+// tellMemory(load): boolean, whether V8 has heard of the load's memory: not while more of it is read
+Napi::Value TellMemory(const Napi::CallbackInfo& info) {
+  return Napi::Boolean::New(info.Env(), TellWhenIdle(*FromExternal<Load>(info[0])));
+}
+
 // cancelTransfer(engine, load): its allocations are freed when its last read and copy have ended. Who waits for it is
 // woken, also when the I/O thread hangs.
 void CancelTransfer(const Napi::CallbackInfo& info) {
@@ -408,6 +428,7 @@ void ExportEngine(Napi::Env env, Napi::Object exports) {
   Export<TakeReady>(env, exports, "takeReady");
   Export<TakeAllocation>(env, exports, "takeAllocation");
   Export<SetWindow>(env, exports, "setWindow");
+  Export<TellMemory>(env, exports, "tellMemory");
   Export<CancelTransfer>(env, exports, "cancelTransfer");
 }
 

@@ -4,6 +4,7 @@
 #include <napi.h>
 
 #include <cstdint>
+#include <deque>
 #include <functional>
 #include <memory>
 #include <mutex>
@@ -42,6 +43,8 @@ class EnvState {
   const std::shared_ptr<Dispatcher>& dispatcher() const { return dispatcher_; }
   // Bytes that V8 hears of in the next turn: see ExternalMemory. The environment's thread alone.
   const std::shared_ptr<int64_t>& given_back() const { return given_back_; }
+  // Of loads that V8 may not have heard of: true when it has, or there is nothing to hear. The environment's thread.
+  std::deque<std::function<bool()>>& tellers() { return tellers_; }
   // Closes the engine when the environment ends, and waits for that, at most a second for all engines together.
   void Track(const std::shared_ptr<Engine>& engine);
 
@@ -50,6 +53,7 @@ class EnvState {
 
   std::shared_ptr<Dispatcher> dispatcher_;
   std::shared_ptr<int64_t> given_back_ = std::make_shared<int64_t>(0);
+  std::deque<std::function<bool()>> tellers_;
   std::vector<std::weak_ptr<Engine>> engines_;
 };
 

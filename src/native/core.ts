@@ -347,5 +347,6 @@ export interface CoreAddon {
   takeReady(load: NativeLoad): Uint32Array;
   takeAllocation(load: NativeLoad, index: number): NativeAllocation | null;
   setWindow(engine: NativeEngine, load: NativeLoad, batches: number): void;
+  tellMemory(load: NativeLoad): boolean;
   cancelTransfer(engine: NativeEngine, load: NativeLoad): void;
 }

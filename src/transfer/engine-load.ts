@@ -11,6 +11,12 @@ import type { Plan } from './plan.js';
 
 /** The I/O thread has so long to say TIMEOUT itself: it knows when a deadline has passed while this process slept. */
 const GRACE_MS = 500;
+/**
+ * V8 hears so late of the memory of a load that has not ended by then, as it may have been dropped, and reads nothing;
+ * else so long later. It collects when it hears of more, 5 to 20 ms of a small heap while tensors are handed out, of
+ * which most are disposed soon.
+ */
+const TOLD_AFTER_MS = 1000;
 
 const unwatchDropped = new FinalizationRegistry<() => void>((unwatch) => unwatch());
 
@@ -22,6 +28,7 @@ export class EngineLoad extends Load {
   readonly #state = new Float64Array(8); // see pollTransfer
   #error: Error | null = null;
   #unwatch = (): void => {};
+  #untell = (): void => {};
 
   private constructor(
     engine: NativeEngine,
@@ -56,6 +63,7 @@ export class EngineLoad extends Load {
     ]);
     const load = new EngineLoad(engine, handle, plan, items, device, options.limit);
     load.#watchThread(options);
+    load.#tellLater();
     return load;
   }
 
@@ -92,6 +100,14 @@ export class EngineLoad extends Load {
     unwatchDropped.register(this, this.#unwatch);
   }
 
+  #tellLater(): void {
+    const weak = new WeakRef(this);
+    this.#untell = after(TOLD_AFTER_MS, () => {
+      const load = weak.deref();
+      if (load && !native().tellMemory(load.#handle)) load.#tellLater();
+    });
+  }
+
   #fail(code: 'STALLED' | 'TIMEOUT', what: string, advice: string): void {
     if (this.error || this.drained) return;
     const arrived = `${this.bytesLoaded} of ${this.plan.bytes} bytes had arrived`;
@@ -106,6 +122,7 @@ export class EngineLoad extends Load {
 
   override end(): void {
     this.#unwatch();
+    this.#untell();
     super.end();
   }
 
