@@ -355,9 +355,13 @@ export class Plan {
 
   /** Every tensor's name, by item. For a plan of whole tensors. */
   names(): string[] {
-    return this.inputs.flatMap(({ metadata, selection }) =>
-      selection ? Array.from(selection, (tensor) => metadata.nameAt(tensor)) : metadata.keys(),
-    );
+    const names = new Array<string>(this.count); // flatMap() takes ten times as long
+    let item = 0;
+    for (const { metadata, selection } of this.inputs) {
+      if (selection) for (const tensor of selection) names[item++] = metadata.nameAt(tensor);
+      else for (const name of metadata.keys()) names[item++] = name;
+    }
+    return names;
   }
 
   /** The item of a tensor, undefined when it was not wanted. For a plan of whole tensors. */
