@@ -195,6 +195,17 @@ describe('a process that ends amid a save', () => {
     expect([code, stdout, readdirSync(folder)]).toEqual([3, 'begun\n', []]);
   });
 
+  test('that it asks for leaves nothing: split-tfjs', async () => {
+    const weights = Array.from({ length: 5000 }, (_, i) => ({ name: `w${i}`, dtype: 'float32', shape: [1] }));
+    const source = await newFolder();
+    const model = join(source, 'model.json');
+    writeFileSync(model, JSON.stringify({ modelTopology: {}, weightsManifest: [{ paths: ['w.bin'], weights }] }));
+    writeFileSync(join(source, 'w.bin'), Buffer.alloc(4 * weights.length));
+    const { code, stdout } = await runChild('save-exit.child.cjs', [folder, 'split-tfjs', model]);
+    rmSync(source, { recursive: true });
+    expect([code, stdout, readdirSync(folder)]).toEqual([3, 'begun\n', []]);
+  });
+
   test('by a kill leaves what the next saveFile to the folder removes', async () => {
     await runChild('save-exit.child.cjs', [folder, 'killed']);
     expect(readdirSync(folder)).toEqual([expect.stringMatching(/^\.fst-/)]);

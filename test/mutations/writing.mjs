@@ -120,6 +120,14 @@ export default [
     title: 'of a set stay at each step until it is replaced',
   },
   {
+    name: 'a-split-leaves-shards-at-exit',
+    file: 'src/models/tfjs/split.ts',
+    find: 'release: removedAtExit(temporary)',
+    replace: 'release: () => void removedAtExit',
+    jest: 'test/save-replaced.test.ts',
+    title: 'that it asks for leaves nothing: split-tfjs',
+  },
+  {
     name: 'files-of-one-folder-wait-for-each-other',
     file: 'src/safetensors/save-sharded.ts',
     find: 'const busy = shared ? undefined : await',

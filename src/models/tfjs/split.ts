@@ -5,7 +5,7 @@ import { moveOver, writeAtomically } from '../../base/atomic-write.js';
 import { pathOf } from '../../base/checks.js';
 import { InvalidArgumentError } from '../../base/errors.js';
 import { makeFolder } from '../../base/make-folder.js';
-import { temporaryIn } from '../../base/temporary.js';
+import { removedAtExit, temporaryIn } from '../../base/temporary.js';
 import { type SaveArray, saveFile } from '../../safetensors/save-file.js';
 import { generatorOf, refuseOverwriting } from '../refuse-overwriting.js';
 import { readModelJson, type TfjsModel } from './model-json.js';
@@ -85,7 +85,7 @@ class ShardWriter {
   readonly #folder: string;
   readonly #stem: string;
   readonly #maxBytes: number;
-  readonly #shards: { temporary: string; names: string[] }[] = [];
+  readonly #shards: { temporary: string; release: () => void; names: string[] }[] = [];
   #pending: (SaveArray & { name: string })[] = [];
   #pendingBytes = 0;
   bytes = 0;
@@ -112,7 +112,10 @@ class ShardWriter {
     );
     const files = names.map((name) => join(this.#folder, name));
     for (const file of files) await refuseOverwriting(file, 'split-tfjs');
-    for (const [i, { temporary }] of this.#shards.entries()) await moveOver(temporary, files[i]!);
+    for (const [i, { temporary, release }] of this.#shards.entries()) {
+      await moveOver(temporary, files[i]!);
+      release();
+    }
     if (count === 1) return { weights: files[0]!, files };
     const index = join(this.#folder, `${this.#stem}.safetensors.index.json`);
     const entries = this.#shards.flatMap((shard, i) => shard.names.map((name) => [name, names[i]]));
@@ -121,12 +124,16 @@ class ShardWriter {
   }
 
   async abandon(): Promise<void> {
-    for (const { temporary } of this.#shards) await rm(temporary, { force: true });
+    for (const { temporary, release } of this.#shards) {
+      await rm(temporary, { force: true });
+      release();
+    }
   }
 
   async #flush(): Promise<void> {
     const temporary = temporaryIn(this.#folder);
-    this.#shards.push({ temporary, names: this.#pending.map(({ name }) => name) });
+    const names = this.#pending.map(({ name }) => name);
+    this.#shards.push({ temporary, release: removedAtExit(temporary), names });
     await saveFile(this.#pending, temporary, { metadata: { format: 'tfjs', generator: generatorOf('split-tfjs') } });
     this.#pending = [];
     this.#pendingBytes = 0;
