@@ -1,4 +1,6 @@
-import {
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
+import fs, {
   chmodSync,
   existsSync,
   mkdirSync,
@@ -11,7 +13,9 @@ import {
 } from 'node:fs';
 import { rm } from 'node:fs/promises';
 import { join } from 'node:path';
+import { setTimeout } from 'node:timers/promises';
 import { type LoadReport, ParallelLoader, type SaveTensor, saveFile, saveSharded } from 'fastsafetensors-node';
+import { removedAtExit, removeTemporaries, temporaryIn } from '../src/base/temporary.js';
 import { expectClean, runChild } from './support/child.js';
 import { runCli } from './support/cli.js';
 import { failLinks, failRenames } from './support/failing-files.js';
@@ -195,15 +199,48 @@ describe('a process that ends amid a save', () => {
     expect([code, stdout, readdirSync(folder)]).toEqual([3, 'begun\n', []]);
   });
 
-  test('that it asks for leaves nothing: split-tfjs', async () => {
+  /** A model that takes seconds to split into files of one weight each. */
+  async function withLongSplit(use: (model: string) => Promise<void>): Promise<void> {
     const weights = Array.from({ length: 5000 }, (_, i) => ({ name: `w${i}`, dtype: 'float32', shape: [1] }));
     const source = await newFolder();
     const model = join(source, 'model.json');
     writeFileSync(model, JSON.stringify({ modelTopology: {}, weightsManifest: [{ paths: ['w.bin'], weights }] }));
     writeFileSync(join(source, 'w.bin'), Buffer.alloc(4 * weights.length));
-    const { code, stdout } = await runChild('save-exit.child.cjs', [folder, 'split-tfjs', model]);
-    rmSync(source, { recursive: true });
-    expect([code, stdout, readdirSync(folder)]).toEqual([3, 'begun\n', []]);
+    await use(model).finally(() => rm(source, { recursive: true }));
+  }
+
+  test('that it asks for leaves nothing: split-tfjs', async () => {
+    await withLongSplit(async (model) => {
+      const { code, stdout } = await runChild('save-exit.child.cjs', [folder, 'split-tfjs', model]);
+      expect([code, stdout, readdirSync(folder)]).toEqual([3, 'begun\n', []]);
+    });
+  });
+
+  test.each(['SIGHUP', 'SIGINT', 'SIGTERM'] as const)('by %s leaves nothing where it is a command', async (signal) => {
+    await withLongSplit(async (model) => {
+      const args = ['split-tfjs', model, '--out', folder, '--max-shard-bytes', '1'];
+      const command = spawn(process.execPath, [join(__dirname, '..', 'dist', 'src', 'cli', 'main.js'), ...args]);
+      const ended = once(command, 'exit');
+      while (readdirSync(folder).length < 2) await setTimeout(1);
+      command.kill(signal);
+      expect([...(await ended), readdirSync(folder)]).toEqual([null, signal, []]);
+    });
+  });
+
+  test('removes a folder in which a file was made meanwhile', () => {
+    const own = temporaryIn(folder);
+    mkdirSync(own);
+    const release = removedAtExit(own);
+    const { rmSync } = fs;
+    jest.spyOn(fs, 'rmSync').mockImplementationOnce((path, options) => {
+      writeFileSync(join(own, 'late'), '');
+      rmSync(path, options);
+      mkdirSync(own);
+      throw Object.assign(new Error('a file was made'), { code: 'ENOTEMPTY' });
+    });
+    removeTemporaries();
+    release();
+    expect(readdirSync(folder)).toEqual([]);
   });
 
   test('by a kill leaves what the next saveFile to the folder removes', async () => {

@@ -11,6 +11,8 @@ const SILENT_MS = 10 * 60_000;
 /** How often who keeps a temporary folder for long is to touch it. */
 export const TOUCH_MS = SILENT_MS / 10;
 
+const MOST_TRIES = 100;
+
 let own: string | undefined;
 
 /** A path in `folder` that no other file has, for a file or folder that this process renames or removes. */
@@ -27,20 +29,49 @@ const atExit = new Set<string>();
  * that this returns.
  */
 export function removedAtExit(path: string): () => void {
-  if (atExit.size === 0) process.on('exit', removeAll);
+  if (atExit.size === 0) process.on('exit', removeTemporaries);
   atExit.add(path);
   return () => {
-    if (atExit.delete(path) && atExit.size === 0) process.off('exit', removeAll);
+    if (atExit.delete(path) && atExit.size === 0) process.off('exit', removeTemporaries);
   };
 }
 
-function removeAll(): void {
-  for (const path of atExit) {
-    try {
-      rmSync(path, { recursive: true, force: true });
-    } catch {
-      // What is left is removeDead()'s.
-    }
+const ENDING: readonly [signal: NodeJS.Signals, number: number][] = [
+  ['SIGHUP', 1],
+  ['SIGINT', 2],
+  ['SIGTERM', 15],
+];
+
+/**
+ * For a process of our own: it leaves no temporary file where a signal ends it, as Ctrl+C does. Afterwards the signal
+ * ends it: a shell's loop over several commands goes on after one that exits.
+ */
+export function removedOnSignals(): void {
+  for (const [signal, number] of ENDING) {
+    process.once(signal, () => {
+      removeTemporaries();
+      process.kill(process.pid, signal);
+      process.exit(128 + number); // the first process of a container, which no signal ends
+    });
+  }
+}
+
+/** Removes what is removedAtExit() now. */
+export function removeTemporaries(): void {
+  // The newest first: a thread may still give it the name of an older one.
+  for (const path of [...atExit].reverse()) {
+    // Threads may still make a file in a folder that is being emptied.
+    for (let tries = 0; tries < MOST_TRIES && !removed(path); ++tries) {}
+  }
+}
+
+/** False where there is something in it again. What cannot be removed is removeDead()'s. */
+function removed(path: string): boolean {
+  try {
+    rmSync(path, { recursive: true, force: true });
+    return true;
+  } catch (error) {
+    return (error as NodeJS.ErrnoException).code !== 'ENOTEMPTY';
   }
 }
 

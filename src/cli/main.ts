@@ -3,6 +3,7 @@ import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { Command, CommanderError } from 'commander';
 import { FastSafetensorsError, InvalidArgumentError } from '../base/errors.js';
+import { removedOnSignals } from '../base/temporary.js';
 import { packageFolder } from '../native/addon.js';
 import { registerChecksum } from './checksum.js';
 import { registerConvert } from './convert.js';
@@ -77,6 +78,7 @@ function outliveReaders(): void {
 }
 
 if (require.main === module) {
+  removedOnSignals();
   outliveReaders();
   void main();
 }

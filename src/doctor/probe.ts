@@ -5,6 +5,7 @@
 import { randomBytes } from 'node:crypto';
 import { readdirSync, statSync, unlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { removedAtExit, removedOnSignals } from '../base/temporary.js';
 import type { Availability } from '../copiers/availability.js';
 import { addonPath, checked, native, settled } from '../native/addon.js';
 import type { DeviceInfo } from '../native/core.js';
@@ -44,6 +45,7 @@ const PROBES = {
     const found = await copierAvailability('gds', 'cuda:0');
     if (!found.available) return found;
     const path = join(folder, `.fst-doctor-${randomBytes(8).toString('hex')}.safetensors`);
+    const release = removedAtExit(path);
     try {
       await saveFile({ w: { shape: [1 << 20], data: new Uint8Array(1 << 20) } }, path);
       const loader = new ParallelLoader({ files: path, device: 'cuda:0', copier: 'gds' });
@@ -58,6 +60,7 @@ const PROBES = {
       return { ...found, failed: messageOf(error) };
     } finally {
       removeIfThere(path);
+      release();
     }
   },
 
@@ -83,11 +86,13 @@ const PROBES = {
         return found.isFile() && found.size >= FILE_BYTES;
       });
     const path = there ?? join(folder, `.fst-doctor-${randomBytes(8).toString('hex')}`);
+    const release = there ? (): void => {} : removedAtExit(path);
     try {
       if (!there) writeFileSync(path, Buffer.alloc(FILE_BYTES), { flag: 'wx' });
       return { path: there ?? folder, ...(await settled(native().probeFile(path))) };
     } finally {
       if (!there) removeIfThere(path);
+      release();
     }
   },
 
@@ -116,4 +121,7 @@ async function main([name, args]: readonly string[]): Promise<void> {
   process.disconnect();
 }
 
-if (require.main === module) void main(process.argv.slice(2));
+if (require.main === module) {
+  removedOnSignals();
+  void main(process.argv.slice(2));
+}

@@ -128,6 +128,22 @@ export default [
     title: 'that it asks for leaves nothing: split-tfjs',
   },
   {
+    name: 'a-command-leaves-files-on-signals',
+    file: 'src/base/temporary.ts',
+    find: 'process.once(signal, () => {',
+    replace: 'process.once(signal, () => { process.kill(process.pid, signal);',
+    jest: 'test/save-replaced.test.ts',
+    title: 'leaves nothing where it is a command',
+  },
+  {
+    name: 'a-folder-that-fills-again-is-left',
+    file: 'src/base/temporary.ts',
+    find: "return (error as NodeJS.ErrnoException).code !== 'ENOTEMPTY';",
+    replace: 'return error !== undefined;',
+    jest: 'test/save-replaced.test.ts',
+    title: 'removes a folder in which a file was made meanwhile',
+  },
+  {
     name: 'files-of-one-folder-wait-for-each-other',
     file: 'src/safetensors/save-sharded.ts',
     find: 'const busy = shared ? undefined : await',
