@@ -15,8 +15,9 @@ import { testFolder } from './support/tensor-files.js';
 
 const CLI = '../dist/src/cli/main.js';
 const NAMES = [
-  ...['addon', 'node', 'gpu', 'cufile', '3fs library', '3fs mounts', '/dev/shm', 'memlock', 'nofile', 'io_uring'],
-  ...['huge pages', 'numa', 'page cache', 'leases', 'onnxruntime-node', 'tensorflow.js', 'framework copies'],
+  ...['addon', 'node', 'gpu', 'cufile', 'nccl', '3fs library', '3fs mounts', '/dev/shm', 'memlock', 'nofile'],
+  ...['io_uring', 'huge pages', 'numa', 'page cache', 'leases'],
+  ...['onnxruntime-node', 'tensorflow.js', 'framework copies'],
 ];
 const folder = testFolder();
 
@@ -65,7 +66,7 @@ describe('by itself', () => {
       detail: expect.stringMatching(/, needs glibc 2\.\d+: .*\.node$/),
     });
     expect(checks.node).toMatchObject({ state: 'ok', detail: expect.stringContaining(process.version) });
-    for (const name of ['3fs library', '3fs mounts']) expect(checks[name]!.state).toBe('missing');
+    for (const name of ['nccl', '3fs library', '3fs mounts']) expect(checks[name]!.state).toBe('missing');
     expect(checks.numa!.state).toBe('ok');
     expect(checks['page cache']!.detail).toContain('mincore');
   });
@@ -163,6 +164,15 @@ describe('GPUs', () => {
     const checks = await diagnose({ env });
     for (const name of ['gpu', '3fs library'])
       expect(checks[name]).toMatchObject({ state: 'broken', detail: expect.stringContaining(__filename) });
+  });
+
+  test('a library of NCCL is named with its version; one that is too old, or none, is broken', async () => {
+    const { nccl } = await diagnose({ env: emulators.nccl.env() });
+    expect(nccl).toMatchObject({ state: 'ok', detail: expect.stringMatching(/^2\.\d+\.\d+, \/.*libnccl\.so\.2$/) });
+    const { nccl: old } = await diagnose({ env: emulators.nccl.env({ VERSION: 21305 }) });
+    expect(old).toMatchObject({ state: 'broken', detail: expect.stringContaining('is of version 2.13.5') });
+    const { nccl: none } = await diagnose({ env: { FASTSAFETENSORS_NCCL_LIB: __filename } });
+    expect(none).toMatchObject({ state: 'broken', detail: expect.stringContaining(__filename) });
   });
 
   test('a driver without a GPU is not', async () => {
@@ -270,7 +280,7 @@ test('without the addon, that is broken, and what needs it is not looked at', as
   const checks = await diagnose({ cli: join(installed, 'dist/src/cli/main.js'), env });
   expect(checks.addon).toMatchObject({ state: 'broken', detail: expect.stringContaining('has no binary') });
   expect(checks.addon!.remedy).toMatch(/looked for:[\s\S]*install it again: /);
-  for (const name of ['gpu', '3fs library', 'io_uring', 'leases'])
+  for (const name of ['gpu', 'nccl', '3fs library', 'io_uring', 'leases'])
     expect(checks[name]).toMatchObject({ state: 'missing', detail: 'not looked at: the addon does not load' });
   expect(checks.node!.state).toBe('ok');
 });

@@ -13,12 +13,12 @@ constexpr LibrarySpec kLibrary = {
     "NCCL 2.14 and later 2.x have them: update NCCL",
 };
 
+}  // namespace
+
 std::string VersionText(int version) {
   if (version < 10000) return Format("%d.%d.%d", version / 1000, version / 100 % 10, version % 100);
   return Format("%d.%d.%d", version / 10000, version / 100 % 100, version % 100);
 }
-
-}  // namespace
 
 void NcclApi::Bind(const SharedLibrary& from, std::string* missing) {
 #define X(member, symbol, result, parameters) from.Resolve(#symbol, &member, missing);

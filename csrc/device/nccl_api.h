@@ -79,6 +79,9 @@ struct NcclApi {
 // event loop's: takes ms at first.
 Status LoadNccl(const NcclApi** out);
 
+// 22703 as "2.27.3".
+std::string VersionText(int version);
+
 // A new id, by which the ranks of one communicator find each other: the process that makes it has to live until all
 // have. COPIER_UNAVAILABLE, CUDA_ERROR. As LoadNccl.
 Status NewUniqueId(ncclUniqueId* id);

@@ -11,6 +11,7 @@
 #include "device/communicator.h"
 #include "napi/async_work.h"
 #include "napi/bindings.h"
+#include "napi/js_values.h"
 
 namespace fst {
 
@@ -18,6 +19,16 @@ template <>
 inline constexpr char kExternalName<Communicator>[] = "a communicator";
 
 namespace {
+
+// probeNccl(): Promise<{library, version}>. See LoadNccl.
+Napi::Value ProbeNccl(const Napi::CallbackInfo& info) {
+  auto api = std::make_shared<const nccl::NcclApi*>();
+  return AsyncWork::Run(
+      info.Env(), [api] { return nccl::LoadNccl(api.get()); },
+      [api](Napi::Env env) {
+        return TextsToJs(env, {{"library", (*api)->library}, {"version", nccl::VersionText((*api)->version)}});
+      });
+}
 
 // newNcclId(): Promise<ArrayBuffer>. See NewUniqueId.
 Napi::Value NewNcclId(const Napi::CallbackInfo& info) {
@@ -87,6 +98,7 @@ Napi::Value CloseCommunicator(const Napi::CallbackInfo& info) {
 }  // namespace
 
 void ExportCommunicators(Napi::Env env, Napi::Object exports) {
+  Export<ProbeNccl>(env, exports, "probeNccl");
   Export<NewNcclId>(env, exports, "newNcclId");
   Export<OpenCommunicator>(env, exports, "openCommunicator");
   Export<BroadcastJs>(env, exports, "broadcast");

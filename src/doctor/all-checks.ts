@@ -24,6 +24,7 @@ export async function allChecks(given: string | undefined): Promise<DoctorCheck[
   const file = withAddon(() => runProbe('file', [folder]));
   const gpuAnswer = withAddon(() => runProbe('gpus', []));
   const threeFs = withAddon(() => runProbe('threeFs', []));
+  const nccl = withAddon(() => runProbe('nccl', []));
   const mounts = Promise.all(points.map((point) => withAddon(() => runProbe('mount', [point], MOUNT_LIMIT_MS))));
   const found = runProbe('frameworks', [[process.cwd(), packageFolder()]]);
 
@@ -49,6 +50,7 @@ export async function allChecks(given: string | undefined): Promise<DoctorCheck[
     ['node', host.nodeCheck()],
     ['gpu', gpu],
     ['cufile', Promise.all([cufile, gpu]).then(([answer, of]) => storage.cufileCheck(answer, of, folder))],
+    ['nccl', unlessNotLooked('nccl', nccl, storage.ncclCheck)],
     ['3fs library', unlessNotLooked('3fs library', threeFs, (answer) => storage.threeFsCheck(answer, mounted))],
     ['3fs mounts', mounts.then((answers) => storage.mountsCheck(points, answers))],
     ['/dev/shm', storage.shmCheck(mounted)],

@@ -70,6 +70,10 @@ const PROBES = {
     return { library, failed: await settled(native().loadThreeFs()).then(() => '', messageOf) };
   },
 
+  /** The library of NCCL and its version, or why it does not load. */
+  nccl: (): Promise<{ library: string; version: string } | { failed: string }> =>
+    settled(native().probeNccl()).catch((error) => ({ failed: messageOf(error) })),
+
   /** Asks the daemon of a mount: the names in it. */
   async mount(point: string): Promise<number> {
     checked(() => native().extractMountPoint(point));

@@ -1,4 +1,4 @@
-/** GPUs, cuFile, 3FS with its mounts, and /dev/shm. */
+/** GPUs, cuFile, NCCL, 3FS with its mounts, and /dev/shm. */
 import { existsSync, readdirSync, readlinkSync, statSync } from 'node:fs';
 import { statfs } from 'node:fs/promises';
 import { join } from 'node:path';
@@ -15,6 +15,7 @@ interface Gpus {
 }
 
 const NVIDIA = '0x10de';
+const NO_NCCL = /: libnccl\.so\.2: cannot open shared object file: No such file/;
 const NO_LIBRARY = /: cannot open shared object file: No such file/;
 
 export function gpuCheck(answer: Answer<Gpus>): DoctorCheck {
@@ -94,6 +95,17 @@ export function threeFsCheck(answer: Answer<ThreeFs>, mounted: boolean): DoctorC
   const absent = library === '' && !process.env.FASTSAFETENSORS_3FS_LIB;
   if (absent && !mounted) return check('missing', name, `none: copier '3fs' is not available`, remedy);
   return check('broken', name, failed, remedy);
+}
+
+export function ncclCheck(answer: Answer<{ library: string; version: string } | { failed: string }>): DoctorCheck {
+  const name = 'nccl';
+  const remedy = 'install NCCL 2.14 or a later 2.x, or set FASTSAFETENSORS_NCCL_LIB to its library';
+  if (answer.failure !== undefined) return check('broken', name, answer.failure, remedy);
+  const found = answer.value;
+  if (!('failed' in found)) return check('ok', name, `${found.version}, ${found.library}`);
+  const absent = !process.env.FASTSAFETENSORS_NCCL_LIB && NO_NCCL.test(found.failed);
+  if (absent) return check('missing', name, 'none: ranks load without pg.broadcast', remedy);
+  return check('broken', name, found.failed, remedy);
 }
 
 /** `points`, and for each what its daemon answered. */

@@ -253,6 +253,7 @@ export interface CoreAddon {
   closeServer(server: NativeFdServer): void;
   receiveFd(path: string): Promise<{ exported: NativeExported; fd: number; text: string }>;
   parseDescription(text: string): Promise<PackedHeader>;
+  probeNccl(): Promise<{ library: string; version: string }>;
   newNcclId(): Promise<ArrayBuffer>;
   openCommunicator(device: NativeDevice, id: Uint8Array, rank: number, ranks: number): NativeCommunicator;
   broadcast(
