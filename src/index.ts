@@ -62,8 +62,8 @@ export { type FilesByRank, type ProcessGroup, processGroupFromEnv, SingleGroup }
 export type { ShardPart, ShardRule, ShardRules } from './loaders/shard-rules.js';
 export type { Split } from './loaders/split.js';
 export { ParallelThreeFSLoader, ThreeFSLoader } from './loaders/three-fs-loader.js';
-export { nativeMetrics } from './native/addon.js';
 export type { Metrics } from './native/core.js';
+export { nativeMetrics } from './native/metrics.js';
 export type { Files } from './safetensors/files.js';
 export { type HeadersBatchOptions, readHeadersBatch } from './safetensors/headers-batch.js';
 export {

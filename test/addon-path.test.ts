@@ -1,6 +1,6 @@
 import { writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { nativeMetrics } from '../src/native/addon.js';
+import { nativeMetrics } from '../src/native/metrics.js';
 import { testFolder } from './support/tensor-files.js';
 
 const folder = testFolder();

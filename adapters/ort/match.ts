@@ -33,7 +33,10 @@ interface Wanted extends Pick<TensorInfo, 'name' | 'dtype' | 'dataType' | 'shape
   readonly hasName: boolean;
 }
 
-/** With the tensor that takes its place: of its dtype and shape, or the very bytes that its external data point at. */
+/**
+ * With the tensor that takes its place: of its dtype and shape, or the very bytes that its external data point at.
+ * @internal
+ */
 export interface Match extends Wanted {
   readonly tensor: SourceTensor;
 }
@@ -41,6 +44,7 @@ export interface Match extends Wanted {
 /** { name of a weight in the model: name of its tensor in the files } */
 export type WeightNames = Readonly<Record<string, string>> | ReadonlyMap<string, string>;
 
+/** @internal */
 export interface MatchOptions {
   readonly names?: WeightNames;
   readonly allowUnmatched?: boolean;
@@ -60,7 +64,7 @@ export class UnmatchedWeightsError extends FastSafetensorsError {
   }
 }
 
-/** Where the external data of a model are. */
+/** Where the external data of a model are. @internal */
 export class ExternalFiles {
   readonly #places = new Map<Weight, ExternalPlace>();
   readonly #files = new Map<string, Promise<string>>();
@@ -153,7 +157,7 @@ export class ExternalFiles {
  * at; else the one of the same name, or of the name that split-onnx gives to a type that safetensors lacks. A place in
  * a model in memory counts less than a name. On return every match agrees in dtype and shape, those by place in their
  * bytes. INVALID_ARGUMENT for `names` that name nothing, TENSOR_INVALID_INFO for dtypes and shapes that differ,
- * UNKNOWN_TENSOR when a weight with external data, or every weight, has no partner.
+ * UNKNOWN_TENSOR when a weight with external data, or every weight, has no partner. @internal
  */
 export async function matchWeights(
   model: Model,
@@ -241,7 +245,7 @@ function wantedOf(info: TensorInfo, weight: Weight | null, input: Message | null
   return { name, dtype, dataType, shape, byteLength, weight, input, hasName };
 }
 
-/** How many weights of the model's graphs have a name. */
+/** How many weights of the model's graphs have a name. @internal */
 export function countNames({ weights }: Model): ReadonlyMap<string, number> {
   const count = new Map<string, number>();
   for (const { info } of weights) count.set(info.name, (count.get(info.name) ?? 0) + 1);
@@ -255,7 +259,7 @@ function isNotable({ info }: Weight): boolean {
 
 /**
  * Whether a tensor must be stored inside the model. ONNX Runtime refuses external data for a graph's own output, and
- * for shapes, which it needs while loading.
+ * for shapes, which it needs while loading. @internal
  */
 export function staysInside({ weight, dtype, byteLength }: Match): boolean {
   const floor = dtype && isFloating(dtype) ? NOTABLE_BYTES : MAX_SHAPE_BYTES;

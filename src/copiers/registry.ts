@@ -72,22 +72,22 @@ export function registeredCopiers(): string[] {
   return [...registry.keys()];
 }
 
-/** Whether a copier of this name is registered, or one of fastsafetensors that is never available. */
+/** Whether a copier of this name is registered, or one of fastsafetensors that is never available. @internal */
 export function isKnown(type: CopierType): boolean {
   return registry.has(type) || ABSENT.has(type);
 }
 
-/** Whether a user registered a copier under this name. */
+/** Whether a user registered a copier under this name. @internal */
 export function isOwn(type: CopierType): boolean {
   return typeof registry.get(type) === 'function';
 }
 
-/** Whether that is a copier of this package; 'auto' is what 'nogds' is. UNKNOWN_COPIER. */
+/** Whether that is a copier of this package; 'auto' is what 'nogds' is. UNKNOWN_COPIER. @internal */
 export function isBuiltin(type: CopierType): boolean {
   return typeof registered(type === 'auto' ? 'nogds' : type) !== 'function';
 }
 
-/** What a copier knows of names that are no files; undefined for those of this package. UNKNOWN_COPIER. */
+/** What a copier knows of names that are no files; undefined for those of this package. UNKNOWN_COPIER. @internal */
 export function headersKnownTo(type: CopierType): HeaderOf | undefined {
   const copier = registered(type === 'auto' ? 'nogds' : type);
   return typeof copier === 'function' ? copier.metadata : undefined;
@@ -95,7 +95,7 @@ export function headersKnownTo(type: CopierType): HeaderOf | undefined {
 
 /**
  * What loaders run: an engine, or a copier of the user's own. Of options that were checked. UNKNOWN_COPIER,
- * INVALID_ARGUMENT for a factory that returns no constructor.
+ * INVALID_ARGUMENT for a factory that returns no constructor. @internal
  */
 export function makeCopier(
   type: CopierType,
@@ -110,7 +110,7 @@ export function makeCopier(
   throw new InvalidArgumentError(`${found}, expected a function (metadata, device) => Copier`);
 }
 
-/** The copier that options name: `nogds` rules 'gds' out, which then is 'nogds'. */
+/** The copier that options name: `nogds` rules 'gds' out, which then is 'nogds'. @internal */
 export function copierAsked(type: CopierType, { nogds }: { readonly nogds?: unknown }): CopierType {
   return type === 'gds' && nogds === true && !isOwn('gds') ? 'nogds' : type;
 }
@@ -121,7 +121,7 @@ function ownOptions(options: Readonly<Record<string, unknown>>): Readonly<Record
   return typeof copierOptions === 'object' ? { ...options, ...copierOptions } : options;
 }
 
-/** makeCopier() as a constructor, for use without a loader. */
+/** makeCopier() as a constructor, for use without a loader. @internal */
 export function copierConstructor(
   type: CopierType,
   device: Device,
@@ -148,7 +148,7 @@ export async function copierAvailability(type: CopierType, device = 'cpu'): Prom
 /**
  * What 'auto' means for these files on this device, as fastsafetensors chooses: USRBIO where all files are on one 3FS
  * mount, else GPUDirect Storage where there is a direct path (unless `nogds`), else memory shared with the host, else
- * ordinary reads. Off the event loop; never rejects, and does not open the cuFile driver.
+ * ordinary reads. Off the event loop; never rejects, and does not open the cuFile driver. @internal
  */
 export async function chooseCopier(
   device: Device,
@@ -165,7 +165,7 @@ export async function chooseCopier(
 
 /**
  * What takes the place of a copier where that is not available, and why; undefined where it is. Off the event loop;
- * does not open the cuFile driver. UNKNOWN_COPIER.
+ * does not open the cuFile driver. UNKNOWN_COPIER. @internal
  */
 export async function insteadOf(
   type: CopierType,

@@ -11,7 +11,7 @@ import { engineOptions, nogds } from './nogds.js';
 /**
  * DeepSeek 3FS through USRBIO: many reads in flight, into slots of memory shared with the 3FS daemon. Options:
  * `mountPoint` (that of the files when empty), `bufferSize`, `entries`, `ioDepth`, `setNuma`, `fallback`. With `reader`
- * an object of the user reads instead, and no 3FS is needed.
+ * an object of the user reads instead, and no 3FS is needed. @internal
  */
 export const threeFs: SpecFactory = (device, options) => {
   if (options.reader !== undefined) return chunkReaderConstructor(options.reader as ChunkReader);
@@ -63,7 +63,7 @@ let loadedEarly = false;
 
 /**
  * Begins to load the client library, off the event loop, once: that takes milliseconds, and a loader of '3fs' will need
- * it. What goes wrong its load says.
+ * it. What goes wrong its load says. @internal
  */
 export function loadThreeFsEarly(): void {
   if (loadedEarly) return;
@@ -75,7 +75,7 @@ export function loadThreeFsEarly(): void {
   } catch {} // no addon: said where it is needed
 }
 
-/** Library, mount, /dev/shm and the limit of locked memory, off the event loop. */
+/** Library, mount, /dev/shm and the limit of locked memory, off the event loop. @internal */
 export async function threeFsAvailability(calls?: FileCalls): Promise<Availability> {
   try {
     return await fileCall('the mounts of', '3FS', () => native().threeFsAvailability(), calls);

@@ -52,7 +52,7 @@ const ALLOCATION_PART = 4;
 const SMALLEST_CHUNK = 64 * 1024;
 const LARGEST_CHUNK = 4 * 1024 * 1024;
 
-/** What the loads of one loader may hold together on its device, and of the host's memory. */
+/** What the loads of one loader may hold together on its device, and of the host's memory. @internal */
 export class Budget {
   readonly #device: Device;
   readonly #options: BudgetOptions;

@@ -52,7 +52,7 @@ export interface LoadReport {
   notes: readonly string[];
 }
 
-/** Keeps the report of a loader's last load, and warns of each fallback once. */
+/** Keeps the report of a loader's last load, and warns of each fallback once. @internal */
 export class LoadReporter {
   readonly #logger: Logger;
   readonly #warned = new Set<string>(); // path and copier of fallbacks

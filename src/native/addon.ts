@@ -1,11 +1,10 @@
 /** The only file that loads the addon. Native errors become FastSafetensorsErrors here. */
 import { existsSync } from 'node:fs';
 import { dirname, join, resolve } from 'node:path';
-import { takesAtMost } from '../base/checks.js';
 import { explainErrorsBy, FastSafetensorsError } from '../base/errors.js';
 import { held } from '../base/timers.js';
 import type { FileCalls } from '../base/waiting.js';
-import type { CoreAddon, FileKind, Metrics, StatusObject } from './core.js';
+import type { CoreAddon, FileKind, StatusObject } from './core.js';
 import { addonMissing } from './missing-addon.js';
 import type { OrtAddon } from './ort.js';
 import type { TfAddon } from './tf.js';
@@ -169,13 +168,4 @@ export function readlink(path: string, calls?: FileCalls): Promise<string> {
 /** The bytes of a regular file; rejects for more than `maxBytes`. */
 export async function readFile(path: string, maxBytes: number, calls?: FileCalls): Promise<Uint8Array> {
   return new Uint8Array(await systemCall('the bytes of', path, () => native().readFile(path, maxBytes), calls));
-}
-
-/**
- * What the whole process holds: all zero when everything is closed, and disposed or collected. Without what '3fs' keeps
- * for the next loader: at most 128 MiB of shared memory for three seconds.
- */
-export function nativeMetrics(): Metrics {
-  takesAtMost(0, arguments, 'nativeMetrics');
-  return native().metrics();
 }

@@ -161,6 +161,7 @@ export interface NativeTaken {
 /** csrc/napi/file_bindings.cc. */
 export type FileKind = 'file' | 'folder' | 'link' | 'other';
 
+/** Its functions. For who calls them: declarations that are packed need none. @internal */
 export interface CoreAddon {
   metrics(): Metrics;
   /** Warnings of the core that no logger has had yet. */

@@ -66,6 +66,7 @@ export interface OrtSessionConfig {
   readonly freeDimensions?: readonly (readonly [string, number])[];
   readonly [option: string]: unknown;
 }
+/** @internal */
 export interface OrtAddon {
   /** Whether a file surely has no data at all, only a size. */
   isHole(path: string): Promise<boolean>;

@@ -29,7 +29,7 @@ const INTERVAL_MS = 100;
 /**
  * Reports a load's progress from the core's counters, ten times a second. What the callback throws ends the load, and
  * so does what a promise that it returns rejects with. Nothing waits for such promises: of one that rejects when the
- * load has ended, `late` is told.
+ * load has ended, `late` is told. @internal
  */
 export class ProgressMeter {
   readonly #load: Load;

@@ -5,7 +5,8 @@ import { dirname, join } from 'node:path';
 import * as ort from 'onnxruntime-node';
 import { createSession, type OrtDeviceBuffer, onnxruntime } from '../../adapters/ort/index.js';
 import { DeviceTensor, type FilesBufferOnDevice, SafeTensorsFileLoader } from '../../src/index.js';
-import { native, nativeMetrics } from '../../src/native/addon.js';
+import { native } from '../../src/native/addon.js';
+import { nativeMetrics } from '../../src/native/metrics.js';
 import { saveFile } from '../../src/safetensors/save-file.js';
 import { bytesOf, externalTensor, floats, model, node, value } from '../support/onnx-model.js';
 

@@ -4,7 +4,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import * as ort from 'onnxruntime-node';
 import { createSession, OrtDeviceBuffer, registerBackend } from '../../adapters/ort/index.js';
-import { nativeMetrics } from '../../src/native/addon.js';
+import { nativeMetrics } from '../../src/native/metrics.js';
 import { externalTensor, floats, graph, model, node, rawTensor, value } from '../support/onnx-model.js';
 
 const PROVIDER = { executionProviders: ['fastsafetensors'] };

@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import * as ort from 'onnxruntime-node';
 import { createSession, onnxruntime } from '../../adapters/ort/index.js';
 import { SafeTensorsFileLoader } from '../../src/index.js';
-import { nativeMetrics } from '../../src/native/addon.js';
+import { nativeMetrics } from '../../src/native/metrics.js';
 import { externalTensor, floats, model, node, tensor, value } from '../support/onnx-model.js';
 import { adding, f32, folder, hole, released, run, save, sum, W, write, x } from '../support/ort-weights.js';
 

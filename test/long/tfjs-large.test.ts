@@ -1,6 +1,6 @@
 import * as tf from '@tensorflow/tfjs';
 import { loadGraphModel } from '../../adapters/tfjs/index.js';
-import { nativeMetrics } from '../../src/native/addon.js';
+import { nativeMetrics } from '../../src/native/metrics.js';
 import { largeGraphModel } from '../support/large-model.js';
 import { collectedMetrics, NOTHING_HELD, testFolder } from '../support/tensor-files.js';
 

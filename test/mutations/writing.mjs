@@ -162,8 +162,8 @@ export default [
   {
     name: 'exit-leaves-temporary-files',
     file: 'src/base/temporary.ts',
-    find: "process.on('exit', removeAll);",
-    replace: 'void removeAll;',
+    find: "process.on('exit', removeTemporaries);",
+    replace: 'void removeTemporaries;',
     jest: 'test/save-replaced.test.ts',
     title: 'that it asks for leaves nothing',
   },

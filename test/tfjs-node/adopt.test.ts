@@ -5,7 +5,8 @@ import { Device } from '../../src/device/device.js';
 import { DeviceTensor } from '../../src/device/device-tensor.js';
 import { fastsafeOpen } from '../../src/loaders/fastsafe-open.js';
 import { ParallelLoader } from '../../src/loaders/parallel-loader.js';
-import { native, nativeMetrics } from '../../src/native/addon.js';
+import { native } from '../../src/native/addon.js';
+import { nativeMetrics } from '../../src/native/metrics.js';
 import { collectGarbage, NOTHING_HELD, type TestTensor, testFolder, writeTensors } from '../support/tensor-files.js';
 
 const tf: typeof TF = require('@tensorflow/tfjs-node');

@@ -3,7 +3,7 @@ import { join } from 'node:path';
 import type * as TF from '@tensorflow/tfjs';
 import { loadGraphModel, tfjs } from '../../adapters/tfjs/index.js';
 import { fastsafeOpen } from '../../src/loaders/fastsafe-open.js';
-import { nativeMetrics } from '../../src/native/addon.js';
+import { nativeMetrics } from '../../src/native/metrics.js';
 import { largeGraphModel, writeSparse } from '../support/large-model.js';
 import { NOTHING_HELD, testFolder } from '../support/tensor-files.js';
 

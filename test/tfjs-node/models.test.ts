@@ -4,7 +4,7 @@ import type * as TF from '@tensorflow/tfjs';
 import { loadGraphModel, loadLayersModel } from '../../adapters/tfjs/index.js';
 import { checkTfjsSplit } from '../../src/models/tfjs/check-split.js';
 import { splitTfjs } from '../../src/models/tfjs/split.js';
-import { nativeMetrics } from '../../src/native/addon.js';
+import { nativeMetrics } from '../../src/native/metrics.js';
 import { NOTHING_HELD, testFolder, writeTensors } from '../support/tensor-files.js';
 import { packageFile, trainLayersModel } from '../support/tf-models.js';
 
