@@ -6,29 +6,33 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <atomic>
 #include <cerrno>
+#include <chrono>
 #include <cstring>
-#include <future>
 #include <mutex>
-#include <thread>
 
 #include "base/mapped_pages.h"
-#include "base/thread.h"
 
 namespace fst {
 namespace {
 
 constexpr uint64_t kPiece = 256 << 10;  // exchanged at a time: fits into a pipe of any user and into a CPU's cache
-constexpr uint64_t kShare = 32 << 20;   // for one thread
+constexpr uint64_t kShare = 32 << 20;   // of one mapping
 
-// Threads of the process that exchange pages now.
-std::atomic<int> exchanging{0};
+// To exchange pages by one thread of the process at a time: each page that is made private interrupts all processors
+// that run this process, and two threads of a virtual machine with 2 of them took three times as long as one. Nobody
+// waits long: a page may have to come from a disk that hangs.
+class Turn {
+ public:
+  Turn() : lock_(Mutex(), std::chrono::milliseconds(50)) {}
 
-int MostThreads() {
-  static const int most = static_cast<int>(std::clamp(std::thread::hardware_concurrency(), 2U, 8U));
-  return most;
-}
+ private:
+  static std::timed_mutex& Mutex() {
+    static auto* mutex = new std::timed_mutex;  // outlives threads that have it
+    return *mutex;
+  }
+  std::unique_lock<std::timed_mutex> lock_;
+};
 
 uint64_t Down(uint64_t value) { return value / PageSize() * PageSize(); }
 uint64_t Up(uint64_t value) { return Down(value + PageSize() - 1); }
@@ -160,7 +164,7 @@ class PageExchange {
   char* const scratch_;
 };
 
-// One exchange of many ranges by several threads: what each finds.
+// One exchange of many ranges.
 class Detachment {
  public:
   explicit Detachment(const PrivateMapping& mapping) : mapping_(mapping) {}
@@ -178,7 +182,9 @@ class Detachment {
       }
       if (fresh == nullptr) return Leave({begin, end}, ENOMEM);
       for (const uint64_t stop = begin + length; begin < stop;) {
-        const uint64_t piece = std::min(kPiece, stop - begin), done = ExchangePiece(by, begin, fresh, piece);
+        const uint64_t piece = std::min(kPiece, stop - begin);
+        const Turn turn;
+        const uint64_t done = ExchangePiece(by, begin, fresh, piece);
         begin += done;
         fresh += done;
         if (done == piece) continue;
@@ -188,12 +194,11 @@ class Detachment {
     }
   }
   void Leave(PrivateMapping::Range range, int error) {
-    std::lock_guard<std::mutex> lock(mutex_);
     left_.push_back(range);
     if (error_ != ENOMEM) error_ = error;
     if (error == ENOMEM) out_of_memory_ = true;
   }
-  // When all threads are done.
+  // When all are done.
   int Finish(std::vector<PrivateMapping::Range>* left) {
     *left = std::move(left_);
     return error_;
@@ -217,8 +222,7 @@ class Detachment {
   }
 
   const PrivateMapping& mapping_;
-  std::atomic<bool> out_of_memory_{false};
-  std::mutex mutex_;
+  bool out_of_memory_ = false;
   std::vector<PrivateMapping::Range> left_;
   int error_ = 0;
 };
@@ -264,29 +268,14 @@ int PrivateMapping::Detach(std::vector<Range>* ranges) const {
     for (uint64_t at = begin; at < end; at += kShare) shares.emplace_back(at, std::min(at + kShare, end));
   if (shares.empty()) return 0;
   Detachment detachment(*this);
-  std::atomic<size_t> next{0};
-  auto exchange = [&](bool alone) {
-    PageExchange pages;
-    if (!pages.ready() && !alone) return;  // the others do it
-    for (size_t i = next++; i < shares.size(); i = next++) {
-      if (pages.ready() && !detachment.out_of_memory()) {
-        detachment.Exchange(pages, shares[i].first, shares[i].second);
-      } else {
-        detachment.Leave(shares[i], ENOMEM);
-      }
+  PageExchange pages;
+  for (const Range& share : shares) {
+    if (pages.ready() && !detachment.out_of_memory()) {
+      detachment.Exchange(pages, share.first, share.second);
+    } else {
+      detachment.Leave(share, ENOMEM);
     }
-  };
-  std::vector<std::future<void>> others;
-  ++exchanging;
-  while (others.size() + 1 < shares.size() && exchanging < MostThreads()) {
-    auto task = std::make_shared<std::packaged_task<void()>>([&] { exchange(/*alone=*/false); });
-    if (!StartThread("fst-detach", [task] { (*task)(); }).ok()) break;
-    others.push_back(task->get_future());
-    ++exchanging;
   }
-  exchange(/*alone=*/true);
-  for (const std::future<void>& other : others) other.wait();
-  exchanging -= static_cast<int>(others.size()) + 1;
   return detachment.Finish(ranges);
 }
 

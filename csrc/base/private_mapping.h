@@ -40,10 +40,9 @@ class PrivateMapping {
   int Populate(Range range) const;
 
   // Puts memory of this process's own in the place of all pages that the ranges touch: same addresses, same bytes, also
-  // of what was written to them. From then on nothing that happens to the file reaches them. Blocks, and takes more
-  // threads while there are processors that no other such call of the process uses (8 at most). 0, or an errno; *ranges
-  // then holds the pages that could not be kept: EFAULT, where the file does not have them any more, EIO and so on;
-  // ENOMEM before any other, where there was no memory for more of them.
+  // of what was written to them. From then on nothing that happens to the file reaches them. Blocks; several such calls
+  // of the process take turns. 0, or an errno; *ranges then holds the pages that could not be kept: EFAULT, where the
+  // file does not have them any more, EIO and so on; ENOMEM before any other, where there was no memory for more.
   //
   // A write to such a page at the very time when it is exchanged is kept. Until it is (below a millisecond) reads may
   // see what was there before. What a driver has pinned for its own writes is not seen to.
