@@ -298,6 +298,7 @@ const scenarios = {
     const tensors = [(await iterator.next()).value[1]];
     const script = `sleep 0.2; printf x | dd of=${path} bs=1 conv=notrunc 2>/dev/null; kill -CONT ${process.pid}`;
     const writing = spawn('sh', ['-c', script], { stdio: ['ignore', 'pipe', 'inherit'] });
+    const closed = once(writing, 'close'); // which may come before the load has heard of it
     const began = performance.now();
     process.kill(process.pid, 'SIGSTOP');
     const rest = async () => {
@@ -305,7 +306,7 @@ const scenarios = {
     };
     await assert.rejects(rest(), { code: 'FILE_CHANGED', path });
     assert.ok(performance.now() - began > Number(seconds) * 500, 'the writer waited');
-    await once(writing, 'close');
+    await closed;
     for (const tensor of tensors) tensor.dispose();
     await loader.close();
     await nothingHeld();
