@@ -16,8 +16,8 @@
 namespace fst {
 namespace {
 
-constexpr uint64_t kPiece = 256 << 10;  // exchanged at a time: fits into a pipe of any user and into a CPU's cache
-constexpr uint64_t kShare = 32 << 20;   // of one mapping
+constexpr uint64_t kPiece = 256 << 10;   // exchanged at a time: fits into a pipe of any user and into a CPU's cache
+constexpr uint64_t kMapping = 32 << 20;  // of fresh pages
 
 // To exchange pages by one thread of the process at a time: each page that is made private interrupts all processors
 // that run this process, and two threads of a virtual machine with 2 of them took three times as long as one. Nobody
@@ -172,7 +172,7 @@ class Detachment {
   bool out_of_memory() const { return out_of_memory_; }
   // Exchanges the pages [begin, end) of the mapping; goes on after pages that cannot be kept, but not without memory.
   void Exchange(PageExchange& by, uint64_t begin, uint64_t end) {
-    uint64_t most = end - begin;  // one mapping for all, so that they stay one
+    uint64_t most = kMapping;  // large, so that few are made
     while (begin < end) {
       const uint64_t length = std::min(most, end - begin);
       auto* fresh = static_cast<char*>(MapMemory(length));
@@ -263,17 +263,15 @@ void PrivateMapping::Discard(Range range) const {
 }
 
 int PrivateMapping::Detach(std::vector<Range>* ranges) const {
-  std::vector<Range> shares;
-  for (const auto& [begin, end] : PagesOf(std::exchange(*ranges, {})))
-    for (uint64_t at = begin; at < end; at += kShare) shares.emplace_back(at, std::min(at + kShare, end));
-  if (shares.empty()) return 0;
+  const std::vector<Range> all = PagesOf(std::exchange(*ranges, {}));
+  if (all.empty()) return 0;
   Detachment detachment(*this);
   PageExchange pages;
-  for (const Range& share : shares) {
+  for (const Range& range : all) {
     if (pages.ready() && !detachment.out_of_memory()) {
-      detachment.Exchange(pages, share.first, share.second);
+      detachment.Exchange(pages, range.first, range.second);
     } else {
-      detachment.Leave(share, ENOMEM);
+      detachment.Leave(range, ENOMEM);
     }
   }
   return detachment.Finish(ranges);

@@ -61,12 +61,12 @@ export function removeTemporaries(): void {
   // The newest first: a thread may still give it the name of an older one.
   for (const path of [...atExit].reverse()) {
     // Threads may still make a file in a folder that is being emptied.
-    for (let tries = 0; tries < MOST_TRIES && !removed(path); ++tries) {}
+    for (let tries = 0; tries < MOST_TRIES && !tryToRemove(path); ++tries) {}
   }
 }
 
 /** False where there is something in it again. What cannot be removed is removeDead()'s. */
-function removed(path: string): boolean {
+function tryToRemove(path: string): boolean {
   try {
     rmSync(path, { recursive: true, force: true });
     return true;

@@ -3,7 +3,7 @@
  * parent and ends.
  */
 import { randomBytes } from 'node:crypto';
-import { readdirSync, statSync, unlinkSync, writeFileSync } from 'node:fs';
+import { readdirSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { removedAtExit, removedOnSignals } from '../base/temporary.js';
 import type { Availability } from '../copiers/availability.js';
@@ -44,24 +44,21 @@ const PROBES = {
     const { saveFile } = require('../safetensors/save-file.js') as typeof import('../safetensors/save-file.js');
     const found = await copierAvailability('gds', 'cuda:0');
     if (!found.available) return found;
-    const path = join(folder, `.fst-doctor-${randomBytes(8).toString('hex')}.safetensors`);
-    const release = removedAtExit(path);
-    try {
-      await saveFile({ w: { shape: [1 << 20], data: new Uint8Array(1 << 20) } }, path);
-      const loader = new ParallelLoader({ files: path, device: 'cuda:0', copier: 'gds' });
+    return withTemporary(join(folder, `${temporaryName()}.safetensors`), async (path) => {
       try {
-        for await (const [, tensor] of loader.iterateWeights()) tensor.dispose();
-        const refused = loader.report.fallbacks[0]?.reason;
-        return { ...found, ...(refused && { refused }) };
-      } finally {
-        await loader.close();
+        await saveFile({ w: { shape: [1 << 20], data: new Uint8Array(1 << 20) } }, path);
+        const loader = new ParallelLoader({ files: path, device: 'cuda:0', copier: 'gds' });
+        try {
+          for await (const [, tensor] of loader.iterateWeights()) tensor.dispose();
+          const refused = loader.report.fallbacks[0]?.reason;
+          return { ...found, ...(refused && { refused }) };
+        } finally {
+          await loader.close();
+        }
+      } catch (error) {
+        return { ...found, failed: messageOf(error) };
       }
-    } catch (error) {
-      return { ...found, failed: messageOf(error) };
-    } finally {
-      removeIfThere(path);
-      release();
-    }
+    });
   },
 
   /** The library of 3FS, and why it does not load. */
@@ -89,15 +86,12 @@ const PROBES = {
         const found = statSync(path);
         return found.isFile() && found.size >= FILE_BYTES;
       });
-    const path = there ?? join(folder, `.fst-doctor-${randomBytes(8).toString('hex')}`);
-    const release = there ? (): void => {} : removedAtExit(path);
-    try {
-      if (!there) writeFileSync(path, Buffer.alloc(FILE_BYTES), { flag: 'wx' });
-      return { path: there ?? folder, ...(await settled(native().probeFile(path))) };
-    } finally {
-      if (!there) removeIfThere(path);
-      release();
-    }
+    const probe = (path: string) => settled(native().probeFile(path));
+    if (there) return { path: there, ...(await probe(there)) };
+    return withTemporary(join(folder, temporaryName()), async (path) => {
+      writeFileSync(path, Buffer.alloc(FILE_BYTES), { flag: 'wx' });
+      return { path: folder, ...(await probe(path)) };
+    });
   },
 
   frameworks: async (folders: string[]): Promise<FoundFrameworks> => findFrameworks(folders),
@@ -107,11 +101,18 @@ const PROBES = {
 
 export type Probes = typeof PROBES;
 
-function removeIfThere(path: string): void {
+function temporaryName(): string {
+  return `.fst-doctor-${randomBytes(8).toString('hex')}`;
+}
+
+/** What `use` makes of a file of this path, which is removed afterwards, and where this process ends. */
+async function withTemporary<T>(path: string, use: (path: string) => Promise<T>): Promise<T> {
+  const release = removedAtExit(path);
   try {
-    unlinkSync(path);
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw error;
+    return await use(path);
+  } finally {
+    rmSync(path, { force: true });
+    release();
   }
 }
 

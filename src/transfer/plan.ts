@@ -302,21 +302,6 @@ export class Plan {
     return ranges;
   }
 
-  /** Parts of one tensor, as slice-plan.ts places them; each allocation is a batch. @internal */
-  static ofParts(
-    metadata: SafeTensorsMetadata,
-    tensor: number,
-    target: number,
-    parts: Omit<Items, 'inputs' | 'converts' | 'allocationBatches'>,
-  ): Plan {
-    parts.tensors.fill(tensor);
-    parts.dtypes.fill(target);
-    parts.stored.fill(metadata.packed.dtypes[tensor]!);
-    const converts = target !== metadata.packed.dtypes[tensor];
-    const allocationBatches = Uint32Array.from(parts.allocationSizes.keys());
-    return new Plan({ ...parts, inputs: [{ metadata, selection: null }], converts, allocationBatches });
-  }
-
   /** Ranges of a file, in the order of its bytes, in one allocation of `size` bytes; they need be no tensors. */
   static ofRanges(
     metadata: SafeTensorsMetadata,

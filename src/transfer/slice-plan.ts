@@ -93,7 +93,16 @@ export async function planSlice(
     }
     if (turns.due()) await turns.take();
   }
-  const plan = Plan.ofParts(metadata, tensor, DTYPE_NAMES.indexOf(target), parts);
+  parts.tensors.fill(tensor);
+  parts.dtypes.fill(DTYPE_NAMES.indexOf(target));
+  parts.stored.fill(metadata.packed.dtypes[tensor]!);
+  const items = {
+    ...parts,
+    inputs: [{ metadata, selection: null }],
+    converts: target !== slice.dtype,
+    allocationBatches: Uint32Array.from(parts.allocationSizes.keys()), // each is a batch
+  };
+  const plan = Plan.ofItems(items, false);
   if (!gathers) return { plan, dtype: target, byteLength, copyOf: null };
 
   // Destinations are row-major: a dimension's stride is what the dimensions inside it hold.
