@@ -8,6 +8,20 @@ const { nativeMetrics } = require('fastsafetensors-node');
 const [, , kind, graph, weights, times] = process.argv;
 const rss = () => Number(/^VmRSS:\s+(\d+)/m.exec(readFileSync('/proc/self/status', 'utf8'))[1]) * 1024;
 
+/** Memory of malloc's arenas that is in RAM: of what begins at a multiple of 64 MiB, and of the heap. */
+function arenas() {
+  let sum = 0;
+  let isArena = false;
+  for (const line of readFileSync('/proc/self/smaps', 'utf8').split('\n')) {
+    const [, start, rights, inode, name] = /^([0-9a-f]+)-\S+ (\S+) \S+ \S+ (\d+)\s*(.*)/.exec(line) ?? [];
+    if (start) {
+      const isOwn = rights === 'rw-p' && inode === '0' && name === '';
+      isArena = name === '[heap]' || (isOwn && Number.parseInt(start, 16) % 2 ** 26 === 0);
+    } else if (isArena && line.startsWith('Rss:')) sum += Number(/\d+/.exec(line)[0]) * 1024;
+  }
+  return sum;
+}
+
 /** How many threads there are of a name. */
 const threads = (name) =>
   readdirSync('/proc/self/task').filter((id) => readFileSync(`/proc/self/task/${id}/comm`, 'utf8').trim() === name)
@@ -59,11 +73,15 @@ const KINDS = {
     return { threads: threads('fst-ort') };
   },
 
-  /** What later sessions leave beside the first one. */
-  later: async () => {
-    const { rss: first } = await repeat(ours, 1);
-    const { rss: last } = await repeat(ours);
-    return { bytes: last - first };
+  /** The least that malloc had after one of the sessions more than before the first. */
+  arenas: async () => {
+    const before = arenas();
+    const after = [];
+    for (let i = 0; i < Number(times); ++i) {
+      await repeat(ours, 1);
+      after.push(arenas());
+    }
+    return { bytes: Math.min(...after) - before };
   },
 
   /** What released sessions cost of which an output is kept. */

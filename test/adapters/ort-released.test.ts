@@ -23,10 +23,11 @@ test.each(['released', 'dropped'])('sessions one after the other, %s, are made a
   expect(await child(how, graph, weights, 60)).toEqual({ threads: 1 });
 });
 
-// malloc keeps 25 MiB and more between blocks that stay, of weights that ONNX Runtime packs.
+// malloc keeps 19 MB and more between blocks that stay, of weights that ONNX Runtime packs; else 6 to 8. It may keep 12
+// more at the end of a thread's arena, whatever it is told, so the least of several sessions counts.
 test('what malloc kept of sessions goes back to the system when none is left', async () => {
   const { graph } = await writeBigModel(join(folder, 'many'), 64, 256);
-  expect((await child('later', graph, '', 20)).bytes).toBeLessThan(21 * 2 ** 20);
+  expect((await child('arenas', graph, '', 20)).bytes).toBeLessThan(14 * 2 ** 20);
 });
 
 // 16 KiB of output, out of an arena of 64 MiB and more.
