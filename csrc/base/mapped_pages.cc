@@ -3,10 +3,12 @@
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
+#include <utility>
 
 #include "base/page.h"
 
@@ -14,12 +16,19 @@
 #define MADV_POPULATE_READ 22
 #define MADV_POPULATE_WRITE 23
 #endif
+#ifndef SYS_process_madvise
+#define SYS_process_madvise 440
+#endif
+#ifndef PIDFD_SELF
+#define PIDFD_SELF (-10000)
+#endif
 
 namespace fst {
 namespace {
 
 constexpr uint64_t kSamples = 64, kFewSamples = 8;  // the few before pages are brought in, where all are looked at then
 constexpr uint64_t kAround = 64 << 10;  // a read fault maps what is in memory of the aligned 64 KiB around it
+constexpr size_t kBroughtIn = 256;      // pages that are brought in at once, in 16 MiB
 constexpr uint64_t kLookedAt = 4096;    // pages whose residency is asked for at once
 
 int Advise(char* pages, uint64_t length, int advice) {
@@ -27,13 +36,6 @@ int Advise(char* pages, uint64_t length, int advice) {
     if (madvise(pages, length, advice) == 0) return 0;
     if (errno != EINTR && errno != EAGAIN) return errno;
   }
-}
-
-// Has the kernel read 8 bytes there, which are in one page: false, and no signal, where it cannot. To the set of
-// signals, which such a call reads before it refuses what it is to do with them.
-bool Touch(const char* address) {
-  constexpr int kNothing = -1;
-  return syscall(SYS_rt_sigprocmask, kNothing, address, nullptr, sizeof(uint64_t)) == 0 || errno == EINVAL;
 }
 
 double ResidentPartOf(char* pages, uint64_t length, uint64_t most_samples) {
@@ -47,15 +49,28 @@ double ResidentPartOf(char* pages, uint64_t length, uint64_t most_samples) {
   return samples == 0 ? 1 : static_cast<double>(resident) / static_cast<double>(samples);
 }
 
+// Has the kernel bring in these pages, all by one call where it can (Linux 6.15).
+bool BringIn(const iovec* pages, size_t count) {
+  const auto bytes = static_cast<long>(count * PageSize());
+  if (syscall(SYS_process_madvise, PIDFD_SELF, pages, count, MADV_POPULATE_READ, 0) == bytes) return true;
+  return std::all_of(pages, pages + count, [](const iovec& page) {
+    return Advise(static_cast<char*>(page.iov_base), PageSize(), MADV_POPULATE_READ) == 0;
+  });
+}
+
 // False: some were not in memory, or it cannot be known.
 bool BringInResident(char* pages, uint64_t length, bool told) {
   if (!told || ResidentPartOf(pages, length, kFewSamples) < 1) return false;
-  const char* const end = pages + length;
-  for (const char* at = pages; at < end; at += kAround - reinterpret_cast<uintptr_t>(at) % kAround)
-    if (!Touch(at)) return false;
+  char* const end = pages + length;
+  iovec some[kBroughtIn];
+  size_t count = 0;
+  for (char* at = pages; at < end; at += kAround - reinterpret_cast<uintptr_t>(at) % kAround) {
+    some[count++] = {at, PageSize()};
+    if (count == kBroughtIn && !BringIn(some, std::exchange(count, 0))) return false;
+  }
   // The page cache may hold a page that a shorter file has no more, as part of a large folio.
-  if (!Touch(end - sizeof(uint64_t))) return false;
-  return AllResident(pages, length, told);
+  some[count++] = {end - PageSize(), PageSize()};
+  return BringIn(some, count) && AllResident(pages, length, told);
 }
 
 }  // namespace
@@ -96,8 +111,9 @@ bool AllResident(char* pages, uint64_t length, bool told) {
   return told;
 }
 
-// MADV_POPULATE_READ looks up each page; a fault maps those around it at once, a third of the time where the page cache
-// has large folios. A page that is not there needs the slow way, which says what is wrong with it.
+// MADV_POPULATE_READ looks up each page; the fault of one maps those around it at once. So one of each 64 KiB is asked
+// for: four fifths of the time, and a third where the page cache has large folios. A page that is not there needs the
+// slow way, which says what is wrong with it.
 int PopulatePages(char* pages, uint64_t length, bool told) {
   return BringInResident(pages, length, told) ? 0 : Advise(pages, length, MADV_POPULATE_READ);
 }
