@@ -52,8 +52,22 @@ export default [
     native: '*Chunk*.*:EngineCopiesTest.*',
   },
   {
+    name: 'reads-of-runs-end-in-memory',
+    find: 'uint64_t room = UINT64_MAX;',
+    replace:
+      'uint64_t room = UINT64_MAX; ' +
+      'if (chunk.direct) limit = start + Down(address, rules.chunk_bytes) + rules.chunk_bytes - address;',
+    native: 'Chunk.WhatSkips*',
+  },
+  {
+    name: 'reads-of-tensors-apart-end-in-memory',
+    find: 'limit = start + rules.chunk_bytes;',
+    replace: 'limit = start + Down(address, rules.chunk_bytes) + rules.chunk_bytes - address;',
+    native: 'Chunk.WhatSkips*',
+  },
+  {
     name: 'direct-reads-end-in-the-file',
-    find: 'if (chunk.direct && alignment == 1) {',
+    find: 'if (chunk.direct && alignment == 1 && !first.strided()) {',
     replace: 'if (false) {',
     native: 'Chunk.*',
   },

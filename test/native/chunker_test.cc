@@ -309,6 +309,22 @@ TEST(Chunk, HolesAreSkippedWithinOneReadWhereTheReaderCan) {
   }
 }
 
+// Memory fills more slowly than the file goes by, so a multiple of memory is not where such a read ends: what is left
+// until there would be ever shorter reads.
+TEST(Chunk, WhatSkipsHolesIsReadInChunksOfTheFile) {
+  Plan some = OneFile({});
+  for (uint64_t i = 0; i < 250; ++i) some.items.push_back({0, 0, i * 4096, 1000, i * 1024});
+  ChunkRules rules = Aligned(1, true);
+  rules.needs.skips = true;
+  rules.largest_gap = 0;
+  for (const Plan& plan : {OneFile({Strided(0, 1000, 256, 1024)}), OneFile({Strided(0, 62, 8192, 16384)}), some}) {
+    int reads = 0;
+    for (Cursor cursor; cursor.item < plan.items.size(); ++reads)
+      cursor = NextChunk(plan, rules, cursor, plan.items.size(), 4096).next;
+    EXPECT_EQ(reads, 16) << "of 64 KiB";
+  }
+}
+
 TEST(Chunk, RunsOfOnePartEndBeforeTheEndOfTheRead) {
   const Plan plan = OneFile({Strided(0, 20, 1000, 10000)});
   ChunkRules rules = Aligned(1, true);
