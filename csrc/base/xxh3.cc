@@ -169,7 +169,7 @@ __attribute__((target("avx2"))) void AccumulateByAvx2(uint64_t* sums, const uint
   for (; stripes > 0; --stripes, in += kStripe, secret += 8) {
     const auto* from = reinterpret_cast<const __m256i*>(in);
     const auto* key = reinterpret_cast<const __m256i*>(secret);
-    _mm_prefetch(in + 1024, _MM_HINT_T0);
+    _mm_prefetch(in + 2048, _MM_HINT_T0);
     const __m256i a = _mm256_loadu_si256(from), b = _mm256_loadu_si256(from + 1);
     const __m256i x = _mm256_xor_si256(a, _mm256_loadu_si256(key));
     const __m256i y = _mm256_xor_si256(b, _mm256_loadu_si256(key + 1));
