@@ -84,6 +84,7 @@
         "csrc/reader/usrbio/usrbio_sweep.cc",
         "csrc/transfer/active_transfer.cc",
         "csrc/transfer/chunker.cc",
+        "csrc/transfer/digest_task.cc",
         "csrc/transfer/engine.cc",
         "csrc/transfer/loop.cc",
         "csrc/transfer/loop_clocks.cc",

@@ -31,6 +31,8 @@ constexpr size_t kDirectChunk = size_t{1} << 20;
 constexpr size_t kFirstChunk = size_t{512} << 10;
 // Bytes that a thread reads at a time to pick short runs out of them: they stay in the second-level cache.
 constexpr size_t kPickedFrom = size_t{120} << 10;
+// The same where it tells of bytes that have arrived.
+constexpr size_t kArriving = size_t{256} << 10;
 // A shorter hole between two runs is read as well: it lies in their pages, and costs less than another system call.
 constexpr size_t kPickedHole = kPage;
 // The same for what converts, between two tensors, and through a slot: these bytes are copied once more.
@@ -126,13 +128,44 @@ void ReadAhead(const FdFile& file, const ReadRequest& request) {
   }
 }
 
+// Reads pieces that all lie together, and tells of what has arrived.
+Status ReadAndTell(const FdFile& file, const ReadRequest& request) {
+  std::vector<iovec> vectors;
+  size_t piece = 0, done = 0;  // of the piece
+  for (size_t arrived = 0; arrived < request.required;) {
+    vectors.clear();
+    size_t length = 0;
+    while (piece < request.pieces.size() && length < kArriving) {
+      const ReadPiece& from = request.pieces[piece];
+      const size_t some = std::min(from.length - done, kArriving - length);
+      vectors.push_back({reinterpret_cast<void*>(from.address + done), some});  // NOLINT(performance-no-int-to-ptr)
+      length += some;
+      done += some;
+      if (done < from.length) break;
+      ++piece;
+      done = 0;
+    }
+    const size_t required = std::min(length, request.required - arrived);
+    FST_RETURN_IF_ERROR(ReadTogether(file, &vectors, request.offset + arrived, required));
+    arrived += required;
+    request.on_arrival(arrived);
+  }
+  return Status::Ok();
+}
+
 // Reads until every required byte has arrived. A file that became shorter is FILE_CHANGED, which names the reason.
 Status ReadFully(const ReadRequest& request) {
   const auto& file = static_cast<const FdFile&>(*request.file);
   const std::vector<ReadPiece>& pieces = request.pieces;
   const uint64_t end = request.offset + request.required;
   auto skips = [](const ReadPiece& piece) { return piece.skip > 0 || piece.runs > 1; };
-  if (std::any_of(pieces.begin(), pieces.end(), skips)) ReadAhead(file, request);
+  if (std::any_of(pieces.begin(), pieces.end(), skips)) {
+    ReadAhead(file, request);
+  } else if (request.on_arrival && IsInMemory(file, request.offset)) {
+    Status read = ReadAndTell(file, request);
+    FST_RETURN_IF_ERROR(file.CheckUnchanged());
+    return read;
+  }
   std::vector<iovec> vectors;
   std::unique_ptr<char[]> buffer;
   Status failed;

@@ -32,6 +32,7 @@
 #pragma once
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -85,6 +86,9 @@ struct ReadRequest {
   bool last = false;              // no read of this file follows: compare the file's identity after it
   std::vector<ReadPiece> pieces;  // in the order of the file; one, or with `scatters` at most 1024, with `skips` 6144
   std::shared_ptr<void> target;   // RegisterBuffer's result for a read straight into place; null through a slot
+  // Where bytes come out of memory, one thread that reads them may say how many of `required` have arrived, a cache's
+  // worth at a time, and all of them at last. May be null.
+  std::function<void(size_t arrived)> on_arrival;
 };
 
 // What a reader requires of a read, and what suits it. A read goes straight into place where the reader can fill that

@@ -7,6 +7,7 @@
 
 #include "reader/reader.h"
 #include "transfer/chunker.h"
+#include "transfer/digest_task.h"
 #include "transfer/memory_budget.h"
 #include "transfer/transfer.h"
 
@@ -65,18 +66,14 @@ class ActiveTransfer {
   std::vector<std::shared_ptr<MappedFile>> mapped;   // by file; null: not mapped, or every read was started
   std::vector<std::shared_ptr<ReaderFile>> closing;  // to be closed, not by the I/O thread: a close may hang
   std::vector<std::shared_ptr<void>> registrations;  // by allocation, see Reader::RegisterBuffer
-  struct ItemDigest {
-    std::shared_ptr<Digester> digester;  // of a task at a time
-    uint64_t done = 0;                   // bytes of the item that it has had
-  };
-  std::unordered_map<uint32_t, ItemDigest> digests;          // by item: begun, and not ended
-  std::vector<std::shared_ptr<MemoryBudget::Grant>> grants;  // by allocation, until that is made and has it
-  int ops = 0;                                               // opens, reads, conversions, copies, closes in flight
-  int opening = 0;                                           // of them, opens
-  unsigned slot_reads = 0;                                   // begun
-  Clock::duration starved_since = Clock::duration::max();    // since then, of running time, others have all slots
-  bool scarce = false;                                       // no descriptor was left for the last open
-  uint64_t scarce_at = 0;                                    // Loop::reads_done_ when that began
+  std::unordered_map<uint32_t, std::shared_ptr<ItemDigest>> digests;  // by item: not ended
+  std::vector<std::shared_ptr<MemoryBudget::Grant>> grants;           // by allocation, until that is made and has it
+  int ops = 0;                                             // opens, reads, conversions, copies, closes in flight
+  int opening = 0;                                         // of them, opens
+  unsigned slot_reads = 0;                                 // begun
+  Clock::duration starved_since = Clock::duration::max();  // since then, of running time, others have all slots
+  bool scarce = false;                                     // no descriptor was left for the last open
+  uint64_t scarce_at = 0;                                  // Loop::reads_done_ when that began
   bool failed = false;
   bool news = false;  // there is something to notify of
 

@@ -66,7 +66,8 @@ class Loop {
     ActiveTransfer* transfer = nullptr;  // counts this op: the loop keeps it until the op is free
     uint32_t file = 0;
     int slot = -1;
-    std::unique_ptr<char[]> aside;     // the slot's bytes, where the slot was given back
+    std::unique_ptr<char[]> aside;  // the slot's bytes, where the slot was given back
+    std::shared_ptr<DigestTask> digest;
     bool pins = false;                 // a span takes the place of a slot
     std::shared_ptr<PinnedSpan> span;  // this and the next: written by the pinning thread
     std::string not_pinned;            // why there is no span: `opened` is to be read
@@ -101,9 +102,11 @@ class Loop {
   void FreeUnpinned();  // ops of failed transfers that wait for a slot
   void TakeOutOfSlot(Op& op);
   bool HasDigests(const Op& op) const;
+  std::shared_ptr<DigestTask> NewDigest(const Op& op) const;
+  void DigestOnArrival(Op& op, const Chunk& chunk, ReadRequest* request);
   void StartDigest(Op& op);
-  bool ContinuesDigest(const Op& op) const;
   void PostDigest(Op& op);
+  void EndDigest(Op& op);
   bool InHostSlot(const Op& op) const { return op.slot >= 0 && (op.aside != nullptr || !slots_.on_device()); }
   uint64_t SlotOf(const Op& op) const;  // the address of its bytes
   void PollReader();

@@ -1,6 +1,6 @@
-// Compares tensors' bytes, as they are in their file, with their digests, on threads of their own and before the tensor
-// counts as complete: bytes in a slot before they leave it, others where they were read to. What only the device can
-// read is copied back for that.
+// Compares tensors' bytes, as they are in their file, with their digests before the tensor counts as complete: by the
+// thread that reads them, out of its cache, where that comes to them in their order; else on threads of their own, in a
+// slot before they leave it, others where they were read to. What only the device can read is copied back for that.
 //
 // Tensors are digested beside each other, each from its first byte on: an op whose tensor's earlier bytes are still
 // missing waits. The op that brings them was started before it, so that it needs no slot that a waiting one holds; a
@@ -10,7 +10,6 @@
 #include <new>
 #include <thread>
 
-#include "base/digest.h"
 #include "base/task_pool.h"
 #include "transfer/loop.h"
 
@@ -24,44 +23,6 @@ TaskPool& DigestThreads() {
   return *pool;
 }
 
-constexpr uint64_t kReadBack = 1 << 20;  // bytes that are copied back from a device at a time
-
-struct DigestPiece {
-  std::shared_ptr<Digester> digester;
-  std::shared_ptr<DeviceBuffer> buffer;  // null where the host can read `address`
-  uint64_t address, length;              // in `buffer`: an offset
-  const PlanItem* item;
-  const Digest* expected;  // null but for the last piece of a tensor
-};
-
-Status Update(const DigestPiece& piece) {
-  if (piece.buffer == nullptr) {
-    piece.digester->Update(reinterpret_cast<const void*>(piece.address), piece.length);  // NOLINT
-    return Status::Ok();
-  }
-  std::vector<char> copy(std::min(piece.length, kReadBack));
-  for (uint64_t done = 0; done < piece.length;) {
-    const uint64_t some = std::min<uint64_t>(piece.length - done, copy.size());
-    FST_RETURN_IF_ERROR(piece.buffer->device().Read(*piece.buffer, piece.address + done, some, copy.data()));
-    piece.digester->Update(copy.data(), some);
-    done += some;
-  }
-  return Status::Ok();
-}
-
-Status Compare(const std::vector<DigestPiece>& pieces, const std::string& path) {
-  for (const DigestPiece& piece : pieces) {
-    Status updated = Update(piece);
-    const auto offset = static_cast<int64_t>(piece.item->offset);
-    if (!updated.ok()) return Status(updated.code(), path + ": " + updated.message()).At(path, {}, offset);
-    if (piece.expected == nullptr) continue;
-    const Digest found = piece.digester->Finish();
-    if (!(found == *piece.expected))
-      return DigestMismatch(path, piece.item->offset, piece.item->length, *piece.expected, found);
-  }
-  return Status::Ok();
-}
-
 }  // namespace
 
 bool Loop::HasDigests(const Op& op) const {
@@ -71,10 +32,48 @@ bool Loop::HasDigests(const Op& op) const {
   });
 }
 
+std::shared_ptr<DigestTask> Loop::NewDigest(const Op& op) const {
+  ActiveTransfer& t = *op.transfer;
+  const bool in_slot = InHostSlot(op);
+  const bool read_back = !in_slot && !devices_[t.device()]->host_accessible();
+  std::vector<DigestPiece> pieces;
+  pieces.reserve(op.parts.size());
+  for (size_t i = 0; i < op.parts.size(); ++i) {
+    const ChunkPart& part = op.parts[i];
+    const Digest* expected = t.plan.DigestOf(part.item);
+    if (expected == nullptr) continue;
+    const PlanItem& item = t.plan.items[part.item];
+    std::shared_ptr<ItemDigest>& digest = t.digests[part.item];
+    if (digest == nullptr) digest = std::make_shared<ItemDigest>(expected->kind);
+    const bool last = part.file_offset + part.length == item.offset + item.length;
+    const uint64_t address = in_slot     ? SlotOf(op) + part.source
+                             : read_back ? part.destination
+                                         : op.buffers[i]->address() + part.destination;
+    pieces.push_back({digest, read_back ? op.buffers[i] : nullptr, address, part.length, part.file_offset - op.offset,
+                      part.file_offset - item.offset, &item, last ? expected : nullptr});
+  }
+  return std::make_shared<DigestTask>(std::move(pieces), t.plan.files[op.file].path);
+}
+
+// XXH3 alone: SHA-256 takes longer than the read, and has threads of its own. What the host cannot read has to be there
+// as a whole, and so has what skips holes.
+void Loop::DigestOnArrival(Op& op, const Chunk& chunk, ReadRequest* request) {
+  const bool on_host = op.slot >= 0 ? !slots_.on_device() : devices_[op.transfer->device()]->host_accessible();
+  if (!on_host || chunk.skipped > 0 || !HasDigests(op)) return;
+  for (const ChunkPart& part : op.parts) {
+    const Digest* expected = op.transfer->plan.DigestOf(part.item);
+    if (expected != nullptr && expected->kind != DigestKind::kXxh3) return;
+  }
+  op.digest = NewDigest(op);
+  request->on_arrival = [task = op.digest](size_t arrived) { task->Arrived(arrived); };
+}
+
 void Loop::StartDigest(Op& op) {
+  if (op.digest != nullptr && op.digest->over()) return EndDigest(op);
   if (op.stage == Op::kCopying) --copying_;
   op.stage = Op::kWaiting;
-  if (ContinuesDigest(op)) return PostDigest(op);
+  if (op.digest == nullptr) op.digest = NewDigest(op);
+  if (op.digest->HasTurn()) return PostDigest(op);
   waiting_.push_back(&op);
 }
 
@@ -104,71 +103,44 @@ void Loop::PutWaitingAside() {
              part.length);  // NOLINT
     GiveSlot(*op);
     op->aside = std::move(copy);
+    op->digest = NewDigest(*op);
   }
   FreeWaiting();
 }
 
-// Only the first part of a read may be the rest of a tensor.
-bool Loop::ContinuesDigest(const Op& op) const {
-  const ActiveTransfer& t = *op.transfer;
-  const ChunkPart& first = op.parts.front();
-  const uint64_t begin = first.file_offset - t.plan.items[first.item].offset;
-  if (begin == 0 || t.plan.DigestOf(first.item) == nullptr) return true;
-  auto found = t.digests.find(first.item);
-  return found != t.digests.end() && found->second.done == begin;
-}
-
 void Loop::PostDigest(Op& op) {
-  ActiveTransfer& t = *op.transfer;
   ++copying_;
   op.stage = Op::kDigesting;
   op.since = RunningNow();
-  const bool in_slot = InHostSlot(op);
-  const bool read_back = !in_slot && !devices_[t.device()]->host_accessible();
-  std::vector<DigestPiece> pieces;
-  pieces.reserve(op.parts.size());
-  for (size_t i = 0; i < op.parts.size(); ++i) {
-    const ChunkPart& part = op.parts[i];
-    const Digest* expected = t.plan.DigestOf(part.item);
-    if (expected == nullptr) continue;
-    const PlanItem& item = t.plan.items[part.item];
-    std::shared_ptr<Digester>& digester = t.digests[part.item].digester;
-    if (digester == nullptr) digester = Digester::New(expected->kind);
-    const bool last = part.file_offset + part.length == item.offset + item.length;
-    const uint64_t address = in_slot     ? SlotOf(op) + part.source
-                             : read_back ? part.destination
-                                         : op.buffers[i]->address() + part.destination;
-    pieces.push_back(
-        {digester, read_back ? op.buffers[i] : nullptr, address, part.length, &item, last ? expected : nullptr});
-  }
   // The op holds slot, memory and plan until the completion has been handled.
-  const std::string& path = t.plan.files[op.file].path;
-  Status posted = DigestThreads().Post([pieces = std::move(pieces), &path, queue = shared_->queue, tag = TagOf(op)] {
-    queue->Put({Completion::Kind::kDigest, tag, Compare(pieces, path)});
+  Status posted = DigestThreads().Post([task = op.digest, queue = shared_->queue, tag = TagOf(op)] {
+    task->Run();
+    queue->Put({Completion::Kind::kDigest, tag, Status::Ok()});
   });
   if (posted.ok()) return;
-  t.Fail(AddPlace(op, posted));
+  op.transfer->Fail(AddPlace(op, posted));
   FreeOp(op);
 }
 
 void Loop::HandleDigested(Op& op, const Status& status) {
   --copying_;
   op.stage = Op::kReading;  // what comes next counts by itself
+  if (!status.ok()) op.transfer->Fail(status);
+  EndDigest(op);
+}
+
+void Loop::EndDigest(Op& op) {
   ActiveTransfer& t = *op.transfer;
-  if (!status.ok()) t.Fail(status);
+  if (!op.digest->status().ok()) t.Fail(op.digest->status());
   if (t.failed) return FreeOp(op);
   for (const ChunkPart& part : op.parts) {
     if (t.plan.DigestOf(part.item) == nullptr) continue;
     const PlanItem& item = t.plan.items[part.item];
-    const uint64_t done = part.file_offset + part.length - item.offset;
-    if (done == item.length)
-      t.digests.erase(part.item);
-    else
-      t.digests[part.item].done = done;
+    if (part.file_offset + part.length == item.offset + item.length) t.digests.erase(part.item);
   }
   const uint32_t last = op.parts.back().item;
   auto next = std::find_if(waiting_.begin(), waiting_.end(), [&](const Op* other) {
-    return other->transfer == &t && other->parts.front().item == last && ContinuesDigest(*other);
+    return other->transfer == &t && other->parts.front().item == last && other->digest->HasTurn();
   });
   if (next != waiting_.end()) {
     Op& continued = **next;

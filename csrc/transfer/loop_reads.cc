@@ -187,6 +187,7 @@ Status Loop::StartRead(ActiveTransfer& t, Chunk chunk, int slot, bool pins) {
     op.registration = request.target = registration;
     request.pieces = PiecesInPlace(op.parts, chunk.offset, op.buffers);
   }
+  if (!populates && !pins) DigestOnArrival(op, chunk, &request);
   if (shared_->options.max_bytes_per_second > 0) {
     auto cost =
         std::chrono::nanoseconds((chunk.required - unread) * 1000000000 / shared_->options.max_bytes_per_second);

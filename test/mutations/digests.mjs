@@ -3,17 +3,38 @@
 export default [
   {
     name: 'another-digest-is-right',
-    file: 'csrc/transfer/loop_digest.cc',
+    file: 'csrc/transfer/digest_task.cc',
     find: 'if (!(found == *piece.expected))',
     replace: 'if (false)',
     native: 'EngineDigestTest.ItemWithAnotherDigestIsNeverReady',
   },
   {
     name: 'bytes-are-digested-as-they-come',
-    file: 'csrc/transfer/loop_digest.cc',
-    find: 'return found != t.digests.end() && found->second.done == begin;',
-    replace: 'return true;',
-    native: 'EngineDigestTest.RightBytesArriveByEveryWay',
+    file: 'csrc/transfer/digest_task.cc',
+    find: 'pieces_.front().digest->done.load(std::memory_order_acquire) == pieces_.front().begin',
+    replace: 'true',
+    native: 'EngineDigestTest.RightBytesArriveByEveryWay:DigestTaskTest.*',
+  },
+  {
+    name: 'a-read-goes-on-after-a-wrong-tensor',
+    file: 'csrc/transfer/digest_task.h',
+    find: ' || !status_.ok()',
+    replace: '',
+    native: 'DigestTaskTest.*',
+  },
+  {
+    name: 'bytes-that-are-to-come-are-digested',
+    file: 'csrc/transfer/digest_task.cc',
+    find: 'std::min(arrived - piece.source, piece.length)',
+    replace: 'piece.length',
+    native: 'DigestTaskTest.*',
+  },
+  {
+    name: 'tells-of-bytes-that-are-to-come',
+    file: 'csrc/reader/file_reader.cc',
+    find: 'request.on_arrival(arrived);',
+    replace: 'request.on_arrival(arrived + 1);',
+    native: 'FileReaderTest.TellsOf*',
   },
   {
     name: 'who-waits-is-not-woken',

@@ -5,6 +5,7 @@
 #include "device/fake_device.h"
 #include "device/host_device.h"
 #include "reader/fake_reader.h"
+#include "reader/file_reader.h"
 #include "support/engine_harness.h"
 
 namespace fst {
@@ -12,8 +13,8 @@ namespace {
 
 class EngineDigestTest : public EngineTest {
  protected:
-  // Long tensors, which are several reads each, among short and empty ones. Every second item is digested by SHA-256.
-  Model Digested() {
+  // Long tensors, which are several reads each, among short and empty ones. Every `sha256`th is digested by SHA-256.
+  Model Digested(size_t sha256 = 2) {
     ModelShape shape;
     shape.files = 2;
     shape.tensors = 12;
@@ -22,7 +23,7 @@ class EngineDigestTest : public EngineTest {
     shape.allocation = 1 << 20;
     Model model = Written(shape);
     for (size_t item = 0; item < model.plan.items.size(); ++item) {
-      const DigestKind kind = item % 2 == 0 ? DigestKind::kXxh3 : DigestKind::kSha256;
+      const DigestKind kind = item % sha256 == 0 ? DigestKind::kSha256 : DigestKind::kXxh3;
       model.plan.digests.push_back(DigestOf(kind, model.BytesOf(item), model.plan.items[item].length));
     }
     EXPECT_TRUE(model.plan.Validate().ok());
@@ -46,14 +47,22 @@ class EngineDigestTest : public EngineTest {
     return NewFakeReader(options);
   }
 
+  // `chunk`: of reads of the page cache by threads, which digest what arrives. 0: of the fake reader's.
   struct Way {
     const char* name;
     bool fills_host, always_stage, on_gpu;
+    size_t chunk;
+    size_t sha256;
   };
   static constexpr Way kWays[] = {
-      {"straight into place", true, false, false},
-      {"through slots", true, true, false},
-      {"onto another device", false, false, true},
+      {"straight into place", true, false, false, 0, 2},
+      {"through slots", true, true, false, 0, 2},
+      {"onto another device", false, false, true, 0, 2},
+      {"as short reads arrive", true, false, false, 16 << 10, SIZE_MAX},
+      {"as long reads arrive", true, false, false, 1 << 20, SIZE_MAX},
+      {"as they arrive in slots", true, true, false, 16 << 10, SIZE_MAX},
+      {"of two kinds, as they arrive", true, false, false, 64 << 10, 7},
+      {"as they arrive, onto another device", false, false, true, 400 << 10, SIZE_MAX},
   };
 
   std::shared_ptr<Engine> EngineFor(const Way& way) {
@@ -62,7 +71,11 @@ class EngineDigestTest : public EngineTest {
     std::shared_ptr<Device> device = way.on_gpu ? std::make_shared<FakeDevice>("cuda:0", FakeDevice::Options{20, 0, 0})
                                                 : std::make_shared<HostDevice>();
     std::shared_ptr<Engine> engine;
-    EXPECT_TRUE(Engine::Create(std::move(device), Reading(way.fills_host), options, &engine).ok());
+    FileReaderOptions by_threads;
+    by_threads.chunk = way.chunk;
+    by_threads.threads = 3;
+    auto reader = way.chunk > 0 ? NewFileReader(by_threads) : Reading(way.fills_host);
+    EXPECT_TRUE(Engine::Create(std::move(device), std::move(reader), options, &engine).ok());
     return engine;
   }
 };
@@ -70,7 +83,7 @@ class EngineDigestTest : public EngineTest {
 TEST_F(EngineDigestTest, RightBytesArriveByEveryWay) {
   for (const Way& way : kWays) {
     SCOPED_TRACE(way.name);
-    const Model model = Digested();
+    const Model model = Digested(way.sha256);
     auto engine = EngineFor(way);
     Watch::Begin(*engine, model)->ExpectComplete();
     CloseAndWait(*engine);
@@ -80,7 +93,7 @@ TEST_F(EngineDigestTest, RightBytesArriveByEveryWay) {
 TEST_F(EngineDigestTest, ItemWithAnotherDigestIsNeverReady) {
   for (const Way& way : kWays) {
     SCOPED_TRACE(way.name);
-    Model model = Digested();
+    Model model = Digested(way.sha256);
     const size_t wrong = Longest(model);
     model.plan.digests[wrong].bytes[3] ^= 1;
     auto engine = EngineFor(way);
@@ -98,7 +111,7 @@ TEST_F(EngineDigestTest, ItemWithAnotherDigestIsNeverReady) {
 TEST_F(EngineDigestTest, LoadThatFailsWhileReadsWaitForTheirTurnDrains) {
   for (const Way& way : kWays) {
     SCOPED_TRACE(way.name);
-    const Model model = Digested();
+    const Model model = Digested(way.sha256);
     auto engine = EngineFor(way);
     auto watch = Watch::Begin(*engine, model);
     engine->Cancel(watch->shared_transfer(), Status(Code::CLOSED, "enough"));

@@ -134,6 +134,43 @@ TEST_F(FileReaderTest, SkipsHolesOfAllSizesAndPicksRuns) {
   }
 }
 
+TEST_F(FileReaderTest, TellsOfBytesOutOfMemoryAsTheyArrive) {
+  Make({});
+  const std::string bytes = RandomBytes(1 << 20);
+  auto file = Opened(folder_.Write("m", bytes));
+  std::string into(bytes.size(), '\0');
+  ReadRequest request = Whole(file, 100, &into);
+  request.length = request.required = 900000;
+  request.pieces = {};
+  for (size_t at = 0; at < request.length; at += 45000)
+    request.pieces.push_back({reinterpret_cast<uint64_t>(into.data()) + at, 45000, 0});
+  std::vector<size_t> told;
+  request.on_arrival = [&](size_t arrived) {
+    EXPECT_EQ(into.compare(0, arrived, bytes, 100, arrived), 0);
+    told.push_back(arrived);
+  };
+  ASSERT_TRUE(Read(request).ok());
+  EXPECT_EQ(told, (std::vector<size_t>{262144, 524288, 786432, 900000}));
+
+  told.clear();
+  request.pieces.back().skip = 5;
+  request.length = request.required = 900005;
+  ASSERT_TRUE(Read(request).ok());
+  EXPECT_TRUE(told.empty()) << "what skips is not told of";
+
+  told.clear();
+  into.assign(bytes.size(), '\0');
+  request = Whole(file, 0, &into);
+  request.on_arrival = [&](size_t arrived) {
+    told.push_back(arrived);
+    if (told.size() == 2) {
+      EXPECT_EQ(truncate(file->path().c_str(), 600000), 0);
+    }
+  };
+  EXPECT_EQ(Read(std::move(request)).code(), Code::FILE_CHANGED);
+  EXPECT_EQ(told.back(), 524288U) << "nothing that did not arrive";
+}
+
 TEST_F(FileReaderTest, AFileThatEndsAmongRunsIsNeverData) {
   Make({});
   for (off_t size : {0, 100, 1500, 2099}) {
