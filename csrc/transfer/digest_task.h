@@ -18,6 +18,7 @@ struct ItemDigest {
   explicit ItemDigest(DigestKind kind) : digester(Digester::New(kind)) {}
   const std::unique_ptr<Digester> digester;
   std::atomic<uint64_t> done{0};  // bytes of the tensor that it has had
+  uint64_t told = 0;              // the I/O thread's: of them, those of reads that have ended, with the file unchanged
 };
 
 struct DigestPiece {
@@ -30,31 +31,43 @@ struct DigestPiece {
   const Digest* expected;  // null but for the last piece of a tensor
 };
 
-// One thread at a time: the one that reads, and where that was too early for it another one.
+// One thread at a time: the one that reads, and where that was too early for it another one. Only the first piece may
+// be the rest of a tensor, which waits for its turn: until the bytes before it were digested. The others do not wait.
 class DigestTask {
  public:
-  // `path` of the file, for errors. It and what the pieces point to outlive the task.
+  // `path` of the file, for errors. It and what the pieces point to outlive the task. At least one piece.
   DigestTask(std::vector<DigestPiece> pieces, const std::string& path) : pieces_(std::move(pieces)), path_(path) {}
 
-  // Whether the bytes before the first piece, of its tensor, were digested.
-  bool HasTurn() const;
-  // Digests what there is of the read's first `arrived` bytes, which the host can read. Nothing before its turn.
-  void Arrived(uint64_t arrived);
-  // Digests what is left, all of which is there; in its turn.
-  void Run();
+  // The thread that reads: digests what there is of the first `arrived` bytes, which the host can read, and may be. It
+  // looks at the file afterwards: a changed one is that, and no other error.
+  void Arrived(uint64_t arrived) { Take(arrived, true); }
+
+  // The following: once the read has ended, with the file unchanged. The I/O thread lets others know what was digested.
+  void Tell();
+  // Whether the bytes before the first piece were, by reads that have ended as well.
+  bool HasTurn() const { return pieces_.front().digest->told == pieces_.front().begin; }
+  // Whether there is something to digest now.
+  bool CanGoOn() const { return !over() && (next_ < pieces_.size() || HasTurn()); }
+  // Digests what is left, or all but the first piece.
+  void Run(bool has_turn) { Take(UINT64_MAX, has_turn); }
+  // The bytes lie so much further on now, modulo 2^64; with nothing under way.
+  void Move(uint64_t by);
   // With all its bytes, or with an error.
-  bool over() const { return next_ == pieces_.size() || !status_.ok(); }
+  bool over() const { return !status_.ok() || (first_over_ && next_ == pieces_.size()); }
   // CHECKSUM_MISMATCH, or what reading back from a device failed with.
   const Status& status() const { return status_; }
 
  private:
-  Status Update(const DigestPiece& piece, uint64_t to);
-  void End(const DigestPiece& piece);
+  void Take(uint64_t arrived, bool may_take_first);
+  bool TakePiece(const DigestPiece& piece, uint64_t arrived, uint64_t* digested);
+  Status Update(const DigestPiece& piece, uint64_t to, uint64_t* digested);
 
-  const std::vector<DigestPiece> pieces_;
+  std::vector<DigestPiece> pieces_;
   const std::string& path_;
-  size_t next_ = 0;        // piece
-  uint64_t digested_ = 0;  // bytes of it
+  bool first_over_ = false;
+  uint64_t of_first_ = 0;  // bytes that were digested
+  size_t next_ = 1;        // of the other pieces
+  uint64_t of_next_ = 0;
   Status status_;
 };
 

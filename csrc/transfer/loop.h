@@ -105,8 +105,10 @@ class Loop {
   std::shared_ptr<DigestTask> NewDigest(const Op& op) const;
   void DigestOnArrival(Op& op, const Chunk& chunk, ReadRequest* request);
   void StartDigest(Op& op);
+  void GoOnWithDigest(Op& op);
   void PostDigest(Op& op);
   void EndDigest(Op& op);
+  void WakeNext(const Op& op);
   bool InHostSlot(const Op& op) const { return op.slot >= 0 && (op.aside != nullptr || !slots_.on_device()); }
   uint64_t SlotOf(const Op& op) const;  // the address of its bytes
   void PollReader();

@@ -69,12 +69,18 @@ void Loop::DigestOnArrival(Op& op, const Chunk& chunk, ReadRequest* request) {
 }
 
 void Loop::StartDigest(Op& op) {
-  if (op.digest != nullptr && op.digest->over()) return EndDigest(op);
   if (op.stage == Op::kCopying) --copying_;
-  op.stage = Op::kWaiting;
   if (op.digest == nullptr) op.digest = NewDigest(op);
-  if (op.digest->HasTurn()) return PostDigest(op);
+  GoOnWithDigest(op);
+}
+
+void Loop::GoOnWithDigest(Op& op) {
+  op.stage = Op::kWaiting;
+  op.digest->Tell();
+  if (op.digest->over()) return EndDigest(op);
+  if (op.digest->CanGoOn()) return PostDigest(op);
   waiting_.push_back(&op);
+  WakeNext(op);
 }
 
 uint64_t Loop::SlotOf(const Op& op) const {
@@ -101,9 +107,9 @@ void Loop::PutWaitingAside() {
     for (const ChunkPart& part : op->parts)
       memcpy(copy.get() + part.source, reinterpret_cast<const char*>(SlotOf(*op)) + part.source,
              part.length);  // NOLINT
+    op->digest->Move(reinterpret_cast<uint64_t>(copy.get()) - SlotOf(*op));
     GiveSlot(*op);
     op->aside = std::move(copy);
-    op->digest = NewDigest(*op);
   }
   FreeWaiting();
 }
@@ -113,10 +119,11 @@ void Loop::PostDigest(Op& op) {
   op.stage = Op::kDigesting;
   op.since = RunningNow();
   // The op holds slot, memory and plan until the completion has been handled.
-  Status posted = DigestThreads().Post([task = op.digest, queue = shared_->queue, tag = TagOf(op)] {
-    task->Run();
-    queue->Put({Completion::Kind::kDigest, tag, Status::Ok()});
-  });
+  Status posted = DigestThreads().Post(
+      [task = op.digest, has_turn = op.digest->HasTurn(), queue = shared_->queue, tag = TagOf(op)] {
+        task->Run(has_turn);
+        queue->Put({Completion::Kind::kDigest, tag, Status::Ok()});
+      });
   if (posted.ok()) return;
   op.transfer->Fail(AddPlace(op, posted));
   FreeOp(op);
@@ -124,12 +131,14 @@ void Loop::PostDigest(Op& op) {
 
 void Loop::HandleDigested(Op& op, const Status& status) {
   --copying_;
-  op.stage = Op::kReading;  // what comes next counts by itself
+  op.stage = Op::kWaiting;
   if (!status.ok()) op.transfer->Fail(status);
-  EndDigest(op);
+  if (op.transfer->failed) return FreeOp(op);
+  GoOnWithDigest(op);
 }
 
 void Loop::EndDigest(Op& op) {
+  op.stage = Op::kReading;  // what comes next counts by itself
   ActiveTransfer& t = *op.transfer;
   if (!op.digest->status().ok()) t.Fail(op.digest->status());
   if (t.failed) return FreeOp(op);
@@ -138,19 +147,23 @@ void Loop::EndDigest(Op& op) {
     const PlanItem& item = t.plan.items[part.item];
     if (part.file_offset + part.length == item.offset + item.length) t.digests.erase(part.item);
   }
-  const uint32_t last = op.parts.back().item;
-  auto next = std::find_if(waiting_.begin(), waiting_.end(), [&](const Op* other) {
-    return other->transfer == &t && other->parts.front().item == last && other->digest->HasTurn();
-  });
-  if (next != waiting_.end()) {
-    Op& continued = **next;
-    waiting_.erase(next);
-    PostDigest(continued);
-    if (t.failed) return FreeOp(op);
-  }
+  WakeNext(op);
+  if (t.failed) return FreeOp(op);
   if (InHostSlot(op)) return TakeOutOfSlot(op);
   FinishParts(op);
   FreeOp(op);
+}
+
+// The op that goes on with the tensor which ends this one's read, if it waits for that.
+void Loop::WakeNext(const Op& op) {
+  const uint32_t last = op.parts.back().item;
+  auto next = std::find_if(waiting_.begin(), waiting_.end(), [&](const Op* other) {
+    return other->transfer == op.transfer && other->parts.front().item == last && other->digest->HasTurn();
+  });
+  if (next == waiting_.end()) return;
+  Op& continued = **next;
+  waiting_.erase(next);
+  PostDigest(continued);
 }
 
 void Loop::FreeWaiting() {
