@@ -102,11 +102,12 @@ Chunk NextChunk(const Plan& plan, const ChunkRules& rules, Cursor cursor, size_t
   const uint64_t begin = start + (first.converts() ? BytesOf(first.from) - 1 : 0);
   uint64_t limit = Down(begin, rules.chunk_bytes) + rules.chunk_bytes;
   const uint64_t address = allocation_address + first.destination + cursor.done;
-  uint64_t room = UINT64_MAX;  // of memory, for what is read in one piece
+  uint64_t room = 0, near = 0;  // of memory from there on: where the read ends in it, for what lies so near
   if (chunk.direct && alignment == 1 && !first.strided()) {
     // Of memory instead, so that no huge page is cleared by one thread and filled by two: 5 % less of the processors.
     limit = start + rules.chunk_bytes;
     room = Down(address, rules.chunk_bytes) + rules.chunk_bytes - address;
+    near = rules.chunk_bytes;
   }
   if (needs.boundary > 0) limit = std::min(limit, Down(begin, needs.boundary) + needs.boundary);
   if (chunk.direct && alignment > 1) {
@@ -145,10 +146,11 @@ Chunk NextChunk(const Plan& plan, const ChunkRules& rules, Cursor cursor, size_t
     if (rules.direct && NeedsSlot(item, rules) != NeedsSlot(first, rules)) break;
     if (chunk.converts && PicksRuns(item, rules)) break;
     const uint64_t to = skips ? source : source + hole;
-    const uint64_t at = item.destination + cursor.done - memory_start;
-    if (!item.strided() && at >= room) break;
+    const uint64_t at = item.destination + cursor.done - memory_start;  // modulo 2^64: far where it lies before
+    const bool ends_in_memory = at < near && !item.strided();
+    if (ends_in_memory && at >= room) break;
     uint64_t length = std::min(item.Together(cursor.done), limit - from);
-    if (!item.strided()) length = std::min(length, room - at);
+    if (ends_in_memory) length = std::min(length, room - at);
     length = RoomFor(item, rules, chunk, outputs, to, length);
     if (length == 0) break;
     const bool whole = length == item.Together(cursor.done);

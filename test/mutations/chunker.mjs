@@ -52,10 +52,16 @@ export default [
     native: '*Chunk*.*:EngineCopiesTest.*',
   },
   {
+    name: 'reads-end-where-memory-is-elsewhere',
+    find: 'at < near && !item.strided()',
+    replace: '!item.strided()',
+    native: 'Chunk.ReadsGoOn*',
+  },
+  {
     name: 'reads-of-runs-end-in-memory',
-    find: 'uint64_t room = UINT64_MAX;',
+    find: 'uint64_t room = 0, near = 0;',
     replace:
-      'uint64_t room = UINT64_MAX; ' +
+      'uint64_t room = 0, near = 0; ' +
       'if (chunk.direct) limit = start + Down(address, rules.chunk_bytes) + rules.chunk_bytes - address;',
     native: 'Chunk.WhatSkips*',
   },

@@ -325,6 +325,27 @@ TEST(Chunk, WhatSkipsHolesIsReadInChunksOfTheFile) {
   }
 }
 
+// Tensors that follow each other in the file, wherever they go: by the file in chunks of 64 KiB.
+TEST(Chunk, ReadsGoOnWhereMemoryIsElsewhere) {
+  Plan apart = OneFile({}), back = OneFile({}), halves = OneFile({});
+  apart.allocations.clear();
+  for (uint32_t i = 0; i < 250; ++i) {
+    apart.allocations.push_back({4096, 0});
+    apart.items.push_back({0, i, i * 4096, 4096, 0});
+    back.items.push_back({0, 0, i * 4096, 4096, (249 - i) * 4096});
+    halves.items.push_back({0, 0, i * 4096, 4096, i / 2 * 4096 + i % 2 * 524288});
+  }
+  auto reads = [](const Plan& plan, bool direct) {
+    int count = 0;
+    for (Cursor cursor{0, 100}; cursor.item < plan.items.size(); ++count)
+      cursor = NextChunk(plan, Aligned(1, direct), cursor, plan.items.size(), 4096).next;
+    return count;
+  };
+  EXPECT_EQ(reads(apart, false), 16) << "through slots, of tensors with memory of their own";
+  EXPECT_EQ(reads(back, true), 16);
+  EXPECT_LE(reads(halves, true), 24) << "these end in memory as well";
+}
+
 TEST(Chunk, RunsOfOnePartEndBeforeTheEndOfTheRead) {
   const Plan plan = OneFile({Strided(0, 20, 1000, 10000)});
   ChunkRules rules = Aligned(1, true);
