@@ -6,6 +6,7 @@
 import { execFileSync } from 'node:child_process';
 import { closeSync, fdatasyncSync, mkdtempSync, openSync, rmSync, writeSync } from 'node:fs';
 import { join } from 'node:path';
+import { setTimeout } from 'node:timers/promises';
 import type { Command } from 'commander';
 import { type LoaderOptions, SafeTensorsFileLoader } from '../src/index.js';
 import { median } from './held.js';
@@ -14,6 +15,8 @@ const MIB = 1024 * 1024;
 /** Bytes of a rank's part of a row; 0: dimension 0, where it has whole rows. */
 const RUNS = [0, 256 * 1024, 64 * 1024, 16 * 1024, 4096, 1024, 256, 64];
 const TENSORS = 8;
+/** What the load before unmaps, in the background, is done by then. */
+const UNMAPPED_MS = 50;
 
 interface Options {
   folder: string;
@@ -53,6 +56,7 @@ async function printRow(run: number, { folder, mib, ranks, rounds, cold, odirect
     for (let round = 0; round < Number(rounds); ++round) {
       for (const [way, start] of Object.entries(ways)) {
         if (cold) execFileSync('dd', [`if=${path}`, 'iflag=nocache', 'count=0', 'status=none']);
+        await setTimeout(UNMAPPED_MS);
         const { seconds, read, wanted } = await start();
         results[way]!.push(seconds);
         if (way === 'part') amplified = read / wanted;

@@ -20,6 +20,10 @@
 #include "device/strided_copy.h"
 #include "reader/open_file.h"
 
+#if defined(__x86_64__)
+#include <emmintrin.h>
+#endif
+
 namespace fst {
 namespace {
 
@@ -30,9 +34,11 @@ constexpr size_t kDirectChunk = size_t{1} << 20;
 // A GPU has its first bytes after 0.2 ms, where those of a whole read come after 2.
 constexpr size_t kFirstChunk = size_t{512} << 10;
 // Bytes that a thread reads at a time to pick short runs out of them: they stay in the second-level cache.
-constexpr size_t kPickedFrom = size_t{120} << 10;
+constexpr size_t kPickedFrom = size_t{240} << 10;
 // The same where it tells of bytes that have arrived.
 constexpr size_t kArriving = size_t{256} << 10;
+// Bytes of runs that go past the caches: fewer are likely to be used while they are there.
+constexpr size_t kStreamed = size_t{256} << 10;
 // A shorter hole between two runs is read as well: it lies in their pages, and costs less than another system call.
 constexpr size_t kPickedHole = kPage;
 // The same for what converts, between two tensors, and through a slot: these bytes are copied once more.
@@ -75,6 +81,24 @@ size_t LengthOf(const ReadPiece* pieces, size_t count) {
   return length;
 }
 
+// Copies runs that lie `stride` bytes apart past the caches, which so need not read what is overwritten: a tenth of the
+// time of picking. False: not these, or not here.
+bool StreamRuns(size_t count, size_t stride, size_t run, const char* from, char* to) {
+#if defined(__x86_64__)
+  constexpr size_t kStore = sizeof(__m128i);
+  if (run % kStore != 0 || reinterpret_cast<uintptr_t>(to) % kStore != 0) return false;
+  for (size_t i = 0; i < count; ++i, from += stride) {
+    for (size_t at = 0; at < run; at += kStore, to += kStore)
+      _mm_stream_si128(reinterpret_cast<__m128i*>(to), _mm_loadu_si128(reinterpret_cast<const __m128i*>(from + at)));
+  }
+  _mm_sfence();  // other threads see them with what is told afterwards
+  return true;
+#else
+  (void)count, (void)stride, (void)run, (void)from, (void)to;
+  return false;
+#endif
+}
+
 // Reads the runs of a piece, which begins at `offset`, until `required` bytes have arrived: as many at a time, along
 // with their holes, as the cache and `buffer` hold.
 Status ReadRuns(const FdFile& file, const ReadPiece& piece, uint64_t offset, size_t required, char* buffer) {
@@ -90,7 +114,8 @@ Status ReadRuns(const FdFile& file, const ReadPiece& piece, uint64_t offset, siz
     FST_RETURN_IF_ERROR(ReadTogether(file, &vectors, offset + at, length));
     if (most == 1) continue;
     const size_t whole = length < run ? 0 : (length - run) / stride + 1;
-    CopyRow({whole, static_cast<int64_t>(stride), static_cast<int64_t>(run)}, run, buffer, memory);
+    if (piece.length < kStreamed || !StreamRuns(whole, stride, run, buffer, memory))
+      CopyRow({whole, static_cast<int64_t>(stride), static_cast<int64_t>(run)}, run, buffer, memory);
     const size_t done = whole * stride;
     if (whole < count && length > done) memcpy(memory + whole * run, buffer + done, length - done);
   }

@@ -134,6 +134,27 @@ TEST_F(FileReaderTest, SkipsHolesOfAllSizesAndPicksRuns) {
   }
 }
 
+TEST_F(FileReaderTest, PicksManyRunsIntoMemoryOfAnyAlignment) {
+  Make({});
+  const std::string bytes = RandomBytes(1500000);
+  auto file = Opened(folder_.Write("m", bytes));
+  for (size_t run : {16, 24, 64, 1000, 1024}) {
+    for (size_t at : {0, 8, 16, 17}) {
+      SCOPED_TRACE(std::to_string(run) + " bytes, at " + std::to_string(at));
+      const size_t stride = run * 3, runs = 1400000 / stride;
+      std::string into(runs * run + 64, '.');
+      const size_t aligned = (64 - reinterpret_cast<uint64_t>(into.data()) % 64) % 32 + at;
+      ReadRequest request = Whole(file, 77, &into);
+      request.pieces = {{reinterpret_cast<uint64_t>(into.data()) + aligned, runs * run, 0, 0, runs, stride}};
+      request.length = request.required = (runs - 1) * stride + run;
+      ASSERT_TRUE(Read(std::move(request)).ok());
+      std::string expected(into.size(), '.');
+      for (size_t i = 0; i < runs; ++i) expected.replace(aligned + i * run, run, bytes, 77 + i * stride, run);
+      EXPECT_TRUE(into == expected);
+    }
+  }
+}
+
 TEST_F(FileReaderTest, TellsOfBytesOutOfMemoryAsTheyArrive) {
   Make({});
   const std::string bytes = RandomBytes(1 << 20);
