@@ -175,6 +175,13 @@ export default [
     native: 'EngineTest.RateLimitNeverSleepsThroughItsPause',
   },
   {
+    name: 'idle-time-before-a-load-counts-for-its-rate',
+    file: 'csrc/transfer/loop_reads.cc',
+    find: '(throttled_until_ < now - kMadeUp ? now : throttled_until_)',
+    replace: 'throttled_until_',
+    native: 'EngineTest.ReadsThatBeginLateAreFollowedSoonerButNeverAboveTheRate',
+  },
+  {
     name: 'stop-of-the-process-counts-whole',
     file: 'csrc/base/running_clock.h',
     find: 'std::min(now - looked_, tick_)',

@@ -290,6 +290,24 @@ TEST_F(EngineTest, RateLimitLetsOneReadThroughAndThenWaits) {
   EXPECT_EQ(script->submits, 1);
 }
 
+TEST_F(EngineTest, ReadsThatBeginLateAreFollowedSoonerButNeverAboveTheRate) {
+  Model model = Written({});
+  EngineOptions options;
+  options.max_bytes_per_second = 1 << 20;
+  auto script = std::make_shared<ReaderScript>();
+  script->needs.chunk = 1 << 10;  // a read every millisecond
+  auto engine = Open(std::make_shared<HostDevice>(), std::make_unique<ScriptedReader>(script), options);
+  const auto began = std::chrono::steady_clock::now();
+  auto watch = Watch::Begin(*engine, model);
+  watch->ExpectComplete();
+  const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - began).count();
+  EXPECT_GT(script->submits, 10);
+  // The last read need not be over for what it costs.
+  const double allowed = seconds * (1 << 20) + (1 << 10);
+  EXPECT_LE(static_cast<double>(watch->transfer().bytes_loaded()), allowed);
+  CloseAndWait(*engine);
+}
+
 // The pause of a rate limit may end while the loop notifies.
 TEST_F(EngineTest, RateLimitNeverSleepsThroughItsPause) {
   Model model = Written({});
