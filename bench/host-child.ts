@@ -89,12 +89,24 @@ function memory(name: 'VmRSS' | 'VmHWM'): number {
   return Number(line![1]) * 1024;
 }
 
-/** Of arrays alone: V8 would compile it anew for each other class of tensors. */
+/** What a page has of them. */
+const FLOATS = 1024;
+
+/**
+ * Of arrays alone: V8 would compile it anew for each other class of tensors. Eight pages a turn, or the loop keeps the
+ * processor from asking memory for as many at a time as the floor's does.
+ */
 function touch(arrays: readonly Float32Array[]): number {
   let sum = 0;
   let bytes = 0;
   for (const floats of arrays) {
-    for (let i = 0; i < floats.length; i += 1024) sum += floats[i]!;
+    const { length } = floats;
+    let i = 0;
+    for (; i + 7 * FLOATS < length; i += 8 * FLOATS) {
+      sum += floats[i]! + floats[i + FLOATS]! + floats[i + 2 * FLOATS]! + floats[i + 3 * FLOATS]!;
+      sum += floats[i + 4 * FLOATS]! + floats[i + 5 * FLOATS]! + floats[i + 6 * FLOATS]! + floats[i + 7 * FLOATS]!;
+    }
+    for (; i < length; i += FLOATS) sum += floats[i]!;
     bytes += floats.byteLength;
   }
   if (!(sum > 0)) throw new Error('the tensors hold other numbers than were written');

@@ -21,17 +21,21 @@ struct Completion {
 
 class CompletionQueue {
  public:
-  // Any thread.
+  // Any thread. Whoever puts keeps the queue: it is told of outside the lock, for which the woken thread would wait.
   void Put(Completion completion) {
-    std::lock_guard<std::mutex> lock(mutex_);
-    completions_.push_back(std::move(completion));
+    {
+      std::lock_guard<std::mutex> lock(mutex_);
+      completions_.push_back(std::move(completion));
+    }
     wake_.notify_one();
   }
 
   // Any thread: makes Take return although nothing has completed.
   void Wake() {
-    std::lock_guard<std::mutex> lock(mutex_);
-    woken_ = true;
+    {
+      std::lock_guard<std::mutex> lock(mutex_);
+      woken_ = true;
+    }
     wake_.notify_one();
   }
 

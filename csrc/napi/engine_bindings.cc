@@ -230,6 +230,7 @@ struct StartArgs {
     load->dispatcher = EnvState::Of(info.Env()).dispatcher();
     options.window = static_cast<uint32_t>(NumberOr(object, "window", UINT32_MAX));
     options.collect_ready = Flag(object, "collectReady");
+    options.whole = Flag(object, "whole");
     options.device = static_cast<uint32_t>(NumberOr(object, "device", 0));
     options.budget = FromOptionalExternal<MemoryBudget>(object.Get("budget"));
     Napi::Value memory = info[1].As<Napi::Object>().Get("memory");
@@ -276,9 +277,9 @@ constexpr size_t kAskedAtOnce = 64;
 // Longer than a collection of a small heap takes, short beside the reading of as much as that.
 constexpr auto kCollectionPatience = std::chrono::milliseconds(50);
 
-// startTransfer(engine, plan, options: {window, collectReady, timeoutMs, device, budget}): Promise<External>; rejects
-// with a status object. On a worker, because a million tensors take 50 ms. The plan's arrays must not change until it
-// settles.
+// startTransfer(engine, plan, options: {window, collectReady, whole, timeoutMs, device, budget}): Promise<External>;
+// rejects with a status object. On a worker, because a million tensors take 50 ms. The plan's arrays must not change
+// until it settles.
 Napi::Value StartTransfer(const Napi::CallbackInfo& info) {
   Napi::Env env = info.Env();
   auto args = std::make_shared<StartArgs>(info);

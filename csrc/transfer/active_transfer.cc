@@ -133,7 +133,7 @@ void ActiveTransfer::CompleteItem(uint32_t item) {
   size_t prefix = transfer->ready_prefix();
   while (prefix < cursor.item && bytes_left_[prefix] == 0) ++prefix;
   transfer->PublishReadyPrefix(prefix);
-  news = true;
+  news |= !transfer->options().whole;
   if (last) registrations[plan.items[item].allocation].reset();
 }
 

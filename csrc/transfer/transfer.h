@@ -26,6 +26,7 @@ struct TransferOptions {
   // yet waits until others were freed: Transfer::waits_for.
   std::shared_ptr<MemoryBudget> budget;
   bool collect_ready = false;                             // collect items for TakeReady
+  bool whole = false;                                     // items that are ready are nothing to notify of
   Clock::time_point deadline = Clock::time_point::max();  // the transfer fails with TIMEOUT after it
   // Called on the I/O thread when there is something new to see. Must be short and must not call the engine.
   std::function<void()> notify;

@@ -1,4 +1,5 @@
 import { FastSafetensorsError } from '../base/errors.js';
+import { milliseconds } from '../base/timers.js';
 import { type FileCalls, UNWATCHED } from '../base/waiting.js';
 import { openUnified } from '../copiers/availability.js';
 import type { CopierConstructor } from '../copiers/copier.js';
@@ -57,6 +58,9 @@ interface ResolvedEarly {
   readonly resolving: Promise<ResolvedSpec>;
 }
 
+/** How long what was in memory, or was not, is believed to be: milliseconds between a look for a load and its begin. */
+const BELIEVED_MS = 1000;
+
 /** How a loader's files are read: the copier, the engines that it runs on, the descriptors left from headers. */
 export class Engines {
   readonly #options: LoaderOptions;
@@ -72,6 +76,8 @@ export class Engines {
   readonly #asked: string;
   #copier: string; // as asked for until prepare() chooses
   #choice: Promise<Choice> | undefined;
+  #chosenEarly: { readonly files: readonly string[]; readonly choice: Promise<Choice> } | undefined;
+  #looked: { readonly plan: Plan; readonly cold: boolean; readonly atMs: number } | undefined;
   #reservation: NativeReservation | undefined;
   #openedEarly: Promise<NativeDevice> | undefined;
   readonly #resolvedEarly = new WeakMap<FileCalls, ResolvedEarly>();
@@ -143,7 +149,9 @@ export class Engines {
   async prepare(plan: Plan, calls: FileCalls): Promise<PreparedEngine | CopierConstructor> {
     this.#checkOpen();
     const files = plan.inputs.map(({ metadata }) => metadata.path);
-    this.#choice ??= this.#choose(files); // loads share it, and each waits by its own limits
+    const early = this.#chosenEarly;
+    this.#choice ??= early && areSame(files, early.files) ? early.choice : this.#choose(files);
+    // Loads share it, and each waits by its own limits.
     const choosing = calls.call('the mount of', files[0] ?? 'no file', () => this.#choice!);
     const { copier: chosen, missing } = await choosing;
     this.#copier = chosen;
@@ -164,6 +172,7 @@ export class Engines {
     this.#checkOpen();
     const converting = plan.converts ? spec.conversionFallback : undefined;
     const used = converting?.spec ?? spec;
+    this.#openEarly(used);
     const cold = used.ifCold && (await this.#areCold(plan, calls)) ? used.ifCold : undefined;
     this.#checkOpen();
     if (cold) this.#releaseAllHeaderFds();
@@ -182,10 +191,13 @@ export class Engines {
   async #areCold(plan: Plan, calls: FileCalls): Promise<boolean> {
     if (plan.bytes < DIRECT_FROM) return false;
     if (this.budget) return false; // it would have to hold the staging of two engines
+    if (this.#looked?.plan === plan && milliseconds() - this.#looked.atMs < BELIEVED_MS) return this.#looked.cold;
     const files = plan.inputs.map(({ metadata }) => metadata);
     const ranges = await plan.rangesOfFiles();
     const areCold = () => settled(native().areCold(files, ranges));
-    return calls.call('the pages of', files[0]!.path, areCold);
+    const cold = await calls.call('the pages of', files[0]!.path, areCold);
+    this.#looked = { plan, cold, atMs: milliseconds() };
+    return cold;
   }
 
   /**
@@ -208,20 +220,19 @@ export class Engines {
   }
 
   /**
-   * Begins, while headers are read, what takes '3fs' milliseconds and needs none of them: mount, ring and buffer. What
-   * goes wrong prepare() says.
+   * Begins, while headers are read, what needs none of them: the choice of the copier, and what takes '3fs'
+   * milliseconds, mount, ring and buffer. What goes wrong prepare() says.
    */
   prepareEarly(paths: readonly string[], calls: FileCalls): void {
     this.#checkOpen();
+    if (!this.#choice) this.#chosenEarly = { files: paths, choice: this.#choose(paths) };
+    this.#chosenEarly?.choice.catch(() => {}); // told where it is used
     const made = this.#threeFsSpec();
     if (!made?.resolveForFiles || paths.length === 0 || this.#placement) return;
     const files = paths.length > MOST_RESOLVED_EARLY ? paths.slice(0, 1) : paths;
     const resolving = made.resolveForFiles(files, calls);
     this.#resolvedEarly.set(calls, { files, resolving });
-    if (this.#engines.size === 0) {
-      this.#openedEarly = openDevice(this.#device, false, made.near);
-      this.#openedEarly.catch(() => {}); // told where it is used
-    }
+    this.#openEarly(made);
     const begun = async (): Promise<void> => {
       const { spec, copier } = await resolving;
       this.#checkOpen();
@@ -230,11 +241,17 @@ export class Engines {
     begun().catch(() => {});
   }
 
+  /** Begins to open the device that the first engine will want. */
+  #openEarly({ near, unified }: EngineSpec): void {
+    if (this.#engines.size > 0 || this.#openedEarly || unified || this.#placement) return;
+    this.#openedEarly = openDevice(this.#device, false, near);
+    this.#openedEarly.catch(() => {}); // told where it is used
+  }
+
   /** What prepareEarly() has begun to find for just these files, within the limits of this load and of no other. */
   #resolvedFor(files: readonly string[], calls: FileCalls): Promise<ResolvedSpec> | undefined {
     const early = this.#resolvedEarly.get(calls);
-    const same = early?.files.length === files.length && files.every((file, i) => file === early.files[i]);
-    return same ? early.resolving : undefined;
+    return early && areSame(files, early.files) ? early.resolving : undefined;
   }
 
   #isThreeFs(): boolean {
@@ -293,7 +310,7 @@ export class Engines {
         slotsAtOnce,
       };
       const reader = spec.reader.kind === '3fs' ? { ...spec.reader, pages: this.#reservation } : spec.reader;
-      const early = unified ? undefined : this.#openedEarly; // of '3fs', whose devices are all `near` or all not
+      const early = unified ? undefined : this.#openedEarly; // by a spec of this loader: all are `near`, or all not
       this.#openedEarly = undefined;
       const open = (device: Device) => (unified ? openUnified(device, near) : openDevice(device, false, near));
       const opened = Promise.all(early ? [early] : group.map(open));
@@ -355,6 +372,10 @@ export class Engines {
     await Promise.all(closing);
     await Promise.allSettled(this.#givingBack);
   }
+}
+
+function areSame(some: readonly string[], others: readonly string[]): boolean {
+  return some.length === others.length && some.every((path, i) => path === others[i]);
 }
 
 function instead(files: readonly string[], from: string, to: string, reason: string | undefined): Fallback[] {

@@ -162,7 +162,7 @@ class LazyFiles<T> implements OpenFiles<T> {
     const fileOf = new Map([...files.keys()].map((metadata, file) => [metadata, file]));
     const plan = await this.#session.race(Plan.ofTensors(inputs, { dtype, dtypePolicy, placement }));
     const started = milliseconds();
-    const load = await this.#session.begin(plan, { window: 1, collectReady: false, keepsAll: true });
+    const load = await this.#session.begin(plan, { window: 1, collectReady: false, whole: true, keepsAll: true });
     try {
       await this.#session.race(load.complete());
       void this.#spot.open(wanted);

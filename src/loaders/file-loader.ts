@@ -83,7 +83,9 @@ export class SafeTensorsFileLoader<T = DeviceTensor> {
     const ofRanks = filesOfRanks(files, this.#pg, 'addFilenames');
     const { headerOf } = session.engines;
     await this.#take(async (fdCache, calls) => {
-      const options = { ...this.#options, fdCache, headerOf, calls };
+      const single = ofRanks.length === 1 && !this.#plan;
+      const found = single ? (paths: readonly string[]) => session.engines.prepareEarly(paths, calls) : undefined;
+      const options = { ...this.#options, fdCache, headerOf, calls, found };
       return joinRoundRobin(await Promise.all(ofRanks.map((own) => readShards(own, options))));
     });
   }
@@ -206,7 +208,8 @@ export class SafeTensorsFileLoader<T = DeviceTensor> {
     const started = milliseconds();
     const watch = session.watch(signal, this.#headersMs);
     this.#headersMs = 0;
-    const load = await session.begin(plan, { window: 0xffffffff, collectReady: early, keepsAll: true }, watch, signal);
+    const begins = { window: 0xffffffff, collectReady: early, whole: !early, keepsAll: true };
+    const load = await session.begin(plan, begins, watch, signal);
     const meter = session.meter(load, onProgress);
     const whole = async (complete: Promise<void>): Promise<void> => {
       try {

@@ -93,6 +93,8 @@ export interface TransferOptions {
   readonly window?: number;
   /** takeReady() will be called. */
   readonly collectReady?: boolean;
+  /** Nobody waits for single tensors: waitTransfer() need not resolve for them. */
+  readonly whole?: boolean;
   readonly timeoutMs?: number;
   /** The number of one of the engine's devices. Default: 0. */
   readonly device?: number;

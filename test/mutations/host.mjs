@@ -74,6 +74,22 @@ export default [
     title: 'a file that is not in memory is read directly, and one that is through the page cache',
   },
   {
+    name: 'looked-at-pages-are-believed-for-ever',
+    file: 'src/loaders/engines.ts',
+    find: 'milliseconds() - this.#looked.atMs < BELIEVED_MS',
+    replace: 'true',
+    jest: 'test/prepared-early.test.ts',
+    title: 'pages are looked at once for headers and the load, and again when that begins a second later',
+  },
+  {
+    name: 'copier-chosen-when-headers-are-there',
+    file: 'src/loaders/engines.ts',
+    find: 'if (!this.#choice) this.#chosenEarly',
+    replace: 'if (false) this.#chosenEarly',
+    jest: 'test/prepared-early.test.ts',
+    title: 'the mount is looked up while headers are read, once for them and the load',
+  },
+  {
     name: 'dropped-before-other-reads-have-ended',
     file: 'csrc/reader/file_reader.cc',
     find: 'reads_.fetch_sub(1, std::memory_order_acq_rel) > 1 ||',

@@ -175,6 +175,13 @@ export default [
     native: 'EngineTest.RateLimitNeverSleepsThroughItsPause',
   },
   {
+    name: 'single-items-are-news-of-a-load-that-is-wanted-whole',
+    file: 'csrc/transfer/active_transfer.cc',
+    find: 'news |= !transfer->options().whole;',
+    replace: 'news = true;',
+    native: 'EngineTest.OfALoadThatIsWantedWholeSingleItemsAreNoNews',
+  },
+  {
     name: 'idle-time-before-a-load-counts-for-its-rate',
     file: 'csrc/transfer/loop_reads.cc',
     find: '(throttled_until_ < now - kMadeUp ? now : throttled_until_)',

@@ -290,6 +290,26 @@ TEST_F(EngineTest, RateLimitLetsOneReadThroughAndThenWaits) {
   EXPECT_EQ(script->submits, 1);
 }
 
+TEST_F(EngineTest, OfALoadThatIsWantedWholeSingleItemsAreNoNews) {
+  ModelShape shape;
+  shape.tensors = 200;
+  Model model = Written(shape);
+  for (const bool whole : {false, true}) {
+    auto engine = Open(std::make_shared<HostDevice>(), Scripted(4, false, false, 0));
+    TransferOptions options;
+    options.whole = whole;
+    auto watch = Watch::Begin(*engine, model, options);
+    watch->ExpectComplete();
+    // Of the others some may come together.
+    if (whole) {
+      EXPECT_LE(watch->news(), 2);  // its end, and that nothing of it is in flight
+    } else {
+      EXPECT_GT(watch->news(), 10);
+    }
+    CloseAndWait(*engine);
+  }
+}
+
 TEST_F(EngineTest, ReadsThatBeginLateAreFollowedSoonerButNeverAboveTheRate) {
   Model model = Written({});
   EngineOptions options;
