@@ -7,7 +7,7 @@ import { type ConvertibleDType, type DeviceTensor, ParallelLoader } from '../ind
 import { StoredModel, StoredTensor } from '../safetensors/save-stored.js';
 import type { SaveStream } from '../safetensors/save-writer.js';
 import { type ShardSet, tensorsOf } from '../safetensors/shard-set.js';
-import { convertedDtype } from '../transfer/plan.js';
+import { convertedDtype } from '../transfer/convert-items.js';
 import type { FilesOptions } from './files-options.js';
 
 /** Bytes of tensors that are loaded at a time: two or three such batches, beside those that are being written. */

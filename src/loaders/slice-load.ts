@@ -3,8 +3,8 @@ import { Allocation } from '../device/allocation.js';
 import { DeviceTensor } from '../device/device-tensor.js';
 import { native, settled } from '../native/addon.js';
 import type { SafeTensorsMetadata, TensorFrame } from '../safetensors/metadata.js';
+import { convertedDtype } from '../transfer/convert-items.js';
 import type { Load } from '../transfer/load.js';
-import { convertedDtype } from '../transfer/plan.js';
 import { planSlice, type SlicePlan } from '../transfer/slice-plan.js';
 import type { Session } from './session.js';
 

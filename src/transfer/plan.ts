@@ -1,10 +1,11 @@
 import type { PackedDigests } from '../base/digest.js';
-import { canConvert, DTYPE_BITS, DTYPE_NAMES, type DTypeName, isFloating } from '../base/dtype.js';
+import { DTYPE_BITS, DTYPE_NAMES, type DTypeName } from '../base/dtype.js';
 import { FastSafetensorsError } from '../base/errors.js';
 import { Turns } from '../base/timers.js';
 import { type NativeMappedFile, type NativePlan, NOT_MAPPED } from '../native/core.js';
 import { identitiesOf, type SafeTensorsMetadata } from '../safetensors/metadata.js';
 import { placeOf } from '../safetensors/shard-set.js';
+import { convertItems } from './convert-items.js';
 import type { Conversion, Items, Placement, PlanInput } from './items.js';
 import type { Part, PartOf } from './parts.js';
 
@@ -44,6 +45,185 @@ async function packedItemsInTurns(count: number): Promise<ReturnType<typeof pack
     if (turns.due()) await turns.take();
   }
   return items;
+}
+
+/**
+ * So many items are filled and placed in one call: V8 compiles small functions that are called often, and without
+ * promises, in a few milliseconds, and one that loops over all of them in 40.
+ */
+const SLICE = 512;
+
+type PackedItems = ReturnType<typeof packedItems>;
+
+/** The wanted tensors [from, to) of a file as items from `first` + `from` on: where they lie in the file, unchanged. */
+function fillItems(items: PackedItems, first: number, file: number, input: PlanInput, from: number, to: number): void {
+  const { tensors, dtypes, stored, files, offsets, lengths, sizes } = items;
+  const { metadata, selection } = input;
+  const { dataStart, packed } = metadata;
+  for (let i = from; i < to; ++i) {
+    const item = first + i;
+    const tensor = selection ? selection[i]! : i;
+    const begin = packed.begins[tensor]!;
+    const length = packed.ends[tensor]! - begin;
+    const dtype = packed.dtypes[tensor]!;
+    tensors[item] = tensor;
+    dtypes[item] = dtype;
+    stored[item] = dtype;
+    files[item] = file;
+    offsets[item] = dataStart + begin;
+    lengths[item] = length;
+    sizes[item] = length;
+  }
+}
+
+function setPart({ offsets, lengths, sizes }: PackedItems, item: number, { fileOffset, length }: Part): void {
+  offsets[item] = fileOffset;
+  lengths[item] = length;
+  sizes[item] = length;
+}
+
+/** Places items one after the other in memory: in allocations, and batches of these, of each device its own. */
+class Placing {
+  /** By allocation. */
+  readonly sizes: number[] = [];
+  readonly counts: number[] = []; // items
+  readonly batches: number[] = [];
+  readonly devices: number[] = [];
+  readonly #most: readonly number[]; // bytes of an allocation, by device, as the following
+  readonly #batchBytes: number;
+  readonly #allocation: number[]; // the present one
+  readonly #used: number[]; // of it
+  readonly #batch: number[];
+  readonly #batchUsed: number[]; // of the batch's earlier allocations
+
+  constructor(most: readonly number[], batchBytes: number) {
+    this.#most = most;
+    this.#batchBytes = batchBytes;
+    this.#allocation = most.map(() => -1);
+    this.#used = most.map(() => 0);
+    this.#batch = most.map(() => 0);
+    this.#batchUsed = most.map(() => 0);
+  }
+
+  /** `placed`: by tensor of their file, the device of it. */
+  place(
+    { tensors, sizes, allocations, destinations }: PackedItems,
+    from: number,
+    to: number,
+    placed?: Uint16Array,
+  ): void {
+    for (let item = from; item < to; ++item) {
+      const device = placed ? placed[tensors[item]!]! : 0;
+      const size = sizes[item]!;
+      let start = alignUp(this.#used[device]!);
+      const batchUsed = this.#batchUsed[device]! + start;
+      const batchFull = batchUsed > 0 && batchUsed + size > this.#batchBytes;
+      if (batchFull || this.#allocation[device]! < 0 || (start > 0 && start + size > this.#most[device]!)) {
+        this.#begin(device, batchFull);
+        start = 0;
+      }
+      const allocation = this.#allocation[device]!;
+      allocations[item] = allocation;
+      destinations[item] = start;
+      this.#used[device] = start + size;
+      this.sizes[allocation] = start + size;
+      ++this.counts[allocation]!;
+    }
+  }
+
+  #begin(device: number, newBatch: boolean): void {
+    if (newBatch) {
+      ++this.#batch[device]!;
+      this.#batchUsed[device] = 0;
+    } else {
+      this.#batchUsed[device]! += this.#used[device]!;
+    }
+    this.#allocation[device] = this.sizes.push(0) - 1;
+    this.counts.push(0);
+    this.batches.push(this.#batch[device]!);
+    this.devices.push(device);
+  }
+}
+
+/** Bytes, by dtype, at a multiple of which an array over one begins. */
+const ALIGNMENTS = DTYPE_NAMES.map((name) => Math.max(1, DTYPE_BITS[name] / 8));
+
+/** Places items of mapped files where they lie in these, and others one after the other in memory, batch by batch. */
+class Viewing {
+  /** By item. */
+  readonly allocations: Uint32Array;
+  readonly destinations: Float64Array;
+  /** By allocation. */
+  readonly sizes: number[] = [];
+  readonly counts: number[] = []; // items
+  readonly batches: number[] = [];
+  readonly files: number[] = []; // NOT_MAPPED for memory
+  readonly begins: number[] = [];
+  mappedBytes = 0;
+  readonly #mapped: readonly (NativeMappedFile | null)[];
+  readonly #allocationBytes: number;
+  #view = -1; // the present allocation of either kind
+  #memory = -1;
+  #batch = 0;
+
+  constructor({ count }: Plan, mapped: readonly (NativeMappedFile | null)[], allocationBytes: number) {
+    this.allocations = new Uint32Array(count);
+    this.destinations = new Float64Array(count);
+    this.#mapped = mapped;
+    this.#allocationBytes = allocationBytes;
+  }
+
+  place(
+    { allocations, allocationBatches, files, offsets, lengths, sizes, dtypes, stored, parts }: Items,
+    from: number,
+    to: number,
+  ): void {
+    for (let item = from; item < to; ++item) {
+      const batch = allocationBatches[allocations[item]!]!;
+      if (batch !== this.#batch) {
+        this.#batch = batch;
+        this.#view = -1;
+        this.#memory = -1;
+      }
+      const file = files[item]!;
+      const offset = offsets[item]!;
+      const size = sizes[item]!;
+      const dtype = dtypes[item]!;
+      const aligned = offset % ALIGNMENTS[dtype]! === 0;
+      const isView = this.#mapped[file] && size > 0 && aligned && dtype === stored[item] && !parts?.[item]?.run;
+      const allocation = isView ? this.#viewOf(file, offset, size) : this.#memoryFor(size);
+      const used = this.sizes[allocation]!;
+      const destination = isView ? offset - this.begins[allocation]! : alignUp(used);
+      if (isView) this.mappedBytes += lengths[item]!;
+      this.allocations[item] = allocation;
+      this.destinations[item] = destination;
+      this.sizes[allocation] = Math.max(used, destination + size);
+      ++this.counts[allocation]!;
+    }
+  }
+
+  #viewOf(file: number, offset: number, size: number): number {
+    const view = this.#view;
+    const least = view >= 0 && this.files[view] === file ? this.begins[view]! : Number.POSITIVE_INFINITY;
+    if (offset < least || offset + size - least > MAX_ALLOCATION)
+      this.#view = this.#begin(file, Math.floor(offset / MAPPED_ALIGNMENT) * MAPPED_ALIGNMENT);
+    return this.#view;
+  }
+
+  #memoryFor(size: number): number {
+    const start = this.#memory < 0 ? 0 : alignUp(this.sizes[this.#memory]!);
+    if (this.#memory < 0 || (start > 0 && start + size > this.#allocationBytes))
+      this.#memory = this.#begin(NOT_MAPPED, 0);
+    return this.#memory;
+  }
+
+  #begin(file: number, offset: number): number {
+    this.batches.push(this.#batch);
+    this.files.push(file);
+    this.begins.push(offset);
+    this.counts.push(0);
+    return this.sizes.push(0) - 1;
+  }
 }
 
 export interface Plan extends Items {}
@@ -109,71 +289,37 @@ export class Plan {
   ): Promise<Plan> {
     const count = inputs.reduce((sum, input) => sum + countOf(input), 0);
     const items = await packedItemsInTurns(count);
-    const turns = new Turns();
+    const turns = new Turns(1);
     const parts = partOf && new Array<Part | null>(count).fill(null);
+    const devices = placement?.devices.length ?? 1;
+    const most = typeof allocationBytes === 'number' ? new Array(devices).fill(allocationBytes) : allocationBytes;
+    const placing = new Placing(most, batchBytes);
     let converts = false;
-    const sizes: number[] = [];
-    const counts: number[] = [];
-    const batches: number[] = [];
-    const allocationDevices: number[] = [];
-    const devices = Array.from(placement?.devices ?? [null], (_, device) => ({
-      most: typeof allocationBytes === 'number' ? allocationBytes : allocationBytes[device]!,
-      allocation: -1, // the present one
-      used: 0, // of it
-      batch: 0,
-      batchUsed: 0, // of the batch's earlier allocations
-    }));
-    let item = 0;
+    let first = 0;
     for (let file = 0; file < inputs.length; ++file) {
       const { metadata, selection } = inputs[file]!;
-      const { begins, ends, dtypes } = metadata.packed;
       const wanted = countOf(inputs[file]!);
       const placed = placement?.of(metadata);
-      for (let i = 0; i < wanted; ++i, ++item) {
-        const tensor = selection ? selection[i]! : i;
-        const part = partOf?.(metadata, tensor) ?? null;
-        if (parts) parts[item] = part;
-        const begin = part?.fileOffset ?? metadata.dataStart + begins[tensor]!;
-        const length = part?.length ?? ends[tensor]! - begins[tensor]!;
-        const stored = dtypes[tensor]!;
-        const target = conversion.dtype === undefined ? stored : targetOf(metadata, tensor, conversion);
-        const size = sizeOf(length, stored, target);
-        converts ||= target !== stored;
-        const device = placed ? placed[tensor]! : 0;
-        const on = devices[device]!;
-        let start = alignUp(on.used);
-        const batchFull = on.batchUsed + start > 0 && on.batchUsed + start + size > batchBytes;
-        if (batchFull) {
-          ++on.batch;
-          on.batchUsed = 0;
+      for (let from = 0; from < wanted; from += SLICE) {
+        const to = Math.min(from + SLICE, wanted);
+        fillItems(items, first, file, inputs[file]!, from, to);
+        for (let i = from; partOf && i < to; ++i) {
+          const part = partOf(metadata, selection ? selection[i]! : i);
+          parts![first + i] = part;
+          if (part) setPart(items, first + i, part);
         }
-        if (on.allocation < 0 || batchFull || (start > 0 && start + size > on.most)) {
-          if (!batchFull) on.batchUsed += on.used;
-          on.allocation = sizes.push(0) - 1;
-          counts.push(0);
-          batches.push(on.batch);
-          allocationDevices.push(device);
-          start = 0;
-        }
-        items.tensors[item] = tensor;
-        items.dtypes[item] = target;
-        items.stored[item] = stored;
-        items.files[item] = file;
-        items.allocations[item] = on.allocation;
-        items.offsets[item] = begin;
-        items.lengths[item] = length;
-        items.sizes[item] = size;
-        items.destinations[item] = start;
-        on.used = start + size;
-        sizes[on.allocation] = on.used;
-        ++counts[on.allocation]!;
+        if (conversion.dtype !== undefined)
+          converts = convertItems(items, first + from, first + to, metadata, conversion) || converts;
+        placing.place(items, first + from, first + to, placed);
         if (turns.due()) await turns.take();
       }
+      first += wanted;
     }
+    const { sizes, counts, batches } = placing;
     const allocated = {
       allocationBatches: Uint32Array.from(batches),
       allocationSizes: Float64Array.from(sizes),
-      ...(placement && { devices: placement.devices, allocationDevices: Uint16Array.from(allocationDevices) }),
+      ...(placement && { devices: placement.devices, allocationDevices: Uint16Array.from(placing.devices) }),
     };
     return new Plan({ ...items, ...(parts && { parts }), inputs, converts, ...allocated }, true, counts);
   }
@@ -189,78 +335,29 @@ export class Plan {
    * allocations of at most `allocationBytes`, or its own. Of a mappable plan.
    */
   async mapped(mapped: readonly (NativeMappedFile | null)[], allocationBytes = MAX_ALLOCATION): Promise<Plan> {
-    // Of arrays and numbers alone: V8 compiles the loop while it runs.
-    const { inputs, tensors, dtypes, stored, converts, apart, files: filesOf, offsets, lengths, sizes, parts } = this;
-    const { count, allocations: from, allocationBatches } = this;
-    const alignments = DTYPE_NAMES.map((name) => Math.max(1, DTYPE_BITS[name] / 8));
-    const turns = new Turns();
-    const allocations = new Uint32Array(count);
-    const destinations = new Float64Array(count);
-    const allocationSizes: number[] = [];
-    const counts: number[] = [];
-    const batches: number[] = [];
-    const files: number[] = [];
-    const begins: number[] = [];
-    let mappedBytes = 0;
-    let view = -1; // the present allocation of either kind
-    let memory = -1;
-    let batch = 0;
-    const begin = (file: number, offset: number): number => {
-      batches.push(batch);
-      files.push(file);
-      begins.push(offset);
-      counts.push(0);
-      return allocationSizes.push(0) - 1;
-    };
-    for (let item = 0; item < count; ++item) {
-      const itsBatch = allocationBatches[from[item]!]!;
-      if (itsBatch !== batch) {
-        batch = itsBatch;
-        view = -1;
-        memory = -1;
-      }
-      const file = filesOf[item]!;
-      const offset = offsets[item]!;
-      const size = sizes[item]!;
-      const dtype = dtypes[item]!;
-      const aligned = offset % alignments[dtype]! === 0;
-      let allocation: number;
-      let destination: number;
-      if (mapped[file] && size > 0 && aligned && dtype === stored[item] && !parts?.[item]?.run) {
-        const least = view >= 0 && files[view] === file ? begins[view]! : Number.POSITIVE_INFINITY;
-        if (offset < least || offset + size - least > MAX_ALLOCATION)
-          view = begin(file, Math.floor(offset / MAPPED_ALIGNMENT) * MAPPED_ALIGNMENT);
-        allocation = view;
-        destination = offset - begins[view]!;
-        mappedBytes += lengths[item]!;
-      } else {
-        const start = memory >= 0 ? alignUp(allocationSizes[memory]!) : 0;
-        if (memory < 0 || (start > 0 && start + size > allocationBytes)) memory = begin(NOT_MAPPED, 0);
-        allocation = memory;
-        destination = allocationSizes[memory] === 0 ? 0 : start;
-      }
-      allocations[item] = allocation;
-      destinations[item] = destination;
-      allocationSizes[allocation] = Math.max(allocationSizes[allocation]!, destination + size);
-      ++counts[allocation]!;
+    const { inputs, tensors, dtypes, stored, converts, apart, files, offsets, lengths, sizes, parts, count } = this;
+    const viewing = new Viewing(this, mapped, allocationBytes);
+    const turns = new Turns(1);
+    for (let item = 0; item < count; item += SLICE) {
+      viewing.place(this, item, Math.min(item + SLICE, count));
       if (turns.due()) await turns.take();
     }
+    const { allocations, destinations } = viewing;
     const plan = new Plan(
       {
-        ...{ inputs, tensors, dtypes, stored, converts, apart, files: filesOf, offsets, lengths, sizes, parts },
-        allocations,
-        destinations,
-        allocationSizes: Float64Array.from(allocationSizes),
-        allocationBatches: Uint32Array.from(batches),
+        ...{ inputs, tensors, dtypes, stored, converts, apart, files, offsets, lengths, sizes, parts },
+        ...{ allocations, destinations },
+        allocationSizes: Float64Array.from(viewing.sizes),
+        allocationBatches: Uint32Array.from(viewing.batches),
         mapping: {
           mapped,
-          allocationMapped: Uint32Array.from(files),
-          allocationMappedOffsets: Float64Array.from(begins),
+          allocationMapped: Uint32Array.from(viewing.files),
+          allocationMappedOffsets: Float64Array.from(viewing.begins),
         },
       },
       true,
-      this.#counts && counts,
-      mappedBytes,
+      this.#counts && viewing.counts,
+      viewing.mappedBytes,
     );
     plan.digests = this.digests;
     plan.proven = this.proven;
@@ -442,31 +539,6 @@ export class Plan {
       ...(this.digests && { itemDigestKinds: this.digests.kinds, itemDigests: this.digests.digests }),
     };
   }
-}
-
-/** The dtype in memory of a tensor, by its index. UNSUPPORTED_DTYPE when it can neither become `dtype` nor stay. */
-export function convertedDtype(metadata: SafeTensorsMetadata, tensor: number, conversion: Conversion): DTypeName {
-  return DTYPE_NAMES[targetOf(metadata, tensor, conversion)]!;
-}
-
-/** The number of the dtype that a tensor has in memory: integers, booleans and complex numbers stay as they are. */
-function targetOf(metadata: SafeTensorsMetadata, tensor: number, { dtype, dtypePolicy }: Conversion): number {
-  const stored = metadata.packed.dtypes[tensor]!;
-  const from = DTYPE_NAMES[stored]!;
-  if (dtype === undefined || from === dtype || !isFloating(from)) return stored;
-  if (canConvert(from, dtype)) return DTYPE_NAMES.indexOf(dtype);
-  if (dtypePolicy === 'convertible') return stored;
-  const { path } = metadata;
-  const name = metadata.nameAt(tensor);
-  const message =
-    `${path}: tensor "${name}" is ${from}, which cannot be converted to ${dtype} on the way; ` +
-    "leave it out with filter, let it stay with dtypePolicy: 'convertible', or load without dtype";
-  throw new FastSafetensorsError('UNSUPPORTED_DTYPE', message, { path, tensor: name });
-}
-
-/** The bytes in memory of `length` bytes in the file. */
-function sizeOf(length: number, from: number, to: number): number {
-  return from === to ? length : (length / DTYPE_BITS[DTYPE_NAMES[from]!]) * DTYPE_BITS[DTYPE_NAMES[to]!];
 }
 
 /** How many tensors of a file are wanted. */

@@ -2,8 +2,9 @@ import { DTYPE_BITS, DTYPE_NAMES, type DTypeName } from '../base/dtype.js';
 import { Turns } from '../base/timers.js';
 import type { SafeTensorsMetadata, TensorFrame } from '../safetensors/metadata.js';
 import type { RunGrid } from '../safetensors/tensor-frame.js';
+import { convertedDtype } from './convert-items.js';
 import type { Conversion } from './items.js';
-import { convertedDtype, Plan, packedItems } from './plan.js';
+import { Plan, packedItems } from './plan.js';
 
 /** Bytes of a hole between two runs that cost less than another read. */
 const LARGEST_GAP = 32 * 1024;
