@@ -1,5 +1,6 @@
 #include "safetensors/header_text.h"
 
+#include <algorithm>
 #include <utility>
 
 namespace fst {
@@ -7,6 +8,12 @@ namespace fst {
 namespace {
 
 constexpr size_t kTextStart = 8;  // of the header's text in the file
+
+constexpr std::string_view kNames[] = {
+#define X(name, bits) #name,
+    FST_DTYPES(X)
+#undef X
+};
 
 std::string ShapeText(const uint64_t* dims, size_t rank) {
   constexpr size_t kShown = 8;
@@ -78,7 +85,12 @@ bool HeaderText::ScanMetadata() {
 }
 
 void HeaderText::GrowSlots() {
-  std::vector<Slot> slots(slots_.empty() ? 64 : slots_.size() * 2);
+  size_t count = std::max<size_t>(slots_.size() * 2, 64);
+  if (slots_.empty()) {
+    header_.entries.reserve(header_.entries.size() + likely_entries_);
+    while (count < 2 * likely_entries_) count *= 2;
+  }
+  std::vector<Slot> slots(count);
   const size_t mask = slots.size() - 1;
   for (const Slot& old : slots_) {
     if (old.index_plus_one == 0) continue;
@@ -156,7 +168,7 @@ bool HeaderText::ScanDType(Draft* draft) {
   std::string_view text;
   if (!scanner_.String(&text)) return false;
   for (size_t i = 0; i < kDTypeCount; ++i) {
-    if (text == kDTypeNames[i]) {
+    if (text == kNames[i]) {
       draft->entry.dtype = static_cast<DType>(i);
       return true;
     }
@@ -175,19 +187,19 @@ bool HeaderText::ScanInteger(uint64_t* out, std::string* reason) {
   }
   std::string_view text;
   if (!scanner_.Number(&text)) return false;
-  std::string shown(text.substr(0, 40));
-  if (text.size() > shown.size()) shown += "...";
+  const auto holds = [&](const char* expected) {
+    std::string shown(text.substr(0, 40));
+    if (text.size() > shown.size()) shown += "...";
+    *reason = "holds " + shown + ", expected " + expected;
+    return true;
+  };
+  uint64_t value = 0;
   for (char c : text) {
-    if (c < '0' || c > '9') {
-      *reason = "holds " + shown + ", expected plain digits of an integer that is not negative";
-      return true;
-    }
-    *out = *out * 10 + static_cast<uint64_t>(c - '0');
-    if (*out > kMaxSafeInteger) {
-      *reason = "holds " + shown + ", expected at most 2^53";
-      return true;
-    }
+    if (c < '0' || c > '9') return holds("plain digits of an integer that is not negative");
+    value = value * 10 + static_cast<uint64_t>(c - '0');
+    if (value > kMaxSafeInteger) return holds("at most 2^53");
   }
+  *out = value;
   return true;
 }
 

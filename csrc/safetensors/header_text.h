@@ -15,7 +15,11 @@ class HeaderText {
  public:
   // `text` is valid UTF-8 and starts at the file's byte 8. Appends to *out, in the order of the text.
   HeaderText(std::string_view text, const std::string& path, Header* out)
-      : scanner_(text.data(), text.size()), path_(path), label_(FileLabel(path)), header_(*out) {}
+      : scanner_(text.data(), text.size()),
+        path_(path),
+        label_(FileLabel(path)),
+        likely_entries_(text.size() / kLikelyEntry),
+        header_(*out) {}
 
   // INVALID_HEADER or DUPLICATE_KEY if there is one anywhere, else the first entry's error (UNKNOWN_DTYPE,
   // TENSOR_INVALID_INFO) in the order of the text. On OK, an entry with begin <= end has the size of its shape; its
@@ -23,7 +27,8 @@ class HeaderText {
   Status Parse();
 
  private:
-  struct Draft;  // one entry while it is scanned
+  static constexpr size_t kLikelyEntry = 96;  // bytes of text
+  struct Draft;                               // one entry while it is scanned
   struct Slot {
     uint32_t index_plus_one = 0;  // of the entry; 0: free
     uint32_t hash = 0;            // of its name; the low bits are where the search begins
@@ -45,6 +50,7 @@ class HeaderText {
   JsonScanner scanner_;
   const std::string& path_;
   const std::string label_;
+  const size_t likely_entries_;
   Header& header_;
   std::vector<Slot> slots_;     // the names so far, by open addressing: a power of two of slots, at most half full
   Status entry_error_;          // the first

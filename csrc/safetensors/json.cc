@@ -59,11 +59,13 @@ size_t SequenceLength(const unsigned char* at, size_t left) {
 
 constexpr uint64_t Repeat(uint64_t byte) { return byte * 0x0101010101010101u; }
 
-// Whether one of 8 bytes ends a run of plain characters in a string: a quote, a backslash, a control character.
-bool HasSpecial(uint64_t eight) {
-  auto has_zero = [](uint64_t x) { return (x - Repeat(0x01)) & ~x & Repeat(0x80); };
-  uint64_t control = (eight - Repeat(0x20)) & ~eight & Repeat(0x80);
-  return (control | has_zero(eight ^ Repeat('"')) | has_zero(eight ^ Repeat('\\'))) != 0;
+// How many of 8 bytes come before one that ends a run of plain characters in a string: a quote, a backslash, a control
+// character. The byte at the lowest address is the lowest: a borrow spoils only what is behind the first one found.
+int PlainBytes(uint64_t eight) {
+  auto zero = [](uint64_t x) { return (x - Repeat(0x01)) & ~x & Repeat(0x80); };
+  const uint64_t control = (eight - Repeat(0x20)) & ~eight & Repeat(0x80);
+  const uint64_t special = control | zero(eight ^ Repeat('"')) | zero(eight ^ Repeat('\\'));
+  return special == 0 ? 8 : __builtin_ctzll(special) / 8;
 }
 
 }  // namespace
@@ -105,8 +107,11 @@ bool JsonScanner::String(std::string_view* out) {
   const char* run = at_;
   bool escaped = false;
   while (at_ < end_) {
-    uint64_t eight;
-    while (end_ - at_ >= 8 && (memcpy(&eight, at_, sizeof eight), !HasSpecial(eight))) at_ += 8;
+    for (int plain = 8; plain == 8 && end_ - at_ >= 8; at_ += plain) {
+      uint64_t eight;
+      memcpy(&eight, at_, sizeof eight);
+      plain = PlainBytes(eight);
+    }
     if (at_ == end_) break;
     unsigned char c = static_cast<unsigned char>(*at_);
     if (c == '"') {
