@@ -51,7 +51,7 @@ test('after files that were refused the mount is that of the next ones', async (
   expect(mounts.mock.calls.map(([files]) => files)).toEqual([[bad], [small]]);
 });
 
-test('pages are looked at once for headers and the load, and again when that begins a second later', async () => {
+test('one look at the page cache is for headers and load, unless the load begins a second later', async () => {
   const looks = jest.spyOn(native(), 'areCold');
   await whole([large]);
   expect(looks).toHaveBeenCalledTimes(1);

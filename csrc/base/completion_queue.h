@@ -21,7 +21,8 @@ struct Completion {
 
 class CompletionQueue {
  public:
-  // Any thread. Whoever puts keeps the queue: it is told of outside the lock, for which the woken thread would wait.
+  // Put and Wake: any thread, which holds the queue until they return: they notify when they have unlocked, as the
+  // thread that takes would wake only to wait for the lock.
   void Put(Completion completion) {
     {
       std::lock_guard<std::mutex> lock(mutex_);
@@ -30,7 +31,7 @@ class CompletionQueue {
     wake_.notify_one();
   }
 
-  // Any thread: makes Take return although nothing has completed.
+  // Makes Take return although nothing has completed.
   void Wake() {
     {
       std::lock_guard<std::mutex> lock(mutex_);

@@ -91,6 +91,8 @@ void Loop::TakeRequests() {
     cancelled.swap(shared_->cancelled);
     closing_ = shared_->closing;
   }
+  // What was not read before a load is not made up for in it.
+  if (transfers_.empty()) throttled_until_ = std::max(throttled_until_, Clock::now());
   for (std::unique_ptr<ActiveTransfer>& t : started) {
     // Before anything is allocated: there must be room for the whole window.
     uint64_t bytes = t->transfer->BytesToAllocate();

@@ -58,7 +58,7 @@ interface ResolvedEarly {
   readonly resolving: Promise<ResolvedSpec>;
 }
 
-/** How long what was in memory, or was not, is believed to be: milliseconds between a look for a load and its begin. */
+/** Milliseconds for which a look at the page cache is good for further loads of its plan. */
 const BELIEVED_MS = 1000;
 
 /** How a loader's files are read: the copier, the engines that it runs on, the descriptors left from headers. */
@@ -77,7 +77,7 @@ export class Engines {
   #copier: string; // as asked for until prepare() chooses
   #choice: Promise<Choice> | undefined;
   #chosenEarly: { readonly files: readonly string[]; readonly choice: Promise<Choice> } | undefined;
-  #looked: { readonly plan: Plan; readonly cold: boolean; readonly atMs: number } | undefined;
+  readonly #looked = new WeakMap<Plan, { readonly cold: boolean; readonly atMs: number }>(); // at the page cache
   #reservation: NativeReservation | undefined;
   #openedEarly: Promise<NativeDevice> | undefined;
   readonly #resolvedEarly = new WeakMap<FileCalls, ResolvedEarly>();
@@ -191,12 +191,13 @@ export class Engines {
   async #areCold(plan: Plan, calls: FileCalls): Promise<boolean> {
     if (plan.bytes < DIRECT_FROM) return false;
     if (this.budget) return false; // it would have to hold the staging of two engines
-    if (this.#looked?.plan === plan && milliseconds() - this.#looked.atMs < BELIEVED_MS) return this.#looked.cold;
+    const looked = this.#looked.get(plan);
+    if (looked && milliseconds() - looked.atMs < BELIEVED_MS) return looked.cold;
     const files = plan.inputs.map(({ metadata }) => metadata);
     const ranges = await plan.rangesOfFiles();
     const areCold = () => settled(native().areCold(files, ranges));
     const cold = await calls.call('the pages of', files[0]!.path, areCold);
-    this.#looked = { plan, cold, atMs: milliseconds() };
+    this.#looked.set(plan, { cold, atMs: milliseconds() });
     return cold;
   }
 
@@ -219,14 +220,20 @@ export class Engines {
     this.#giveBack(native().dropReservation(reservation));
   }
 
+  /** Begins to choose the copier while headers are read. Not for a GPU: files may be refused, and need none then. */
+  chooseEarly(paths: readonly string[]): void {
+    this.#checkOpen();
+    if (this.#choice || this.#device.type !== 'cpu') return;
+    this.#chosenEarly = { files: paths, choice: this.#choose(paths) };
+    this.#chosenEarly.choice.catch(() => {}); // told where it is used
+  }
+
   /**
-   * Begins, while headers are read, what needs none of them: the choice of the copier, and what takes '3fs'
-   * milliseconds, mount, ring and buffer. What goes wrong prepare() says.
+   * Begins, while headers are read, what needs none of them: chooseEarly(), and what takes '3fs' milliseconds, mount,
+   * ring and buffer. What goes wrong prepare() says.
    */
   prepareEarly(paths: readonly string[], calls: FileCalls): void {
-    this.#checkOpen();
-    if (!this.#choice) this.#chosenEarly = { files: paths, choice: this.#choose(paths) };
-    this.#chosenEarly?.choice.catch(() => {}); // told where it is used
+    this.chooseEarly(paths);
     const made = this.#threeFsSpec();
     if (!made?.resolveForFiles || paths.length === 0 || this.#placement) return;
     const files = paths.length > MOST_RESOLVED_EARLY ? paths.slice(0, 1) : paths;
@@ -244,8 +251,11 @@ export class Engines {
   /** Begins to open the device that the first engine will want. */
   #openEarly({ near, unified }: EngineSpec): void {
     if (this.#engines.size > 0 || this.#openedEarly || unified || this.#placement) return;
-    this.#openedEarly = openDevice(this.#device, false, near);
-    this.#openedEarly.catch(() => {}); // told where it is used
+    const opening = openDevice(this.#device, false, near);
+    this.#openedEarly = opening;
+    opening.catch(() => {
+      if (this.#openedEarly === opening) this.#openedEarly = undefined; // told where it is used; else tried again
+    });
   }
 
   /** What prepareEarly() has begun to find for just these files, within the limits of this load and of no other. */

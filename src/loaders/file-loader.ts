@@ -84,7 +84,7 @@ export class SafeTensorsFileLoader<T = DeviceTensor> {
     const { headerOf } = session.engines;
     await this.#take(async (fdCache, calls) => {
       const single = ofRanks.length === 1 && !this.#plan;
-      const found = single ? (paths: readonly string[]) => session.engines.prepareEarly(paths, calls) : undefined;
+      const found = single ? (paths: readonly string[]) => session.engines.chooseEarly(paths) : undefined;
       const options = { ...this.#options, fdCache, headerOf, calls, found };
       return joinRoundRobin(await Promise.all(ofRanks.map((own) => readShards(own, options))));
     });

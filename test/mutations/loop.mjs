@@ -183,10 +183,10 @@ export default [
   },
   {
     name: 'idle-time-before-a-load-counts-for-its-rate',
-    file: 'csrc/transfer/loop_reads.cc',
-    find: '(throttled_until_ < now - kMadeUp ? now : throttled_until_)',
-    replace: 'throttled_until_',
-    native: 'EngineTest.ReadsThatBeginLateAreFollowedSoonerButNeverAboveTheRate',
+    file: 'csrc/transfer/loop.cc',
+    find: 'if (transfers_.empty()) throttled_until_ = std::max(throttled_until_, Clock::now());',
+    replace: '',
+    native: 'EngineTest.ALoadIsNeverReadAboveTheRate',
   },
   {
     name: 'stop-of-the-process-counts-whole',

@@ -310,7 +310,7 @@ TEST_F(EngineTest, OfALoadThatIsWantedWholeSingleItemsAreNoNews) {
   }
 }
 
-TEST_F(EngineTest, ReadsThatBeginLateAreFollowedSoonerButNeverAboveTheRate) {
+TEST_F(EngineTest, ALoadIsNeverReadAboveTheRate) {
   Model model = Written({});
   EngineOptions options;
   options.max_bytes_per_second = 1 << 20;
