@@ -85,7 +85,7 @@ export default [
     name: 'copier-chosen-when-headers-are-there',
     file: 'src/loaders/engines.ts',
     find: "if (this.#choice || this.#device.type !== 'cpu') return;",
-    replace: 'return;',
+    replace: 'if (paths.length > 0) return;',
     jest: 'test/prepared-early.test.ts',
     title: 'the mount is looked up while headers are read, once for them and the load',
   },

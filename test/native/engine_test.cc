@@ -311,7 +311,9 @@ TEST_F(EngineTest, OfALoadThatIsWantedWholeSingleItemsAreNoNews) {
 }
 
 TEST_F(EngineTest, ALoadIsNeverReadAboveTheRate) {
-  Model model = Written({});
+  ModelShape shape;
+  shape.gap = shape.strided = 0;  // all that is read is loaded
+  Model model = Written(shape);
   EngineOptions options;
   options.max_bytes_per_second = 1 << 20;
   auto script = std::make_shared<ReaderScript>();
