@@ -41,6 +41,8 @@ inline constexpr char kExternalName<MappedFile>[] = "a mapped file";
 template <>
 inline constexpr char kExternalName<Load>[] = "a load";
 template <>
+inline constexpr char kExternalName<Pace>[] = "a pace";
+template <>
 inline constexpr char kExternalName<usrbio::ShmReservation>[] = "a reservation";
 
 namespace {
@@ -131,7 +133,19 @@ Status MakeReader(const Napi::Object& options, std::unique_ptr<Reader>* out) {
   return Status::Ok();
 }
 
-// createEngine(devices, reader: {kind, …}, options: {alwaysStage, maxBytesPerSecond, stallTimeoutMs, chunkBytes,
+// Null without a limit: 0, Infinity. Less than 1 is one, too.
+std::shared_ptr<Pace> PaceOf(double bytes_per_second) {
+  if (!(bytes_per_second > 0 && bytes_per_second < 1e18)) return nullptr;
+  return std::make_shared<Pace>(static_cast<uint64_t>(std::max(bytes_per_second, 1.0)));
+}
+
+// newPace(bytesPerSecond): External, for the engines of one loader, or null without a limit; see Pace
+Napi::Value NewPace(const Napi::CallbackInfo& info) {
+  auto pace = PaceOf(info[0].As<Napi::Number>().DoubleValue());
+  return pace == nullptr ? info.Env().Null() : ToExternal<Pace>(info.Env(), std::move(pace));
+}
+
+// createEngine(devices, reader: {kind, …}, options: {alwaysStage, maxBytesPerSecond, pace, stallTimeoutMs, chunkBytes,
 // converts, slotsAtOnce, pinsFiles, stagingLimit}): External; throws a status object. See Engine::Create.
 Napi::Value CreateEngine(const Napi::CallbackInfo& info) {
   Napi::Env env = info.Env();
@@ -140,8 +154,8 @@ Napi::Value CreateEngine(const Napi::CallbackInfo& info) {
   auto object = info[2].As<Napi::Object>();
   EngineOptions options;
   options.always_stage = Flag(object, "alwaysStage");
-  double rate = NumberOr(object, "maxBytesPerSecond", 0);  // less than 1 is a limit too, Infinity is none
-  if (rate > 0 && rate < 1e18) options.max_bytes_per_second = static_cast<uint64_t>(std::max(rate, 1.0));
+  options.pace = FromOptionalExternal<Pace>(object.Get("pace"));
+  if (options.pace == nullptr) options.pace = PaceOf(NumberOr(object, "maxBytesPerSecond", 0));
   options.stall_timeout =
       std::chrono::milliseconds(static_cast<int64_t>(std::min(NumberOr(object, "stallTimeoutMs", 90000), kForeverMs)));
   options.chunk_bytes = static_cast<uint64_t>(NumberOr(object, "chunkBytes", 0));
@@ -416,6 +430,7 @@ void ExportEngine(Napi::Env env, Napi::Object exports) {
   Export<DropReservation>(env, exports, "dropReservation");
   Export<CreateEngine>(env, exports, "createEngine");
   Export<NewBudget>(env, exports, "newBudget");
+  Export<NewPace>(env, exports, "newPace");
   Export<TakeBudget>(env, exports, "takeBudget");
   Export<BudgetHeld>(env, exports, "budgetHeld");
   Export<CloseEngine>(env, exports, "closeEngine");

@@ -23,6 +23,7 @@ Status Engine::Create(std::vector<std::shared_ptr<Device>> devices, std::unique_
   shared->options = options;
   const ReaderNeeds& needs = shared->reader->needs();
   uint64_t chunk = std::min<uint64_t>(options.chunk_bytes > 0 ? options.chunk_bytes : needs.chunk, kLargestChunk);
+  if (options.pace != nullptr) chunk = std::min(chunk, options.pace->LongestRead());
   uint64_t alignment = std::max({needs.offset_alignment, needs.length_alignment, needs.memory_alignment, size_t{1}});
   // Spans lock whole pages, and are no larger than slots where reads end at such.
   const bool pins = options.pins_files && needs.maps && !device.host_accessible();

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "reader/reader.h"
+#include "transfer/pace.h"
 #include "transfer/transfer.h"
 
 namespace fst {
@@ -13,8 +14,8 @@ namespace fst {
 struct EngineShared;
 
 struct EngineOptions {
-  bool always_stage = false;          // use slots even where the reader could fill tensor memory
-  uint64_t max_bytes_per_second = 0;  // 0: no limit
+  bool always_stage = false;   // use slots even where the reader could fill tensor memory
+  std::shared_ptr<Pace> pace;  // null: no limit
   std::chrono::milliseconds stall_timeout{90000};
   uint64_t chunk_bytes = 0;                    // of one read; 0: what suits the reader
   uint64_t staging_limit = uint64_t{1} << 30;  // bytes of all slots together; one slot there is in any case

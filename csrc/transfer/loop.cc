@@ -17,10 +17,11 @@ constexpr uint64_t kPopulatedAtOnce = 16 << 20;  // bytes: a system call that co
 
 int PopulatingThreads() { return static_cast<int>(std::clamp(std::thread::hardware_concurrency(), 2U, 8U)); }
 
-ChunkRules RulesOfMapping(const ChunkRules& rules) {
+ChunkRules RulesOfMapping(const ChunkRules& rules, const std::shared_ptr<Pace>& pace) {
   ChunkRules result = rules;
   result.needs.skips = false;  // pages of a hole would be brought in
-  result.chunk_bytes = std::max(rules.chunk_bytes, kPopulatedAtOnce);
+  const uint64_t most = pace == nullptr ? kPopulatedAtOnce : std::min(kPopulatedAtOnce, pace->LongestRead());
+  result.chunk_bytes = std::max(rules.chunk_bytes, most);
   return result;
 }
 
@@ -38,7 +39,7 @@ Loop::Loop(std::shared_ptr<EngineShared> shared)
     : shared_(std::move(shared)),
       reader_(*shared_->reader),
       devices_(shared_->devices),
-      map_rules_(RulesOfMapping(shared_->rules)),
+      map_rules_(RulesOfMapping(shared_->rules, shared_->options.pace)),
       span_rules_(RulesOfSpans(shared_->rules)),
       slots_(shared_->rules.slot_bytes, shared_->slot_count,
              devices_.front()->staging_is_expensive() ? reader_.needs().slots_at_first : 0),
@@ -91,8 +92,7 @@ void Loop::TakeRequests() {
     cancelled.swap(shared_->cancelled);
     closing_ = shared_->closing;
   }
-  // What was not read before a load is not made up for in it.
-  if (transfers_.empty()) throttled_until_ = std::max(throttled_until_, Clock::now());
+  if (shared_->options.pace != nullptr && transfers_.empty()) shared_->options.pace->Begin();
   for (std::unique_ptr<ActiveTransfer>& t : started) {
     // Before anything is allocated: there must be room for the whole window.
     uint64_t bytes = t->transfer->BytesToAllocate();

@@ -15,6 +15,7 @@
 #include "reader/pinned_span.h"
 #include "transfer/active_transfer.h"
 #include "transfer/engine.h"
+#include "transfer/pace.h"
 #include "transfer/slot_pool.h"
 
 namespace fst {
@@ -170,9 +171,8 @@ class Loop {
   int reading_ = 0;                // of them, reads: limited by the reader's queue depth
   uint64_t reads_done_ = 0;        // ever
   int copying_ = 0;                // of them, digests, conversions and copies: they use a slot's bytes
-  bool closing_ = false, throttled_ = false;  // throttled_: a read was put off until throttled_until_
-  Clock::time_point throttled_until_ = Clock::time_point::min();
-  RunningClock running_;  // for stalls: looked at in every round of the loop
+  bool closing_ = false, throttled_ = false;  // throttled_: a read was put off until the pace allows it
+  RunningClock running_;                      // for stalls: looked at in every round of the loop
   Clock::time_point next_stall_check_ = Clock::time_point::min();
 };
 

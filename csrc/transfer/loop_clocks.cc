@@ -74,7 +74,7 @@ Clock::time_point Loop::NextDeadline() const {
     if (t->failed) continue;  // only waits for what is in flight
     deadline = std::min(deadline, t->transfer->options().deadline);
     // Even if that has passed by now: then a read can start at once.
-    if (throttled_) deadline = std::min(deadline, throttled_until_);
+    if (throttled_) deadline = std::min(deadline, shared_->options.pace->free_at());
   }
   return deadline;
 }

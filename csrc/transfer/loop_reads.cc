@@ -7,9 +7,6 @@ namespace fst {
 namespace {
 
 constexpr int kKeptSlots = 2;  // for each device: one is read into while the other is copied from
-// Reads under a rate limit that begin later than they may are followed sooner, by this much at most. Timers are late:
-// at 10 GB/s, where 16 MiB take 1.7 ms, by a fifth of the rate.
-constexpr auto kMadeUp = std::chrono::milliseconds(10);
 
 // A device copies nothing before its first read is there, nor before those of loads to other devices that began
 // earlier: short ones come soon. `reads`: that the load has begun, through slots. They end where longer ones would,
@@ -104,7 +101,7 @@ bool Loop::IssueRead(ActiveTransfer& t) {
   if (t.failed) return false;
   t.PassEmptyItems();
   if (!t.HasWork() || reading_ >= reader_.needs().in_flight) return false;
-  if (shared_->options.max_bytes_per_second > 0 && Clock::now() < throttled_until_) {
+  if (shared_->options.pace != nullptr && Clock::now() < shared_->options.pace->free_at()) {
     throttled_ = true;
     return false;
   }
@@ -191,11 +188,7 @@ Status Loop::StartRead(ActiveTransfer& t, Chunk chunk, int slot, bool pins) {
     request.pieces = PiecesInPlace(op.parts, chunk.offset, op.buffers);
   }
   if (!populates && !pins) DigestOnArrival(op, chunk, &request);
-  if (shared_->options.max_bytes_per_second > 0) {
-    auto cost =
-        std::chrono::nanoseconds((chunk.required - unread) * 1000000000 / shared_->options.max_bytes_per_second);
-    throttled_until_ = std::max(throttled_until_, Clock::now() - kMadeUp) + cost;
-  }
+  if (shared_->options.pace != nullptr) shared_->options.pace->Spend(chunk.required - unread);
   Status submitted = populates ? StartPopulating(std::move(mapped), chunk, TagOf(op))
                      : pins    ? StartPinning(op, std::move(request.file), chunk.required)
                                : reader_.Submit(std::move(request), TagOf(op));

@@ -9,7 +9,14 @@ import { chooseCopier, copierAsked, headersKnownTo, insteadOf, isBuiltin, makeCo
 import { loadThreeFsEarly } from '../copiers/three-fs.js';
 import { type Device, openDevice } from '../device/device.js';
 import { checked, native, settled } from '../native/addon.js';
-import type { Fallback, NativeDevice, NativeEngine, NativeHeaderFdCache, NativeReservation } from '../native/core.js';
+import type {
+  Fallback,
+  NativeDevice,
+  NativeEngine,
+  NativeHeaderFdCache,
+  NativePace,
+  NativeReservation,
+} from '../native/core.js';
 import type { HeaderOf } from '../safetensors/names-of-no-file.js';
 import type { Placement } from '../transfer/items.js';
 import type { Plan } from '../transfer/plan.js';
@@ -36,6 +43,8 @@ export interface Shared {
   readonly engines: Map<string, Promise<NativeEngine>>;
   /** Where there are several devices. */
   readonly placement: Placement | undefined;
+  /** What all of them may read a second; null without a limit, undefined before the first engine. */
+  pace?: NativePace | null;
 }
 
 /** Copiers that can read data through the descriptors that headers were read through. */
@@ -69,6 +78,7 @@ export class Engines {
   readonly #checkOpen: () => void;
   /** What all loads may hold together, where that has a limit. */
   readonly budget: Budget | undefined;
+  readonly #shared: Shared;
   readonly #engines: Shared['engines']; // by reader: several only for files on several mounts
   readonly #placement: Placement | undefined;
   readonly #headerFds = new Set<NativeHeaderFdCache>();
@@ -84,15 +94,10 @@ export class Engines {
   #made: EngineSpec | CopierConstructor | undefined;
 
   /** `checkOpen` throws when the loader is closed: from then on nothing may be made that close() would miss. */
-  constructor(
-    options: LoaderOptions,
-    device: Device,
-    stallTimeoutMs: number,
-    checkOpen: () => void,
-    { engines, placement }: Shared,
-  ) {
-    this.#engines = engines;
-    this.#placement = placement;
+  constructor(options: LoaderOptions, device: Device, stallTimeoutMs: number, checkOpen: () => void, shared: Shared) {
+    this.#shared = shared;
+    this.#engines = shared.engines;
+    this.#placement = shared.placement;
     this.#options = options;
     this.#device = device;
     this.#stallTimeoutMs = stallTimeoutMs;
@@ -310,11 +315,11 @@ export class Engines {
     const key = JSON.stringify([spec.reader, unified, group.map(String)]);
     let opening = this.#engines.get(key);
     if (!opening) {
-      const rate = spec.engine.maxBytesPerSecond;
+      const rate = spec.engine.maxBytesPerSecond ?? Number.POSITIVE_INFINITY;
+      this.#shared.pace ??= native().newPace(rate);
       const options = {
         ...spec.engine,
-        // Of several engines, each has a share of what the loader may read.
-        maxBytesPerSecond: rate && (rate * group.length) / (this.#placement?.devices.length ?? group.length),
+        pace: this.#shared.pace,
         stallTimeoutMs: spec.engine.stallTimeoutMs ?? this.#stallTimeoutMs,
         converts: this.#options.dtype !== undefined,
         slotsAtOnce,

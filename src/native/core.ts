@@ -25,6 +25,9 @@ export type NativeCommunicator = { readonly [brand]: 'communicator' };
 export type NativeFdServer = { readonly [brand]: 'fd server' };
 /** Bytes that a call has read so far. */
 export type NativeProgress = { readonly [brand]: 'progress' };
+/** A limit of bytes a second that several engines share: csrc/transfer/pace.h. */
+export type NativePace = { readonly [brand]: 'pace' };
+
 /** Keeps files open from their headers to their data: see csrc/base/header_fd_cache.h. */
 export type NativeHeaderFdCache = { readonly [brand]: 'header fd cache' };
 
@@ -40,6 +43,8 @@ export interface ReaderOptions {
 export interface EngineOptions {
   readonly alwaysStage?: boolean;
   readonly maxBytesPerSecond?: number;
+  /** In place of it, where several engines share a limit. */
+  readonly pace?: NativePace | null;
   readonly stallTimeoutMs?: number;
   readonly chunkBytes?: number;
   /** Loads will convert dtypes: slots get room for the converted elements. */
@@ -339,6 +344,7 @@ export interface CoreAddon {
   createEngine(devices: readonly NativeDevice[], reader: ReaderOptions, options: EngineOptions): NativeEngine;
   newBudget(bytes: number): NativeBudget;
   takeBudget(budget: NativeBudget, bytes: number): boolean;
+  newPace(bytesPerSecond: number): NativePace | null;
   budgetHeld(budget: NativeBudget): number;
   closeEngine(engine: NativeEngine): Promise<void>;
   stagingBytes(engine: NativeEngine, converts: boolean): number;

@@ -281,7 +281,7 @@ TEST_F(EngineTest, RateLimitLetsOneReadThroughAndThenWaits) {
   auto script = std::make_shared<ReaderScript>();
   script->needs.chunk = 1 << 10;
   EngineOptions options;
-  options.max_bytes_per_second = 1;  // the second read is due in minutes
+  options.pace = std::make_shared<Pace>(1);  // the second read is due in minutes
   auto engine = Open(std::make_shared<HostDevice>(), std::make_unique<ScriptedReader>(script), options);
   auto watch = Watch::Begin(*engine, model);
   EXPECT_TRUE(Eventually([&] { return watch->transfer().bytes_loaded() > 0; }));
@@ -315,7 +315,7 @@ TEST_F(EngineTest, ALoadIsNeverReadAboveTheRate) {
   shape.gap = shape.strided = 0;  // all that is read is loaded
   Model model = Written(shape);
   EngineOptions options;
-  options.max_bytes_per_second = 1 << 20;
+  options.pace = std::make_shared<Pace>(1 << 20);
   auto script = std::make_shared<ReaderScript>();
   script->needs.chunk = 1 << 10;  // a read every millisecond
   auto engine = Open(std::make_shared<HostDevice>(), std::make_unique<ScriptedReader>(script), options);
@@ -330,11 +330,53 @@ TEST_F(EngineTest, ALoadIsNeverReadAboveTheRate) {
   CloseAndWait(*engine);
 }
 
+TEST_F(EngineTest, EnginesOfOnePaceKeepToItTogether) {
+  ModelShape shape;
+  shape.gap = shape.strided = 0;
+  Model model = Written(shape);
+  EngineOptions options;
+  options.pace = std::make_shared<Pace>(1 << 20);
+  const auto open = [&] {
+    auto script = std::make_shared<ReaderScript>();
+    script->needs.chunk = 1 << 10;
+    return Open(std::make_shared<HostDevice>(), std::make_unique<ScriptedReader>(script), options);
+  };
+  auto one = open(), other = open();
+  const auto began = std::chrono::steady_clock::now();
+  auto watch = Watch::Begin(*one, model), other_watch = Watch::Begin(*other, model);
+  watch->ExpectComplete();
+  other_watch->ExpectComplete();
+  const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - began).count();
+  // Both may have begun a read at a time; the last ones need not be over for what they cost.
+  EXPECT_LE(static_cast<double>(2 * model.Bytes()), seconds * (1 << 20) + (3 << 10));
+  CloseAndWait(*one);
+  CloseAndWait(*other);
+}
+
+TEST_F(EngineTest, UnderALimitReadsAreShort) {
+  ModelShape shape;
+  shape.files = shape.tensors = 1;
+  shape.max_length = 1 << 20;
+  shape.empty = shape.gap = shape.strided = 0;
+  Model model = Written(shape);
+  EngineOptions options;
+  options.pace = std::make_shared<Pace>(1 << 26);
+  EXPECT_EQ(options.pace->LongestRead(), 512 << 10);
+  EXPECT_EQ(Pace(1).LongestRead(), 64 << 10);
+  options.pace = std::make_shared<Pace>(15 << 20);
+  auto script = std::make_shared<ReaderScript>();
+  script->needs.chunk = 1 << 20;
+  auto engine = Open(std::make_shared<HostDevice>(), std::make_unique<ScriptedReader>(script), options);
+  Watch::Begin(*engine, model)->ExpectComplete();
+  EXPECT_GE(script->submits, static_cast<int>(model.Bytes() / (128 << 10)));
+  CloseAndWait(*engine);
+}
+
 // The pause of a rate limit may end while the loop notifies.
 TEST_F(EngineTest, RateLimitNeverSleepsThroughItsPause) {
   Model model = Written({});
   EngineOptions options;
-  options.max_bytes_per_second = 4 << 20;  // pauses are longer than a read and shorter than notify
+  options.pace = std::make_shared<Pace>(4 << 20);  // pauses are longer than a read and shorter than notify
   auto engine = Open(std::make_shared<HostDevice>(), Scripted(1, false, false, 0), options);
   Transfer* seen = nullptr;
   Latch drained(1);

@@ -1,0 +1,65 @@
+import { closeSync, fsyncSync, openSync, statfsSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { type LoaderOptions, SafeTensorsFileLoader } from 'fastsafetensors-node';
+import { encodeFile, entry } from './support/model-files.js';
+import { testFolder } from './support/tensor-files.js';
+
+// maxBytesPerSecond: no load is faster. That it is not slower either, `npm run bench -- checksum --rate 10` shows.
+
+const folder = testFolder();
+const SIZE = 40 << 20;
+const EXT4 = 0xef53;
+const XFS = 0x58465342;
+const BTRFS = 0x9123683e;
+const OVERLAY = 0x794c7630;
+const onDisk = [EXT4, XFS, BTRFS, OVERLAY].includes(statfsSync(folder).type);
+const test_ = onDisk ? test : test.skip;
+if (!onDisk) console.warn(`rate-limit.test.ts: skipped what needs a disk: ${folder} is on none`);
+
+function write(name: string, bytes = SIZE): string {
+  const path = join(folder, `${name}.safetensors`);
+  const fd = openSync(path, 'w');
+  writeFileSync(fd, encodeFile([entry(name, 'U8', [bytes])]));
+  fsyncSync(fd); // what is not on the disk yet stays in the page cache
+  closeSync(fd);
+  return path;
+}
+
+async function load(loader: SafeTensorsFileLoader, path: string): Promise<void> {
+  loader.reset();
+  await loader.addFilenames(path);
+  await using _ = await loader.copyFilesToDevice();
+}
+
+/** Bytes that the limit allows in the time that `run` takes, and what reads may be ahead by. */
+async function allowed(rate: number, run: () => Promise<unknown>): Promise<number> {
+  const began = performance.now();
+  await run();
+  return ((performance.now() - began) / 1000) * rate + rate / 50;
+}
+
+test.each([
+  ['mapped', { mmap: true }],
+  ['copied', { mmap: false }],
+] as const)('%s: the rate is that of the limit, also for little', async (name, options: LoaderOptions) => {
+  const bytes = 8 << 20;
+  const path = write(name, bytes);
+  const rate = 40e6;
+  await using loader = new SafeTensorsFileLoader({ ...options, maxBytesPerSecond: rate });
+  for (let i = 0; i < 2; ++i) expect(bytes).toBeLessThanOrEqual(await allowed(rate, () => load(loader, path)));
+});
+
+test_('loads through the page cache and past it keep to one limit', async () => {
+  const [warm, cold] = [write('warm'), write('cold')];
+  const rate = 160e6;
+  await using dropping = new SafeTensorsFileLoader({ dropCache: true, odirect: false });
+  await load(dropping, cold);
+  await using loader = new SafeTensorsFileLoader({ mmap: false, maxBytesPerSecond: rate });
+  const both = await allowed(rate, async () => {
+    const first = load(loader, warm);
+    await new Promise((resolve) => setTimeout(resolve, 50)); // its files are another's from now on
+    await Promise.all([first, load(loader, cold)]);
+  });
+  expect(loader.report.notes.join()).toContain('O_DIRECT');
+  expect(2 * SIZE).toBeLessThanOrEqual(both);
+});
