@@ -27,7 +27,8 @@ def smaller(svg):
     svg = re.sub(r'd="M (\S+) (\S+) L (\S+) \2 L \3 (\S+) L \1 \4 z "', r'd="M\1 \2H\3V\4H\1z"', svg)
     svg = re.sub(r'style="fill: (#\w+)"', r'fill="\1"', re.sub(r"<[?!][^>]*>\n", "", svg))
     svg = re.sub(r"<g>\n(<path [^>]*/>|<text.*</text>)\n</g>", r"\1", svg)
-    svg = re.sub(r"font-family: [^;\"]*; |; font-family: [^;\"]*| transform=\"rotate\(-0 [^\"]*\"|(?<=\d)\.0\b", "", svg)
+    svg = re.sub(r"font-family: [^;\"]*; |; font-family: [^;\"]*", "", svg)
+    svg = re.sub(r" transform=\"rotate\(-0 [^\"]*\"|(?<=\d)\.0\b", "", svg)
     svg = svg.replace("</style>", "text{font-family: 'DejaVu Sans', sans-serif}</style>")
     return re.sub(r"<defs>\n</defs>\n", "", svg).strip() + "\n"
 

@@ -50,12 +50,40 @@ async function load(files: string): Promise<LoadReport> {
 const sha256 = (bytes: Uint8Array): string => createHash('sha256').update(bytes).digest('hex');
 
 describe('checksum', () => {
+  test.each(['header', 'sums file', 'blob'])('does not hide what the digests of the %s find', async (where) => {
+    let path = join(folder, 'model.safetensors');
+    if (where === 'blob') {
+      const blob = sha256(encodeFile(entries));
+      await mkdir(join(folder, 'blobs'));
+      writeFileSync(join(folder, 'blobs', blob), encodeFile(entries));
+      await mkdir(join(folder, 'snapshots', 'main'), { recursive: true });
+      path = join(folder, 'snapshots', 'main', 'model.safetensors');
+      await symlink(`../../blobs/${blob}`, path);
+    } else {
+      const tensors = entries.map(({ name, bytes }) => ({ name, dtype: 'U8', shape: [bytes.length], data: bytes }));
+      await saveFile(tensors as SaveTensor[], path, { checksum: where === 'header' });
+      if (where === 'sums file') expect((await runCli('checksum', path)).exitCode).toBe(0);
+    }
+    const before = existsSync(`${path}.sums.json`) ? readFileSync(`${path}.sums.json`, 'utf8') : undefined;
+    expect((await runCli('verify', '--data', path)).exitCode).toBe(0);
+    flip(path, statSync(path).size - 1);
+    const { stderr, exitCode } = await runCli('checksum', path, '--algorithm', 'sha256');
+    expect({ stderr, exitCode }).toEqual({ stderr: expect.stringContaining('--force'), exitCode: 1 });
+    expect(stderr).toContain('CHECKSUM_MISMATCH');
+    expect(existsSync(`${path}.sums.json`) ? readFileSync(`${path}.sums.json`, 'utf8') : undefined).toBe(before);
+    expect((await runCli('verify', '--data', path)).exitCode).toBe(1);
+    expect((await runCli('checksum', path, '--force')).exitCode).toBe(0);
+    expect(readFileSync(`${path}.sums.json`, 'utf8')).not.toBe(before);
+  });
+
   test('replaces a link of that name, and leaves what it leads to alone', async () => {
     const path = write();
     const other = join(folder, 'other');
     writeFileSync(other, 'mine');
     await symlink('other', `${path}.sums.json`);
-    expect(await runCli('checksum', path)).toMatchObject({ stderr: '', exitCode: 0 });
+    expect(await runCli('checksum', path)).toMatchObject({ stderr: expect.stringContaining('--force'), exitCode: 1 });
+    expect(readFileSync(`${path}.sums.json`, 'utf8')).toBe('mine');
+    expect(await runCli('checksum', path, '--force')).toMatchObject({ stderr: '', exitCode: 0 });
     expect(readFileSync(other, 'utf8')).toBe('mine');
     expect(await load(path)).toMatchObject({ verifiedTensors: 3 });
   });

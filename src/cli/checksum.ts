@@ -5,6 +5,7 @@ import { counted } from '../base/counted.js';
 import type { DigestName } from '../base/digest.js';
 import { FastSafetensorsError } from '../base/errors.js';
 import { CallWatch } from '../base/waiting.js';
+import { compareData } from '../safetensors/compare-data.js';
 import { resolveFiles } from '../safetensors/files.js';
 import { digestTensors, rangesOf, sumsText } from '../safetensors/make-sums.js';
 import { SafeTensorsMetadata } from '../safetensors/metadata.js';
@@ -14,6 +15,7 @@ import { formatBytes, formatRate, printJson, printLine } from './output.js';
 
 interface ChecksumOptions extends FilesOptions {
   algorithm: 'xxh3' | 'sha256';
+  force?: boolean;
   json?: boolean;
 }
 
@@ -26,12 +28,13 @@ export function registerChecksum(program: Command): void {
         .choices(['xxh3', 'sha256'])
         .default('xxh3'),
     )
+    .option('--force', 'write digests of what is there, also where others say that it is damaged')
     .option('--allow-trailing-bytes', 'accept bytes after the last tensor')
     .option('--json', 'print JSON')
     .action(checksum);
 }
 
-async function checksum(paths: string[], { algorithm, json, ...options }: ChecksumOptions): Promise<void> {
+async function checksum(paths: string[], { algorithm, force, json, ...options }: ChecksumOptions): Promise<void> {
   const { allowTrailingBytes } = options;
   const name: DigestName = algorithm === 'xxh3' ? 'xxh3-128' : algorithm;
   const began = performance.now();
@@ -42,6 +45,7 @@ async function checksum(paths: string[], { algorithm, json, ...options }: Checks
     if (files.index?.missing) throw files.index.missing;
     for (const file of files.paths) {
       const header = await calls.during(SafeTensorsMetadata.read(file, { allowTrailingBytes, calls }));
+      if (!force) await calls.during(checkData(header, options, calls));
       written.push(await calls.during(writeSums(header, name, calls)));
     }
   }
@@ -51,6 +55,18 @@ async function checksum(paths: string[], { algorithm, json, ...options }: Checks
     printLine(`${sums}: ${name} of ${counted(tensors, 'tensor')}, ${formatBytes(bytes)}`);
   const bytes = written.reduce((sum, file) => sum + file.bytes, 0);
   printLine(`${formatBytes(bytes)} in ${seconds.toFixed(3)} s: ${formatRate(seconds > 0 ? bytes / seconds : 0)}`);
+}
+
+/** Rejects where other digests, of header, name or sums file, say that the file is damaged: new ones would hide it. */
+async function checkData(header: SafeTensorsMetadata, { followLinks }: FilesOptions, calls: CallWatch): Promise<void> {
+  try {
+    await compareData(header, followLinks, calls);
+  } catch (error) {
+    if (!(error instanceof FastSafetensorsError)) throw error;
+    const { code, message, path, tensor, offset } = error;
+    const advice = 'no digests were written; with --force they are, of what is there';
+    throw new FastSafetensorsError(code, `${message}; ${advice}`, { path, tensor, offset, cause: error });
+  }
 }
 
 async function writeSums(header: SafeTensorsMetadata, name: DigestName, calls: CallWatch) {

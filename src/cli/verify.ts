@@ -1,13 +1,11 @@
 import type { Command } from 'commander';
 import { counted } from '../base/counted.js';
-import { DIGEST_KINDS, type DigestName, digestText } from '../base/digest.js';
 import { CallWatch, type FileCalls } from '../base/waiting.js';
+import { compareData } from '../safetensors/compare-data.js';
 import { resolveFiles } from '../safetensors/files.js';
-import { digestTensors, rangesOf } from '../safetensors/make-sums.js';
 import { SafeTensorsMetadata } from '../safetensors/metadata.js';
 import { tensorsOf } from '../safetensors/shard-set.js';
 import { joinShards } from '../safetensors/shards.js';
-import { blobDigest, checkWhole, mismatch, readSums } from '../safetensors/sums.js';
 import { addFilesOptions, type FilesOptions } from './files-options.js';
 import { formatBytes, linesOf, printJson, printLine } from './output.js';
 
@@ -100,27 +98,11 @@ async function verifyPath(path: string, options: FilesOptions, calls: FileCalls,
 
 /** passed(), where all data has the digests that there are; else fails with the first that differs. */
 async function verifyData(header: SafeTensorsMetadata, options: FilesOptions, calls: FileCalls): Promise<Verdict> {
-  const { followLinks } = options;
   const verdict = passed(header);
-  const [sums, blob] = await Promise.all([readSums(header, { followLinks, calls }), blobDigest(header.path, calls)]);
-  const all = rangesOf(header);
-  let verified = 0;
-  for (const [name, kind] of Object.entries(DIGEST_KINDS) as [DigestName, number][]) {
-    const tensors = [...all.keys()].filter((tensor) => sums?.kinds[tensor] === kind);
-    const ranges = tensors.map((tensor) => all[tensor]!);
-    for (const [i, found] of (await digestTensors(header, ranges, name, calls)).entries()) {
-      const expected = digestText(sums!, tensors[i]!);
-      if (found !== expected) throw mismatch(header, tensors[i]!, { expected, found });
-    }
-    verified += tensors.length;
-  }
-  if (blob && verified < all.length) {
-    await checkWhole(header, blob, calls);
-    verified = all.length;
-  }
-  const left = all.length - verified;
+  const verifiedTensors = await compareData(header, options.followLinks, calls);
+  const left = header.tensorCount - verifiedTensors;
   if (left > 0) verdict.warnings.push(`${counted(left, 'tensor')} without a digest: not verified`);
-  return { ...verdict, verifiedTensors: verified };
+  return { ...verdict, verifiedTensors };
 }
 
 function passed(header: SafeTensorsMetadata): Verdict {

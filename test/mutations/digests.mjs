@@ -79,6 +79,14 @@ export default [
     native: 'DigestTest.BytesMayComeInPiecesOfAnyLength',
   },
   {
+    name: 'digests-hide-damage',
+    file: 'src/cli/checksum.ts',
+    find: 'if (!force) await',
+    replace: 'if (force) await',
+    jest: 'test/checksum-files.test.ts',
+    title: 'does not hide what the digests of the',
+  },
+  {
     name: 'digests-of-mapped-tensors',
     file: 'src/transfer/plan.ts',
     find: 'plan.digests = this.digests;',
