@@ -9,12 +9,6 @@ namespace {
 
 constexpr size_t kTextStart = 8;  // of the header's text in the file
 
-constexpr std::string_view kNames[] = {
-#define X(name, bits) #name,
-    FST_DTYPES(X)
-#undef X
-};
-
 std::string ShapeText(const uint64_t* dims, size_t rank) {
   constexpr size_t kShown = 8;
   std::string text = "[";
@@ -168,7 +162,7 @@ bool HeaderText::ScanDType(Draft* draft) {
   std::string_view text;
   if (!scanner_.String(&text)) return false;
   for (size_t i = 0; i < kDTypeCount; ++i) {
-    if (text == kNames[i]) {
+    if (text == kDTypeNames[i]) {
       draft->entry.dtype = static_cast<DType>(i);
       return true;
     }
