@@ -1,21 +1,18 @@
-import { closeSync, fsyncSync, openSync, readFileSync, statfsSync, writeFileSync } from 'node:fs';
+import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fastsafeOpen, type LoaderOptions, ParallelLoader } from 'fastsafetensors-node';
 import { nogds } from '../src/copiers/nogds.js';
 import { Device } from '../src/device/device.js';
 import { native } from '../src/native/addon.js';
 import { encodeFile, entry } from './support/model-files.js';
+import { isOnDisk, writeToDisk } from './support/on-disk.js';
 import { testFolder } from './support/tensor-files.js';
 
 // odirect: 'auto': files of which hardly anything is in memory are read past the page cache, where a disk is behind
 // them.
 
-const EXT4 = 0xef53;
-const XFS = 0x58465342;
-const BTRFS = 0x9123683e;
-const OVERLAY = 0x794c7630;
 const folder = testFolder();
-const onDisk = [EXT4, XFS, BTRFS, OVERLAY].includes(statfsSync(folder).type);
+const onDisk = isOnDisk(folder);
 const test_ = onDisk ? test : test.skip;
 if (!onDisk) console.warn(`cold-files.test.ts: skipped what needs a disk: ${folder} is on none`);
 
@@ -26,12 +23,7 @@ const data = Buffer.alloc(
 );
 
 function writeShard(name: string): string {
-  const path = join(folder, name);
-  const fd = openSync(path, 'w');
-  writeFileSync(fd, encodeFile([{ ...entry(name, 'U8', [SIZE]), bytes: data }]));
-  fsyncSync(fd); // what is not on the disk yet stays in the page cache
-  closeSync(fd);
-  return path;
+  return writeToDisk(join(folder, name), encodeFile([{ ...entry(name, 'U8', [SIZE]), bytes: data }]));
 }
 
 async function load(files: string | string[], options: LoaderOptions = {}): Promise<readonly string[]> {

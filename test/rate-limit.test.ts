@@ -1,29 +1,20 @@
-import { closeSync, fsyncSync, openSync, statfsSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { type LoaderOptions, SafeTensorsFileLoader } from 'fastsafetensors-node';
 import { native } from '../src/native/addon.js';
 import { encodeFile, entry } from './support/model-files.js';
+import { isOnDisk, writeToDisk } from './support/on-disk.js';
 import { testFolder } from './support/tensor-files.js';
 
 // maxBytesPerSecond: no load is faster. That it is not slower either, `npm run bench -- checksum --rate 10` shows.
 
 const folder = testFolder();
 const SIZE = 40 << 20;
-const EXT4 = 0xef53;
-const XFS = 0x58465342;
-const BTRFS = 0x9123683e;
-const OVERLAY = 0x794c7630;
-const onDisk = [EXT4, XFS, BTRFS, OVERLAY].includes(statfsSync(folder).type);
+const onDisk = isOnDisk(folder);
 const test_ = onDisk ? test : test.skip;
 if (!onDisk) console.warn(`rate-limit.test.ts: skipped what needs a disk: ${folder} is on none`);
 
 function write(name: string, bytes = SIZE): string {
-  const path = join(folder, `${name}.safetensors`);
-  const fd = openSync(path, 'w');
-  writeFileSync(fd, encodeFile([entry(name, 'U8', [bytes])]));
-  fsyncSync(fd); // what is not on the disk yet stays in the page cache
-  closeSync(fd);
-  return path;
+  return writeToDisk(join(folder, `${name}.safetensors`), encodeFile([entry(name, 'U8', [bytes])]));
 }
 
 async function load(loader: SafeTensorsFileLoader, path: string): Promise<void> {

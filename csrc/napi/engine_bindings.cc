@@ -145,8 +145,8 @@ Napi::Value NewPace(const Napi::CallbackInfo& info) {
   return pace == nullptr ? info.Env().Null() : ToExternal<Pace>(info.Env(), std::move(pace));
 }
 
-// createEngine(devices, reader: {kind, …}, options: {alwaysStage, maxBytesPerSecond, pace, stallTimeoutMs, chunkBytes,
-// converts, slotsAtOnce, pinsFiles, stagingLimit}): External; throws a status object. See Engine::Create.
+// createEngine(devices, reader: {kind, …}, options: {alwaysStage, maxBytesPerSecond, pace, stallTimeoutMs,
+// chunkBytes, converts, slotsAtOnce, pinsFiles, stagingLimit}): External; throws a status object. See Engine::Create.
 Napi::Value CreateEngine(const Napi::CallbackInfo& info) {
   Napi::Env env = info.Env();
   std::unique_ptr<Reader> reader;
@@ -430,9 +430,9 @@ void ExportEngine(Napi::Env env, Napi::Object exports) {
   Export<DropReservation>(env, exports, "dropReservation");
   Export<CreateEngine>(env, exports, "createEngine");
   Export<NewBudget>(env, exports, "newBudget");
-  Export<NewPace>(env, exports, "newPace");
   Export<TakeBudget>(env, exports, "takeBudget");
   Export<BudgetHeld>(env, exports, "budgetHeld");
+  Export<NewPace>(env, exports, "newPace");
   Export<CloseEngine>(env, exports, "closeEngine");
   Export<StagingBytes>(env, exports, "stagingBytes");
   Export<EngineTurn>(env, exports, "engineTurn");

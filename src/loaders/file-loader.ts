@@ -83,8 +83,8 @@ export class SafeTensorsFileLoader<T = DeviceTensor> {
     const ofRanks = filesOfRanks(files, this.#pg, 'addFilenames');
     const { headerOf } = session.engines;
     await this.#take(async (fdCache, calls) => {
-      const single = ofRanks.length === 1 && !this.#plan;
-      const found = single ? (paths: readonly string[]) => session.engines.chooseEarly(paths) : undefined;
+      const chooseEarly = (paths: readonly string[]): void => session.engines.chooseEarly(paths);
+      const found = ofRanks.length === 1 ? chooseEarly : undefined;
       const options = { ...this.#options, fdCache, headerOf, calls, found };
       return joinRoundRobin(await Promise.all(ofRanks.map((own) => readShards(own, options))));
     });

@@ -3,6 +3,7 @@ import type { CallWatch } from '../base/waiting.js';
 import { native, translated } from '../native/addon.js';
 import type { NativeEngine, NativeMappedFile } from '../native/core.js';
 import { identitiesOf } from '../safetensors/metadata.js';
+import { mappedPlan } from '../transfer/mapped-plan.js';
 import type { Plan } from '../transfer/plan.js';
 import type { LoaderOptions } from './options.js';
 
@@ -79,7 +80,7 @@ export async function mapFiles(
   const notes = notesOf(
     listed.map((file) => [files[file]!.path, mapped[file] ? PROTECTED[texts[file]!]! : copied(texts[file]!)]),
   );
-  const placed = mapped.some((file) => file) ? await plan.mapped(mapped, allocationBytes) : plan;
+  const placed = mapped.some((file) => file) ? await mappedPlan(plan, mapped, allocationBytes) : plan;
   return { plan: placed, notes: mmap ? notes : notes.filter((note) => NOTED.test(note)), release };
 }
 

@@ -344,8 +344,8 @@ export interface CoreAddon {
   createEngine(devices: readonly NativeDevice[], reader: ReaderOptions, options: EngineOptions): NativeEngine;
   newBudget(bytes: number): NativeBudget;
   takeBudget(budget: NativeBudget, bytes: number): boolean;
-  newPace(bytesPerSecond: number): NativePace | null;
   budgetHeld(budget: NativeBudget): number;
+  newPace(bytesPerSecond: number): NativePace | null;
   closeEngine(engine: NativeEngine): Promise<void>;
   stagingBytes(engine: NativeEngine, converts: boolean): number;
   engineTurn(engine: NativeEngine): number;

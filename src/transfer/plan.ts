@@ -1,8 +1,8 @@
 import type { PackedDigests } from '../base/digest.js';
-import { DTYPE_BITS, DTYPE_NAMES, type DTypeName } from '../base/dtype.js';
+import { DTYPE_NAMES, type DTypeName } from '../base/dtype.js';
 import { FastSafetensorsError } from '../base/errors.js';
 import { Turns } from '../base/timers.js';
-import { type NativeMappedFile, type NativePlan, NOT_MAPPED } from '../native/core.js';
+import type { NativePlan } from '../native/core.js';
 import { identitiesOf, type SafeTensorsMetadata } from '../safetensors/metadata.js';
 import { placeOf } from '../safetensors/shard-set.js';
 import { convertItems } from './convert-items.js';
@@ -16,8 +16,6 @@ export const TENSOR_ALIGNMENT = 256;
  * other memory. A larger tensor has an allocation of its own.
  */
 export const MAX_ALLOCATION = 256 * 1024 * 1024;
-/** Bytes: an allocation in a mapped file begins at a multiple, so that its pages are brought in whole. */
-const MAPPED_ALIGNMENT = 4096;
 /** Default bytes of a batch: enough to keep a 50 GB/s store busy for 20 ms. */
 export const DEFAULT_BATCH_BYTES = 1024 * 1024 * 1024;
 
@@ -51,7 +49,7 @@ async function packedItemsInTurns(count: number): Promise<ReturnType<typeof pack
  * So many items are filled and placed in one call: V8 compiles small functions that are called often, and without
  * promises, in a few milliseconds, and one that loops over all of them in 40.
  */
-const SLICE = 512;
+export const SLICE = 512;
 
 type PackedItems = ReturnType<typeof packedItems>;
 
@@ -142,87 +140,6 @@ class Placing {
     this.counts.push(0);
     this.batches.push(this.#batch[device]!);
     this.devices.push(device);
-  }
-}
-
-/** Bytes, by dtype, at a multiple of which an array over one begins. */
-const ALIGNMENTS = DTYPE_NAMES.map((name) => Math.max(1, DTYPE_BITS[name] / 8));
-
-/** Places items of mapped files where they lie in these, and others one after the other in memory, batch by batch. */
-class Viewing {
-  /** By item. */
-  readonly allocations: Uint32Array;
-  readonly destinations: Float64Array;
-  /** By allocation. */
-  readonly sizes: number[] = [];
-  readonly counts: number[] = []; // items
-  readonly batches: number[] = [];
-  readonly files: number[] = []; // NOT_MAPPED for memory
-  readonly begins: number[] = [];
-  mappedBytes = 0;
-  readonly #mapped: readonly (NativeMappedFile | null)[];
-  readonly #allocationBytes: number;
-  #view = -1; // the present allocation of either kind
-  #memory = -1;
-  #batch = 0;
-
-  constructor({ count }: Plan, mapped: readonly (NativeMappedFile | null)[], allocationBytes: number) {
-    this.allocations = new Uint32Array(count);
-    this.destinations = new Float64Array(count);
-    this.#mapped = mapped;
-    this.#allocationBytes = allocationBytes;
-  }
-
-  place(
-    { allocations, allocationBatches, files, offsets, lengths, sizes, dtypes, stored, parts }: Items,
-    from: number,
-    to: number,
-  ): void {
-    for (let item = from; item < to; ++item) {
-      const batch = allocationBatches[allocations[item]!]!;
-      if (batch !== this.#batch) {
-        this.#batch = batch;
-        this.#view = -1;
-        this.#memory = -1;
-      }
-      const file = files[item]!;
-      const offset = offsets[item]!;
-      const size = sizes[item]!;
-      const dtype = dtypes[item]!;
-      const aligned = offset % ALIGNMENTS[dtype]! === 0;
-      const isView = this.#mapped[file] && size > 0 && aligned && dtype === stored[item] && !parts?.[item]?.run;
-      const allocation = isView ? this.#viewOf(file, offset, size) : this.#memoryFor(size);
-      const used = this.sizes[allocation]!;
-      const destination = isView ? offset - this.begins[allocation]! : alignUp(used);
-      if (isView) this.mappedBytes += lengths[item]!;
-      this.allocations[item] = allocation;
-      this.destinations[item] = destination;
-      this.sizes[allocation] = Math.max(used, destination + size);
-      ++this.counts[allocation]!;
-    }
-  }
-
-  #viewOf(file: number, offset: number, size: number): number {
-    const view = this.#view;
-    const least = view >= 0 && this.files[view] === file ? this.begins[view]! : Number.POSITIVE_INFINITY;
-    if (offset < least || offset + size - least > MAX_ALLOCATION)
-      this.#view = this.#begin(file, Math.floor(offset / MAPPED_ALIGNMENT) * MAPPED_ALIGNMENT);
-    return this.#view;
-  }
-
-  #memoryFor(size: number): number {
-    const start = this.#memory < 0 ? 0 : alignUp(this.sizes[this.#memory]!);
-    if (this.#memory < 0 || (start > 0 && start + size > this.#allocationBytes))
-      this.#memory = this.#begin(NOT_MAPPED, 0);
-    return this.#memory;
-  }
-
-  #begin(file: number, offset: number): number {
-    this.batches.push(this.#batch);
-    this.files.push(file);
-    this.begins.push(offset);
-    this.counts.push(0);
-    return this.sizes.push(0) - 1;
   }
 }
 
@@ -324,44 +241,17 @@ export class Plan {
     return new Plan({ ...items, ...(parts && { parts }), inputs, converts, ...allocated }, true, counts);
   }
 
-  /** Of items that were placed elsewhere. `mappable`: they are whole tensors. @internal */
-  static ofItems(items: Items, mappable: boolean): Plan {
-    return new Plan(items, mappable);
+  /**
+   * Of items that were placed elsewhere. `mappable`: they are whole tensors; `counts`: by allocation how many items it
+   * has, where these are in the order of their files. @internal
+   */
+  static ofItems(items: Items, mappable: boolean, counts?: readonly number[], mappedBytes = 0): Plan {
+    return new Plan(items, mappable, counts, mappedBytes);
   }
 
-  /**
-   * The same items in the same batches, those of mapped files (null: not mapped) where they lie in their file. A tensor
-   * that is converted, that has holes, or that does not lie at a multiple of its dtype's size, gets memory: in
-   * allocations of at most `allocationBytes`, or its own. Of a mappable plan.
-   */
-  async mapped(mapped: readonly (NativeMappedFile | null)[], allocationBytes = MAX_ALLOCATION): Promise<Plan> {
-    const { inputs, tensors, dtypes, stored, converts, apart, files, offsets, lengths, sizes, parts, count } = this;
-    const viewing = new Viewing(this, mapped, allocationBytes);
-    const turns = new Turns(1);
-    for (let item = 0; item < count; item += SLICE) {
-      viewing.place(this, item, Math.min(item + SLICE, count));
-      if (turns.due()) await turns.take();
-    }
-    const { allocations, destinations } = viewing;
-    const plan = new Plan(
-      {
-        ...{ inputs, tensors, dtypes, stored, converts, apart, files, offsets, lengths, sizes, parts },
-        ...{ allocations, destinations },
-        allocationSizes: Float64Array.from(viewing.sizes),
-        allocationBatches: Uint32Array.from(viewing.batches),
-        mapping: {
-          mapped,
-          allocationMapped: Uint32Array.from(viewing.files),
-          allocationMappedOffsets: Float64Array.from(viewing.begins),
-        },
-      },
-      true,
-      this.#counts && viewing.counts,
-      viewing.mappedBytes,
-    );
-    plan.digests = this.digests;
-    plan.proven = this.proven;
-    return plan;
+  /** Whether its items are known to be in the order of their files. @internal */
+  get isInOrder(): boolean {
+    return this.#counts !== undefined;
   }
 
   /** Begin and end, by file, of the bytes that items have in it: begin is not below end where there are none. */

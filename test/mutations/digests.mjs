@@ -88,11 +88,11 @@ export default [
   },
   {
     name: 'digests-of-mapped-tensors',
-    file: 'src/transfer/plan.ts',
-    find: 'plan.digests = this.digests;',
+    file: 'src/transfer/mapped-plan.ts',
+    find: 'placed.digests = plan.digests;',
     replace: '',
     jest: 'test/checksums.test.ts',
-    title: '%s, %s: a flipped bit is found and named',
+    title: 'a flipped bit is found and named',
   },
   {
     name: 'what-a-copier-wrote',

@@ -127,7 +127,7 @@ export default [
   },
   {
     name: 'misaligned-is-mapped',
-    file: 'src/transfer/plan.ts',
+    file: 'src/transfer/mapped-plan.ts',
     find: 'const aligned = offset % ALIGNMENTS[dtype]! === 0;',
     replace: 'const aligned = true;',
     jest: 'test/mapped.test.ts',
