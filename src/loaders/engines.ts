@@ -355,7 +355,7 @@ export class Engines {
       const prepared = await this.prepare(plan, calls);
       if (typeof prepared === 'function') return { bytes: 0 };
       const { engine } = prepared;
-      return { engine, bytes: native().stagingBytes(engine, plan.converts) };
+      return { engine, bytes: native().stagingBytes(engine, plan.converts || plan.hasRuns) };
     } catch {
       return { bytes: 0 };
     }

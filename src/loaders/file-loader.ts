@@ -19,8 +19,9 @@ import { FilesBufferOnDevice } from './files-buffer.js';
 import type { LoadReport } from './load-report.js';
 import { checkCopyOptions, checkLoaderOptions, type LoaderOptions } from './options.js';
 import { type FilesByRank, filesOfRanks, groupOf, type ProcessGroup } from './process-group.js';
-import { RankTensors } from './rank-tensors.js';
+import { planOfParts, RANK_WINDOW, RankTensors } from './rank-tensors.js';
 import { Session } from './session.js';
+import { rangesOf, type ShardRules } from './shard-rules.js';
 import { LoadedTensors } from './tensor-source.js';
 
 /** Options of one load, in place of the loader's. */
@@ -126,8 +127,7 @@ export class SafeTensorsFileLoader<T = DeviceTensor> {
     const { placement } = session;
     if (placement) await session.race(placement.assign(inputs));
     const plan = await session.race(Plan.ofTensors(inputs, { dtype, dtypePolicy, placement }));
-    const nothing = { deviceBytes: 0, stagingBytes: 0, tensors: 0 };
-    const estimate = inputs.length === 0 ? nothing : await watch.during(session.estimate(plan, watch));
+    const estimate = await watch.during(session.estimate(plan, watch));
     const shards = before ? await joinSets(before, added) : added;
     if (resets !== this.#resets) return this.#add(added, headerFds, watch); // `before` was forgotten meanwhile
     this.#estimate = estimate;
@@ -167,12 +167,12 @@ export class SafeTensorsFileLoader<T = DeviceTensor> {
     return metadataByPath(this.#shards!.metadata);
   }
 
-  #find(name: string): { metadata: SafeTensorsMetadata; index: number } {
+  #find(name: string): { item: number; metadata: SafeTensorsMetadata; index: number } {
     const plan = this.#planned();
     checkTensorName(name);
     const file = this.#shards!.fileOf(name);
     const item = file === undefined ? undefined : plan.itemOf(file, name);
-    if (item !== undefined) return { metadata: plan.metadataOf(item), index: plan.tensors[item]! };
+    if (item !== undefined) return { item, metadata: plan.metadataOf(item), index: plan.tensors[item]! };
     const left = file === undefined ? 'no file that was added has a' : 'the option filter leaves out';
     throw unknownTensor(`${left} tensor "${name}"`, name, namesOf(plan.inputs));
   }
@@ -247,13 +247,38 @@ export class SafeTensorsFileLoader<T = DeviceTensor> {
   }
 
   /**
-   * What a load will take, together and by device: bytes of tensors with padding, as if nothing were mapped; the most
-   * bytes of staging; tensors. NO_FILES, CLOSED.
+   * What a load of all that was added will take, together and by device: bytes of tensors with padding, as if nothing
+   * were mapped; the most bytes of staging; tensors. For what one of several ranks reads see estimateShardedPlan().
+   * NO_FILES, CLOSED.
    */
   estimate(): Estimate {
     takesAtMost(0, arguments, 'estimate');
     this.#planned();
     return structuredClone(this.#estimate);
+  }
+
+  /**
+   * The same for what this rank loads by the buffer's shardedPlan(rules), where each tensor is kept, or (streamedBytes)
+   * disposed before the next one; for asDict() and getSharded(), rules are names and dimensions. A group of one has
+   * loaded all by then, and copies parts. Rejects with UNKNOWN_TENSOR, INVALID_ARGUMENT, NO_FILES, CLOSED, TIMEOUT,
+   * STALLED.
+   */
+  async estimateShardedPlan(rules: ShardRules): Promise<Estimate> {
+    const session = this.#session;
+    takesAtMost(1, arguments, 'estimateShardedPlan');
+    const plan = this.#planned();
+    const find = (name: string): number => this.#find(name).item;
+    const watch = session.watch();
+    const ranges = await session.race(rangesOf(rules, 'estimateShardedPlan', plan, find, this.#pg));
+    const parts = await session.race(planOfParts(session, plan, [ranges], this.#options));
+    if (this.#pg.size > 1) {
+      // What others read for this rank comes at once.
+      const all = { window: parts.batchCount, inOrder: false };
+      const streaming = this.#pg.broadcast ? all : { window: RANK_WINDOW, inOrder: true };
+      return watch.during(session.estimate(parts, watch, streaming));
+    }
+    const { withCopies } = require('./estimate.js') as typeof import('./estimate.js');
+    return withCopies(this.estimate(), parts);
   }
 
   /** Forgets the files that were added, and closes them. CLOSED. */

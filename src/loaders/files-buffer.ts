@@ -14,7 +14,7 @@ import type { PartRange } from '../transfer/parts.js';
 import type { Plan } from '../transfer/plan.js';
 import { checkGetOptions, type GetOptions } from './options.js';
 import type { ProcessGroup } from './process-group.js';
-import { applyRules, blockOfRank, checkDim, type ShardRules } from './shard-rules.js';
+import { blockOfRank, checkDim, rangesOf, type ShardRules } from './shard-rules.js';
 import type { TensorSource, WantedParts } from './tensor-source.js';
 
 /**
@@ -224,10 +224,7 @@ export class FilesBufferOnDevice<T = DeviceTensor> {
   async *shardedPlan(rules: ShardRules): AsyncGenerator<[name: string, tensor: T], void, void> {
     this.#check();
     takesAtMost(1, arguments, 'shardedPlan');
-    const plan = this.#plan;
-    const frameOf = (item: number): TensorFrame => plan.metadataOf(item).frameAt(plan.tensors[item]!);
-    const tensors = { find: (name: string) => this.#item(name), names: () => plan.names(), frameOf };
-    const ranges = await applyRules(rules, 'shardedPlan', tensors, this.#pg);
+    const ranges = await rangesOf(rules, 'shardedPlan', this.#plan, (name) => this.#item(name), this.#pg);
     for await (const tensor of this.#source.parts(ranges, this.#closing.signal, true)) {
       const { name } = tensor;
       yield [name, await this.#give(tensor, {})];

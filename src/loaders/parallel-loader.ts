@@ -1,12 +1,15 @@
 import { takesAtMost } from '../base/checks.js';
 import { held, milliseconds, Turns } from '../base/timers.js';
+import type { CallWatch } from '../base/waiting.js';
 import type { DeviceTensor } from '../device/device-tensor.js';
 import { adopt, isPromise } from '../device/framework.js';
 import type { NativeHeaderFdCache } from '../native/core.js';
-import { readShards } from '../safetensors/shards.js';
+import type { ShardSet } from '../safetensors/shard-set.js';
+import { type ReadOptions, readShards } from '../safetensors/shards.js';
 import type { Load } from '../transfer/load.js';
 import { DEFAULT_BATCH_BYTES, Plan } from '../transfer/plan.js';
 import { selectTensors } from '../transfer/select-tensors.js';
+import type { Estimate, Streaming } from './estimate.js';
 import type { LoadReport } from './load-report.js';
 import { checkParallelOptions, type ParallelOptions } from './options.js';
 import { Session } from './session.js';
@@ -85,25 +88,52 @@ export class ParallelLoader<T = DeviceTensor> {
 
   async #begin(fdCache: NativeHeaderFdCache | undefined): Promise<{ load: Load; next: NextItem; startedMs: number }> {
     const session = this.#session;
-    const { files, filter, dtype, dtypePolicy, queueSize = 0, order } = this.#options;
-    const { maxBatchBytes = DEFAULT_BATCH_BYTES } = this.#options;
-    const { headerOf } = session.engines;
     const watch = session.watch();
     const found = (paths: readonly string[]): void => session.engines.prepareEarly(paths, watch);
-    const reading = { byName: false, fdCache, headerOf, calls: watch, found };
-    const shards = await watch.during(readShards(files, { ...this.#options, ...reading }));
+    const shards = await watch.during(this.#read(watch, { fdCache, found }));
     session.noteFiles(shards.notes);
+    const plan = await this.#planOf(shards, watch);
+    const { window, inOrder } = this.#streaming;
+    const startedMs = milliseconds();
+    const load = await session.begin(plan, { window, collectReady: !inOrder }, watch);
+    const next = inOrder ? inItsOrder(load, window) : asReady(load, window, await itemsOfBatches(load.plan));
+    return { load, next, startedMs };
+  }
+
+  #read(calls: CallWatch, reading: Pick<ReadOptions, 'fdCache' | 'found'>): Promise<ShardSet> {
+    const { headerOf } = this.#session.engines;
+    return readShards(this.#options.files, { ...this.#options, byName: false, headerOf, calls, ...reading });
+  }
+
+  /** Of all tensors that are wanted. */
+  async #planOf(shards: ShardSet, watch: CallWatch): Promise<Plan> {
+    const session = this.#session;
+    const { filter, dtype, dtypePolicy, maxBatchBytes = DEFAULT_BATCH_BYTES } = this.#options;
     const inputs = filter ? await session.race(selectTensors(shards.inputs, filter)) : shards.inputs;
     const { placement } = session;
     if (placement) await session.race(placement.assign(inputs));
     const allocationBytes = await watch.during(session.allocationBytes());
     const batches = { batchBytes: maxBatchBytes, allocationBytes, placement };
-    const plan = await session.race(Plan.ofTensors(inputs, { ...batches, dtype, dtypePolicy }));
-    const window = queueSize + 2;
-    const startedMs = milliseconds();
-    const load = await session.begin(plan, { window, collectReady: order === 'ready' }, watch);
-    const next = order === 'ready' ? asReady(load, window, await itemsOfBatches(load.plan)) : inOrder(load, window);
-    return { load, next, startedMs };
+    return session.race(Plan.ofTensors(inputs, { ...batches, dtype, dtypePolicy }));
+  }
+
+  get #streaming(): Streaming {
+    const { queueSize = 0, order } = this.#options;
+    return { window: queueSize + 2, inOrder: order !== 'ready' };
+  }
+
+  /**
+   * What an iteration will take, together and by device; reads the headers for it. Rejects with the codes of headers
+   * and files, UNSUPPORTED_DTYPE, CLOSED, TIMEOUT, STALLED, or the reason of the aborted signal.
+   */
+  async estimate(): Promise<Estimate> {
+    const session = this.#session;
+    takesAtMost(0, arguments, 'estimate');
+    session.check();
+    const watch = session.watch();
+    const shards = await watch.during(this.#read(watch, {}));
+    const plan = await this.#planOf(shards, watch);
+    return watch.during(session.estimate(plan, watch, this.#streaming));
   }
 
   #handOut(load: Load, next: NextItem): HandOut<T> {
@@ -196,7 +226,7 @@ interface HandOut<T> {
 type NextItem = () => number | undefined;
 
 /** Items in their order. The window moves on, on all devices, when the first item of a batch is asked for. */
-function inOrder(load: Load, window: number): NextItem {
+function inItsOrder(load: Load, window: number): NextItem {
   const { plan } = load;
   let item = 0;
   let ready = 0;

@@ -14,7 +14,7 @@ import type { Session } from './session.js';
 import type { TensorSource, WantedParts } from './tensor-source.js';
 
 /** Batches of parts that are loaded ahead of the consumer, with the one that it is in. */
-const WINDOW = 2;
+export const RANK_WINDOW = 2;
 
 type Shared = import('./broadcast.js').Replicated;
 
@@ -22,6 +22,45 @@ type Shared = import('./broadcast.js').Replicated;
 interface RankOptions extends Conversion {
   readonly signal?: AbortSignal;
   readonly onProgress?: (progress: Progress) => void;
+}
+
+/**
+ * One plan of parts of `whole`'s tensors, of each group file by file in the order of offsets. Rejects with what
+ * Session.allocationBytes and Plan.ofTensors reject with.
+ */
+export async function planOfParts(
+  session: Session,
+  whole: Plan,
+  groups: readonly WantedParts[],
+  conversion: Conversion,
+): Promise<Plan> {
+  const inputs: PlanInput[] = [];
+  const ranges = new Map<SafeTensorsMetadata, Map<number, PartRange | null>>();
+  for (const wanted of groups) {
+    const byFile = new Map<number, number[]>();
+    for (const item of wanted.keys()) {
+      const items = byFile.get(whole.files[item]!);
+      if (items) items.push(item);
+      else byFile.set(whole.files[item]!, [item]);
+    }
+    for (const [file, items] of [...byFile].sort(([a], [b]) => a - b)) {
+      const { metadata } = whole.inputs[file]!;
+      const ofFile = ranges.get(metadata) ?? new Map<number, PartRange | null>();
+      for (const item of items) ofFile.set(whole.tensors[item]!, wanted.get(item)!);
+      ranges.set(metadata, ofFile);
+      inputs.push({ metadata, selection: Uint32Array.from(items, (item) => whole.tensors[item]!).sort() });
+    }
+  }
+  return Plan.ofTensors(inputs, {
+    batchBytes: DEFAULT_BATCH_BYTES,
+    allocationBytes: await session.allocationBytes(),
+    placement: session.placement,
+    ...conversion,
+    partOf: (metadata, tensor) => {
+      const range = ranges.get(metadata)!.get(tensor);
+      return range ? partOf(metadata.frameAt(tensor), metadata.dataStart, range) : null;
+    },
+  });
 }
 
 /** Tensors of a group of several ranks: nothing is read before it is asked for, and then this rank's bytes only. */
@@ -133,10 +172,9 @@ export class RankTensors implements TensorSource {
   ): AsyncGenerator<DeviceTensor, void, void> {
     const session = this.#session;
     session.check();
-    const allocationBytes = await session.race(session.allocationBytes(), signal);
-    const plan = await session.race(this.#planOf(wanted, allocationBytes, conversion), signal);
+    const plan = await session.race(planOfParts(session, this.plan, wanted, conversion), signal);
     const started = milliseconds();
-    const load = await session.begin(plan, { window: WINDOW, collectReady: false }, watch, signal);
+    const load = await session.begin(plan, { window: RANK_WINDOW, collectReady: false }, watch, signal);
     yield* session.through(load, started, this.#inOrder(load, signal), onProgress);
   }
 
@@ -146,7 +184,7 @@ export class RankTensors implements TensorSource {
     for (let item = 0, ready = 0, batch = -1; item < plan.count; ++item) {
       if (plan.batchOf(item) > batch) {
         batch = plan.batchOf(item);
-        load.setWindow(batch + WINDOW);
+        load.setWindow(batch + RANK_WINDOW);
       }
       for (; item >= ready; ready = load.readyPrefix) {
         if (load.error) throw load.error;
@@ -159,42 +197,6 @@ export class RankTensors implements TensorSource {
       yield tensor;
       if (turns.due()) await turns.take();
     }
-  }
-
-  /** One plan of all parts, of each group file by file in the order of offsets. */
-  #planOf(
-    groups: readonly WantedParts[],
-    allocationBytes: number | readonly number[],
-    conversion: Conversion,
-  ): Promise<Plan> {
-    const { plan } = this;
-    const inputs: PlanInput[] = [];
-    const ranges = new Map<SafeTensorsMetadata, Map<number, PartRange | null>>();
-    for (const wanted of groups) {
-      const byFile = new Map<number, number[]>();
-      for (const item of wanted.keys()) {
-        const items = byFile.get(plan.files[item]!);
-        if (items) items.push(item);
-        else byFile.set(plan.files[item]!, [item]);
-      }
-      for (const [file, items] of [...byFile].sort(([a], [b]) => a - b)) {
-        const { metadata } = plan.inputs[file]!;
-        const ofFile = ranges.get(metadata) ?? new Map<number, PartRange | null>();
-        for (const item of items) ofFile.set(plan.tensors[item]!, wanted.get(item)!);
-        ranges.set(metadata, ofFile);
-        inputs.push({ metadata, selection: Uint32Array.from(items, (item) => plan.tensors[item]!).sort() });
-      }
-    }
-    return Plan.ofTensors(inputs, {
-      batchBytes: DEFAULT_BATCH_BYTES,
-      allocationBytes,
-      placement: this.#session.placement,
-      ...conversion,
-      partOf: (metadata, tensor) => {
-        const range = ranges.get(metadata)!.get(tensor);
-        return range ? partOf(metadata.frameAt(tensor), metadata.dataStart, range) : null;
-      },
-    });
   }
 
   /** Loads belong to those who iterate. */

@@ -3,6 +3,7 @@ import { InvalidArgumentError } from '../base/errors.js';
 import { Turns } from '../base/timers.js';
 import type { TensorFrame } from '../safetensors/metadata.js';
 import { blockOf, type PartRange } from '../transfer/parts.js';
+import type { Plan } from '../transfer/plan.js';
 import type { ProcessGroup } from './process-group.js';
 
 /**
@@ -95,6 +96,18 @@ export async function applyRules(
     if (turns.due()) await turns.take();
   }
   return ranges;
+}
+
+/** The same of a plan of whole tensors: by item. */
+export function rangesOf(
+  rules: ShardRules,
+  what: string,
+  plan: Plan,
+  find: (name: string) => number,
+  pg: ProcessGroup,
+): Promise<Map<number, PartRange | null>> {
+  const frameOf = (item: number): TensorFrame => plan.metadataOf(item).frameAt(plan.tensors[item]!);
+  return applyRules(rules, what, { find, names: () => plan.names(), frameOf }, pg);
 }
 
 /** A tensor may have a star in its name. */

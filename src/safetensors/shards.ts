@@ -17,7 +17,7 @@ export type IndexRule = 'decides' | 'strict';
 const FILES_OF_ONE_CALL = 64;
 const MOST_IN_CALL = 16;
 
-interface ReadOptions extends FilesOptions, HeaderOptions {
+export interface ReadOptions extends FilesOptions, HeaderOptions {
   readonly index?: IndexRule;
   /** Knows headers of names that are no files. */
   readonly headerOf?: HeaderOf;

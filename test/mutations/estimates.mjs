@@ -1,0 +1,27 @@
+// What loads will take.
+export default [
+  {
+    name: 'a-window-is-of-so-many-batches',
+    file: 'src/loaders/estimate.ts',
+    find: 'made < batch + window; ++made',
+    replace: 'made < batch + window - 1; ++made',
+    jest: 'test/estimates.test.ts',
+    title: 'holds what was estimated, and no more',
+  },
+  {
+    name: 'what-was-given-is-held-until-its-allocation-ends',
+    file: 'src/loaders/estimate.ts',
+    find: 'if (lastItems[allocation] === item)',
+    replace: 'if (lastItems[allocation] !== item)',
+    jest: 'test/estimates.test.ts',
+    title: 'on several devices, of each',
+  },
+  {
+    name: 'copies-count-on-their-own-device',
+    file: 'src/loaders/estimate.ts',
+    find: 'if (device !== undefined && parts',
+    replace: 'if (device === -1 && parts',
+    jest: 'test/estimates.test.ts',
+    title: 'all is loaded, and parts are copied out of it',
+  },
+];
