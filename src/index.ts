@@ -42,7 +42,7 @@ export { AutoLoader } from './loaders/auto-loader.js';
 export type { DeviceMemoryLimit, MemoryLimit } from './loaders/budget.js';
 export { loadConfig } from './loaders/config.js';
 export { createCopierConstructor } from './loaders/copier-constructor.js';
-export type { DeviceEstimate, Estimate } from './loaders/estimate.js';
+export type { DeviceEstimate, DeviceStreamEstimate, Estimate, StreamEstimate } from './loaders/estimate.js';
 export {
   type ExpertParallel,
   expertParallelFilter,

@@ -32,6 +32,7 @@ const B = [
   entry('six', 'F6_E2M3', [4, 8]),
   entry('odd', 'F4', [4, 3]),
   entry('vector', 'F16', [10]),
+  entry('empty', 'F32', [0, 6, 3]),
 ];
 const ALL = [...A, ...B];
 const of = (name: string): Entry => ALL.find((each) => each.name === name)!;

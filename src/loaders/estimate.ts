@@ -1,15 +1,12 @@
 import { Turns } from '../base/timers.js';
+import type { CallWatch } from '../base/waiting.js';
 import { type Plan, SLICE } from '../transfer/plan.js';
+import type { Session } from './session.js';
 
 /** What a load will take of one device, and of the host to read for it. */
 export interface DeviceEstimate {
   /** Of tensors, with padding, as if nothing were mapped. */
   deviceBytes: number;
-  /**
-   * Of streams (ParallelLoader, shardedPlan): of `deviceBytes` the most at a time, where each tensor is disposed before
-   * the next one is asked for.
-   */
-  streamedBytes?: number;
   /** At most. GPUs that share a reader share its staging: each has all of it here. */
   stagingBytes: number;
   tensors: number;
@@ -19,12 +16,26 @@ export interface DeviceEstimate {
 export interface Estimate extends DeviceEstimate {
   /** Bytes of all devices' tensors. */
   deviceBytes: number;
-  /** Of all devices; each may have its most at another time. */
-  streamedBytes?: number;
   /** What devices share counts once. */
   stagingBytes: number;
   /** By name ('cuda:0'), where there may be several. */
   devices?: Record<string, DeviceEstimate>;
+}
+
+/** What a load that gives tensors one by one will take of one device. */
+export interface DeviceStreamEstimate extends DeviceEstimate {
+  /**
+   * Of `deviceBytes` the most at a time where each tensor is disposed before the next one is asked for; no more than
+   * the budget, where there is one.
+   */
+  streamedBytes: number;
+}
+
+/** What a load that gives tensors one by one will take, together and by device. */
+export interface StreamEstimate extends Estimate {
+  /** Of all devices: each has its most at a time of its own. */
+  streamedBytes: number;
+  devices?: Record<string, DeviceStreamEstimate>;
 }
 
 /** How a stream is loaded: so many batches at a time, from that of the next tensor on, or the first with one left. */
@@ -33,49 +44,88 @@ export interface Streaming {
   readonly inOrder: boolean;
 }
 
-/** Of parts that are copied out of what a load has, each in an allocation of its own; whole tensors are there. */
-export function withCopies(whole: Estimate, parts: Plan): Estimate {
-  const add = (estimate: DeviceEstimate, device?: number): DeviceEstimate => {
-    let [tensors, bytes, most] = [0, 0, 0];
-    for (let item = 0; item < parts.count; ++item) {
-      if (device !== undefined && parts.allocationDevices![parts.allocations[item]!] !== device) continue;
-      ++tensors;
-      const copied = parts.parts?.[item] ? parts.sizes[item]! : 0;
-      bytes += copied;
-      most = Math.max(most, copied);
-    }
-    const { deviceBytes } = estimate;
-    return { ...estimate, deviceBytes: deviceBytes + bytes, streamedBytes: deviceBytes + most, tensors };
-  };
-  if (!whole.devices) return add(whole);
-  const names = parts.devices!.map(String);
-  const devices = Object.entries(whole.devices).map(([name, each]) => [name, add(each, names.indexOf(name))] as const);
-  const streamedBytes = devices.reduce((sum, [, each]) => sum + each.streamedBytes!, 0);
-  return { ...add(whole), streamedBytes, devices: Object.fromEntries(devices) };
+/** Of a stream. As Session.estimate and Session.budgetsOf. */
+export async function ofStream(
+  session: Session,
+  plan: Plan,
+  streaming: Streaming,
+  watch: CallWatch,
+): Promise<StreamEstimate> {
+  const estimate = await session.estimate(plan, watch);
+  const budgets = await session.budgetsOf(plan);
+  const streamed = (await streamedBytes(plan, streaming)).map((bytes, device) => Math.min(bytes, budgets[device]!));
+  return together(estimate, plan, (each, device) => ({ ...each, streamedBytes: streamed[device]! }));
+}
+
+/** Of parts that are copied out of what a load has, each into an allocation of its own; whole tensors are there. */
+export async function withCopies(whole: Estimate, parts: Plan): Promise<StreamEstimate> {
+  const copies = (parts.devices ?? [0]).map(() => ({ tensors: 0, bytes: 0, most: 0 }));
+  const turns = new Turns();
+  for (let item = 0; item < parts.count; ++item) {
+    const ofDevice = copies[parts.allocationDevices?.[parts.allocations[item]!] ?? 0]!;
+    const copied = parts.parts?.[item] ? parts.sizes[item]! : 0;
+    ++ofDevice.tensors;
+    ofDevice.bytes += copied;
+    ofDevice.most = Math.max(ofDevice.most, copied);
+    if (turns.due()) await turns.take();
+  }
+  return together(whole, parts, ({ deviceBytes, stagingBytes }, device) => {
+    const { tensors, bytes, most } = copies[device]!;
+    return { deviceBytes: deviceBytes + bytes, streamedBytes: deviceBytes + most, stagingBytes, tensors };
+  });
+}
+
+/** `of`: what each device has, by its number in the plan. */
+function together(
+  estimate: Estimate,
+  plan: Plan,
+  of: (estimate: DeviceEstimate, device: number) => DeviceStreamEstimate,
+): StreamEstimate {
+  const { devices: given, ...sum } = estimate;
+  if (!plan.devices || !given) return plan.devices ? { ...sum, streamedBytes: 0 } : of(estimate, 0);
+  const numbers = new Map(plan.devices.map((device, number) => [device.toString(), number]));
+  const devices: Record<string, DeviceStreamEstimate> = {};
+  const all = { deviceBytes: 0, streamedBytes: 0, stagingBytes: sum.stagingBytes, tensors: 0 };
+  for (const [name, each] of Object.entries(given)) {
+    const own = of(each, numbers.get(name)!);
+    devices[name] = own;
+    all.deviceBytes += own.deviceBytes;
+    all.streamedBytes += own.streamedBytes;
+    all.tensors += own.tensors;
+  }
+  return { ...all, devices };
 }
 
 /** By device of a plan: the most bytes of allocations that a stream holds at a time. */
-export async function streamedBytes(plan: Plan, { window, inOrder }: Streaming): Promise<number[]> {
-  const held = new Held(plan);
-  if (!inOrder) {
-    for (let batch = 0; batch < plan.batchCount; ++batch) held.moveOn(batch, window, true);
-    return held.most;
-  }
+async function streamedBytes(plan: Plan, { window, inOrder }: Streaming): Promise<number[]> {
   const turns = new Turns(1);
-  const lastItems = new Uint32Array(plan.allocationSizes.length);
-  const inSlices = async (each: (from: number, to: number) => void): Promise<void> => {
-    for (let from = 0; from < plan.count; from += SLICE) {
-      each(from, Math.min(from + SLICE, plan.count));
+  const inSlices = async (count: number, each: (from: number, to: number) => void): Promise<void> => {
+    for (let from = 0; from < count; from += SLICE) {
+      each(from, Math.min(from + SLICE, count));
       if (turns.due()) await turns.take();
     }
   };
-  await inSlices((from, to) => {
+  const lastItems = new Uint32Array(plan.allocationSizes.length);
+  await inSlices(plan.count, (from, to) => {
     for (let item = from; item < to; ++item) lastItems[plan.allocations[item]!] = item;
   });
+  const held = new Held(plan);
+  if (!inOrder) {
+    await inSlices(plan.batchCount, (from, to) => {
+      for (let batch = from; batch < to; ++batch) {
+        held.make(batch + window);
+        held.freeBatches(batch + 1);
+      }
+    });
+    return held.most;
+  }
   let batch = -1;
-  await inSlices((from, to) => {
+  await inSlices(plan.count, (from, to) => {
     for (let item = from; item < to; ++item) {
-      while (batch < plan.batchOf(item)) held.moveOn(++batch, window, false);
+      if (plan.batchOf(item) > batch) {
+        batch = plan.batchOf(item);
+        held.make(batch + window);
+      }
       const allocation = plan.allocations[item]!;
       if (lastItems[allocation] === item) held.free(allocation);
     }
@@ -89,28 +139,42 @@ class Held {
   readonly most: number[];
   readonly #plan: Plan;
   readonly #now: number[];
-  readonly #ofBatches: readonly number[][];
+  readonly #order: Uint32Array; // allocations by batch
+  readonly #ends: Uint32Array; // of batches, in `order`
+  #made = 0; // of `order`
+  #freed = 0;
 
   constructor(plan: Plan) {
     this.#plan = plan;
     this.#now = new Array<number>(plan.devices?.length ?? 1).fill(0);
     this.most = [...this.#now];
-    this.#ofBatches = Array.from({ length: plan.batchCount }, () => []);
-    for (const [allocation, batch] of plan.allocationBatches.entries()) this.#ofBatches[batch]!.push(allocation);
+    const { allocationBatches, batchCount } = plan;
+    const ends = new Uint32Array(batchCount);
+    for (const batch of allocationBatches) ++ends[batch]!;
+    for (let batch = 1; batch < batchCount; ++batch) ends[batch]! += ends[batch - 1]!;
+    this.#ends = ends;
+    this.#order = new Uint32Array(allocationBatches.length);
+    const next = ends.slice();
+    for (let i = allocationBatches.length - 1; i >= 0; --i) this.#order[--next[allocationBatches[i]!]!] = i;
   }
 
-  /** The first tensor of a batch is asked for: so many batches from it on are made. `frees`: it is taken whole then. */
-  moveOn(batch: number, window: number, frees: boolean): void {
-    for (let made = batch === 0 ? 0 : batch + window - 1; made < batch + window; ++made)
-      for (const allocation of this.#ofBatches[made] ?? []) this.#add(allocation, 1);
-    this.most.forEach((most, device) => {
-      this.most[device] = Math.max(most, this.#now[device]!);
-    });
-    if (frees) for (const allocation of this.#ofBatches[batch]!) this.free(allocation);
+  /** Those of the first batches are made. */
+  make(batches: number): void {
+    for (const end = this.#endOf(batches); this.#made < end; ++this.#made) this.#add(this.#order[this.#made]!, 1);
+    for (const [device, now] of this.#now.entries()) this.most[device] = Math.max(this.most[device]!, now);
+  }
+
+  /** Those of the first batches are freed. */
+  freeBatches(batches: number): void {
+    for (const end = this.#endOf(batches); this.#freed < end; ++this.#freed) this.free(this.#order[this.#freed]!);
   }
 
   free(allocation: number): void {
     this.#add(allocation, -1);
+  }
+
+  #endOf(batches: number): number {
+    return this.#ends[Math.min(batches, this.#ends.length) - 1] ?? 0;
   }
 
   #add(allocation: number, sign: 1 | -1): void {

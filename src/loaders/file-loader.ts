@@ -14,7 +14,7 @@ import type { PlanInput } from '../transfer/items.js';
 import { Plan } from '../transfer/plan.js';
 import type { Progress } from '../transfer/progress.js';
 import { selectTensors } from '../transfer/select-tensors.js';
-import type { Estimate } from './estimate.js';
+import type { Estimate, StreamEstimate } from './estimate.js';
 import { FilesBufferOnDevice } from './files-buffer.js';
 import type { LoadReport } from './load-report.js';
 import { checkCopyOptions, checkLoaderOptions, type LoaderOptions } from './options.js';
@@ -167,10 +167,13 @@ export class SafeTensorsFileLoader<T = DeviceTensor> {
     return metadataByPath(this.#shards!.metadata);
   }
 
-  #find(name: string): { item: number; metadata: SafeTensorsMetadata; index: number } {
-    const plan = this.#planned();
+  #find(
+    name: string,
+    plan = this.#planned(),
+    shards = this.#shards!,
+  ): { item: number; metadata: SafeTensorsMetadata; index: number } {
     checkTensorName(name);
-    const file = this.#shards!.fileOf(name);
+    const file = shards.fileOf(name);
     const item = file === undefined ? undefined : plan.itemOf(file, name);
     if (item !== undefined) return { item, metadata: plan.metadataOf(item), index: plan.tensors[item]! };
     const left = file === undefined ? 'no file that was added has a' : 'the option filter leaves out';
@@ -258,27 +261,29 @@ export class SafeTensorsFileLoader<T = DeviceTensor> {
   }
 
   /**
-   * The same for what this rank loads by the buffer's shardedPlan(rules), where each tensor is kept, or (streamedBytes)
-   * disposed before the next one; for asDict() and getSharded(), rules are names and dimensions. A group of one has
-   * loaded all by then, and copies parts. Rejects with UNKNOWN_TENSOR, INVALID_ARGUMENT, NO_FILES, CLOSED, TIMEOUT,
-   * STALLED.
+   * The same for what this rank loads, of the loader's dtype, by the buffer's shardedPlan(rules), where each tensor is
+   * kept, or (streamedBytes) disposed before the next one; for asDict() and getSharded(), rules are names and
+   * dimensions. A group of one has loaded all by then, and copies parts. With `broadcast`, a rank's share of what is
+   * wanted by others, too, comes on top while it is read. Rejects with UNKNOWN_TENSOR, UNSUPPORTED_DTYPE,
+   * INVALID_ARGUMENT, DEVICE_UNAVAILABLE, NO_FILES, CLOSED, TIMEOUT, STALLED, what a rule throws, or the reason of the
+   * aborted signal.
    */
-  async estimateShardedPlan(rules: ShardRules): Promise<Estimate> {
+  async estimateShardedPlan(rules: ShardRules): Promise<StreamEstimate> {
     const session = this.#session;
     takesAtMost(1, arguments, 'estimateShardedPlan');
+    const whole = this.estimate();
     const plan = this.#planned();
-    const find = (name: string): number => this.#find(name).item;
+    const shards = this.#shards!;
+    const find = (name: string): number => this.#find(name, plan, shards).item;
     const watch = session.watch();
     const ranges = await session.race(rangesOf(rules, 'estimateShardedPlan', plan, find, this.#pg));
     const parts = await session.race(planOfParts(session, plan, [ranges], this.#options));
-    if (this.#pg.size > 1) {
-      // What others read for this rank comes at once.
-      const all = { window: parts.batchCount, inOrder: false };
-      const streaming = this.#pg.broadcast ? all : { window: RANK_WINDOW, inOrder: true };
-      return watch.during(session.estimate(parts, watch, streaming));
-    }
-    const { withCopies } = require('./estimate.js') as typeof import('./estimate.js');
-    return withCopies(this.estimate(), parts);
+    const estimates = require('./estimate.js') as typeof import('./estimate.js');
+    if (this.#pg.size === 1) return watch.during(estimates.withCopies(whole, parts));
+    // What others read for this rank comes at once.
+    const all = { window: parts.batchCount, inOrder: false };
+    const streaming = this.#pg.broadcast ? all : { window: RANK_WINDOW, inOrder: true };
+    return watch.during(estimates.ofStream(session, parts, streaming, watch));
   }
 
   /** Forgets the files that were added, and closes them. CLOSED. */

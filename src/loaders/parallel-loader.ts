@@ -9,7 +9,7 @@ import { type ReadOptions, readShards } from '../safetensors/shards.js';
 import type { Load } from '../transfer/load.js';
 import { DEFAULT_BATCH_BYTES, Plan } from '../transfer/plan.js';
 import { selectTensors } from '../transfer/select-tensors.js';
-import type { Estimate, Streaming } from './estimate.js';
+import type { StreamEstimate, Streaming } from './estimate.js';
 import type { LoadReport } from './load-report.js';
 import { checkParallelOptions, type ParallelOptions } from './options.js';
 import { Session } from './session.js';
@@ -123,17 +123,20 @@ export class ParallelLoader<T = DeviceTensor> {
   }
 
   /**
-   * What an iteration will take, together and by device; reads the headers for it. Rejects with the codes of headers
-   * and files, UNSUPPORTED_DTYPE, CLOSED, TIMEOUT, STALLED, or the reason of the aborted signal.
+   * What an iteration will take, together and by device, where each tensor is kept, or (streamedBytes) disposed before
+   * the next one; reads the headers for it. Rejects with the codes of headers and files, UNSUPPORTED_DTYPE,
+   * INVALID_ARGUMENT, DEVICE_UNAVAILABLE, CLOSED, TIMEOUT, STALLED, what the filter throws, or the reason of the
+   * aborted signal.
    */
-  async estimate(): Promise<Estimate> {
+  async estimate(): Promise<StreamEstimate> {
     const session = this.#session;
     takesAtMost(0, arguments, 'estimate');
     session.check();
     const watch = session.watch();
     const shards = await watch.during(this.#read(watch, {}));
     const plan = await this.#planOf(shards, watch);
-    return watch.during(session.estimate(plan, watch, this.#streaming));
+    const { ofStream } = require('./estimate.js') as typeof import('./estimate.js');
+    return watch.during(ofStream(session, plan, this.#streaming, watch));
   }
 
   #handOut(load: Load, next: NextItem): HandOut<T> {

@@ -36,20 +36,23 @@ export async function planOfParts(
 ): Promise<Plan> {
   const inputs: PlanInput[] = [];
   const ranges = new Map<SafeTensorsMetadata, Map<number, PartRange | null>>();
+  const turns = new Turns();
   for (const wanted of groups) {
     const byFile = new Map<number, number[]>();
-    for (const item of wanted.keys()) {
-      const items = byFile.get(whole.files[item]!);
-      if (items) items.push(item);
-      else byFile.set(whole.files[item]!, [item]);
-    }
-    for (const [file, items] of [...byFile].sort(([a], [b]) => a - b)) {
+    for (const [item, range] of wanted) {
+      const file = whole.files[item]!;
+      const tensor = whole.tensors[item]!;
+      const tensors = byFile.get(file);
+      if (tensors) tensors.push(tensor);
+      else byFile.set(file, [tensor]);
       const { metadata } = whole.inputs[file]!;
-      const ofFile = ranges.get(metadata) ?? new Map<number, PartRange | null>();
-      for (const item of items) ofFile.set(whole.tensors[item]!, wanted.get(item)!);
-      ranges.set(metadata, ofFile);
-      inputs.push({ metadata, selection: Uint32Array.from(items, (item) => whole.tensors[item]!).sort() });
+      const ofFile = ranges.get(metadata);
+      if (ofFile) ofFile.set(tensor, range);
+      else ranges.set(metadata, new Map([[tensor, range]]));
+      if (turns.due()) await turns.take();
     }
+    for (const [file, tensors] of [...byFile].sort(([a], [b]) => a - b))
+      inputs.push({ metadata: whole.inputs[file]!.metadata, selection: new Uint32Array(tensors).sort() });
   }
   return Plan.ofTensors(inputs, {
     batchBytes: DEFAULT_BATCH_BYTES,

@@ -22,7 +22,7 @@ import type { Load } from '../transfer/load.js';
 import { MAX_ALLOCATION, type Plan } from '../transfer/plan.js';
 import { type Progress, ProgressMeter, progressBar } from '../transfer/progress.js';
 import { Engines, type PreparedEngine, type Shared } from './engines.js';
-import type { DeviceEstimate, Estimate, Streaming } from './estimate.js';
+import type { DeviceEstimate, Estimate } from './estimate.js';
 import { Integrity } from './integrity.js';
 import { type LoadReport, LoadReporter } from './load-report.js';
 import { MAPPED_FROM, type MappedPlan, mapFiles } from './mapping.js';
@@ -37,10 +37,6 @@ const HOST = Device.parse('cpu');
 
 function deviceOf({ device = 'cpu' }: LoaderOptions): Device {
   return Device.parse(device as DeviceString); // other rules make a placement
-}
-
-function sumOf(numbers: readonly number[]): number {
-  return numbers.reduce((sum, each) => sum + each, 0);
 }
 
 function listed(names: readonly string[]): string {
@@ -123,29 +119,27 @@ export class Session {
     return this.placement ? Promise.all(this.placement.devices.map(of)) : of(this.#device);
   }
 
-  /** What a plan's load will take. `streaming`: how its tensors are handed out, where they do not all stay. */
-  async estimate(plan: Plan, watch: CallWatch, streaming?: Streaming): Promise<Estimate> {
-    const nothing = { deviceBytes: 0, stagingBytes: 0, tensors: 0 };
-    if (plan.inputs.length === 0) return streaming ? { ...nothing, streamedBytes: 0 } : nothing;
+  /** What a plan's load will take, where all its tensors are kept. */
+  async estimate(plan: Plan, watch: CallWatch): Promise<Estimate> {
+    if (plan.inputs.length === 0) return { deviceBytes: 0, stagingBytes: 0, tensors: 0 };
     const parts = plan.devices ? await byDevice(plan) : [{ device: this.#device, plan }];
-    const { streamedBytes } = require('./estimate.js') as typeof import('./estimate.js');
-    const streamed = streaming && (await streamedBytes(plan, streaming));
     const devices: Record<string, DeviceEstimate> = {};
     const staging = new Map<unknown, number>(); // by engine: devices share some
     for (const { device, plan: part } of parts) {
       const { engine, bytes } = await this.#enginesOf(device).stagingBytes(part, watch);
       staging.set(engine ?? device, bytes);
-      const own = plan.devices?.indexOf(device) ?? 0;
-      const figures = { deviceBytes: part.deviceBytes, stagingBytes: bytes, tensors: part.count };
-      devices[`${device}`] = streamed ? { ...figures, streamedBytes: streamed[own]! } : figures;
+      devices[`${device}`] = { deviceBytes: part.deviceBytes, stagingBytes: bytes, tensors: part.count };
     }
-    const all = {
-      deviceBytes: plan.deviceBytes,
-      ...(streamed && { streamedBytes: sumOf(streamed) }),
-      stagingBytes: sumOf([...staging.values()]),
-      tensors: plan.count,
-    };
+    const stagingBytes = [...staging.values()].reduce((sum, bytes) => sum + bytes, 0);
+    const all = { deviceBytes: plan.deviceBytes, stagingBytes, tensors: plan.count };
     return plan.devices ? { ...all, devices } : all;
+  }
+
+  /** What the budget allows on each device of a plan. As Budget.limit(). */
+  budgetsOf({ devices = [this.#device] }: Plan): Promise<number[]> {
+    const of = async (device: Device): Promise<number> =>
+      (await this.#enginesOf(device).budget?.limit())?.bytes ?? Number.POSITIVE_INFINITY;
+    return Promise.all(devices.map(of));
   }
 
   get report(): LoadReport {

@@ -66,12 +66,14 @@ export async function applyRules(
   const exact = new Map<number, ShardRule>();
   const patterns: { matches: RegExp; rule: ShardRule }[] = [];
   const known = new Map<string, number>();
+  const turns = new Turns(64); // few: there may be many rules, and slow ones
   for (const [given, rule] of entriesOf<string, ShardRule>(rules, what, expected)) {
     if (typeof given !== 'string') fail(what, expected, given);
     if (!['number', 'object', 'function'].includes(typeof rule) || rule === null)
       fail(`the rule of "${given}"`, 'a dimension, { dim, start, stop }, or a function that returns one', rule);
     if (given.includes('*') && !nameExists(given, tensors, known)) patterns.push({ matches: patternOf(given), rule });
     else exact.set(tensors.find(given), rule);
+    if (turns.due()) await turns.take();
   }
   const ranges = new Map<number, PartRange | null>();
   const take = (item: number, rule: ShardRule): void => {
@@ -86,10 +88,12 @@ export async function applyRules(
     ranges.set(item, rangeOf(frame, part, pg));
   };
   if (patterns.length === 0) {
-    for (const [item, rule] of [...exact].sort(([a], [b]) => a - b)) take(item, rule);
+    for (const item of new Uint32Array(exact.keys()).sort()) {
+      take(item, exact.get(item)!);
+      if (turns.due()) await turns.take();
+    }
     return ranges;
   }
-  const turns = new Turns(64); // few: there may be many rules, and slow ones
   for (const [item, name] of tensors.names().entries()) {
     const rule = exact.get(item) ?? patterns.find(({ matches }) => matches.test(name))?.rule;
     if (rule !== undefined) take(item, rule);

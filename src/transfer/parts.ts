@@ -34,7 +34,8 @@ export function partOf(frame: TensorFrame, dataStart: number, { dim, start, stop
   const slice = frame.slice(...frame.shape.map((_, axis) => (axis === dim ? { start, stop } : {})));
   const { shape, byteLength } = slice;
   const together = { shape, fileOffset: dataStart + slice.dataOffsets[0], length: byteLength, run: 0, stride: 0 };
-  if (byteLength === 0) return together;
+  // Of no bytes, strides may lead behind the file.
+  if (byteLength === 0) return { ...together, fileOffset: dataStart + frame.dataOffsets[0] };
   // One range leaves the dimensions outside of it whole: all distances between runs are that of the innermost.
   const { length: run, dims } = slice.grid();
   return dims.length === 0 ? together : { ...together, run, stride: dims.at(-1)!.stride };

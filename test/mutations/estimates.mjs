@@ -3,8 +3,8 @@ export default [
   {
     name: 'a-window-is-of-so-many-batches',
     file: 'src/loaders/estimate.ts',
-    find: 'made < batch + window; ++made',
-    replace: 'made < batch + window - 1; ++made',
+    find: 'held.make(batch + window);\n      }',
+    replace: 'held.make(batch + window - 1);\n      }',
     jest: 'test/estimates.test.ts',
     title: 'holds what was estimated, and no more',
   },
@@ -19,8 +19,8 @@ export default [
   {
     name: 'copies-count-on-their-own-device',
     file: 'src/loaders/estimate.ts',
-    find: 'if (device !== undefined && parts',
-    replace: 'if (device === -1 && parts',
+    find: 'parts.allocationDevices?.[parts.allocations[item]!] ?? 0',
+    replace: '0',
     jest: 'test/estimates.test.ts',
     title: 'all is loaded, and parts are copied out of it',
   },
