@@ -26,10 +26,15 @@
 namespace fst {
 namespace {
 
-constexpr uint64_t kSamples = 64, kFewSamples = 8;  // the few before pages are brought in, where all are looked at then
-constexpr uint64_t kAround = 64 << 10;  // a read fault maps what is in memory of the aligned 64 KiB around it
-constexpr size_t kBroughtIn = 256;      // pages that are brought in at once, in 16 MiB
-constexpr uint64_t kLookedAt = 4096;    // pages whose residency is asked for at once
+// Which pages are asked for: one in so many bytes. Each is a call that takes the lock of all mappings.
+struct Sampling {
+  uint64_t every, least, most;
+};
+constexpr Sampling kWhole = {128 << 10, 8, 64};
+constexpr Sampling kBefore = {512 << 10, 2, 8};  // before pages are brought in: all are looked at then
+constexpr uint64_t kAround = 64 << 10;           // a read fault maps what is in memory of the aligned 64 KiB around it
+constexpr size_t kBroughtIn = 256;               // pages that are brought in at once, in 16 MiB
+constexpr uint64_t kLookedAt = 4096;             // pages whose residency is asked for at once
 
 int Advise(char* pages, uint64_t length, int advice) {
   for (;;) {
@@ -38,8 +43,9 @@ int Advise(char* pages, uint64_t length, int advice) {
   }
 }
 
-double ResidentPartOf(char* pages, uint64_t length, uint64_t most_samples) {
-  const uint64_t count = length / PageSize(), samples = std::min(count, most_samples);
+double ResidentPartOf(char* pages, uint64_t length, const Sampling& sampling) {
+  const uint64_t count = length / PageSize();
+  const uint64_t samples = std::min(count, std::clamp(length / sampling.every, sampling.least, sampling.most));
   int resident = 0;
   for (uint64_t i = 0; i < samples; ++i) {
     unsigned char in_memory = 0;
@@ -60,7 +66,7 @@ bool BringIn(const iovec* pages, size_t count) {
 
 // False: some were not in memory, or it cannot be known.
 bool BringInResident(char* pages, uint64_t length, bool told) {
-  if (!told || ResidentPartOf(pages, length, kFewSamples) < 1) return false;
+  if (!told || ResidentPartOf(pages, length, kBefore) < 1) return false;
   char* const end = pages + length;
   iovec some[kBroughtIn];
   size_t count = 0;
@@ -98,7 +104,7 @@ bool TellsWhatIsResident(int fd) {
   return fstat(fd, &info) == 0 && info.st_uid == geteuid();
 }
 
-double ResidentPart(char* pages, uint64_t length) { return ResidentPartOf(pages, length, kSamples); }
+double ResidentPart(char* pages, uint64_t length) { return ResidentPartOf(pages, length, kWhole); }
 
 bool AllResident(char* pages, uint64_t length, bool told) {
   unsigned char resident[kLookedAt];
