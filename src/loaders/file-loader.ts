@@ -21,7 +21,7 @@ import { checkCopyOptions, checkLoaderOptions, type LoaderOptions } from './opti
 import { type FilesByRank, filesOfRanks, groupOf, type ProcessGroup } from './process-group.js';
 import { planOfParts, RANK_WINDOW, RankTensors } from './rank-tensors.js';
 import { Session } from './session.js';
-import { rangesOf, type ShardRules } from './shard-rules.js';
+import { applyRules, type ShardRules } from './shard-rules.js';
 import { LoadedTensors } from './tensor-source.js';
 
 /** Options of one load, in place of the loader's. */
@@ -167,17 +167,13 @@ export class SafeTensorsFileLoader<T = DeviceTensor> {
     return metadataByPath(this.#shards!.metadata);
   }
 
-  #find(
-    name: string,
-    plan = this.#planned(),
-    shards = this.#shards!,
-  ): { item: number; metadata: SafeTensorsMetadata; index: number } {
+  #find(name: string): { metadata: SafeTensorsMetadata; index: number } {
+    const plan = this.#planned();
     checkTensorName(name);
-    const file = shards.fileOf(name);
-    const item = file === undefined ? undefined : plan.itemOf(file, name);
-    if (item !== undefined) return { item, metadata: plan.metadataOf(item), index: plan.tensors[item]! };
-    const left = file === undefined ? 'no file that was added has a' : 'the option filter leaves out';
-    throw unknownTensor(`${left} tensor "${name}"`, name, namesOf(plan.inputs));
+    const { find, unknown } = namesIn(plan, this.#shards!);
+    const item = find(name);
+    if (item === undefined) throw unknown(name);
+    return { metadata: plan.metadataOf(item), index: plan.tensors[item]! };
   }
 
   /**
@@ -191,17 +187,14 @@ export class SafeTensorsFileLoader<T = DeviceTensor> {
     const { dtype, signal, onProgress, early = false } = checkCopyOptions(options);
     session.check(signal);
     const planned = this.#planned();
+    const shards = this.#shards!; // reset() may be called meanwhile
     const { placement } = session;
     const conversion = { dtype, dtypePolicy: this.#options.dtypePolicy };
     const plan = dtype
       ? await session.race(Plan.ofTensors(this.#inputs!, { ...conversion, placement }), signal)
       : planned;
-    const shards = this.#shards!;
     const headerFds = [...this.#headerFds];
-    const find = (name: string): number | undefined => {
-      const file = shards.metadata.length === 1 ? 0 : shards.fileOf(name);
-      return file === undefined ? undefined : plan.itemOf(file, name);
-    };
+    const { find } = namesIn(plan, shards);
     const { framework } = this.#options;
     if (this.#pg.size > 1) {
       for (const fds of headerFds) this.#release(fds);
@@ -273,12 +266,11 @@ export class SafeTensorsFileLoader<T = DeviceTensor> {
     takesAtMost(1, arguments, 'estimateShardedPlan');
     const whole = this.estimate();
     const plan = this.#planned();
-    const shards = this.#shards!;
-    const find = (name: string): number => this.#find(name, plan, shards).item;
+    const names = namesIn(plan, this.#shards!);
     const watch = session.watch();
-    const ranges = await session.race(rangesOf(rules, 'estimateShardedPlan', plan, find, this.#pg));
+    const ranges = await session.race(applyRules(rules, 'estimateShardedPlan', plan, names, this.#pg));
     const parts = await session.race(planOfParts(session, plan, [ranges], this.#options));
-    const estimates = require('./estimate.js') as typeof import('./estimate.js');
+    const estimates = require('./stream-estimate.js') as typeof import('./stream-estimate.js');
     if (this.#pg.size === 1) return watch.during(estimates.withCopies(whole, parts));
     // What others read for this rank comes at once.
     const all = { window: parts.batchCount, inOrder: false };
@@ -320,4 +312,22 @@ export class SafeTensorsFileLoader<T = DeviceTensor> {
     if (!this.#plan) throw new FastSafetensorsError('NO_FILES', 'no files were added: call addFilenames() first');
     return this.#plan;
   }
+}
+
+/** Finds items by the names of their tensors. */
+function namesIn(
+  plan: Plan,
+  shards: ShardSet,
+): { find(name: string): number | undefined; unknown(name: string): Error } {
+  const fileOf = (name: string): number | undefined => (shards.metadata.length === 1 ? 0 : shards.fileOf(name));
+  return {
+    find(name) {
+      const file = fileOf(name);
+      return file === undefined ? undefined : plan.itemOf(file, name);
+    },
+    unknown(name) {
+      const left = shards.fileOf(name) === undefined ? 'no file that was added has a' : 'the option filter leaves out';
+      return unknownTensor(`${left} tensor "${name}"`, name, namesOf(plan.inputs));
+    },
+  };
 }

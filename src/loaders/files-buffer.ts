@@ -14,7 +14,7 @@ import type { PartRange } from '../transfer/parts.js';
 import type { Plan } from '../transfer/plan.js';
 import { checkGetOptions, type GetOptions } from './options.js';
 import type { ProcessGroup } from './process-group.js';
-import { blockOfRank, checkDim, rangesOf, type ShardRules } from './shard-rules.js';
+import { applyRules, blockOfRank, checkDim, type ShardRules } from './shard-rules.js';
 import type { TensorSource, WantedParts } from './tensor-source.js';
 
 /**
@@ -224,7 +224,8 @@ export class FilesBufferOnDevice<T = DeviceTensor> {
   async *shardedPlan(rules: ShardRules): AsyncGenerator<[name: string, tensor: T], void, void> {
     this.#check();
     takesAtMost(1, arguments, 'shardedPlan');
-    const ranges = await rangesOf(rules, 'shardedPlan', this.#plan, (name) => this.#item(name), this.#pg);
+    const names = { find: this.#find, unknown: (name: string) => this.#unknown(name) };
+    const ranges = await applyRules(rules, 'shardedPlan', this.#plan, names, this.#pg);
     for await (const tensor of this.#source.parts(ranges, this.#closing.signal, true)) {
       const { name } = tensor;
       yield [name, await this.#give(tensor, {})];
@@ -347,9 +348,13 @@ export class FilesBufferOnDevice<T = DeviceTensor> {
     this.#check();
     checkTensorName(name);
     const item = this.#find(name);
-    if (item !== undefined) return item;
+    if (item === undefined) throw this.#unknown(name);
+    return item;
+  }
+
+  #unknown(name: string): Error {
     const { count, inputs } = this.#plan;
-    throw unknownTensor(`there is no tensor "${name}" among the ${count} of this buffer`, name, namesOf(inputs));
+    return unknownTensor(`there is no tensor "${name}" among the ${count} of this buffer`, name, namesOf(inputs));
   }
 
   #check(): void {

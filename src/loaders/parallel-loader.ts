@@ -9,10 +9,11 @@ import { type ReadOptions, readShards } from '../safetensors/shards.js';
 import type { Load } from '../transfer/load.js';
 import { DEFAULT_BATCH_BYTES, Plan } from '../transfer/plan.js';
 import { selectTensors } from '../transfer/select-tensors.js';
-import type { StreamEstimate, Streaming } from './estimate.js';
+import type { StreamEstimate } from './estimate.js';
 import type { LoadReport } from './load-report.js';
 import { checkParallelOptions, type ParallelOptions } from './options.js';
 import { Session } from './session.js';
+import type { Streaming } from './stream-estimate.js';
 
 /**
  * Streams a model's tensors, by default file by file in the order of offsets: a tensor waits for its own bytes and for
@@ -135,7 +136,7 @@ export class ParallelLoader<T = DeviceTensor> {
     const watch = session.watch();
     const shards = await watch.during(this.#read(watch, {}));
     const plan = await this.#planOf(shards, watch);
-    const { ofStream } = require('./estimate.js') as typeof import('./estimate.js');
+    const { ofStream } = require('./stream-estimate.js') as typeof import('./stream-estimate.js');
     return watch.during(ofStream(session, plan, this.#streaming, watch));
   }
 

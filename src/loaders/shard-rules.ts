@@ -52,32 +52,34 @@ function rangeOf(frame: Named, part: ShardPart, pg: ProcessGroup): PartRange | n
 }
 
 /**
- * Applies rules to tensors: that of a tensor's own name, else the first pattern that it matches; tensors that match
- * none are left out. `find` knows tensors by name and throws UNKNOWN_TENSOR; `names` and `frameOf` are by number.
- * INVALID_ARGUMENT for wrong rules, and where a rule does not fit its tensor.
+ * Applies rules to the tensors of a plan of whole ones, by item: that of a tensor's own name, else the first pattern
+ * that it matches; tensors that match none are left out. `find` is undefined for a name that there is not, which
+ * `unknown` tells. INVALID_ARGUMENT for wrong rules, and where a rule does not fit its tensor.
  */
 export async function applyRules(
   rules: ShardRules,
   what: string,
-  tensors: { find(name: string): number; names(): readonly string[]; frameOf(item: number): TensorFrame },
+  plan: Plan,
+  { find, unknown }: { find(name: string): number | undefined; unknown(name: string): Error },
   pg: ProcessGroup,
 ): Promise<Map<number, PartRange | null>> {
   const expected = 'an object or a Map of dimensions or rules, by names of tensors or patterns';
   const exact = new Map<number, ShardRule>();
   const patterns: { matches: RegExp; rule: ShardRule }[] = [];
-  const known = new Map<string, number>();
   const turns = new Turns(64); // few: there may be many rules, and slow ones
   for (const [given, rule] of entriesOf<string, ShardRule>(rules, what, expected)) {
     if (typeof given !== 'string') fail(what, expected, given);
     if (!['number', 'object', 'function'].includes(typeof rule) || rule === null)
       fail(`the rule of "${given}"`, 'a dimension, { dim, start, stop }, or a function that returns one', rule);
-    if (given.includes('*') && !nameExists(given, tensors, known)) patterns.push({ matches: patternOf(given), rule });
-    else exact.set(tensors.find(given), rule);
+    const item = find(given); // a tensor may have a star in its name
+    if (item !== undefined) exact.set(item, rule);
+    else if (given.includes('*')) patterns.push({ matches: patternOf(given), rule });
+    else throw unknown(given);
     if (turns.due()) await turns.take();
   }
   const ranges = new Map<number, PartRange | null>();
   const take = (item: number, rule: ShardRule): void => {
-    const frame = tensors.frameOf(item);
+    const frame = plan.metadataOf(item).frameAt(plan.tensors[item]!);
     const part = typeof rule === 'function' ? rule(frame) : rule;
     if (part === null) return;
     if (part === undefined || typeof (part as { then?: unknown }).then === 'function') {
@@ -94,30 +96,13 @@ export async function applyRules(
     }
     return ranges;
   }
-  for (const [item, name] of tensors.names().entries()) {
+  for (let item = 0; item < plan.count; ++item) {
+    const name = plan.metadataOf(item).nameAt(plan.tensors[item]!);
     const rule = exact.get(item) ?? patterns.find(({ matches }) => matches.test(name))?.rule;
     if (rule !== undefined) take(item, rule);
     if (turns.due()) await turns.take();
   }
   return ranges;
-}
-
-/** The same of a plan of whole tensors: by item. */
-export function rangesOf(
-  rules: ShardRules,
-  what: string,
-  plan: Plan,
-  find: (name: string) => number,
-  pg: ProcessGroup,
-): Promise<Map<number, PartRange | null>> {
-  const frameOf = (item: number): TensorFrame => plan.metadataOf(item).frameAt(plan.tensors[item]!);
-  return applyRules(rules, what, { find, names: () => plan.names(), frameOf }, pg);
-}
-
-/** A tensor may have a star in its name. */
-function nameExists(name: string, tensors: { names(): readonly string[] }, known: Map<string, number>): boolean {
-  if (known.size === 0) for (const [item, each] of tensors.names().entries()) known.set(each, item);
-  return known.has(name);
 }
 
 /** Matches names; `*` stands for any text. */

@@ -2,7 +2,7 @@
 export default [
   {
     name: 'a-window-is-of-so-many-batches',
-    file: 'src/loaders/estimate.ts',
+    file: 'src/loaders/stream-estimate.ts',
     find: 'held.make(batch + window);\n      }',
     replace: 'held.make(batch + window - 1);\n      }',
     jest: 'test/estimates.test.ts',
@@ -10,7 +10,7 @@ export default [
   },
   {
     name: 'what-was-given-is-held-until-its-allocation-ends',
-    file: 'src/loaders/estimate.ts',
+    file: 'src/loaders/stream-estimate.ts',
     find: 'if (lastItems[allocation] === item)',
     replace: 'if (lastItems[allocation] !== item)',
     jest: 'test/estimates.test.ts',
@@ -18,7 +18,7 @@ export default [
   },
   {
     name: 'copies-count-on-their-own-device',
-    file: 'src/loaders/estimate.ts',
+    file: 'src/loaders/stream-estimate.ts',
     find: 'parts.allocationDevices?.[parts.allocations[item]!] ?? 0',
     replace: '0',
     jest: 'test/estimates.test.ts',
