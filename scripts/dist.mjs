@@ -41,8 +41,7 @@ export async function buildDist() {
   // What tsc remembers lies in dist/ as well: whoever deletes the folder gets all of it again.
   const declarations = ['--emitDeclarationOnly', '--incremental', '--tsBuildInfoFile', 'dist/tsc.json'];
   run('tsc', process.execPath, [join('node_modules', 'typescript', 'bin', 'tsc'), '-p', '.', ...declarations]);
-  const { dropInnerComments, emitJavaScript } = await import('./emit-js.mjs'); // once its packages are there
-  dropInnerComments();
+  const { emitJavaScript } = await import('./emit-js.mjs'); // once its packages are there
   await emitJavaScript();
   ignoreUnused();
 }

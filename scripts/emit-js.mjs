@@ -3,7 +3,7 @@
 // dist/src/core.js, and what an adapter imports beside that is in the file of its entry. In place of each module of
 // core.js lies one line that takes it out of there: entries, commands and tests that import it by itself get the same
 // one, with the same registry and classes. What a function requires on first use stays a file of its own.
-import { readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { readFileSync, writeFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { dirname, join, posix, relative } from 'node:path';
 import { build, transform } from 'esbuild';
@@ -25,7 +25,7 @@ const TRACED = `0 && [
   require.resolve('./doctor/probe.js'),
 ];`;
 
-// Without white space: 90 kB less. Names stay, for stacks; and core.js is as it is, with the names of its sources.
+// Without white space: 90 kB less. Names stay, for stacks; and core.js keeps its lines, with the names of its sources.
 const common = {
   absWorkingDir: top,
   platform: 'node',
@@ -112,6 +112,7 @@ export async function emitJavaScript() {
   const written = { outfile: CORE, minifyWhitespace: false };
   await build({ ...bundle, ...written, stdin: { contents, resolveDir: top }, plugins: [ownFiles, noComments], footer });
 
+  await dropIndents(join(top, CORE));
   const core = createRequire(import.meta.url)(join(top, CORE));
   for (const path of modules) {
     const file = `dist/${path.replace(/\.ts$/, '.js')}`;
@@ -125,19 +126,13 @@ export async function emitJavaScript() {
   }
 }
 
-/** What declarations that no entry names say is for readers of the sources: 18 kB of the package. */
-export function dropInnerComments() {
-  const paths = readdirSync(join(top, 'dist'), { recursive: true }).map((path) => join(top, 'dist', path));
-  const declarations = new Set(paths.filter((path) => /^(?!.*[\\/](?:test|bench|demo)[\\/]).*\.d\.ts$/.test(path)));
-  const entries = [...declarations].filter((path) => path.endsWith('index.d.ts'));
-  for (const entry of entries) {
-    declarations.delete(entry);
-    for (const [, to] of readFileSync(entry, 'utf8').matchAll(/["'](\.{1,2}\/[^"']*)\.js["']/g))
-      declarations.delete(join(dirname(entry), `${to}.d.ts`));
-  }
-  for (const path of declarations) {
-    const text = readFileSync(path, 'utf8');
-    const bare = text.replace(/^ *\/\*\*[\s\S]*?\*\/\n/gm, '');
-    if (bare !== text) writeFileSync(path, bare);
-  }
+/** 29 kB of core.js. */
+async function dropIndents(path) {
+  const text = readFileSync(path, 'utf8');
+  const bare = text.replace(/^ +/gm, '');
+  const [before, after] = await Promise.all(
+    [text, bare].map((code) => transform(code, { ...TRANSFORMED, loader: 'js' })),
+  );
+  if (before.code !== after.code) throw new Error(`${path}: a text of several lines has indents: write it in one`);
+  writeFileSync(path, bare);
 }

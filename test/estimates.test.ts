@@ -121,7 +121,12 @@ describe.each<ParallelOptions['order'] & string>(['file', 'ready'])('a stream in
 test('filter and dtype count, what is wrong is told, and nothing of it is in a report', async () => {
   const files = await writeModel(folder, [entry('a', 'F16', [1000]), entry('b', 'F16', [500])]);
   await using loader = new ParallelLoader({ files, filter: (name) => name === 'b', dtype: 'F32', mmap: false });
-  expect(await loader.estimate()).toMatchObject({ deviceBytes: 2000, streamedBytes: 2000, tensors: 1 });
+  expect(await loader.estimate()).toMatchObject({
+    deviceBytes: 2000,
+    streamedBytes: 2000,
+    largestBytes: 2000,
+    tensors: 1,
+  });
   expect(loader.report).toMatchObject({ files: 0, tensors: 0 });
   await using none = new ParallelLoader({ files, filter: () => false });
   expect(await none.estimate()).toMatchObject({ deviceBytes: 0, streamedBytes: 0, tensors: 0 });
@@ -132,6 +137,21 @@ test('filter and dtype count, what is wrong is told, and nothing of it is in a r
   });
   await loader.close();
   await expect(loader.estimate()).rejects.toMatchObject({ code: 'CLOSED' });
+});
+
+test('a budget of less than the largest tensor is infeasible, of that and a sixteenth enough', async () => {
+  const sizes = [30, 70, 50, 70, 10].map((kib) => kib * KIB);
+  const files = await writeModel(
+    folder,
+    sizes.map((size, i) => entry(`t${i}`, 'U8', [size])),
+  );
+  const { largestBytes, streamedBytes } = await new ParallelLoader({ files }).estimate();
+  expect([largestBytes, streamedBytes]).toEqual([70 * KIB, 230 * KIB]);
+  await using enough = new ParallelLoader({ files, deviceMemoryBudget: Math.ceil((largestBytes * 16) / 15) });
+  expect((await enough.estimate()).streamedBytes).toBeLessThan(80 * KIB);
+  expect(await streamed(enough.iterateWeights())).toBeLessThan(80 * KIB);
+  await using less = new ParallelLoader({ files, deviceMemoryBudget: largestBytes - 1 });
+  await expect(streamed(less.iterateWeights())).rejects.toMatchObject({ code: 'BUDGET_INFEASIBLE' });
 });
 
 describe('the plan of a rank', () => {
@@ -210,7 +230,7 @@ describe('the plan of a rank', () => {
     await using loader = await open({ pg: { rank: 0, size: 2 } });
     await expect(loader.estimateShardedPlan({ none: 0 })).rejects.toMatchObject({ code: 'UNKNOWN_TENSOR' });
     await expect(loader.estimateShardedPlan({ 'layers.0.q': 7 })).rejects.toMatchObject({ code: 'INVALID_ARGUMENT' });
-    const nothing = { deviceBytes: 0, streamedBytes: 0, stagingBytes: 0, tensors: 0 };
+    const nothing = { deviceBytes: 0, streamedBytes: 0, largestBytes: 0, stagingBytes: 0, tensors: 0 };
     expect(await loader.estimateShardedPlan({})).toEqual(nothing);
     loader.reset();
     await expect(loader.estimateShardedPlan({})).rejects.toMatchObject({ code: 'NO_FILES' });

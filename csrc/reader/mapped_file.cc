@@ -149,8 +149,9 @@ std::shared_ptr<DeviceBuffer> MappedFile::BufferOf(const std::shared_ptr<Device>
   auto box = std::make_shared<std::shared_ptr<MappedFile>>(std::move(self));
   return MakeBuffer(device, reinterpret_cast<uint64_t>(mapping_->At(offset)), length, std::move(dropped),
                     [box = std::move(box), offset, length] {
-                      // The last one unmaps the file.
-                      if (box->use_count() > 1) (*box)->Discard({offset, offset + length});
+                      // The last one unmaps the file, here unless that may hang.
+                      if (box->use_count() > 1 || (*box)->protection() == Protection::kNone)
+                        (*box)->Discard({offset, offset + length});
                       box->reset();
                     });
 }

@@ -20,15 +20,19 @@ export interface Estimate extends DeviceEstimate {
 /** What a load that gives tensors one by one will take of one device. */
 export interface DeviceStreamEstimate extends DeviceEstimate {
   /**
-   * Of `deviceBytes` the most at a time where each tensor is disposed before the next one is asked for; no more than
-   * the budget, where there is one.
+   * Of `deviceBytes` the most at a time where each tensor is disposed before the next one is asked for. Where there is
+   * a budget, no more than that; copies of parts, which a group of one makes, are in none.
    */
   streamedBytes: number;
+  /** Of the largest tensor, or part of one: a smaller budget is BUDGET_INFEASIBLE. */
+  largestBytes: number;
 }
 
 /** What a load that gives tensors one by one will take, together and by device. */
 export interface StreamEstimate extends Estimate {
   /** Of all devices: each has its most at a time of its own. */
   streamedBytes: number;
+  /** Of any device. */
+  largestBytes: number;
   devices?: Record<string, DeviceStreamEstimate>;
 }

@@ -20,25 +20,50 @@ export async function ofStream(
   const estimate = await session.estimate(plan, watch);
   const budgets = await session.budgetsOf(plan);
   const streamed = (await streamedBytes(plan, streaming)).map((bytes, device) => Math.min(bytes, budgets[device]!));
-  return together(estimate, plan, (each, device) => ({ ...each, streamedBytes: streamed[device]! }));
+  const largest = await largestBytes(plan);
+  return together(estimate, plan, (each, device) => {
+    return { ...each, streamedBytes: streamed[device]!, largestBytes: largest[device]! };
+  });
 }
 
 /** Of parts that are copied out of what a load has, each into an allocation of its own; whole tensors are there. */
 export async function withCopies(whole: Estimate, parts: Plan): Promise<StreamEstimate> {
-  const copies = (parts.devices ?? [0]).map(() => ({ tensors: 0, bytes: 0, most: 0 }));
+  const copies = devicesOf(parts).map(() => ({ tensors: 0, bytes: 0, most: 0 }));
   const turns = new Turns();
   for (let item = 0; item < parts.count; ++item) {
-    const ofDevice = copies[parts.allocationDevices?.[parts.allocations[item]!] ?? 0]!;
+    const ofDevice = copies[deviceOf(parts, item)]!;
     const copied = parts.parts?.[item] ? parts.sizes[item]! : 0;
     ++ofDevice.tensors;
     ofDevice.bytes += copied;
     ofDevice.most = Math.max(ofDevice.most, copied);
     if (turns.due()) await turns.take();
   }
+  const largest = await largestBytes(parts);
   return together(whole, parts, ({ deviceBytes, stagingBytes }, device) => {
     const { tensors, bytes, most } = copies[device]!;
-    return { deviceBytes: deviceBytes + bytes, streamedBytes: deviceBytes + most, stagingBytes, tensors };
+    const figures = { deviceBytes: deviceBytes + bytes, streamedBytes: deviceBytes + most };
+    return { ...figures, largestBytes: largest[device]!, stagingBytes, tensors };
   });
+}
+
+function devicesOf(plan: Plan): readonly unknown[] {
+  return plan.devices ?? [undefined];
+}
+
+function deviceOf(plan: Plan, item: number): number {
+  return plan.allocationDevices?.[plan.allocations[item]!] ?? 0;
+}
+
+/** By device of a plan: those of its largest item. */
+async function largestBytes(plan: Plan): Promise<number[]> {
+  const largest = devicesOf(plan).map(() => 0);
+  const turns = new Turns();
+  for (let item = 0; item < plan.count; ++item) {
+    const device = deviceOf(plan, item);
+    largest[device] = Math.max(largest[device]!, plan.sizes[item]!);
+    if (turns.due()) await turns.take();
+  }
+  return largest;
 }
 
 /** `of`: what each device has, by its number in the plan. */
@@ -48,15 +73,16 @@ function together(
   of: (estimate: DeviceEstimate, device: number) => DeviceStreamEstimate,
 ): StreamEstimate {
   const { devices: given, ...sum } = estimate;
-  if (!plan.devices || !given) return plan.devices ? { ...sum, streamedBytes: 0 } : of(estimate, 0);
+  if (!plan.devices || !given) return plan.devices ? { ...sum, streamedBytes: 0, largestBytes: 0 } : of(estimate, 0);
   const numbers = new Map(plan.devices.map((device, number) => [device.toString(), number]));
   const devices: Record<string, DeviceStreamEstimate> = {};
-  const all = { deviceBytes: 0, streamedBytes: 0, stagingBytes: sum.stagingBytes, tensors: 0 };
+  const all = { deviceBytes: 0, streamedBytes: 0, largestBytes: 0, stagingBytes: sum.stagingBytes, tensors: 0 };
   for (const [name, each] of Object.entries(given)) {
     const own = of(each, numbers.get(name)!);
     devices[name] = own;
     all.deviceBytes += own.deviceBytes;
     all.streamedBytes += own.streamedBytes;
+    all.largestBytes = Math.max(all.largestBytes, own.largestBytes);
     all.tensors += own.tensors;
   }
   return { ...all, devices };

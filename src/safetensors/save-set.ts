@@ -43,9 +43,10 @@ export function nameOfShard(number: number, count: number): string {
 export function indexText(totalBytes: number, files: ReadonlyMap<string, string>): string {
   const entries = [...files].map(([tensor, file]) => ({ tensor, file, bytes: Buffer.from(tensor) }));
   entries.sort((a, b) => Buffer.compare(a.bytes, b.bytes));
-  const lines = entries.map(({ tensor, file }) => `\n    ${JSON.stringify(tensor)}: ${JSON.stringify(file)}`);
-  const map = lines.length > 0 ? `{${lines.join(',')}\n  }` : '{}';
-  return `{\n  "metadata": {\n    "total_size": ${totalBytes}\n  },\n  "weight_map": ${map}\n}\n`;
+  const [one, two] = ['\n  ', '\n    '];
+  const lines = entries.map(({ tensor, file }) => `${two}${JSON.stringify(tensor)}: ${JSON.stringify(file)}`);
+  const map = lines.length > 0 ? `{${lines.join(',')}${one}}` : '{}';
+  return `{${one}"metadata": {${two}"total_size": ${totalBytes}${one}},${one}"weight_map": ${map}\n}\n`;
 }
 
 /**

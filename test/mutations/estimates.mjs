@@ -19,8 +19,8 @@ export default [
   {
     name: 'copies-count-on-their-own-device',
     file: 'src/loaders/stream-estimate.ts',
-    find: 'parts.allocationDevices?.[parts.allocations[item]!] ?? 0',
-    replace: '0',
+    find: 'copies[deviceOf(parts, item)]!',
+    replace: 'copies[0]!',
     jest: 'test/estimates.test.ts',
     title: 'all is loaded, and parts are copied out of it',
   },
