@@ -1,4 +1,4 @@
-import { readFile, rm, writeFile } from 'node:fs/promises';
+import { readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import {
   AutoLoader,
@@ -16,9 +16,9 @@ import {
   saveFile,
 } from 'fastsafetensors-node';
 import { fakeReader, mockCopier, useFakeDevices } from 'fastsafetensors-node/testing';
+import { folder } from './support/fake-device-hooks.js';
 import { layer, layeredModel } from './support/layered-model.js';
-import { expectNothingHeld } from './support/metrics.js';
-import { type Entry, entry, newFolder, writeModel } from './support/model-files.js';
+import { type Entry, entry, writeModel } from './support/model-files.js';
 import { refused } from './support/refused.js';
 
 // One loader, several devices: `device` as a map or a function, `devices` with `split`.
@@ -26,17 +26,6 @@ import { refused } from './support/refused.js';
 const KIB = 1024;
 registerCopier('devices-mock', mockCopier());
 registerCopier('devices-direct', fakeReader({ alignment: 4096, fillsHost: 0, chunk: 16 * KIB }));
-
-let folder: string;
-beforeEach(async () => {
-  useFakeDevices({ copyDelayUs: 20 });
-  folder = await newFolder();
-});
-afterEach(async () => {
-  await rm(folder, { recursive: true });
-  await expectNothingHeld();
-  useFakeDevices(null);
-});
 
 type Where = (name: string) => string;
 const halves: Where = (name) => (layer(name) >= 6 || /norm|head/.test(name) ? 'cuda:1' : 'cuda:0');

@@ -1,4 +1,3 @@
-import { rm } from 'node:fs/promises';
 import { setTimeout } from 'node:timers/promises';
 import * as fc from 'fast-check';
 import {
@@ -10,27 +9,15 @@ import {
   SafeTensorsFileLoader,
   type ShardRules,
 } from 'fastsafetensors-node';
-import { useFakeDevices } from 'fastsafetensors-node/testing';
 import { expectStaging, tensorBytes } from './support/device.js';
+import { folder } from './support/fake-device-hooks.js';
 import { layer, layeredModel } from './support/layered-model.js';
-import { expectNothingHeld } from './support/metrics.js';
-import { type Entry, entry, newFolder, writeModel } from './support/model-files.js';
+import { type Entry, entry, writeModel } from './support/model-files.js';
 
 // What streams and the plans of ranks will take, beside what they then take. Of whole loads: files-buffer.test.ts.
 
 const KIB = 1024;
 const SEVERAL: LoaderOptions = { device: (name) => (layer(name) % 2 ? 'cuda:1' : 'cuda:0'), staging: 'always' };
-
-let folder: string;
-beforeEach(async () => {
-  useFakeDevices({ copyDelayUs: 20 });
-  folder = await newFolder();
-});
-afterEach(async () => {
-  await rm(folder, { recursive: true });
-  await expectNothingHeld();
-  useFakeDevices(null);
-});
 
 /** Takes all tensors of a stream; the most that was held when one came. */
 async function streamed(tensors: AsyncIterable<[string, DeviceTensor]>, keep = false): Promise<number> {

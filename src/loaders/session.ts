@@ -21,6 +21,7 @@ import { EngineLoad } from '../transfer/engine-load.js';
 import type { Load } from '../transfer/load.js';
 import { MAX_ALLOCATION, type Plan } from '../transfer/plan.js';
 import { type Progress, ProgressMeter, progressBar } from '../transfer/progress.js';
+import type { Budget } from './budget.js';
 import { Engines, type PreparedEngine, type Shared } from './engines.js';
 import type { DeviceEstimate, Estimate } from './estimate.js';
 import { Integrity } from './integrity.js';
@@ -114,9 +115,8 @@ export class Session {
 
   /** For plans: the most bytes of an allocation, by device of the placement where there is one. As Budget.limit(). */
   async allocationBytes(): Promise<number | readonly number[]> {
-    const of = async (device: Device): Promise<number> =>
-      (await this.#enginesOf(device).budget?.allocationBytes()) ?? MAX_ALLOCATION;
-    return this.placement ? Promise.all(this.placement.devices.map(of)) : of(this.#device);
+    const of = async (on?: Device) => (await this.budgetOf(on)?.allocationBytes()) ?? MAX_ALLOCATION;
+    return this.placement ? Promise.all(this.placement.devices.map(of)) : of();
   }
 
   /** What a plan's load will take, where all its tensors are kept. */
@@ -131,15 +131,12 @@ export class Session {
       devices[`${device}`] = { deviceBytes: part.deviceBytes, stagingBytes: bytes, tensors: part.count };
     }
     const stagingBytes = [...staging.values()].reduce((sum, bytes) => sum + bytes, 0);
-    const all = { deviceBytes: plan.deviceBytes, stagingBytes, tensors: plan.count };
-    return plan.devices ? { ...all, devices } : all;
+    return { deviceBytes: plan.deviceBytes, stagingBytes, tensors: plan.count, ...(plan.devices && { devices }) };
   }
 
-  /** What the budget allows on each device of a plan. As Budget.limit(). */
-  budgetsOf({ devices = [this.#device] }: Plan): Promise<number[]> {
-    const of = async (device: Device): Promise<number> =>
-      (await this.#enginesOf(device).budget?.limit())?.bytes ?? Number.POSITIVE_INFINITY;
-    return Promise.all(devices.map(of));
+  /** Of all loads to a device. */
+  budgetOf(device = this.#device): Budget | undefined {
+    return this.#enginesOf(device).budget;
   }
 
   get report(): LoadReport {
@@ -400,8 +397,8 @@ export class Session {
   }
 
   #warn(): void {
-    for (const warning of [...this.#byDevice.values()].flatMap((engines) => engines.takeWarnings()))
-      this.#logger.warn(`fastsafetensors: ${warning}`);
+    const warnings = [...this.#byDevice.values()].flatMap((engines) => engines.takeWarnings());
+    for (const warning of warnings) this.#logger.warn(`fastsafetensors: ${warning}`);
   }
 
   #log(message: () => string): void {

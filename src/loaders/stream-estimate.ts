@@ -1,5 +1,6 @@
 import { Turns } from '../base/timers.js';
 import type { CallWatch } from '../base/waiting.js';
+import type { Device } from '../device/device.js';
 import { type Plan, SLICE } from '../transfer/plan.js';
 import type { DeviceEstimate, DeviceStreamEstimate, Estimate, StreamEstimate } from './estimate.js';
 import type { Session } from './session.js';
@@ -10,7 +11,7 @@ export interface Streaming {
   readonly inOrder: boolean;
 }
 
-/** Of a stream. As Session.estimate and Session.budgetsOf. */
+/** Of a stream. As Session.estimate and Budget.limit. */
 export async function ofStream(
   session: Session,
   plan: Plan,
@@ -18,52 +19,46 @@ export async function ofStream(
   watch: CallWatch,
 ): Promise<StreamEstimate> {
   const estimate = await session.estimate(plan, watch);
-  const budgets = await session.budgetsOf(plan);
-  const streamed = (await streamedBytes(plan, streaming)).map((bytes, device) => Math.min(bytes, budgets[device]!));
-  const largest = await largestBytes(plan);
+  const limits = await Promise.all(devicesOf(plan).map((device) => session.budgetOf(device)?.limit()));
+  const streamed = await streamedBytes(plan, streaming);
+  const parts = await partsOf(plan);
   return together(estimate, plan, (each, device) => {
-    return { ...each, streamedBytes: streamed[device]!, largestBytes: largest[device]! };
+    const most = limits[device]?.bytes ?? Number.POSITIVE_INFINITY;
+    return { ...each, streamedBytes: Math.min(streamed[device]!, most), largestBytes: parts[device]!.largest };
   });
 }
 
 /** Of parts that are copied out of what a load has, each into an allocation of its own; whole tensors are there. */
 export async function withCopies(whole: Estimate, parts: Plan): Promise<StreamEstimate> {
-  const copies = devicesOf(parts).map(() => ({ tensors: 0, bytes: 0, most: 0 }));
-  const turns = new Turns();
-  for (let item = 0; item < parts.count; ++item) {
-    const ofDevice = copies[deviceOf(parts, item)]!;
-    const copied = parts.parts?.[item] ? parts.sizes[item]! : 0;
-    ++ofDevice.tensors;
-    ofDevice.bytes += copied;
-    ofDevice.most = Math.max(ofDevice.most, copied);
-    if (turns.due()) await turns.take();
-  }
-  const largest = await largestBytes(parts);
+  const copies = await partsOf(parts);
   return together(whole, parts, ({ deviceBytes, stagingBytes }, device) => {
-    const { tensors, bytes, most } = copies[device]!;
-    const figures = { deviceBytes: deviceBytes + bytes, streamedBytes: deviceBytes + most };
-    return { ...figures, largestBytes: largest[device]!, stagingBytes, tensors };
+    const { tensors, copied, largestCopy, largest } = copies[device]!;
+    const figures = { deviceBytes: deviceBytes + copied, streamedBytes: deviceBytes + largestCopy };
+    return { ...figures, largestBytes: largest, stagingBytes, tensors };
   });
 }
 
-function devicesOf(plan: Plan): readonly unknown[] {
+/** Undefined: the one that all go to. */
+function devicesOf(plan: Plan): readonly (Device | undefined)[] {
   return plan.devices ?? [undefined];
 }
 
-function deviceOf(plan: Plan, item: number): number {
-  return plan.allocationDevices?.[plan.allocations[item]!] ?? 0;
-}
-
-/** By device of a plan: those of its largest item. */
-async function largestBytes(plan: Plan): Promise<number[]> {
-  const largest = devicesOf(plan).map(() => 0);
+/** By device of a plan: bytes of its largest item, and of those that are not all of their tensor. */
+async function partsOf(plan: Plan) {
+  const parts = devicesOf(plan).map(() => ({ tensors: 0, largest: 0, copied: 0, largestCopy: 0 }));
   const turns = new Turns();
   for (let item = 0; item < plan.count; ++item) {
-    const device = deviceOf(plan, item);
-    largest[device] = Math.max(largest[device]!, plan.sizes[item]!);
+    const ofDevice = parts[plan.allocationDevices?.[plan.allocations[item]!] ?? 0]!;
+    const bytes = plan.sizes[item]!;
+    ++ofDevice.tensors;
+    ofDevice.largest = Math.max(ofDevice.largest, bytes);
+    if (plan.parts?.[item]) {
+      ofDevice.copied += bytes;
+      ofDevice.largestCopy = Math.max(ofDevice.largestCopy, bytes);
+    }
     if (turns.due()) await turns.take();
   }
-  return largest;
+  return parts;
 }
 
 /** `of`: what each device has, by its number in the plan. */
@@ -138,7 +133,7 @@ class Held {
 
   constructor(plan: Plan) {
     this.#plan = plan;
-    this.#now = new Array<number>(plan.devices?.length ?? 1).fill(0);
+    this.#now = devicesOf(plan).map(() => 0);
     this.most = [...this.#now];
     const { allocationBatches, batchCount } = plan;
     const ends = new Uint32Array(batchCount);

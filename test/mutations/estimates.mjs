@@ -19,8 +19,8 @@ export default [
   {
     name: 'copies-count-on-their-own-device',
     file: 'src/loaders/stream-estimate.ts',
-    find: 'copies[deviceOf(parts, item)]!',
-    replace: 'copies[0]!',
+    find: 'parts[plan.allocationDevices?.[plan.allocations[item]!] ?? 0]!',
+    replace: 'parts[0]!',
     jest: 'test/estimates.test.ts',
     title: 'all is loaded, and parts are copied out of it',
   },
