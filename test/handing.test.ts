@@ -1,10 +1,10 @@
 import { setImmediate } from 'node:timers/promises';
-import { Handing, type Take } from '../src/loaders/parallel-loader';
+import { Handing, type Taking } from '../src/loaders/parallel-loader';
 
 // What hands tensors out behaves as the async generator that it stands in for.
 
 interface Source {
-  readonly source: AsyncGenerator<Take<{ n: number }>, void, void>;
+  readonly source: AsyncGenerator<Taking<{ n: number }>, void, void>;
   /** How often it was resumed, and how it ended. */
   readonly seen: { resumed: number; ended: string };
 }
@@ -18,13 +18,13 @@ function numbers(count: number, ready: number, fails = -1): Source {
     if (next === fails) throw new Error(`no ${next}`);
     return left-- > 0 && next < count ? { n: next++ } : undefined;
   };
-  const source = async function* (): AsyncGenerator<Take<{ n: number }>, void, void> {
+  const source = async function* (): AsyncGenerator<Taking<{ n: number }>, void, void> {
     try {
       while (next < count) {
         await setImmediate();
         ++seen.resumed;
         left = ready;
-        yield take;
+        yield { take };
       }
       seen.ended = 'done';
     } catch (error) {
@@ -106,11 +106,13 @@ test('throw() ends the source with its error', async () => {
 });
 
 test('after its source has thrown it is done, also for a call that was made before', async () => {
-  const source = async function* (): AsyncGenerator<Take<{ n: number }>, void, void> {
+  const source = async function* (): AsyncGenerator<Taking<{ n: number }>, void, void> {
     let ended = false;
-    yield () => {
-      if (ended) throw new Error('asked of what has ended');
-      return undefined;
+    yield {
+      take() {
+        if (ended) throw new Error('asked of what has ended');
+        return undefined;
+      },
     };
     await setImmediate();
     ended = true;

@@ -1,3 +1,5 @@
+import { keepExample } from './examples.js';
+
 /** Many texts in few objects: to make a string of each, and a Map of all, would hold the event loop. */
 
 /** Texts that are decoded together, unless they are longer than so many bytes. */
@@ -6,6 +8,10 @@ const BLOCK_BYTES = 64 * 1024;
 
 /** Texts that were packed one after the other, into a string or as UTF-8. */
 export class PackedTexts {
+  static {
+    keepExample(new PackedTexts(new Uint8Array(), new Uint32Array()));
+  }
+
   readonly #texts: string | Buffer;
   readonly #ends: Uint32Array;
   #last = -1; // index that was asked for

@@ -1,5 +1,6 @@
 import { performance as clock } from 'node:perf_hooks';
 import * as timers from 'node:timers';
+import { keepExample } from './examples.js';
 
 /**
  * The timers that this package runs on, taken when it is imported. Tests of applications replace the global ones (and
@@ -34,6 +35,10 @@ export function nextTurn(): Promise<void> {
 
 /** Gives the event loop its turns in a loop over many items: `if (turns.due()) await turns.take();` after each item. */
 export class Turns {
+  static {
+    keepExample(new Turns());
+  }
+
   readonly #every: number;
   #items = 0;
 

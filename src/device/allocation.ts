@@ -1,8 +1,9 @@
 import type { TypedArrayConstructor, TypedArrayOf } from '../base/dtype.js';
 import { FastSafetensorsError, InvalidArgumentError } from '../base/errors.js';
+import { keepExample } from '../base/examples.js';
 import { checked, native, settled } from '../native/addon.js';
 import type { NativeAllocation, NativeBudget, NativeDevice } from '../native/core.js';
-import { type Device, openDevice } from './device.js';
+import { Device, openDevice } from './device.js';
 
 /** Bytes that are copied out of JavaScript's memory in one turn of the event loop: about 0.1 ms. */
 const WRITE_PIECE = 1024 * 1024;
@@ -19,6 +20,10 @@ const WINDOW = 256 * 1024;
  * allocation and none per tensor.
  */
 export class Allocation {
+  static {
+    keepExample(new Allocation({} as NativeAllocation, Device.parse('cpu'), 0));
+  }
+
   readonly device: Device;
   readonly size: number;
   #handle: NativeAllocation;

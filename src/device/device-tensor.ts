@@ -1,9 +1,10 @@
 import { checkOptions, integer, takesAtMost } from '../base/checks.js';
 import { type DTypeName, type TypedArrayOf, typedArrayOf } from '../base/dtype.js';
 import { FastSafetensorsError, InvalidArgumentError } from '../base/errors.js';
+import { keepExample } from '../base/examples.js';
 import { checked, native, settled } from '../native/addon.js';
 import { Allocation } from './allocation.js';
-import type { Device } from './device.js';
+import { Device } from './device.js';
 import { TensorShare } from './tensor-share.js';
 
 /** Node 20 cannot make a larger ArrayBuffer over native memory. */
@@ -24,6 +25,7 @@ export interface DeviceTensorJson<D extends DTypeName = DTypeName> {
 export class DeviceTensorOf<D extends DTypeName> {
   static {
     Object.defineProperty(DeviceTensorOf, 'name', { value: 'DeviceTensor' }); // as users know it
+    keepExample(new DeviceTensorOf('', 'U8', [], 0, Device.parse('cpu'), null, 0));
   }
 
   readonly name: string;

@@ -1,8 +1,9 @@
 import { takesAtMost } from '../base/checks.js';
+import { keepExample } from '../base/examples.js';
 import { held, milliseconds, Turns } from '../base/timers.js';
-import type { CallWatch } from '../base/waiting.js';
+import type { CallWatch, Waits } from '../base/waiting.js';
 import type { DeviceTensor } from '../device/device-tensor.js';
-import { adopt, isPromise } from '../device/framework.js';
+import { adopt, type Framework, isPromise } from '../device/framework.js';
 import type { NativeHeaderFdCache } from '../native/core.js';
 import type { ShardSet } from '../safetensors/shard-set.js';
 import { type ReadOptions, readShards } from '../safetensors/shards.js';
@@ -63,11 +64,11 @@ export class ParallelLoader<T = DeviceTensor> {
       const reservation = engines.reserveEarly();
       const headerFds = engines.newHeaderFds();
       try {
-        const { load, next, startedMs } = await this.#begin(headerFds);
+        const { load, items, startedMs } = await this.#begin(headerFds);
         const meter = session.meter(load);
-        const handOut = this.#handOut(load, next);
+        const handOut = new HandOut<T>(session, load, items, this.#options);
         try {
-          do yield handOut.take;
+          do yield handOut;
           while (await handOut.more());
           await meter?.stop();
         } catch (error) {
@@ -87,7 +88,7 @@ export class ParallelLoader<T = DeviceTensor> {
     }
   }
 
-  async #begin(fdCache: NativeHeaderFdCache | undefined): Promise<{ load: Load; next: NextItem; startedMs: number }> {
+  async #begin(fdCache: NativeHeaderFdCache | undefined): Promise<{ load: Load; items: Items; startedMs: number }> {
     const session = this.#session;
     const watch = session.watch();
     const found = (paths: readonly string[]): void => session.engines.prepareEarly(paths, watch);
@@ -97,8 +98,10 @@ export class ParallelLoader<T = DeviceTensor> {
     const { window, inOrder } = this.#streaming;
     const startedMs = milliseconds();
     const load = await session.begin(plan, { window, collectReady: !inOrder }, watch);
-    const next = inOrder ? inItsOrder(load, window) : asReady(load, window, await itemsOfBatches(load.plan));
-    return { load, next, startedMs };
+    const items = inOrder
+      ? new ItemsInOrder(load, window)
+      : new ReadyItems(load, window, await itemsOfBatches(load.plan));
+    return { load, items, startedMs };
   }
 
   #read(calls: CallWatch, reading: Pick<ReadOptions, 'fdCache' | 'found'>): Promise<ShardSet> {
@@ -140,68 +143,6 @@ export class ParallelLoader<T = DeviceTensor> {
     return watch.during(ofStream(session, plan, this.#streaming, watch));
   }
 
-  #handOut(load: Load, next: NextItem): HandOut<T> {
-    const session = this.#session;
-    const { framework, borrow } = this.#options;
-    const { count } = load.plan;
-    const turns = new Turns(16); // while tensors are ready, nothing else gives the event loop any
-    const waits = session.waits();
-    let handedOut = 0;
-    let turnDue = false;
-    let adopting: { tensor: DeviceTensor; adopted: Promise<T> } | undefined;
-    let made: { tensor: DeviceTensor; adopted: T } | undefined;
-    let lent: DeviceTensor | undefined; // until the next one is asked for
-
-    const give = (tensor: DeviceTensor, adopted: T): [string, T] => {
-      if (borrow) lent = tensor;
-      return [tensor.name, adopted];
-    };
-    return {
-      take() {
-        lent?.dispose();
-        lent = undefined;
-        if (made) {
-          const { tensor, adopted } = made;
-          made = undefined;
-          return give(tensor, adopted);
-        }
-        if (handedOut === count) return undefined;
-        session.check(); // also where the next one is ready: nothing is handed out after close() or an abort
-        turnDue ||= turns.due();
-        const item = turnDue ? undefined : next();
-        if (item === undefined) return undefined;
-        const tensor = load.tensor(item);
-        load.releaseItem(item);
-        ++handedOut;
-        if (borrow) tensor.borrowed = true;
-        if (!framework) return give(tensor, tensor as T);
-        const adopted = adopt(framework, tensor);
-        if (!isPromise(adopted)) return give(tensor, adopted);
-        adopting = { tensor, adopted };
-        return undefined;
-      },
-      async more() {
-        if (adopting) {
-          const { tensor, adopted } = adopting;
-          adopting = undefined;
-          made = { tensor, adopted: await session.adopted(adopted, borrow ? tensor : undefined) };
-        } else if (handedOut === count) {
-          return false;
-        } else if (turnDue) {
-          await turns.take();
-          turnDue = false;
-        } else {
-          await held(waits.until(load.wait()));
-        }
-        return true;
-      },
-      end() {
-        waits.end();
-        lent?.dispose();
-      },
-    };
-  }
-
   /**
    * Ends iterations in progress, which reject with CLOSED; waits at most stallTimeoutMs until nothing is in flight, and
    * frees everything but the tensors.
@@ -215,37 +156,39 @@ export class ParallelLoader<T = DeviceTensor> {
   }
 }
 
-/** For Handing. */
-type Tensors<T> = AsyncGenerator<Take<[name: string, tensor: T]>, void, void>;
-
-/** A load's tensors on their way to the consumer. */
-interface HandOut<T> {
-  readonly take: Take<[name: string, tensor: T]>;
-  /** Waits until take() may give something again; false when it has given all. */
-  more(): Promise<boolean>;
-  end(): void;
+/** Items of a load in the order in which they are handed out. */
+interface Items {
+  /** The next one, undefined while it is not ready. Those before it were taken. Throws the load's error. */
+  next(): number | undefined;
 }
 
-/** The item to hand out next, undefined while it is not ready. Those before it were taken. Throws the load's error. */
-type NextItem = () => number | undefined;
+/** In their own order. The window moves on, on all devices, when the first item of a batch is asked for. */
+class ItemsInOrder implements Items {
+  readonly #load: Load;
+  readonly #window: number;
+  #item = 0;
+  #ready = 0;
+  #batch = 0;
 
-/** Items in their order. The window moves on, on all devices, when the first item of a batch is asked for. */
-function inItsOrder(load: Load, window: number): NextItem {
-  const { plan } = load;
-  let item = 0;
-  let ready = 0;
-  let batch = 0;
-  return () => {
-    if (plan.batchOf(item) > batch) {
-      batch = plan.batchOf(item);
-      load.setWindow(batch + window);
+  constructor(load: Load, window: number) {
+    this.#load = load;
+    this.#window = window;
+  }
+
+  next(): number | undefined {
+    const load = this.#load;
+    const item = this.#item;
+    const batch = load.plan.batchOf(item);
+    if (batch > this.#batch) {
+      this.#batch = batch;
+      load.setWindow(batch + this.#window);
     }
-    if (item === ready) {
+    if (item === this.#ready) {
       if (load.error) throw load.error;
-      ready = load.readyPrefix;
+      this.#ready = load.readyPrefix;
     }
-    return item < ready ? item++ : undefined;
-  };
+    return item < this.#ready ? this.#item++ : undefined;
+  }
 }
 
 async function itemsOfBatches(plan: Plan): Promise<Uint32Array> {
@@ -255,49 +198,153 @@ async function itemsOfBatches(plan: Plan): Promise<Uint32Array> {
   return items;
 }
 
-/** Items as they become ready. The window moves on when a batch and all before it were taken. `left`: of each batch. */
-function asReady(load: Load, window: number, left: Uint32Array): NextItem {
-  const { plan } = load;
-  let firstOpen = 0; // batches before it were taken whole
-  let ready: ArrayLike<number> = [];
-  let taken = 0; // of `ready`
-  return () => {
-    if (taken > 0) {
-      --left[plan.batchOf(ready[taken - 1]!)]!;
-      while (firstOpen < plan.batchCount && left[firstOpen] === 0) load.setWindow(++firstOpen + window);
+/** As they become ready. The window moves on when a batch and all before it were taken. */
+class ReadyItems implements Items {
+  readonly #load: Load;
+  readonly #window: number;
+  readonly #left: Uint32Array; // of each batch
+  #firstOpen = 0; // batches before it were taken whole
+  #ready: ArrayLike<number> = [];
+  #taken = 0; // of #ready
+
+  constructor(load: Load, window: number, itemsOfBatches: Uint32Array) {
+    this.#load = load;
+    this.#window = window;
+    this.#left = itemsOfBatches;
+  }
+
+  next(): number | undefined {
+    const load = this.#load;
+    const { plan } = load;
+    if (this.#taken > 0) {
+      --this.#left[plan.batchOf(this.#ready[this.#taken - 1]!)]!;
+      while (this.#firstOpen < plan.batchCount && this.#left[this.#firstOpen] === 0)
+        load.setWindow(++this.#firstOpen + this.#window);
     }
-    if (taken === ready.length) {
-      taken = 0;
+    if (this.#taken === this.#ready.length) {
+      this.#taken = 0;
       if (load.error) throw load.error;
-      ready = load.takeReady();
+      this.#ready = load.takeReady();
     }
-    return taken < ready.length ? ready[taken++] : undefined;
-  };
+    return this.#taken < this.#ready.length ? this.#ready[this.#taken++] : undefined;
+  }
+}
+
+/** For Handing. */
+type Tensors<T> = AsyncGenerator<Taking<[name: string, tensor: T]>, void, void>;
+
+/** A load's tensors on their way to the consumer. */
+class HandOut<T> implements Taking<[name: string, tensor: T]> {
+  static {
+    const session = { waits: () => {} } as unknown as Session;
+    const load = { plan: { count: 0 } } as Load;
+    keepExample(new HandOut(session, load, new ItemsInOrder(load, 0), {} as ParallelOptions<DeviceTensor>));
+  }
+
+  readonly #session: Session;
+  readonly #load: Load;
+  readonly #items: Items;
+  readonly #framework: Framework<T> | undefined;
+  readonly #borrow: boolean;
+  readonly #count: number;
+  readonly #turns = new Turns(16); // while tensors are ready, nothing else gives the event loop any
+  readonly #waits: Waits;
+  #handedOut = 0;
+  #turnDue = false;
+  #adopting: { tensor: DeviceTensor; adopted: Promise<T> } | undefined;
+  #made: { tensor: DeviceTensor; adopted: T } | undefined;
+  #lent: DeviceTensor | undefined; // until the next one is asked for
+
+  constructor(session: Session, load: Load, items: Items, { framework, borrow = false }: ParallelOptions<T>) {
+    this.#session = session;
+    this.#load = load;
+    this.#items = items;
+    this.#framework = framework;
+    this.#borrow = borrow;
+    this.#count = load.plan.count;
+    this.#waits = session.waits();
+  }
+
+  take(): [name: string, tensor: T] | undefined {
+    this.#lent?.dispose();
+    this.#lent = undefined;
+    if (this.#made) {
+      const { tensor, adopted } = this.#made;
+      this.#made = undefined;
+      return this.#give(tensor, adopted);
+    }
+    if (this.#handedOut === this.#count) return undefined;
+    this.#session.check(); // also where the next one is ready: nothing is handed out after close() or an abort
+    this.#turnDue ||= this.#turns.due();
+    const item = this.#turnDue ? undefined : this.#items.next();
+    if (item === undefined) return undefined;
+    const tensor = this.#load.tensor(item);
+    this.#load.releaseItem(item);
+    ++this.#handedOut;
+    if (this.#borrow) tensor.borrowed = true;
+    if (!this.#framework) return this.#give(tensor, tensor as T);
+    const adopted = adopt(this.#framework, tensor);
+    if (!isPromise(adopted)) return this.#give(tensor, adopted);
+    this.#adopting = { tensor, adopted };
+    return undefined;
+  }
+
+  #give(tensor: DeviceTensor, adopted: T): [string, T] {
+    if (this.#borrow) this.#lent = tensor;
+    return [tensor.name, adopted];
+  }
+
+  /** Waits until take() may give something again; false when it has given all. */
+  async more(): Promise<boolean> {
+    if (this.#adopting) {
+      const { tensor, adopted } = this.#adopting;
+      this.#adopting = undefined;
+      this.#made = { tensor, adopted: await this.#session.adopted(adopted, this.#borrow ? tensor : undefined) };
+    } else if (this.#handedOut === this.#count) {
+      return false;
+    } else if (this.#turnDue) {
+      await this.#turns.take();
+      this.#turnDue = false;
+    } else {
+      await held(this.#waits.until(this.#load.wait()));
+    }
+    return true;
+  }
+
+  end(): void {
+    this.#waits.end();
+    this.#lent?.dispose();
+  }
+}
+
+/** What gives values one by one. */
+export interface Taking<V> {
+  /** The next one now, undefined where it is not there yet, or the event loop is to have a turn. */
+  take(): V | undefined;
 }
 
 /**
- * Gives values one by one: the next one now, undefined where it is not there yet, or the event loop is to have a turn.
- */
-export type Take<V> = () => V | undefined;
-
-/**
- * An async generator that is as fast as its values are there. `source` yields whenever some may be, each time what
- * takes them; it is resumed when that gives none, and with what that throws. (A generator that yields each value itself
- * costs three turns of the microtask queue a value, one more for each `yield*`.)
+ * An async generator that is as fast as its values are there. `source` yields whenever some may be, each time what they
+ * are taken from; it is resumed when that gives none, and with what that throws. (A generator that yields each value
+ * itself costs three turns of the microtask queue a value, one more for each `yield*`.)
  */
 export class Handing<V extends object> implements AsyncGenerator<V, void, void> {
-  readonly #source: AsyncGenerator<Take<V>, void, void>;
-  #take: Take<V> | undefined;
+  static {
+    keepExample(new Handing((async function* () {})()));
+  }
+
+  readonly #source: AsyncGenerator<Taking<V>, void, void>;
+  #from: Taking<V> | undefined;
   #waiting: Promise<unknown> | undefined; // the last call that waits; later ones come after it
 
-  constructor(source: AsyncGenerator<Take<V>, void, void>) {
+  constructor(source: AsyncGenerator<Taking<V>, void, void>) {
     this.#source = source;
   }
 
   next(): Promise<IteratorResult<V, void>> {
-    if (this.#waiting) return this.#after(() => this.#next(this.#take));
+    if (this.#waiting) return this.#after(() => this.#next(this.#from));
     try {
-      const value = this.#take?.();
+      const value = this.#from?.take();
       if (value !== undefined) return Promise.resolve({ value, done: false });
     } catch (error) {
       return this.#after(() => this.#fail(error));
@@ -307,7 +354,7 @@ export class Handing<V extends object> implements AsyncGenerator<V, void, void> 
 
   return(): Promise<IteratorResult<V, void>> {
     return this.#after(async () => {
-      this.#take = undefined;
+      this.#from = undefined;
       await this.#source.return();
       return { value: undefined, done: true };
     });
@@ -329,24 +376,24 @@ export class Handing<V extends object> implements AsyncGenerator<V, void, void> 
     return 'AsyncGenerator';
   }
 
-  /** `take`: what to try before the source is asked. */
-  async #next(take?: Take<V>): Promise<IteratorResult<V, void>> {
+  /** `from`: what to try before the source is asked. */
+  async #next(from?: Taking<V>): Promise<IteratorResult<V, void>> {
     for (;;) {
       try {
-        const value = take?.();
+        const value = from?.take();
         if (value !== undefined) return { value, done: false };
       } catch (error) {
         return this.#fail(error);
       }
-      this.#take = undefined; // that of a source that has ended, or has thrown, gives nothing any more
+      this.#from = undefined; // that of a source that has ended, or has thrown, gives nothing any more
       const { value: more, done } = await this.#source.next();
       if (done) return { value: undefined, done };
-      this.#take = take = more;
+      this.#from = from = more;
     }
   }
 
   async #fail(error: unknown): Promise<IteratorResult<V, void>> {
-    this.#take = undefined;
+    this.#from = undefined;
     await this.#source.throw(error);
     return { value: undefined, done: true };
   }

@@ -1,8 +1,9 @@
 import { FastSafetensorsError } from '../base/errors.js';
+import { keepExample } from '../base/examples.js';
 import { after, afterRunning, milliseconds } from '../base/timers.js';
 import type { Limits } from '../base/waiting.js';
 import { Allocation } from '../device/allocation.js';
-import type { Device } from '../device/device.js';
+import { Device } from '../device/device.js';
 import { native, statusError, translated } from '../native/addon.js';
 import type { NativeLoad as Handle, NativeEngine, TransferOptions } from '../native/core.js';
 import type { BudgetLimit } from './budget-limit.js';
@@ -22,6 +23,11 @@ const unwatchDropped = new FinalizationRegistry<() => void>((unwatch) => unwatch
 
 /** A load that an engine of the core runs, as one transfer. */
 export class EngineLoad extends Load {
+  static {
+    const plan = { allocationSizes: new Float64Array() } as Plan;
+    keepExample(new EngineLoad({} as NativeEngine, {} as Handle, plan, new Uint32Array(), Device.parse('cpu')));
+  }
+
   readonly #engine: NativeEngine;
   readonly #handle: Handle;
   readonly #limit: BudgetLimit | undefined; // of its memory

@@ -1,16 +1,23 @@
 import { DTYPE_BITS, DTYPE_NAMES } from '../base/dtype.js';
+import { keepExample } from '../base/examples.js';
 import { Turns } from '../base/timers.js';
 import { type NativeMappedFile, NOT_MAPPED } from '../native/core.js';
 import type { Items } from './items.js';
-import { alignUp, MAX_ALLOCATION, Plan, SLICE } from './plan.js';
+import { alignUp, MAX_ALLOCATION, Plan, packedItems, SLICE } from './plan.js';
 
 /** Bytes: an allocation in a mapped file begins at a multiple, so that its pages are brought in whole. */
 const MAPPED_ALIGNMENT = 4096;
 /** Bytes, by dtype, at a multiple of which an array over one begins. */
 const ALIGNMENTS = DTYPE_NAMES.map((name) => Math.max(1, DTYPE_BITS[name] / 8));
 
+const none = { ...packedItems(0), inputs: [], converts: false, count: 0, isInOrder: true } as unknown as Plan;
+
 /** Places items of mapped files where they lie in these, and others one after the other in memory, batch by batch. */
 class Viewing {
+  static {
+    keepExample(new Viewing(none, [], 0));
+  }
+
   /** By item. */
   readonly allocations: Uint32Array;
   readonly destinations: Float64Array;
@@ -20,7 +27,7 @@ class Viewing {
   readonly batches: number[] = [];
   readonly files: number[] = []; // NOT_MAPPED for memory
   readonly begins: number[] = [];
-  mappedBytes = 0;
+  mappedBytes: number;
   readonly #mapped: readonly (NativeMappedFile | null)[];
   readonly #allocationBytes: number;
   #view = -1; // the present allocation of either kind
@@ -30,6 +37,7 @@ class Viewing {
   constructor({ count }: Plan, mapped: readonly (NativeMappedFile | null)[], allocationBytes: number) {
     this.allocations = new Uint32Array(count);
     this.destinations = new Float64Array(count);
+    this.mappedBytes = 0;
     this.#mapped = mapped;
     this.#allocationBytes = allocationBytes;
   }
@@ -97,13 +105,18 @@ export async function mappedPlan(
   mapped: readonly (NativeMappedFile | null)[],
   allocationBytes = MAX_ALLOCATION,
 ): Promise<Plan> {
-  const { inputs, tensors, dtypes, stored, converts, apart, files, offsets, lengths, sizes, parts, count } = plan;
+  const { count } = plan;
   const viewing = new Viewing(plan, mapped, allocationBytes);
   const turns = new Turns(1);
   for (let item = 0; item < count; item += SLICE) {
     viewing.place(plan, item, Math.min(item + SLICE, count));
     if (turns.due()) await turns.take();
   }
+  return placedBy(viewing, plan, mapped);
+}
+
+function placedBy(viewing: Viewing, plan: Plan, mapped: readonly (NativeMappedFile | null)[]): Plan {
+  const { inputs, tensors, dtypes, stored, converts, apart, files, offsets, lengths, sizes, parts } = plan;
   const { allocations, destinations } = viewing;
   const placed = Plan.ofItems(
     {
@@ -125,3 +138,5 @@ export async function mappedPlan(
   placed.proven = plan.proven;
   return placed;
 }
+
+keepExample(placedBy(new Viewing(none, [], 0), none, []));

@@ -1,6 +1,7 @@
 import type { PackedDigests } from '../base/digest.js';
 import { DTYPE_NAMES, type DTypeName } from '../base/dtype.js';
 import { FastSafetensorsError } from '../base/errors.js';
+import { keepExample } from '../base/examples.js';
 import { Turns } from '../base/timers.js';
 import type { NativePlan } from '../native/core.js';
 import { identitiesOf, type SafeTensorsMetadata } from '../safetensors/metadata.js';
@@ -82,6 +83,10 @@ function setPart({ offsets, lengths, sizes }: PackedItems, item: number, { fileO
 
 /** Places items one after the other in memory: in allocations, and batches of these, of each device its own. */
 class Placing {
+  static {
+    keepExample(new Placing([], 0));
+  }
+
   /** By allocation. */
   readonly sizes: number[] = [];
   readonly counts: number[] = []; // items
@@ -143,6 +148,8 @@ class Placing {
   }
 }
 
+type Allocated = Pick<Items, 'allocationBatches' | 'allocationSizes' | 'devices' | 'allocationDevices'>;
+
 export interface Plan extends Items {}
 
 /**
@@ -151,6 +158,10 @@ export interface Plan extends Items {}
  */
 // biome-ignore lint/suspicious/noUnsafeDeclarationMerging: the constructor assigns all of Items.
 export class Plan {
+  static {
+    keepExample(Plan.#placed({ ...packedItems(0), inputs: [], converts: false }, new Placing([], 0)));
+  }
+
   readonly count: number; // of items
   readonly bytes: number; // of all items in their files
   readonly mappedBytes: number; // of them, those that are views of mapped files
@@ -232,13 +243,17 @@ export class Plan {
       }
       first += wanted;
     }
+    return Plan.#placed({ ...items, ...(parts && { parts }), inputs, converts }, placing, placement);
+  }
+
+  static #placed(items: Omit<Items, keyof Allocated>, placing: Placing, placement?: Placement): Plan {
     const { sizes, counts, batches } = placing;
-    const allocated = {
+    const allocated: Allocated = {
       allocationBatches: Uint32Array.from(batches),
       allocationSizes: Float64Array.from(sizes),
       ...(placement && { devices: placement.devices, allocationDevices: Uint16Array.from(placing.devices) }),
     };
-    return new Plan({ ...items, ...(parts && { parts }), inputs, converts, ...allocated }, true, counts);
+    return new Plan({ ...items, ...allocated }, true, counts);
   }
 
   /**
