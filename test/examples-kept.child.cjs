@@ -3,9 +3,11 @@ const { join } = require('node:path');
 const { writeFileSync, truncateSync } = require('node:fs');
 const {
   assert,
+  fastsafeOpen,
   folder,
   main,
   ParallelLoader,
+  SafeTensorsFileLoader,
   SafeTensorsMetadata,
   writeModel,
 } = require('./support/child-helpers.cjs');
@@ -46,6 +48,18 @@ main({
       }
       await loader.close();
     }
+  },
+
+  async buffers() {
+    const loader = new SafeTensorsFileLoader();
+    await loader.addFilenames(small);
+    const buffer = await loader.copyFilesToDevice();
+    hasExample(buffer);
+    await buffer.close();
+    await loader.close();
+    const opened = await fastsafeOpen(small);
+    hasExample(opened);
+    await opened.close();
   },
 
   async plans() {

@@ -88,6 +88,10 @@ export function hashText(text: string, seed: number): number {
 
 /** Finds texts by the slots of csrc/safetensors/text_table.h: each `step`-th of them from the first on. */
 export class TextSearch {
+  static {
+    keepExample(new TextSearch(new PackedTexts('', new Uint32Array()), new Uint32Array(), 0));
+  }
+
   readonly #texts: PackedTexts;
   readonly #slots: Uint32Array;
   readonly #seed: number;

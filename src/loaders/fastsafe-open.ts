@@ -1,4 +1,5 @@
 import { checkTensorName, listOf, takesAtMost } from '../base/checks.js';
+import { keepExample } from '../base/examples.js';
 import { held, milliseconds, within } from '../base/timers.js';
 import { DEFAULT_STALL_TIMEOUT_MS } from '../base/waiting.js';
 import type { DeviceTensor } from '../device/device-tensor.js';
@@ -70,6 +71,10 @@ export async function fastsafeOpen<T = DeviceTensor>(
 }
 
 class LazyFiles<T> implements OpenFiles<T> {
+  static {
+    keepExample(new LazyFiles({ options: {} } as Session, {} as ShardSet, {}));
+  }
+
   readonly #session: Session;
   readonly #shards: ShardSet;
   readonly #options: LoaderOptions<T>;

@@ -1,5 +1,6 @@
 import { checkTensorName, takesAtMost } from '../base/checks.js';
 import { FastSafetensorsError } from '../base/errors.js';
+import { keepExample } from '../base/examples.js';
 import { held, milliseconds } from '../base/timers.js';
 import type { CallWatch } from '../base/waiting.js';
 import type { DeviceTensor } from '../device/device-tensor.js';
@@ -21,7 +22,7 @@ import { checkCopyOptions, checkLoaderOptions, type LoaderOptions } from './opti
 import { type FilesByRank, filesOfRanks, groupOf, type ProcessGroup } from './process-group.js';
 import { planOfParts, RANK_WINDOW, RankTensors } from './rank-tensors.js';
 import { Session } from './session.js';
-import { applyRules, type ShardRules } from './shard-rules.js';
+import { applyRules, type Names, type ShardRules } from './shard-rules.js';
 import { LoadedTensors } from './tensor-source.js';
 
 /** Options of one load, in place of the loader's. */
@@ -170,9 +171,9 @@ export class SafeTensorsFileLoader<T = DeviceTensor> {
   #find(name: string): { metadata: SafeTensorsMetadata; index: number } {
     const plan = this.#planned();
     checkTensorName(name);
-    const { find, unknown } = namesIn(plan, this.#shards!);
-    const item = find(name);
-    if (item === undefined) throw unknown(name);
+    const names = new TensorNames(plan, this.#shards!);
+    const item = names.find(name);
+    if (item === undefined) throw names.unknown(name);
     return { metadata: plan.metadataOf(item), index: plan.tensors[item]! };
   }
 
@@ -194,12 +195,12 @@ export class SafeTensorsFileLoader<T = DeviceTensor> {
       ? await session.race(Plan.ofTensors(this.#inputs!, { ...conversion, placement }), signal)
       : planned;
     const headerFds = [...this.#headerFds];
-    const { find } = namesIn(plan, shards);
+    const names = new TensorNames(plan, shards);
     const { framework } = this.#options;
     if (this.#pg.size > 1) {
       for (const fds of headerFds) this.#release(fds);
       const given = { ...conversion, dtype: dtype ?? this.#options.dtype, signal, onProgress };
-      return new FilesBufferOnDevice<T>(new RankTensors(session, plan, this.#pg, given), find, framework, this.#pg);
+      return new FilesBufferOnDevice<T>(new RankTensors(session, plan, this.#pg, given), names, framework, this.#pg);
     }
     const started = milliseconds();
     const watch = session.watch(signal, this.#headersMs);
@@ -222,7 +223,7 @@ export class SafeTensorsFileLoader<T = DeviceTensor> {
       }
     };
     const arrival = early ? new Arrival(load) : undefined;
-    const buffer = new FilesBufferOnDevice<T>(new LoadedTensors(load, arrival), find, framework, this.#pg);
+    const buffer = new FilesBufferOnDevice<T>(new LoadedTensors(load, arrival), names, framework, this.#pg);
     if (arrival) void whole(arrival.run()).catch((error) => arrival.fail(error));
     else await held(whole(load.complete()));
     return buffer;
@@ -266,7 +267,7 @@ export class SafeTensorsFileLoader<T = DeviceTensor> {
     takesAtMost(1, arguments, 'estimateShardedPlan');
     const whole = this.estimate();
     const plan = this.#planned();
-    const names = namesIn(plan, this.#shards!);
+    const names = new TensorNames(plan, this.#shards!);
     const watch = session.watch();
     const ranges = await session.race(applyRules(rules, 'estimateShardedPlan', plan, names, this.#pg));
     const parts = await session.race(planOfParts(session, plan, [ranges], this.#options));
@@ -315,19 +316,28 @@ export class SafeTensorsFileLoader<T = DeviceTensor> {
 }
 
 /** Finds items by the names of their tensors. */
-function namesIn(
-  plan: Plan,
-  shards: ShardSet,
-): { find(name: string): number | undefined; unknown(name: string): Error } {
-  const fileOf = (name: string): number | undefined => (shards.metadata.length === 1 ? 0 : shards.fileOf(name));
-  return {
-    find(name) {
-      const file = fileOf(name);
-      return file === undefined ? undefined : plan.itemOf(file, name);
-    },
-    unknown(name) {
-      const left = shards.fileOf(name) === undefined ? 'no file that was added has a' : 'the option filter leaves out';
-      return unknownTensor(`${left} tensor "${name}"`, name, namesOf(plan.inputs));
-    },
-  };
+class TensorNames implements Names {
+  static {
+    keepExample(new TensorNames({} as Plan, {} as ShardSet));
+  }
+
+  readonly #plan: Plan;
+  readonly #shards: ShardSet;
+
+  constructor(plan: Plan, shards: ShardSet) {
+    this.#plan = plan;
+    this.#shards = shards;
+  }
+
+  find(name: string): number | undefined {
+    const { metadata } = this.#shards;
+    const file = metadata.length === 1 ? 0 : this.#shards.fileOf(name);
+    return file === undefined ? undefined : this.#plan.itemOf(file, name);
+  }
+
+  unknown(name: string): Error {
+    const isThere = this.#shards.fileOf(name) !== undefined;
+    const left = isThere ? 'the option filter leaves out' : 'no file that was added has a';
+    return unknownTensor(`${left} tensor "${name}"`, name, namesOf(this.#plan.inputs));
+  }
 }

@@ -1,6 +1,7 @@
 import { checkTensorName, entriesOf, fail, listOf, takesAtMost } from '../base/checks.js';
 import { DTYPE_BITS, type DTypeName } from '../base/dtype.js';
 import { FastSafetensorsError, InvalidArgumentError } from '../base/errors.js';
+import { keepExample } from '../base/examples.js';
 import { unlessAborted } from '../base/waiting.js';
 import { Allocation } from '../device/allocation.js';
 import { DeviceTensor } from '../device/device-tensor.js';
@@ -14,7 +15,7 @@ import type { PartRange } from '../transfer/parts.js';
 import type { Plan } from '../transfer/plan.js';
 import { checkGetOptions, type GetOptions } from './options.js';
 import type { ProcessGroup } from './process-group.js';
-import { applyRules, blockOfRank, checkDim, type ShardRules } from './shard-rules.js';
+import { applyRules, blockOfRank, checkDim, type Names, type ShardRules } from './shard-rules.js';
 import type { TensorSource, WantedParts } from './tensor-source.js';
 
 /**
@@ -24,21 +25,21 @@ import type { TensorSource, WantedParts } from './tensor-source.js';
  * to stay open, and calls also reject with what loads reject with.
  */
 export class FilesBufferOnDevice<T = DeviceTensor> {
+  static {
+    keepExample(new FilesBufferOnDevice({} as TensorSource, {} as Names, undefined, {} as ProcessGroup));
+  }
+
   readonly #source: TensorSource;
   readonly #framework: Framework<T> | undefined;
   readonly #pg: ProcessGroup;
-  readonly #find: (name: string) => number | undefined;
+  readonly #names: Names;
   readonly #closing = new AbortController();
+  #closed = false;
 
   /** SafeTensorsFileLoader.copyFilesToDevice makes it. It ends its source. @internal */
-  constructor(
-    source: TensorSource,
-    find: (name: string) => number | undefined,
-    framework: Framework<T> | undefined,
-    pg: ProcessGroup,
-  ) {
+  constructor(source: TensorSource, names: Names, framework: Framework<T> | undefined, pg: ProcessGroup) {
     this.#source = source;
-    this.#find = find;
+    this.#names = names;
     this.#framework = framework;
     this.#pg = pg;
   }
@@ -78,7 +79,7 @@ export class FilesBufferOnDevice<T = DeviceTensor> {
   getFilename(name: string): string {
     this.#check();
     takesAtMost(1, arguments, 'getFilename');
-    const item = this.#find(name);
+    const item = this.#names.find(name);
     return item === undefined ? '' : this.#plan.metadataOf(item).path;
   }
 
@@ -224,7 +225,7 @@ export class FilesBufferOnDevice<T = DeviceTensor> {
   async *shardedPlan(rules: ShardRules): AsyncGenerator<[name: string, tensor: T], void, void> {
     this.#check();
     takesAtMost(1, arguments, 'shardedPlan');
-    const names = { find: this.#find, unknown: (name: string) => this.#unknown(name) };
+    const names = { find: (name: string) => this.#names.find(name), unknown: (name: string) => this.#unknown(name) };
     const ranges = await applyRules(rules, 'shardedPlan', this.#plan, names, this.#pg);
     for await (const tensor of this.#source.parts(ranges, this.#closing.signal, true)) {
       const { name } = tensor;
@@ -234,7 +235,8 @@ export class FilesBufferOnDevice<T = DeviceTensor> {
 
   /** Releases the memory; tensors stay valid. A second call does nothing. */
   async close(): Promise<void> {
-    if (this.#closing.signal.aborted) return;
+    if (this.#closed) return;
+    this.#closed = true;
     this.#source.end();
     this.#closing.abort(new FastSafetensorsError('CLOSED', 'the buffer was closed while a tensor was made'));
   }
@@ -305,7 +307,7 @@ export class FilesBufferOnDevice<T = DeviceTensor> {
   }
 
   #giveMade(tensor: DeviceTensor): T | Promise<T> {
-    if (!this.#closing.signal.aborted) return this.#adopt(tensor);
+    if (!this.#closed) return this.#adopt(tensor);
     tensor.dispose();
     throw this.#closing.signal.reason;
   }
@@ -336,7 +338,7 @@ export class FilesBufferOnDevice<T = DeviceTensor> {
       for (const tensor of tensors) tensor.dispose();
       throw error;
     }
-    return new Map(tensors.map((tensor) => [this.#find(tensor.name)!, tensor]));
+    return new Map(tensors.map((tensor) => [this.#names.find(tensor.name)!, tensor]));
   }
 
   /** This rank's block of a dimension, null for all of the tensor. */
@@ -347,7 +349,7 @@ export class FilesBufferOnDevice<T = DeviceTensor> {
   #item(name: string): number {
     this.#check();
     checkTensorName(name);
-    const item = this.#find(name);
+    const item = this.#names.find(name);
     if (item === undefined) throw this.#unknown(name);
     return item;
   }
@@ -358,6 +360,6 @@ export class FilesBufferOnDevice<T = DeviceTensor> {
   }
 
   #check(): void {
-    if (this.#closing.signal.aborted) throw new FastSafetensorsError('CLOSED', 'the buffer is closed');
+    if (this.#closed) throw new FastSafetensorsError('CLOSED', 'the buffer is closed');
   }
 }

@@ -51,6 +51,13 @@ function rangeOf(frame: Named, part: ShardPart, pg: ProcessGroup): PartRange | n
   return { dim: part.dim, start, stop: Math.max(bound(part.stop, size, 'stop'), start) };
 }
 
+/** Finds the items of a plan by the names of their tensors. */
+export interface Names {
+  find(name: string): number | undefined;
+  /** The error for a name that is not found. */
+  unknown(name: string): Error;
+}
+
 /**
  * Applies rules to the tensors of a plan of whole ones, by item: that of a tensor's own name, else the first pattern
  * that it matches; tensors that match none are left out. `find` is undefined for a name that there is not, which
@@ -60,7 +67,7 @@ export async function applyRules(
   rules: ShardRules,
   what: string,
   plan: Plan,
-  { find, unknown }: { find(name: string): number | undefined; unknown(name: string): Error },
+  names: Names,
   pg: ProcessGroup,
 ): Promise<Map<number, PartRange | null>> {
   const expected = 'an object or a Map of dimensions or rules, by names of tensors or patterns';
@@ -71,10 +78,10 @@ export async function applyRules(
     if (typeof given !== 'string') fail(what, expected, given);
     if (!['number', 'object', 'function'].includes(typeof rule) || rule === null)
       fail(`the rule of "${given}"`, 'a dimension, { dim, start, stop }, or a function that returns one', rule);
-    const item = find(given); // a tensor may have a star in its name
+    const item = names.find(given); // a tensor may have a star in its name
     if (item !== undefined) exact.set(item, rule);
     else if (given.includes('*')) patterns.push({ matches: patternOf(given), rule });
-    else throw unknown(given);
+    else throw names.unknown(given);
     if (turns.due()) await turns.take();
   }
   const ranges = new Map<number, PartRange | null>();

@@ -1,4 +1,5 @@
 import { DTYPE_BITS } from '../base/dtype.js';
+import { keepExample } from '../base/examples.js';
 import { held, Turns } from '../base/timers.js';
 import { unlessAborted } from '../base/waiting.js';
 import { Allocation } from '../device/allocation.js';
@@ -29,6 +30,10 @@ export interface TensorSource {
 
 /** Tensors of a load: a complete one, or one whose `arrival` tells what is ready. */
 export class LoadedTensors implements TensorSource {
+  static {
+    keepExample(new LoadedTensors({} as Load));
+  }
+
   readonly #load: Load;
   readonly #arrival: Arrival | undefined;
   readonly #turns = new Turns(64);
