@@ -1,5 +1,6 @@
 /** Waiting for what may hang: what ends it, and what is said then. */
 import { FastSafetensorsError } from './errors.js';
+import { keepExample } from './examples.js';
 import { after, afterRunning, held, milliseconds } from './timers.js';
 
 /** Calls waiting for one signal, and the listener that makes them. */
@@ -37,27 +38,41 @@ export function unlessAborted<T>(
   return waits.until(promise, abandoned, () => waits.end());
 }
 
+const isAborted = (signal: AbortSignal): boolean => signal.aborted;
+
 /** unlessAborted() for who waits again and again, one wait at a time: has its listeners from the first until end(). */
 export class Waits {
+  static {
+    keepExample(new Waits([]));
+  }
+
   readonly #signals: readonly AbortSignal[];
   readonly #stops: readonly (() => void)[];
+  // Not asked of the signals for each wait: V8 would compile that anew for those of each load.
+  #aborted: boolean;
   #abort = (): void => {}; // of the last wait
 
   constructor(signals: readonly AbortSignal[]) {
     this.#signals = signals;
-    this.#stops = signals.map((signal) => onAbort(signal, () => this.#abort()));
+    this.#aborted = signals.some(isAborted);
+    const aborted = (): void => {
+      this.#aborted = true;
+      this.#abort();
+    };
+    this.#stops = signals.map((signal) => onAbort(signal, () => aborted()));
   }
 
   /** `ended` is called in any case. */
-  until<T>(promise: Promise<T>, abandoned?: () => void, ended = (): void => {}): Promise<T> {
+  until<T>(promise: Promise<T>, abandoned?: () => void, ended?: () => void): Promise<T> {
     return new Promise<T>((resolve, reject) => {
       this.#abort = () => {
-        ended();
-        reject(this.#signals.find((signal) => signal.aborted)!.reason);
+        ended?.();
+        reject(this.#signals.find(isAborted)!.reason);
         abandoned?.();
       };
-      promise.then(resolve, reject).finally(ended);
-      if (this.#signals.some((signal) => signal.aborted)) this.#abort();
+      const settled = promise.then(resolve, reject);
+      if (ended) void settled.then(ended);
+      if (this.#aborted) this.#abort();
     });
   }
 

@@ -153,7 +153,7 @@ export class Engines {
    */
   async prepare(plan: Plan, calls: FileCalls): Promise<PreparedEngine | CopierConstructor> {
     this.#checkOpen();
-    const files = plan.inputs.map(({ metadata }) => metadata.path);
+    const files = plan.paths;
     const early = this.#chosenEarly;
     this.#choice ??= early && areSame(files, early.files) ? early.choice : this.#choose(files);
     // Loads share it, and each waits by its own limits.
@@ -198,7 +198,7 @@ export class Engines {
     if (this.budget) return false; // it would have to hold the staging of two engines
     const looked = this.#looked.get(plan);
     if (looked && milliseconds() - looked.atMs < BELIEVED_MS) return looked.cold;
-    const files = plan.inputs.map(({ metadata }) => metadata);
+    const files = plan.headers;
     const ranges = await plan.rangesOfFiles();
     const areCold = () => settled(native().areCold(files, ranges));
     const cold = await calls.call('the pages of', files[0]!.path, areCold);
@@ -390,7 +390,9 @@ export class Engines {
 }
 
 function areSame(some: readonly string[], others: readonly string[]): boolean {
-  return some.length === others.length && some.every((path, i) => path === others[i]);
+  if (some.length !== others.length) return false;
+  for (let i = 0; i < some.length; ++i) if (some[i] !== others[i]) return false;
+  return true;
 }
 
 function instead(files: readonly string[], from: string, to: string, reason: string | undefined): Fallback[] {

@@ -50,10 +50,10 @@ export async function mapFiles(
   if (!native().mapsFiles(engine))
     return unchanged(mmap ? ['copied, not mapped: only what plain reads bring into host memory can be mapped'] : []);
   const ranges = await plan.rangesOfFiles();
-  const files = plan.inputs.map(({ metadata }) => metadata);
+  const files = plan.headers;
   const least = wanted === true ? 1 : MAPPED_FROM;
   const listed = [...files.keys()].filter((file) => ranges[2 * file + 1]! - ranges[2 * file]! >= least);
-  const mapped: (NativeMappedFile | null)[] = files.map(() => null);
+  const mapped: (NativeMappedFile | null)[] = new Array(files.length).fill(null);
   const texts: string[] = [];
   const release = (): void => {
     for (const file of mapped) if (file) native().releaseMapping(file);

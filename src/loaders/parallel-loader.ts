@@ -68,8 +68,12 @@ export class ParallelLoader<T = DeviceTensor> {
         const meter = session.meter(load);
         const handOut = new HandOut<T>(session, load, items, this.#options);
         try {
-          do yield handOut;
-          while (await handOut.more());
+          for (;;) {
+            yield handOut;
+            const more = handOut.more();
+            if (!more) break;
+            await more;
+          }
           await meter?.stop();
         } catch (error) {
           meter?.rethrow();
@@ -294,21 +298,18 @@ class HandOut<T> implements Taking<[name: string, tensor: T]> {
     return [tensor.name, adopted];
   }
 
-  /** Waits until take() may give something again; false when it has given all. */
-  async more(): Promise<boolean> {
-    if (this.#adopting) {
-      const { tensor, adopted } = this.#adopting;
-      this.#adopting = undefined;
-      this.#made = { tensor, adopted: await this.#session.adopted(adopted, this.#borrow ? tensor : undefined) };
-    } else if (this.#handedOut === this.#count) {
-      return false;
-    } else if (this.#turnDue) {
-      await this.#turns.take();
-      this.#turnDue = false;
-    } else {
-      await held(this.#waits.until(this.#load.wait()));
-    }
-    return true;
+  /** Resolves when take() may give something again; undefined when it has given all. */
+  more(): Promise<void> | undefined {
+    if (this.#adopting) return this.#adopt(this.#adopting);
+    if (this.#handedOut === this.#count) return undefined;
+    if (!this.#turnDue) return held(this.#waits.until(this.#load.wait()));
+    this.#turnDue = false;
+    return this.#turns.take();
+  }
+
+  async #adopt({ tensor, adopted }: { tensor: DeviceTensor; adopted: Promise<T> }): Promise<void> {
+    this.#adopting = undefined;
+    this.#made = { tensor, adopted: await this.#session.adopted(adopted, this.#borrow ? tensor : undefined) };
   }
 
   end(): void {
@@ -335,25 +336,26 @@ export class Handing<V extends object> implements AsyncGenerator<V, void, void> 
 
   readonly #source: AsyncGenerator<Taking<V>, void, void>;
   #from: Taking<V> | undefined;
-  #waiting: Promise<unknown> | undefined; // the last call that waits; later ones come after it
+  #isWaiting = false; // a call does; later ones come after it
+  readonly #later: (() => void)[] = [];
 
   constructor(source: AsyncGenerator<Taking<V>, void, void>) {
     this.#source = source;
   }
 
   next(): Promise<IteratorResult<V, void>> {
-    if (this.#waiting) return this.#after(() => this.#next(this.#from));
+    if (this.#isWaiting) return this.#inTurn(() => this.#next(this.#from));
     try {
       const value = this.#from?.take();
       if (value !== undefined) return Promise.resolve({ value, done: false });
     } catch (error) {
-      return this.#after(() => this.#fail(error));
+      return this.#inTurn(() => this.#fail(error));
     }
-    return this.#after(() => this.#next());
+    return this.#wait();
   }
 
   return(): Promise<IteratorResult<V, void>> {
-    return this.#after(async () => {
+    return this.#inTurn(async () => {
       this.#from = undefined;
       await this.#source.return();
       return { value: undefined, done: true };
@@ -361,7 +363,7 @@ export class Handing<V extends object> implements AsyncGenerator<V, void, void> 
   }
 
   throw(error: unknown): Promise<IteratorResult<V, void>> {
-    return this.#after(() => this.#fail(error));
+    return this.#inTurn(() => this.#fail(error));
   }
 
   [Symbol.asyncIterator](): this {
@@ -374,6 +376,16 @@ export class Handing<V extends object> implements AsyncGenerator<V, void, void> 
 
   get [Symbol.toStringTag](): string {
     return 'AsyncGenerator';
+  }
+
+  /** As #inTurn, of #next(); without a function of its own for each wait, of which V8 would compile each. */
+  async #wait(): Promise<IteratorResult<V, void>> {
+    this.#isWaiting = true;
+    try {
+      return await this.#next();
+    } finally {
+      this.#pass();
+    }
   }
 
   /** `from`: what to try before the source is asked. */
@@ -399,16 +411,20 @@ export class Handing<V extends object> implements AsyncGenerator<V, void, void> 
   }
 
   /** Calls `begin` when the calls before have settled. */
-  #after(begin: () => Promise<IteratorResult<V, void>>): Promise<IteratorResult<V, void>> {
-    const call = this.#waiting ? this.#waiting.then(begin) : begin();
-    const settled = call.then(
-      () => {},
-      () => {},
-    );
-    this.#waiting = settled;
-    void settled.then(() => {
-      if (this.#waiting === settled) this.#waiting = undefined;
-    });
-    return call.then((result) => result); // one that nobody looks at is an unhandled rejection, as of a generator
+  async #inTurn(begin: () => Promise<IteratorResult<V, void>>): Promise<IteratorResult<V, void>> {
+    if (this.#isWaiting) await new Promise<void>((resolve) => this.#later.push(resolve));
+    this.#isWaiting = true;
+    try {
+      return await begin();
+    } finally {
+      this.#pass();
+    }
+  }
+
+  /** The turn to the next call. */
+  #pass(): void {
+    const later = this.#later.shift();
+    if (later) later();
+    else this.#isWaiting = false;
   }
 }

@@ -213,7 +213,7 @@ export class Session {
         )
       : begun[0]!.load;
     const copiers = begun.map(({ copier }) => copier);
-    const files = new Set(plan.inputs.map(({ metadata }) => metadata)).size; // some may be there twice
+    const files = new Set(plan.headers).size; // some may be there twice
     this.#reporter.begin(listed(copiers), listed(parts.map((part) => part.device.toString())), files);
     for (const { fallbacks } of begun) this.#reporter.addFallbacks(fallbacks);
     this.#loadNotes = [...new Set(begun.flatMap(({ notes }) => notes))];
@@ -233,7 +233,7 @@ export class Session {
    */
   async #giveDigests(plan: Plan, watch: CallWatch): Promise<string[]> {
     const { checksum = 'auto' } = this.options;
-    const wanted = checksum === 'auto' ? plan.inputs.some(({ metadata }) => metadata.hasSums) : checksum;
+    const wanted = checksum === 'auto' ? plan.hasSums : checksum;
     if (!wanted) return [];
     this.#integrity ??= new Integrity(this.options);
     return this.#integrity.prepare(plan, watch);

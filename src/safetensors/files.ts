@@ -46,16 +46,24 @@ export interface ResolvedFiles {
   readonly checkUnchanged?: () => Promise<void>;
 }
 
+function pathOfFile(file: string | URL): string {
+  return pathOf(file, 'files');
+}
+
+function isIndex(path: string): boolean {
+  return path.endsWith('.json');
+}
+
 /** NO_FILES, INVALID_INDEX, MISSING_SHARD, UNSAFE_SHARD_PATH, IO_ERROR or INVALID_ARGUMENT. */
 export async function resolveFiles(given: Files, options: FilesOptions = {}): Promise<ResolvedFiles> {
   const files = listedFiles(given);
   if (typeof files === 'string' || isUrl(files)) return resolvePath(pathOf(files, 'files'), options);
   if (files.length === 0)
     throw new FastSafetensorsError('NO_FILES', 'files: the list is empty, expected at least one path');
-  const paths = files.map((file) => pathOf(file, 'files'));
+  const paths = files.map(pathOfFile);
   if (paths.length === 1) return resolvePath(paths[0]!, options);
   // With an index among the files, nobody could tell which tensors come from where.
-  const index = paths.find((path) => path.endsWith('.json'));
+  const index = paths.find(isIndex);
   if (index !== undefined) {
     throw new InvalidArgumentError(`files: "${index}" is an index; pass it alone, it names its shards itself`);
   }

@@ -5,7 +5,7 @@ import { checkIndex, joinByIndex } from './index-join.js';
 import { type HeaderOptions, SafeTensorsMetadata } from './metadata.js';
 import { type HeaderOf, headersOfNames } from './names-of-no-file.js';
 import type { ShardIndex } from './shard-index.js';
-import { duplicate, type ShardSet } from './shard-set.js';
+import { duplicate, type ShardSet, type ShardTensors } from './shard-set.js';
 
 /** Headers read at a time: each is one round trip or two on a distributed file system. */
 const HEADERS_AT_A_TIME = 8;
@@ -73,6 +73,11 @@ export async function readHeaders(
   return metadata;
 }
 
+/** All tensors of a file. */
+function wholeFile(metadata: SafeTensorsMetadata): ShardTensors {
+  return { metadata, selection: null };
+}
+
 /**
  * Joins the headers of all files. On return each tensor is in exactly one file: DUPLICATE_TENSOR. With an index, it
  * decides which and whether: see joinByIndex.
@@ -83,7 +88,7 @@ export async function joinShards(
   rule: IndexRule = 'decides',
 ): Promise<ShardSet> {
   if (index && rule === 'decides') return joinByIndex(metadata, index);
-  const inputs = metadata.map((file) => ({ metadata: file, selection: null }));
+  const inputs = metadata.map(wholeFile);
   const [only] = metadata;
   if (metadata.length === 1 && !index)
     return { metadata, inputs, notes: [], fileOf: (name) => (only!.has(name) ? 0 : undefined) };

@@ -117,7 +117,7 @@ export class EngineLoad extends Load {
   #fail(code: 'STALLED' | 'TIMEOUT', what: string, advice: string): void {
     if (this.error || this.drained) return;
     const arrived = `${this.bytesLoaded} of ${this.plan.bytes} bytes had arrived`;
-    const [path] = this.plan.inputs.map(({ metadata }) => metadata.path);
+    const [path] = this.plan.paths;
     this.cancel(new FastSafetensorsError(code, `${path}: ${what}; ${arrived}; ${advice}`, { path }));
   }
 

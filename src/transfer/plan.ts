@@ -4,6 +4,7 @@ import { FastSafetensorsError } from '../base/errors.js';
 import { keepExample } from '../base/examples.js';
 import { Turns } from '../base/timers.js';
 import type { NativePlan } from '../native/core.js';
+import type { NativeFileIdentity } from '../native/packed.js';
 import { identitiesOf, type SafeTensorsMetadata } from '../safetensors/metadata.js';
 import { placeOf } from '../safetensors/shard-set.js';
 import { convertItems } from './convert-items.js';
@@ -186,12 +187,7 @@ export class Plan {
     this.mappedBytes = mappedBytes;
     this.deviceBytes = sumOf(items.allocationSizes);
     this.batchCount = items.allocationBatches.reduce((most, batch) => Math.max(most, batch), -1) + 1;
-    let first = 0;
-    this.#firstItems = items.inputs.map((input) => {
-      const item = first;
-      first += countOf(input);
-      return item;
-    });
+    this.#firstItems = firstsOf(items.inputs);
   }
 
   /**
@@ -215,7 +211,7 @@ export class Plan {
       placement?: Placement;
     } & Conversion = {},
   ): Promise<Plan> {
-    const count = inputs.reduce((sum, input) => sum + countOf(input), 0);
+    const count = inputs.map(countOf).reduce((sum, tensors) => sum + tensors, 0);
     const items = await packedItemsInTurns(count);
     const turns = new Turns(1);
     const parts = partOf && new Array<Part | null>(count).fill(null);
@@ -418,15 +414,25 @@ export class Plan {
     return nearest < 0 ? undefined : this.metadataOf(nearest).nameAt(this.tensors[nearest]!);
   }
 
+  /** The headers of its files. */
+  get headers(): SafeTensorsMetadata[] {
+    return this.inputs.map(headerOf);
+  }
+
+  get paths(): string[] {
+    return this.inputs.map(pathOf);
+  }
+
+  /** Whether some file has digests of its tensors. */
+  get hasSums(): boolean {
+    return this.inputs.some(hasSums);
+  }
+
   /** The plan as the addon takes it. INVALID_ARGUMENT for a header from a buffer. */
   toNative(): NativePlan {
-    const identities = this.inputs.map(({ metadata: { identity } }) => {
-      if (identity) return identity;
-      throw new FastSafetensorsError('INVALID_ARGUMENT', 'a header made from a buffer names no file to load from');
-    });
     return {
-      paths: this.inputs.map(({ metadata }) => metadata.path),
-      identities: identitiesOf(identities),
+      paths: this.paths,
+      identities: identitiesOf(this.inputs.map(identityOf)),
       allocationSizes: this.allocationSizes,
       allocationBatches: this.allocationBatches,
       itemFiles: this.files,
@@ -446,9 +452,40 @@ export class Plan {
   }
 }
 
+// Of an input. Not within the functions that call them for each: what V8 compiles of a function goes with the last one
+// that was made of it.
+
 /** How many tensors of a file are wanted. */
 function countOf({ metadata, selection }: PlanInput): number {
   return selection?.length ?? metadata.tensorCount;
+}
+
+function headerOf({ metadata }: PlanInput): SafeTensorsMetadata {
+  return metadata;
+}
+
+function pathOf({ metadata }: PlanInput): string {
+  return metadata.path;
+}
+
+function hasSums({ metadata }: PlanInput): boolean {
+  return metadata.hasSums;
+}
+
+function identityOf({ metadata: { identity } }: PlanInput): NativeFileIdentity {
+  if (identity) return identity;
+  throw new FastSafetensorsError('INVALID_ARGUMENT', 'a header made from a buffer names no file to load from');
+}
+
+/** The first item of each. */
+function firstsOf(inputs: readonly PlanInput[]): number[] {
+  const firsts: number[] = [];
+  let first = 0;
+  for (const input of inputs) {
+    firsts.push(first);
+    first += countOf(input);
+  }
+  return firsts;
 }
 
 function sumOf(values: Float64Array): number {
