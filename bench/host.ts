@@ -30,7 +30,14 @@ const ROWS: Readonly<Record<string, { files: number; tensors: number }>> = {
   '1,000 files': { files: 1000, tensors: 1 },
   '50,000 tensors': { files: 1, tensors: 50_000 },
 };
-const OURS = ['mapped, streamed', 'mapped, whole', 'copied, streamed', 'copied, whole', 'lazy, one by one'];
+const OURS = [
+  'default, streamed',
+  'mapped, streamed',
+  'mapped, whole',
+  'copied, streamed',
+  'copied, whole',
+  'lazy, one by one',
+];
 const COLD = ['default, streamed', 'mapped, streamed', 'copied, streamed'];
 const OLDER = 'safetensors==0.8.0';
 /** Each with the function of host_peers.py that loads, and a package of another version. */
@@ -55,6 +62,10 @@ const UNMAPPED_MS = 200;
 /** New processes of each way. */
 const FIRSTS = 3;
 const MAPPED = /^mapp|^safetensors.*mapped/;
+/** As those, where the files are warm. */
+const DEFAULT = /^default/;
+/** Characters that fio takes as names of files. */
+const FIO_NAMES = 4096;
 const BUILD = join(__dirname, '..', '..', 'build', 'cmake');
 const SOURCES = join(__dirname, '..', '..', 'bench');
 
@@ -117,9 +128,9 @@ async function measure(options: Options): Promise<void> {
     const own = mkdtempSync(join(options.folder, 'fastsafetensors-bench-'));
     try {
       const files = writeFiles(own, shape, Number(options.mib) * MIB);
-      const ways = await waysOf(options, peers, (name) => chosen(name, options.only));
+      const ways = await waysOf(files, options, peers, (name) => chosen(name, options.only));
       for (const found of await measureRow(row, files, ways, options)) figures.push(found);
-      for (const found of figures.filter((other) => other.row === row)) print(found, figures);
+      for (const found of figures.filter((other) => other.row === row)) print(found, figures, options);
     } finally {
       rmSync(own, { recursive: true });
     }
@@ -133,13 +144,14 @@ async function measure(options: Options): Promise<void> {
 }
 
 async function waysOf(
+  files: readonly string[],
   { cold, peers: asked }: Options,
   peers: ReturnType<typeof pythonPeers>,
   chosen: (name: string) => boolean,
 ): Promise<Map<string, Way>> {
   const ways = new Map<string, Way>();
   for (const name of ['mapping_floor', 'copying_floor']) if (chosen(name)) ways.set(name, floor(name));
-  if (cold && chosen('fio')) addFio(ways);
+  if (cold && chosen('fio')) addFio(ways, files);
   for (const name of [...(cold ? COLD : OURS), 'fs.readFileSync']) {
     if (chosen(name))
       ways.set(name, await child(process.execPath, ['--expose-gc', join(__dirname, 'host-child.js'), name]));
@@ -172,15 +184,20 @@ function floor(program: string): Way {
 }
 
 /** Direct reads of 1 MiB, 16 at a time, as a cold load makes them. */
-function addFio(ways: Map<string, Way>): void {
+function addFio(ways: Map<string, Way>, files: readonly string[]): void {
+  const filename = files.join(':');
+  if (filename.length > FIO_NAMES) {
+    console.log(`left out: fio: it takes no list of ${files.length} files`);
+    return;
+  }
   if (spawnSync('fio', ['--version']).status !== 0) {
     console.log('left out: fio: it is not installed (apt-get install fio)');
     return;
   }
   const job = ['--name=read', '--rw=read', '--readonly', '--direct=1', '--bs=1M', '--ioengine=libaio', '--iodepth=16'];
   ways.set('fio', {
-    load: async (files) => {
-      const args = [...job, '--output-format=json', `--filename=${files.join(':')}`];
+    load: async () => {
+      const args = [...job, '--output-format=json', `--filename=${filename}`];
       const { stdout, stderr, status } = spawnSync('fio', args, { encoding: 'utf8' });
       if (status !== 0) throw new Error(`fio failed: ${stderr}`);
       const { jobs } = JSON.parse(stdout.slice(stdout.indexOf('{'))) as { jobs: { read: { runtime: number } }[] };
@@ -239,22 +256,25 @@ async function measureRow(
   const loads = empty<Load>();
   const again = empty<number>();
   const order = [...ways];
-  for (let round = 0; round < FIRSTS + Number(rounds); ++round) {
-    const turn = round % ways.size; // none always follows the same other
-    for (const [name, way] of [...order.slice(turn), ...order.slice(0, turn)]) {
-      if (round > 0 && round < FIRSTS) await way.renew();
-      await sleep(UNMAPPED_MS);
-      if (cold && spawnSync(join(BUILD, 'drop_cache'), [...files]).status !== 0) throw new Error('drop_cache failed');
-      // Else the first load after a pause pays for memory that a virtual machine's host has taken back.
-      if (!MAPPED.test(name)) spawnSync(join(BUILD, 'touch_memory'), [String(Math.ceil(bytes * 1.25)), 'now']);
-      (round < FIRSTS ? firsts : loads).get(name)!.push(await way.load(files));
-      if (!cold && round >= FIRSTS) again.get(name)!.push((await way.load(files)).seconds);
+  try {
+    for (let round = 0; round < FIRSTS + Number(rounds); ++round) {
+      const turn = round % ways.size; // none always follows the same other
+      for (const [name, way] of [...order.slice(turn), ...order.slice(0, turn)]) {
+        if (round > 0 && round < FIRSTS) await way.renew();
+        await sleep(UNMAPPED_MS);
+        if (cold && spawnSync(join(BUILD, 'drop_cache'), [...files]).status !== 0) throw new Error('drop_cache failed');
+        // Else the first load after a pause pays for memory that a virtual machine's host has taken back.
+        if (!isMapped(name, cold)) spawnSync(join(BUILD, 'touch_memory'), [String(Math.ceil(bytes * 1.25)), 'now']);
+        (round < FIRSTS ? firsts : loads).get(name)!.push(await way.load(files));
+        if (!cold && round >= FIRSTS) again.get(name)!.push((await way.load(files)).seconds);
+      }
     }
+  } finally {
+    for (const way of ways.values()) way.end();
   }
-  for (const way of ways.values()) way.end();
   const pageBytes = await pagesOf(files);
   return [...loads].map(([way, others]) => {
-    const leastBytes = MAPPED.test(way) ? pageBytes : bytes;
+    const leastBytes = isMapped(way, cold) ? pageBytes : bytes;
     const first = medians(firsts.get(way)!);
     const later = { ...medians(others), bytes };
     if (first.bytes === 0) return { row, way, later, leastBytes };
@@ -263,6 +283,11 @@ async function measureRow(
     const followers = followed.length > 0 && { againSeconds: median(followed) };
     return { row, way, first, later, leastBytes, ...followers };
   });
+}
+
+/** Whether a way's tensors are views of the files. */
+function isMapped(way: string, cold = false): boolean {
+  return MAPPED.test(way) || (!cold && DEFAULT.test(way));
 }
 
 /** Bytes of the pages that hold data of the files. */
@@ -288,8 +313,12 @@ function medians(loads: readonly Load[]): Load {
 }
 
 /** A line of the table. The share is of the floor that belongs to the way: of mapping, else of what copies. */
-function print({ row, way, first, later, leastBytes, againSeconds }: Figures, all: readonly Figures[]): void {
-  const floors = MAPPED.test(way) ? ['mapping_floor'] : ['fio', 'copying_floor'];
+function print(
+  { row, way, first, later, leastBytes, againSeconds }: Figures,
+  all: readonly Figures[],
+  { cold }: Options,
+): void {
+  const floors = isMapped(way, cold) ? ['mapping_floor'] : ['fio', 'copying_floor'];
   const least = floors.map((name) => all.find((other) => other.row === row && other.way === name)).find(Boolean);
   const rate = (seconds: number): string => `${(later.bytes / seconds / 1e9).toFixed(2)} GB/s`.padStart(11);
   const parts = [row.padEnd(15), way.padEnd(22), rate(later.seconds)];
