@@ -69,9 +69,9 @@ bool ActiveTransfer::NextFileToOpen(uint32_t* file) {
   const size_t first = file_first_[files_opened_];
   if (first >= allowed) return false;
   // The file at the cursor is opened however many are open: a plan may interleave more files than are opened ahead.
-  const size_t ahead = files_opened_ - files_done_;
-  if (ahead <= kOpenAhead / 2) opens_ahead_ = true;
-  if (ahead >= kOpenAhead) opens_ahead_ = false;
+  while (files_reached_ < files_opened_ && file_first_[files_reached_] <= cursor.item) ++files_reached_;
+  if (files_opened_ - files_reached_ <= kOpenAhead / 2) opens_ahead_ = true;
+  if (files_opened_ >= files_done_ + kOpenAhead) opens_ahead_ = false;
   if (!opens_ahead_ && first > cursor.item) return false;
   *file = file_sequence_[files_opened_++];
   return true;

@@ -90,6 +90,7 @@ class ActiveTransfer {
   std::vector<uint32_t> file_sequence_;       // files in the order of their first item that has bytes
   std::vector<size_t> file_first_;            // that item, by position in file_sequence_
   size_t files_opened_ = 0, files_done_ = 0;  // files being or been opened or put off; with every read started
+  size_t files_reached_ = 0;                  // by the cursor, of those that were opened
   bool opens_ahead_ = true;  // several at a time, as each wakes a thread: those that copy lose a processor to it
   std::map<size_t, Status> put_off_;  // by position in file_sequence_
 };

@@ -236,8 +236,8 @@ export class FilesBufferOnDevice<T = DeviceTensor> {
   /** Releases the memory; tensors stay valid. A second call does nothing. */
   async close(): Promise<void> {
     if (this.#closed) return;
-    this.#closed = true;
     this.#source.end();
+    this.#closed = true;
     this.#closing.abort(new FastSafetensorsError('CLOSED', 'the buffer was closed while a tensor was made'));
   }
 
