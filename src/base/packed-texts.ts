@@ -1,6 +1,5 @@
-import { keepExample } from './examples.js';
-
 /** Many texts in few objects: to make a string of each, and a Map of all, would hold the event loop. */
+import { keepExample } from './examples.js';
 
 /** Texts that are decoded together, unless they are longer than so many bytes. */
 const BLOCK = 64;

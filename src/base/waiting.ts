@@ -55,11 +55,12 @@ export class Waits {
   constructor(signals: readonly AbortSignal[]) {
     this.#signals = signals;
     this.#aborted = signals.some(isAborted);
-    const aborted = (): void => {
-      this.#aborted = true;
-      this.#abort();
-    };
-    this.#stops = signals.map((signal) => onAbort(signal, () => aborted()));
+    this.#stops = signals.map((signal) =>
+      onAbort(signal, () => {
+        this.#aborted = true;
+        this.#abort();
+      }),
+    );
   }
 
   /** `ended` is called in any case. */

@@ -92,7 +92,7 @@ export class ParallelLoader<T = DeviceTensor> {
     }
   }
 
-  async #begin(fdCache: NativeHeaderFdCache | undefined): Promise<{ load: Load; items: Items; startedMs: number }> {
+  async #begin(fdCache: NativeHeaderFdCache | undefined): Promise<{ load: Load; items: NextItems; startedMs: number }> {
     const session = this.#session;
     const watch = session.watch();
     const found = (paths: readonly string[]): void => session.engines.prepareEarly(paths, watch);
@@ -161,13 +161,13 @@ export class ParallelLoader<T = DeviceTensor> {
 }
 
 /** Items of a load in the order in which they are handed out. */
-interface Items {
+interface NextItems {
   /** The next one, undefined while it is not ready. Those before it were taken. Throws the load's error. */
   next(): number | undefined;
 }
 
 /** In their own order. The window moves on, on all devices, when the first item of a batch is asked for. */
-class ItemsInOrder implements Items {
+class ItemsInOrder implements NextItems {
   readonly #load: Load;
   readonly #window: number;
   #item = 0;
@@ -203,7 +203,7 @@ async function itemsOfBatches(plan: Plan): Promise<Uint32Array> {
 }
 
 /** As they become ready. The window moves on when a batch and all before it were taken. */
-class ReadyItems implements Items {
+class ReadyItems implements NextItems {
   readonly #load: Load;
   readonly #window: number;
   readonly #left: Uint32Array; // of each batch
@@ -247,7 +247,7 @@ class HandOut<T> implements Taking<[name: string, tensor: T]> {
 
   readonly #session: Session;
   readonly #load: Load;
-  readonly #items: Items;
+  readonly #items: NextItems;
   readonly #framework: Framework<T> | undefined;
   readonly #borrow: boolean;
   readonly #count: number;
@@ -259,7 +259,7 @@ class HandOut<T> implements Taking<[name: string, tensor: T]> {
   #made: { tensor: DeviceTensor; adopted: T } | undefined;
   #lent: DeviceTensor | undefined; // until the next one is asked for
 
-  constructor(session: Session, load: Load, items: Items, { framework, borrow = false }: ParallelOptions<T>) {
+  constructor(session: Session, load: Load, items: NextItems, { framework, borrow = false }: ParallelOptions<T>) {
     this.#session = session;
     this.#load = load;
     this.#items = items;

@@ -27,7 +27,7 @@ class Viewing {
   readonly batches: number[] = [];
   readonly files: number[] = []; // NOT_MAPPED for memory
   readonly begins: number[] = [];
-  mappedBytes: number;
+  mappedBytes: number; // not 0 from the beginning: see keepExample()
   readonly #mapped: readonly (NativeMappedFile | null)[];
   readonly #allocationBytes: number;
   #view = -1; // the present allocation of either kind
