@@ -6,6 +6,7 @@
         "csrc/base/digest.cc",
         "csrc/base/metrics.cc",
         "csrc/base/exit_gate.cc",
+        "csrc/base/fd_table.cc",
         "csrc/base/fd_turn.cc",
         "csrc/base/fd_socket.cc",
         "csrc/base/file_hole.cc",

@@ -1,4 +1,5 @@
-// Loads thousands of small files under a low limit of open files.
+// Loads many small files.
+const { readFileSync } = require('node:fs');
 const {
   assert,
   fastsafeOpen,
@@ -33,5 +34,13 @@ main({
     (await opened.getTensor(`f${files.length - 1}.1`)).dispose();
     await opened.close();
     await nothingHeld();
+  },
+
+  async table(_, count) {
+    const files = Array.from({ length: Number(count) }, (_, i) => writeModel(`f${i}`, 1, 8, i));
+    const loader = new ParallelLoader({ files });
+    for await (const [, tensor] of loader) tensor.dispose();
+    const size = () => Number(/^FDSize:\s+(\d+)/m.exec(readFileSync('/proc/self/status', 'latin1'))[1]);
+    while (size() < files.length) await new Promise((resolve) => setTimeout(resolve, 10)); // the test has a limit
   },
 });

@@ -3,6 +3,7 @@
 #include <atomic>
 #include <vector>
 
+#include "base/fd_table.h"
 #include "napi/async_work.h"
 #include "napi/bindings.h"
 #include "napi/header_values.h"
@@ -98,6 +99,9 @@ Napi::Value ProgressOf(const Napi::CallbackInfo& info) {
   return Napi::Number::New(info.Env(), static_cast<double>(FromExternal<std::atomic<uint64_t>>(info[0])->load()));
 }
 
+// expectDescriptors(count): see fd_table.h
+void ExpectDescriptorsJs(const Napi::CallbackInfo& info) { ExpectDescriptors(info[0].As<Napi::Number>()); }
+
 // newHeaderFdCache(): External, for readHeader to keep files open in until their data is read
 Napi::Value NewHeaderFdCache(const Napi::CallbackInfo& info) {
   return ToExternal(info.Env(), std::make_shared<HeaderFdCache>());
@@ -178,6 +182,7 @@ void ExportHeaders(Napi::Env env, Napi::Object exports) {
   Export<ReadHeadersJs>(env, exports, "readHeaders");
   Export<NewProgress>(env, exports, "newProgress");
   Export<ProgressOf>(env, exports, "progressOf");
+  Export<ExpectDescriptorsJs>(env, exports, "expectDescriptors");
   Export<NewHeaderFdCache>(env, exports, "newHeaderFdCache");
   Export<CloseHeaderFdCache>(env, exports, "closeHeaderFdCache");
   Export<ParseHeaderJs>(env, exports, "parseHeader");

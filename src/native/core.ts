@@ -197,6 +197,7 @@ export interface CoreAddon {
   ): Promise<{ headers: PackedHeader[]; error: StatusObject | null }>;
   newProgress(): NativeProgress;
   progressOf(progress: NativeProgress): number;
+  expectDescriptors(count: number): void;
   newHeaderFdCache(): NativeHeaderFdCache;
   closeHeaderFdCache(fdCache: NativeHeaderFdCache): Promise<void>;
   parseHeader(bytes: Uint8Array, allowTrailingBytes: boolean): Promise<PackedHeader>;

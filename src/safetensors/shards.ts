@@ -1,5 +1,6 @@
 import { TextNumbers } from '../base/packed-texts.js';
 import { Turns } from '../base/timers.js';
+import { native } from '../native/addon.js';
 import { type Files, type FilesOptions, listedFiles, resolveFiles } from './files.js';
 import { checkIndex, joinByIndex } from './index-join.js';
 import { type HeaderOptions, SafeTensorsMetadata } from './metadata.js';
@@ -16,6 +17,10 @@ export type IndexRule = 'decides' | 'strict';
 /** Up to so many files, each header is a call of its own; of more, so many are one call at most. */
 const FILES_OF_ONE_CALL = 64;
 const MOST_IN_CALL = 16;
+
+/** For so many files the process's table of descriptors has room from its beginning on; for what else it has open. */
+const FEW_FILES = 32;
+const OPEN_BESIDES = 128;
 
 export interface ReadOptions extends FilesOptions, HeaderOptions {
   readonly index?: IndexRule;
@@ -51,6 +56,8 @@ export async function readHeaders(
 ): Promise<SafeTensorsMetadata[]> {
   const metadata = new Array<SafeTensorsMetadata>(paths.length);
   let next = 0;
+  // With what the process has open besides. A load has them all open at a time where it maps them.
+  if (options.fdCache && paths.length > FEW_FILES) native().expectDescriptors(paths.length + OPEN_BESIDES);
   // Of many files some are one call, since each costs the event loop as much as a header.
   const inCall = Math.min(Math.ceil(paths.length / FILES_OF_ONE_CALL), MOST_IN_CALL);
   const worker = async (): Promise<void> => {

@@ -111,4 +111,26 @@ export default [
     jest: 'test/opened-files.test.ts',
     title: 'an iteration that ends early or fails lets go of them',
   },
+  {
+    name: 'nobody-says-how-many-files-there-are',
+    file: 'src/safetensors/shards.ts',
+    find: 'if (options.fdCache && paths.length > FEW_FILES)',
+    replace: 'if (paths.length < 0)',
+    jest: 'test/many-files.test.ts',
+    title: 'the table of descriptors has room for all files of a load before they are open',
+  },
+  {
+    name: 'the-table-does-not-grow',
+    file: 'csrc/base/fd_table.cc',
+    find: 'fcntl(any, F_DUPFD_CLOEXEC, last)',
+    replace: 'fcntl(any, F_DUPFD_CLOEXEC, last / 8)',
+    native: 'FdTableTest.HasRoomForWhatIsExpected:FdTableTest.StaysWithinTheLimit',
+  },
+  {
+    name: 'more-descriptors-than-the-limit-are-expected',
+    file: 'csrc/base/fd_table.cc',
+    find: 'std::min({rlim_t{count}, kMost, limit.rlim_cur})',
+    replace: 'std::min(rlim_t{count}, kMost)',
+    native: 'FdTableTest.StaysWithinTheLimit',
+  },
 ];

@@ -1,0 +1,54 @@
+// The table of descriptors grows once, ahead of those that come.
+#include "base/fd_table.h"
+
+#include <gtest/gtest.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <chrono>
+#include <fstream>
+#include <string>
+#include <thread>
+
+#include "base/metrics.h"
+
+namespace fst {
+namespace {
+
+size_t TableSize() {
+  std::ifstream status("/proc/self/status");
+  for (std::string line; std::getline(status, line);)
+    if (line.rfind("FDSize:", 0) == 0) return std::stoul(line.substr(7));
+  return 0;
+}
+
+bool GrowsTo(size_t count) {
+  for (int i = 0; i < 1000 && TableSize() < count; ++i) std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  return TableSize() >= count;
+}
+
+TEST(FdTableTest, HasRoomForWhatIsExpected) {
+  const size_t count = 4 * TableSize();
+  rlimit limit;
+  ASSERT_EQ(getrlimit(RLIMIT_NOFILE, &limit), 0);
+  if (limit.rlim_cur < count) GTEST_SKIP() << "this process may have only " << limit.rlim_cur << " descriptors";
+  const auto files = Metrics::Get().open_files.load();
+  ExpectDescriptors(static_cast<uint32_t>(count));
+  EXPECT_TRUE(GrowsTo(count)) << TableSize();
+  EXPECT_EQ(Metrics::Get().open_files.load(), files);
+}
+
+TEST(FdTableTest, StaysWithinTheLimit) {
+  rlimit limit, low;
+  ASSERT_EQ(getrlimit(RLIMIT_NOFILE, &limit), 0);
+  low = limit;
+  low.rlim_cur = std::min<rlim_t>(limit.rlim_cur, 8 * TableSize());
+  ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &low), 0);
+  ExpectDescriptors(1 << 30);
+  EXPECT_TRUE(GrowsTo(low.rlim_cur)) << TableSize();
+  ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &limit), 0);
+}
+
+}  // namespace
+}  // namespace fst
