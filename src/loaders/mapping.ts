@@ -61,15 +61,18 @@ export async function mapFiles(
   const part = Math.max(1, Math.ceil(listed.length / CALLS));
   const calls = Array.from({ length: Math.ceil(listed.length / part) }, async (_, call) => {
     const these = listed.slice(call * part, (call + 1) * part);
-    const theirRanges = Float64Array.from(these.flatMap((file) => [ranges[2 * file]!, ranges[2 * file + 1]!]));
+    const theirRanges = Float64Array.from(
+      { length: 2 * these.length },
+      (_, i) => ranges[2 * these[i >> 1]! + (i & 1)]!,
+    );
     const paths = these.map((file) => files[file]!.path);
     const identities = identitiesOf(these.map((file) => files[file]!.identity!));
     const found = await watch.call('the pages of', paths[0]!, () =>
       translated(native().mapFiles(paths, identities, theirRanges, wanted === true)),
     );
-    for (const [i, file] of these.entries()) {
-      mapped[file] = found.files[i]!;
-      texts[file] = found.texts[i]!;
+    for (let i = 0; i < these.length; ++i) {
+      mapped[these[i]!] = found.files[i]!;
+      texts[these[i]!] = found.texts[i]!;
     }
   });
   const failed = (await Promise.allSettled(calls)).find((call) => call.status === 'rejected');

@@ -71,19 +71,19 @@ export class SafeTensorsMetadata {
   readonly #names: PackedTexts | undefined; // of names in bytes
   readonly #search: TextSearch | undefined; // in place of #indices
   readonly #packedMetadata: PackedTextMap | undefined; // in place of #metadata
-  // Both tables hold the first `size` entries and grow when more are asked for.
-  readonly #metadata = new Map<string, string>();
-  readonly #indices = new Map<string, number>();
+  // Both tables hold the first `size` entries and grow when more are asked for. Of a thousand files most need neither.
+  #metadata: Map<string, string> | undefined;
+  #indices: Map<string, number> | undefined;
 
   /** @internal Use fromFile, fromBuffer or, in this package, fromNative. */
-  constructor(header: NativeHeader, path: string) {
+  constructor(header: NativeHeader, path: string, identity = header.identity) {
     this.path = path;
     this.headerLength = header.headerLength;
     this.sizeBytes = header.sizeBytes;
     this.tensorCount = header.tensorCount;
     this.trailingBytes = header.trailingBytes;
     this.dataStart = header.dataStart;
-    this.identity = header.identity;
+    this.identity = identity;
     this.#header = header;
     const { names, nameEnds, nameSlots, metadataTexts, metadataEnds, metadataSlots, textSeed = 0 } = header;
     if (typeof names !== 'string' || nameSlots) this.#names = new PackedTexts(names, nameEnds);
@@ -129,8 +129,8 @@ export class SafeTensorsMetadata {
     const { headers, error } = await fileCall('the header of', path, begin, calls, moved);
     if (error) throw statusError(error);
     const read: SafeTensorsMetadata[] = [];
-    for (const [i, header] of headers.entries()) {
-      const metadata = new SafeTensorsMetadata(unpackHeader(header), paths[i]!);
+    for (let i = 0; i < headers.length; ++i) {
+      const metadata = new SafeTensorsMetadata(unpackHeader(headers[i]!), paths[i]!);
       if (metadata.#isLong) await metadata.#fill(byName);
       read.push(metadata);
     }
@@ -181,14 +181,13 @@ export class SafeTensorsMetadata {
 
   /** The same header for a name that is no file. @internal */
   named(name: string): SafeTensorsMetadata {
-    return new SafeTensorsMetadata({ ...this.#header, identity: null }, name);
+    return new SafeTensorsMetadata(this.#header, name, null);
   }
 
   /** The texts of the header's `__metadata__`, in the file's order; empty when there are none. */
   get metadata(): ReadonlyMap<string, string> {
     if (this.#packedMetadata) return this.#packedMetadata;
-    this.#metadataUpTo(this.#header.metadataEnds.length / 2);
-    return this.#metadata;
+    return this.#metadataUpTo(this.#header.metadataEnds.length / 2);
   }
 
   /** The names of all tensors, in the order of offsets. */
@@ -199,8 +198,7 @@ export class SafeTensorsMetadata {
       for (let i = 0; i < names.length; ++i) names[i] = this.nameAt(i);
       return names;
     }
-    this.#indexUpTo(this.tensorCount);
-    return [...this.#indices.keys()]; // so that names are cut out of the header's text only once
+    return [...this.#indexUpTo(this.tensorCount).keys()]; // so that names are cut out of the header's text only once
   }
 
   /** Whether there is a tensor of this name. */
@@ -232,17 +230,20 @@ export class SafeTensorsMetadata {
   /** A tensor's place in the order of offsets; -1 for none. @internal */
   indexOf(name: string): number {
     if (this.#search) return this.#search.find(name);
-    this.#indexUpTo(this.tensorCount);
-    return this.#indices.get(name) ?? -1;
+    return this.#indexUpTo(this.tensorCount).get(name) ?? -1;
   }
 
-  #indexUpTo(end: number): void {
+  #indexUpTo(end: number): ReadonlyMap<string, number> {
+    this.#indices ??= new Map();
     for (let i = this.#indices.size; i < end; ++i) this.#indices.set(this.nameAt(i), i);
+    return this.#indices;
   }
 
-  #metadataUpTo(end: number): void {
+  #metadataUpTo(end: number): ReadonlyMap<string, string> {
+    this.#metadata ??= new Map();
     const texts = new PackedTexts(this.#header.metadataTexts, this.#header.metadataEnds);
     for (let i = this.#metadata.size; i < end; ++i) this.#metadata.set(texts.at(2 * i), texts.at(2 * i + 1));
+    return this.#metadata;
   }
 
   /** Whether there are digests of its tensors. @internal */
@@ -257,8 +258,9 @@ export class SafeTensorsMetadata {
 
   /** @internal */
   nameAt(index: number): string {
+    if (this.#names) return this.#names.at(index);
     const { names, nameEnds } = this.#header;
-    return this.#names?.at(index) ?? (names as string).slice(index === 0 ? 0 : nameEnds[index - 1], nameEnds[index]);
+    return (names as string).slice(index === 0 ? 0 : nameEnds[index - 1], nameEnds[index]);
   }
 
   /** @internal */
@@ -283,36 +285,117 @@ function allowsTrailing(options: SafeTensorsMetadataOptions): boolean {
   return check.checkOptions(options, { allowTrailingBytes: check.boolean }).allowTrailingBytes ?? false;
 }
 
-/** The object that the addon would take ten times as long to make. @internal */
-export function unpackHeader([block, names, metadataTexts]: PackedHeader): NativeHeader {
-  const numbers = new Float64Array(block, 0, IDENTITY);
-  const offset = (array: number): number => numbers[FIRST_ARRAY + 2 * array]!;
-  const length = (array: number): number => numbers[FIRST_ARRAY + 2 * array + 1]!;
-  const doubles = (array: number): Float64Array => new Float64Array(block, offset(array), length(array));
-  const integers = (array: number): Uint32Array => new Uint32Array(block, offset(array), length(array));
-  const bytes = (array: number): Uint8Array => new Uint8Array(block, offset(array), length(array));
-  const slots = (array: number): Uint32Array | undefined => (length(array) > 0 ? integers(array) : undefined);
-  return {
-    headerLength: numbers[0]!,
-    sizeBytes: numbers[1]!,
-    dataStart: numbers[2]!,
-    trailingBytes: numbers[3]!,
-    tensorCount: numbers[4]!,
-    hasSums: numbers[5] === 1,
-    textSeed: numbers[6]!,
-    identity: numbers[7] === 1 ? identityOf(new BigUint64Array(block, IDENTITY * 8, 4)) : null,
-    begins: doubles(0),
-    ends: doubles(1),
-    dims: doubles(2),
-    rankEnds: integers(3),
-    nameEnds: integers(4),
-    metadataEnds: integers(5),
-    nameSlots: slots(6),
-    metadataSlots: slots(7),
-    dtypes: bytes(8),
-    names: names ?? bytes(9),
-    metadataTexts: metadataTexts ?? bytes(10),
-  };
+/** A header as the core packed it. V8 takes longest to compile what makes all of its arrays: each is made when used. */
+class UnpackedHeader implements NativeHeader {
+  readonly headerLength: number;
+  readonly sizeBytes: number;
+  readonly dataStart: number;
+  readonly trailingBytes: number;
+  readonly tensorCount: number;
+  readonly hasSums: boolean;
+  readonly textSeed: number;
+  readonly identity: NativeFileIdentity | null;
+  readonly #numbers: Float64Array; // over the block
+  readonly #texts: string | null;
+  readonly #metadataTexts: string | null;
+  #begins: Float64Array | undefined;
+  #ends: Float64Array | undefined;
+  #dims: Float64Array | undefined;
+  #rankEnds: Uint32Array | undefined;
+  #nameEnds: Uint32Array | undefined;
+  #metadataEnds: Uint32Array | undefined;
+  #dtypes: Uint8Array | undefined;
+
+  constructor([block, names, metadataTexts]: PackedHeader) {
+    const numbers = new Float64Array(block, 0, IDENTITY);
+    this.headerLength = numbers[0]!;
+    this.sizeBytes = numbers[1]!;
+    this.dataStart = numbers[2]!;
+    this.trailingBytes = numbers[3]!;
+    this.tensorCount = numbers[4]!;
+    this.hasSums = numbers[5] === 1;
+    this.textSeed = numbers[6]!;
+    this.identity = numbers[7] === 1 ? identityOf(new BigUint64Array(block, IDENTITY * 8, 4)) : null;
+    this.#numbers = numbers;
+    this.#texts = names;
+    this.#metadataTexts = metadataTexts;
+  }
+
+  get begins(): Float64Array {
+    this.#begins ??= this.#doubles(0);
+    return this.#begins;
+  }
+
+  get ends(): Float64Array {
+    this.#ends ??= this.#doubles(1);
+    return this.#ends;
+  }
+
+  get dims(): Float64Array {
+    this.#dims ??= this.#doubles(2);
+    return this.#dims;
+  }
+
+  get rankEnds(): Uint32Array {
+    this.#rankEnds ??= this.#integers(3);
+    return this.#rankEnds;
+  }
+
+  get nameEnds(): Uint32Array {
+    this.#nameEnds ??= this.#integers(4);
+    return this.#nameEnds;
+  }
+
+  get metadataEnds(): Uint32Array {
+    this.#metadataEnds ??= this.#integers(5);
+    return this.#metadataEnds;
+  }
+
+  get nameSlots(): Uint32Array | undefined {
+    return this.#length(6) > 0 ? this.#integers(6) : undefined;
+  }
+
+  get metadataSlots(): Uint32Array | undefined {
+    return this.#length(7) > 0 ? this.#integers(7) : undefined;
+  }
+
+  get dtypes(): Uint8Array {
+    this.#dtypes ??= this.#bytes(8);
+    return this.#dtypes;
+  }
+
+  get names(): string | Uint8Array {
+    return this.#texts ?? this.#bytes(9);
+  }
+
+  get metadataTexts(): string | Uint8Array {
+    return this.#metadataTexts ?? this.#bytes(10);
+  }
+
+  #begin(array: number): number {
+    return this.#numbers[FIRST_ARRAY + 2 * array]!;
+  }
+
+  #length(array: number): number {
+    return this.#numbers[FIRST_ARRAY + 2 * array + 1]!;
+  }
+
+  #doubles(array: number): Float64Array {
+    return new Float64Array(this.#numbers.buffer, this.#begin(array), this.#length(array));
+  }
+
+  #integers(array: number): Uint32Array {
+    return new Uint32Array(this.#numbers.buffer, this.#begin(array), this.#length(array));
+  }
+
+  #bytes(array: number): Uint8Array {
+    return new Uint8Array(this.#numbers.buffer, this.#begin(array), this.#length(array));
+  }
+}
+
+/** What the addon would take ten times as long to make. @internal */
+export function unpackHeader(packed: PackedHeader): NativeHeader {
+  return new UnpackedHeader(packed);
 }
 
 function identityOf(numbers: BigUint64Array): NativeFileIdentity {

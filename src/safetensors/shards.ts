@@ -68,7 +68,7 @@ export async function readHeaders(
         if (inCall === 1) metadata[file] = await SafeTensorsMetadata.read(paths[file]!, options);
         else {
           const read = await SafeTensorsMetadata.readMany(paths.slice(file, file + inCall), options);
-          for (const [i, header] of read.entries()) metadata[file + i] = header;
+          for (let i = 0; i < read.length; ++i) metadata[file + i] = read[i]!;
         }
       } catch (error) {
         next = paths.length;
@@ -101,9 +101,9 @@ export async function joinShards(
     return { metadata, inputs, notes: [], fileOf: (name) => (only!.has(name) ? 0 : undefined) };
   const firsts = new Uint32Array(metadata.length); // the number of each file's first tensor
   let count = 0;
-  for (const [file, { tensorCount }] of metadata.entries()) {
+  for (let file = 0; file < metadata.length; ++file) {
     firsts[file] = count;
-    count += tensorCount;
+    count += metadata[file]!.tensorCount;
   }
   const fileAt = (tensor: number): number => lastUpTo(firsts, tensor);
   const numbers = new TextNumbers(count, (tensor) => {
@@ -111,7 +111,8 @@ export async function joinShards(
     return metadata[file]!.nameAt(tensor - firsts[file]!);
   });
   const turns = new Turns(128);
-  for (const [file, header] of metadata.entries()) {
+  for (let file = 0; file < metadata.length; ++file) {
+    const header = metadata[file]!;
     for (let i = 0; i < header.tensorCount; ++i) {
       const name = header.nameAt(i);
       const other = numbers.add(name, firsts[file]! + i);

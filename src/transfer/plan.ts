@@ -59,13 +59,14 @@ type PackedItems = ReturnType<typeof packedItems>;
 function fillItems(items: PackedItems, first: number, file: number, input: PlanInput, from: number, to: number): void {
   const { tensors, dtypes, stored, files, offsets, lengths, sizes } = items;
   const { metadata, selection } = input;
-  const { dataStart, packed } = metadata;
+  const { dataStart } = metadata;
+  const { begins, ends, dtypes: those } = metadata.packed;
   for (let i = from; i < to; ++i) {
     const item = first + i;
     const tensor = selection ? selection[i]! : i;
-    const begin = packed.begins[tensor]!;
-    const length = packed.ends[tensor]! - begin;
-    const dtype = packed.dtypes[tensor]!;
+    const begin = begins[tensor]!;
+    const length = ends[tensor]! - begin;
+    const dtype = those[tensor]!;
     tensors[item] = tensor;
     dtypes[item] = dtype;
     stored[item] = dtype;
@@ -275,7 +276,8 @@ export class Plan {
   async #rangesInOrder(): Promise<Float64Array> {
     const turns = new Turns();
     const ranges = new Float64Array(2 * this.inputs.length);
-    for (const [file, first] of this.#firstItems.entries()) {
+    for (let file = 0; file < this.#firstItems.length; ++file) {
+      const first = this.#firstItems[file]!;
       let end = this.#firstItems[file + 1] ?? this.count;
       while (end > first && this.lengths[end - 1] === 0) --end;
       ranges[2 * file] = end > first ? this.offsets[first]! : Number.POSITIVE_INFINITY;
