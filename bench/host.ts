@@ -1,10 +1,10 @@
 /**
  * Files into host memory, until each page of each tensor was touched, beside what the hardware can do and beside other
  * loaders: `npm run bench -- host [--cold] [--peers] [--rows one,8] [--folder /dev/shm] [--mib 1024] [--rounds 7]
- * [--json FILE] [--chart FILE]`. The rounds are interleaved, all figures medians. In the first rounds each way has a
- * new process, whose only load is a first one; the last of them goes on, for the later ones, and for those that follow
- * a load at once ("again"), for which a loader may have kept its memory. Before any other load that copies, so much
- * memory is touched and freed: it finds the machine's own.
+ * [--json FILE] [--chart FILE]`. The rounds are interleaved, all figures medians. In as many rounds before
+ * those each way has a new process, whose only load is a first one; the last of them goes on, for the later ones, and
+ * for those that follow a load at once ("again"), for which a loader may have kept its memory. Before any other load
+ * that copies, so much memory is touched and freed: it finds the machine's own.
  */
 import { spawn, spawnSync } from 'node:child_process';
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
@@ -59,8 +59,6 @@ const PACKAGES = [
 ];
 /** What the way before unmaps and frees, some of it in the background, is done by then. */
 const UNMAPPED_MS = 200;
-/** New processes of each way. */
-const FIRSTS = 3;
 const MAPPED = /^mapp|^safetensors.*mapped/;
 /** As those, where the files are warm. */
 const DEFAULT = /^default/;
@@ -109,7 +107,7 @@ export function define(command: Command): void {
     .option('--rows <texts>', 'rows with one of these texts in their name, by commas')
     .option('--folder <path>', 'where the files are written', '/dev/shm')
     .option('--mib <n>', 'MiB of weights', '1024')
-    .option('--rounds <n>', 'rounds after those of first loads', '7')
+    .option('--rounds <n>', 'rounds of first loads, and of later ones', '7')
     .option('--json <file>', 'write all figures there, with what machine it was')
     .option('--chart <file>', 'draw the later loads there, as SVG (by matplotlib)')
     .action(measure);
@@ -257,16 +255,17 @@ async function measureRow(
   const again = empty<number>();
   const order = [...ways];
   try {
-    for (let round = 0; round < FIRSTS + Number(rounds); ++round) {
+    for (let round = 0; round < 2 * Number(rounds); ++round) {
+      const isFirst = round < Number(rounds);
       const turn = round % ways.size; // none always follows the same other
       for (const [name, way] of [...order.slice(turn), ...order.slice(0, turn)]) {
-        if (round > 0 && round < FIRSTS) await way.renew();
+        if (round > 0 && isFirst) await way.renew();
         await sleep(UNMAPPED_MS);
         if (cold && spawnSync(join(BUILD, 'drop_cache'), [...files]).status !== 0) throw new Error('drop_cache failed');
         // Else the first load after a pause pays for memory that a virtual machine's host has taken back.
         if (!isMapped(name, cold)) spawnSync(join(BUILD, 'touch_memory'), [String(Math.ceil(bytes * 1.25)), 'now']);
-        (round < FIRSTS ? firsts : loads).get(name)!.push(await way.load(files));
-        if (!cold && round >= FIRSTS) again.get(name)!.push((await way.load(files)).seconds);
+        (isFirst ? firsts : loads).get(name)!.push(await way.load(files));
+        if (!cold && !isFirst) again.get(name)!.push((await way.load(files)).seconds);
       }
     }
   } finally {
