@@ -14,7 +14,7 @@ COLORS = matplotlib.colormaps["tab20"]
 
 
 def label(way):
-    ours = way.startswith(("mapped", "copied", "lazy"))
+    ours = way.startswith(("default", "mapped", "copied", "lazy"))
     return f"this package, {way}" if ours else way.replace("_", " ")
 
 

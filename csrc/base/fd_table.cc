@@ -6,28 +6,19 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <atomic>
-
-#include "base/thread.h"
 
 namespace fst {
 
-void ExpectDescriptors(uint32_t count) {
-  constexpr rlim_t kMost = 64 * 1024;          // 8 bytes each, of the kernel's memory
-  static std::atomic<rlim_t> longest{64};  // of a new process
+void GrowFdTable(size_t count) {
+  constexpr size_t kMost = 64 * 1024;  // 8 bytes each, of the kernel's memory
   rlimit limit;
   if (getrlimit(RLIMIT_NOFILE, &limit) != 0) return;
-  const rlim_t wanted = std::min({rlim_t{count}, kMost, limit.rlim_cur});
-  if (wanted <= longest) return;
-  longest = wanted;
-  // Not counted in metrics: it is open for a moment, and is no file of a load.
-  (void)StartThread("fst-fd-table", [last = static_cast<int>(wanted) - 1] {
-    const int any = eventfd(0, EFD_CLOEXEC);
-    if (any < 0) return;
-    const int highest = fcntl(any, F_DUPFD_CLOEXEC, last);
-    if (highest >= 0) close(highest);
-    close(any);
-  });
+  const auto length = static_cast<int>(std::min<rlim_t>(limit.rlim_cur, std::min(count, kMost)));
+  // Not counted in metrics: they are open for a moment, and are no files of a load.
+  const int any = eventfd(0, EFD_CLOEXEC);
+  const int last = any < 0 ? -1 : fcntl(any, F_DUPFD_CLOEXEC, length - 1);
+  for (int fd : {any, last})
+    if (fd >= 0) close(fd);
 }
 
 }  // namespace fst

@@ -44,9 +44,9 @@ Napi::Value ReadHeaderJs(const Napi::CallbackInfo& info) {
       [read](Napi::Env env) { return HeaderToJs(env, read->header, &read->identity); });
 }
 
-// readHeaders(paths: string[], allowTrailingBytes, fdCache: External | undefined, progress: External, files: External):
-// Promise<{headers: PackedHeader[], error: status object | null}>, one after the other up to the first that fails.
-// `files` counts those that were read.
+// readHeaders(paths: string[], allowTrailingBytes, fdCache: External | undefined, progress: External, files: External,
+// descriptors: number): Promise<{headers: PackedHeader[], error: status object | null}>, one after the other up to the
+// first that fails. `files` counts those that were read. `descriptors`: so many will be open soon; 0 for few.
 Napi::Value ReadHeadersJs(const Napi::CallbackInfo& info) {
   struct Batch {
     std::vector<std::string> paths;
@@ -64,9 +64,11 @@ Napi::Value ReadHeadersJs(const Napi::CallbackInfo& info) {
   auto fd_cache = FromOptionalExternal<HeaderFdCache>(info[2]);
   auto progress = FromExternal<std::atomic<uint64_t>>(info[3]), files = FromExternal<std::atomic<uint64_t>>(info[4]);
   options.bytes_read = progress.get();
+  const uint32_t descriptors = info[5].As<Napi::Number>();
   return AsyncWork::RunOnFile(
       info.Env(),
       [=, counted = std::move(progress)] {
+        if (descriptors > 0) GrowFdTable(descriptors);
         for (const std::string& path : batch->paths) {
           Read read;
           batch->status = ReadAndPack(path, options, fd_cache.get(), &read);
@@ -98,9 +100,6 @@ Napi::Value NewProgress(const Napi::CallbackInfo& info) {
 Napi::Value ProgressOf(const Napi::CallbackInfo& info) {
   return Napi::Number::New(info.Env(), static_cast<double>(FromExternal<std::atomic<uint64_t>>(info[0])->load()));
 }
-
-// expectDescriptors(count): see fd_table.h
-void ExpectDescriptorsJs(const Napi::CallbackInfo& info) { ExpectDescriptors(info[0].As<Napi::Number>()); }
 
 // newHeaderFdCache(): External, for readHeader to keep files open in until their data is read
 Napi::Value NewHeaderFdCache(const Napi::CallbackInfo& info) {
@@ -182,7 +181,6 @@ void ExportHeaders(Napi::Env env, Napi::Object exports) {
   Export<ReadHeadersJs>(env, exports, "readHeaders");
   Export<NewProgress>(env, exports, "newProgress");
   Export<ProgressOf>(env, exports, "progressOf");
-  Export<ExpectDescriptorsJs>(env, exports, "expectDescriptors");
   Export<NewHeaderFdCache>(env, exports, "newHeaderFdCache");
   Export<CloseHeaderFdCache>(env, exports, "closeHeaderFdCache");
   Export<ParseHeaderJs>(env, exports, "parseHeader");

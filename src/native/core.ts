@@ -194,10 +194,10 @@ export interface CoreAddon {
     fdCache: NativeHeaderFdCache | undefined,
     progress: NativeProgress,
     files: NativeProgress,
+    descriptors: number,
   ): Promise<{ headers: PackedHeader[]; error: StatusObject | null }>;
   newProgress(): NativeProgress;
   progressOf(progress: NativeProgress): number;
-  expectDescriptors(count: number): void;
   newHeaderFdCache(): NativeHeaderFdCache;
   closeHeaderFdCache(fdCache: NativeHeaderFdCache): Promise<void>;
   parseHeader(bytes: Uint8Array, allowTrailingBytes: boolean): Promise<PackedHeader>;

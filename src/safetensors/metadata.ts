@@ -116,14 +116,18 @@ export class SafeTensorsMetadata {
     return SafeTensorsMetadata.fromNative(unpackHeader(header), path, { byName });
   }
 
-  /** read() for several files, one after the other up to the first that fails. @internal */
+  /**
+   * read() for several files, one after the other up to the first that fails; `descriptors`: so many will be open soon.
+   * @internal
+   */
   static async readMany(
     paths: readonly string[],
     { allowTrailingBytes = false, byName = true, fdCache, calls }: HeaderOptions,
+    descriptors: number,
   ): Promise<SafeTensorsMetadata[]> {
     const progress = native().newProgress();
     const files = native().newProgress();
-    const begin = () => native().readHeaders(paths, allowTrailingBytes, fdCache, progress, files);
+    const begin = () => native().readHeaders(paths, allowTrailingBytes, fdCache, progress, files, descriptors);
     const path = () => paths[Math.min(native().progressOf(files), paths.length - 1)]!;
     const moved = () => native().progressOf(progress);
     const { headers, error } = await fileCall('the header of', path, begin, calls, moved);

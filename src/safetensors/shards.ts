@@ -1,6 +1,5 @@
 import { TextNumbers } from '../base/packed-texts.js';
 import { Turns } from '../base/timers.js';
-import { native } from '../native/addon.js';
 import { type Files, type FilesOptions, listedFiles, resolveFiles } from './files.js';
 import { checkIndex, joinByIndex } from './index-join.js';
 import { type HeaderOptions, SafeTensorsMetadata } from './metadata.js';
@@ -18,8 +17,7 @@ export type IndexRule = 'decides' | 'strict';
 const FILES_OF_ONE_CALL = 64;
 const MOST_IN_CALL = 16;
 
-/** For so many files the process's table of descriptors has room from its beginning on; for what else it has open. */
-const FEW_FILES = 32;
+/** Descriptors that the process has open beside those of the files. */
 const OPEN_BESIDES = 128;
 
 export interface ReadOptions extends FilesOptions, HeaderOptions {
@@ -56,8 +54,6 @@ export async function readHeaders(
 ): Promise<SafeTensorsMetadata[]> {
   const metadata = new Array<SafeTensorsMetadata>(paths.length);
   let next = 0;
-  // With what the process has open besides. A load has them all open at a time where it maps them.
-  if (options.fdCache && paths.length > FEW_FILES) native().expectDescriptors(paths.length + OPEN_BESIDES);
   // Of many files some are one call, since each costs the event loop as much as a header.
   const inCall = Math.min(Math.ceil(paths.length / FILES_OF_ONE_CALL), MOST_IN_CALL);
   const worker = async (): Promise<void> => {
@@ -67,7 +63,9 @@ export async function readHeaders(
       try {
         if (inCall === 1) metadata[file] = await SafeTensorsMetadata.read(paths[file]!, options);
         else {
-          const read = await SafeTensorsMetadata.readMany(paths.slice(file, file + inCall), options);
+          // A load has them all open at a time where it maps them: the first call makes room for all.
+          const descriptors = options.fdCache && file === 0 ? paths.length + OPEN_BESIDES : 0;
+          const read = await SafeTensorsMetadata.readMany(paths.slice(file, file + inCall), options, descriptors);
           for (let i = 0; i < read.length; ++i) metadata[file + i] = read[i]!;
         }
       } catch (error) {

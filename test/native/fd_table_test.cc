@@ -3,13 +3,10 @@
 
 #include <gtest/gtest.h>
 #include <sys/resource.h>
-#include <unistd.h>
 
 #include <algorithm>
-#include <chrono>
 #include <fstream>
 #include <string>
-#include <thread>
 
 #include "base/metrics.h"
 
@@ -23,19 +20,14 @@ size_t TableSize() {
   return 0;
 }
 
-bool GrowsTo(size_t count) {
-  for (int i = 0; i < 1000 && TableSize() < count; ++i) std::this_thread::sleep_for(std::chrono::milliseconds(10));
-  return TableSize() >= count;
-}
-
-TEST(FdTableTest, HasRoomForWhatIsExpected) {
+TEST(FdTableTest, HasRoomForWhatIsComing) {
   const size_t count = 4 * TableSize();
   rlimit limit;
   ASSERT_EQ(getrlimit(RLIMIT_NOFILE, &limit), 0);
   if (limit.rlim_cur < count) GTEST_SKIP() << "this process may have only " << limit.rlim_cur << " descriptors";
   const auto files = Metrics::Get().open_files.load();
-  ExpectDescriptors(static_cast<uint32_t>(count));
-  EXPECT_TRUE(GrowsTo(count)) << TableSize();
+  GrowFdTable(count);
+  EXPECT_GE(TableSize(), count);
   EXPECT_EQ(Metrics::Get().open_files.load(), files);
 }
 
@@ -45,8 +37,8 @@ TEST(FdTableTest, StaysWithinTheLimit) {
   low = limit;
   low.rlim_cur = std::min<rlim_t>(limit.rlim_cur, 8 * TableSize());
   ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &low), 0);
-  ExpectDescriptors(1 << 30);
-  EXPECT_TRUE(GrowsTo(low.rlim_cur)) << TableSize();
+  GrowFdTable(size_t{1} << 30);
+  EXPECT_GE(TableSize(), low.rlim_cur);
   ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &limit), 0);
 }
 
