@@ -85,11 +85,13 @@ export class SafeTensorsMetadata {
     this.dataStart = header.dataStart;
     this.identity = identity;
     this.#header = header;
-    const { names, nameEnds, nameSlots, metadataTexts, metadataEnds, metadataSlots, textSeed = 0 } = header;
-    if (typeof names !== 'string' || nameSlots) this.#names = new PackedTexts(names, nameEnds);
+    const { names, nameSlots, metadataSlots, textSeed = 0 } = header;
+    if (typeof names !== 'string' || nameSlots) this.#names = new PackedTexts(names, header.nameEnds);
     if (this.#names && nameSlots) this.#search = new TextSearch(this.#names, nameSlots, textSeed);
-    if (metadataSlots && metadataEnds.length > 2 * MOST_IN_MAP)
-      this.#packedMetadata = new PackedTextMap(new PackedTexts(metadataTexts, metadataEnds), metadataSlots, textSeed);
+    if (metadataSlots && header.metadataEnds.length > 2 * MOST_IN_MAP) {
+      const texts = new PackedTexts(header.metadataTexts, header.metadataEnds);
+      this.#packedMetadata = new PackedTextMap(texts, metadataSlots, textSeed);
+    }
   }
 
   /**
@@ -168,7 +170,9 @@ export class SafeTensorsMetadata {
 
   /** There is something to fill(). */
   get #isLong(): boolean {
-    return this.tensorCount > BLOCK || this.#header.metadataEnds.length > 2 * BLOCK;
+    const { metadataTexts } = this.#header;
+    // Keys differ: so many have as many characters together.
+    return this.tensorCount > BLOCK || (metadataTexts.length >= BLOCK && this.#header.metadataEnds.length > 2 * BLOCK);
   }
 
   async #fill(byName: boolean): Promise<void> {
@@ -289,7 +293,7 @@ function allowsTrailing(options: SafeTensorsMetadataOptions): boolean {
   return check.checkOptions(options, { allowTrailingBytes: check.boolean }).allowTrailingBytes ?? false;
 }
 
-/** A header as the core packed it. V8 takes longest to compile what makes all of its arrays: each is made when used. */
+/** A header as the core packed it. An array is made when it is first used: most headers of many need only some. */
 class UnpackedHeader implements NativeHeader {
   readonly headerLength: number;
   readonly sizeBytes: number;
