@@ -366,12 +366,13 @@ const scenarios = {
     const path = writeModel('a', TENSORS, ELEMENTS, 7, 8);
     for (const how of ['ends', 'terminated']) {
       const worker = new Worker(__filename, { workerData: { how, path } });
+      const exited = once(worker, 'exit'); // heard from now on: it may come in one turn with the message
       const buffer = await new Promise((resolve, reject) => {
         worker.once('message', resolve);
         worker.once('error', reject);
       });
       if (how === 'terminated') await worker.terminate();
-      else await new Promise((resolve) => worker.once('exit', resolve));
+      await exited;
       assert.ok(new Uint8Array(buffer).every((byte) => byte === 7));
     }
     truncated(path);

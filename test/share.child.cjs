@@ -99,11 +99,12 @@ if (!isMainThread) {
 
     async neverReceived() {
       const worker = start('never');
+      const end = ended(worker);
       const tensors = await load();
       const shares = tensors.map((tensor) => tensor.share());
       worker.postMessage(shares);
       for (const tensor of tensors) tensor.dispose();
-      await ended(worker);
+      await end;
       assert.ok(nativeMetrics().hostBytes > 0);
       for (const share of shares) share.revoke();
       await nothingHeld();
