@@ -59,7 +59,6 @@ type PackedItems = ReturnType<typeof packedItems>;
 function fillItems(items: PackedItems, first: number, file: number, input: PlanInput, from: number, to: number): void {
   const { tensors, dtypes, stored, files, offsets, lengths, sizes } = items;
   const { metadata, selection } = input;
-  const { dataStart } = metadata;
   const { begins, ends, dtypes: those } = metadata.packed;
   for (let i = from; i < to; ++i) {
     const item = first + i;
@@ -71,7 +70,7 @@ function fillItems(items: PackedItems, first: number, file: number, input: PlanI
     dtypes[item] = dtype;
     stored[item] = dtype;
     files[item] = file;
-    offsets[item] = dataStart + begin;
+    offsets[item] = metadata.dataStart + begin;
     lengths[item] = length;
     sizes[item] = length;
   }
@@ -276,8 +275,7 @@ export class Plan {
   async #rangesInOrder(): Promise<Float64Array> {
     const turns = new Turns();
     const ranges = new Float64Array(2 * this.inputs.length);
-    for (let file = 0; file < this.#firstItems.length; ++file) {
-      const first = this.#firstItems[file]!;
+    for (const [file, first] of this.#firstItems.entries()) {
       let end = this.#firstItems[file + 1] ?? this.count;
       while (end > first && this.lengths[end - 1] === 0) --end;
       ranges[2 * file] = end > first ? this.offsets[first]! : Number.POSITIVE_INFINITY;
